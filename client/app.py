@@ -1,0 +1,41 @@
+"""A site as a Flower `ClientApp`; the daemon, the simulation and Flower's own engines all call this one object."""
+
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from salus.client.site import Site
+from salus.common.errors import SalusError, describe
+from salus.common.packets import MESSAGE_TYPES, Reply, pack, unpack_request
+
+SiteOf = Callable[[Context], Site]
+
+
+def make_client_app(site_of: SiteOf) -> ClientApp:
+    """Return the app.
+
+    Args:
+        site_of: returns the site that a message is for; a daemon has one, a virtual engine one per node.
+    """
+    app = ClientApp()
+
+    def handle(message: Message, context: Context) -> Message:
+        return Message(pack(*_answer(site_of, message, context)), reply_to=message)
+
+    app.train()(handle)
+    app.evaluate()(handle)
+    app.query("answer")(handle)
+    app.query("hello")(handle)
+    return app
+
+
+def _answer(site_of: SiteOf, message: Message, context: Context) -> tuple[Reply, bytes]:
+    site = site_of(context)
+    try:
+        request, blob = unpack_request(message.content)
+    except SalusError as problem:
+        return Reply(kind="refused", site=site.site_id, error=type(problem).__name__, text=describe(problem)), b""
+    if MESSAGE_TYPES[request.kind] != message.metadata.message_type:
+        return Reply(kind="refused", site=site.site_id, error="WireError", text="The message is not what it says."), b""
+    return site.handle(request, blob)

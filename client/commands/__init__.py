@@ -1,0 +1,1 @@
+"""The site operator's commands: `salus client` and `salus dataset`."""

@@ -1,0 +1,107 @@
+"""`salus client`: make a site, join a consortium, run the daemon, see how it is."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.common.clock import SystemClock
+from salus.common.console import emit_json, example, group, out, table
+
+app = group("The hospital: make a site, join a consortium, run the daemon.")
+Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
+
+
+@app.command(epilog=example("salus client init ./site --name 'St. Mary'"))
+def init(
+    folder: Folder, name: Annotated[str, typer.Option(help="The hospital's name, as the consortium knows it.")]
+) -> None:
+    """Make a site's folder with its own keys, and a request for the consortium."""
+    from salus.client.config import init_site
+    from salus.common.identity import fingerprint, unhex
+    from salus.common.kit import write_json
+
+    request = init_site(folder, name)
+    write_json(folder / "site.request", request)
+    out.print(
+        f"Made [bold]{folder}[/]. Send [bold]{folder / 'site.request'}[/] to the consortium; it holds nothing secret."
+    )
+    out.print(f"Key fingerprint, to compare by telephone: [bold]{fingerprint(unhex(request.public_key))}[/]")
+
+
+@app.command(epilog=example("salus client join ./site ./site-1.kit"))
+def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium sent.")]) -> None:
+    """Install the consortium's kit; the consortium's key is pinned from now on."""
+    from salus.common.identity import fingerprint, unhex
+    from salus.common.kit import install_kit, read_kit
+
+    papers = read_kit(kit)
+    roster = install_kit(folder, papers, SystemClock())
+    out.print(
+        f"Joined [bold]{roster.consortium}[/], {len(roster.sites)} sites, valid until {roster.valid_until:%Y-%m-%d}."
+    )
+    out.print(
+        f"Consortium's fingerprint, to compare by telephone: [bold]{fingerprint(unhex(papers.consortium_key))}[/]"
+    )
+
+
+@app.command(epilog=example("salus client start ./site"))
+def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
+    """Run the site's daemon until it is stopped; it connects outwards only and reconnects by itself."""
+    from salus.client.config import SiteFolder
+    from salus.client.daemon import SiteDaemon
+    from salus.common.lock import FolderLock
+
+    opened = SiteFolder.open(folder, SystemClock())
+    lock = FolderLock(folder)
+    daemon = SiteDaemon(opened, SystemClock(), (lambda state: None) if quiet else _say)
+
+    def stop(number: int, frame: object) -> None:
+        daemon.stop()
+        raise KeyboardInterrupt  # leaves the long poll at once
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        daemon.run()
+    except KeyboardInterrupt:
+        if not quiet:
+            out.print("Stopped.")
+    finally:
+        lock.close()
+
+
+def _say(state: str) -> None:
+    from datetime import datetime
+
+    out.print(f"{datetime.now():%H:%M:%S} {state}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog=example("salus client status ./site"))
+def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+    """Show whether the daemon runs, whether it is connected, and what was used in the last round."""
+    from salus.client.config import SiteFolder
+    from salus.common.events import read_events
+    from salus.common.lock import is_running
+
+    opened = SiteFolder.open(folder, SystemClock())
+    log = folder / "events.jsonl"
+    events = read_events(log) if log.exists() else []
+    last = {event.kind: event for event in events}
+    links = [event for event in events if event.kind in ("connected", "disconnected", "stopped")]
+    running = is_running(folder)
+    values = {
+        "site": opened.site_id,
+        "consortium": opened.roster.consortium,
+        "coordinator": opened.roster.coordinator.url,
+        "roster_valid_until": opened.roster.valid_until.isoformat(),
+        "running": running,
+        "link": links[-1].kind if running and links else "stopped",
+        "last_trained": dict(last["trained"].fields) if "trained" in last else None,
+        "last_refused": dict(last["refused"].fields) if "refused" in last else None,
+    }
+    if as_json:
+        emit_json(values)
+    else:
+        table("", ["", ""], [(name.replace("_", " "), value) for name, value in values.items()])

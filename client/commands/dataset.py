@@ -1,0 +1,144 @@
+"""`salus dataset`: register a site's data and look at what was registered."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.common.console import emit_json, err, example, group, out, table
+
+app = group("The hospital's data: register, list, look, check.")
+Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
+Name = Annotated[str, typer.Argument(help="The name under which jobs ask for this data set.")]
+
+
+@app.command(epilog=example("salus dataset add ./site chest-xray ./dicom --labels labels.csv"))
+def add(
+    folder: Folder,
+    name: Name,
+    path: Annotated[Path, typer.Argument(help="A folder of DICOM or image files, an npz, or a CSV.")],
+    kind: Annotated[str, typer.Option(help="dicom, images, medmnist or table; guessed if not given.")] = "",
+    labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
+    label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
+    volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
+    columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
+    positive_above: Annotated[float | None, typer.Option(help="Make a table's label 1 above this number.")] = None,
+) -> None:
+    """Read a source, register what can be used, and count what cannot."""
+    from salus.client.config import open_catalogue
+    from salus.client.data.records import ImageRecord, Quarantined
+    from salus.client.data.sources import guess_kind, open_source
+    from salus.client.data.sources.base import SourceOptions
+
+    options = SourceOptions(
+        labels=labels,
+        label_column=label_column,
+        volumes=volumes,
+        columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
+        positive_above=positive_above,
+    )
+    catalogue = open_catalogue(folder)
+    if not path.exists():
+        from salus.common.errors import DataError
+
+        raise DataError(f"Expected data at {path.name!r}, but there is nothing.", remedy="Check the path.")
+    chosen = kind or guess_kind(path)
+    with err.status("Reading ...") as progress:
+
+        def counted() -> Iterator[ImageRecord | Quarantined]:
+            for number, item in enumerate(open_source(chosen, path, options).scan(), start=1):
+                if number % 20 == 0:
+                    progress.update(f"Reading ... {number} files")
+                yield item
+
+        catalogue.add_records(name, chosen, path, options, counted())
+    _show(catalogue.summary(name), as_json=False)
+
+
+@app.command("list", epilog=example("salus dataset list ./site"))
+def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+    """List the registered data sets."""
+    from dataclasses import asdict
+
+    from salus.client.config import open_catalogue
+
+    catalogue = open_catalogue(folder)
+    summaries = [catalogue.summary(name) for name in catalogue.names()]
+    if as_json:
+        emit_json([asdict(summary) for summary in summaries])
+        return
+    table(
+        "",
+        ["name", "kind", "patients", "studies", "images", "quarantined"],
+        [(s.name, s.kind, s.patients, s.studies, s.images, sum(s.quarantined.values())) for s in summaries],
+    )
+
+
+@app.command(epilog=example("salus dataset show ./site chest-xray"))
+def show(
+    folder: Folder, name: Name, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False
+) -> None:
+    """Show one data set in counts."""
+    from salus.client.config import open_catalogue
+
+    _show(open_catalogue(folder).summary(name), as_json=as_json)
+
+
+@app.command(epilog=example("salus dataset check ./site chest-xray"))
+def check(folder: Folder, name: Name) -> None:
+    """Read every registered image again and list the files that cannot be used; exit code 20 if a registered one is gone."""
+    from salus.client.config import open_catalogue
+    from salus.common.errors import DataError, UnreadableImage
+
+    catalogue = open_catalogue(folder)
+    source = catalogue.source(name)
+    images = catalogue.images(name)
+    broken: list[tuple[str, str]] = []
+    with err.status("Checking ...") as progress:
+        for number, image in enumerate(images, start=1):
+            try:
+                source.load(image.key)
+            except UnreadableImage as problem:
+                broken.append((image.key, problem.reason))
+            if number % 50 == 0:
+                progress.update(f"Checking ... {number} of {len(images)}")
+    quarantined = catalogue.quarantined(name)
+    if quarantined:
+        table("Quarantined at registration", ["file", "reason"], [(bad.key, bad.reason) for bad in quarantined])
+    out.print(f"{len(images) - len(broken)} of {len(images)} registered samples can be read.")
+    if broken:
+        table("No longer readable", ["file", "reason"], broken)
+        raise DataError(
+            f"{len(broken)} registered samples cannot be read any more.", remedy="Restore them, or register anew."
+        )
+
+
+@app.command(epilog=example("salus dataset remove ./site chest-xray"))
+def remove(folder: Folder, name: Name) -> None:
+    """Forget a data set; its files stay where they are."""
+    from salus.client.config import open_catalogue
+
+    open_catalogue(folder).remove(name)
+    out.print(f"Removed {name}.")
+
+
+def _show(summary: object, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from salus.client.data.catalogue import DatasetSummary
+
+    assert isinstance(summary, DatasetSummary)  # Safe because both callers pass a summary.
+    if as_json:
+        emit_json(asdict(summary))
+        return
+    rows = [
+        ("kind", summary.kind),
+        ("patients", summary.patients),
+        ("studies", summary.studies),
+        ("images", summary.images),
+        ("same pixels more than once", summary.duplicates),
+        *((f"label {label}", count) for label, count in summary.labels.items()),
+        *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
+    ]
+    table(summary.name, ["", ""], rows)

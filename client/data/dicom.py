@@ -1,0 +1,227 @@
+"""One DICOM file to numbers: modality LUT and rescale, VOI window, photometric interpretation, geometry.
+
+Follows DICOM PS3.3: C.11.1 (modality), C.11.2.1.2 (window functions), C.7.6.3.1.2 (photometric interpretation), C.7.6.2
+(image plane). Truncated files read silently in pydicom and fail only at the pixels, so a file counts as readable only
+after its pixels were decoded.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+
+from salus.client.data.records import FloatArray
+from salus.common.errors import UnreadableImage
+
+# What pydicom and its decoders raise on damaged input, found by trial on truncated, garbage and deeply nested files.
+PYDICOM_ERRORS = (
+    InvalidDicomError,
+    AttributeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    RuntimeError,  # includes RecursionError and NotImplementedError
+    OSError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+)
+MAX_FILE_BYTES = 2**31
+MAX_PIXELS = 2**31  # rows x columns x frames x samples, checked before decoding
+
+Float64 = npt.NDArray[np.float64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the pixels are in the patient, in millimetres, LPS (x to the left, y to the back, z to the head).
+
+    Args:
+        spacing_mm: distance between rows, then between columns.
+        row_direction: unit vector along increasing column number.
+        column_direction: unit vector along increasing row number.
+        position: centre of the first pixel, or None for a projection image.
+    """
+
+    spacing_mm: tuple[float, float]
+    row_direction: tuple[float, float, float]
+    column_direction: tuple[float, float, float]
+    position: tuple[float, float, float] | None
+
+    @property
+    def normal(self) -> Float64:
+        """Unit vector in which slices follow each other."""
+        return np.cross(self.row_direction, self.column_direction)
+
+
+@dataclass(frozen=True)
+class DicomImage:
+    """A decoded file: ``values`` is ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``, 0 .. 1, float32."""
+
+    values: FloatArray
+    geometry: Geometry
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    instance_number: int
+    slice_spacing_mm: float
+    sha256: str
+    info: dict[str, str | float | int | list[float]]
+
+
+def guarded(name: str, action: Callable[[], T]) -> T:
+    """Run `action` and turn everything that damaged DICOM provokes into UnreadableImage with a reason.
+
+    The library's own text is dropped: it may quote a patient's values.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns about values it mends; the mended value is what counts
+            return action()
+    except UnreadableImage:
+        raise
+    except InvalidDicomError:
+        raise UnreadableImage("not-dicom", f"{name} is not a DICOM file") from None
+    except RecursionError:
+        raise UnreadableImage("nested-too-deep", f"{name} nests sequences too deeply") from None
+    except NotImplementedError:
+        raise UnreadableImage("unsupported", f"{name} uses an encoding that is not supported") from None
+    except MemoryError:
+        raise UnreadableImage("too-large", f"{name} needs more memory than there is") from None
+    except PYDICOM_ERRORS as problem:
+        raise UnreadableImage("damaged", f"{name} cannot be decoded ({type(problem).__name__})") from None
+
+
+def read_dicom(path: Path) -> DicomImage:
+    """Read and decode one file.
+
+    Raises:
+        UnreadableImage: not DICOM, no pixels, truncated, unsupported, too large or damaged; with the reason.
+    """
+    return guarded(path.name, lambda: _read(path))
+
+
+def _read(path: Path) -> DicomImage:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise UnreadableImage("too-large", f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
+    dataset = pydicom.dcmread(path)
+    if "PixelData" not in dataset and "FloatPixelData" not in dataset:
+        raise UnreadableImage("no-pixels", f"{path.name} holds no pixels")
+    declared = int(dataset.Rows) * int(dataset.Columns) * _frames(dataset) * int(dataset.get("SamplesPerPixel", 1))
+    if not 0 < declared <= MAX_PIXELS:
+        raise UnreadableImage("too-large", f"{path.name} declares {declared} pixels")
+    values = _to_unit_range(dataset, _stacked(dataset, dataset.pixel_array))
+    if not np.isfinite(values).all():
+        raise UnreadableImage("not-finite", f"{path.name} holds NaN or infinite pixels")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    geometry = read_geometry(dataset)
+    return DicomImage(
+        values=values,
+        geometry=geometry,
+        patient_id=str(dataset.get("PatientID", "") or ""),
+        study_uid=str(dataset.get("StudyInstanceUID", "") or ""),
+        series_uid=str(dataset.get("SeriesInstanceUID", "") or ""),
+        instance_number=int(dataset.get("InstanceNumber", 0) or 0),
+        slice_spacing_mm=_slice_spacing_mm(dataset),
+        sha256=digest,
+        info={
+            "modality": str(dataset.get("Modality", "")),
+            "vendor": str(dataset.get("Manufacturer", "")),
+            "rows": int(dataset.Rows),
+            "columns": int(dataset.Columns),
+            "frames": _frames(dataset),
+            "spacing_mm": list(geometry.spacing_mm),
+        },
+    )
+
+
+def _frames(dataset: pydicom.Dataset) -> int:
+    return int(dataset.get("NumberOfFrames", 1) or 1)
+
+
+def _stacked(dataset: pydicom.Dataset, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return pixels as ``[frames, rows, columns]`` or ``[frames, rows, columns, samples]``."""
+    return pixels if _frames(dataset) > 1 else pixels[None]
+
+
+def _to_unit_range(dataset: pydicom.Dataset, pixels: npt.NDArray[Any]) -> FloatArray:
+    """Return display values from 0 to 1, brighter is larger, colour as channels first."""
+    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
+    if photometric == "PALETTE COLOR":
+        pixels = np.stack([apply_color_lut(frame, dataset) for frame in pixels])
+        return np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    if pixels.ndim == 4:  # pydicom has converted YBR to RGB
+        full = float(2 ** int(dataset.get("BitsStored", 8)) - 1)
+        return np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(full)
+    stored = apply_modality_lut(pixels, dataset)
+    unit = _window(dataset, np.asarray(stored, dtype=np.float64), stored)
+    if photometric == "MONOCHROME1":
+        unit = 1.0 - unit
+    return unit.astype(np.float32)
+
+
+def _window(dataset: pydicom.Dataset, values: Float64, stored: npt.NDArray[Any]) -> Float64:
+    """Apply the first VOI LUT or window of the file; without one, stretch from its smallest to its largest value."""
+    if "VOILUTSequence" in dataset and len(dataset.VOILUTSequence):
+        looked_up = np.asarray(apply_voi(stored, dataset), dtype=np.float64)
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        unit: Float64 = np.clip(looked_up / (2**bits - 1), 0.0, 1.0)
+        return unit
+    centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
+    if centre is None or width is None or width <= 0:
+        low, high = float(values.min()), float(values.max())
+        return (values - low) / (high - low) if high > low else np.zeros_like(values)
+    function = str(dataset.get("VOILUTFunction", "LINEAR"))
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
+    if width <= 1:  # PS3.3 C.11.2.1.2.1: a threshold
+        return (values > centre - 0.5).astype(np.float64)
+    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    return float(value[0]) if isinstance(value, MultiValue) else float(value)
+
+
+def read_geometry(dataset: pydicom.Dataset) -> Geometry:
+    """Return the image plane; a projection image gets spacing from its detector and the standard orientation."""
+    plane = dataset
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
+    orientation = dataset.get("ImageOrientationPatient")
+    position = dataset.get("ImagePositionPatient")
+    if shared and spacing is None:  # enhanced multi-frame objects keep their plane in functional groups
+        plane = shared[0]
+        measures = plane.get("PixelMeasuresSequence")
+        spacing = measures[0].get("PixelSpacing") if measures else None
+        oriented = plane.get("PlaneOrientationSequence")
+        orientation = oriented[0].get("ImageOrientationPatient") if oriented else None
+    rows_mm, columns_mm = (float(spacing[0]), float(spacing[1])) if spacing else (1.0, 1.0)
+    cosines = [float(value) for value in orientation] if orientation else [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    where = (float(position[0]), float(position[1]), float(position[2])) if position else None
+    return Geometry(
+        (rows_mm, columns_mm), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]), where
+    )
+
+
+def _slice_spacing_mm(dataset: pydicom.Dataset) -> float:
+    for name in ("SpacingBetweenSlices", "SliceThickness"):
+        value = dataset.get(name)
+        if value:
+            return abs(float(value))
+    return 1.0

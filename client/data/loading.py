@@ -1,0 +1,129 @@
+"""From the catalogue to tensors for one job: which patients train and validate, and their prepared samples in memory."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from salus.client.data.catalogue import Catalogue, CataloguedImage
+from salus.client.data.sources.base import Source
+from salus.common.errors import DataError, UnreadableImage
+from salus.common.job import Job
+from salus.common.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled sample."""
+
+    image: CataloguedImage
+    target: int
+
+
+class TensorSet:
+    """Prepared samples with their targets; in memory up to a limit, else read again from the source.
+
+    Args:
+        items: samples that were readable when the set was made.
+    """
+
+    def __init__(self, items: Sequence[Item], source: Source, task: Task, cache_bytes: int) -> None:
+        self._source = source
+        self._task = task
+        self.unreadable: Counter[str] = Counter()
+        self._items: list[Item] = []
+        cached: list[torch.Tensor] | None = []
+        used = 0
+        for item in items:
+            try:
+                tensor = self._read(item)
+            except UnreadableImage as problem:
+                self.unreadable[problem.reason] += 1
+                continue
+            self._items.append(item)
+            used += tensor.nbytes
+            if cached is not None:
+                cached.append(tensor)
+                if used > cache_bytes:
+                    cached = None
+        self._cached = torch.stack(cached) if cached else None
+        self.targets = torch.tensor([item.target for item in self._items], dtype=torch.long)
+
+    def _read(self, item: Item) -> torch.Tensor:
+        return self._task.prepare(self._source.load(item.image.key).values)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def patients(self) -> int:
+        """Number of different patients."""
+        return len({item.image.patient for item in self._items})
+
+    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the inputs and targets of these rows."""
+        if self._cached is not None:
+            return self._cached[rows], self.targets[rows]
+        return torch.stack([self._read(self._items[int(row)]) for row in rows]), self.targets[rows]
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """A site's data for one job.
+
+    Args:
+        left_out: samples that were not used, by reason; reported to the operator every round.
+    """
+
+    train: TensorSet
+    validation: TensorSet
+    left_out: dict[str, int]
+
+
+def local_data(catalogue: Catalogue, job: Job, task: Task, cache_bytes: int) -> LocalData:
+    """Read a job's data set.
+
+    A patient is wholly in one split: the source's own split if it has one, else decided by a hash of the pseudonym.
+
+    Raises:
+        DataError: the data set is not registered, or has no patient to train on.
+    """
+    images = catalogue.images(job.task.dataset)
+    source = catalogue.source(job.task.dataset)
+    left_out: Counter[str] = Counter()
+    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    has_split = any(image.split == "val" for image in images)
+    for image in images:
+        target = target_of(image.label, job.task.classes)
+        split = image.split or "train"
+        if target is None or split not in parts:
+            left_out["label-outside-job" if target is None else "unknown-split"] += 1
+            continue
+        if not has_split and split == "train" and _fraction(image.patient) < job.training.validation_fraction:
+            split = "val"
+        parts[split].append(Item(image, target))
+    train = TensorSet(parts["train"], source, task, cache_bytes)
+    validation = TensorSet(parts["val"], source, task, cache_bytes)
+    for reason, count in (train.unreadable + validation.unreadable).items():
+        left_out[reason] += count
+    if len(train) == 0:
+        raise DataError(
+            f"The data set {job.task.dataset!r} has no sample that this job can train on.",
+            remedy="Compare its labels with the job's classes: salus dataset show.",
+        )
+    return LocalData(train, validation, dict(left_out))
+
+
+def target_of(label: str, classes: Sequence[str]) -> int | None:
+    """Return the class number of a label written as the class's name or its number, or None if it is neither."""
+    if label in classes:
+        return list(classes).index(label)
+    if label.isdecimal() and int(label) < len(classes):
+        return int(label)
+    return None
+
+
+def _fraction(patient: str) -> float:
+    return int.from_bytes(hashlib.sha256(b"split\0" + patient.encode()).digest()[:8], "big") / 2**64

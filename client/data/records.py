@@ -1,0 +1,49 @@
+"""What a source finds: images with their patient, study and label, and files that could not be read."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One sample as the catalogue keeps it.
+
+    Args:
+        patient: the source's own patient key; it is replaced by a pseudonym before it is stored.
+        study: the source's own study key, replaced likewise.
+        key: how the source finds the sample again, relative to its root: a path, several paths, or a row number.
+        label: as written in the source; compared with the job's classes when a job runs.
+        split: ``train``, ``val`` or ``test`` if the source says so, otherwise empty.
+        sha256: hash of the stored bytes, hex.
+        info: plain facts for the readiness report (modality, vendor, rows, spacing ...), never identifiers.
+    """
+
+    patient: str
+    study: str
+    key: str
+    label: str
+    split: str = ""
+    sha256: str = ""
+    group: str = ""  # a column to partition by in simulations, such as the hospital
+    info: dict[str, str | float | int | list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """One file that cannot be used, with a stable reason for counting and a sentence for the operator."""
+
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The values of one sample: ``[channels, *spatial]`` from 0 to 1 for images, ``[columns]`` for a table row."""
+
+    values: FloatArray
+    spacing_mm: tuple[float, ...] = ()

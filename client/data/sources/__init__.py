@@ -1,0 +1,47 @@
+"""Where samples come from. A source is one file here that fulfils `Source`; to add one: that file, a test, a line below."""
+
+from pathlib import Path
+
+from salus.client.data.sources.base import Source, SourceOptions
+from salus.common.errors import DataError
+from salus.common.registry import Registry
+
+SOURCES = Registry(
+    "data source",
+    "salus.sources",
+    {
+        "dicom": "salus.client.data.sources.dicom_folder:DicomFolder",
+        "images": "salus.client.data.sources.image_folder:ImageFolder",
+        "medmnist": "salus.client.data.sources.medmnist:MedMnist",
+        "table": "salus.client.data.sources.table:Table",
+    },
+)
+
+
+def open_source(kind: str, root: Path, options: SourceOptions) -> Source:
+    """Return the source of this kind over `root`.
+
+    Raises:
+        DataError: an unknown kind, a missing root, or options the source cannot work with.
+    """
+    if not root.exists():
+        raise DataError(f"Expected data at {root.name!r}, but there is nothing.", remedy="Check the path.")
+    source: Source = SOURCES.get(kind, error=DataError)(root, options)
+    return source
+
+
+def guess_kind(root: Path) -> str:
+    """Return the kind of source that `root` looks like; raises DataError if it looks like none."""
+    if root.suffix == ".npz" or (root.is_dir() and any(root.glob("*.npz"))):
+        return "medmnist"
+    if root.suffix == ".csv" or (root.is_dir() and any(root.glob("*.data"))):
+        return "table"
+    if root.is_dir():
+        for path in root.rglob("*"):
+            if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+                return "images"
+            if path.suffix.lower() in (".dcm", "") and path.is_file():
+                return "dicom"
+    raise DataError(
+        f"Cannot tell what kind of data {root.name!r} holds.", remedy=f"Name it: --kind {'|'.join(SOURCES.names())}."
+    )

@@ -1,0 +1,37 @@
+"""The interface of a source, and the options an operator may give."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.common.strict import Strict
+
+
+class SourceOptions(Strict):
+    """How to read a source; kept in the catalogue so that it is read alike later.
+
+    Args:
+        labels: CSV of labels, relative to the root or absolute.
+        label_column: its column of labels.
+        volumes: take each DICOM series as one 3-D sample.
+        columns: for a table, its input columns; needed where the file has no header.
+        missing: for a table, what stands for a missing value.
+        positive_above: for a table, turn the label into ``1`` above this number and ``0`` otherwise.
+    """
+
+    labels: str = ""
+    label_column: str = "label"
+    volumes: bool = False
+    columns: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")
+    positive_above: float | None = None
+
+
+class Source(Protocol):
+    """Finds samples and reads them again by key."""
+
+    def scan(self) -> Iterator[ImageRecord | Quarantined]:
+        """Yield every sample and every file that cannot be used; never raises for a bad file."""
+
+    def load(self, key: str) -> Sample:
+        """Return the sample of `key`; raises UnreadableImage if it is no longer what it was."""

@@ -1,0 +1,112 @@
+"""A folder of DICOM files and a CSV of labels: one sample per file, or with `volumes` one per series."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from salus.client.data.dicom import DicomImage, read_dicom
+from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.labels import LabelRow, Labels, read_labels
+from salus.client.data.volumes import Volume, stack
+from salus.common.errors import UnreadableImage
+
+SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
+SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
+
+
+class DicomFolder:
+    """Every file below `root` that is not plainly something else is tried; symbolic links are not followed."""
+
+    def __init__(self, root: Path, options: SourceOptions) -> None:
+        self._root = root
+        self._options = options
+        self._labels: Labels = read_labels(root, options)
+
+    def scan(self) -> Iterator[ImageRecord | Quarantined]:
+        if self._options.volumes:
+            yield from self._scan_series()
+        else:
+            yield from self._scan_files()
+
+    def _files(self) -> Iterator[Path]:
+        for path in sorted(self._root.rglob("*")):
+            skipped = path.name.upper() in SKIPPED_NAMES or path.suffix.lower() in SKIPPED_SUFFIXES
+            if path.is_file() and not path.is_symlink() and not skipped:
+                yield path
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    def _label(self, image: DicomImage, key: str) -> LabelRow:
+        row = self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
+        if row is None:
+            raise UnreadableImage("unlabelled", "no label for this file, its study or its patient")
+        return row
+
+    def _patient(self, image: DicomImage, row: LabelRow) -> str:
+        patient = image.patient_id or row.patient
+        if not patient:
+            raise UnreadableImage("no-patient", "no PatientID in the file or in the label file")
+        return patient
+
+    def _scan_files(self) -> Iterator[ImageRecord | Quarantined]:
+        for path in self._files():
+            key = self._key(path)
+            try:
+                image = read_dicom(path)
+                row = self._label(image, key)
+                yield ImageRecord(
+                    self._patient(image, row), image.study_uid, key, row.label, row.split, image.sha256, info=image.info
+                )
+            except UnreadableImage as problem:
+                yield Quarantined(key, problem.reason, problem.detail)
+
+    def _scan_series(self) -> Iterator[ImageRecord | Quarantined]:
+        series: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for path in self._files():
+            key = self._key(path)
+            try:
+                image = read_dicom(path)
+                # Multi-frame files are volumes of their own, even where several share a series.
+                series[(image.series_uid, key if image.values.shape[0] > 1 else "")].append(key)
+            except UnreadableImage as problem:
+                yield Quarantined(key, problem.reason, problem.detail)
+        for keys in series.values():
+            try:
+                first = read_dicom(self._root / keys[0])
+                row = self._label(first, keys[0])
+                volume = self._volume(keys)
+                info = {**first.info, "slices": len(keys), "spacing_mm": list(volume.spacing_mm)}
+                yield ImageRecord(
+                    self._patient(first, row),
+                    first.study_uid,
+                    json.dumps(keys),
+                    row.label,
+                    row.split,
+                    first.sha256,
+                    info=info,
+                )
+            except UnreadableImage as problem:
+                for key in keys:
+                    yield Quarantined(key, problem.reason, problem.detail)
+
+    def _volume(self, keys: list[str]) -> Volume:
+        return stack([read_dicom(self._root / key) for key in keys])
+
+    def load(self, key: str) -> Sample:
+        """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``."""
+        if key.startswith("["):
+            volume = self._volume(json.loads(key))
+            return Sample(volume.values[None], volume.spacing_mm)
+        image = read_dicom(self._root / key)
+        values = image.values
+        if values.ndim == 4:
+            return Sample(values[0], image.geometry.spacing_mm)
+        if values.shape[0] > 1:
+            volume = stack([image])
+            return Sample(np.ascontiguousarray(volume.values[None]), volume.spacing_mm)
+        return Sample(values, image.geometry.spacing_mm)

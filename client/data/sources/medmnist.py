@@ -1,0 +1,54 @@
+"""An ``.npz`` in MedMNIST form: ``train_images``, ``train_labels`` and so on; every image is its own patient."""
+
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.sources.base import SourceOptions
+from salus.common.errors import DataError, UnreadableImage
+
+SPLITS = ("train", "val", "test")
+
+
+class MedMnist:
+    """One sample per row of the arrays; nothing is unpickled."""
+
+    def __init__(self, root: Path, options: SourceOptions) -> None:
+        path = root if root.is_file() else next(iter(sorted(root.glob("*.npz"))), root)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                self._images = {s: arrays[f"{s}_images"] for s in SPLITS if f"{s}_images" in arrays}
+                self._labels = {s: arrays[f"{s}_labels"] for s in self._images}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            raise DataError(
+                f"Expected an npz in MedMNIST form, but {path.name!r} cannot be read as one.",
+                remedy="It needs train_images and train_labels, and likewise val and test.",
+            ) from None
+        for split, images in self._images.items():
+            if images.dtype != np.uint8 or images.ndim not in (3, 4, 5) or len(images) != len(self._labels[split]):
+                raise DataError(f"Expected 8-bit images and one label each in {split}.", remedy="Convert the arrays.")
+
+    def scan(self) -> Iterator[ImageRecord | Quarantined]:
+        for split, images in self._images.items():
+            for row, (image, label) in enumerate(
+                zip(images, self._labels[split].reshape(len(images), -1), strict=True)
+            ):
+                key = f"{split}/{row}"
+                digest = hashlib.sha256(image.tobytes()).hexdigest()
+                info: dict[str, str | float | int | list[float]] = {"rows": image.shape[0], "columns": image.shape[1]}
+                yield ImageRecord(key, key, key, str(int(label[0])), split, digest, info=info)
+
+    def load(self, key: str) -> Sample:
+        """Return ``[channels, *spatial]``; the last axis is colour if it has three entries."""
+        split, _, row = key.partition("/")
+        try:
+            image: npt.NDArray[np.uint8] = self._images[split][int(row)]
+        except (KeyError, ValueError, IndexError):
+            raise UnreadableImage("missing", "the array no longer has this row") from None
+        values = image.astype(np.float32) / np.float32(255)
+        return Sample(np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.shape[-1] == 3 else values[None])

@@ -1,0 +1,96 @@
+"""A table: one CSV, or a folder of CSV or ``.data`` files in which each file is one group (a hospital)."""
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample
+from salus.client.data.sources.base import SourceOptions
+from salus.common.errors import DataError, UnreadableImage
+
+ID_COLUMNS = ("PatientID", "patient", "pid")
+
+
+class Table:
+    """One sample per row; the label column and the inputs are named by the operator. A row is a patient unless an id says so.
+
+    A file with a header names its columns itself; one without takes the names from the options, in order, the label's included.
+    """
+
+    def __init__(self, root: Path, options: SourceOptions) -> None:
+        self._options = options
+        files = [root] if root.is_file() else sorted([*root.glob("*.csv"), *root.glob("*.data")])
+        if not files:
+            raise DataError(f"Expected CSV files in {root.name!r}, found none.", remedy="Check the path.")
+        self._rows: dict[str, list[dict[str, str]]] = {file.name: self._read(file) for file in files}
+
+    def _read(self, path: Path) -> list[dict[str, str]]:
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                lines = [line for line in csv.reader(file) if line]
+        except (OSError, UnicodeDecodeError, csv.Error):
+            raise DataError(f"Cannot read the table {path.name!r}.", remedy="Save it as UTF-8 CSV.") from None
+        named = bool(lines) and self._options.label_column in lines[0]
+        header = lines[0] if named else list(self._options.columns)
+        if self._options.label_column not in header:
+            raise DataError(
+                f"Expected a column {self._options.label_column!r} in {path.name!r}.",
+                remedy="Name the label column with --label-column, and all columns with --columns if there is no header.",
+            )
+        body = lines[1:] if named else lines
+        return [dict(zip(header, (cell.strip() for cell in line), strict=False)) for line in body]
+
+    def scan(self) -> Iterator[ImageRecord | Quarantined]:
+        for name, rows in self._rows.items():
+            for number, row in enumerate(rows):
+                key = f"{name}/{number}"
+                try:
+                    self._values(row)
+                    label = self._label(row)
+                except UnreadableImage as problem:
+                    yield Quarantined(key, problem.reason, problem.detail)
+                    continue
+                patient = next((row[column] for column in ID_COLUMNS if row.get(column)), key)
+                digest = hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
+                yield ImageRecord(patient, patient, key, label, row.get("split", ""), digest, group=name)
+
+    def _label(self, row: dict[str, str]) -> str:
+        label = row.get(self._options.label_column, "")
+        if label in self._options.missing:
+            raise UnreadableImage("unlabelled", "the row has no label")
+        if self._options.positive_above is None:
+            return label
+        try:
+            return str(int(float(label) > self._options.positive_above))
+        except ValueError:
+            raise UnreadableImage("bad-label", "the label is not a number") from None
+
+    def _inputs(self) -> list[str]:
+        first = next((rows[0] for rows in self._rows.values() if rows), {})
+        named = self._options.columns or tuple(first)
+        left_out = {self._options.label_column, "split", *ID_COLUMNS}
+        return [column for column in named if column not in left_out]
+
+    def _values(self, row: dict[str, str]) -> FloatArray:
+        numbers = []
+        for column in self._inputs():
+            cell = row.get(column, "")
+            if cell in self._options.missing:
+                numbers.append(np.nan)
+                continue
+            try:
+                numbers.append(float(cell))
+            except ValueError:
+                raise UnreadableImage("not-a-number", f"column {column!r} holds text") from None
+        return np.array(numbers, dtype=np.float32)
+
+    def load(self, key: str) -> Sample:
+        """Return ``[columns]``, NaN where missing."""
+        name, _, number = key.rpartition("/")
+        try:
+            return Sample(self._values(self._rows[name][int(number)]))
+        except (KeyError, ValueError, IndexError):
+            raise UnreadableImage("missing", "the table no longer has this row") from None

@@ -1,0 +1,213 @@
+"""The site's end of the link: Flower's Fleet protocol, outbound only, over mutual TLS, with the site's node key.
+
+Not `http_request_response` of Flower: it sends SIGINT to its own process on a 401, which is what a restarted coordinator
+answers to an old node id. The classes used here are not public API; `tests/server/test_link.py` holds the contract.
+"""
+
+import ssl
+import time
+from collections import deque
+from types import TracebackType
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Message, RecordDict
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from salus.common.errors import LinkError, WireError
+
+CALL_TIMEOUT_S = 30.0
+MAX_MESSAGE_BYTES = 8 * 2**30
+UNAVAILABLE_WAIT_S = 0.05
+UNAVAILABLE_TRIES = 200
+REMEMBERED = 64  # answered messages that a coordinator may offer once more after a reconnection
+
+
+class FleetLink:
+    """A connection that can be broken and made again; all methods raise LinkError when the other side is not there.
+
+    Args:
+        url: ``https://host:port`` of the coordinator.
+        tls: context with the consortium's CA and this site's certificate.
+        node_key: the private key whose public half is on the roster.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext, node_key: ec.EllipticCurvePrivateKey) -> None:
+        public = node_key.public_key()
+        self._public = public_key_to_bytes(public)
+        self._client = FleetHttpClient(
+            url,
+            verify=tls,
+            timeout=CALL_TIMEOUT_S,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(node_key, public),
+            ],
+        )
+        self._node: Node | None = None
+        self._answered: deque[str] = deque(maxlen=REMEMBERED)
+
+    def __enter__(self) -> "FleetLink":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def activate(self) -> int:
+        """Say that this site is here and return the node id that the coordinator gave it."""
+        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        with _translated():
+            self._node = Node(node_id=self._client.ActivateNode(request).node_id)
+        return self._node.node_id
+
+    def heartbeat(self) -> None:
+        """Say that this site is still here."""
+        request = SendNodeHeartbeatRequest(node=self._here(), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        with _translated():
+            alive = self._client.SendNodeHeartbeat(request).success
+        if not alive:
+            raise LinkError(
+                "The coordinator does not know this site's connection any more.", remedy="It is made again."
+            )
+
+    def receive(self) -> Message | None:
+        """Wait for one message, up to the coordinator's long-poll time; None if there was none."""
+        with _translated():
+            response = self._client.PullMessages(PullMessagesRequest(node=self._here()))
+            if not response.messages_list:
+                return None
+            bare = message_from_proto(response.messages_list[0])
+            if bare.metadata.message_id in self._answered:
+                return None
+            message = self._pull(bare.metadata.run_id, response.message_object_trees[0])
+        message.metadata.__dict__["_message_id"] = bare.metadata.message_id
+        return message
+
+    def _pull(self, run_id: int, tree: ObjectTree) -> Message:
+        parts: dict[str, bytes] = {}
+        total = 0
+        for part in iterate_object_tree(tree):
+            if part.object_id in parts:
+                continue
+            content = self._pull_object(run_id, part.object_id)
+            total += len(content)
+            if get_object_id(content) != part.object_id or total > MAX_MESSAGE_BYTES:
+                raise WireError("Expected parts that match their hashes.", remedy="The message is dropped.")
+            parts[part.object_id] = content
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(node=self._here(), run_id=run_id, message_object_id=tree.object_id)
+        )
+        message = inflate_object_from_contents(tree.object_id, parts)
+        if not isinstance(message, Message):
+            raise WireError("Expected a message.", remedy="It is dropped.")
+        return message
+
+    def _pull_object(self, run_id: int, object_id: str) -> bytes:
+        request = PullObjectRequest(node=self._here(), run_id=run_id, object_id=object_id)
+        for _ in range(UNAVAILABLE_TRIES):
+            response = self._client.PullObject(request)
+            if not response.object_found:
+                break
+            if response.object_available:
+                return bytes(response.object_content)
+            time.sleep(UNAVAILABLE_WAIT_S)
+        raise LinkError(
+            "A part of a message is no longer there.", remedy="The coordinator has given it up; nothing to do."
+        )
+
+    def send(self, reply: Message) -> None:
+        """Send a reply, message first, then its parts, as Flower's protocol wants it."""
+        with no_object_id_recompute(), _translated():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            tree = get_object_tree(reply)
+            bare = Message(metadata=reply.metadata, content=RecordDict())  # type: ignore[call-overload]
+            response = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._here(), messages_list=[message_to_proto(bare)], message_object_trees=[tree]
+                )
+            )
+            wanted = set(response.objects_to_push)
+            for object_id, part in get_all_nested_objects(reply).items():
+                if object_id in wanted:
+                    self._client.PushObject(
+                        PushObjectRequest(
+                            node=self._here(),
+                            run_id=reply.metadata.run_id,
+                            object_id=object_id,
+                            object_content=part.deflate(),
+                            session_id=response.session_id,
+                        )
+                    )
+        self._answered.append(reply.metadata.reply_to_message_id)
+
+    def close(self) -> None:
+        """Say goodbye if possible and close the connection."""
+        if self._node is not None:
+            try:
+                with _translated():
+                    self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+            except LinkError:
+                pass  # the coordinator finds out by itself
+        self._client.close()
+
+    def _here(self) -> Node:
+        if self._node is None:
+            raise LinkError("There is no connection yet.", remedy="It is made first.")
+        return self._node
+
+
+class _translated:
+    """Turns what httpx and Flower raise into a LinkError with a remedy, without their text."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, httpx.HTTPError | RuntimeError | OSError):
+            raise translate(error) from None
+
+
+def translate(error: BaseException) -> LinkError:
+    """Return what went wrong on the link in our own words."""
+    text = str(error)
+    if isinstance(error, httpx.HTTPStatusError):
+        if error.response.status_code in (401, 403):
+            return LinkError(
+                "The coordinator refuses this site's node key, or has restarted.",
+                remedy="Check that the site is on the coordinator's roster and that both clocks are right.",
+            )
+        return LinkError(f"The coordinator answered with status {error.response.status_code}.", remedy="See its log.")
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return LinkError(
+            "The coordinator's certificate is expired, for another host, or not from the consortium's authority.",
+            remedy="Check the clock and the URL; if both are right, do not go on and call the coordinator.",
+        )
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return LinkError(
+            "The coordinator cannot be reached.", remedy="Check the URL, the network and the proxy settings."
+        )
+    if "alert" in text or isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+        return LinkError(
+            "The coordinator closed the connection.",
+            remedy="If this goes on, this site's certificate may have expired: ask the consortium to issue a new kit.",
+        )
+    return LinkError(f"The link failed ({type(error).__name__}).", remedy="It is made again.")

@@ -1,0 +1,32 @@
+"""Settings that change only speed and memory, never what is learnt from whom; kept apart from every rule for that reason."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+
+from salus.common.errors import ConfigError
+from salus.common.strict import Strict
+
+
+class Performance(Strict):
+    """How this machine runs a job.
+
+    Args:
+        device: ``auto`` takes a GPU where there is one.
+        mixed_precision: bfloat16 where the device has it; halves memory, changes results in the third digit.
+        cache_mb: prepared samples kept in memory; beyond it they are read again each epoch.
+        threads: CPU threads for training; 0 leaves torch's choice.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    mixed_precision: bool = False
+    cache_mb: Annotated[int, Field(ge=0)] = 4096  # the usual workstation has 32 GB or more
+    threads: Annotated[int, Field(ge=0)] = 0
+
+    def torch_device(self) -> torch.device:
+        """Return the device; raises ConfigError if a GPU was demanded and there is none."""
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise ConfigError("Expected a CUDA device, found none.", remedy='Set device = "auto" in site.toml.')
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")

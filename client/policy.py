@@ -1,0 +1,65 @@
+"""A site's word: what its operator allows, checked in the site's own process before any data are read.
+
+Unknown or unparsable means refuse. Nothing the coordinator sends can widen what stands here.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from salus.common.errors import ConfigError, Refused
+from salus.common.job import Job
+from salus.common.strict import Strict, load_toml
+from salus.privacy.protection import protection_of
+
+
+class Policy(Strict):
+    """The operator's rules, from ``policy.toml``.
+
+    Args:
+        allow_unprotected: accept jobs in which the coordinator sees this site's own update. Off unless written here.
+        tasks: kinds of tasks that may run; empty means every installed one.
+        datasets: data sets that may be used; empty means every registered one.
+        max_rounds: longest job that is accepted.
+        min_sites: fewest sites that a job must require, so that a sum is never over this site alone.
+    """
+
+    allow_unprotected: bool = False
+    tasks: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    max_rounds: Annotated[int, Field(ge=1)] = 1000
+    min_sites: Annotated[int, Field(ge=2)] = 2  # a federation of one is a site's plain update
+
+    def check(self, job: Job) -> None:
+        """Raise Refused unless every rule allows this job."""
+        if not protection_of(job).protects and not self.allow_unprotected:
+            raise Refused(
+                f"The job's protection {job.aggregation.protection!r} lets the coordinator read this site's update.",
+                remedy="Use a protected job, or let the site's operator set allow_unprotected = true in policy.toml.",
+            )
+        if self.tasks and job.task.kind not in self.tasks:
+            raise Refused(
+                f"This site's policy allows the tasks {', '.join(self.tasks)}, not {job.task.kind!r}.",
+                remedy="Ask the site's operator.",
+            )
+        if self.datasets and job.task.dataset not in self.datasets:
+            raise Refused(
+                f"This site's policy does not allow the data set {job.task.dataset!r}.", remedy="Ask its operator."
+            )
+        if job.job.rounds > self.max_rounds:
+            raise Refused(
+                f"This site's policy allows {self.max_rounds} rounds, not {job.job.rounds}.", remedy="Shorten the job."
+            )
+        if job.job.min_sites < self.min_sites:
+            raise Refused(
+                f"This site's policy requires at least {self.min_sites} sites, the job {job.job.min_sites}.",
+                remedy="Raise min_sites in the job.",
+            )
+
+
+def load_policy(path: Path) -> Policy:
+    """Read ``policy.toml``; a missing file means the defaults, an unreadable one is an error, never a default."""
+    if not path.exists():
+        return Policy()
+    return load_toml(Policy, path, error=ConfigError, what="policy file")

@@ -1,0 +1,86 @@
+"""Local training: a few epochs from the global parameters, and the statistics of the global model on validation patients."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from salus.client.data.loading import TensorSet
+from salus.client.performance import Performance
+from salus.common.canonical import hash_parts, u32, u64
+from salus.common.job import Job, Training
+from salus.common.tasks.base import Task, Totals
+from salus.common.vectors import FloatVector, Layout, read_parameters, write_parameters
+
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class Trainer:
+    """A job's network and task on this machine, reused from round to round so that memory stays flat."""
+
+    model: torch.nn.Module
+    layout: Layout
+    task: Task
+    job: Job
+    performance: Performance
+
+    def __post_init__(self) -> None:
+        if self.performance.threads:
+            torch.set_num_threads(self.performance.threads)
+        self._device = self.performance.torch_device()
+        self.model.to(self._device)
+
+    def train(self, start: FloatVector, data: TensorSet, seed: int) -> FloatVector:
+        """Return the update (local minus `start`) after the job's local epochs.
+
+        Guarantees: the same start, data, seed and device give the same update; torch's global random state is untouched.
+        """
+        settings = self.job.training
+        write_parameters(self.model, self.layout, start)
+        optimizer = make_optimizer(self.model, settings)
+        shuffle = torch.Generator().manual_seed(seed)
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            self.model.train()
+            for _ in range(settings.local_epochs):
+                order = torch.randperm(len(data), generator=shuffle)
+                for rows in torch.split(order, settings.batch_size):
+                    self._step(optimizer, data, rows)
+        return read_parameters(self.model, self.layout) - start
+
+    def _step(self, optimizer: torch.optim.Optimizer, data: TensorSet, rows: torch.Tensor) -> None:
+        inputs, targets = data.batch(rows)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
+            outputs = self.model(inputs.to(self._device))
+        self.task.loss(outputs.float(), targets.to(self._device)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:
+        """Return the additive statistics of the model with these parameters over all samples."""
+        write_parameters(self.model, self.layout, parameters)
+        self.model.eval()
+        totals = np.zeros(self.task.statistics_size)
+        with torch.inference_mode():
+            for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
+                inputs, targets = data.batch(rows)
+                totals += self.task.statistics(self.model(inputs.to(self._device)), targets)
+        return totals
+
+
+def make_optimizer(model: torch.nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Return a fresh optimiser; its state never outlives a round, so a site may leave and come back."""
+    parameters = model.parameters()
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+
+
+def training_seed(job: Job, site: int, round_: int) -> int:
+    """Return the seed of one site's one round: the same in every engine, different for every site and round."""
+    return int.from_bytes(hash_parts("salus/train", u64(job.job.seed), u32(site), u32(round_))[:8], "big") >> 1

@@ -1,0 +1,121 @@
+"""Every error that Salus raises on purpose, in one tree.
+
+    SalusError                     exit code
+    ├── JobError                   10  a job file or a signed job that cannot be accepted
+    ├── ConfigError                11  a configuration or policy file that cannot be accepted
+    ├── IdentityError              12  keys, signatures, certificates
+    │   └── RosterError            13  the consortium's list of sites
+    ├── DataError                  20  a data set that cannot be registered or read
+    │   └── UnreadableImage        21  one file that cannot be read; quarantined and counted, never fatal
+    ├── WireError                  30  bytes from the other side that do not parse or do not fit
+    ├── LinkError                  31  the other side cannot be reached or refuses us
+    ├── Refused                    40  a site's word: it will not do what was asked
+    ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
+    └── RoundError                 50  a round or a job that cannot go on
+
+A message says what was expected, what came, and what to do. It never holds a secret, a patient's value or an absolute
+path: such a message may travel to the other side of the federation and into a log.
+"""
+
+
+class SalusError(Exception):
+    """Root of all errors that are meant for a person.
+
+    Args:
+        problem: what was expected and what came, in one sentence.
+        remedy: what to do about it, in one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, *, remedy: str) -> None:
+        super().__init__(f"{problem} {remedy}" if remedy else problem)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class JobError(SalusError):
+    """A job file or a signed job cannot be accepted."""
+
+    exit_code = 10
+
+
+class ConfigError(SalusError):
+    """A configuration or policy file cannot be accepted."""
+
+    exit_code = 11
+
+
+class IdentityError(SalusError):
+    """A key, signature or certificate is missing, wrong or expired."""
+
+    exit_code = 12
+
+
+class RosterError(IdentityError):
+    """The consortium's list of sites is not valid here and now."""
+
+    exit_code = 13
+
+
+class DataError(SalusError):
+    """A data set cannot be registered or read."""
+
+    exit_code = 20
+
+
+class UnreadableImage(DataError):
+    """One file cannot be read.
+
+    Args:
+        reason: a short stable word for counting, such as ``truncated``.
+    """
+
+    exit_code = 21
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(
+            f"{reason}: {detail}", remedy="The file is quarantined; replace it and add the data set again."
+        )
+        self.reason = reason
+        self.detail = detail
+
+
+class WireError(SalusError):
+    """Bytes from the other side do not parse or do not fit what was agreed."""
+
+    exit_code = 30
+
+
+class LinkError(SalusError):
+    """The other side cannot be reached, or refuses the connection."""
+
+    exit_code = 31
+
+
+class Refused(SalusError):
+    """A site refuses a request; decided in the site's own process before any data are read."""
+
+    exit_code = 40
+
+
+class ProtectionError(SalusError):
+    """An update cannot be protected, or the protected updates cannot be combined."""
+
+    exit_code = 41
+
+
+class RoundError(SalusError):
+    """A round or a job cannot go on."""
+
+    exit_code = 50
+
+
+def describe(error: BaseException) -> str:
+    """Return what may be shown to the other side or written to a log: our own words, never a library's.
+
+    Guarantees: the text of a foreign exception is dropped, because it may hold a path or a patient's value.
+    """
+    if isinstance(error, SalusError):
+        return str(error)
+    return f"An unexpected {type(error).__name__} occurred. See the local log of the process where it happened."

@@ -1,0 +1,79 @@
+"""What happened, as immutable data: one event per line in a log, the same objects to a progress bar and a report.
+
+Events never hold a secret, a patient's value or an absolute path; fields are plain values chosen by the code that emits them.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from salus.common.canonical import canonical_json
+from salus.common.clock import Clock, SystemClock
+
+Value = str | int | float | bool | None | list[str] | list[int] | dict[str, float] | dict[str, int]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened."""
+
+    at: datetime
+    kind: str
+    fields: Mapping[str, Value]
+
+    def to_json(self) -> bytes:
+        """Return one line of the log, without the line end."""
+        return canonical_json({"at": self.at.isoformat(), "kind": self.kind, **self.fields})
+
+
+class EventSink(Protocol):
+    """Where events go."""
+
+    def emit(self, kind: str, **fields: Value) -> None:
+        """Record that something happened now."""
+
+
+class EventLog:
+    """Writes events to a file (one JSON object a line) and hands them to listeners."""
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        listeners: tuple[Callable[[Event], None], ...] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self._path = path
+        self._listeners = listeners
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+
+    def emit(self, kind: str, **fields: Value) -> None:
+        """Record an event. A full disk does not stop a round: the listeners still get it."""
+        event = Event(self._clock.now(), kind, fields)
+        with self._lock:
+            if self._path is not None:
+                try:
+                    with self._path.open("ab") as file:
+                        file.write(event.to_json() + b"\n")
+                except OSError as problem:
+                    os.write(2, f"salus: cannot write the event log: {problem.strerror}\n".encode())
+        for listener in self._listeners:
+            listener(event)
+
+
+def read_events(path: Path) -> list[Event]:
+    """Read an event log; a last line cut by a crash is left out."""
+    events = []
+    for line in path.read_bytes().splitlines():
+        try:
+            fields = json.loads(line)
+            events.append(Event(datetime.fromisoformat(fields.pop("at")), fields.pop("kind"), fields))
+        except (ValueError, KeyError):
+            continue
+    return events

@@ -1,0 +1,159 @@
+"""A job: what is to be trained, how, and under which protection. Data only; no code travels with it.
+
+A job file is TOML, parsed into frozen models. `Job.canonical_bytes` is what the coordinator signs and what every site hashes
+into its session, so two sites that were given different jobs can never complete a round together.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from salus.common.canonical import canonical_json
+from salus.common.errors import JobError
+from salus.common.identity import Identity, Signed
+from salus.common.strict import Strict, load_toml, parse_toml, validate
+
+CONTEXT = "salus/job/1"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Label = Annotated[str, Field(min_length=1, max_length=64)]
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class JobHead(Strict):
+    """Who takes part and how long to wait."""
+
+    name: Name
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2  # with one site there is nothing federated about it
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # the same job twice gives the same model
+    round_timeout_s: PositiveFloat = 3600.0  # an epoch on a slow hospital workstation fits in an hour
+    join_timeout_s: PositiveFloat = 86_400.0  # a site may be down for a night without ending the job
+
+
+class Column(Strict):
+    """One column of a table and the public constants that bring it to a common scale at every site."""
+
+    name: Label
+    centre: float = 0.0
+    scale: PositiveFloat = 1.0
+    values: tuple[float, ...] = ()  # for a category: one input per value, and the column's own scale is not used
+
+
+class TaskSettings(Strict):
+    """What is learnt from what."""
+
+    kind: Name
+    model: Name
+    dataset: Name
+    classes: tuple[Label, ...]
+    shape: tuple[PositiveInt, ...] = ()  # spatial size that every image is brought to; empty for a table
+    channels: PositiveInt = 1
+    columns: tuple[Column, ...] = ()
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("expected at least two different classes")
+        if len(self.shape) > 3 or any(side > 4096 for side in self.shape):
+            raise ValueError("expected a shape of at most three sides of at most 4096")
+        return self
+
+
+class Training(Strict):
+    """How each site trains between two rounds."""
+
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1  # one pass: the usual compromise between drift and traffic
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by sgd only
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # where the site's data have no split of their own
+
+
+class Aggregation(Strict):
+    """How updates become one model."""
+
+    strategy: Name = "fedavg"
+    protection: Name
+    max_patients: PositiveInt = 1000  # weights are min(patients, this) / this: a public bound, so a weight is at most 1
+    server_learning_rate: PositiveFloat = 1.0  # 1 is plain averaging
+    update_clip_norm_l2: PositiveFloat = 100.0  # a broken site cannot move the model further than this in one round
+
+
+class Privacy(Strict):
+    """What limits what the model itself reveals about one patient."""
+
+    unit: Literal["patient"] = "patient"
+    noise: Literal["none"] = "none"  # differential privacy is not built yet; asking for it is an error, never ignored
+
+
+class Job(Strict):
+    """A whole job file."""
+
+    job: JobHead
+    task: TaskSettings
+    training: Training = Training()
+    aggregation: Aggregation
+    privacy: Privacy = Privacy()
+
+    def canonical_bytes(self) -> bytes:
+        """Return the one encoding of this job, defaults included, that is signed and hashed."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> bytes:
+        """Return SHA-256 of `canonical_bytes`, 32 bytes."""
+        return hashlib.sha256(self.canonical_bytes()).digest()
+
+
+def load_job(path: Path) -> Job:
+    """Read a job file.
+
+    Raises:
+        JobError: unreadable, not TOML, an unknown key (the nearest known key is named) or a wrong value.
+    """
+    return load_toml(Job, path, error=JobError, what="job file")
+
+
+def parse_job(text: str) -> Job:
+    """Parse the text of a job file; errors as in `load_job`."""
+    return parse_toml(Job, text, error=JobError, what="job file")
+
+
+def seal_job(job: Job, coordinator: Identity) -> Signed:
+    """Return the job signed by the coordinator."""
+    return Signed.seal(coordinator, CONTEXT, job.canonical_bytes())
+
+
+def open_job(signed: Signed, coordinator_key: bytes) -> tuple[Job, bytes]:
+    """Check the coordinator's signature and return the job and its canonical bytes.
+
+    Raises:
+        IdentityError: not signed by this key as a job.
+        JobError: not a valid job, or not in canonical form.
+    """
+    document = signed.open(coordinator_key, CONTEXT, who="the coordinator")
+    return job_from_canonical(document), document
+
+
+def job_from_canonical(data: bytes) -> Job:
+    """Parse canonical bytes that came over the wire.
+
+    Raises:
+        JobError: not a valid job, or not in canonical form (two encodings of one job would have two hashes).
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise JobError("Expected the signed job to be JSON.", remedy="Ask the coordinator to sign it again.") from None
+    job = validate(Job, values, error=JobError, what="signed job")
+    if job.canonical_bytes() != data:
+        raise JobError(
+            "Expected the signed job in canonical form.",
+            remedy="Both sides may run different versions of Salus; install the same one.",
+        )
+    return job

@@ -1,0 +1,37 @@
+"""One daemon per folder: an advisory lock that the kernel releases when the process ends, however it ends."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from salus.common.errors import ConfigError
+
+
+class FolderLock:
+    """Holds ``<folder>/daemon.lock`` until closed; raises ConfigError if another process holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._handle = os.open(folder / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._handle)
+            raise ConfigError(
+                f"Another process is running in {folder.name!r} already.",
+                remedy="Stop it first, or use its folder's status.",
+            ) from None
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._handle)
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a daemon holds the lock of this folder."""
+    try:
+        FolderLock(folder).close()
+    except ConfigError:
+        return True
+    except OSError:
+        return False
+    return False

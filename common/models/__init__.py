@@ -1,0 +1,51 @@
+"""Networks by name. To add one: `common/models/<name>.py` with `build(task) -> Module`, one test, one line below.
+
+Every network is free of buffers (GroupNorm, never BatchNorm), because parameters are all that is summed.
+"""
+
+import math
+
+import torch
+
+from salus.common.errors import JobError
+from salus.common.job import TaskSettings
+from salus.common.registry import Registry
+from salus.common.vectors import layout_of
+
+MODELS = Registry(
+    "model",
+    "salus.models",
+    {
+        "cnn": "salus.common.models.cnn:build",
+        "densenet121": "salus.common.models.densenet121:build",
+        "logistic": "salus.common.models.logistic:build",
+        "resnet18": "salus.common.models.resnet18:build",
+    },
+)
+
+
+def build_model(task: TaskSettings, seed: int) -> torch.nn.Module:
+    """Return the job's network with initial parameters that depend on `seed` only; torch's global state is untouched.
+
+    Raises:
+        JobError: an unknown name, settings the network cannot work with, or a network with buffers.
+    """
+    build = MODELS.get(task.model, error=JobError)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model: torch.nn.Module = build(task)
+        except (ValueError, RuntimeError):
+            raise JobError(
+                f"The model {task.model!r} cannot be built for shape {list(task.shape)}.",
+                remedy="Choose another shape.",
+            ) from None
+    layout_of(model)
+    return model
+
+
+def input_features(task: TaskSettings) -> int:
+    """Return how many numbers one sample has for the network."""
+    if task.columns:
+        return sum(max(1, len(column.values)) for column in task.columns)
+    return task.channels * math.prod(task.shape)

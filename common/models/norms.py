@@ -1,0 +1,17 @@
+"""GroupNorm in place of BatchNorm (Wu and He 2018, arXiv 1803.08494): no statistics shared between patients."""
+
+from torch import nn
+
+GROUP_WIDTH = 8  # channels per group; divides the widths of the usual architectures
+
+
+def with_group_norm(model: nn.Module) -> nn.Module:
+    """Replace every BatchNorm inside `model`, in place, and return it; groups of 8 channels where that divides."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            width = child.num_features
+            groups = width // GROUP_WIDTH if width % GROUP_WIDTH == 0 else 1
+            setattr(model, name, nn.GroupNorm(groups, width, eps=child.eps))
+        else:
+            with_group_norm(child)
+    return model

@@ -1,0 +1,41 @@
+"""Names to things: what this installation can do, and what others added through entry points.
+
+A registry maps a name to ``module:attribute`` and imports on first use, so that `salus --help` does not load torch. A site
+adds its own through an entry-point group; a name that exists here cannot be replaced from outside.
+"""
+
+import importlib
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from salus.common.errors import ConfigError, SalusError
+
+
+class Registry:
+    """A closed set of names plus one entry-point group."""
+
+    def __init__(self, what: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.what = what
+        self.group = group
+        self._builtin = dict(builtin)
+
+    def names(self) -> list[str]:
+        """Return every name this installation knows, sorted."""
+        return sorted({*self._builtin, *(point.name for point in entry_points(group=self.group))})
+
+    def get(self, name: str, *, error: type[SalusError] = ConfigError) -> Any:
+        """Return the thing of this name.
+
+        Raises:
+            error: nobody registered the name; the known names are listed.
+        """
+        if name in self._builtin:
+            module, _, attribute = self._builtin[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        for point in entry_points(group=self.group, name=name):
+            return point.load()
+        raise error(
+            f"Expected a {self.what} among {', '.join(self.names())}; got {name!r}.",
+            remedy=f"Correct the name, or install the package that provides it (entry-point group {self.group!r}).",
+        )

@@ -1,0 +1,118 @@
+"""Strict, frozen settings models whose errors are written for the person who wrote the file.
+
+One base class for job, site, server and policy files: unknown keys are errors that name the nearest known key, nothing
+is coerced, nothing changes after parsing.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from salus.common.errors import SalusError
+
+MAX_FILE_BYTES = 1_000_000  # a settings file is text written by hand; anything larger is a mistake or an attack
+
+
+class Strict(BaseModel):
+    """Frozen model: strict types, no unknown keys, no NaN or infinity."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def parse_toml(model: type[M], text: str, *, error: type[SalusError], what: str) -> M:
+    """Parse `text` as TOML into `model`.
+
+    Args:
+        error: the class to raise, which decides the exit code.
+        what: the kind of file in the reader's words, such as ``job file``.
+
+    Raises:
+        error: not TOML, an unknown key (the nearest known one is named), a missing key or a wrong value.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise error(f"Expected the {what} to be TOML, but {problem}.", remedy="Correct that line.") from None
+    return validate(model, values, error=error, what=what)
+
+
+def load_toml(model: type[M], path: Path, *, error: type[SalusError], what: str) -> M:
+    """Read and parse a TOML file; errors as in `parse_toml`, and one for a file that cannot be read."""
+    return parse_toml(model, read_text(path, error=error, what=what), error=error, what=what)
+
+
+def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
+    """Return the text of a small file, or raise `error` that names the file without its folder."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise error(
+                f"Expected the {what} {path.name!r} to be at most {MAX_FILE_BYTES} bytes.", remedy="Check the path."
+            )
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        reason = getattr(problem, "strerror", None) or "it is not UTF-8 text"
+        raise error(f"Cannot read the {what} {path.name!r}: {reason}.", remedy="Check the path.") from None
+
+
+def validate(model: type[M], values: Any, *, error: type[SalusError], what: str) -> M:
+    """Validate plain values (from TOML or JSON) into `model`; errors as in `parse_toml`."""
+    try:
+        # Through JSON semantics: arrays become tuples, which strict Python mode would refuse.
+        return model.model_validate_json(_to_json(values))
+    except ValidationError as problems:
+        _explain(model, problems, error=error, what=what)
+    except (TypeError, ValueError):
+        raise error(f"Expected plain values in the {what}.", remedy="Use text, numbers, lists and tables.") from None
+
+
+def _to_json(values: Any) -> bytes:
+    from salus.common.canonical import canonical_json
+
+    return canonical_json(values)
+
+
+def _explain(model: type[Strict], problems: ValidationError, *, error: type[SalusError], what: str) -> NoReturn:
+    lines = []
+    remedy = "Correct the file."
+    for problem in problems.errors()[:5]:
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}."
+            lines.append(f"unknown key {place!r}; {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"missing key {place!r}")
+        else:
+            lines.append(f"{place or 'the file'}: {problem['msg']}")
+    raise error(f"The {what} is not valid: " + "; ".join(lines) + ".", remedy=remedy) from None
+
+
+def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that `model` knows at `location`, walking through nested models, lists and optionals."""
+    current: type[BaseModel] = model
+    for part in location:
+        field = current.model_fields.get(str(part))
+        if field is None:
+            continue  # a list index: stay on the element's model
+        nested = _nested_model(field.annotation)
+        if nested is None:
+            return []
+        current = nested
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _nested_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _nested_model(argument)
+        if found is not None:
+            return found
+    return None

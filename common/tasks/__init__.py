@@ -1,0 +1,29 @@
+"""What can be learnt. A task is one file here: how a sample becomes tensors, its loss, its additive statistics, its metrics.
+
+To add one: write `common/tasks/<name>.py` with a class that fulfils `Task`, one test, and one line below. A site adds
+its own without changing Salus through the entry-point group ``salus.tasks``.
+"""
+
+from salus.common.errors import JobError
+from salus.common.job import TaskSettings
+from salus.common.registry import Registry
+from salus.common.tasks.base import Task
+
+TASKS = Registry(
+    "task",
+    "salus.tasks",
+    {
+        "classification": "salus.common.tasks.classification:Classification",
+        "tabular": "salus.common.tasks.tabular:Tabular",
+    },
+)
+
+
+def make_task(settings: TaskSettings) -> Task:
+    """Return the task of a job.
+
+    Raises:
+        JobError: an unknown kind, or settings that this kind cannot work with.
+    """
+    task: Task = TASKS.get(settings.kind, error=JobError)(settings)
+    return task

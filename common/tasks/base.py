@@ -1,0 +1,40 @@
+"""The interface of a task."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from salus.common.job import TaskSettings
+
+FloatArray = npt.NDArray[np.float32]
+Totals = npt.NDArray[np.float64]
+
+
+class Task(Protocol):
+    """What is learnt from what; built from the settings of a job.
+
+    Guarantees that every implementation must keep, because sums are all that ever leaves a site:
+
+    - `loss` of a batch is the mean of the losses of its items;
+    - `statistics` is additive over items, and each item adds between 0 and 1 to every entry.
+    """
+
+    settings: TaskSettings
+
+    def prepare(self, values: FloatArray) -> torch.Tensor:
+        """Return the model's input for one sample: ``[channels, *shape]`` for images, ``[features]`` for a table."""
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean loss over a batch, a scalar."""
+
+    @property
+    def statistics_size(self) -> int:
+        """Length of the vector that `statistics` returns; depends on the settings only."""
+
+    def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> Totals:
+        """Return the additive statistics of a batch, float64, from which `metrics` computes everything."""
+
+    def metrics(self, totals: Totals) -> dict[str, float]:
+        """Return the metrics of summed statistics; empty if they describe no item."""

@@ -1,0 +1,48 @@
+"""Classification of table rows: each column brought to a common scale by constants that the job states publicly.
+
+The constants are the job's and not the data's, because a mean computed at a site would be a release of its own.
+"""
+
+import numpy as np
+import torch
+
+from salus.common.errors import DataError, JobError
+from salus.common.job import TaskSettings
+from salus.common.tasks.base import FloatArray
+from salus.common.tasks.classification import Classification
+
+
+class Tabular(Classification):
+    """One label per row; a missing value becomes the column's centre, or no category at all."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        if not settings.columns or settings.shape:
+            raise JobError(
+                "Expected task.columns and no task.shape for a tabular task.",
+                remedy='List each input as [[task.columns]] with "name", "centre" and "scale".',
+            )
+        self.settings = settings
+        self.classes = len(settings.classes)
+        self.scores = 1 if self.classes == 2 else self.classes
+
+    def prepare(self, values: FloatArray) -> torch.Tensor:
+        """Return the features of one row.
+
+        Args:
+            values: ``[columns]`` in the job's order, NaN where missing.
+
+        Raises:
+            DataError: another number of columns than the job's.
+        """
+        if values.shape != (len(self.settings.columns),):
+            raise DataError(
+                f"Expected rows of {len(self.settings.columns)} columns, got {values.size}.",
+                remedy="Register the table with the columns that the job names.",
+            )
+        features: list[float] = []
+        for column, value in zip(self.settings.columns, values, strict=True):
+            if column.values:
+                features.extend(float(value == category) for category in column.values)
+            else:
+                features.append(0.0 if np.isnan(value) else (float(value) - column.centre) / column.scale)
+        return torch.tensor(features, dtype=torch.float32)

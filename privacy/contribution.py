@@ -1,0 +1,111 @@
+"""The first steps of the way of a round at a site: update, clip, weight; one vector in, nothing beside it.
+
+The vector is ``[ w * clip(update) ... , w, statistics ... ]``. Statistics are already divided by a public bound, so every
+entry after the update lies in 0 .. 1, and a site's sample counts travel only inside the vector.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from salus.common.errors import ProtectionError
+
+Float64Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one site has to say in one round.
+
+    Args:
+        update: local minus global parameters, float32, length d.
+        weight: min(patients, public bound) / public bound, in (0, 1]; 0 only with a zero update (an evaluation).
+        statistics: additive statistics over a public bound, each in 0 .. 1, length m.
+    """
+
+    update: npt.NDArray[np.float32]
+    weight: float
+    statistics: Float64Vector
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The public sizes and bounds of a contribution, the same at every site.
+
+    Args:
+        parameters: d.
+        statistics: m.
+        clip_norm_l2: bound on the Euclidean norm of the update.
+    """
+
+    parameters: int
+    statistics: int
+    clip_norm_l2: float
+
+    @property
+    def length(self) -> int:
+        """Length of the whole vector, d + 1 + m."""
+        return self.parameters + 1 + self.statistics
+
+
+def to_vector(contribution: Contribution, shape: Shape) -> Float64Vector:
+    """Return the vector to be protected.
+
+    Guarantees:
+        - the update part has Euclidean norm at most ``weight * clip_norm_l2`` (up to float64 rounding);
+        - every other entry lies in 0 .. 1.
+
+    Edge cases: a zero update stays zero; an update of exactly the clip norm is unchanged.
+
+    Raises:
+        ProtectionError: another size than agreed, NaN or infinity anywhere, or a weight or statistic outside 0 .. 1.
+    """
+    update = np.asarray(contribution.update, dtype=np.float64)
+    tail = np.concatenate([[contribution.weight], contribution.statistics])
+    if update.shape != (shape.parameters,) or tail.shape != (1 + shape.statistics,):
+        raise ProtectionError(
+            f"Expected {shape.parameters} parameters and {shape.statistics} statistics, "
+            f"got {update.size} and {tail.size - 1}.",
+            remedy="Install the version of Salus that the coordinator runs.",
+        )
+    norm = float(np.linalg.norm(update))
+    if not np.isfinite(norm) or not np.isfinite(tail).all():
+        raise ProtectionError(
+            "Expected finite numbers in the update, got NaN or infinity.",
+            remedy="Local training diverged; lower the learning rate.",
+        )
+    if (tail < 0).any() or (tail > 1).any():
+        raise ProtectionError(
+            "Expected weight and statistics within 0 .. 1.", remedy="Report this as an error in the task."
+        )
+    factor = contribution.weight * min(1.0, shape.clip_norm_l2 / norm) if norm > 0 else 0.0
+    return np.concatenate([update * factor, tail])
+
+
+@dataclass(frozen=True)
+class Sum:
+    """What the coordinator learns from one round: the sum over some sites, and which sites.
+
+    Args:
+        vector: float64, length d + 1 + m.
+        sites: ids of the sites in the sum, ascending.
+    """
+
+    vector: Float64Vector
+    sites: tuple[int, ...]
+
+    def mean_update(self, shape: Shape) -> Float64Vector:
+        """Return the weighted mean of the clipped updates, length d; raises ProtectionError if no weight arrived."""
+        weight = float(self.vector[shape.parameters])
+        if weight <= 0:
+            raise ProtectionError(
+                "Expected a positive total weight.", remedy="Sites hold no training patients; check them."
+            )
+        mean: Float64Vector = self.vector[: shape.parameters] / weight
+        return mean
+
+    def statistics(self, shape: Shape, bound: float) -> Float64Vector:
+        """Return the summed statistics, multiplied by their public bound again."""
+        totals: Float64Vector = self.vector[shape.parameters + 1 :] * bound
+        return totals

@@ -1,0 +1,78 @@
+"""How updates are protected: one small interface with two ends, and the registry of its implementations.
+
+    site                                  coordinator
+    SiteEnd.open(contribution) ─ reply ─> CoordinatorEnd.receive
+    SiteEnd.answer(request)    <─ close ─ CoordinatorEnd.close   (once for every further exchange)
+                               ─ reply ─> CoordinatorEnd.receive
+                                          CoordinatorEnd.close() returns None: CoordinatorEnd.result
+
+Both ends are sans-IO: bytes in, bytes out. The engine that carries the bytes (network, simulation, Flower) is not known
+here. To add a protection: one module with an object that fulfils `Protection`, one test, one line in `PROTECTIONS`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+from salus.common.errors import JobError
+from salus.common.job import Job
+from salus.common.registry import Registry
+from salus.privacy.contribution import Contribution, Shape, Sum
+from salus.privacy.session import Session
+
+
+class SiteEnd(Interface):
+    """One site's side of one session; used once."""
+
+    def open(self, contribution: Contribution) -> bytes:
+        """Take the site's contribution and return the reply to the training task."""
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the reply to the coordinator's next request; raises ProtectionError to refuse it."""
+
+
+class CoordinatorEnd(Interface):
+    """The coordinator's side of one session; used once."""
+
+    def receive(self, site: int, reply: bytes) -> None:
+        """Take one site's reply; raises ProtectionError naming the site and the check, and leaves that site out."""
+
+    def close(self) -> Mapping[int, bytes] | None:
+        """End the current exchange with whoever has answered.
+
+        Returns the next request per site, or None when the sum is known. Raises ProtectionError if the session cannot
+        finish; then nothing has been revealed, and a new attempt may be made.
+        """
+
+    @property
+    def result(self) -> Sum:
+        """The sum, after `close` has returned None."""
+
+
+@dataclass(frozen=True)
+class SiteParty:
+    """Who a site is in a session."""
+
+    site: int
+
+
+class Protection(Interface):
+    """A way of protecting updates."""
+
+    name: str
+    protects: bool  # whether the coordinator is kept from single updates; a site refuses False unless allowed by name
+
+    def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> SiteEnd:
+        """Return the site's end of a new session."""
+
+    def coordinator_end(self, session: Session, shape: Shape, job: Job) -> CoordinatorEnd:
+        """Return the coordinator's end of a new session."""
+
+
+PROTECTIONS = Registry("protection", "salus.protections", {"none": "salus.privacy.unprotected:UNPROTECTED"})
+
+
+def protection_of(job: Job) -> Protection:
+    """Return the protection that a job names; raises JobError for an unknown one."""
+    protection: Protection = PROTECTIONS.get(job.aggregation.protection, error=JobError)
+    return protection

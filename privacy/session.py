@@ -1,0 +1,44 @@
+"""What one protected sum is bound to: job, round, attempt, manifest, model and roster."""
+
+from dataclasses import dataclass
+
+from salus.common.canonical import hash_parts, u32
+
+PROTOCOL = "salus/masked-sum/1"
+
+
+def ids(sites: tuple[int, ...] | list[int] | set[int] | frozenset[int]) -> bytes:
+    """Return the site ids as u32, ascending, concatenated."""
+    return b"".join(u32(site) for site in sorted(sites))
+
+
+@dataclass(frozen=True)
+class Session:
+    """One attempt at one round of one job, as one site sees it.
+
+    Args:
+        job_id: the job's name and the coordinator's submission number.
+        manifest_hash: SHA-256 of the signed job's canonical bytes.
+        model_hash: SHA-256 of the global model bytes that this party holds.
+        roster: ids of all sites that were asked to take part.
+    """
+
+    job_id: str
+    round: int
+    attempt: int
+    manifest_hash: bytes
+    model_hash: bytes
+    roster: tuple[int, ...]
+
+    @property
+    def id(self) -> bytes:
+        """The session id, 32 bytes; two parties that disagree on anything above hold different ids."""
+        return hash_parts(
+            PROTOCOL,
+            self.job_id,
+            u32(self.round),
+            u32(self.attempt),
+            self.manifest_hash,
+            self.model_hash,
+            ids(self.roster),
+        )

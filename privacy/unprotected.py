@@ -1,0 +1,86 @@
+"""No protection: the coordinator reads every site's vector. For simulations and for consortia that trust their coordinator.
+
+It exists so that the way of a round is one and the same with and without protection, and it claims nothing.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from salus.common.errors import ProtectionError
+from salus.common.job import Job
+from salus.privacy.contribution import Contribution, Shape, Sum, to_vector
+from salus.privacy.protection import SiteParty
+from salus.privacy.session import Session
+
+WIRE = np.dtype("<f4")
+ROUNDING = 1e-5  # float32 on the wire may lift a clipped norm by this much, relatively
+
+
+class UnprotectedSite:
+    """Sends the vector as it is."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+
+    def open(self, contribution: Contribution) -> bytes:
+        """Return the vector as float32, little-endian."""
+        return to_vector(contribution, self._shape).astype(WIRE).tobytes()
+
+    def answer(self, request: bytes) -> bytes:
+        """Refuse: there is only one exchange."""
+        raise ProtectionError("Expected no further exchange without protection.", remedy="The coordinator is faulty.")
+
+
+class UnprotectedCoordinator:
+    """Adds each vector as it arrives and frees it; memory does not grow with the number of sites."""
+
+    def __init__(self, session: Session, shape: Shape) -> None:
+        self._roster = frozenset(session.roster)
+        self._shape = shape
+        self._sum = np.zeros(shape.length)
+        self._sites: set[int] = set()
+
+    def receive(self, site: int, reply: bytes) -> None:
+        """Check one site's vector (length, finite, norm, ranges) and add it."""
+        if site not in self._roster or site in self._sites:
+            raise self._bad(site, "it is not invited or answered twice")
+        if len(reply) != self._shape.length * WIRE.itemsize:
+            raise self._bad(site, f"expected {self._shape.length} numbers, got {len(reply)} bytes")
+        vector = np.frombuffer(reply, dtype=WIRE)
+        update, tail = vector[: self._shape.parameters], vector[self._shape.parameters :]
+        if not np.isfinite(vector).all():
+            raise self._bad(site, "NaN or infinity")
+        limit = float(tail[0]) * self._shape.clip_norm_l2 * (1 + ROUNDING) + 1e-12
+        if (tail < 0).any() or (tail > 1).any() or float(np.linalg.norm(update.astype(np.float64))) > limit:
+            raise self._bad(site, "a norm, weight or statistic beyond its public bound")
+        self._sum += vector
+        self._sites.add(site)
+
+    def close(self) -> Mapping[int, bytes] | None:
+        """End the only exchange."""
+        return None
+
+    @property
+    def result(self) -> Sum:
+        """The plain sum."""
+        return Sum(self._sum, tuple(sorted(self._sites)))
+
+    def _bad(self, site: int, reason: str) -> ProtectionError:
+        return ProtectionError(f"The vector of site {site} is not acceptable: {reason}.", remedy="It is left out.")
+
+
+class Unprotected:
+    """The protection named ``none``."""
+
+    name = "none"
+    protects = False
+
+    def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> UnprotectedSite:
+        return UnprotectedSite(shape)
+
+    def coordinator_end(self, session: Session, shape: Shape, job: Job) -> UnprotectedCoordinator:
+        return UnprotectedCoordinator(session, shape)
+
+
+UNPROTECTED = Unprotected()

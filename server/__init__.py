@@ -1,0 +1,4 @@
+"""The coordinator: rounds, strategies, checkpoints, the consortium's papers and the daemon.
+
+Layer: above `privacy`, beside `client`, which it never imports.
+"""

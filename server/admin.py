@@ -1,0 +1,74 @@
+"""The coordinator's local admin API, on a socket file that only its own user can open: jobs in, state and events out."""
+
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from salus.common.errors import SalusError, describe
+from salus.server.checkpoints import JobRow
+
+
+class Coordinator(Protocol):
+    """What the admin API needs of the daemon."""
+
+    def status(self) -> dict[str, Any]:
+        """Return roster, online sites and the job that runs."""
+
+    def submit(self, text: str) -> str:
+        """Take a job file's text or a signed job and return its id."""
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+
+    def jobs(self) -> list[JobRow]:
+        """Return all jobs."""
+
+    def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
+        """Return a job's events with their numbers, from `after` on."""
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """Return a job's state, rounds and, when it has ended, model and report."""
+
+
+MAX_JOB_BYTES = 1_000_000
+
+
+def make_admin_app(coordinator: Coordinator) -> FastAPI:
+    """Return the app."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(SalusError)
+    async def explain(request: Request, problem: SalusError) -> JSONResponse:
+        return JSONResponse({"error": describe(problem), "exit_code": problem.exit_code}, status_code=400)
+
+    @app.get("/status")
+    def status() -> dict[str, Any]:
+        return coordinator.status()
+
+    @app.get("/jobs")
+    def jobs() -> list[dict[str, str]]:
+        return [
+            {"job": row.job_id, "status": row.status, "reason": row.reason, "submitted_at": row.submitted_at}
+            for row in coordinator.jobs()
+        ]
+
+    @app.post("/jobs")
+    async def submit(request: Request) -> dict[str, str]:
+        body = await request.body()
+        return {"job": coordinator.submit(body[:MAX_JOB_BYTES].decode("utf-8", errors="replace"))}
+
+    @app.post("/jobs/{job_id}/cancel")
+    def cancel(job_id: str) -> dict[str, str]:
+        coordinator.cancel(job_id)
+        return {"job": job_id}
+
+    @app.get("/jobs/{job_id}/events")
+    def events(job_id: str, after: int = 0) -> list[dict[str, Any]]:
+        return coordinator.events(job_id, after)
+
+    @app.get("/jobs/{job_id}")
+    def result(job_id: str) -> dict[str, Any]:
+        return coordinator.result(job_id)
+
+    return app

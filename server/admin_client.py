@@ -1,0 +1,52 @@
+"""The command line's end of the local admin API."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from salus.common.errors import LinkError, RoundError, SalusError
+from salus.server.config import ADMIN_SOCKET
+
+TIMEOUT_S = 20.0
+
+
+class AdminClient:
+    """Talks to the coordinator's daemon of one folder; raises LinkError if it does not run."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / ADMIN_SOCKET
+        # The kernel limits socket paths to about 100 bytes; a path relative to here is usually short enough.
+        short = min(str(path), os.path.relpath(path), key=len)
+        self._client = httpx.Client(
+            transport=httpx.HTTPTransport(uds=short), base_url="http://coordinator", timeout=TIMEOUT_S
+        )
+
+    def get(self, path: str, **query: int) -> Any:
+        """Return the answer to a GET."""
+        return self._call("GET", path, params=query)
+
+    def post(self, path: str, body: str = "") -> Any:
+        """Return the answer to a POST."""
+        return self._call("POST", path, content=body.encode())
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            response = self._client.request(method, path, **arguments)
+        except httpx.HTTPError:
+            raise LinkError(
+                "The coordinator's daemon does not answer.", remedy="Start it: salus server start FOLDER."
+            ) from None
+        values = response.json()
+        if response.status_code == 400:
+            raise _as_error(values)
+        if response.is_error:
+            raise RoundError(f"The coordinator answered with status {response.status_code}.", remedy="See its log.")
+        return values
+
+
+def _as_error(values: dict[str, Any]) -> SalusError:
+    problem = SalusError(str(values["error"]), remedy="")
+    problem.exit_code = int(values["exit_code"])
+    return problem

@@ -1,0 +1,194 @@
+"""What survives `kill -9` of the coordinator: jobs, attempts, rounds and models, in SQLite and safetensors.
+
+An attempt is written before anything is sent, so that no attempt number is ever used twice; a round is written after its
+model file is on disk, so that a recorded round always has its model.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from salus.common.errors import RoundError
+from salus.common.identity import Signed
+from salus.common.job import Job, job_from_canonical
+from salus.common.sqlite import open_sqlite
+from salus.common.vectors import FloatVector, Layout
+from salus.server.strategies.base import State
+
+METADATA = sa.MetaData()
+JOBS = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.String, unique=True, nullable=False),
+    sa.Column("signed", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False, server_default=""),
+    sa.Column("submitted_at", sa.String, nullable=False),
+)
+ATTEMPTS = sa.Table(
+    "attempts",
+    METADATA,
+    sa.Column("job_id", sa.ForeignKey("jobs.job_id"), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True),
+)
+ROUNDS = sa.Table(
+    "rounds",
+    METADATA,
+    sa.Column("job_id", sa.ForeignKey("jobs.job_id"), primary_key=True),
+    sa.Column("round", sa.Integer, primary_key=True),
+    sa.Column("record", sa.String, nullable=False),
+)
+STATE_PREFIX = "strategy/"
+
+ACTIVE = ("waiting", "running")
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """A submitted job and where it stands: waiting, running, finished, failed or cancelled."""
+
+    job_id: str
+    signed: Signed
+    status: str
+    reason: str
+    submitted_at: str
+
+    @property
+    def job(self) -> Job:
+        """The job itself."""
+        return job_from_canonical(self.signed.document.encode())
+
+
+class Checkpoints:
+    """The coordinator's memory, in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._engine = open_sqlite(folder / "coordinator.sqlite")
+        METADATA.create_all(self._engine)
+
+    def submit(self, signed: Signed, name: str) -> str:
+        """Record a new job and return its id, unique in this coordinator's life."""
+        with self._engine.begin() as connection:
+            last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
+            job_id = f"{name}-{last + 1:04d}"
+            connection.execute(
+                JOBS.insert().values(
+                    number=last + 1,
+                    job_id=job_id,
+                    signed=signed.to_bytes().decode(),
+                    status="waiting",
+                    submitted_at=datetime.now(UTC).isoformat(),
+                )
+            )
+        return job_id
+
+    def jobs(self) -> list[JobRow]:
+        """Return all jobs, oldest first."""
+        with self._engine.connect() as connection:
+            return [_row(row) for row in connection.execute(sa.select(JOBS).order_by(JOBS.c.number))]
+
+    def job(self, job_id: str) -> JobRow:
+        """Return one job; raises RoundError for an unknown id."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(JOBS).where(JOBS.c.job_id == job_id)).first()
+        if row is None:
+            raise RoundError(f"There is no job {job_id[:80]!r} here.", remedy="See `salus job list`.")
+        return _row(row)
+
+    def next_active(self) -> JobRow | None:
+        """Return the job to work on: an interrupted one first, then the oldest that waits."""
+        active = [row for row in self.jobs() if row.status in ACTIVE]
+        return next((row for row in active if row.status == "running"), active[0] if active else None)
+
+    def set_status(self, job_id: str, status: str, reason: str = "") -> None:
+        """Record where a job stands; a job that has ended is never changed again."""
+        with self._engine.begin() as connection:
+            mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
+            connection.execute(JOBS.update().where(mine).values(status=status, reason=reason))
+
+    def begin_attempt(self, job_id: str, round_: int) -> int:
+        """Reserve and return the next attempt number of a round, from 0; on disk when this returns."""
+        with self._engine.begin() as connection:
+            mine = sa.and_(ATTEMPTS.c.job_id == job_id, ATTEMPTS.c.round == round_)
+            last = connection.scalar(sa.select(sa.func.max(ATTEMPTS.c.attempt)).where(mine))
+            attempt = 0 if last is None else last + 1
+            connection.execute(ATTEMPTS.insert().values(job_id=job_id, round=round_, attempt=attempt))
+        return attempt
+
+    def save_round(
+        self,
+        job_id: str,
+        round_: int,
+        layout: Layout,
+        model: FloatVector,
+        state: State,
+        record: Mapping[str, object],
+    ) -> Path:
+        """Write the model after a round, then the round's record; returns the model's file."""
+        path = self.model_path(job_id, round_)
+        tensors: dict[str, npt.NDArray[np.generic]] = dict(layout.unflatten(model))
+        tensors |= {STATE_PREFIX + name: array for name, array in state.items()}
+        _write_durably(path, tensors)
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(ROUNDS).where(ROUNDS.c.job_id == job_id, ROUNDS.c.round == round_))
+            connection.execute(ROUNDS.insert().values(job_id=job_id, round=round_, record=json.dumps(record)))
+        for old in range(round_ - 1):  # keep the last two: the newest, and one to compare with
+            self.model_path(job_id, old).unlink(missing_ok=True)
+        return path
+
+    def records(self, job_id: str) -> list[dict[str, object]]:
+        """Return the records of a job's rounds, in order."""
+        with self._engine.connect() as connection:
+            rows = connection.scalars(
+                sa.select(ROUNDS.c.record).where(ROUNDS.c.job_id == job_id).order_by(ROUNDS.c.round)
+            )
+            return [json.loads(row) for row in rows]
+
+    def load_model(self, job_id: str, round_: int, layout: Layout) -> tuple[FloatVector, State]:
+        """Return model and strategy state after a round; raises RoundError if the file is damaged."""
+        path = self.model_path(job_id, round_)
+        try:
+            tensors = load_file(path)
+            model = layout.flatten({spec.name: tensors[spec.name] for spec in layout.specs})
+        except (OSError, SafetensorError, KeyError, ValueError):
+            raise RoundError(
+                f"The checkpoint {path.name!r} cannot be read.",
+                remedy="Restore it from a backup, or submit the job again.",
+            ) from None
+        return model, {k.removeprefix(STATE_PREFIX): v for k, v in tensors.items() if k.startswith(STATE_PREFIX)}
+
+    def model_path(self, job_id: str, round_: int) -> Path:
+        """Return where the model after a round is kept."""
+        return self._folder / "models" / job_id / f"round-{round_:05d}.safetensors"
+
+
+def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
+    signed = Signed.model_validate_json(row.signed)
+    return JobRow(row.job_id, signed, row.status, row.reason, row.submitted_at)
+
+
+def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
+    """Write beside, fsync, rename: a reader sees the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside)
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,1 @@
+"""The coordinator's commands: `salus server`, `salus job` and `salus consortium`."""

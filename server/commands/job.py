@@ -1,0 +1,132 @@
+"""`salus job`: check, sign, submit, follow and cancel jobs."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from salus.common.console import emit_json, example, group, out, table
+from salus.common.errors import JobError, RoundError
+
+app = group("Jobs: check, sign, submit, follow, cancel.")
+JobFile = Annotated[Path, typer.Argument(help="A job file.")]
+Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
+JobId = Annotated[str, typer.Argument(help="The id that submit printed.")]
+WATCH_S = 0.3
+
+
+@app.command(epilog=example("salus job validate simulations/jobs/pneumonia.toml"))
+def validate(path: JobFile) -> None:
+    """Check a job file: every key, the model, the task and what its protection promises."""
+    from salus.common.job import load_job
+    from salus.common.models import build_model
+    from salus.common.vectors import layout_of
+    from salus.privacy.protection import protection_of
+    from salus.server.daemon import check_job
+
+    job = load_job(path)
+    check_job(job, sites=max(job.job.min_sites, 1))
+    protects = protection_of(job).protects
+    rows = [
+        ("job", job.job.name),
+        ("rounds", job.job.rounds),
+        ("model", f"{job.task.model}, {layout_of(build_model(job.task, 0)).size:,} parameters"),
+        ("hash", job.digest().hex()[:16]),
+        ("coordinator alone can read", "nothing but the sum" if protects else "every site's update"),
+        ("formal privacy of a patient", "none"),
+    ]
+    table(path.name, ["", ""], rows)
+
+
+@app.command(epilog=example("salus job sign simulations/jobs/pneumonia.toml ./coordinator --output signed.json"))
+def sign(path: JobFile, folder: Folder, output: Annotated[Path, typer.Option(help="Where to write it.")]) -> None:
+    """Sign a job with the coordinator's key."""
+    from salus.common.identity import Identity
+    from salus.common.job import load_job, seal_job
+    from salus.common.kit import SIGNING_KEY
+
+    signed = seal_job(load_job(path), Identity.load(folder / "keys" / SIGNING_KEY))
+    output.write_bytes(signed.to_bytes() + b"\n")
+    out.print(f"Signed {path.name} into {output}.")
+
+
+@app.command(epilog=example("salus job submit simulations/jobs/pneumonia.toml ./coordinator"))
+def submit(
+    path: JobFile,
+    folder: Folder,
+    follow: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
+) -> None:
+    """Give a job file, or a signed job, to the running coordinator."""
+    from salus.common.strict import read_text
+    from salus.server.admin_client import AdminClient
+
+    job_id = AdminClient(folder).post("/jobs", read_text(path, error=JobError, what="job file"))["job"]
+    out.print(f"Submitted [bold]{job_id}[/].")
+    if follow:
+        watch(folder, job_id)
+
+
+@app.command("list", epilog=example("salus job list ./coordinator"))
+def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+    """List all jobs."""
+    from salus.server.admin_client import AdminClient
+
+    rows = AdminClient(folder).get("/jobs")
+    if as_json:
+        emit_json(rows)
+    else:
+        table(
+            "",
+            ["job", "status", "submitted", "reason"],
+            [(r["job"], r["status"], r["submitted_at"][:19], r["reason"]) for r in rows],
+        )
+
+
+@app.command(epilog=example("salus job watch ./coordinator paediatric-pneumonia-0001"))
+def watch(folder: Folder, job_id: JobId) -> None:
+    """Follow a job with a progress bar; exit code 50 if it fails."""
+    from rich.progress import BarColumn as Bar
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from salus.server.admin_client import AdminClient
+
+    client = AdminClient(folder)
+    after = 0
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), Bar(), TimeElapsedColumn(), console=out
+    ) as progress:
+        bar = progress.add_task(job_id, total=client.get(f"/jobs/{job_id}")["of"])
+        while True:
+            for event in client.get(f"/jobs/{job_id}/events", after=after):
+                after = event["number"]
+                _advance(progress, bar, event)
+            result = client.get(f"/jobs/{job_id}")
+            if result["status"] not in ("waiting", "running"):
+                break
+            time.sleep(WATCH_S)
+    if result["status"] != "finished":
+        raise RoundError(f"The job {result['status']}: {result['reason']}", remedy="")
+    out.print(f"Model:  {result['model']}\nReport: {result['report']}", soft_wrap=True)
+
+
+def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:
+    fields = event["fields"]
+    if event["kind"] == "round":
+        shown = ", ".join(
+            f"{k} {fields['metrics'][k]:.3f}" for k in ("auc", "accuracy", "loss") if k in fields["metrics"]
+        )
+        progress.update(bar, completed=fields["round"], description=f"round {fields['round']}/{fields['of']}  {shown}")
+    elif event["kind"] in ("left-out", "abandoned", "resumed", "waiting"):
+        progress.console.print(
+            f"{event['kind']}: round {fields.get('round', '')} {fields.get('text', '')}", markup=False
+        )
+
+
+@app.command(epilog=example("salus job cancel ./coordinator paediatric-pneumonia-0001"))
+def cancel(folder: Folder, job_id: JobId) -> None:
+    """Cancel a waiting or running job."""
+    from salus.server.admin_client import AdminClient
+
+    AdminClient(folder).post(f"/jobs/{job_id}/cancel")
+    out.print(f"Cancelled {job_id}.")

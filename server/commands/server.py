@@ -1,0 +1,87 @@
+"""`salus server`: make the coordinator's folder, install its kit, run the daemon, see how it is."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.common.clock import SystemClock
+from salus.common.console import emit_json, example, group, out, table
+
+app = group("The coordinator: make its folder, install its kit, run the daemon.")
+Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
+
+
+@app.command(epilog=example("salus server init ./coordinator --name 'University' --url https://localhost:8443"))
+def init(
+    folder: Folder,
+    name: Annotated[str, typer.Option(help="The coordinator's name.")],
+    url: Annotated[str, typer.Option(help="The URL that hospitals connect to.")],
+    listen: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+) -> None:
+    """Make the coordinator's folder with its own keys, and a request for the consortium."""
+    from salus.common.identity import fingerprint, unhex
+    from salus.common.kit import write_json
+    from salus.server.config import init_server
+
+    request = init_server(folder, name, url, listen)
+    write_json(folder / "coordinator.request", request)
+    out.print(f"Made [bold]{folder}[/]. Give [bold]{folder / 'coordinator.request'}[/] to the consortium.")
+    out.print(f"Key fingerprint: [bold]{fingerprint(unhex(request.public_key))}[/]")
+
+
+@app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
+def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium issued.")]) -> None:
+    """Install the consortium's kit; restart the daemon afterwards."""
+    from salus.common.kit import install_kit, read_kit
+
+    roster = install_kit(folder, read_kit(kit), SystemClock())
+    out.print(
+        f"Coordinates [bold]{roster.consortium}[/], {len(roster.sites)} sites, valid until {roster.valid_until:%Y-%m-%d}."
+    )
+
+
+@app.command(epilog=example("salus server start ./coordinator"))
+def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
+    """Run the coordinator's daemon until it is stopped; an interrupted job is taken up again at the next start."""
+    from salus.common.events import Event
+    from salus.common.lock import FolderLock
+    from salus.server.config import ServerFolder
+    from salus.server.daemon import CoordinatorDaemon
+
+    def say(event: Event) -> None:
+        if not quiet:
+            fields = " ".join(f"{key}={value}" for key, value in event.fields.items() if key != "metrics")
+            out.print(
+                f"{event.at.astimezone():%H:%M:%S} {event.kind} {fields}", markup=False, highlight=False, soft_wrap=True
+            )
+
+    opened = ServerFolder.open(folder, SystemClock())
+    lock = FolderLock(folder)
+    daemon = CoordinatorDaemon(opened, SystemClock(), say)
+    signal.signal(signal.SIGTERM, lambda number, frame: daemon.stop())
+    signal.signal(signal.SIGINT, lambda number, frame: daemon.stop())
+    try:
+        daemon.run()
+    finally:
+        lock.close()
+
+
+@app.command(epilog=example("salus server status ./coordinator"))
+def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+    """Show the sites that are online and the job that runs."""
+    from salus.server.admin_client import AdminClient
+
+    values = AdminClient(folder).get("/status")
+    if as_json:
+        emit_json(values)
+        return
+    out.print(
+        f"[bold]{values['consortium']}[/], roster valid until {values['roster_valid_until'][:10]}, job: {values['job']}"
+    )
+    table(
+        "",
+        ["site", "name", "online"],
+        [(site["site"], site["name"], "yes" if site["online"] else "no") for site in values["sites"]],
+    )

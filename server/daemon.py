@@ -1,0 +1,218 @@
+"""The coordinator's daemon: the hospitals' port, the local admin socket, and one job at a time, resumed after any crash.
+
+waiting ──taken──> running ──all rounds──> finished
+                      │ too few sites, or a round that fails in every attempt ──> failed
+                      │ cancelled by the admin ──> cancelled
+                      └ the process ends ──> still running; taken up again from the last checkpoint
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from flwr.app import Context, RecordDict
+
+from salus.common.clock import Clock
+from salus.common.errors import JobError, SalusError, describe
+from salus.common.events import Event, EventLog, read_events
+from salus.common.health import HealthServer
+from salus.common.identity import Signed
+from salus.common.job import Job, open_job, parse_job, seal_job
+from salus.common.strict import validate
+from salus.common.tasks import make_task
+from salus.privacy.protection import protection_of
+from salus.server.admin import make_admin_app
+from salus.server.app import make_server_app
+from salus.server.checkpoints import Checkpoints, JobRow
+from salus.server.config import ADMIN_SOCKET, ServerFolder
+from salus.server.federation import Federation
+from salus.server.link import Link
+from salus.server.listen import listen_tcp, listen_unix
+from salus.server.report import write_report
+from salus.server.rounds import Cancelled, JobRun
+from salus.server.strategies import strategy_of
+
+IDLE_POLL_S = 0.2
+
+
+class CoordinatorDaemon:
+    """Serves one consortium until `stop` is called.
+
+    Args:
+        listener: told of every event, for the console.
+    """
+
+    def __init__(
+        self, folder: ServerFolder, clock: Clock, listener: Callable[[Event], None] = lambda event: None
+    ) -> None:
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        self._folder = folder
+        self._link = Link(folder.node_keys())
+        self._checkpoints = Checkpoints(folder.folder)
+        log = folder.folder / "events.jsonl"
+        self._history = read_events(log) if log.exists() else []
+        self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
+        self._cancelled: set[str] = set()
+        self._stop = threading.Event()
+        self._running: str | None = None
+
+    def stop(self) -> None:
+        """Ask the daemon to end; a running job is resumed at the next start. Callable from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Serve until stopped.
+
+        Raises:
+            ConfigError: the port or the socket cannot be had.
+        """
+        config = self._folder.config
+        hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls())
+        admin = listen_unix(make_admin_app(self), self._folder.folder / ADMIN_SOCKET)
+        health = HealthServer(config.health_port) if config.health_port else None
+        if health is not None:
+            health.set(serving=True)
+        self._events.emit("listening", port=config.port, sites=len(self._folder.roster.sites))
+        try:
+            while not self._stop.wait(IDLE_POLL_S):
+                row = self._checkpoints.next_active()
+                if row is not None:
+                    self._run_job(row)
+        finally:
+            if health is not None:
+                health.close()
+            admin.close()
+            hospitals.close()
+            (self._folder.folder / ADMIN_SOCKET).unlink(missing_ok=True)
+
+    def _run_job(self, row: JobRow) -> None:
+        self._running = row.job_id
+        self._checkpoints.set_status(row.job_id, "running")
+        self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
+        grid = self._link.begin_run()
+        try:
+            app = make_server_app(
+                lambda federation: self._work(row, federation), self._link.directory, lambda: self._must_end(row.job_id)
+            )
+            app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
+            self._end(row.job_id, "finished")
+        except Cancelled:
+            if row.job_id in self._cancelled:
+                self._end(row.job_id, "cancelled")
+        except SalusError as problem:
+            self._end(row.job_id, "failed", describe(problem))
+        except Exception as problem:  # a job never takes the coordinator down with it
+            logging.getLogger("salus").exception("The job %s failed", row.job_id)
+            self._end(row.job_id, "failed", describe(problem))
+        finally:
+            grid.close()
+            self._running = None
+
+    def _work(self, row: JobRow, federation: Federation) -> None:
+        JobRun(
+            row.job,
+            row.job_id,
+            row.signed,
+            federation,
+            self._checkpoints,
+            self._events,
+            cancelled=lambda: self._must_end(row.job_id),
+        ).run()
+
+    def _must_end(self, job_id: str) -> bool:
+        return self._stop.is_set() or job_id in self._cancelled
+
+    def _end(self, job_id: str, status: str, reason: str = "") -> None:
+        self._events.emit("job-ended", job=job_id, status=status, text=reason)
+        if status == "finished":
+            row = self._checkpoints.job(job_id)
+            write_report(
+                self._folder.folder / "reports" / f"{job_id}.html",
+                row.job,
+                job_id,
+                self._checkpoints.records(job_id),
+                [event for event in self._history if event.fields.get("job") == job_id],
+            )
+        self._checkpoints.set_status(job_id, status, reason)
+
+    # --- what the admin API asks ---
+
+    def status(self) -> dict[str, Any]:
+        roster = self._folder.roster
+        online = self._link.directory()
+        return {
+            "consortium": roster.consortium,
+            "coordinator": roster.coordinator.name,
+            "roster_valid_until": roster.valid_until.isoformat(),
+            "job": self._running,
+            "sites": [
+                {"site": site_id, "name": roster.site(site_id).name, "online": site_id in online}
+                for site_id in roster.site_ids()
+            ],
+        }
+
+    def submit(self, text: str) -> str:
+        signed = self._signed(text)
+        job, _ = open_job(signed, self._folder.identity.public_key)
+        check_job(job, len(self._folder.roster.sites))
+        return self._checkpoints.submit(signed, job.job.name)
+
+    def _signed(self, text: str) -> Signed:
+        if not text.lstrip().startswith("{"):
+            return seal_job(parse_job(text), self._folder.identity)
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            raise JobError("Expected a job file or a signed job.", remedy="Sign the job again.") from None
+        return validate(Signed, values, error=JobError, what="signed job")
+
+    def cancel(self, job_id: str) -> None:
+        self._checkpoints.job(job_id)
+        self._cancelled.add(job_id)
+        if job_id != self._running:
+            self._checkpoints.set_status(job_id, "cancelled")
+
+    def jobs(self) -> list[JobRow]:
+        return self._checkpoints.jobs()
+
+    def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
+        self._checkpoints.job(job_id)
+        numbered = enumerate(list(self._history), start=1)
+        return [
+            {"number": number, **asdict(event), "at": event.at.isoformat()}
+            for number, event in numbered
+            if number > after and event.fields.get("job") == job_id
+        ]
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        row = self._checkpoints.job(job_id)
+        model = self._checkpoints.model_path(job_id, row.job.job.rounds)
+        report = self._folder.folder / "reports" / f"{job_id}.html"
+        return {
+            "job": job_id,
+            "status": row.status,
+            "reason": row.reason,
+            "rounds": self._checkpoints.records(job_id),
+            "of": row.job.job.rounds,
+            "model": str(model) if model.exists() else None,
+            "report": str(report) if report.exists() else None,
+        }
+
+
+def check_job(job: Job, sites: int) -> None:
+    """Refuse a job that can never run: unknown names, settings that do not fit, more sites than there are.
+
+    Raises:
+        JobError: with what would have to change.
+    """
+    make_task(job.task)
+    strategy_of(job)
+    protection_of(job)
+    if job.job.min_sites > sites:
+        raise JobError(
+            f"The job needs {job.job.min_sites} sites, but the roster has {sites}.",
+            remedy="Lower min_sites or add sites.",
+        )

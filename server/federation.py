@@ -1,0 +1,106 @@
+"""How the round code reaches sites: by id, over any Flower `Grid` (our own link, the simulation's, or Flower's engines)."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from salus.common.errors import SalusError, WireError
+from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
+
+POLL_S = 0.02  # Grid has no way to wait; a look into memory every 20 ms costs nothing beside a round
+HELLO_TIMEOUT_S = 30.0
+
+
+class Federation(Protocol):
+    """The sites that can be asked."""
+
+    def online(self) -> tuple[int, ...]:
+        """Return the ids of the sites that can be reached now, ascending."""
+
+    def exchange(
+        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
+    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
+        """Ask these sites and yield each answer as it comes; a site that stays silent yields nothing."""
+
+
+class GridFederation:
+    """Sites behind a Flower grid.
+
+    Args:
+        directory: returns which node is which site now, by site id.
+        cancelled: asked while waiting, so that a cancelled job ends within a moment.
+    """
+
+    def __init__(
+        self, grid: Grid, directory: Callable[[], Mapping[int, int]], cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._grid = grid
+        self._directory = directory
+        self._cancelled = cancelled
+
+    def online(self) -> tuple[int, ...]:
+        return tuple(sorted(self._directory()))
+
+    def exchange(
+        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
+    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
+        nodes = self._directory()
+        asked = {site: nodes[site] for site in requests if site in nodes}
+        packed: dict[tuple[int, int], RecordDict] = {}  # a model that goes to every site is packed and hashed once
+        messages = []
+        for site, node in asked.items():
+            header, blob = requests[site]
+            key = (id(header), id(blob))
+            if key not in packed:
+                packed[key] = pack(header, blob)
+            messages.append(Message(packed[key], node, MESSAGE_TYPES[header.kind], ttl=timeout_s + 60.0))
+        del packed
+        site_of = {node: site for site, node in asked.items()}
+        waiting = set(self._grid.push_messages(messages))
+        del messages
+        deadline = time.monotonic() + timeout_s
+        while waiting and time.monotonic() < deadline and not self._cancelled():
+            arrived = list(self._grid.pull_messages(waiting))
+            while arrived:
+                message = arrived.pop()
+                waiting.discard(message.metadata.reply_to_message_id)
+                known = site_of.get(message.metadata.src_node_id)
+                if known is not None:
+                    yield (known, *_read(message, known))
+            time.sleep(POLL_S)
+
+
+def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
+    if message.has_error():
+        return WireError(f"Site {site} did not answer.", remedy="It is left out of this round."), b""
+    try:
+        reply, blob = unpack_reply(message.content)
+    except SalusError as problem:
+        return problem, b""
+    if reply.site != site:
+        return WireError(f"Site {site} answered as site {reply.site}.", remedy="Check its configuration."), b""
+    return reply, blob
+
+
+def introduce(grid: Grid) -> dict[int, int]:
+    """Ask every node who it is; for engines without node keys, such as Flower's simulation.
+
+    Returns node ids by site id. The answer is taken on trust: in the network, the roster's node keys decide instead.
+    """
+    messages = [
+        Message(pack(Request(kind="hello")), node, MESSAGE_TYPES["hello"], ttl=HELLO_TIMEOUT_S)
+        for node in grid.get_node_ids()
+    ]
+    nodes = {}
+    for message in grid.send_and_receive(messages, timeout=HELLO_TIMEOUT_S):
+        if message.has_error():
+            continue
+        try:
+            reply, _ = unpack_reply(message.content)
+        except SalusError:
+            continue
+        nodes[reply.site] = message.metadata.src_node_id
+    return nodes

@@ -1,0 +1,208 @@
+"""The coordinator's way of a round, the same in every engine:
+
+    publish job and model -> sites train -> protected replies -> combine -> decode -> strategy -> checkpoint -> next round
+
+A round that too few sites finish is abandoned, nothing of it is kept, and it is tried again as a new attempt.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from salus.common.errors import ProtectionError, RoundError, SalusError
+from salus.common.events import EventSink
+from salus.common.identity import Signed
+from salus.common.job import Job
+from salus.common.models import build_model
+from salus.common.packets import Request
+from salus.common.tasks import make_task
+from salus.common.vectors import FloatVector, layout_of, read_parameters
+from salus.privacy.contribution import Shape, Sum
+from salus.privacy.protection import CoordinatorEnd, protection_of
+from salus.privacy.session import Session
+from salus.server.checkpoints import Checkpoints
+from salus.server.federation import Federation
+from salus.server.strategies import strategy_of
+
+MAX_ATTEMPTS = 5  # of one round in one life of the coordinator; after that something needs a person
+POLL_S = 0.2
+
+Evaluator = Callable[[FloatVector], dict[str, float]]
+
+
+class Cancelled(RoundError):
+    """Somebody cancelled the job."""
+
+
+@dataclass
+class JobRun:
+    """One job from its first round, or from its last checkpoint, to its end.
+
+    Args:
+        evaluate: for simulations, measures a global model on a test split that no site holds.
+        cancelled: asked between and during exchanges.
+    """
+
+    job: Job
+    job_id: str
+    signed: Signed
+    federation: Federation
+    checkpoints: Checkpoints
+    events: EventSink
+    evaluate: Evaluator | None = None
+    cancelled: Callable[[], bool] = lambda: False
+    _seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.task = make_task(self.job.task)
+        initial = build_model(self.job.task, self.job.job.seed)
+        self.layout = layout_of(initial)
+        self.model = read_parameters(initial, self.layout)
+        self.strategy = strategy_of(self.job)
+        self.protection = protection_of(self.job)
+
+    def run(self) -> FloatVector:
+        """Run every round that is still to be run and return the final model.
+
+        Raises:
+            Cancelled: the job was cancelled.
+            RoundError: too few sites for too long, or a round that failed in every attempt.
+        """
+        state = self.strategy.init(self.layout.size)
+        done = self.checkpoints.records(self.job_id)
+        if done:
+            self.model, state = self.checkpoints.load_model(self.job_id, len(done), self.layout)
+            self.events.emit("resumed", job=self.job_id, round=len(done))
+        for round_ in range(len(done) + 1, self.job.job.rounds + 1):
+            total, metrics = self._round(round_, "train")
+            started = time.monotonic()
+            shape = self._shape("train")
+            state, self.model = self.strategy.apply(state, self.model, total.mean_update(shape))
+            record: dict[str, object] = {
+                "round": round_,
+                "sites": list(total.sites),
+                "metrics_before": metrics,
+                "seconds": dict(self._seconds),
+            }
+            if self.evaluate is not None:
+                record["metrics"] = self.evaluate(self.model)
+            self.checkpoints.save_round(self.job_id, round_, self.layout, self.model, state, record)
+            self._seconds["server"] = time.monotonic() - started
+            shown = record.get("metrics", metrics)
+            assert isinstance(shown, dict)  # Safe because both branches are metric dictionaries.
+            self.events.emit(
+                "round", job=self.job_id, round=round_, of=self.job.job.rounds, sites=list(total.sites), metrics=shown
+            )
+        self._final_metrics()
+        return self.model
+
+    def _final_metrics(self) -> None:
+        """Measure the final model at the sites; a job whose model is done does not fail because of this."""
+        try:
+            total, metrics = self._round(self.job.job.rounds + 1, "evaluate")
+        except Cancelled:
+            raise
+        except RoundError as problem:
+            self.events.emit("not-evaluated", job=self.job_id, text=str(problem))
+            return
+        self.events.emit("evaluated", job=self.job_id, sites=list(total.sites), metrics=metrics)
+
+    def _round(self, round_: int, kind: str) -> tuple[Sum, dict[str, float]]:
+        """Return the sum of one round and the metrics of the model that the sites received."""
+        for _ in range(MAX_ATTEMPTS):
+            sites = self._wait_for_sites()
+            attempt = self.checkpoints.begin_attempt(self.job_id, round_)
+            self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
+            try:
+                total = self._attempt(round_, attempt, sites, kind)
+                if len(total.sites) < self.job.job.min_sites:
+                    raise RoundError(
+                        f"Expected answers of at least {self.job.job.min_sites} sites, got {len(total.sites)}.",
+                        remedy="",
+                    )
+            except (RoundError, ProtectionError) as problem:
+                if isinstance(problem, Cancelled):
+                    raise
+                self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
+                continue
+            totals = total.statistics(self._shape(kind), self.job.aggregation.max_patients)
+            return total, self.task.metrics(totals)
+        raise RoundError(
+            f"Round {round_} failed in {MAX_ATTEMPTS} attempts.",
+            remedy="See the events of the job for each site's answer.",
+        )
+
+    def _shape(self, kind: str) -> Shape:
+        parameters = self.layout.size if kind == "train" else 0
+        return Shape(parameters, self.task.statistics_size, self.job.aggregation.update_clip_norm_l2)
+
+    def _wait_for_sites(self) -> tuple[int, ...]:
+        deadline = time.monotonic() + self.job.job.join_timeout_s
+        announced = False
+        while True:
+            if self.cancelled():
+                raise Cancelled("The job was cancelled.", remedy="")
+            sites = self.federation.online()
+            if len(sites) >= self.job.job.min_sites:
+                return sites
+            if time.monotonic() > deadline:
+                raise RoundError(
+                    f"Expected at least {self.job.job.min_sites} sites online within {self.job.job.join_timeout_s:.0f} s, "
+                    f"found {len(sites)}.",
+                    remedy="Start the missing sites and submit the job again.",
+                )
+            if not announced:
+                self.events.emit("waiting", job=self.job_id, online=list(sites), needed=self.job.job.min_sites)
+                announced = True
+            time.sleep(POLL_S)
+
+    def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: str) -> Sum:
+        model = self.layout.encode(self.model)
+        session = Session(
+            self.job_id,
+            round_,
+            attempt,
+            hashlib.sha256(self.signed.document.encode()).digest(),
+            hashlib.sha256(model).digest(),
+            sites,
+        )
+        end = self.protection.coordinator_end(session, self._shape(kind), self.job)
+        common = {"job_id": self.job_id, "round": round_, "attempt": attempt}
+        first = Request.model_validate({"kind": kind, "job": self.signed, "sites": sites, **common})
+        self._seconds = {}
+        requests = dict.fromkeys(sites, (first, model))
+        step = "train"
+        while True:
+            started = time.monotonic()
+            self._collect(requests, end, round_)
+            self._seconds[step] = time.monotonic() - started
+            started = time.monotonic()
+            following = end.close()
+            self._seconds["combine"] = self._seconds.get("combine", 0.0) + time.monotonic() - started
+            if following is None:
+                return end.result
+            further = Request.model_validate({"kind": "answer", **common})
+            requests = {site: (further, blob) for site, blob in following.items()}
+            step = f"exchange_{len(self._seconds)}"
+
+    def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> None:
+        """Ask, and hand each answer to the protection as it arrives, so that it can be added and freed."""
+        answered = 0
+        for site, reply, blob in self.federation.exchange(requests, self.job.job.round_timeout_s):
+            problem: str | None = None
+            if isinstance(reply, SalusError):
+                problem = str(reply)
+            elif reply.kind == "refused":
+                problem = reply.text[:500]
+            else:
+                try:
+                    end.receive(site, blob)
+                    answered += 1
+                    self.events.emit("answered", job=self.job_id, round=round_, site=site)
+                except ProtectionError as refused:
+                    problem = str(refused)
+            if problem is not None:
+                self.events.emit("left-out", job=self.job_id, round=round_, site=site, text=problem)
+        if self.cancelled():
+            raise Cancelled("The job was cancelled.", remedy="")

@@ -1,0 +1,17 @@
+"""How the mean update becomes the next global model. A strategy is one file here; to add one: that file, a test, a line below.
+
+Strategies see only the weighted mean, never a single site's update, so each works under every protection.
+"""
+
+from salus.common.errors import JobError
+from salus.common.job import Job
+from salus.common.registry import Registry
+from salus.server.strategies.base import Strategy
+
+STRATEGIES = Registry("strategy", "salus.strategies", {"fedavg": "salus.server.strategies.fedavg:FedAvg"})
+
+
+def strategy_of(job: Job) -> Strategy:
+    """Return the strategy that a job names; raises JobError for an unknown one."""
+    strategy: Strategy = STRATEGIES.get(job.aggregation.strategy, error=JobError)(job.aggregation)
+    return strategy

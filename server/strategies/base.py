@@ -1,0 +1,32 @@
+"""The interface of a strategy: two functions and an explicit state."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from salus.common.vectors import FloatVector
+
+State = Mapping[str, npt.NDArray[np.float64]]
+
+
+class Strategy(Protocol):
+    """A server optimiser.
+
+    >>> from salus.common.job import Aggregation
+    >>> from salus.server.strategies.fedavg import FedAvg
+    >>> fedavg = FedAvg(Aggregation(protection="none"))
+    >>> state = fedavg.init(2)
+    >>> state, model = fedavg.apply(state, np.zeros(2, np.float32), np.array([0.5, -1.0]))
+    >>> model.tolist()
+    [0.5, -1.0]
+    """
+
+    def init(self, parameters: int) -> State:
+        """Return the state before the first round for a model of this many parameters."""
+
+    def apply(
+        self, state: State, model: FloatVector, mean_update: npt.NDArray[np.float64]
+    ) -> tuple[State, FloatVector]:
+        """Return the next state and the next global model."""

@@ -1,0 +1,27 @@
+"""FedAvg (McMahan et al. 2017, arXiv 1602.05629, algorithm 1), written as a step along the mean update.
+
+Deviation: the weights are the sites' patients up to the job's public bound, not their images, and the mean update is
+scaled by a server learning rate (Reddi et al. 2021, arXiv 2003.00295); at 1 this is plain averaging of the local models.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from salus.common.job import Aggregation
+from salus.common.vectors import FloatVector
+from salus.server.strategies.base import State
+
+
+class FedAvg:
+    """``model + server_learning_rate * mean_update``; it has no state."""
+
+    def __init__(self, settings: Aggregation) -> None:
+        self._learning_rate = settings.server_learning_rate
+
+    def init(self, parameters: int) -> State:
+        return {}
+
+    def apply(
+        self, state: State, model: FloatVector, mean_update: npt.NDArray[np.float64]
+    ) -> tuple[State, FloatVector]:
+        return state, (model + self._learning_rate * mean_update).astype(np.float32)

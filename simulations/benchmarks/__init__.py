@@ -1,0 +1,16 @@
+"""Benchmarks: ourselves against a peer or a floor in the same run. To add one: a file here, a test, a line below.
+
+Each returns one JSON object with ``ours_*``, ``peer_*`` and ``floor_*`` figures, ``machine`` and ``versions``; null where
+there is no peer or floor.
+"""
+
+from salus.common.registry import Registry
+
+BENCHMARKS = Registry(
+    "benchmark",
+    "salus.benchmarks",
+    {
+        "link": "salus.simulations.benchmarks.link:run",
+        "memory": "salus.simulations.benchmarks.memory:run",
+    },
+)

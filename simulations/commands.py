@@ -1,0 +1,139 @@
+"""`salus simulate`, `salus demo` and `salus bench`."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.common.console import emit_json, err, example, out, table
+from salus.common.errors import ConfigError
+
+
+def simulate(
+    job: Annotated[Path, typer.Argument(help="A job file.")],
+    data: Annotated[Path, typer.Option(help="An npz, a CSV, or a folder of DICOM, images or tables.")],
+    sites: Annotated[int, typer.Option(min=1, max=1000, help="Virtual hospitals.")],
+    partition: Annotated[str, typer.Option(help="iid, dirichlet:0.5, quantity:1 or group.")] = "iid",
+    seed: Annotated[int, typer.Option(min=0, help="Of the partition.")] = 0,
+    json_out: Annotated[str, typer.Option("--json", help="Write the result to this file; - for standard output.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Keep the model, catalogues and logs here.")] = None,
+    labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
+    label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
+    volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
+    columns: Annotated[str, typer.Option(help="Columns of a table without a header, separated by commas.")] = "",
+    positive_above: Annotated[float | None, typer.Option(help="Make a table's label 1 above this number.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
+    mixed_precision: Annotated[bool, typer.Option(help="bfloat16 where the device has it.")] = False,
+) -> None:
+    """Run a job over virtual hospitals on this machine: the same rounds, the same code, no network."""
+    from salus.client.data.sources.base import SourceOptions
+    from salus.client.performance import Performance
+    from salus.common.job import load_job
+    from salus.simulations.simulate import simulate as run
+
+    options = SourceOptions(
+        labels=labels,
+        label_column=label_column,
+        volumes=volumes,
+        columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
+        positive_above=positive_above,
+    )
+    loaded = load_job(job)
+    if not data.exists():
+        raise ConfigError(f"Expected data at {data.name!r}, but there is nothing.", remedy="Check --data.")
+    with tempfile.TemporaryDirectory(prefix="salus-") as temporary, _Follow(loaded.job.rounds) as follow:
+        folder = output or Path(temporary)
+        if output is not None and (output / "coordinator").exists():
+            raise ConfigError(f"{output.name!r} holds a simulation already.", remedy="Choose another --output.")
+        result = run(
+            loaded,
+            data,
+            sites=sites,
+            partition=partition,
+            seed=seed,
+            folder=folder,
+            options=options,
+            performance=Performance(mixed_precision=mixed_precision),
+            workers=workers,
+            listener=follow,
+        )
+    values = result.to_json()
+    if output is None:
+        del values["model"]
+    if json_out:
+        emit_json(values, json_out)
+    if json_out != "-":
+        shown = [*result.metrics.items(), ("seconds", result.seconds), ("peak memory, MB", result.peak_rss_mb)]
+        table("Final model on the test split", ["", ""], [(name, f"{value:.3f}") for name, value in shown])
+        if result.quarantined:
+            out.print(f"Files not used: {result.quarantined}")
+
+
+class _Follow:
+    """Shows the rounds of a simulation on standard error."""
+
+    def __init__(self, rounds: int) -> None:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err
+        )
+        self._bar = self._progress.add_task("reading data, starting virtual hospitals", total=rounds)
+
+    def __enter__(self) -> "_Follow":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: object) -> None:
+        from salus.common.events import Event
+
+        if isinstance(event, Event) and event.kind == "round":
+            metrics = event.fields["metrics"]
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
+            self._progress.update(self._bar, advance=1, description=f"round {event.fields['round']}  {shown[:70]}")
+        elif isinstance(event, Event) and event.kind in ("left-out", "abandoned"):
+            self._progress.console.print(f"{event.kind}: {event.fields.get('text', '')}", markup=False)
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option(help="Where everything is written; emptied first if it is an old demo.")
+    ] = Path("salus-demo"),
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds to train.")] = 5,
+    sites: Annotated[int, typer.Option(min=2, max=8, help="Phantom hospitals.")] = 5,
+) -> None:
+    """Run a whole federation on this machine: a coordinator and phantom hospitals as processes over TLS, DICOM in, model out."""
+    from salus.simulations.demo import run_demo
+
+    run_demo(folder, rounds=rounds, sites=sites)
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help="Which benchmark; see `salus bench --help`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer; for trying the command.")] = False,
+) -> None:
+    """Measure ourselves against a peer or a floor in the same run: link, memory."""
+    from salus.simulations.benchmarks import BENCHMARKS
+
+    measured = BENCHMARKS.get(name)(quick=quick)
+    if as_json:
+        emit_json(measured)
+    else:
+        table(name, ["", ""], measured.items())
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the command line."""
+    app.command(
+        epilog=example(
+            "salus simulate simulations/jobs/pneumonia.toml --data ../shared/data/pneumoniamnist --sites 8 "
+            "--partition dirichlet:0.5"
+        )
+    )(simulate)
+    app.command(epilog=example("salus demo"))(demo)
+    app.command(epilog=example("salus bench link --json"))(bench)

@@ -1,0 +1,159 @@
+"""Virtual sites on one machine: a Flower `Grid` over a pool of processes, driving the very same apps as the network.
+
+Each process keeps its sites for the whole run, so a site's open session stays in memory as it does in the daemon. Messages
+cross a pipe in Flower's own wire form.
+"""
+
+import multiprocessing
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Connection
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID = 1
+WORKER_LOST = 1000  # our own error code: the process of this site ended
+
+AppFactory = Callable[[Sequence[int], int], ClientApp]
+
+
+def _serve(pipe: Connection, factory: AppFactory, sites: Sequence[int], threads: int) -> None:
+    """Run in a worker: answer each message with the app until the pipe closes."""
+    app = factory(sites, threads)
+    while True:
+        try:
+            data = pipe.recv_bytes()
+        except EOFError:
+            return
+        message = message_from_proto(ProtoMessage.FromString(data))
+        node = message.metadata.dst_node_id
+        context = Context(RUN_ID, node, {"partition-id": node - 1}, RecordDict(), {})
+        pipe.send_bytes(message_to_proto(app(message, context)).SerializeToString())
+
+
+class _Worker:
+    """One process and the thread that feeds it, one message at a time."""
+
+    def __init__(
+        self, factory: AppFactory, sites: Sequence[int], threads: int, done: "queue.SimpleQueue[Message]"
+    ) -> None:
+        spawn = multiprocessing.get_context("spawn")  # fork would copy torch's threads in an undefined state
+        self._pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=_serve, args=(theirs, factory, sites, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+        self._todo: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._done = done
+        self._thread = threading.Thread(target=self._feed, daemon=True)
+        self._thread.start()
+
+    def send(self, message: Message) -> None:
+        self._todo.put(message)
+
+    def _feed(self) -> None:
+        while (message := self._todo.get()) is not None:
+            try:
+                self._pipe.send_bytes(message_to_proto(message).SerializeToString())
+                reply = message_from_proto(ProtoMessage.FromString(self._pipe.recv_bytes()))
+            except (EOFError, OSError):
+                reply = Message(Error(WORKER_LOST, "The process of this site ended."), reply_to=message)
+            self._done.put(reply)
+
+    def stop(self) -> None:
+        self._todo.put(None)
+        self._pipe.close()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+class PoolGrid(Grid):
+    """A grid whose nodes are virtual sites in worker processes; node id and site id are the same number.
+
+    Args:
+        factory: called once in each worker with its site ids and CPU threads; must be importable, as it crosses processes.
+        sites: ids of all virtual sites.
+        workers: processes; by default one per CPU core, at most one per site.
+    """
+
+    def __init__(self, factory: AppFactory, sites: Sequence[int], workers: int = 0) -> None:
+        cores = os.cpu_count() or 1
+        count = min(workers or cores, len(sites))
+        self._done: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._held: dict[str, Message] = {}
+        self._sites = list(sites)
+        threads = max(1, cores // count)
+        self._workers = [_Worker(factory, self._sites[i::count], threads, self._done) for i in range(count)]
+        self._owner = {site: self._workers[i % count] for i, site in enumerate(self._sites)}
+        self._run = Run.create_empty(RUN_ID)
+        # Flower stamps these onto every message of this process.
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN_ID, SUPERLINK_NODE_ID, 1
+
+    def __enter__(self) -> "PoolGrid":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def process_ids(self) -> list[int]:
+        """Return the workers' process ids, for measuring memory."""
+        return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self._sites)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=site) for site in self._sites]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = []
+        for message in messages:
+            identifier = uuid.uuid4().hex
+            message.metadata.__dict__["_message_id"] = identifier
+            self._owner[message.metadata.dst_node_id].send(message)
+            identifiers.append(identifier)
+        return identifiers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        while not self._done.empty():
+            reply = self._done.get()
+            self._held[reply.metadata.reply_to_message_id] = reply
+        return [self._held.pop(identifier) for identifier in list(message_ids) if identifier in self._held]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        import time
+
+        waiting = set(self.push_messages(messages))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and (deadline is None or time.monotonic() < deadline):
+            arrived = list(self.pull_messages(waiting))
+            waiting -= {message.metadata.reply_to_message_id for message in arrived}
+            replies += arrived
+            time.sleep(0.01)
+        return replies

@@ -1,0 +1,157 @@
+"""One job on one machine: virtual sites, the same rounds and the same sites' code, and a test split that no site holds."""
+
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from flwr.app import Context, RecordDict
+
+from salus.client.data.loading import Item, TensorSet, target_of
+from salus.client.data.sources.base import SourceOptions
+from salus.client.performance import Performance
+from salus.client.policy import Policy
+from salus.client.training import Trainer
+from salus.common.events import Event, EventLog
+from salus.common.identity import Identity
+from salus.common.job import Job, seal_job
+from salus.common.models import build_model
+from salus.common.tasks import make_task
+from salus.common.vectors import FloatVector, layout_of
+from salus.server.app import make_server_app
+from salus.server.checkpoints import Checkpoints
+from salus.server.federation import Federation
+from salus.server.rounds import Evaluator, JobRun
+from salus.simulations.engine import RUN_ID, PoolGrid
+from salus.simulations.virtual import CENTRAL, WorkerSetup, app_factory, catalogue_path, make_hospitals, open_catalogue
+
+MEMORY_SAMPLE_S = 0.25
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """What a simulation found.
+
+    Args:
+        metrics: of the final model on the test split; empty if the data have none.
+        rounds: one record per round.
+        peak_rss_mb: largest resident memory of all its processes together, sampled every quarter second.
+    """
+
+    metrics: dict[str, float]
+    rounds: list[dict[str, object]]
+    seconds: float
+    peak_rss_mb: float
+    model: Path
+    quarantined: dict[str, int]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the plain object that ``--json`` writes."""
+        return {
+            "metrics": self.metrics,
+            "rounds": self.rounds,
+            "seconds": round(self.seconds, 3),
+            "peak_rss_mb": round(self.peak_rss_mb, 1),
+            "model": str(self.model),
+            "quarantined": self.quarantined,
+        }
+
+
+def simulate(
+    job: Job,
+    data: Path,
+    *,
+    sites: int,
+    partition: str,
+    seed: int,
+    folder: Path,
+    options: SourceOptions,
+    performance: Performance,
+    workers: int = 0,
+    listener: Callable[[Event], None] = lambda event: None,
+) -> SimulationResult:
+    """Run `job` over `sites` virtual hospitals made from `data` and return what came out.
+
+    Raises:
+        SalusError: anything that would stop the real federation too.
+    """
+    started = time.monotonic()
+    hospitals = make_hospitals(job, data, options, sites=sites, partition=partition, seed=seed, folder=folder)
+    coordinator = Identity.generate()
+    signed = seal_job(job, coordinator)
+    checkpoints = Checkpoints(folder / "coordinator")
+    job_id = checkpoints.submit(signed, job.job.name)
+    events = EventLog(folder / "events.jsonl", listeners=(listener,))
+    setup = WorkerSetup(folder, coordinator.public_key, Policy(allow_unprotected=True), performance)
+    with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
+        evaluate = test_evaluator(job, folder, performance)
+
+        def work(federation: Federation) -> None:
+            JobRun(job, job_id, signed, federation, checkpoints, events, evaluate).run()
+
+        make_server_app(work)(grid, Context(RUN_ID, 1, {}, RecordDict(), {}))
+    checkpoints.set_status(job_id, "finished")
+    rounds = checkpoints.records(job_id)
+    last = rounds[-1].get("metrics", {}) if rounds else {}
+    return SimulationResult(
+        metrics={str(k): float(v) for k, v in last.items()} if isinstance(last, dict) else {},
+        rounds=rounds,
+        seconds=time.monotonic() - started,
+        peak_rss_mb=memory.peak_mb,
+        model=checkpoints.model_path(job_id, job.job.rounds),
+        quarantined=hospitals.quarantined,
+    )
+
+
+def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluator | None:
+    """Return a function that measures a model on the test split, or None if the data have none."""
+    if not catalogue_path(folder, CENTRAL).exists():
+        return None
+    catalogue = open_catalogue(folder, CENTRAL)
+    task = make_task(job.task)
+    items = [
+        Item(image, target)
+        for image in catalogue.images(job.task.dataset)
+        if (target := target_of(image.label, job.task.classes)) is not None
+    ]
+    data = TensorSet(items, catalogue.source(job.task.dataset), task, performance.cache_mb * 2**20)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(job.task, job.job.seed)
+    trainer = Trainer(model, layout_of(model), task, job, performance)
+
+    def evaluate(parameters: FloatVector) -> dict[str, float]:
+        return task.metrics(trainer.evaluate(parameters, data))
+
+    return evaluate
+
+
+class _PeakMemory:
+    """Samples the resident memory of this process and its workers."""
+
+    def __init__(self, workers: list[int]) -> None:
+        self._processes = [psutil.Process(), *(psutil.Process(pid) for pid in workers)]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def _watch(self) -> None:
+        while not self._stop.wait(MEMORY_SAMPLE_S):
+            total = 0
+            for process in self._processes:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.peak_mb = max(self.peak_mb, total / 2**20)
+
+    def __enter__(self) -> "_PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,166 @@
+"""A whole consortium in one folder, as separate processes over TLS on loopback: for the demo, tests and benchmarks.
+
+Every step is the one that people take: the same functions behind `consortium`, `server`, `client` and `dataset`, and the
+daemons started as `salus server start` and `salus client start`.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from salus.client.config import init_site
+from salus.common.clock import SystemClock
+from salus.common.errors import LinkError, RoundError
+from salus.common.kit import install_kit, read_kit
+from salus.server.admin_client import AdminClient
+from salus.server.config import init_server
+from salus.server.consortium import Consortium
+
+MARK = ".salus-trial"  # only a folder with this file in it is ever emptied
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 10.0
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def empty(folder: Path) -> None:
+    """Empty a folder that an earlier trial made; raises RoundError if it holds anything else."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).exists():
+            raise RoundError(f"{folder.name!r} is not empty and not an old trial.", remedy="Choose another folder.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+
+
+class Trial:
+    """A consortium's processes; used as a context, which ends them all.
+
+    Args:
+        folder: emptied by `empty` before.
+        names: of the sites, in roster order.
+        policy: text of every site's ``policy.toml``.
+        threads: CPU threads of each site.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], *, policy: str, threads: int = 1) -> None:
+        self.folder = folder.resolve()
+        self.port = free_port()
+        self.coordinator = self.folder / "coordinator"
+        self.sites = [self.folder / f"site-{number}" for number in range(1, len(names) + 1)]
+        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        self._found(names, policy, threads)
+        self.admin = AdminClient(self.coordinator)
+
+    def _found(self, names: Sequence[str], policy: str, threads: int) -> None:
+        clock = SystemClock()
+        consortium = Consortium.create(self.folder / "consortium", "Trial consortium", clock)
+        consortium.add(
+            init_server(self.coordinator, "Trial coordinator", f"https://127.0.0.1:{self.port}", "127.0.0.1")
+        )
+        for site, name in zip(self.sites, names, strict=True):
+            consortium.add(init_site(site, name))
+            (site / "policy.toml").write_text(policy)
+            (site / "site.toml").write_text(f"reconnect_max_s = 2.0\n[performance]\nthreads = {threads}\n")
+        kits = consortium.issue(self.folder / "kits", days=30)
+        for member, kit in zip([self.coordinator, *self.sites], kits, strict=True):
+            install_kit(member, read_kit(kit), clock)
+
+    def __enter__(self) -> "Trial":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start(self, member: Path) -> "subprocess.Popen[bytes]":
+        """Start a member's daemon; its output goes to ``daemon.log`` in its folder."""
+        role = "server" if member == self.coordinator else "client"
+        with (member / "daemon.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "salus.cli", role, "start", str(member)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self._processes[member] = process
+        return process
+
+    def start_all(self) -> None:
+        """Start every daemon and wait until every site is online."""
+        for member in [self.coordinator, *self.sites]:
+            self.start(member)
+        self.wait_online(len(self.sites))
+
+    def kill(self, member: Path) -> None:
+        """End a member's daemon with SIGKILL."""
+        process = self._processes.pop(member)
+        process.kill()
+        process.wait()
+
+    def process_id(self, member: Path) -> int:
+        """Return the process id of a member's daemon."""
+        return self._processes[member].pid
+
+    def wait_online(self, count: int, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until this many sites are online; raises LinkError with the end of the daemons' logs."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            dead = [member for member, process in self._processes.items() if process.poll() is not None]
+            if dead:
+                raise LinkError(f"{dead[0].name} ended: {self.log_tail(dead[0])}", remedy="See its daemon.log.")
+            try:
+                if sum(site["online"] for site in self.admin.get("/status")["sites"]) >= count:
+                    return
+            except LinkError:
+                pass
+            time.sleep(0.1)
+        logs = "; ".join(f"{member.name}: {self.log_tail(member)}" for member in self._processes)
+        raise LinkError(
+            f"Expected {count} sites online within {timeout_s:.0f} s ({logs}).", remedy="See the daemon.log files."
+        )
+
+    def log_tail(self, member: Path) -> str:
+        """Return the last line of a daemon's output."""
+        lines = (member / "daemon.log").read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "no output"
+
+    def submit(self, job: str) -> str:
+        """Submit a job file's text and return the job's id."""
+        return str(self.admin.post("/jobs", job)["job"])
+
+    def wait_for(self, job_id: str, timeout_s: float = 300.0) -> dict[str, Any]:
+        """Wait for a job to end and return its result; survives a coordinator that is away for a while."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                result: dict[str, Any] = self.admin.get(f"/jobs/{job_id}")
+            except LinkError:
+                time.sleep(0.2)
+                continue
+            if result["status"] not in ("waiting", "running"):
+                return result
+            time.sleep(0.1)
+        raise RoundError(f"The job {job_id} did not end within {timeout_s:.0f} s.", remedy="See the coordinator's log.")

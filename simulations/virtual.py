@@ -1,0 +1,139 @@
+"""Virtual hospitals: one data set divided among sites, each with its own catalogue, policy and place on a roster."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+
+from salus.client.app import make_client_app
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.sources import guess_kind, open_source
+from salus.client.data.sources.base import SourceOptions
+from salus.client.performance import Performance
+from salus.client.policy import Policy
+from salus.client.site import Site
+from salus.common.events import EventLog
+from salus.common.job import Job
+from salus.simulations.engine import AppFactory
+from salus.simulations.partitioners import Patient, divide
+
+TEST_FRACTION = 0.2  # of the patients, where the data have no test split of their own
+CENTRAL = 0  # the site number of the catalogue that holds the test split
+
+
+@dataclass(frozen=True)
+class VirtualHospitals:
+    """Where the catalogues of a simulation are.
+
+    Args:
+        folder: holds ``site-<n>`` for every site and ``central``.
+        sites: number of sites.
+        quarantined: unusable files in the whole source, by reason.
+    """
+
+    folder: Path
+    sites: int
+    quarantined: dict[str, int]
+
+    def site_ids(self) -> list[int]:
+        """Return all site ids, from 1."""
+        return list(range(1, self.sites + 1))
+
+
+def catalogue_path(folder: Path, site: int) -> Path:
+    """Return the catalogue of a site, or the central one for `CENTRAL`."""
+    return folder / ("central" if site == CENTRAL else f"site-{site}") / "catalogue.sqlite"
+
+
+def open_catalogue(folder: Path, site: int) -> Catalogue:
+    """Open a virtual catalogue; its pseudonyms protect nobody, as the researcher holds the data anyway."""
+    return Catalogue(catalogue_path(folder, site), b"virtual hospitals")
+
+
+def make_hospitals(
+    job: Job, data: Path, options: SourceOptions, *, sites: int, partition: str, seed: int, folder: Path
+) -> VirtualHospitals:
+    """Scan `data` once, divide its patients, and write a catalogue per site and one of the test split.
+
+    Raises:
+        DataError: nothing usable in `data`.
+        ConfigError: a partition that cannot be made.
+    """
+    kind = guess_kind(data)
+    found = list(open_source(kind, data, options).scan())
+    quarantined: dict[str, int] = {}
+    records: list[ImageRecord] = []
+    for item in found:
+        if isinstance(item, Quarantined):
+            quarantined[item.reason] = quarantined.get(item.reason, 0) + 1
+        else:
+            records.append(item)
+    held_out = _test_patients(records, seed)
+    test = [record for record in records if record.patient in held_out]
+    rest = [record for record in records if record.patient not in held_out]
+    first: dict[str, ImageRecord] = {}
+    for record in rest:
+        first.setdefault(record.patient, record)
+    owner: dict[str, int] = {}
+    # Splits are divided one by one, so that the source's validation patients spread over all sites.
+    for split in sorted({record.split for record in rest}):
+        patients = [Patient(p, r.label, r.group) for p, r in first.items() if r.split == split]
+        for site, keys in enumerate(divide(partition, patients, sites, seed), start=1):
+            owner |= dict.fromkeys(keys, site)
+    for site in range(1, sites + 1):
+        mine = [record for record in rest if owner[record.patient] == site]
+        open_catalogue(folder, site).add_records(job.task.dataset, kind, data, options, mine)
+    if test:
+        open_catalogue(folder, CENTRAL).add_records(job.task.dataset, kind, data, options, test)
+    return VirtualHospitals(folder, sites, quarantined)
+
+
+def _test_patients(records: Sequence[ImageRecord], seed: int) -> set[str]:
+    if any(record.split == "test" for record in records):
+        return {record.patient for record in records if record.split == "test"}
+    patients = {record.patient for record in records}
+    return {p for p in patients if _fraction(f"{seed}/{p}") < TEST_FRACTION}
+
+
+def _fraction(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker process needs to play its sites; plain values, because it crosses processes."""
+
+    folder: Path
+    coordinator_key: bytes
+    policy: Policy
+    performance: Performance
+
+
+def app_factory(setup: WorkerSetup) -> AppFactory:
+    """Return the factory that `PoolGrid` calls in each worker."""
+    return functools.partial(_make_app, setup)
+
+
+def _make_app(setup: WorkerSetup, sites: Sequence[int], threads: int) -> ClientApp:
+    performance = setup.performance.model_copy(update={"threads": setup.performance.threads or threads})
+    made: dict[int, Site] = {}
+
+    def site_of(context: Context) -> Site:
+        number = context.node_id
+        if number not in made:
+            made[number] = Site(
+                site_id=number,
+                coordinator_key=setup.coordinator_key,
+                catalogue=open_catalogue(setup.folder, number),
+                policy=lambda: setup.policy,
+                performance=performance,
+                events=EventLog(setup.folder / f"site-{number}" / "events.jsonl"),
+            )
+        return made[number]
+
+    return make_client_app(site_of)

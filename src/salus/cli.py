@@ -1,0 +1,49 @@
+"""The command line: one program for the three people who use Salus."""
+
+from typing import Annotated
+
+import typer
+
+from salus import __version__
+from salus.client.commands import client, dataset
+from salus.common.console import out, run
+from salus.server.commands import consortium, job, server
+from salus.simulations import commands as simulations
+
+app = typer.Typer(
+    help="Salus: hospitals train one model together; their data never leave them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+simulations.register(app)
+app.add_typer(job.app, name="job")
+app.add_typer(server.app, name="server")
+app.add_typer(client.app, name="client")
+app.add_typer(dataset.app, name="dataset")
+app.add_typer(consortium.app, name="consortium")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Root options."""
+
+
+def main() -> None:
+    """Run the command line."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Small honest worlds for tests: jobs, sites and data that are complete but tiny."""
+
+from pathlib import Path
+
+import numpy as np
+
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.sources.base import SourceOptions
+from salus.client.performance import Performance
+from salus.client.policy import Policy
+from salus.client.site import Site
+from salus.common.events import EventLog
+from salus.common.job import Job, parse_job
+
+JOB = """
+[job]
+name = "tiny"
+rounds = {rounds}
+min_sites = {min_sites}
+round_timeout_s = {round_timeout_s}
+join_timeout_s = 60.0
+[task]
+kind = "classification"
+model = "{model}"
+dataset = "toy"
+classes = ["no", "yes"]
+shape = [8, 8]
+[training]
+batch_size = 8
+learning_rate = 0.02
+{training}
+[aggregation]
+protection = "none"
+max_patients = 50
+"""
+
+
+def job_text(
+    *, rounds: int = 2, min_sites: int = 2, model: str = "logistic", round_timeout_s: float = 60.0, training: str = ""
+) -> str:
+    """Return the text of a tiny job."""
+    return JOB.format(
+        rounds=rounds, min_sites=min_sites, model=model, round_timeout_s=round_timeout_s, training=training
+    )
+
+
+def tiny_job(**changes: object) -> Job:
+    """Return a tiny job; keywords as in `job_text`."""
+    return parse_job(job_text(**changes))  # type: ignore[arg-type]
+
+
+def write_npz(path: Path, *, images: int = 40, seed: int = 0, side: int = 8) -> Path:
+    """Write learnable toy images in MedMNIST form: class 1 is bright in the middle."""
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", images), ("val", images // 2), ("test", images // 2)):
+        labels = rng.integers(0, 2, size=(count, 1)).astype(np.uint8)
+        pixels = rng.integers(0, 90, size=(count, side, side)).astype(np.uint8)
+        pixels[:, 2:6, 2:6] += (labels[:, :, None] * 120).astype(np.uint8)
+        arrays |= {f"{split}_images": pixels, f"{split}_labels": labels}
+    np.savez(path, **arrays)
+    return path
+
+
+def toy_catalogue(folder: Path, *, seed: int = 0, images: int = 40) -> Catalogue:
+    """Return a catalogue with the toy data set registered."""
+    folder.mkdir(parents=True, exist_ok=True)
+    npz = write_npz(folder / "toy.npz", seed=seed, images=images)
+    catalogue = Catalogue(folder / "catalogue.sqlite", b"secret for tests")
+    catalogue.add("toy", "medmnist", npz, SourceOptions())
+    return catalogue
+
+
+def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy | None = None) -> Site:
+    """Return a site over toy data."""
+    catalogue = toy_catalogue(folder, seed=number)
+    rules = policy or Policy(allow_unprotected=True)
+    return Site(
+        site_id=number,
+        coordinator_key=coordinator_key,
+        catalogue=catalogue,
+        policy=lambda: rules,
+        performance=Performance(device="cpu", threads=1),
+        events=EventLog(folder / "events.jsonl"),
+    )

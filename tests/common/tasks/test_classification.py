@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salus.common.errors import DataError, JobError
+from salus.common.job import TaskSettings
+from salus.common.tasks import TASKS, make_task
+from salus.common.tasks.classification import Classification
+
+BINARY = TaskSettings(kind="classification", model="cnn", dataset="d", classes=("a", "b"), shape=(8, 8))
+THREE = BINARY.model_copy(update={"classes": ("a", "b", "c")})
+
+
+def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The slow oracle: every pair of a positive and a negative."""
+    positives, negatives = scores[labels == 1], scores[labels == 0]
+    difference = positives[:, None] - negatives[None, :]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def test_metrics_agree_with_direct_computation() -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(0, 2, (600,), generator=generator)
+    logits = torch.randn(600, 2, generator=generator) * 2
+    logits[:, 1] += labels * 1.5
+    task = Classification(BINARY)
+    metrics = task.metrics(task.statistics(logits, labels))
+    p = torch.softmax(logits, 1)[:, 1].numpy()
+    y = labels.numpy()
+    assert metrics["auc"] == pytest.approx(exact_auc(p, y), abs=0.002)
+    assert metrics["accuracy"] == pytest.approx(float(((p > 0.5) == y).mean()))
+    assert metrics["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
+    assert metrics["recall_b"] == pytest.approx(float((p > 0.5)[y == 1].mean()))
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 10_000))
+def test_statistics_are_additive_and_each_item_adds_at_most_one(first: int, second: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for settings in (BINARY, THREE):
+        task = Classification(settings)
+        total = first + second
+        logits = torch.randn(total, task.classes, generator=generator) * 20
+        labels = torch.randint(0, task.classes, (total,), generator=generator)
+        whole = task.statistics(logits, labels)
+        parts = task.statistics(logits[:first], labels[:first]) + task.statistics(logits[first:], labels[first:])
+        assert whole.shape == (task.statistics_size,)
+        assert np.allclose(whole, parts)
+        one = task.statistics(logits[:1], labels[:1])
+        assert (one >= 0).all()
+        assert (one <= 1).all()
+
+
+def test_loss_of_a_batch_is_the_mean_of_its_items() -> None:
+    task = Classification(THREE)
+    logits, labels = torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    items = torch.stack([task.loss(logits[i : i + 1], labels[i : i + 1]) for i in range(7)])
+    assert torch.allclose(task.loss(logits, labels), items.mean())
+
+
+def test_nothing_gives_no_metrics_and_one_class_gives_no_auc() -> None:
+    task = Classification(BINARY)
+    assert task.metrics(np.zeros(task.statistics_size)) == {}
+    only = task.metrics(task.statistics(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)))
+    assert "auc" not in only
+    assert "recall_b" not in only
+
+
+def test_perfect_confidence_has_no_calibration_error_and_stays_finite() -> None:
+    task = Classification(BINARY)
+    metrics = task.metrics(task.statistics(torch.tensor([[200.0, -200], [-200, 200]]), torch.tensor([0, 1])))
+    assert metrics["calibration_error"] == pytest.approx(0, abs=1e-9)
+    assert metrics["auc"] == 1.0
+
+
+@pytest.mark.parametrize(("shape", "spatial"), [((8, 8), (5, 9)), ((8, 8), (8, 8)), ((4, 4, 4), (6, 7, 8))])
+def test_images_are_brought_to_the_jobs_shape(shape: tuple[int, ...], spatial: tuple[int, ...]) -> None:
+    task = make_task(BINARY.model_copy(update={"shape": shape}))
+    out = task.prepare(np.full((1, *spatial), 0.75, np.float32))
+    assert out.shape == (1, *shape)
+    assert torch.allclose(out, torch.tensor(0.5))
+
+
+def test_wrong_shapes_are_refused() -> None:
+    with pytest.raises(JobError, match="shape"):
+        make_task(BINARY.model_copy(update={"shape": ()}))
+    with pytest.raises(DataError, match="1 channel"):
+        make_task(BINARY).prepare(np.zeros((3, 8, 8), np.float32))
+    with pytest.raises(DataError, match="2 dimensions"):
+        make_task(BINARY).prepare(np.zeros((1, 8, 8, 8), np.float32))
+
+
+def test_an_unknown_task_lists_the_known_ones() -> None:
+    with pytest.raises(JobError, match="classification, tabular"):
+        make_task(BINARY.model_copy(update={"kind": "telepathy"}))
+    assert "classification" in TASKS.names()

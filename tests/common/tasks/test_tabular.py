@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+
+from salus.common.errors import DataError, JobError
+from salus.common.job import Column, TaskSettings
+from salus.common.tasks import make_task
+
+SETTINGS = TaskSettings(
+    kind="tabular",
+    model="logistic",
+    dataset="d",
+    classes=("a", "b"),
+    columns=(Column(name="age", centre=50, scale=10), Column(name="sex", values=(0.0, 1.0))),
+)
+
+
+def test_rows_become_scaled_features_and_missing_values_their_centre() -> None:
+    task = make_task(SETTINGS)
+    assert task.prepare(np.array([60, 1], np.float32)).tolist() == [1.0, 0.0, 1.0]
+    assert task.prepare(np.array([np.nan, np.nan], np.float32)).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_wrong_rows_and_settings_are_refused() -> None:
+    with pytest.raises(DataError, match="2 columns"):
+        make_task(SETTINGS).prepare(np.zeros(3, np.float32))
+    with pytest.raises(JobError, match="columns"):
+        make_task(SETTINGS.model_copy(update={"columns": ()}))

@@ -1,0 +1,22 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+settings.register_profile("salus", deadline=None, max_examples=60)  # machines are shared: time says nothing
+settings.load_profile("salus")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The reference data; a test that asks for it skips where the folder is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the reference data in ../shared/data")
+    return folder
