@@ -5,6 +5,7 @@ Follows DICOM PS3.3: C.11.1 (modality), C.11.2.1.2 (window functions), C.7.6.3.1
 after its pixels were decoded.
 """
 
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Callable
@@ -22,20 +23,6 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from salus.client.data.records import FloatArray
 from salus.common.errors import UnreadableImage
 
-# What pydicom and its decoders raise on damaged input, found by trial on truncated, garbage and deeply nested files.
-PYDICOM_ERRORS = (
-    InvalidDicomError,
-    AttributeError,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    RuntimeError,  # includes RecursionError and NotImplementedError
-    OSError,
-    EOFError,
-    MemoryError,
-    OverflowError,
-)
 MAX_FILE_BYTES = 2**31
 MAX_PIXELS = 2**31  # rows x columns x frames x samples, checked before decoding
 
@@ -67,7 +54,12 @@ class Geometry:
 
 @dataclass(frozen=True)
 class DicomImage:
-    """A decoded file: ``values`` is ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``, 0 .. 1, float32."""
+    """A decoded file.
+
+    Args:
+        values: ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``, 0 .. 1, float32.
+        frame_step_mm: from one frame to the next in LPS; along the normal unless the file says otherwise.
+    """
 
     values: FloatArray
     geometry: Geometry
@@ -75,7 +67,7 @@ class DicomImage:
     study_uid: str
     series_uid: str
     instance_number: int
-    slice_spacing_mm: float
+    frame_step_mm: tuple[float, float, float]
     sha256: str
     info: dict[str, str | float | int | list[float]]
 
@@ -99,7 +91,9 @@ def guarded(name: str, action: Callable[[], T]) -> T:
         raise UnreadableImage("unsupported", f"{name} uses an encoding that is not supported") from None
     except MemoryError:
         raise UnreadableImage("too-large", f"{name} needs more memory than there is") from None
-    except PYDICOM_ERRORS as problem:
+    except Exception as problem:
+        # Found by trial: AttributeError, ValueError, RuntimeError, OSError, EOFError, struct.error, BytesLengthException and
+        # whatever the decoders raise. The list has no end, and one bad file must never end an import.
         raise UnreadableImage("damaged", f"{name} cannot be decoded ({type(problem).__name__})") from None
 
 
@@ -126,6 +120,9 @@ def _read(path: Path) -> DicomImage:
         raise UnreadableImage("not-finite", f"{path.name} holds NaN or infinite pixels")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     geometry = read_geometry(dataset)
+    step = geometry.normal * _slice_spacing_mm(dataset)
+    if "MOSAIC" in (dataset.get("ImageType") or ()):
+        values, geometry, step = untile(dataset, values, geometry)
     return DicomImage(
         values=values,
         geometry=geometry,
@@ -133,14 +130,14 @@ def _read(path: Path) -> DicomImage:
         study_uid=str(dataset.get("StudyInstanceUID", "") or ""),
         series_uid=str(dataset.get("SeriesInstanceUID", "") or ""),
         instance_number=int(dataset.get("InstanceNumber", 0) or 0),
-        slice_spacing_mm=_slice_spacing_mm(dataset),
+        frame_step_mm=(float(step[0]), float(step[1]), float(step[2])),
         sha256=digest,
         info={
             "modality": str(dataset.get("Modality", "")),
             "vendor": str(dataset.get("Manufacturer", "")),
-            "rows": int(dataset.Rows),
-            "columns": int(dataset.Columns),
-            "frames": _frames(dataset),
+            "rows": int(values.shape[-2]),
+            "columns": int(values.shape[-1]),
+            "frames": int(values.shape[0]),
             "spacing_mm": list(geometry.spacing_mm),
         },
     )
@@ -217,6 +214,23 @@ def read_geometry(dataset: pydicom.Dataset) -> Geometry:
     return Geometry(
         (rows_mm, columns_mm), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]), where
     )
+
+
+def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> tuple[FloatArray, Geometry, Float64]:
+    """Take a Siemens mosaic apart: one picture that holds all slices as tiles becomes frames with their true place.
+
+    The tile count and the true corner come from Siemens' private header, read by nibabel.
+    """
+    from nibabel.nicom.dicomwrappers import MosaicWrapper
+
+    wrapper = MosaicWrapper(dataset)  # type: ignore[no-untyped-call]
+    rows, columns, count = wrapper.image_shape
+    across = values.shape[-1] // columns
+    tiles = values[0].reshape(values.shape[-2] // rows, rows, across, columns).swapaxes(1, 2).reshape(-1, rows, columns)
+    affine = np.asarray(wrapper.affine, dtype=np.float64)  # from (row, column, slice) to LPS
+    corner = affine[:3, 3]
+    placed = dataclasses.replace(geometry, position=(float(corner[0]), float(corner[1]), float(corner[2])))
+    return np.ascontiguousarray(tiles[:count]), placed, affine[:3, 2]
 
 
 def _slice_spacing_mm(dataset: pydicom.Dataset) -> float:

@@ -14,7 +14,11 @@ from salus.client.data.dicom import DicomImage
 from salus.client.data.records import FloatArray
 from salus.common.errors import UnreadableImage
 
-SPACING_TOLERANCE = 0.05  # relative; a gap larger than this means that slices are missing
+Float64 = npt.NDArray[np.float64]
+
+SAME_PLACE_MM = 1e-3
+SPACING_TOLERANCE = 0.05  # relative; beyond it slices count as unevenly spaced and are interpolated
+LARGEST_GAP = 3.0  # times the usual; beyond it slices are missing
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Volume:
 
     Args:
         values: ``[z, y, x]``, 0 .. 1.
-        affine: 4 x 4, from (x, y, z) index to LPS millimetres, columns in index order x, y, z.
+        spacing_mm: along (z, y, x); between slices the perpendicular distance.
+        affine: 4 x 4, from (x, y, z) index to LPS millimetres. A tilted gantry shows as shear, never as wrong places.
     """
 
     values: FloatArray
@@ -31,27 +36,66 @@ class Volume:
     affine: npt.NDArray[np.float64]
 
 
+def split_times(slices: Sequence[DicomImage]) -> list[list[DicomImage]]:
+    """Return one list of slices per point in time: a series that visits each place several times holds several volumes.
+
+    Raises:
+        UnreadableImage: some places were visited more often than others.
+    """
+    if len(slices) == 1 or any(image.geometry.position is None for image in slices):
+        return [list(slices)]
+    places: dict[tuple[float, ...], list[DicomImage]] = {}
+    for image in sorted(slices, key=lambda image: image.instance_number):
+        places.setdefault(tuple(round(value, 2) for value in _position(image)), []).append(image)
+    counts = {len(visits) for visits in places.values()}
+    if len(counts) != 1:
+        raise UnreadableImage("uneven-slices", "some slices are repeated and others are not")
+    return [[visits[time] for visits in places.values()] for time in range(counts.pop())]
+
+
 def stack(slices: Sequence[DicomImage]) -> Volume:
     """Sort slices by their place along the normal and stack them; a single multi-frame file is taken in its frame order.
 
+    Unevenly spaced slices are interpolated linearly to the usual spacing, their median.
+
     Raises:
-        UnreadableImage: slices of different size, orientation or place, missing slices, or colour.
+        UnreadableImage: slices of different size, orientation or place, missing or repeated slices, or colour.
     """
     first = slices[0]
     if any(image.values.ndim != 3 for image in slices):
         raise UnreadableImage("colour-volume", "a volume of colour slices is not supported")
     if len(slices) == 1:
-        return _canonical(first.values, first, first.slice_spacing_mm, first.geometry.position or (0.0, 0.0, 0.0))
+        if first.values.shape[0] == 1:
+            raise UnreadableImage("single-slice", "one slice is not a volume")
+        return _canonical(
+            first.values, first, np.array(first.frame_step_mm), first.geometry.position or (0.0, 0.0, 0.0)
+        )
+    if any(image.values.shape[0] != 1 for image in slices):
+        raise UnreadableImage("mixed-series", "a series mixes single slices and multi-frame files")
     _check_alike(slices)
     normal = first.geometry.normal
     placed = sorted(slices, key=lambda image: float(np.dot(normal, _position(image))))
     places = np.array([float(np.dot(normal, _position(image))) for image in placed])
     gaps = np.diff(places)
-    step = float(np.median(gaps))
-    if step <= 0 or np.abs(gaps - step).max() > SPACING_TOLERANCE * step:
-        raise UnreadableImage("uneven-slices", "slices are missing, repeated or unevenly spaced")
+    usual = float(np.median(gaps))
+    if gaps.min() <= SAME_PLACE_MM or gaps.max() > LARGEST_GAP * usual:
+        raise UnreadableImage("uneven-slices", "slices are missing or repeated")
     values = np.concatenate([image.values for image in placed])
-    return _canonical(values, placed[0], step, _position(placed[0]))
+    whole: Float64 = np.array(_position(placed[-1])) - np.array(_position(placed[0]))
+    if gaps.max() - gaps.min() > SPACING_TOLERANCE * usual:
+        values = _evenly(values, places, usual)
+        whole = whole * ((len(values) - 1) * usual / (places[-1] - places[0]))
+    return _canonical(values, placed[0], whole / (len(values) - 1), _position(placed[0]))
+
+
+def _evenly(values: FloatArray, places: npt.NDArray[np.float64], step_mm: float) -> FloatArray:
+    """Return slices at even distances from the first one, interpolated linearly between their neighbours."""
+    count = int(np.floor((places[-1] - places[0]) / step_mm + 1e-6)) + 1
+    wanted = places[0] + step_mm * np.arange(count)
+    below = np.clip(np.searchsorted(places, wanted, side="right") - 1, 0, len(places) - 2)
+    share = ((wanted - places[below]) / (places[below + 1] - places[below])).astype(np.float32)[:, None, None]
+    mixed: FloatArray = values[below] * (1 - share) + values[below + 1] * share
+    return mixed
 
 
 def _position(image: DicomImage) -> tuple[float, float, float]:
@@ -71,13 +115,13 @@ def _check_alike(slices: Sequence[DicomImage]) -> None:
             raise UnreadableImage("mixed-series", "slices of one series differ in orientation")
 
 
-def _canonical(values: FloatArray, image: DicomImage, step_mm: float, origin: tuple[float, float, float]) -> Volume:
+def _canonical(values: FloatArray, image: DicomImage, step_mm: Float64, origin: tuple[float, float, float]) -> Volume:
     """Reorder and flip axes so that they run along +z, +y, +x as closely as right angles allow."""
     geometry = image.geometry
     # Column j of `axes`: the LPS step for one index along array axis j (slices, rows, columns).
     axes = np.stack(
         [
-            geometry.normal * step_mm,
+            step_mm,
             np.array(geometry.column_direction) * geometry.spacing_mm[0],
             np.array(geometry.row_direction) * geometry.spacing_mm[1],
         ],
@@ -98,7 +142,8 @@ def _canonical(values: FloatArray, image: DicomImage, step_mm: float, origin: tu
     affine = np.eye(4)
     affine[:3, :3] = np.stack(columns, axis=1)
     affine[:3, 3] = corner
-    x_mm, y_mm, z_mm = (float(np.linalg.norm(column)) for column in columns)
+    lengths = np.array([abs(float(step_mm @ geometry.normal)), *geometry.spacing_mm])
+    x_mm, y_mm, z_mm = (float(lengths[axis]) for axis in order)
     return Volume(np.ascontiguousarray(result), (z_mm, y_mm, x_mm), affine)
 
 

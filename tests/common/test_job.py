@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
+from tests.builders import job_text, tiny_job
 
 from salus.common.errors import IdentityError, JobError
 from salus.common.identity import Identity
 from salus.common.job import job_from_canonical, load_job, open_job, parse_job, seal_job
-from tests.builders import job_text, tiny_job
 
 
 def test_unknown_key_names_the_nearest_known_one() -> None:

@@ -1,5 +1,6 @@
 """A folder of DICOM files and a CSV of labels: one sample per file, or with `volumes` one per series."""
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from salus.client.data.dicom import DicomImage, read_dicom
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
-from salus.client.data.volumes import Volume, stack
+from salus.client.data.volumes import Volume, split_times, stack
 from salus.common.errors import UnreadableImage
 
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
@@ -77,22 +78,27 @@ class DicomFolder:
                 yield Quarantined(key, problem.reason, problem.detail)
         for keys in series.values():
             try:
-                first = read_dicom(self._root / keys[0])
-                row = self._label(first, keys[0])
-                volume = self._volume(keys)
-                info = {**first.info, "slices": len(keys), "spacing_mm": list(volume.spacing_mm)}
-                yield ImageRecord(
-                    self._patient(first, row),
-                    first.study_uid,
-                    json.dumps(keys),
-                    row.label,
-                    row.split,
-                    first.sha256,
-                    info=info,
-                )
+                yield from self._volumes(keys)
             except UnreadableImage as problem:
                 for key in keys:
                     yield Quarantined(key, problem.reason, problem.detail)
+
+    def _volumes(self, keys: list[str]) -> list[ImageRecord]:
+        """Return one record per volume of a series; a series in time holds several."""
+        images = {key: read_dicom(self._root / key) for key in keys}
+        names = {id(image): key for key, image in images.items()}
+        records = []
+        for slices in split_times(list(images.values())):
+            volume, first = stack(slices), slices[0]
+            mine = [names[id(image)] for image in slices]
+            row = self._label(first, mine[0])
+            info = {**first.info, "slices": int(volume.values.shape[0]), "spacing_mm": list(volume.spacing_mm)}
+            digest = hashlib.sha256("".join(sorted(image.sha256 for image in slices)).encode()).hexdigest()
+            patient = self._patient(first, row)
+            records.append(
+                ImageRecord(patient, first.study_uid, json.dumps(mine), row.label, row.split, digest, info=info)
+            )
+        return records
 
     def _volume(self, keys: list[str]) -> Volume:
         return stack([read_dicom(self._root / key) for key in keys])

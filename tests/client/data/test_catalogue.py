@@ -1,0 +1,96 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.sources.base import SourceOptions
+from salus.common.errors import DataError
+
+
+def records(count: int) -> list[ImageRecord | Quarantined]:
+    return [
+        *(ImageRecord(f"patient-{i // 2}", f"study-{i}", f"k{i}", str(i % 2), "", f"{i % 3}") for i in range(count)),
+        Quarantined("bad", "damaged", "x"),
+    ]
+
+
+def test_counts_and_pseudonyms(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    catalogue = Catalogue(path, b"one secret")
+    summary = catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(6))
+    assert (summary.patients, summary.studies, summary.images) == (3, 6, 6)
+    assert summary.labels == {"0": 3, "1": 3}
+    assert summary.quarantined == {"damaged": 1}
+    assert summary.duplicates == 3
+    stored = (
+        path.read_bytes() + path.with_name("c.sqlite-wal").read_bytes()
+        if path.with_name("c.sqlite-wal").exists()
+        else path.read_bytes()
+    )
+    assert b"patient-1" not in stored
+    assert b"study-1" not in stored
+    assert catalogue.images("a")[0].patient == catalogue.images("a")[1].patient
+    other = Catalogue(tmp_path / "d.sqlite", b"another secret")
+    other.add_records("a", "dicom", tmp_path, SourceOptions(), records(6))
+    assert other.images("a")[0].patient != catalogue.images("a")[0].patient
+
+
+def test_names_are_unique_and_unknown_ones_are_listed(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(2))
+    with pytest.raises(DataError, match="registered already"):
+        catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(2))
+    with pytest.raises(DataError, match="registered: a"):
+        catalogue.images("b")
+    catalogue.remove("a")
+    assert catalogue.names() == []
+    with pytest.raises(DataError):
+        catalogue.remove("a")
+
+
+def test_nothing_usable_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    with pytest.raises(DataError, match="damaged"):
+        catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), [Quarantined("k", "damaged", "")])
+    assert catalogue.names() == []
+
+
+def test_the_file_is_private(tmp_path: Path) -> None:
+    Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    assert (tmp_path / "c.sqlite").stat().st_mode & 0o077 == 0
+
+
+SLOW_ADD = """
+import sys, time
+from pathlib import Path
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.records import ImageRecord
+from salus.client.data.sources.base import SourceOptions
+def slow():
+    for i in range(10_000):
+        print("read", flush=True)
+        time.sleep(0.01)
+        yield ImageRecord(f"p{i}", "s", f"k{i}", "0")
+folder = Path(sys.argv[1])
+Catalogue(folder / "c.sqlite", b"s" * 16).add_records("half", "dicom", folder, SourceOptions(), slow())
+"""
+
+
+def test_killed_in_the_middle_a_data_set_is_not_there_at_all(tmp_path: Path) -> None:
+    Catalogue(tmp_path / "c.sqlite", b"s" * 16).add_records("whole", "dicom", tmp_path, SourceOptions(), records(4))
+    process = subprocess.Popen([sys.executable, "-c", SLOW_ADD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    assert catalogue.names() == ["whole"]
+    assert catalogue.summary("whole").images == 4

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.builders import tiny_job
+
+from salus.common.errors import RoundError
+from salus.common.identity import Identity
+from salus.common.job import seal_job
+from salus.common.models import build_model
+from salus.common.vectors import layout_of, read_parameters
+from salus.server.checkpoints import Checkpoints
+
+JOB = tiny_job(rounds=5)
+
+
+def submitted(folder: Path) -> tuple[Checkpoints, str]:
+    store = Checkpoints(folder)
+    return store, store.submit(seal_job(JOB, Identity.generate()), JOB.job.name)
+
+
+def test_ids_are_unique_and_jobs_come_back_after_a_restart(tmp_path: Path) -> None:
+    store, first = submitted(tmp_path)
+    _, second = submitted(tmp_path)
+    assert (first, second) == ("tiny-0001", "tiny-0002")
+    assert Checkpoints(tmp_path).job(first).job == JOB
+    with pytest.raises(RoundError, match="no job"):
+        store.job("tiny-9999")
+
+
+def test_an_attempt_number_is_never_given_twice_not_even_after_a_restart(tmp_path: Path) -> None:
+    store, job = submitted(tmp_path)
+    assert [store.begin_attempt(job, 1), store.begin_attempt(job, 1)] == [0, 1]
+    assert Checkpoints(tmp_path).begin_attempt(job, 1) == 2
+    assert store.begin_attempt(job, 2) == 0
+
+
+def test_the_interrupted_job_comes_first(tmp_path: Path) -> None:
+    store, first = submitted(tmp_path)
+    _, second = submitted(tmp_path)
+    store.set_status(second, "running")
+    row = store.next_active()
+    assert row is not None
+    assert row.job_id == second
+    store.set_status(second, "finished")
+    store.set_status(second, "running")  # what has ended stays ended
+    assert store.job(second).status == "finished"
+    store.set_status(first, "cancelled")
+    assert store.next_active() is None
+
+
+def test_model_state_and_records_round_trip_and_old_models_go(tmp_path: Path) -> None:
+    store, job = submitted(tmp_path)
+    model = build_model(JOB.task, 0)
+    layout = layout_of(model)
+    vector = read_parameters(model, layout)
+    for round_ in range(1, 5):
+        store.save_round(job, round_, layout, vector + round_, {"momentum": np.arange(3.0)}, {"round": round_})
+    loaded, state = Checkpoints(tmp_path).load_model(job, 4, layout)
+    assert np.array_equal(loaded, vector + 4)
+    assert state["momentum"].tolist() == [0, 1, 2]
+    assert [record["round"] for record in store.records(job)] == [1, 2, 3, 4]
+    assert sorted(path.name for path in store.model_path(job, 0).parent.iterdir()) == [
+        "round-00003.safetensors",
+        "round-00004.safetensors",
+    ]
+
+
+def test_a_damaged_model_file_is_one_clear_error(tmp_path: Path) -> None:
+    store, job = submitted(tmp_path)
+    layout = layout_of(build_model(JOB.task, 0))
+    path = store.model_path(job, 1)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a fi")
+    with pytest.raises(RoundError, match="round-00001"):
+        store.load_model(job, 1, layout)

@@ -1,0 +1,148 @@
+"""Rounds over sites in this process: the real site code, no network, and sites that misbehave."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.builders import tiny_job, toy_site
+
+from salus.client.site import Site
+from salus.common.errors import RoundError, SalusError, WireError
+from salus.common.events import Event, EventLog
+from salus.common.identity import Identity
+from salus.common.job import Job, seal_job
+from salus.common.packets import Reply, Request
+from salus.server.checkpoints import Checkpoints
+from salus.server.rounds import MAX_ATTEMPTS, Cancelled, JobRun
+
+
+class Here:
+    """Sites in this process; `broken` decides what a site does instead of answering."""
+
+    def __init__(self, sites: Mapping[int, Site]) -> None:
+        self.sites = dict(sites)
+        self.broken: dict[int, str] = {}
+        self.asked: list[tuple[str, int, int]] = []
+
+    def online(self) -> tuple[int, ...]:
+        return tuple(sorted(self.sites))
+
+    def exchange(
+        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
+    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
+        for number, (request, blob) in requests.items():
+            self.asked.append((request.kind, request.round, request.attempt))
+            match self.broken.get(number):
+                case "silent":
+                    continue
+                case "error":
+                    yield number, WireError("lost", remedy=""), b""
+                case "garbage":
+                    yield number, Reply(kind="ok", site=number), b"garbage"
+                case _:
+                    yield (number, *self.sites[number].handle(request, blob))
+
+
+class World:
+    def __init__(self, folder: Path, job: Job, sites: int = 3) -> None:
+        self.coordinator = Identity.generate()
+        self.sites = Here({n: toy_site(folder / f"s{n}", n, self.coordinator.public_key) for n in range(1, sites + 1)})
+        self.job, self.signed = job, seal_job(job, self.coordinator)
+        self.store = Checkpoints(folder / "c")
+        self.job_id = self.store.submit(self.signed, job.job.name)
+        self.events: list[Event] = []
+        self.cancelled = False
+
+    def run(self) -> np.ndarray:
+        events = EventLog(listeners=(self.events.append,))
+        return JobRun(
+            self.job, self.job_id, self.signed, self.sites, self.store, events, cancelled=lambda: self.cancelled
+        ).run()
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+def test_a_job_learns_and_its_rounds_are_recorded(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=4))
+    world.run()
+    records = world.store.records(world.job_id)
+    assert [record["round"] for record in records] == [1, 2, 3, 4]
+    assert all(record["sites"] == [1, 2, 3] for record in records)
+    final = next(event for event in world.events if event.kind == "evaluated").fields["metrics"]
+    assert final["auc"] > 0.95  # type: ignore[index, call-overload, operator]
+
+
+@pytest.mark.parametrize("how", ["silent", "error", "garbage"])
+def test_a_site_that_fails_is_left_out_and_named(tmp_path: Path, how: str) -> None:
+    world = World(tmp_path, tiny_job())
+    world.sites.broken[2] = how
+    world.run()
+    assert all(record["sites"] == [1, 3] for record in world.store.records(world.job_id))
+    if how != "silent":
+        assert {event.fields["site"] for event in world.events if event.kind == "left-out"} == {2}
+
+
+def test_too_few_answers_are_tried_again_as_new_attempts_and_then_given_up(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(min_sites=3))
+    world.sites.broken[1] = "error"
+    with pytest.raises(RoundError, match="failed in 5 attempts"):
+        world.run()
+    attempts = [attempt for kind, _, attempt in world.sites.asked if kind == "train"]
+    assert sorted(set(attempts)) == list(range(MAX_ATTEMPTS))
+    assert world.store.records(world.job_id) == []
+
+
+def test_an_interrupted_job_goes_on_where_it_was_and_ends_with_the_same_model(tmp_path: Path) -> None:
+    whole = World(tmp_path / "whole", tiny_job(rounds=3))
+    expected = whole.run()
+    world = World(tmp_path / "cut", tiny_job(rounds=3))
+    original = world.store.save_round
+
+    def die_after_two(*arguments: object, **keywords: object) -> Path:
+        path = original(*arguments, **keywords)  # type: ignore[arg-type]
+        if arguments[1] == 2:
+            raise SystemExit
+        return path
+
+    world.store.save_round = die_after_two  # type: ignore[method-assign, assignment]
+    with pytest.raises(SystemExit):
+        world.run()
+    world.store = Checkpoints(tmp_path / "cut" / "c")
+    assert np.allclose(world.run(), expected, atol=1e-6)
+    assert "resumed" in world.kinds()
+    assert [round_ for kind, round_, _ in world.sites.asked if kind == "train"] == [1] * 3 + [2] * 3 + [3] * 3
+
+
+def test_a_cancelled_job_ends(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job())
+    world.cancelled = True
+    with pytest.raises(Cancelled):
+        world.run()
+
+
+def test_without_enough_sites_the_job_waits_and_then_says_so(tmp_path: Path) -> None:
+    job = tiny_job(min_sites=3)
+    short = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 0.3})})
+    world = World(tmp_path, short, sites=2)
+    with pytest.raises(RoundError, match="at least 3 sites online"):
+        world.run()
+    assert "waiting" in world.kinds()
+
+
+def test_a_final_measurement_that_fails_does_not_lose_the_model(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job())
+    inner = world.sites.exchange
+
+    def no_evaluation(
+        requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
+    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
+        if next(iter(requests.values()))[0].kind == "evaluate":
+            return iter(())
+        return inner(requests, timeout_s)
+
+    world.sites.exchange = no_evaluation  # type: ignore[method-assign]
+    world.run()
+    assert "not-evaluated" in world.kinds()
+    assert len(world.store.records(world.job_id)) == 2

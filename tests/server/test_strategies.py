@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+from tests.builders import tiny_job
+
+from salus.common.errors import JobError
+from salus.common.job import Aggregation
+from salus.server.strategies import STRATEGIES, strategy_of
+from salus.server.strategies.fedavg import FedAvg
+
+
+def test_fedavg_with_rate_one_is_the_weighted_mean_of_local_models() -> None:
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=4).astype(np.float32)
+    local = rng.normal(size=(3, 4))
+    weights = np.array([1.0, 2.0, 5.0])
+    mean_update = (weights[:, None] * (local - start)).sum(axis=0) / weights.sum()
+    fedavg = FedAvg(Aggregation(protection="none"))
+    state, model = fedavg.apply(fedavg.init(4), start, mean_update)
+    assert np.allclose(model, np.average(local, axis=0, weights=weights), atol=1e-6)
+    assert state == {}
+    assert model.dtype == np.float32
+
+
+def test_the_server_learning_rate_scales_the_step() -> None:
+    half = FedAvg(Aggregation(protection="none", server_learning_rate=0.5))
+    assert half.apply({}, np.zeros(1, np.float32), np.ones(1))[1].tolist() == [0.5]
+
+
+def test_unknown_strategies_are_refused() -> None:
+    job = tiny_job()
+    wrong = job.model_copy(update={"aggregation": job.aggregation.model_copy(update={"strategy": "fedmagic"})})
+    with pytest.raises(JobError, match="fedavg"):
+        strategy_of(wrong)
+    assert STRATEGIES.names() == ["fedavg"]
