@@ -16,7 +16,7 @@ from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -113,9 +113,7 @@ class FleetLink:
             if get_object_id(content) != part.object_id or total > MAX_MESSAGE_BYTES:
                 raise WireError("Expected parts that match their hashes.", remedy="The message is dropped.")
             parts[part.object_id] = content
-        self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(node=self._here(), run_id=run_id, message_object_id=tree.object_id)
-        )
+        # No ConfirmMessageReceived: the coordinator keeps the parts until the reply, in case this process dies before it.
         message = inflate_object_from_contents(tree.object_id, parts)
         if not isinstance(message, Message):
             raise WireError("Expected a message.", remedy="It is dropped.")

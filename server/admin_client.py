@@ -19,9 +19,7 @@ class AdminClient:
         path = folder / ADMIN_SOCKET
         # The kernel limits socket paths to about 100 bytes; a path relative to here is usually short enough.
         short = min(str(path), os.path.relpath(path), key=len)
-        self._client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=short), base_url="http://coordinator", timeout=TIMEOUT_S
-        )
+        self._socket = short
 
     def get(self, path: str, **query: int) -> Any:
         """Return the answer to a GET."""
@@ -32,8 +30,10 @@ class AdminClient:
         return self._call("POST", path, content=body.encode())
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        transport = httpx.HTTPTransport(uds=self._socket)
         try:
-            response = self._client.request(method, path, **arguments)
+            with httpx.Client(transport=transport, base_url="http://coordinator", timeout=TIMEOUT_S) as client:
+                response = client.request(method, path, **arguments)
         except httpx.HTTPError:
             raise LinkError(
                 "The coordinator's daemon does not answer.", remedy="Start it: salus server start FOLDER."

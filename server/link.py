@@ -28,6 +28,7 @@ from flwr.common.constant import (
     SubStatus,
 )
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.serverapp import Grid
@@ -103,6 +104,10 @@ class Link:
             replies = list(body.messages_list)
             if len(replies) != 1 or replies[0].metadata.src_node_id != body.node.node_id:
                 return JSONResponse({"detail": "A reply must come from its own node"}, status_code=403)
+        if isinstance(body, ConfirmMessageReceivedRequest):
+            # Flower would drop the message's parts now; they are kept until the reply, in case the site dies before it.
+            request.state.protobuf_response = ConfirmMessageReceivedResponse()
+            return Response()
         if isinstance(body, ActivateNodeRequest):
             node = self._state.get_node_id_by_public_key(body.public_key)
             if node is not None:
@@ -221,7 +226,13 @@ class LinkGrid(Grid):
         return self._state.get_node_info(node_ids=list(self.get_node_ids()))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Store objects first and the message last, so that a site never sees a message without its parts."""
+        """Store objects first and the message last, so that a site never sees a message without its parts.
+
+        Exchanges follow each other: what is still unanswered from the last one is dropped here.
+        """
+        for stale in self._state.get_message_ids_from_run_id(self._run.run_id):
+            self._forget(stale)
+        self._incomplete.clear()
         identifiers = []
         with no_object_id_recompute():
             for message in messages:
@@ -247,9 +258,17 @@ class LinkGrid(Grid):
             message = reply if reply.has_error() else self._assemble(reply)
             if message is not None:
                 del self._incomplete[asked]
-                self._state.delete_messages({asked})
+                self._forget(asked)
                 complete.append(message)
         return complete
+
+    def _forget(self, asked: str) -> None:
+        """Drop a request with its parts, and what has come of a reply to it."""
+        reply = self._state.message_ins_id_to_message_res_id.get(asked)  # type: ignore[attr-defined]
+        self._state.delete_messages({asked})
+        self._store.delete(asked)
+        if reply is not None:
+            self._store.delete(reply)
 
     def _assemble(self, reply: Message) -> Message | None:
         """Return the whole reply, or None while parts are missing. Its metadata are those that were authenticated."""

@@ -1,0 +1,231 @@
+"""The contract with Flower's unpublished parts: real TLS, real Fleet protocol, coordinator and sites in one process."""
+
+import contextlib
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.proto.fleet_pb2 import PushMessagesRequest, RegisterNodeFleetRequest
+from flwr.proto.node_pb2 import Node
+
+from salus.client.config import SiteFolder
+from salus.client.link import FleetLink
+from salus.common.certificates import new_node_key
+from salus.common.clock import SystemClock
+from salus.common.errors import LinkError
+from salus.common.packets import Reply, Request, pack
+from salus.server.config import ServerFolder
+from salus.server.federation import GridFederation
+from salus.server.link import Link, LinkGrid
+from salus.server.listen import Listener, listen_tcp
+from salus.simulations.benchmarks.link import echo
+from salus.simulations.trial import Trial
+
+CLOCK = SystemClock()
+REQUEST = Request(kind="hello")
+
+
+@dataclass
+class World:
+    trial: Trial
+    server: ServerFolder
+    link: Link
+    listener: Listener
+    grid: LinkGrid
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.trial.port}"
+
+    def connect(self, number: int) -> FleetLink:
+        site = SiteFolder.open(self.trial.sites[number - 1], CLOCK)
+        return FleetLink(self.url, site.tls(), site.node_key)
+
+    def federation(self) -> GridFederation:
+        return GridFederation(self.grid, self.link.directory)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return Trial(tmp_path_factory.mktemp("trial"), ["One", "Two", "Three"], policy="")
+
+
+@pytest.fixture
+def world(trial: Trial) -> Iterator[World]:
+    server = ServerFolder.open(trial.coordinator, CLOCK)
+    link = Link(server.node_keys())
+    listener = listen_tcp(link.app, "127.0.0.1", trial.port, server.tls())
+    grid = link.begin_run()
+    yield World(trial, server, link, listener, grid)
+    grid.close()
+    listener.close()
+
+
+def serve(link: FleetLink, site: int, count: int) -> threading.Thread:
+    """Answer `count` messages in a thread."""
+    app = echo(site)
+
+    def loop() -> None:
+        answered = 0
+        while answered < count:
+            message = link.receive()
+            if message is not None:
+                link.send(app(message, Context(0, 1, {}, RecordDict(), {})))
+                answered += 1
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    return thread
+
+
+def ask(world: World, sites: list[int], blob: bytes, timeout_s: float = 20.0) -> dict[int, bytes]:
+    requests = dict.fromkeys(sites, (REQUEST, blob))
+    return {s: b for s, reply, b in world.federation().exchange(requests, timeout_s) if isinstance(reply, Reply)}
+
+
+def shifted(blob: bytes, site: int) -> bytes:
+    return bytes((value + site) % 256 for value in blob)
+
+
+@pytest.mark.parametrize("size", [0, 1, 1024, 12_000_000])
+def test_messages_of_every_size_go_to_all_sites_and_back(world: World, size: int) -> None:
+    with world.connect(1) as one, world.connect(2) as two:
+        nodes = {one.activate(), two.activate()}
+        assert set(world.link.directory().values()) == nodes
+        threads = [serve(one, 1, 1), serve(two, 2, 1)]
+        blob = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+        assert ask(world, [1, 2], blob) == {1: shifted(blob, 1), 2: shifted(blob, 2)}
+        for thread in threads:
+            thread.join(10)
+    assert world.link.directory() == {}
+
+
+def test_a_long_poll_waits_for_its_message(world: World) -> None:
+    with world.connect(1) as one:
+        one.activate()
+        got: list[Message | None] = []
+        thread = threading.Thread(target=lambda: got.append(one.receive()), daemon=True)
+        thread.start()
+        time.sleep(0.5)
+        assert not got
+        node = world.link.directory()[1]
+        list(world.grid.push_messages([Message(pack(REQUEST), node, "query.hello")]))
+        thread.join(5)
+        assert got
+        assert got[0] is not None
+
+
+def test_a_site_that_took_a_message_and_died_gets_it_again_when_it_comes_back(world: World) -> None:
+    first = world.connect(1)
+    first.activate()
+    node = world.link.directory()[1]
+    waiting = list(world.grid.push_messages([Message(pack(REQUEST, b"work"), node, "query.hello")]))
+    assert first.receive() is not None
+    first._client.close()  # It is killed here: no goodbye, and the coordinator still counts it as online.
+    with world.connect(1) as second:
+        assert second.activate() == node
+        thread = serve(second, 1, 1)
+        deadline = time.monotonic() + 10
+        replies: list[Message] = []
+        while not replies and time.monotonic() < deadline:
+            replies = list(world.grid.pull_messages(waiting))
+        thread.join(5)
+        assert len(replies) == 1
+        assert not replies[0].has_error(), replies[0]
+
+
+def test_an_answered_message_is_not_taken_twice_after_a_reconnection(world: World) -> None:
+    with world.connect(1) as one:
+        one.activate()
+        thread = serve(one, 1, 1)
+        assert ask(world, [1], b"once") == {1: shifted(b"once", 1)}
+        thread.join(5)
+        one.activate()
+        got: list[Message | None] = []
+
+        def poll() -> None:
+            with contextlib.suppress(LinkError):  # the test's server ends before the long poll does
+                got.append(one.receive())
+
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        thread.join(0.5)
+        assert not got
+
+
+def test_a_node_that_is_not_on_the_roster_is_refused(world: World) -> None:
+    site = SiteFolder.open(world.trial.sites[0], CLOCK)
+    with FleetLink(world.url, site.tls(), new_node_key()) as stranger, pytest.raises(LinkError):
+        stranger.activate()
+
+
+def test_nobody_registers_itself(world: World) -> None:
+    with world.connect(1) as one:
+        with pytest.raises(httpx.HTTPStatusError) as caught:
+            one._client.RegisterNode(RegisterNodeFleetRequest(public_key=one._public))
+        assert caught.value.response.status_code >= 400
+
+
+def test_a_site_cannot_speak_for_another(world: World) -> None:
+    with world.connect(1) as one, world.connect(2) as two:
+        one.activate()
+        two.activate()
+        node = world.link.directory()[2]
+        list(world.grid.push_messages([Message(pack(REQUEST, b"for two"), node, "query.hello")]))
+        message = two.receive()
+        assert message is not None
+        reply = echo(2)(message, Context(0, 1, {}, RecordDict(), {}))
+        with pytest.raises(LinkError, match="refuses"):
+            one.send(reply)
+        two.send(reply)
+
+
+def test_another_nodes_id_is_refused(world: World) -> None:
+    with world.connect(1) as one, world.connect(2) as two:
+        one.activate()
+        two.activate()
+        one._node = Node(node_id=world.link.directory()[2])
+        with pytest.raises(LinkError, match="refuses"):
+            one.receive()
+        one._node = Node(node_id=world.link.directory()[1])
+
+
+def test_a_wrong_authority_no_certificate_and_plain_http_are_refused(world: World, tmp_path: Path) -> None:
+    other = Trial(tmp_path / "other", ["One"], policy="")
+    foreign = SiteFolder.open(other.sites[0], CLOCK)
+    own = SiteFolder.open(world.trial.sites[0], CLOCK)
+    with FleetLink(world.url, foreign.tls(), own.node_key) as link, pytest.raises(LinkError, match="authority"):
+        link.activate()
+    trusting = ssl.create_default_context(cafile=str(world.trial.sites[0] / "trust" / "authority.crt"))
+    with FleetLink(world.url, trusting, own.node_key) as link, pytest.raises(LinkError):
+        link.activate()
+    with pytest.raises(httpx.HTTPError):
+        httpx.post(f"http://127.0.0.1:{world.trial.port}/v1/fleet/activate-node", content=b"x")
+
+
+def test_only_fleet_routes_exist_and_large_bodies_are_refused(world: World) -> None:
+    own = SiteFolder.open(world.trial.sites[0], CLOCK)
+    with httpx.Client(base_url=world.url, verify=own.tls()) as client:
+        for path in ("/", "/docs", "/openapi.json", "/v1/control/list-runs", "/v1/runtime/pull-messages", "/health"):
+            assert client.post(path, content=b"").status_code == 404
+        assert client.post("/v1/fleet/activate-node", content=b"0" * (9 * 2**20)).status_code == 413
+        assert client.post("/v1/fleet/activate-node", content=b"\xff\xff").status_code >= 400
+        unsigned = PushMessagesRequest(node=Node(node_id=1)).SerializeToString()
+        headers = {"content-type": "application/x-protobuf"}
+        assert client.post("/v1/fleet/push-messages", content=unsigned, headers=headers).status_code >= 400
+
+
+def test_nothing_is_left_in_the_store_after_a_run(world: World) -> None:
+    with world.connect(1) as one:
+        one.activate()
+        thread = serve(one, 1, 3)
+        for _ in range(3):
+            ask(world, [1], b"y" * 100_000)
+        thread.join(5)
+        assert len(world.grid._store) == 0
