@@ -22,6 +22,9 @@ def simulate(
     label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
     volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
     columns: Annotated[str, typer.Option(help="Columns of a table without a header, separated by commas.")] = "",
+    missing: Annotated[
+        str, typer.Option(help="What stands for a missing value in a table, by commas.")
+    ] = "?,NA,NaN,nan",
     positive_above: Annotated[float | None, typer.Option(help="Make a table's label 1 above this number.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
     mixed_precision: Annotated[bool, typer.Option(help="bfloat16 where the device has it.")] = False,
@@ -37,6 +40,7 @@ def simulate(
         label_column=label_column,
         volumes=volumes,
         columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
+        missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
     )
     loaded = load_job(job)

@@ -23,6 +23,9 @@ def add(
     label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
     volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
     columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
+    missing: Annotated[
+        str, typer.Option(help="What stands for a missing value in a table, by commas.")
+    ] = "?,NA,NaN,nan",
     positive_above: Annotated[float | None, typer.Option(help="Make a table's label 1 above this number.")] = None,
 ) -> None:
     """Read a source, register what can be used, and count what cannot."""
@@ -36,6 +39,7 @@ def add(
         label_column=label_column,
         volumes=volumes,
         columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
+        missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
     )
     catalogue = open_catalogue(folder)

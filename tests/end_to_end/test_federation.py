@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.builders import job_text, write_npz
 
 from salus.client.config import open_catalogue
 from salus.client.data.sources.base import SourceOptions
@@ -16,7 +17,6 @@ from salus.simulations.simulate import simulate
 from salus.simulations.trial import Trial, empty
 from salus.simulations.virtual import make_hospitals
 from salus.simulations.virtual import open_catalogue as virtual_catalogue
-from tests.builders import job_text, write_npz
 
 ALLOWED = "allow_unprotected = true\n"
 
@@ -45,9 +45,7 @@ def test_daemons_end_with_the_same_model_as_the_simulation(tmp_path: Path) -> No
         job, data, sites=3, partition="dirichlet:0.5", seed=3, folder=tmp_path / "sim",
         options=SourceOptions(), performance=Performance(device="cpu", threads=1),
     )  # fmt: skip
-    make_hospitals(
-        job, data, SourceOptions(), sites=3, partition="dirichlet:0.5", seed=3, folder=tmp_path / "again"
-    )
+    make_hospitals(job, data, SourceOptions(), sites=3, partition="dirichlet:0.5", seed=3, folder=tmp_path / "again")
     empty(tmp_path / "real")
     trial = Trial(tmp_path / "real", ["A", "B", "C"], policy=ALLOWED)
     for number, site in enumerate(trial.sites, start=1):

@@ -1,0 +1,42 @@
+"""The commands in deploy/ exist in the command line, with their options."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from salus.cli import app
+
+DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+
+
+def used() -> list[tuple[str, list[str]]]:
+    found = []
+    for path in DEPLOY.glob("Containerfile.*"):
+        text = path.read_text()
+        assert 'ENTRYPOINT ["salus"]' in text
+        found.append((path.name, json.loads(re.findall(r"^CMD (\[.*\])$", text, re.M)[0])))
+    for name, service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].items():
+        found.append((f"compose {name}", service["command"]))
+        assert (DEPLOY.parent / service["build"]["dockerfile"]).exists()
+    for path in (DEPLOY / "systemd").glob("*.service"):
+        line = re.findall(r"^ExecStart=\S+/salus (.*)$", path.read_text(), re.M)[0]
+        found.append((path.name, shlex.split(line)))
+    return found
+
+
+@pytest.mark.parametrize(("where", "words"), used(), ids=[name for name, _ in used()])
+def test_every_command_in_deploy_parses(where: str, words: list[str]) -> None:
+    group = typer.main.get_command(app)
+    command = group.commands[words[0]].commands[words[1]]  # type: ignore[attr-defined]
+    command.make_context(words[1], words[2:])
+
+
+def test_the_trial_has_five_sites() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert sorted(services) == ["coordinator", *(f"site-{n}" for n in range(1, 6))]
+    assert not any("ports" in service for name, service in services.items() if name != "coordinator")

@@ -1,0 +1,76 @@
+"""Documents are true: sample jobs parse, commands in README exist, links lead somewhere, examples in docstrings run."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+import salus
+from salus.cli import app
+from salus.common.job import load_job, parse_job
+from salus.server.daemon import check_job
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "simulations" / "jobs").glob("*.toml")), ids=lambda path: path.name)
+def test_sample_jobs_parse_and_could_run(path: Path) -> None:
+    check_job(load_job(path), sites=100)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_jobs_in_documents_parse(path: Path) -> None:
+    for block in re.findall(r"```toml\n(.*?)```", path.read_text(), re.S):
+        if "[job]" in block:
+            parse_job(block)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_in_documents_exist(path: Path) -> None:
+    group = typer.main.get_command(app)
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", path.read_text(), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.split("#")[0])
+            if words[:1] == ["salus"]:
+                command, rest = group, words[1:]
+                while hasattr(command, "commands"):
+                    command, rest = command.commands[rest[0]], rest[1:]
+                command.make_context(words[1], rest)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", path.read_text()):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def modules() -> list[str]:
+    return [m.name for m in pkgutil.walk_packages(salus.__path__, "salus.") if "flower_stock" not in m.name]
+
+
+def test_examples_in_docstrings_run() -> None:
+    tried = 0
+    for name in modules():
+        result = doctest.testmod(importlib.import_module(name))
+        assert result.failed == 0, name
+        tried += result.attempted
+    assert tried > 5
+
+
+def test_every_public_thing_has_a_docstring() -> None:
+    import ast
+
+    for name in ("client", "common", "privacy", "server", "simulations"):
+        for path in (ROOT / name).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            assert ast.get_docstring(tree), f"{path.relative_to(ROOT)} has no docstring"
+            for node in tree.body:
+                if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                    assert ast.get_docstring(node), f"{path.relative_to(ROOT)}:{node.name} has no docstring"
