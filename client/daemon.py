@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -17,13 +18,37 @@ from salus.client.app import make_client_app
 from salus.client.config import SiteFolder
 from salus.client.link import FleetLink
 from salus.common.clock import Clock
-from salus.common.errors import LinkError, SalusError, describe
+from salus.common.errors import LinkError, Refused, describe
 from salus.common.events import EventLog
 from salus.common.health import HealthServer
+from salus.common.packets import Reply, pack
 
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
 FIRST_PAUSE_S = 1.0
+MAX_BEGUN = 2
 SEND_TRIES = 4  # a reply that cannot be delivered belongs to a round that has gone on without it
+
+
+class Attempts:
+    """Remembers on disk which request is being worked on, so that one which kills the process is tried twice at most."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def begin(self, identifier: str) -> bool:
+        """Record the beginning of work; False if this request has been begun `MAX_BEGUN` times without an end."""
+        begun = 1
+        if self._path.exists():
+            last, _, count = self._path.read_text().partition(" ")
+            begun = int(count) + 1 if last == identifier and count.isdecimal() else 1
+        if begun > MAX_BEGUN:
+            return False
+        self._path.write_text(f"{identifier} {begun}")
+        return True
+
+    def end(self) -> None:
+        """Record the end of work."""
+        self._path.unlink(missing_ok=True)
 
 
 class SiteDaemon:
@@ -40,6 +65,7 @@ class SiteDaemon:
         self._tell = listener
         self._events = EventLog(folder.folder / "events.jsonl", clock=clock)
         site = folder.site(self._events)
+        self._attempts = Attempts(folder.folder / "working.json")
         self._app: ClientApp = make_client_app(lambda context: site)
         self._stop = threading.Event()
         self._health = HealthServer(folder.config.health_port) if folder.config.health_port else None
@@ -60,7 +86,7 @@ class SiteDaemon:
                     self._state("connected")
                     pause_s = FIRST_PAUSE_S
                     self._serve(link, node)
-                except SalusError as problem:
+                except Exception as problem:  # nothing that arrives may end a hospital's daemon
                     self._state("disconnected", text=describe(problem))
                     # Jitter, so that all sites of a restarted coordinator do not return in the same instant.
                     self._stop.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
@@ -76,8 +102,23 @@ class SiteDaemon:
             if message is None:
                 continue
             self._state("working")
-            self._deliver(link, self._app(message, context))
+            self._deliver(link, self._answer(message, context))
             self._state("connected")
+
+    def _answer(self, message: Message, context: Context) -> Message:
+        """Return the app's reply, or a refusal; a request that has ended this process twice is not tried again."""
+        try:
+            if not self._attempts.begin(message.metadata.message_id):
+                raise Refused("This request has ended the site's process before.", remedy="See the site's system log.")
+            return self._app(message, context)
+        except Exception as problem:
+            self._events.emit("refused", error=type(problem).__name__, text=describe(problem))
+            refusal = Reply(
+                kind="refused", site=self._folder.site_id, error=type(problem).__name__, text=describe(problem)
+            )
+            return Message(pack(refusal), reply_to=message)
+        finally:
+            self._attempts.end()
 
     def _deliver(self, link: FleetLink, reply: Message) -> None:
         for attempt in range(1, SEND_TRIES + 1):

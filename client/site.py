@@ -15,7 +15,7 @@ from salus.client.data.loading import LocalData, local_data
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.training import Trainer, training_seed
-from salus.common.errors import IdentityError, Refused, SalusError, describe
+from salus.common.errors import DataError, IdentityError, Refused, SalusError, describe
 from salus.common.events import EventSink
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
@@ -25,6 +25,8 @@ from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, Shape
 from salus.privacy.protection import Protection, SiteEnd, SiteParty, protection_of
 from salus.privacy.session import Session
+
+DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."
 
 
 @dataclass
@@ -77,7 +79,9 @@ class Site:
             )
             if not isinstance(problem, SalusError):
                 self._events.emit("unexpected", error=type(problem).__name__, where=_where(problem))
-            return Reply(kind="refused", site=self.site_id, error=type(problem).__name__, text=describe(problem)), b""
+            # What is wrong with the data is the operator's business; the coordinator learns only that something is.
+            text = DATA_REFUSED if isinstance(problem, DataError) else describe(problem)
+            return Reply(kind="refused", site=self.site_id, error=type(problem).__name__, text=text), b""
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
         match request.kind:
@@ -147,15 +151,19 @@ class Site:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
         job, document = open_job(request.job, self._coordinator_key)
         self._policy().check(job)
-        if self.site_id not in request.sites or len(request.sites) < job.job.min_sites:
+        others = set(request.sites)
+        if self.site_id not in others or len(others) < max(job.job.min_sites, len(request.sites)):
             raise Refused(
                 f"Expected this site among at least {job.job.min_sites} sites of the round.",
                 remedy="Wait until enough sites take part.",
             )
-        if not 1 <= request.round <= job.job.rounds + 1:
+        last = job.job.rounds + (request.kind == "evaluate")
+        if not 1 <= request.round <= last:
             raise Refused(
                 f"Expected a round from 1 to {job.job.rounds}, got {request.round}.", remedy="Sign a new job."
             )
+        if job.task.dataset not in self._catalogue.names():
+            self._running = None  # it may have been removed while the job ran
         if self._running is None or self._running.document != document:
             self._running = None  # free the last job's data before the next one's are read
             self._running = self._prepare(job, document)

@@ -6,6 +6,7 @@ into its session, so two sites that were given different jobs can never complete
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,6 +18,8 @@ from salus.common.identity import Identity, Signed
 from salus.common.strict import Strict, load_toml, parse_toml, validate
 
 CONTEXT = "salus/job/1"
+MAX_INPUT_NUMBERS = 2**26  # a 400^3 volume; more does not fit a hospital's GPU
+MAX_COLUMNS = 10_000
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -60,6 +63,8 @@ class TaskSettings(Strict):
             raise ValueError("expected at least two different classes")
         if len(self.shape) > 3 or any(side > 4096 for side in self.shape):
             raise ValueError("expected a shape of at most three sides of at most 4096")
+        if math.prod(self.shape) * self.channels > MAX_INPUT_NUMBERS or len(self.columns) > MAX_COLUMNS:
+            raise ValueError(f"expected at most {MAX_INPUT_NUMBERS} numbers and {MAX_COLUMNS} columns per sample")
         return self
 
 

@@ -1,5 +1,6 @@
 """Papers that travel between the consortium and its members: requests one way, kits the other; nothing secret in either."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ from pydantic import Field
 from salus.common.canonical import canonical_json
 from salus.common.certificates import make_request, new_node_key, new_transport_key, public_pem
 from salus.common.clock import Clock
-from salus.common.errors import ConfigError, IdentityError
+from salus.common.errors import ConfigError, IdentityError, RosterError
 from salus.common.identity import Identity, Signed, save_private_key, unhex
 from salus.common.roster import HexKey, PersonName, Roster, open_roster
 from salus.common.strict import Strict, read_text, validate
@@ -72,8 +73,6 @@ def read_kit(path: Path) -> Kit:
 
 
 def _json(path: Path, what: str) -> object:
-    import json
-
     try:
         return json.loads(read_text(path, error=ConfigError, what=what))
     except (ValueError, RecursionError):
@@ -105,6 +104,15 @@ def install_kit(folder: Path, kit: Kit, clock: Clock) -> Roster:
     own = Identity.load(folder / "keys" / SIGNING_KEY).public_key
     if roster.coordinator.public_key != own.hex():
         roster.id_of(own)  # raises if this member is not on the roster
+    if (trust / ROSTER).exists():
+        newest = json.loads(
+            validate(Signed, _json(trust / ROSTER, "roster"), error=ConfigError, what="roster").document
+        )
+        if newest["serial"] > roster.serial:
+            raise RosterError(
+                f"This kit's roster has serial {roster.serial}, but {newest['serial']} is installed.",
+                remedy="Use the newest kit.",
+            )
     trust.mkdir(mode=0o700, exist_ok=True)
     pinned.write_text(kit.consortium_key + "\n")
     (trust / AUTHORITY).write_text(kit.authority)

@@ -13,9 +13,11 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
 """
 
 import json
-from typing import Literal
+import secrets
+from typing import Annotated, Literal
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from pydantic import Field
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import WireError
@@ -27,10 +29,20 @@ MAX_HEADER_BYTES = 1_000_000
 MESSAGE_TYPES = {"train": "train", "answer": "query.answer", "evaluate": "evaluate", "hello": "query.hello"}
 
 
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def _nonce() -> str:
+    """Return a fresh random value: Flower's store is addressed by content, and what one side will say next must not be
+    guessable, or another site could register that content first."""
+    return secrets.token_hex(16)
+
+
 class Request(Strict):
     """What the coordinator asks of one site."""
 
     kind: Literal["train", "answer", "evaluate", "hello"]
+    nonce: Nonce = Field(default_factory=_nonce)
     job_id: str = ""
     job: Signed | None = None
     round: int = 0
@@ -42,6 +54,7 @@ class Reply(Strict):
     """What a site answers; nothing in it depends on the site's data."""
 
     kind: Literal["ok", "refused"]
+    nonce: Nonce = Field(default_factory=_nonce)
     site: int = 0
     error: str = ""
     text: str = ""

@@ -67,7 +67,7 @@ def validate(model: type[M], values: Any, *, error: type[SalusError], what: str)
         return model.model_validate_json(_to_json(values))
     except ValidationError as problems:
         _explain(model, problems, error=error, what=what)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise error(f"Expected plain values in the {what}.", remedy="Use text, numbers, lists and tables.") from None
 
 

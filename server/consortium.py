@@ -85,6 +85,10 @@ class Consortium:
                 )
             self._save(self.state.model_copy(update={"coordinator": request}))
             return 0
+        if request.url:
+            raise ConfigError(
+                "Expected no URL in a site's request; only the coordinator is connected to.", remedy="Refuse it."
+            )
         if not request.node_key:
             raise ConfigError(
                 "Expected a node key in a site's request.", remedy="Make a new request: salus client init."
@@ -144,7 +148,12 @@ class Consortium:
         key = load_private_key(self._folder / "keys" / "authority.pem")
         assert isinstance(key, ec.EllipticCurvePrivateKey)  # Safe because `create` made it so.
         return issue(
-            authority, key, member.certificate_request, now=self._clock.now(), days=days, server_url=member.url or None
+            authority,
+            key,
+            member.certificate_request,
+            now=self._clock.now(),
+            days=days,
+            server_url=member.url if member.role == "coordinator" else None,
         )
 
     def _save(self, state: ConsortiumState) -> None:

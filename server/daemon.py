@@ -91,9 +91,9 @@ class CoordinatorDaemon:
     def _run_job(self, row: JobRow) -> None:
         self._running = row.job_id
         self._checkpoints.set_status(row.job_id, "running")
-        self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
         grid = self._link.begin_run()
         try:
+            self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
             app = make_server_app(
                 lambda federation: self._work(row, federation), self._link.directory, lambda: self._must_end(row.job_id)
             )
@@ -126,17 +126,23 @@ class CoordinatorDaemon:
         return self._stop.is_set() or job_id in self._cancelled
 
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
-        self._events.emit("job-ended", job=job_id, status=status, text=reason)
         if status == "finished":
-            row = self._checkpoints.job(job_id)
+            self._report(job_id)
+        self._events.emit("job-ended", job=job_id, status=status, text=reason)
+        self._checkpoints.set_status(job_id, status, reason)
+
+    def _report(self, job_id: str) -> None:
+        """Write the report; a full disk costs the report, not the job."""
+        try:
             write_report(
                 self._folder.folder / "reports" / f"{job_id}.html",
-                row.job,
+                self._checkpoints.job(job_id).job,
                 job_id,
                 self._checkpoints.records(job_id),
                 [event for event in self._history if event.fields.get("job") == job_id],
             )
-        self._checkpoints.set_status(job_id, status, reason)
+        except OSError as problem:
+            self._events.emit("no-report", job=job_id, text=problem.strerror or "")
 
     # --- what the admin API asks ---
 

@@ -58,19 +58,22 @@ class GridFederation:
                 packed[key] = pack(header, blob)
             messages.append(Message(packed[key], node, MESSAGE_TYPES[header.kind], ttl=timeout_s + 60.0))
         del packed
-        site_of = {node: site for site, node in asked.items()}
         waiting = set(self._grid.push_messages(messages))
+        site_of = {message.metadata.message_id: site for message, site in zip(messages, asked, strict=True)}
         del messages
         deadline = time.monotonic() + timeout_s
         while waiting and time.monotonic() < deadline and not self._cancelled():
             arrived = list(self._grid.pull_messages(waiting))
             while arrived:
                 message = arrived.pop()
-                waiting.discard(message.metadata.reply_to_message_id)
-                known = site_of.get(message.metadata.src_node_id)
-                if known is not None:
-                    yield (known, *_read(message, known))
+                asked_by = message.metadata.reply_to_message_id  # Flower's own error replies carry no site's node
+                waiting.discard(asked_by)
+                if asked_by in site_of:
+                    yield (site_of[asked_by], *_read(message, site_of[asked_by]))
             time.sleep(POLL_S)
+        for identifier in waiting:
+            site = site_of[identifier]
+            yield site, WireError(f"Site {site} did not answer in time.", remedy="It is left out of this round."), b""
 
 
 def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:

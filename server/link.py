@@ -22,13 +22,16 @@ from fastapi.responses import JSONResponse
 from flwr.app import Message, RecordDict
 from flwr.common.constant import (
     HEARTBEAT_DEFAULT_INTERVAL,
+    HEARTBEAT_MAX_INTERVAL,
+    HEARTBEAT_MIN_INTERVAL,
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
+    Status,
     SubStatus,
 )
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse, PushObjectRequest
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.serverapp import Grid
@@ -40,20 +43,24 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
+from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from flwr.superlink.routers.fleet.router import router as fleet_router
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+
+from salus.common.errors import WireError
+from salus.common.objects import MAX_OBJECTS, Incomplete, assemble
 
 LONG_POLL_S = 20.0  # below the client's 30 s read time-out and below what proxies usually cut
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
 TASK_HEARTBEAT_S = 10.0
 FLEET = "/v1/fleet/"
+BASE_BUDGET_BYTES = 64 * 2**20  # what a site may always send in one exchange; larger models raise it
 
 
 class Link:
@@ -73,16 +80,20 @@ class Link:
             for site, key in node_keys.items()
         }
         self._bell = _Bell()
+        self._grid: LinkGrid | None = None
         self.app = self._make_app()
 
     def directory(self) -> dict[int, int]:
         """Return the node ids of the sites that are online now, by site id."""
+        if self._grid is not None:
+            self._grid.revive()
         online = self._state.get_node_info(statuses=["online"])
         return {self._site_of[node.node_id]: node.node_id for node in online if node.node_id in self._site_of}
 
     def begin_run(self) -> "LinkGrid":
         """Start a new run and return the grid that drives it; only one may be open at a time."""
-        return LinkGrid(self._factory, self._bell)
+        self._grid = LinkGrid(self._factory, self._bell)
+        return self._grid
 
     def _make_app(self) -> FastAPI:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -100,29 +111,54 @@ class Link:
 
     async def _own_rules(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         body = getattr(request.state, "protobuf_request", None)
-        if isinstance(body, PushMessagesRequest):
-            replies = list(body.messages_list)
-            if len(replies) != 1 or replies[0].metadata.src_node_id != body.node.node_id:
-                return JSONResponse({"detail": "A reply must come from its own node"}, status_code=403)
+        if isinstance(body, PushMessagesRequest) and not self._acceptable(body):
+            return JSONResponse(
+                {"detail": "One reply, of this node, with a tree of its own, to a request still open"}, 403
+            )
+        if isinstance(body, PushObjectRequest) and not self._within_budget(body):
+            return JSONResponse({"detail": "More bytes than a reply can have"}, status_code=413)
         if isinstance(body, ConfirmMessageReceivedRequest):
             # Flower would drop the message's parts now; they are kept until the reply, in case the site dies before it.
             request.state.protobuf_response = ConfirmMessageReceivedResponse()
             return Response()
         if isinstance(body, ActivateNodeRequest):
-            node = self._state.get_node_id_by_public_key(body.public_key)
-            if node is not None:
-                # Its old life may still count as online; the signature proves that this is the same site.
-                self._state.deactivate_node(node)
-                self._redeliver(node)
+            answer = await run_in_threadpool(self._take_back, body)
+            if answer is not None:
+                request.state.protobuf_response = answer
+                return Response()
         return await call_next(request)
 
-    def _redeliver(self, node: int) -> None:
-        """Offer a returning site what it was sent but has not answered: the process that took it may be gone."""
-        answered = self._state.message_ins_id_to_message_res_id  # type: ignore[attr-defined]
-        for identifier, message in list(self._state.message_ins_store.items()):  # type: ignore[attr-defined]
-            if message.metadata.dst_node_id == node and identifier not in answered and message.metadata.delivered_at:
-                message.metadata.delivered_at = ""
-                self._bell.ring(node)
+    def _acceptable(self, body: PushMessagesRequest) -> bool:
+        """A reply speaks for its own node, once, and its tree is its own and small."""
+        if len(body.messages_list) != 1 or len(body.message_object_trees) != 1:
+            return False
+        metadata, tree = body.messages_list[0].metadata, body.message_object_trees[0]
+        answered = self._state.message_ins_id_to_message_res_id.get(  # type: ignore[attr-defined]
+            metadata.reply_to_message_id, metadata.message_id
+        )
+        return (
+            metadata.src_node_id == body.node.node_id
+            and metadata.message_id == tree.object_id == answered
+            and sum(1 for _ in iterate_object_tree(tree)) <= MAX_OBJECTS
+        )
+
+    def _within_budget(self, body: PushObjectRequest) -> bool:
+        return self._grid is not None and self._grid.charge(body.node.node_id, len(body.object_content))
+
+    def _take_back(self, body: ActivateNodeRequest) -> ActivateNodeResponse | None:
+        """Activate a node whose old life may still count as online; the signature proves that it is the same site.
+
+        Both steps under one lock: a moment of being offline would drop the site from a running exchange.
+        """
+        with self._state.lock:  # type: ignore[attr-defined]
+            node = self._state.get_node_id_by_public_key(body.public_key)
+            if node is None or not HEARTBEAT_MIN_INTERVAL <= body.heartbeat_interval <= HEARTBEAT_MAX_INTERVAL:
+                return None  # Flower's own handler refuses it in its own words
+            self._state.deactivate_node(node)
+            self._state.activate_node(node, body.heartbeat_interval)
+            if self._grid is not None:
+                self._grid.offer_again(node)
+        return ActivateNodeResponse(node_id=node)
 
     async def _long_poll(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         body = getattr(request.state, "protobuf_request", None)
@@ -180,6 +216,15 @@ class LinkGrid(Grid):
         self._state = factory.state()
         self._store = self._state.object_store
         self._bell = bell
+        self.reply_budget_bytes = BASE_BUDGET_BYTES
+        self._spent: dict[int, int] = {}
+        self._incomplete: dict[str, Message] = {}
+        self._open_run()
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+
+    def _open_run(self) -> None:
         run_id = self._state.create_run(
             None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
@@ -191,10 +236,41 @@ class LinkGrid(Grid):
         self._state.activate_task(task)
         # Flower stamps these onto every message made in this process.
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, task
-        self._incomplete: dict[str, Message] = {}
-        self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-        self._heart.start()
+
+    def revive(self) -> None:
+        """Open a new run if Flower has ended this one: after a pause of the machine the run's own heartbeat comes too late."""
+        run_id = self._run.run_id
+        if not self._ended.is_set() and self._state.get_run_status({run_id})[run_id].status == Status.FINISHED:
+            self._state.cleanup_run(run_id)
+            self._incomplete.clear()
+            self._open_run()
+
+    def charge(self, node: int, size: int) -> bool:
+        """Count bytes that a node sends in this exchange; False beyond its budget."""
+        self._spent[node] = self._spent.get(node, 0) + size
+        return self._spent[node] <= self.reply_budget_bytes
+
+    def offer_again(self, node: int) -> None:
+        """Offer a returning site what it was sent but has not wholly answered: the process that took it may be gone."""
+        answered = self._state.message_ins_id_to_message_res_id  # type: ignore[attr-defined]
+        replies = self._state.message_res_store  # type: ignore[attr-defined]
+        for identifier, message in list(self._state.message_ins_store.items()):  # type: ignore[attr-defined]
+            if message.metadata.dst_node_id != node or not message.metadata.delivered_at:
+                continue
+            if identifier in answered:
+                try:
+                    assemble(answered[identifier], self._store.get, self.reply_budget_bytes)
+                    continue  # the reply is whole
+                except WireError:
+                    continue
+                except Incomplete:  # cut off in the middle of its upload
+                    reply = answered.pop(identifier)
+                    replies.pop(reply, None)
+                    self._incomplete.pop(identifier, None)
+                    self._store.delete(reply)
+            self._spent[node] = 0
+            message.metadata.delivered_at = ""
+            self._bell.ring(node)
 
     def _beat(self) -> None:
         while not self._ended.wait(TASK_HEARTBEAT_S):
@@ -233,15 +309,20 @@ class LinkGrid(Grid):
         for stale in self._state.get_message_ids_from_run_id(self._run.run_id):
             self._forget(stale)
         self._incomplete.clear()
+        self._spent.clear()
         identifiers = []
         with no_object_id_recompute():
             for message in messages:
                 identifier = message.object_id
                 message.metadata.__dict__["_message_id"] = identifier
                 missing = set(self._store.preregister(self._run.run_id, get_object_tree(message)))
+                size = 0
                 for object_id, part in get_all_nested_objects(message).items():
+                    content = part.deflate()
+                    size += len(content)
                     if object_id in missing:
-                        self._store.put(object_id, part.deflate())
+                        self._store.put(object_id, content)
+                self.reply_budget_bytes = max(self.reply_budget_bytes, BASE_BUDGET_BYTES + 4 * size)
                 bare = Message(metadata=message.metadata, content=RecordDict())  # type: ignore[call-overload]
                 if self._state.store_message_ins(bare) is not None:
                     identifiers.append(identifier)
@@ -274,18 +355,14 @@ class LinkGrid(Grid):
         """Return the whole reply, or None while parts are missing. Its metadata are those that were authenticated."""
         identifier = reply.metadata.message_id
         try:
-            tree = self._store.get_object_tree(identifier)
-        except NoObjectInStoreError:
+            inflated = assemble(identifier, self._store.get, self.reply_budget_bytes)
+        except Incomplete:
             return None
-        parts: dict[str, bytes] = {}
-        for node in iterate_object_tree(tree):
-            part = self._store.get(node.object_id)
-            if not part:
-                return None
-            parts[node.object_id] = part
+        except WireError:
+            content = RecordDict()  # not a packet: the round code leaves this site out and goes on
+        else:
+            content = inflated.content if inflated.has_content() else RecordDict()
         self._store.delete(identifier)
-        inflated = inflate_object_from_contents(identifier, parts)
-        content = inflated.content if isinstance(inflated, Message) and inflated.has_content() else RecordDict()
         whole: Message = Message(metadata=reply.metadata, content=content)  # type: ignore[call-overload]
         return whole
 

@@ -39,6 +39,10 @@ class Listener:
             if self._server.started or not self._thread.is_alive():
                 break
             waited.wait(0.02)
+        if not self._server.started:
+            raise ConfigError(
+                "The server did not start.", remedy="See its log; the machine may be out of memory or files."
+            )
 
     def close(self) -> None:
         """Stop serving and wait for it."""

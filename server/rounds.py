@@ -27,6 +27,7 @@ from salus.server.strategies import strategy_of
 
 MAX_ATTEMPTS = 5  # of one round in one life of the coordinator; after that something needs a person
 POLL_S = 0.2
+RETRY_PAUSE_S = 0.5
 
 Evaluator = Callable[[FloatVector], dict[str, float]]
 
@@ -125,6 +126,7 @@ class JobRun:
                 if isinstance(problem, Cancelled):
                     raise
                 self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
+                time.sleep(RETRY_PAUSE_S)
                 continue
             totals = total.statistics(self._shape(kind), self.job.aggregation.max_patients)
             return total, self.task.metrics(totals)

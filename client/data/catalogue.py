@@ -101,6 +101,8 @@ class Catalogue:
 
     def add(self, name: str, kind: str, root: Path, options: SourceOptions) -> DatasetSummary:
         """Scan a source and register it under `name`; errors as in `add_records`."""
+        if name in self.names():  # said before hours of reading, and checked again when writing
+            raise _taken(name)
         source = open_source(kind, root, options)
         return self.add_records(name, kind, root, options, source.scan())
 
@@ -112,6 +114,17 @@ class Catalogue:
         Raises:
             DataError: the name is taken, or nothing usable was found.
         """
+        images, bad = [], []
+        for item in found:  # before the transaction: a scan may take hours, and others must be able to write
+            if isinstance(item, Quarantined):
+                bad.append({"dataset": name, "key": item.key, "reason": item.reason, "detail": item.detail})
+            else:
+                images.append(self._row(name, item))
+        if not images:
+            raise DataError(
+                f"Found no usable sample; {len(bad)} file(s) could not be used{_reasons(bad)}.",
+                remedy="Check the path, the kind of data and the label file.",
+            )
         with self._engine.begin() as connection:
             if connection.execute(sa.select(DATASETS.c.name).where(DATASETS.c.name == name)).first():
                 raise DataError(
@@ -126,17 +139,6 @@ class Catalogue:
                     added_at=datetime.now(UTC).isoformat(),
                 )
             )
-            images, bad = [], []
-            for item in found:
-                if isinstance(item, Quarantined):
-                    bad.append({"dataset": name, "key": item.key, "reason": item.reason, "detail": item.detail})
-                else:
-                    images.append(self._row(name, item))
-            if not images:
-                raise DataError(
-                    f"Found no usable sample; {len(bad)} file(s) could not be used{_reasons(bad)}.",
-                    remedy="Check the path, the kind of data and the label file.",
-                )
             connection.execute(IMAGES.insert(), images)
             if bad:
                 connection.execute(QUARANTINE.insert(), bad)
@@ -233,3 +235,7 @@ class Catalogue:
 def _reasons(bad: list[dict[str, str]]) -> str:
     reasons = sorted({row["reason"] for row in bad})
     return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def _taken(name: str) -> DataError:
+    return DataError(f"A data set {name!r} is registered already.", remedy="Choose another name or remove it.")

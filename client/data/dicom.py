@@ -17,14 +17,17 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salus.client.data.records import FloatArray
 from salus.common.errors import UnreadableImage
 
 MAX_FILE_BYTES = 2**31
-MAX_PIXELS = 2**31  # rows x columns x frames x samples, checked before decoding
+MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
+ANGLE_TOLERANCE = 0.01
 
 Float64 = npt.NDArray[np.float64]
 T = TypeVar("T")
@@ -53,15 +56,28 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Window:
+    """How rescaled values become display values: a window function, or a stretch from the smallest to the largest value."""
+
+    function: str = "STRETCH"
+    centre: float = 0.0
+    width: float = 0.0
+
+
+@dataclass(frozen=True)
 class DicomImage:
     """A decoded file.
 
     Args:
         values: ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``, 0 .. 1, float32.
+        rescaled: the same before its window, for volumes, whose slices must share one.
         frame_step_mm: from one frame to the next in LPS; along the normal unless the file says otherwise.
     """
 
     values: FloatArray
+    rescaled: FloatArray
+    window: Window
+    inverted: bool
     geometry: Geometry
     patient_id: str
     study_uid: str
@@ -109,22 +125,34 @@ def read_dicom(path: Path) -> DicomImage:
 def _read(path: Path) -> DicomImage:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UnreadableImage("too-large", f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
+    if path.stat().st_size and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise UnreadableImage("unsupported", f"{path.name} is deflated; a small one can expand without bound")
     dataset = pydicom.dcmread(path)
-    if "PixelData" not in dataset and "FloatPixelData" not in dataset:
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UnreadableImage("no-pixels", f"{path.name} holds no pixels")
     declared = int(dataset.Rows) * int(dataset.Columns) * _frames(dataset) * int(dataset.get("SamplesPerPixel", 1))
     if not 0 < declared <= MAX_PIXELS:
         raise UnreadableImage("too-large", f"{path.name} declares {declared} pixels")
-    values = _to_unit_range(dataset, _stacked(dataset, dataset.pixel_array))
+    if "PerFrameFunctionalGroupsSequence" in dataset and _frames(dataset) > 1:
+        raise UnreadableImage("unsupported", f"{path.name} is an enhanced object that places each frame on its own")
+    rescaled, window = _rescale(dataset, _stacked(dataset, dataset.pixel_array))
+    inverted = str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
+    values = show(rescaled, window, inverted=inverted) if rescaled.ndim == 3 else rescaled
+    if values.ndim == 4 and values.shape[0] > 1:
+        raise UnreadableImage("colour-frames", f"{path.name} holds several colour pictures")
     if not np.isfinite(values).all():
         raise UnreadableImage("not-finite", f"{path.name} holds NaN or infinite pixels")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     geometry = read_geometry(dataset)
     step = geometry.normal * _slice_spacing_mm(dataset)
     if "MOSAIC" in (dataset.get("ImageType") or ()):
-        values, geometry, step = untile(dataset, values, geometry)
+        rescaled, geometry, step = untile(dataset, rescaled, geometry)
+        values = show(rescaled, window, inverted=inverted)
     return DicomImage(
         values=values,
+        rescaled=rescaled,
+        window=window,
+        inverted=inverted,
         geometry=geometry,
         patient_id=str(dataset.get("PatientID", "") or ""),
         study_uid=str(dataset.get("StudyInstanceUID", "") or ""),
@@ -152,41 +180,42 @@ def _stacked(dataset: pydicom.Dataset, pixels: npt.NDArray[Any]) -> npt.NDArray[
     return pixels if _frames(dataset) > 1 else pixels[None]
 
 
-def _to_unit_range(dataset: pydicom.Dataset, pixels: npt.NDArray[Any]) -> FloatArray:
-    """Return display values from 0 to 1, brighter is larger, colour as channels first."""
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    if photometric == "PALETTE COLOR":
+def _rescale(dataset: pydicom.Dataset, pixels: npt.NDArray[Any]) -> tuple[FloatArray, Window]:
+    """Return values after the modality transform with the file's window; colour and VOI tables are 0 .. 1 already."""
+    if str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR":
         pixels = np.stack([apply_color_lut(frame, dataset) for frame in pixels])
-        return np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+        return np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max), Window()
     if pixels.ndim == 4:  # pydicom has converted YBR to RGB
-        full = float(2 ** int(dataset.get("BitsStored", 8)) - 1)
-        return np.moveaxis(pixels, -1, 1).astype(np.float32) / np.float32(full)
+        full = np.float32(2 ** int(dataset.get("BitsStored", 8)) - 1)
+        return np.moveaxis(pixels, -1, 1).astype(np.float32) / full, Window()
     stored = apply_modality_lut(pixels, dataset)
-    unit = _window(dataset, np.asarray(stored, dtype=np.float64), stored)
-    if photometric == "MONOCHROME1":
-        unit = 1.0 - unit
-    return unit.astype(np.float32)
-
-
-def _window(dataset: pydicom.Dataset, values: Float64, stored: npt.NDArray[Any]) -> Float64:
-    """Apply the first VOI LUT or window of the file; without one, stretch from its smallest to its largest value."""
     if "VOILUTSequence" in dataset and len(dataset.VOILUTSequence):
-        looked_up = np.asarray(apply_voi(stored, dataset), dtype=np.float64)
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        unit: Float64 = np.clip(looked_up / (2**bits - 1), 0.0, 1.0)
-        return unit
+        table = np.asarray(apply_voi(stored, dataset), dtype=np.float32) / np.float32(2**bits - 1)
+        return table, Window("LINEAR_EXACT", 0.5, 1.0)
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if centre is None or width is None or width <= 0:
-        low, high = float(values.min()), float(values.max())
-        return (values - low) / (high - low) if high > low else np.zeros_like(values)
-    function = str(dataset.get("VOILUTFunction", "LINEAR"))
-    if function == "SIGMOID":
-        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700, 700)))
-    if function == "LINEAR_EXACT":
-        return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
-    if width <= 1:  # PS3.3 C.11.2.1.2.1: a threshold
-        return (values > centre - 0.5).astype(np.float64)
-    return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+    values = np.asarray(stored, dtype=np.float32)
+    if centre is None or width is None or not 0 < width < np.inf or not np.isfinite(centre):
+        return values, Window()
+    return values, Window(str(dataset.get("VOILUTFunction", "LINEAR") or "LINEAR"), centre, width)
+
+
+def show(values: FloatArray, window: Window, *, inverted: bool) -> FloatArray:
+    """Return display values from 0 to 1, brighter is larger (PS3.3 C.11.2.1.2; `inverted` for MONOCHROME1)."""
+    centre, width = window.centre, window.width
+    exact = values.astype(np.float64)
+    if window.function == "STRETCH":
+        low, high = float(exact.min()), float(exact.max())
+        unit = (exact - low) / (high - low) if high > low else np.zeros_like(exact)
+    elif window.function == "SIGMOID":
+        unit = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (exact - centre) / width, -700, 700)))
+    elif window.function == "LINEAR_EXACT":
+        unit = np.clip((exact - centre) / width + 0.5, 0.0, 1.0)
+    elif width <= 1:  # C.11.2.1.2.1: a threshold
+        unit = (exact > centre - 0.5).astype(np.float64)
+    else:
+        unit = np.clip((exact - (centre - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
+    return (1.0 - unit if inverted else unit).astype(np.float32)
 
 
 def _first(value: Any) -> float | None:
@@ -196,21 +225,21 @@ def _first(value: Any) -> float | None:
 
 
 def read_geometry(dataset: pydicom.Dataset) -> Geometry:
-    """Return the image plane; a projection image gets spacing from its detector and the standard orientation."""
-    plane = dataset
-    shared = dataset.get("SharedFunctionalGroupsSequence")
+    """Return the image plane; a projection image gets spacing from its detector and the standard orientation.
+
+    Raises:
+        UnreadableImage: numbers that are no plane: not finite, no positive spacing, or axes that are not at right angles.
+    """
     spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
     orientation = dataset.get("ImageOrientationPatient")
     position = dataset.get("ImagePositionPatient")
-    if shared and spacing is None:  # enhanced multi-frame objects keep their plane in functional groups
-        plane = shared[0]
-        measures = plane.get("PixelMeasuresSequence")
-        spacing = measures[0].get("PixelSpacing") if measures else None
-        oriented = plane.get("PlaneOrientationSequence")
-        orientation = oriented[0].get("ImageOrientationPatient") if oriented else None
     rows_mm, columns_mm = (float(spacing[0]), float(spacing[1])) if spacing else (1.0, 1.0)
     cosines = [float(value) for value in orientation] if orientation else [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     where = (float(position[0]), float(position[1]), float(position[2])) if position else None
+    row, column = np.array(cosines[:3]), np.array(cosines[3:6])
+    right_angles = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=ANGLE_TOLERANCE)
+    if not (0 < rows_mm < np.inf and 0 < columns_mm < np.inf and right_angles and np.isfinite(where or (0.0,)).all()):
+        raise UnreadableImage("bad-geometry", "spacing, orientation or position are not those of a picture")
     return Geometry(
         (rows_mm, columns_mm), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]), where
     )
@@ -236,6 +265,6 @@ def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> 
 def _slice_spacing_mm(dataset: pydicom.Dataset) -> float:
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         value = dataset.get(name)
-        if value:
+        if value and 0 < abs(float(value)) < np.inf:
             return abs(float(value))
     return 1.0

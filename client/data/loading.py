@@ -10,7 +10,7 @@ import torch
 from salus.client.data.catalogue import Catalogue, CataloguedImage
 from salus.client.data.sources.base import Source
 from salus.common.errors import DataError, UnreadableImage
-from salus.common.job import Job
+from salus.common.job import Column, Job
 from salus.common.tasks.base import Task
 
 
@@ -42,6 +42,9 @@ class TensorSet:
             except UnreadableImage as problem:
                 self.unreadable[problem.reason] += 1
                 continue
+            except DataError:
+                self.unreadable["does-not-fit-job"] += 1
+                continue
             self._items.append(item)
             used += tensor.nbytes
             if cached is not None:
@@ -52,7 +55,13 @@ class TensorSet:
         self.targets = torch.tensor([item.target for item in self._items], dtype=torch.long)
 
     def _read(self, item: Item) -> torch.Tensor:
-        return self._task.prepare(self._source.load(item.image.key).values)
+        sample = self._source.load(item.image.key)
+        if sample.sha256 and sample.sha256 != item.image.sha256:
+            raise UnreadableImage("changed", "the file is not the one that was registered")
+        values = sample.values
+        if sample.columns:
+            values = values[_places(sample.columns, self._task.settings.columns)]
+        return self._task.prepare(values)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -67,6 +76,14 @@ class TensorSet:
         if self._cached is not None:
             return self._cached[rows], self.targets[rows]
         return torch.stack([self._read(self._items[int(row)]) for row in rows]), self.targets[rows]
+
+
+def _places(have: Sequence[str], wanted: Sequence[Column]) -> list[int]:
+    """Return where the job's columns stand in the table; they are matched by name, never by order."""
+    missing = [column.name for column in wanted if column.name not in have]
+    if missing:
+        raise DataError(f"The table has no column {missing[0]!r}.", remedy="Register a table with the job's columns.")
+    return [list(have).index(column.name) for column in wanted]
 
 
 @dataclass(frozen=True)
@@ -120,9 +137,8 @@ def target_of(label: str, classes: Sequence[str]) -> int | None:
     """Return the class number of a label written as the class's name or its number, or None if it is neither."""
     if label in classes:
         return list(classes).index(label)
-    if label.isdecimal() and int(label) < len(classes):
-        return int(label)
-    return None
+    numbered = label.isdecimal() and int(label) < len(classes) and not any(name.isdecimal() for name in classes)
+    return int(label) if numbered else None
 
 
 def _fraction(patient: str) -> float:

@@ -43,7 +43,15 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Sample:
-    """The values of one sample: ``[channels, *spatial]`` from 0 to 1 for images, ``[columns]`` for a table row."""
+    """One sample as its source reads it now.
+
+    Args:
+        values: ``[channels, *spatial]`` from 0 to 1 for images, ``[columns]`` for a table row.
+        columns: names of a table row's values.
+        sha256: of what was read, to be compared with the catalogue.
+    """
 
     values: FloatArray
     spacing_mm: tuple[float, ...] = ()
+    columns: tuple[str, ...] = ()
+    sha256: str = ""

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from salus.client.data.dicom import DicomImage
+from salus.client.data.dicom import DicomImage, Window, show
 from salus.client.data.records import FloatArray
 from salus.common.errors import UnreadableImage
 
 Float64 = npt.NDArray[np.float64]
 
 SAME_PLACE_MM = 1e-3
+WHOLE_TOLERANCE = 0.1
 SPACING_TOLERANCE = 0.05  # relative; beyond it slices count as unevenly spaced and are interpolated
 LARGEST_GAP = 3.0  # times the usual; beyond it slices are missing
 
@@ -78,14 +79,30 @@ def stack(slices: Sequence[DicomImage]) -> Volume:
     places = np.array([float(np.dot(normal, _position(image))) for image in placed])
     gaps = np.diff(places)
     usual = float(np.median(gaps))
-    if gaps.min() <= SAME_PLACE_MM or gaps.max() > LARGEST_GAP * usual:
+    times = gaps / usual  # a gap of twice or three times the usual is a slice or two that were lost
+    lost = (times > 1.5) & (np.abs(times - times.round()) < WHOLE_TOLERANCE)
+    if gaps.min() <= SAME_PLACE_MM or gaps.max() > LARGEST_GAP * usual or lost.any():
         raise UnreadableImage("uneven-slices", "slices are missing or repeated")
-    values = np.concatenate([image.values for image in placed])
+    values = _one_scale(placed)
     whole: Float64 = np.array(_position(placed[-1])) - np.array(_position(placed[0]))
     if gaps.max() - gaps.min() > SPACING_TOLERANCE * usual:
         values = _evenly(values, places, usual)
         whole = whole * ((len(values) - 1) * usual / (places[-1] - places[0]))
     return _canonical(values, placed[0], whole / (len(values) - 1), _position(placed[0]))
+
+
+def _one_scale(slices: Sequence[DicomImage]) -> FloatArray:
+    """Return all slices under one window: grey values must mean the same in every slice of a volume."""
+    windows = {image.window for image in slices}
+    first = slices[0]
+    if len({image.inverted for image in slices}) != 1 or len({image.window.function for image in slices}) != 1:
+        raise UnreadableImage("mixed-series", "slices of one series are to be shown in different ways")
+    if len(windows) == 1 and first.window.function != "STRETCH":
+        return np.concatenate([image.values for image in slices])
+    rescaled = np.concatenate([image.rescaled for image in slices])
+    centre = float(np.median([image.window.centre for image in slices]))
+    width = float(np.median([image.window.width for image in slices]))
+    return show(rescaled, Window(first.window.function, centre, width), inverted=first.inverted)
 
 
 def _evenly(values: FloatArray, places: npt.NDArray[np.float64], step_mm: float) -> FloatArray:

@@ -65,6 +65,8 @@ def test_the_same_request_gives_the_same_answer(site: Site, coordinator: Identit
         ({"job": seal_job(tiny_job(), Identity.generate())}, "IdentityError"),
         ({"sites": (2, 3)}, "Refused"),
         ({"sites": (1,)}, "Refused"),
+        ({"sites": (1, 1)}, "Refused"),
+        ({"round": 3}, "Refused"),
         ({"round": 0}, "Refused"),
         ({"round": 99}, "Refused"),
     ],
@@ -116,3 +118,18 @@ def test_evaluation_sends_no_parameters(site: Site, coordinator: Identity) -> No
     reply, blob = site.handle(request(coordinator, kind="evaluate", round=3), model_bytes())
     assert reply.kind == "ok"
     assert len(blob) < 8000
+
+
+def test_what_is_wrong_with_the_data_stays_at_the_site(tmp_path: Path, coordinator: Identity) -> None:
+    catalogue_owner = toy_site(tmp_path, 1, coordinator.public_key)
+    catalogue_owner._catalogue.remove("toy")
+    reply, _ = catalogue_owner.handle(request(coordinator), model_bytes())
+    assert reply.error == "DataError"
+    assert "toy" not in reply.text
+    assert "toy" in (tmp_path / "events.jsonl").read_text()
+
+
+def test_a_data_set_removed_during_a_job_is_not_trained_on(site: Site, coordinator: Identity) -> None:
+    assert site.handle(request(coordinator), model_bytes())[0].kind == "ok"
+    site._catalogue.remove("toy")
+    assert site.handle(request(coordinator, round=2), model_bytes())[0].error == "DataError"

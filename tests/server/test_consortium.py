@@ -96,3 +96,20 @@ def test_files_that_are_not_papers_are_refused(tmp_path: Path) -> None:
             read_kit(path)
     write_json(path, init_site(tmp_path / "s", "S"))
     assert read_request(path).name == "S"
+
+
+def test_a_site_never_gets_a_server_certificate(tmp_path: Path) -> None:
+    consortium, _ = found(tmp_path)
+    greedy = init_site(tmp_path / "greedy", "Greedy").model_copy(update={"url": "https://127.0.0.1:8443"})
+    with pytest.raises(ConfigError, match="no URL in a site's request"):
+        consortium.add(greedy)
+
+
+def test_an_older_roster_is_refused(tmp_path: Path) -> None:
+    consortium, old = found(tmp_path)
+    text = old[1].read_bytes()
+    new = consortium.issue(tmp_path / "kits", days=10)
+    install_kit(tmp_path / "site-1", read_kit(new[1]), CLOCK)
+    old[1].write_bytes(text)
+    with pytest.raises(RosterError, match="serial 1, but 2"):
+        install_kit(tmp_path / "site-1", read_kit(old[1]), CLOCK)

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.fleet_pb2 import PushMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_id
 
 from salus.client.config import SiteFolder
 from salus.client.link import FleetLink
 from salus.common.certificates import new_node_key
 from salus.common.clock import SystemClock
-from salus.common.errors import LinkError
+from salus.common.errors import LinkError, WireError
+from salus.common.objects import Incomplete, assemble
 from salus.common.packets import Reply, Request, pack
 from salus.server.config import ServerFolder
 from salus.server.federation import GridFederation
@@ -229,3 +232,100 @@ def test_nothing_is_left_in_the_store_after_a_run(world: World) -> None:
             ask(world, [1], b"y" * 100_000)
         thread.join(5)
         assert len(world.grid._store) == 0
+
+
+class Forged(Array):
+    """An array whose body is not what its head says."""
+
+    def deflate(self) -> bytes:
+        return add_header_to_object_body(b"not json", self)
+
+
+Forged.__qualname__ = "Array"
+
+
+def forged(reply: Message) -> Message:
+    """Return a reply with a part that cannot be parsed, under correct hashes."""
+    reply.content["blob"] = ArrayRecord({"0": Forged("uint8", (3,), "salus.raw/1", b"abc")})
+    return reply
+
+
+def test_a_forged_reply_costs_its_own_site_only(world: World) -> None:
+    with world.connect(1) as one, world.connect(2) as two:
+        one.activate()
+        two.activate()
+        thread = serve(two, 2, 1)
+
+        def misbehave() -> None:
+            message = one.receive()
+            assert message is not None
+            one.send(forged(echo(1)(message, Context(0, 1, {}, RecordDict(), {}))))
+
+        other = threading.Thread(target=misbehave, daemon=True)
+        other.start()
+        answers = list(world.federation().exchange(dict.fromkeys([1, 2], (REQUEST, b"abc")), 20))
+        thread.join(5)
+        other.join(5)
+    kinds = {site: type(reply).__name__ for site, reply, _ in answers}
+    assert kinds == {1: "WireError", 2: "Reply"}
+
+
+def test_an_array_that_grows_when_it_is_built_is_refused() -> None:
+    chunk = ArrayChunk(memoryview(b"x" * 1000))
+    head = Array("uint8", (1000,), "salus.raw/1", b"x" * 1000)
+    body = b'{"dtype":"uint8","shape":[1],"stype":"salus.raw/1","arraychunk_ids":[' + b"0," * 9999 + b"0]}"
+    bomb = add_header_to_object_body(body, head)
+    parts = {get_object_id(bomb): bomb, chunk.object_id: chunk.deflate()}
+    with pytest.raises(WireError, match="agreed size"):
+        assemble(get_object_id(bomb), parts.get, 1_000_000)
+    with pytest.raises(Incomplete):
+        assemble("0" * 64, parts.get, 1_000_000)
+    with pytest.raises(WireError, match="names"):
+        assemble("0" * 64, lambda name: bomb, 1_000_000)
+
+
+def test_two_requests_never_share_their_content() -> None:
+    assert Request(kind="hello") != Request(kind="hello")
+    assert Reply(kind="ok", site=1) != Reply(kind="ok", site=1)
+
+
+def test_a_site_has_a_budget_of_bytes(world: World) -> None:
+    with world.connect(1) as one:
+        node = one.activate()
+        world.grid.reply_budget_bytes = 10_000
+        list(world.grid.push_messages([Message(pack(REQUEST), node, "query.hello")]))
+        world.grid.reply_budget_bytes = 10_000
+        message = one.receive()
+        assert message is not None
+        with pytest.raises(LinkError, match="413"):
+            one.send(Message(pack(Reply(kind="ok", site=1), b"z" * 50_000), reply_to=message))
+
+
+def test_reconnecting_never_makes_a_site_look_offline(world: World) -> None:
+    with world.connect(1) as one:
+        one.activate()
+        stop = threading.Event()
+        seen: list[int] = []
+
+        def watch() -> None:
+            while not stop.is_set():
+                seen.append(len(world.link.directory()))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        for _ in range(20):
+            one.activate()
+        stop.set()
+        thread.join(5)
+        assert set(seen) == {1}
+
+
+def test_a_run_that_flower_has_ended_is_opened_again(world: World) -> None:
+    with world.connect(1) as one:
+        one.activate()
+        before = world.grid.run.run_id
+        world.grid._state.finish_task(world.grid._task, "failed", "")
+        thread = serve(one, 1, 1)
+        assert ask(world, [1], b"still here") == {1: shifted(b"still here", 1)}
+        thread.join(5)
+        assert world.grid.run.run_id != before

@@ -21,23 +21,21 @@ HEART = SourceOptions(
     label_column="num",
     positive_above=0,
     missing=("", "?", "-9", "-9.0"),
-    columns=tuple(
-        [
-            "age",
-            "sex",
-            "cp",
-            "trestbps",
-            "chol",
-            "fbs",
-            "restecg",
-            "thalach",
-            "exang",
-            "oldpeak",
-            "slope",
-            "ca",
-            "thal",
-            "num",
-        ]
+    columns=(
+        "age",
+        "sex",
+        "cp",
+        "trestbps",
+        "chol",
+        "fbs",
+        "restecg",
+        "thalach",
+        "exang",
+        "oldpeak",
+        "slope",
+        "ca",
+        "thal",
+        "num",
     ),
 )
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from salus.client.data.dicom import DicomImage, read_dicom
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
-from salus.client.data.volumes import Volume, split_times, stack
+from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
@@ -28,6 +28,10 @@ class DicomFolder:
         self._labels: Labels = read_labels(root, options)
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
+        for path in self._root.rglob("*"):
+            name = str(path.relative_to(self._root))
+            if _escaped(name) != name and path.is_file():
+                yield Quarantined(_escaped(name), "bad-name", "the file's name is not UTF-8 text; rename it")
         if self._options.volumes:
             yield from self._scan_series()
         else:
@@ -36,7 +40,8 @@ class DicomFolder:
     def _files(self) -> Iterator[Path]:
         for path in sorted(self._root.rglob("*")):
             skipped = path.name.upper() in SKIPPED_NAMES or path.suffix.lower() in SKIPPED_SUFFIXES
-            if path.is_file() and not path.is_symlink() and not skipped:
+            name = str(path.relative_to(self._root))
+            if path.is_file() and not path.is_symlink() and not skipped and _escaped(name) == name:
                 yield path
 
     def _key(self, path: Path) -> str:
@@ -67,13 +72,16 @@ class DicomFolder:
                 yield Quarantined(key, problem.reason, problem.detail)
 
     def _scan_series(self) -> Iterator[ImageRecord | Quarantined]:
-        series: dict[tuple[str, str], list[str]] = defaultdict(list)
+        series: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
         for path in self._files():
             key = self._key(path)
             try:
                 image = read_dicom(path)
-                # Multi-frame files are volumes of their own, even where several share a series.
-                series[(image.series_uid, key if image.values.shape[0] > 1 else "")].append(key)
+                if not image.series_uid:
+                    raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
+                # Multi-frame files are volumes of their own; a series is one patient's, whatever two files claim.
+                alone = key if image.values.shape[0] > 1 else ""
+                series[(image.patient_id, image.study_uid, image.series_uid, alone)].append(key)
             except UnreadableImage as problem:
                 yield Quarantined(key, problem.reason, problem.detail)
         for keys in series.values():
@@ -93,26 +101,33 @@ class DicomFolder:
             mine = [names[id(image)] for image in slices]
             row = self._label(first, mine[0])
             info = {**first.info, "slices": int(volume.values.shape[0]), "spacing_mm": list(volume.spacing_mm)}
-            digest = hashlib.sha256("".join(sorted(image.sha256 for image in slices)).encode()).hexdigest()
+            digest = _digest(slices)
             patient = self._patient(first, row)
             records.append(
                 ImageRecord(patient, first.study_uid, json.dumps(mine), row.label, row.split, digest, info=info)
             )
         return records
 
-    def _volume(self, keys: list[str]) -> Volume:
-        return stack([read_dicom(self._root / key) for key in keys])
-
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``."""
-        if key.startswith("["):
-            volume = self._volume(json.loads(key))
-            return Sample(volume.values[None], volume.spacing_mm)
+        if self._options.volumes:
+            slices = [read_dicom(self._root / name) for name in json.loads(key)]
+            volume = stack(slices)
+            return Sample(volume.values[None], volume.spacing_mm, sha256=_digest(slices))
         image = read_dicom(self._root / key)
         values = image.values
         if values.ndim == 4:
-            return Sample(values[0], image.geometry.spacing_mm)
+            return Sample(values[0], image.geometry.spacing_mm, sha256=image.sha256)
         if values.shape[0] > 1:
             volume = stack([image])
-            return Sample(np.ascontiguousarray(volume.values[None]), volume.spacing_mm)
-        return Sample(values, image.geometry.spacing_mm)
+            return Sample(np.ascontiguousarray(volume.values[None]), volume.spacing_mm, sha256=image.sha256)
+        return Sample(values, image.geometry.spacing_mm, sha256=image.sha256)
+
+
+def _digest(slices: Sequence[DicomImage]) -> str:
+    return hashlib.sha256("".join(sorted(image.sha256 for image in slices)).encode()).hexdigest()
+
+
+def _escaped(key: str) -> str:
+    """Return a file name that can be stored and shown, whatever bytes it has."""
+    return key.encode("utf-8", "backslashreplace").decode()

@@ -1,19 +1,22 @@
 """A folder of PNG, JPEG, BMP or TIFF files and a CSV of labels; the CSV should name each file's patient."""
 
 import hashlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.common.errors import UnreadableImage
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # what the bytes must be, whatever the name says
 
 
 class ImageFolder:
@@ -33,25 +36,41 @@ class ImageFolder:
                 yield Quarantined(key, "unlabelled", "no label for this file")
                 continue
             try:
-                values = self.load(key).values
+                sample = self.load(key)
             except UnreadableImage as problem:
                 yield Quarantined(key, problem.reason, problem.detail)
                 continue
-            info: dict[str, str | float | int | list[float]] = {"rows": values.shape[1], "columns": values.shape[2]}
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            info: dict[str, str | float | int | list[float]] = {
+                "rows": sample.values.shape[1],
+                "columns": sample.values.shape[2],
+            }
             patient = row.patient or key
-            yield ImageRecord(patient, patient, key, row.label, row.split, digest, info=info)
+            yield ImageRecord(patient, patient, key, row.label, row.split, sample.sha256, info=info)
 
     def load(self, key: str) -> Sample:
-        """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour."""
+        """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, turned as the file says."""
         try:
+            data = (self._root / key).read_bytes()
             with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(self._root / key) as image:
-                    grey = image.mode in ("1", "L", "I", "I;16", "F")
-                    deep = image.mode in ("I", "I;16")
-                    pixels = np.asarray(image if grey else image.convert("RGB"), dtype=np.float32)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+                warnings.simplefilter("error")
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                    if getattr(image, "n_frames", 1) != 1:
+                        raise UnreadableImage("several-pictures", "the file holds several pictures")
+                    values = _unit_range(ImageOps.exif_transpose(image))
+        except UnreadableImage:
+            raise
+        except Exception:  # Pillow's plug-ins raise TypeError, SyntaxError, struct.error ... on damaged files
             raise UnreadableImage("damaged", "the image cannot be decoded") from None
-        scaled = pixels / np.float32(65535 if deep else 255)
-        return Sample(scaled[None] if grey else np.ascontiguousarray(np.moveaxis(scaled, -1, 0)))
+        return Sample(values, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _unit_range(image: Image.Image) -> FloatArray:
+    """Return ``[channels, rows, columns]`` from 0 to 1 by the mode's own range; transparency is dropped."""
+    if image.mode.startswith("I;16"):
+        return np.asarray(image.convert("I"), dtype=np.float32)[None] / np.float32(65535)
+    if image.mode in ("1", "L", "LA"):
+        return np.asarray(image.convert("L"), dtype=np.float32)[None] / np.float32(255)
+    if image.mode in ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
+        colour = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+        return np.ascontiguousarray(np.moveaxis(colour, -1, 0))
+    raise UnreadableImage("unsupported", "pictures of this mode have no range of their own")

@@ -11,6 +11,7 @@ from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Samp
 from salus.client.data.sources.base import SourceOptions
 from salus.common.errors import DataError, UnreadableImage
 
+LARGEST = 1e30  # float32 holds it; a measurement never reaches it
 ID_COLUMNS = ("PatientID", "patient", "pid")
 
 
@@ -40,22 +41,29 @@ class Table:
                 f"Expected a column {self._options.label_column!r} in {path.name!r}.",
                 remedy="Name the label column with --label-column, and all columns with --columns if there is no header.",
             )
+        if len(set(header)) != len(header):
+            raise DataError(f"Two columns of {path.name!r} have the same name.", remedy="Rename one.")
         body = lines[1:] if named else lines
-        return [dict(zip(header, (cell.strip() for cell in line), strict=False)) for line in body]
+        # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be told apart.
+        return [
+            dict(zip(header, (cell.strip() for cell in line), strict=True)) if len(line) == len(header) else {}
+            for line in body
+        ]
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         for name, rows in self._rows.items():
             for number, row in enumerate(rows):
                 key = f"{name}/{number}"
                 try:
+                    if not row:
+                        raise UnreadableImage("ragged", "the line has more or fewer cells than the header")
                     self._values(row)
                     label = self._label(row)
                 except UnreadableImage as problem:
                     yield Quarantined(key, problem.reason, problem.detail)
                     continue
                 patient = next((row[column] for column in ID_COLUMNS if row.get(column)), key)
-                digest = hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()
-                yield ImageRecord(patient, patient, key, label, row.get("split", ""), digest, group=name)
+                yield ImageRecord(patient, patient, key, label, row.get("split", ""), _digest(row), group=name)
 
     def _label(self, row: dict[str, str]) -> str:
         label = row.get(self._options.label_column, "")
@@ -85,12 +93,19 @@ class Table:
                 numbers.append(float(cell))
             except ValueError:
                 raise UnreadableImage("not-a-number", f"column {column!r} holds text") from None
+            if not abs(numbers[-1]) < LARGEST:
+                raise UnreadableImage("not-finite", f"column {column!r} holds a number that is not finite or too large")
         return np.array(numbers, dtype=np.float32)
 
     def load(self, key: str) -> Sample:
         """Return ``[columns]``, NaN where missing."""
         name, _, number = key.rpartition("/")
         try:
-            return Sample(self._values(self._rows[name][int(number)]))
+            row = self._rows[name][int(number)]
+            return Sample(self._values(row), columns=tuple(self._inputs()), sha256=_digest(row))
         except (KeyError, ValueError, IndexError):
             raise UnreadableImage("missing", "the table no longer has this row") from None
+
+
+def _digest(row: dict[str, str]) -> str:
+    return hashlib.sha256(repr(sorted(row.items())).encode()).hexdigest()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.client.data.dicom_files import make, write
 
 from salus.client.data.dicom import read_dicom
@@ -141,3 +142,34 @@ def test_messages_do_not_quote_values(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage) as caught:
         read_dicom(path)
     assert "Secret" not in str(caught.value)
+
+
+def test_objects_that_cannot_be_placed_or_bounded_are_quarantined(tmp_path: Path) -> None:
+    frames = np.zeros((2, 2, 2), np.uint16)
+    item = Dataset()
+    dataset = make(frames)
+    dataset.PerFrameFunctionalGroupsSequence = Sequence([item, item])
+    dataset.save_as(tmp_path / "enhanced", enforce_file_format=True)
+    deflated = make(RAMP)
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    deflated.save_as(tmp_path / "deflated", enforce_file_format=True)
+    for name in ("enhanced", "deflated"):
+        with pytest.raises(UnreadableImage) as caught:
+            read_dicom(tmp_path / name)
+        assert caught.value.reason == "unsupported"
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"PixelSpacing": [0, 1]},
+        {"PixelSpacing": [-1, 1]},
+        {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]},
+        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+        {"ImageOrientationPatient": [2, 0, 0, 0, 1, 0]},
+    ],
+)
+def test_geometry_that_is_no_plane_is_quarantined(tmp_path: Path, attributes: dict[str, object]) -> None:
+    with pytest.raises(UnreadableImage) as caught:
+        read_dicom(write(tmp_path / "a.dcm", RAMP, **attributes))
+    assert caught.value.reason == "bad-geometry"

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,62 @@ def test_a_sample_that_is_gone_is_unreadable(tmp_path: Path) -> None:
     for key in ("train/99999", "other/1", "x"):
         with pytest.raises(UnreadableImage):
             source.load(key)
+
+
+def test_pictures_are_scaled_by_their_own_mode(tmp_path: Path) -> None:
+    Image.new("1", (4, 4), 1).save(tmp_path / "bits.png")
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
+    Image.new("LA", (4, 4), (255, 0)).save(tmp_path / "alpha.png")
+    frames = [Image.new("L", (4, 4), value) for value in (0, 255)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "gif.png", format="GIF")
+    names = ["bits.png", "float.tif", "alpha.png", "pages.tif", "gif.png"]
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{name},a\n" for name in names))
+    good, bad = scan("images", tmp_path)
+    source = open_source("images", tmp_path, SourceOptions())
+    assert {r.key: float(source.load(r.key).values.max()) for r in good} == {"bits.png": 1.0, "alpha.png": 1.0}
+    assert all(source.load(r.key).values.shape == (1, 4, 4) for r in good)
+    assert {b.key: b.reason for b in bad} == {
+        "float.tif": "unsupported",
+        "pages.tif": "several-pictures",
+        "gif.png": "damaged",
+    }
+
+
+def test_slices_of_two_patients_never_make_one_volume(tmp_path: Path) -> None:
+    for z in range(4):
+        write(
+            tmp_path / f"{z}.dcm", RAMP, PatientID=f"P{z // 2}", SeriesInstanceUID="7.1", ImagePositionPatient=[0, 0, z]
+        )
+    write(tmp_path / "none.dcm", RAMP, SeriesInstanceUID=None)
+    (tmp_path / "labels.csv").write_text("PatientID,label\nP0,yes\nP1,no\n")
+    good, bad = scan("dicom", tmp_path, volumes=True)
+    assert sorted((r.patient, r.label) for r in good) == [("P0", "yes"), ("P1", "no")]
+    assert [b.reason for b in bad] == ["no-series"]
+
+
+def test_a_file_name_that_is_not_text_is_quarantined(tmp_path: Path) -> None:
+    write(tmp_path / "good.dcm", RAMP)
+    (Path(os.fsdecode(os.fsencode(str(tmp_path)) + b"/M\xfcller.dcm"))).write_bytes(b"x")
+    (tmp_path / "labels.csv").write_text("PatientID,label\nP1,yes\n")
+    good, bad = scan("dicom", tmp_path)
+    assert len(good) == 1
+    assert [b.reason for b in bad] == ["bad-name"]
+    bad[0].key.encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"\x93NUMPY\x01\0"])
+def test_archives_that_are_none_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(DataError):
+        list(open_source("medmnist", tmp_path / "x.npz", SourceOptions()).scan())
+
+
+def test_odd_lines_and_numbers_of_a_table_are_quarantined(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("age,label\n1,a\n1\n1,2,a\n1e39,a\ninf,a\n")
+    good, bad = scan("table", tmp_path / "a.csv")
+    assert len(good) == 1
+    assert sorted(b.reason for b in bad) == ["not-finite", "not-finite", "ragged", "ragged"]
+    (tmp_path / "b.csv").write_text("age,age,label\n1,2,a\n")
+    with pytest.raises(DataError, match="same name"):
+        open_source("table", tmp_path / "b.csv", SourceOptions())

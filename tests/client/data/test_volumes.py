@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.client.data.dicom_files import write
 
-from salus.client.data.dicom import DicomImage, Geometry, read_dicom
+from salus.client.data.dicom import DicomImage, Geometry, Window, read_dicom
 from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 
@@ -16,7 +17,9 @@ AXES = [np.array(a, float) for a in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
 def slice_at(values: np.ndarray, row: np.ndarray, column: np.ndarray, position: np.ndarray) -> DicomImage:
     geometry = Geometry((2.0, 3.0), tuple(row), tuple(column), tuple(position))  # type: ignore[arg-type]
     step = tuple(np.cross(row, column) * 5.0)
-    return DicomImage(values[None].astype(np.float32), geometry, "p", "s", "r", 0, step, "", {})  # type: ignore[arg-type]
+    shown = values[None].astype(np.float32)
+    window = Window("LINEAR_EXACT", 0.5, 1.0)
+    return DicomImage(shown, shown, window, False, geometry, "p", "s", "r", 0, step, "", {})  # type: ignore[arg-type]
 
 
 @given(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1.0, -1.0])] * 2), st.randoms(use_true_random=False))
@@ -49,6 +52,7 @@ def flat(z: float, value: float = 0.0, side: int = 3, number: int = 0) -> DicomI
 def test_missing_repeated_and_mixed_slices_are_refused() -> None:
     for slices, reason in (
         ([flat(0), flat(1), flat(2), flat(9)], "uneven-slices"),
+        ([flat(0), flat(1), flat(3), flat(4)], "uneven-slices"),
         ([flat(0), flat(0), flat(1)], "uneven-slices"),
         ([flat(0)], "single-slice"),
         ([flat(0), flat(1, side=4)], "mixed-series"),
@@ -60,10 +64,23 @@ def test_missing_repeated_and_mixed_slices_are_refused() -> None:
 
 
 def test_unevenly_spaced_slices_are_interpolated() -> None:
-    volume = stack([flat(0, 0.0), flat(1, 0.1), flat(2, 0.2), flat(4, 0.4)])
-    assert volume.values[:, 0, 0] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    volume = stack([flat(0, 0.0), flat(1, 0.1), flat(2, 0.2), flat(3.6, 0.36)])
+    assert volume.values[:, 0, 0] == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert volume.spacing_mm == (1.0, 2.0, 3.0)
     assert volume.affine[2, 2] == 1.0
+
+
+def test_grey_values_mean_the_same_in_every_slice_of_a_volume(tmp_path: Path) -> None:
+    for z, (level, window) in enumerate([(100, {}), (200, {}), (300, {})]):
+        pixels = np.array([[0, level], [0, level]], np.uint16)
+        write(tmp_path / f"{z}.dcm", pixels, ImagePositionPatient=[0, 0, z], **window)
+    volume = stack([read_dicom(tmp_path / f"{z}.dcm") for z in range(3)])
+    assert volume.values[:, 0, 1] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    for z, width in enumerate([301, 401, 501]):
+        pixels = np.array([[0, 300], [0, 300]], np.uint16)
+        write(tmp_path / f"{z}.dcm", pixels, ImagePositionPatient=[0, 0, z], WindowCenter=200.5, WindowWidth=width)
+    volume = stack([read_dicom(tmp_path / f"{z}.dcm") for z in range(3)])
+    assert volume.values[:, 0, 1] == pytest.approx([0.75] * 3)
 
 
 def test_a_series_in_time_is_several_volumes() -> None:

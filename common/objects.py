@@ -1,0 +1,84 @@
+"""Flower's content-addressed objects, put together again without trusting anything but their hashes.
+
+A message travels as a tree of objects, each named by the SHA-256 of its bytes. Flower's store believes the first tree that
+names an object, and its `Array` may list one chunk millions of times; so both ends walk the children that each object's own
+bytes name, and count before they build.
+"""
+
+import json
+from collections.abc import Callable
+
+from flwr.app import Message
+from flwr.app.message.array import Array
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    get_object_id,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from salus.common.errors import WireError
+
+MAX_OBJECTS = 20_000  # 5 MiB each: 100 GB, more than any model
+
+
+class Incomplete(Exception):
+    """A part is not there yet."""
+
+
+def assemble(root: str, fetch: Callable[[str], bytes | None], max_bytes: int) -> Message:
+    """Return the message whose root object is `root`.
+
+    Args:
+        fetch: returns an object's bytes, or None while they are not there.
+        max_bytes: most that all objects together, and the arrays built from them, may take.
+
+    Raises:
+        Incomplete: a part is missing.
+        WireError: parts that do not match their names, too many, too large, or not a message.
+    """
+    parts: dict[str, bytes] = {}
+    waiting = [root]
+    total = 0
+    while waiting:
+        name = waiting.pop()
+        if name in parts:
+            continue
+        content = fetch(name)
+        if not content:
+            raise Incomplete
+        total += len(content)
+        if get_object_id(content) != name or total > max_bytes or len(parts) >= MAX_OBJECTS:
+            raise WireError(
+                "Expected parts that match their names and the agreed size.", remedy="The message is dropped."
+            )
+        parts[name] = content
+        waiting += _children(content)
+    try:
+        if sum(_expanded_bytes(content, parts) for content in parts.values()) > max_bytes:
+            raise WireError("Expected an array of the agreed size.", remedy="The message is dropped.")
+        message = inflate_object_from_contents(root, parts)
+    except WireError:
+        raise
+    except Exception as problem:  # Flower's parsers raise KeyError, TypeError, JSONDecodeError ... on forged bytes
+        raise WireError(f"Expected a message ({type(problem).__name__}).", remedy="It is dropped.") from None
+    if not isinstance(message, Message):
+        raise WireError("Expected a message.", remedy="It is dropped.")
+    return message
+
+
+def _children(content: bytes) -> list[str]:
+    try:
+        return [name for name in get_object_head_values_from_object_content(content)[1] if name]
+    except Exception:
+        raise WireError("Expected an object with a head.", remedy="The message is dropped.") from None
+
+
+def _expanded_bytes(content: bytes, parts: dict[str, bytes]) -> int:
+    """Return how large an `Array` becomes when its chunks are joined; 0 for every other object."""
+    kind, children, _ = get_object_head_values_from_object_content(content)
+    if kind != Array.__qualname__:
+        return 0
+    chunks = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+    sizes = [len(parts[name]) for name in children if name]
+    return sum(sizes[index] for index in chunks)
