@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.app import Array, Context, Message, RecordDict
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.fleet_pb2 import PushMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.node_pb2 import Node
@@ -234,20 +234,14 @@ def test_nothing_is_left_in_the_store_after_a_run(world: World) -> None:
         assert len(world.grid._store) == 0
 
 
-class Forged(Array):
-    """An array whose body is not what its head says."""
+class Forged(Message):
+    """A reply with a part that cannot be parsed, under correct hashes."""
 
     def deflate(self) -> bytes:
-        return add_header_to_object_body(b"not json", self)
+        return add_header_to_object_body(b"\xff\xff not protobuf", self)
 
 
-Forged.__qualname__ = "Array"
-
-
-def forged(reply: Message) -> Message:
-    """Return a reply with a part that cannot be parsed, under correct hashes."""
-    reply.content["blob"] = ArrayRecord({"0": Forged("uint8", (3,), "salus.raw/1", b"abc")})
-    return reply
+Forged.__qualname__ = "Message"
 
 
 def test_a_forged_reply_costs_its_own_site_only(world: World) -> None:
@@ -259,7 +253,7 @@ def test_a_forged_reply_costs_its_own_site_only(world: World) -> None:
         def misbehave() -> None:
             message = one.receive()
             assert message is not None
-            one.send(forged(echo(1)(message, Context(0, 1, {}, RecordDict(), {}))))
+            one.send(Forged(pack(Reply(kind="ok", site=1), b"abc"), reply_to=message))
 
         other = threading.Thread(target=misbehave, daemon=True)
         other.start()
