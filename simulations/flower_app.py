@@ -1,0 +1,118 @@
+"""Our `ServerApp` and `ClientApp` for Flower's own engines, unchanged: `flwr run` and its Ray simulation (``salus[ray]``).
+
+In the pyproject of a Flower app write::
+
+    [tool.flwr.app.components]
+    serverapp = "salus.simulations.flower_app:server_app"
+    clientapp = "salus.simulations.flower_app:client_app"
+    [tool.flwr.app.config]
+    job = "job.toml"
+    data = "toy.npz"
+    sites = 4
+    partition = "iid"
+    folder = "run"
+
+Engines without a run configuration (`run_simulation`) take the same values from the environment: SALUS_JOB, SALUS_DATA,
+SALUS_SITES, SALUS_PARTITION, SALUS_FOLDER. The model is found under ``folder``, which must be one path for all processes.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from salus.client.app import make_client_app
+from salus.client.data.sources.base import SourceOptions
+from salus.client.performance import Performance
+from salus.client.policy import Policy
+from salus.client.site import Site
+from salus.common.errors import ConfigError
+from salus.common.events import EventLog
+from salus.common.identity import Identity
+from salus.common.job import load_job, seal_job
+from salus.server.app import make_server_app
+from salus.server.checkpoints import Checkpoints
+from salus.server.federation import Federation
+from salus.server.rounds import JobRun
+from salus.simulations.simulate import test_evaluator
+from salus.simulations.virtual import make_hospitals, open_catalogue
+
+KEY = "coordinator.key"
+_sites: dict[tuple[Path, int], Site] = {}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Which job over which data."""
+
+    job: Path
+    data: Path
+    sites: int
+    partition: str
+    folder: Path
+
+
+def settings_of(config: Mapping[str, object]) -> Settings:
+    """Return the settings from a run configuration or the environment; raises ConfigError if one is missing."""
+
+    def value(name: str, default: str = "") -> str:
+        found = config.get(name) or os.environ.get(f"SALUS_{name.upper()}", default)
+        if not found:
+            raise ConfigError(
+                f"Expected {name!r} in the run configuration.", remedy=f"Set it, or SALUS_{name.upper()}."
+            )
+        return str(found)
+
+    return Settings(
+        Path(value("job")), Path(value("data")), int(value("sites")), value("partition", "iid"), Path(value("folder"))
+    )
+
+
+def _run(grid: Grid, context: Context) -> None:
+    settings = settings_of(context.run_config)
+    job = load_job(settings.job)
+    coordinator = Identity.generate()
+    make_hospitals(
+        job,
+        settings.data,
+        SourceOptions(),
+        sites=settings.sites,
+        partition=settings.partition,
+        seed=job.job.seed,
+        folder=settings.folder,
+    )
+    (settings.folder / KEY).write_text(coordinator.public_key.hex())
+    checkpoints = Checkpoints(settings.folder / "coordinator")
+    signed = seal_job(job, coordinator)
+    job_id = checkpoints.submit(signed, job.job.name)
+    evaluate = test_evaluator(job, settings.folder, Performance(device="cpu"))
+
+    def work(federation: Federation) -> None:
+        JobRun(job, job_id, signed, federation, checkpoints, EventLog(settings.folder / "events.jsonl"), evaluate).run()
+        checkpoints.set_status(job_id, "finished")
+
+    make_server_app(work)(grid, context)
+
+
+def _site_of(context: Context) -> Site:
+    settings = settings_of(context.run_config)
+    number = int(context.node_config["partition-id"]) + 1
+    if (settings.folder, number) not in _sites:
+        _sites[settings.folder, number] = Site(
+            site_id=number,
+            coordinator_key=bytes.fromhex((settings.folder / KEY).read_text()),
+            catalogue=open_catalogue(settings.folder, number),
+            policy=lambda: Policy(allow_unprotected=True),
+            performance=Performance(threads=1),
+            events=EventLog(settings.folder / f"site-{number}" / "events.jsonl"),
+        )
+    return _sites[settings.folder, number]
+
+
+server_app: ServerApp = ServerApp()
+server_app.main()(_run)
+client_app: ClientApp = make_client_app(_site_of)
