@@ -12,6 +12,7 @@ from pydantic import Field
 from salus.client.data.catalogue import Catalogue
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
+from salus.client.session_store import SqliteSessionStore
 from salus.client.site import Site
 from salus.common.certificates import check_certificate, client_context
 from salus.common.clock import Clock
@@ -28,7 +29,7 @@ from salus.common.kit import (
     create_keys,
     installed_roster,
 )
-from salus.common.roster import Roster
+from salus.common.roster import Roster, site_key
 from salus.common.strict import Strict, load_toml
 
 PSEUDONYM_KEY_BYTES = 32
@@ -126,6 +127,9 @@ class SiteFolder:
         """Return the site that handles requests."""
         return Site(
             site_id=self.site_id,
+            identity=self.identity,
+            keys={site_id: site_key(self.roster, site_id) for site_id in self.roster.site_ids()},
+            store=SqliteSessionStore(self.folder / "sessions.sqlite"),
             coordinator_key=unhex(self.roster.coordinator.public_key),
             catalogue=open_catalogue(self.folder),
             policy=lambda: load_policy(self.folder / "policy.toml"),

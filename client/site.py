@@ -5,7 +5,8 @@ before data are read; what leaves is a `Reply` and a protected vector.
 """
 
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +18,14 @@ from salus.client.policy import Policy
 from salus.client.training import Trainer, training_seed
 from salus.common.errors import DataError, IdentityError, Refused, SalusError, describe
 from salus.common.events import EventSink
+from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.masking.store import SessionStore
 from salus.privacy.protection import Protection, SiteEnd, SiteParty, protection_of
 from salus.privacy.session import Session
 
@@ -45,6 +48,9 @@ class Site:
 
     Args:
         site_id: position on the roster, from 1.
+        identity: this site's signing key.
+        keys: Ed25519 keys of the whole pinned roster, by site id.
+        store: what protected sums must remember beyond a crash.
         coordinator_key: the Ed25519 key, from the pinned roster, whose signature a job must carry.
         policy: called for every job, so that a changed policy file counts at once.
     """
@@ -53,6 +59,9 @@ class Site:
         self,
         *,
         site_id: int,
+        identity: Identity,
+        keys: Mapping[int, bytes],
+        store: SessionStore,
         coordinator_key: bytes,
         catalogue: Catalogue,
         policy: Callable[[], Policy],
@@ -60,11 +69,13 @@ class Site:
         events: EventSink,
     ) -> None:
         self.site_id = site_id
+        self._identity, self._keys, self._store = identity, keys, store
         self._coordinator_key = coordinator_key
         self._catalogue = catalogue
         self._policy = policy
         self._performance = performance
         self._events = events
+        self._random: Callable[[int], bytes] = os.urandom
         self._running: RunningJob | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
 
@@ -140,7 +151,8 @@ class Site:
             hashlib.sha256(model).digest(),
             request.sites,
         )
-        end = running.protection.site_end(session, shape, running.job, SiteParty(self.site_id))
+        party = SiteParty(self.site_id, self._identity, self._keys, self._store, self._policy().min_sites, self._random)
+        end = running.protection.site_end(session, shape, running.job, party)
         reply = end.open(contribution)
         self._open = (_key(request), end)
         return reply
@@ -152,10 +164,14 @@ class Site:
         job, document = open_job(request.job, self._coordinator_key)
         self._policy().check(job)
         others = set(request.sites)
-        if self.site_id not in others or len(others) < max(job.job.min_sites, len(request.sites)):
+        if (
+            not others <= set(self._keys)
+            or self.site_id not in others
+            or len(others) < max(job.job.min_sites, len(request.sites))
+        ):
             raise Refused(
-                f"Expected this site among at least {job.job.min_sites} sites of the round.",
-                remedy="Wait until enough sites take part.",
+                f"Expected this site among at least {job.job.min_sites} different sites of the pinned roster.",
+                remedy="Wait until enough sites take part, and use the newest roster.",
             )
         last = job.job.rounds + (request.kind == "evaluate")
         if not 1 <= request.round <= last:

@@ -84,7 +84,7 @@ class Aggregation(Strict):
     """How updates become one model."""
 
     strategy: Name = "fedavg"
-    protection: Name
+    protection: Name = "masking"  # the coordinator sees sums only
     max_patients: PositiveInt = 1000  # weights are min(patients, this) / this: a public bound, so a weight is at most 1
     server_learning_rate: PositiveFloat = 1.0  # 1 is plain averaging
     update_clip_norm_l2: PositiveFloat = 100.0  # a broken site cannot move the model further than this in one round
@@ -103,7 +103,7 @@ class Job(Strict):
     job: JobHead
     task: TaskSettings
     training: Training = Training()
-    aggregation: Aggregation
+    aggregation: Aggregation = Aggregation()
     privacy: Privacy = Privacy()
 
     def canonical_bytes(self) -> bytes:

@@ -61,7 +61,13 @@ def to_vector(contribution: Contribution, shape: Shape) -> Float64Vector:
     Raises:
         ProtectionError: another size than agreed, NaN or infinity anywhere, or a weight or statistic outside 0 .. 1.
     """
-    update = np.asarray(contribution.update, dtype=np.float64)
+    factor, tail = scale_of(contribution, shape)
+    return np.concatenate([np.asarray(contribution.update, dtype=np.float64) * factor, tail])
+
+
+def scale_of(contribution: Contribution, shape: Shape) -> tuple[float, Float64Vector]:
+    """Return what `to_vector` multiplies the update by (clip times weight) and what stands behind it; errors likewise."""
+    update = contribution.update
     tail = np.concatenate([[contribution.weight], contribution.statistics])
     if update.shape != (shape.parameters,) or tail.shape != (1 + shape.statistics,):
         raise ProtectionError(
@@ -69,7 +75,7 @@ def to_vector(contribution: Contribution, shape: Shape) -> Float64Vector:
             f"got {update.size} and {tail.size - 1}.",
             remedy="Install the version of Salus that the coordinator runs.",
         )
-    norm = float(np.linalg.norm(update))
+    norm = float(np.sqrt(np.einsum("i,i->", update, update, dtype=np.float64)))  # no copy in double precision
     if not np.isfinite(norm) or not np.isfinite(tail).all():
         raise ProtectionError(
             "Expected finite numbers in the update, got NaN or infinity.",
@@ -79,8 +85,7 @@ def to_vector(contribution: Contribution, shape: Shape) -> Float64Vector:
         raise ProtectionError(
             "Expected weight and statistics within 0 .. 1.", remedy="Report this as an error in the task."
         )
-    factor = contribution.weight * min(1.0, shape.clip_norm_l2 / norm) if norm > 0 else 0.0
-    return np.concatenate([update * factor, tail])
+    return (contribution.weight * min(1.0, shape.clip_norm_l2 / norm) if norm > 0 else 0.0), tail
 
 
 @dataclass(frozen=True)

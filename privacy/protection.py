@@ -10,14 +10,17 @@ Both ends are sans-IO: bytes in, bytes out. The engine that carries the bytes (n
 here. To add a protection: one module with an object that fulfils `Protection`, one test, one line in `PROTECTIONS`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
 from salus.common.errors import JobError
+from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.common.registry import Registry
 from salus.privacy.contribution import Contribution, Shape, Sum
+from salus.privacy.masking.store import SessionStore
+from salus.privacy.masking.transcript import Recorder
 from salus.privacy.session import Session
 
 
@@ -51,9 +54,21 @@ class CoordinatorEnd(Interface):
 
 @dataclass(frozen=True)
 class SiteParty:
-    """Who a site is in a session."""
+    """Who a site is in a session.
+
+    Args:
+        keys: Ed25519 public keys of the whole roster pinned at this site, by site id.
+        store: what must outlive a crash.
+        minimum_cohort: the site's own policy.
+        random: source of cryptographic randomness.
+    """
 
     site: int
+    identity: Identity
+    keys: Mapping[int, bytes]
+    store: SessionStore
+    minimum_cohort: int
+    random: Callable[[int], bytes]
 
 
 class Protection(Interface):
@@ -61,15 +76,31 @@ class Protection(Interface):
 
     name: str
     protects: bool  # whether the coordinator is kept from single updates; a site refuses False unless allowed by name
+    promise: str  # what the coordinator alone can read, in words
+
+    def check(self, job: Job, sites: int) -> None:
+        """Raise ProtectionError for a job that can never run over a roster of `sites`."""
+
+    def needed(self, sites: int) -> int:
+        """Return the fewest sites with which a round can end, for a roster of `sites`."""
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> SiteEnd:
         """Return the site's end of a new session."""
 
-    def coordinator_end(self, session: Session, shape: Shape, job: Job) -> CoordinatorEnd:
-        """Return the coordinator's end of a new session."""
+    def coordinator_end(
+        self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder
+    ) -> CoordinatorEnd:
+        """Return the coordinator's end of a new session; `record` takes its transcript."""
 
 
-PROTECTIONS = Registry("protection", "salus.protections", {"none": "salus.privacy.unprotected:UNPROTECTED"})
+PROTECTIONS = Registry(
+    "protection",
+    "salus.protections",
+    {
+        "masking": "salus.privacy.masking.protection:MASKING",
+        "none": "salus.privacy.unprotected:UNPROTECTED",
+    },
+)
 
 
 def protection_of(job: Job) -> Protection:

@@ -10,6 +10,7 @@ import numpy as np
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Contribution, Shape, Sum, to_vector
+from salus.privacy.masking.transcript import Recorder
 from salus.privacy.protection import SiteParty
 from salus.privacy.session import Session
 
@@ -75,11 +76,20 @@ class Unprotected:
 
     name = "none"
     protects = False
+    promise = "every site's update"
+
+    def check(self, job: Job, sites: int) -> None:
+        """Every job can run without protection."""
+
+    def needed(self, sites: int) -> int:
+        return 1
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> UnprotectedSite:
         return UnprotectedSite(shape)
 
-    def coordinator_end(self, session: Session, shape: Shape, job: Job) -> UnprotectedCoordinator:
+    def coordinator_end(
+        self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder
+    ) -> UnprotectedCoordinator:
         return UnprotectedCoordinator(session, shape)
 
 

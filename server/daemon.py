@@ -21,6 +21,7 @@ from salus.common.events import Event, EventLog, read_events
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, parse_job, seal_job
+from salus.common.roster import site_key
 from salus.common.strict import validate
 from salus.common.tasks import make_task
 from salus.privacy.protection import protection_of
@@ -34,6 +35,7 @@ from salus.server.listen import listen_tcp, listen_unix
 from salus.server.report import write_report
 from salus.server.rounds import Cancelled, JobRun
 from salus.server.strategies import strategy_of
+from salus.server.transcripts import Transcript
 
 IDLE_POLL_S = 0.2
 
@@ -119,8 +121,14 @@ class CoordinatorDaemon:
             federation,
             self._checkpoints,
             self._events,
+            self._keys(),
+            Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl"),
             cancelled=lambda: self._must_end(row.job_id),
         ).run()
+
+    def _keys(self) -> dict[int, bytes]:
+        roster = self._folder.roster
+        return {site_id: site_key(roster, site_id) for site_id in roster.site_ids()}
 
     def _must_end(self, job_id: str) -> bool:
         return self._stop.is_set() or job_id in self._cancelled
@@ -212,11 +220,11 @@ def check_job(job: Job, sites: int) -> None:
     """Refuse a job that can never run: unknown names, settings that do not fit, more sites than there are.
 
     Raises:
-        JobError: with what would have to change.
+        JobError, ProtectionError: with what would have to change.
     """
     make_task(job.task)
     strategy_of(job)
-    protection_of(job)
+    protection_of(job).check(job, sites)
     if job.job.min_sites > sites:
         raise JobError(
             f"The job needs {job.job.min_sites} sites, but the roster has {sites}.",

@@ -7,7 +7,7 @@ A round that too few sites finish is abandoned, nothing of it is kept, and it is
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from salus.common.errors import ProtectionError, RoundError, SalusError
@@ -19,6 +19,7 @@ from salus.common.packets import Request
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of, read_parameters
 from salus.privacy.contribution import Shape, Sum
+from salus.privacy.masking.transcript import Recorder, no_record
 from salus.privacy.protection import CoordinatorEnd, protection_of
 from salus.privacy.session import Session
 from salus.server.checkpoints import Checkpoints
@@ -41,6 +42,8 @@ class JobRun:
     """One job from its first round, or from its last checkpoint, to its end.
 
     Args:
+        keys: Ed25519 keys of the whole roster, by site id.
+        record: takes the transcript of protected sums.
         evaluate: for simulations, measures a global model on a test split that no site holds.
         cancelled: asked between and during exchanges.
     """
@@ -51,6 +54,8 @@ class JobRun:
     federation: Federation
     checkpoints: Checkpoints
     events: EventSink
+    keys: Mapping[int, bytes]
+    record: Recorder = no_record
     evaluate: Evaluator | None = None
     cancelled: Callable[[], bool] = lambda: False
     _seconds: dict[str, float] = field(default_factory=dict)
@@ -117,9 +122,9 @@ class JobRun:
             self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
             try:
                 total = self._attempt(round_, attempt, sites, kind)
-                if len(total.sites) < self.job.job.min_sites:
+                if len(total.sites) < self._needed:
                     raise RoundError(
-                        f"Expected answers of at least {self.job.job.min_sites} sites, got {len(total.sites)}.",
+                        f"Expected answers of at least {self._needed} sites, got {len(total.sites)}.",
                         remedy="",
                     )
             except (RoundError, ProtectionError) as problem:
@@ -139,23 +144,43 @@ class JobRun:
         parameters = self.layout.size if kind == "train" else 0
         return Shape(parameters, self.task.statistics_size, self.job.aggregation.update_clip_norm_l2)
 
+    @property
+    def _needed(self) -> int:
+        return max(self.job.job.min_sites, self.protection.needed(len(self.keys)))
+
+    def _invited(self) -> tuple[int, ...] | None:
+        """Return the sites to ask now, or None while too few are online.
+
+        Under protection the sites of the first sum are the cohort of the whole job: sums over sets that differ in few sites
+        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next job.
+        """
+        online = self.federation.online()
+        if self.protection.protects:
+            done = self.checkpoints.records(self.job_id)
+            cohort = done[-1]["sites"] if done else []
+            if isinstance(cohort, list) and cohort:
+                return tuple(cohort) if set(cohort) <= set(online) else None
+        return online if len(online) >= self._needed else None
+
     def _wait_for_sites(self) -> tuple[int, ...]:
         deadline = time.monotonic() + self.job.job.join_timeout_s
         announced = False
         while True:
             if self.cancelled():
                 raise Cancelled("The job was cancelled.", remedy="")
-            sites = self.federation.online()
-            if len(sites) >= self.job.job.min_sites:
+            sites = self._invited()
+            if sites is not None:
                 return sites
+            online = self.federation.online()
             if time.monotonic() > deadline:
                 raise RoundError(
-                    f"Expected at least {self.job.job.min_sites} sites online within {self.job.job.join_timeout_s:.0f} s, "
-                    f"found {len(sites)}.",
+                    f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
+                    f"{', those of the earlier rounds among them' if self.protection.protects else ''}, "
+                    f"found {len(online)}.",
                     remedy="Start the missing sites and submit the job again.",
                 )
             if not announced:
-                self.events.emit("waiting", job=self.job_id, online=list(sites), needed=self.job.job.min_sites)
+                self.events.emit("waiting", job=self.job_id, online=list(online), needed=self._needed)
                 announced = True
             time.sleep(POLL_S)
 
@@ -167,11 +192,12 @@ class JobRun:
             attempt,
             hashlib.sha256(self.signed.document.encode()).digest(),
             hashlib.sha256(model).digest(),
-            sites,
+            # A protected session is over the whole roster, whoever is online: thresholds must not be the coordinator's choice.
+            tuple(sorted(self.keys)) if self.protection.protects else sites,
         )
-        end = self.protection.coordinator_end(session, self._shape(kind), self.job)
+        end = self.protection.coordinator_end(session, self._shape(kind), self.job, self.keys, self.record)
         common = {"job_id": self.job_id, "round": round_, "attempt": attempt}
-        first = Request.model_validate({"kind": kind, "job": self.signed, "sites": sites, **common})
+        first = Request.model_validate({"kind": kind, "job": self.signed, "sites": session.roster, **common})
         self._seconds = {}
         requests = dict.fromkeys(sites, (first, model))
         step = "train"

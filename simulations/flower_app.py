@@ -34,12 +34,15 @@ from salus.common.errors import ConfigError
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import load_job, seal_job
+from salus.privacy.masking.store import MemoryStore
 from salus.server.app import make_server_app
 from salus.server.checkpoints import Checkpoints
+from salus.server.daemon import check_job
 from salus.server.federation import Federation
 from salus.server.rounds import JobRun
+from salus.server.transcripts import Transcript
 from salus.simulations.simulate import test_evaluator
-from salus.simulations.virtual import make_hospitals, open_catalogue
+from salus.simulations.virtual import make_hospitals, open_catalogue, virtual_identity, virtual_keys
 
 KEY = "coordinator.key"
 _sites: dict[tuple[Path, int], Site] = {}
@@ -85,14 +88,26 @@ def _run(grid: Grid, context: Context) -> None:
         seed=job.job.seed,
         folder=settings.folder,
     )
-    (settings.folder / KEY).write_text(coordinator.public_key.hex())
+    secret = os.urandom(32)
+    (settings.folder / KEY).write_text(f"{coordinator.public_key.hex()} {secret.hex()}")
+    check_job(job, settings.sites)
     checkpoints = Checkpoints(settings.folder / "coordinator")
     signed = seal_job(job, coordinator)
     job_id = checkpoints.submit(signed, job.job.name)
     evaluate = test_evaluator(job, settings.folder, Performance(device="cpu"))
 
     def work(federation: Federation) -> None:
-        JobRun(job, job_id, signed, federation, checkpoints, EventLog(settings.folder / "events.jsonl"), evaluate).run()
+        JobRun(
+            job,
+            job_id,
+            signed,
+            federation,
+            checkpoints,
+            EventLog(settings.folder / "events.jsonl"),
+            virtual_keys(secret, settings.sites),
+            Transcript(settings.folder / "transcripts" / f"{job_id}.jsonl"),
+            evaluate,
+        ).run()
         checkpoints.set_status(job_id, "finished")
 
     make_server_app(work)(grid, context)
@@ -102,9 +117,13 @@ def _site_of(context: Context) -> Site:
     settings = settings_of(context.run_config)
     number = int(context.node_config["partition-id"]) + 1
     if (settings.folder, number) not in _sites:
+        coordinator_key, secret = (bytes.fromhex(part) for part in (settings.folder / KEY).read_text().split())
         _sites[settings.folder, number] = Site(
             site_id=number,
-            coordinator_key=bytes.fromhex((settings.folder / KEY).read_text()),
+            identity=virtual_identity(secret, number),
+            keys=virtual_keys(secret, settings.sites),
+            store=MemoryStore(),
+            coordinator_key=coordinator_key,
             catalogue=open_catalogue(settings.folder, number),
             policy=lambda: Policy(allow_unprotected=True),
             performance=Performance(threads=1),

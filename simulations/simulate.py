@@ -1,5 +1,6 @@
 """One job on one machine: virtual sites, the same rounds and the same sites' code, and a test split that no site holds."""
 
+import os
 import resource
 import threading
 import time
@@ -24,10 +25,20 @@ from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of
 from salus.server.app import make_server_app
 from salus.server.checkpoints import Checkpoints
+from salus.server.daemon import check_job
 from salus.server.federation import Federation
 from salus.server.rounds import Evaluator, JobRun
+from salus.server.transcripts import Transcript
 from salus.simulations.engine import RUN_ID, PoolGrid
-from salus.simulations.virtual import CENTRAL, WorkerSetup, app_factory, catalogue_path, make_hospitals, open_catalogue
+from salus.simulations.virtual import (
+    CENTRAL,
+    WorkerSetup,
+    app_factory,
+    catalogue_path,
+    make_hospitals,
+    open_catalogue,
+    virtual_keys,
+)
 
 MEMORY_SAMPLE_S = 0.25
 
@@ -80,18 +91,22 @@ def simulate(
         SalusError: anything that would stop the real federation too.
     """
     started = time.monotonic()
+    check_job(job, sites)
     hospitals = make_hospitals(job, data, options, sites=sites, partition=partition, seed=seed, folder=folder)
     coordinator = Identity.generate()
     signed = seal_job(job, coordinator)
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
     events = EventLog(folder / "events.jsonl", listeners=(listener,))
-    setup = WorkerSetup(folder, coordinator.public_key, Policy(allow_unprotected=True), performance)
+    secret = os.urandom(32)
+    keys = virtual_keys(secret, sites)
+    setup = WorkerSetup(folder, secret, sites, coordinator.public_key, Policy(allow_unprotected=True), performance)
     with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
         evaluate = test_evaluator(job, folder, performance)
 
         def work(federation: Federation) -> None:
-            JobRun(job, job_id, signed, federation, checkpoints, events, evaluate).run()
+            transcript = Transcript(folder / "transcripts" / f"{job_id}.jsonl")
+            JobRun(job, job_id, signed, federation, checkpoints, events, keys, transcript, evaluate).run()
 
         make_server_app(work)(grid, Context(RUN_ID, 1, {}, RecordDict(), {}))
     checkpoints.set_status(job_id, "finished")

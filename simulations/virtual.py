@@ -17,8 +17,11 @@ from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.site import Site
+from salus.common.canonical import hash_parts, u32
 from salus.common.events import EventLog
+from salus.common.identity import Identity
 from salus.common.job import Job
+from salus.privacy.masking.store import MemoryStore
 from salus.simulations.engine import AppFactory
 from salus.simulations.partitioners import Patient, divide
 
@@ -106,12 +109,29 @@ def _fraction(text: str) -> float:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker process needs to play its sites; plain values, because it crosses processes."""
+    """What a worker process needs to play its sites; plain values, because it crosses processes.
+
+    Args:
+        seed: secret of this run, from which every virtual site's signing key comes.
+        sites: number of sites.
+    """
 
     folder: Path
+    seed: bytes
+    sites: int
     coordinator_key: bytes
     policy: Policy
     performance: Performance
+
+
+def virtual_identity(seed: bytes, site: int) -> Identity:
+    """Return a virtual site's signing key."""
+    return Identity.from_seed(hash_parts("salus/virtual-site", seed, u32(site)))
+
+
+def virtual_keys(seed: bytes, sites: int) -> dict[int, bytes]:
+    """Return the public keys of all virtual sites."""
+    return {site: virtual_identity(seed, site).public_key for site in range(1, sites + 1)}
 
 
 def app_factory(setup: WorkerSetup) -> AppFactory:
@@ -128,6 +148,9 @@ def _make_app(setup: WorkerSetup, sites: Sequence[int], threads: int) -> ClientA
         if number not in made:
             made[number] = Site(
                 site_id=number,
+                identity=virtual_identity(setup.seed, number),
+                keys=virtual_keys(setup.seed, setup.sites),
+                store=MemoryStore(),
                 coordinator_key=setup.coordinator_key,
                 catalogue=open_catalogue(setup.folder, number),
                 policy=lambda: setup.policy,

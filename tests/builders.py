@@ -10,7 +10,9 @@ from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.site import Site
 from salus.common.events import EventLog
+from salus.common.identity import Identity
 from salus.common.job import Job, parse_job
+from salus.privacy.masking.store import MemoryStore
 
 JOB = """
 [job]
@@ -30,17 +32,28 @@ batch_size = 8
 learning_rate = 0.02
 {training}
 [aggregation]
-protection = "none"
+protection = "{protection}"
 max_patients = 50
 """
 
 
 def job_text(
-    *, rounds: int = 2, min_sites: int = 2, model: str = "logistic", round_timeout_s: float = 60.0, training: str = ""
+    *,
+    rounds: int = 2,
+    min_sites: int = 2,
+    model: str = "logistic",
+    round_timeout_s: float = 60.0,
+    training: str = "",
+    protection: str = "none",
 ) -> str:
     """Return the text of a tiny job."""
     return JOB.format(
-        rounds=rounds, min_sites=min_sites, model=model, round_timeout_s=round_timeout_s, training=training
+        rounds=rounds,
+        min_sites=min_sites,
+        model=model,
+        round_timeout_s=round_timeout_s,
+        training=training,
+        protection=protection,
     )
 
 
@@ -71,12 +84,25 @@ def toy_catalogue(folder: Path, *, seed: int = 0, images: int = 40) -> Catalogue
     return catalogue
 
 
-def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy | None = None) -> Site:
+def toy_identity(number: int) -> Identity:
+    """Return the signing key of a toy site."""
+    return Identity.from_seed(bytes([number]) * 32)
+
+
+def toy_keys(sites: int) -> dict[int, bytes]:
+    """Return the public keys of a roster of toy sites."""
+    return {number: toy_identity(number).public_key for number in range(1, sites + 1)}
+
+
+def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy | None = None, sites: int = 3) -> Site:
     """Return a site over toy data."""
     catalogue = toy_catalogue(folder, seed=number)
     rules = policy or Policy(allow_unprotected=True)
     return Site(
         site_id=number,
+        identity=toy_identity(number),
+        keys=toy_keys(sites),
+        store=MemoryStore(),
         coordinator_key=coordinator_key,
         catalogue=catalogue,
         policy=lambda: rules,

@@ -17,7 +17,9 @@ WATCH_S = 0.3
 
 
 @app.command(epilog=example("salus job validate simulations/jobs/pneumonia.toml"))
-def validate(path: JobFile) -> None:
+def validate(
+    path: JobFile, sites: Annotated[int, typer.Option(min=1, help="Sites on the roster it is meant for.")] = 5
+) -> None:
     """Check a job file: every key, the model, the task and what its protection promises."""
     from salus.common.job import load_job
     from salus.common.models import build_model
@@ -26,14 +28,14 @@ def validate(path: JobFile) -> None:
     from salus.server.daemon import check_job
 
     job = load_job(path)
-    check_job(job, sites=max(job.job.min_sites, 1))
-    protects = protection_of(job).protects
+    check_job(job, sites=max(job.job.min_sites, sites))
     rows = [
         ("job", job.job.name),
         ("rounds", job.job.rounds),
         ("model", f"{job.task.model}, {layout_of(build_model(job.task, 0)).size:,} parameters"),
         ("hash", job.digest().hex()[:16]),
-        ("coordinator alone can read", "nothing but the sum" if protects else "every site's update"),
+        ("protection", job.aggregation.protection),
+        ("the coordinator alone can read", protection_of(job).promise),
         ("formal privacy of a patient", "none"),
     ]
     table(path.name, ["", ""], rows)

@@ -1,14 +1,19 @@
+import os
+
 import numpy as np
 import pytest
-from tests.builders import tiny_job
+from tests.builders import tiny_job, toy_identity, toy_keys
 
 from salus.common.errors import JobError, ProtectionError
 from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.masking.store import MemoryStore
+from salus.privacy.masking.transcript import no_record
 from salus.privacy.protection import SiteParty, protection_of
 from salus.privacy.session import Session
 from salus.privacy.unprotected import UNPROTECTED
 
 SHAPE = Shape(3, 1, 10.0)
+PARTY = SiteParty(1, toy_identity(1), toy_keys(3), MemoryStore(), 2, os.urandom)
 SESSION = Session("job", 1, 0, b"m" * 32, b"g" * 32, (1, 2, 3))
 
 
@@ -18,9 +23,9 @@ def contribution(value: float) -> Contribution:
 
 def test_the_sum_is_over_those_who_answered() -> None:
     job = tiny_job()
-    end = UNPROTECTED.coordinator_end(SESSION, SHAPE, job)
+    end = UNPROTECTED.coordinator_end(SESSION, SHAPE, job, {}, no_record)
     for site, value in ((1, 1.0), (3, 3.0)):
-        end.receive(site, UNPROTECTED.site_end(SESSION, SHAPE, job, SiteParty(site)).open(contribution(value)))
+        end.receive(site, UNPROTECTED.site_end(SESSION, SHAPE, job, PARTY).open(contribution(value)))
     assert end.close() is None
     assert end.result.sites == (1, 3)
     assert end.result.mean_update(SHAPE).tolist() == [2, 2, 2]
@@ -39,7 +44,7 @@ def test_the_sum_is_over_those_who_answered() -> None:
     ],
 )
 def test_a_bad_vector_is_left_out_with_its_sites_name(site: int, vector: list[float], message: str) -> None:
-    end = UNPROTECTED.coordinator_end(SESSION, SHAPE, tiny_job())
+    end = UNPROTECTED.coordinator_end(SESSION, SHAPE, tiny_job(), {}, no_record)
     with pytest.raises(ProtectionError, match=message):
         end.receive(site, np.array(vector, "<f4").tobytes())
     assert end.result.sites == ()
@@ -48,8 +53,8 @@ def test_a_bad_vector_is_left_out_with_its_sites_name(site: int, vector: list[fl
 
 def test_a_site_counts_once() -> None:
     job = tiny_job()
-    end = UNPROTECTED.coordinator_end(SESSION, SHAPE, job)
-    reply = UNPROTECTED.site_end(SESSION, SHAPE, job, SiteParty(1)).open(contribution(1))
+    end = UNPROTECTED.coordinator_end(SESSION, SHAPE, job, {}, no_record)
+    reply = UNPROTECTED.site_end(SESSION, SHAPE, job, PARTY).open(contribution(1))
     end.receive(1, reply)
     with pytest.raises(ProtectionError, match="twice"):
         end.receive(1, reply)
@@ -59,7 +64,7 @@ def test_it_does_not_claim_to_protect_and_unknown_names_are_refused() -> None:
     assert not UNPROTECTED.protects
     job = tiny_job()
     unknown = job.model_copy(update={"aggregation": job.aggregation.model_copy(update={"protection": "magic"})})
-    with pytest.raises(JobError, match="none"):
+    with pytest.raises(JobError, match="masking, none"):
         protection_of(unknown)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.builders import tiny_job, toy_site
+from tests.builders import tiny_job, toy_keys, toy_site
 
 from salus.client.site import Site
 from salus.common.errors import RoundError, SalusError, WireError
@@ -15,6 +15,7 @@ from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
 from salus.server.checkpoints import Checkpoints
 from salus.server.rounds import MAX_ATTEMPTS, Cancelled, JobRun
+from salus.server.transcripts import Transcript
 
 
 class Here:
@@ -47,17 +48,28 @@ class Here:
 class World:
     def __init__(self, folder: Path, job: Job, sites: int = 3) -> None:
         self.coordinator = Identity.generate()
-        self.sites = Here({n: toy_site(folder / f"s{n}", n, self.coordinator.public_key) for n in range(1, sites + 1)})
+        numbers = range(1, sites + 1)
+        self.sites = Here({n: toy_site(folder / f"s{n}", n, self.coordinator.public_key, sites=sites) for n in numbers})
+        self.keys = toy_keys(sites)
         self.job, self.signed = job, seal_job(job, self.coordinator)
         self.store = Checkpoints(folder / "c")
         self.job_id = self.store.submit(self.signed, job.job.name)
         self.events: list[Event] = []
         self.cancelled = False
+        self.transcript = Transcript(folder / "transcript.jsonl")
 
     def run(self) -> np.ndarray:
         events = EventLog(listeners=(self.events.append,))
         return JobRun(
-            self.job, self.job_id, self.signed, self.sites, self.store, events, cancelled=lambda: self.cancelled
+            self.job,
+            self.job_id,
+            self.signed,
+            self.sites,
+            self.store,
+            events,
+            self.keys,
+            self.transcript,
+            cancelled=lambda: self.cancelled,
         ).run()
 
     def kinds(self) -> list[str]:

@@ -1,0 +1,83 @@
+"""Fixed point: real vectors to 32-bit words and back, with stochastic rounding from a cryptographic source.
+
+``x = round(2^f * w * clip(update))`` in two's complement. Stochastic rounding is unbiased: the expected word is the exact
+value, so errors of many sites cancel. Overflow is impossible for a checked job and is refused when the job starts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from salus.common.errors import ProtectionError
+from salus.privacy.contribution import Contribution, Float64Vector, Shape, scale_of
+from salus.privacy.masking.prg import CHUNK_WORDS, KEY_BYTES, Words, keystream
+from salus.privacy.masking.shamir import Random
+
+FRACTION_BITS = 20
+FEWEST_FRACTION_BITS = 12  # coarser than 2^-12 a model's update drowns in rounding
+SUM_BITS = 31
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """An encoding with `fraction_bits` bits behind the point."""
+
+    fraction_bits: int
+
+    @property
+    def scale(self) -> float:
+        """2^f."""
+        return float(2**self.fraction_bits)
+
+
+def choose_encoding(sites: int, clip_norm_l2: float) -> FixedPoint:
+    """Return the finest encoding, at most 20 bits, in which the sum of all sites' vectors fits 31 bits.
+
+    Guarantees: ``sites * (2^f * max(clip_norm_l2, 1) + 1) < 2^31``; the 1 is the rounding of each site.
+
+    Raises:
+        ProtectionError: fewer than 12 bits would be left.
+    """
+    for bits in range(FRACTION_BITS, FEWEST_FRACTION_BITS - 1, -1):
+        if sites * (2**bits * max(clip_norm_l2, 1.0) + 1) < 2**SUM_BITS:
+            return FixedPoint(bits)
+    raise ProtectionError(
+        f"A sum over {sites} sites with clip norm {clip_norm_l2:g} does not fit 31 bits.",
+        remedy="Lower aggregation.update_clip_norm_l2.",
+    )
+
+
+def encode(contribution: Contribution, shape: Shape, encoding: FixedPoint, random: Random) -> Words:
+    """Return the words of a contribution, chunk by chunk; errors as in `to_vector`.
+
+    Args:
+        random: source of cryptographic randomness; one key is drawn and expanded.
+    """
+    factor, tail = scale_of(contribution, shape)
+    words = np.empty(shape.length, dtype=np.uint32)
+    coins = _Coins(random(KEY_BYTES))
+    for start in range(0, shape.parameters, CHUNK_WORDS):
+        part = contribution.update[start : start + CHUNK_WORDS].astype(np.float64)
+        words[start : start + len(part)] = coins.round(part * (factor * encoding.scale))
+    words[shape.parameters :] = coins.round(tail * encoding.scale)
+    return words
+
+
+def decode(words: Words, encoding: FixedPoint) -> Float64Vector:
+    """Return the real vector of summed words."""
+    reals: Float64Vector = words.view(np.int32).astype(np.float64) / encoding.scale
+    return reals
+
+
+class _Coins:
+    """Stochastic rounding, one key stream over all chunks: each chunk is a segment of its own."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._segment = 0
+
+    def round(self, values: Float64Vector) -> Words:
+        """Return each value rounded down or up, up with the probability of its fraction."""
+        coins = keystream(self._key, self._segment, len(values)).astype(np.float64) / 2.0**32
+        self._segment += 1
+        return np.floor(values + coins).astype(np.int64).astype(np.uint32)

@@ -1,0 +1,83 @@
+"""Keys of one session: X25519 agreements and the keys derived from them, each bound to the session and its purpose.
+
+``HKDF(ikm, info...)`` is HKDF-SHA256 (RFC 5869), 32 bytes, salt = session id, info = ``H(info...)``.
+"""
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from salus.common.canonical import hash_parts, u32
+from salus.common.errors import ProtectionError
+from salus.privacy.masking.secret import Secret
+
+NONCE = bytes(12)  # each share key encrypts one message only
+
+
+def public_of(private: bytes) -> bytes:
+    """Return the X25519 public key of a private one, 32 bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, public: bytes, *, who: str) -> bytes:
+    """Return the X25519 agreement; raises ProtectionError naming `who` for a public key of low order."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        raise ProtectionError(f"The key of {who} is not acceptable.", remedy="Leave that site out.") from None
+
+
+def derive(session: bytes, material: bytes, *info: bytes | str) -> bytes:
+    """Return HKDF-SHA256 of `material` for this session and purpose, 32 bytes."""
+    return HKDF(hashes.SHA256(), 32, salt=session, info=hash_parts(*info)).derive(material)
+
+
+def self_mask_key(session: bytes, seed: bytes, site: int) -> bytes:
+    """Return the key of a site's own mask."""
+    return derive(session, seed, "self", u32(site))
+
+
+def pair_mask_key(session: bytes, private: bytes, public: bytes, site: int, peer: int) -> bytes:
+    """Return the key of the mask that two sites share, the same from both sides."""
+    material = agree(private, public, who=f"site {peer}")
+    return derive(session, material, "pair", u32(min(site, peer)), u32(max(site, peer)))
+
+
+@dataclass(frozen=True)
+class ShareChannel:
+    """The one-message channel from one site to another: ChaCha20-Poly1305 under their channel keys.
+
+    Args:
+        adverts_hash: of all advertised keys, so that two sites that were shown different keys cannot talk.
+    """
+
+    session: bytes
+    sender: int
+    receiver: int
+    adverts_hash: bytes
+
+    def _cipher(self, private: bytes, public: bytes, other: int) -> ChaCha20Poly1305:
+        material = agree(private, public, who=f"site {other}")
+        return ChaCha20Poly1305(derive(self.session, material, "share", u32(self.sender), u32(self.receiver)))
+
+    def _associated(self) -> bytes:
+        return hash_parts(self.session, u32(self.sender), u32(self.receiver), self.adverts_hash)
+
+    def seal(self, private: Secret, receiver_public: bytes, shares: bytes) -> bytes:
+        """Encrypt at the sender."""
+        return self._cipher(private.reveal(), receiver_public, self.receiver).encrypt(NONCE, shares, self._associated())
+
+    def open(self, private: Secret, sender_public: bytes, box: bytes) -> bytes:
+        """Decrypt at the receiver; raises ProtectionError naming the sender if it does not authenticate."""
+        try:
+            return self._cipher(private.reveal(), sender_public, self.sender).decrypt(NONCE, box, self._associated())
+        except InvalidTag:
+            raise ProtectionError(
+                f"The share from site {self.sender} to site {self.receiver} does not authenticate: it was changed, swapped, or "
+                "the two sites were shown different keys.",
+                remedy="The coordinator or a site is faulty; see the transcript.",
+            ) from None

@@ -1,0 +1,279 @@
+"""A site's side of the masked sum, sans-IO: request in, reply out, one session, used once.
+
+    new ──open──> ADVERTISED ──request 2──> SHARED ──request 3──> MASKED ──request 4──> CONSENTED ──request 5──> DONE
+     any refusal or error ──> FAILED; secrets are dropped in DONE and FAILED
+
+Order of the file: the order of the protocol (Bonawitz et al. 2017, doi 10.1145/3133956.3133982, active-adversary variant
+with the full graph; the session is bound into every key and signature, which the paper leaves to the channel).
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from salus.common.errors import IdentityError, ProtectionError
+from salus.common.identity import Identity, verify_raw
+from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.masking.encoding import FixedPoint, encode
+from salus.privacy.masking.keys import ShareChannel, pair_mask_key, public_of, self_mask_key
+from salus.privacy.masking.messages import (
+    BOX_BYTES,
+    KEY_BYTES,
+    REMEDY,
+    SIGNATURE_BYTES,
+    Advert,
+    adverts_hash,
+    consent_statement,
+    masked_statement,
+    read_ids,
+    read_table,
+    write_table,
+)
+from salus.privacy.masking.parameters import may_follow, thresholds
+from salus.privacy.masking.prg import Mask, Words, add_masks
+from salus.privacy.masking.secret import Secret
+from salus.privacy.masking.shamir import SHARE_BYTES, Random, split
+from salus.privacy.masking.store import SessionStore
+from salus.privacy.session import Session, ids
+
+
+class State(Enum):
+    """Where a site is in a session; drawn in the module's docstring."""
+
+    NEW = "new"
+    ADVERTISED = "advertised"
+    SHARED = "shared"
+    MASKED = "masked"
+    CONSENTED = "consented"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Member:
+    """Who a site is and what it will not go below.
+
+    Args:
+        keys: Ed25519 public keys of the whole roster, by site id, from the roster pinned at this site.
+        minimum_cohort: the site's own policy; the protocol's own minimum holds besides.
+        random: source of cryptographic randomness, such as `os.urandom`.
+    """
+
+    site: int
+    identity: Identity
+    keys: Mapping[int, bytes]
+    store: SessionStore
+    minimum_cohort: int
+    random: Random
+
+
+class MaskingSite:
+    """One site in one session.
+
+    Guarantees: of what this object ever returns, the masked vector is uniform without the shares of t sites; it never
+    releases both secrets of one site; it consents at most once; every refusal names the site and the check.
+    """
+
+    def __init__(self, session: Session, shape: Shape, encoding: FixedPoint, member: Member) -> None:
+        if set(session.roster) != set(member.keys) or member.site not in member.keys:
+            raise ProtectionError("Expected a session over the whole pinned roster.", remedy="Use the newest roster.")
+        self._session, self._shape, self._encoding, self._me = session, shape, encoding, member
+        self._limits = thresholds(len(session.roster))
+        self._state = State.NEW
+        self._words: Words | None = None
+        self._secrets: list[Secret] = []
+        self._steps: dict[State, tuple[Callable[[bytes], bytes], State]] = {
+            State.ADVERTISED: (self._share, State.SHARED),
+            State.SHARED: (self._mask, State.MASKED),
+            State.MASKED: (self._consent, State.CONSENTED),
+            State.CONSENTED: (self._unmask, State.DONE),
+        }
+
+    @property
+    def state(self) -> State:
+        """Where this site is."""
+        return self._state
+
+    def open(self, contribution: Contribution) -> bytes:
+        """Encode the contribution, remember the session on disk, and return the advert (reply 1)."""
+        return self.open_words(encode(contribution, self._shape, self._encoding, self._me.random))
+
+    def open_words(self, words: Words) -> bytes:
+        """Like `open`, for words that are encoded already; they are masked in place later."""
+        if self._state is not State.NEW:
+            raise ProtectionError("Expected a new session.", remedy="A session is used once.")
+        self._state = State.FAILED  # until the session is on disk, nothing may be released
+        self._me.store.open_session(self._session.id, self._session.job_id)
+        self._words = words
+        self._channel, self._mask_key, self._seed = (Secret(self._me.random(KEY_BYTES)) for _ in range(3))
+        self._secrets = [self._channel, self._mask_key, self._seed]
+        advert = Advert(public_of(self._channel.reveal()), public_of(self._mask_key.reveal()), b"")
+        signature = self._me.identity.sign_raw(advert.statement(self._session.id, self._me.site))
+        self._advert = Advert(advert.channel, advert.mask, signature)
+        self._state = State.ADVERTISED
+        return self._advert.to_bytes()
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the reply to request 2, 3, 4 or 5, in this order; raises ProtectionError and ends the session otherwise."""
+        step = self._steps.get(self._state)
+        if step is None:
+            raise ProtectionError(f"Expected no request in state {self._state.value!r}.", remedy="Begin a new attempt.")
+        self._state = State.FAILED
+        try:
+            reply = step[0](request)
+        except IdentityError as problem:
+            self._drop()
+            raise ProtectionError(problem.problem, remedy=problem.remedy) from None
+        except BaseException:
+            self._drop()
+            raise
+        self._state = step[1]
+        if self._state is State.DONE:
+            self._drop()
+        return reply
+
+    def _drop(self) -> None:
+        for secret in self._secrets:
+            secret.drop()
+        self._words = None
+
+    # 2. share
+
+    def _share(self, request: bytes) -> bytes:
+        rows = read_table(request, 2 * KEY_BYTES + SIGNATURE_BYTES, "the list of adverts")
+        adverts = {site: Advert.from_bytes(row) for site, row in rows.items()}
+        self._check_adverts(adverts)
+        self._adverts, self._adverts_hash = adverts, adverts_hash(adverts)
+        threshold, everyone = self._limits.threshold, sorted(adverts)
+        seeds = split(self._seed.reveal(), threshold, everyone, self._me.random)
+        masks = split(self._mask_key.reveal(), threshold, everyone, self._me.random)
+        self._own_seed_share = Secret(seeds[self._me.site])
+        self._secrets.append(self._own_seed_share)
+        return write_table(
+            {
+                peer: self._to(peer).seal(self._channel, adverts[peer].channel, seeds[peer] + masks[peer])
+                for peer in everyone
+                if peer != self._me.site
+            }
+        )
+
+    def _check_adverts(self, adverts: Mapping[int, Advert]) -> None:
+        strangers = [site for site in adverts if site not in self._me.keys]
+        if strangers:
+            raise ProtectionError(f"Site {strangers[0]} advertised but is not on the roster.", remedy=REMEDY)
+        if len(adverts) < self._limits.threshold:
+            raise ProtectionError(
+                f"Expected adverts of {self._limits.threshold} sites, got {len(adverts)}.",
+                remedy="Wait for more sites.",
+            )
+        if adverts.get(self._me.site) != self._advert:
+            raise ProtectionError("This site's own advert is missing or changed.", remedy=REMEDY)
+        used = [key for advert in adverts.values() for key in (advert.channel, advert.mask)]
+        if len(set(used)) != len(used):
+            raise ProtectionError("A key was advertised twice.", remedy=REMEDY)
+        for site, advert in adverts.items():
+            try:
+                verify_raw(
+                    self._me.keys[site], advert.signature, advert.statement(self._session.id, site), what="", who=""
+                )
+            except IdentityError:
+                raise ProtectionError(
+                    f"The advert of site {site} does not verify at site {self._me.site}: it is forged, or site {site} was given "
+                    f"another model, job, round, attempt or roster than site {self._me.site}.",
+                    remedy=REMEDY,
+                ) from None
+
+    def _to(self, peer: int) -> ShareChannel:
+        return ShareChannel(self._session.id, self._me.site, peer, self._adverts_hash)
+
+    def _from(self, peer: int) -> ShareChannel:
+        return ShareChannel(self._session.id, peer, self._me.site, self._adverts_hash)
+
+    # 3. mask
+
+    def _mask(self, request: bytes) -> bytes:
+        boxes = read_table(request, BOX_BYTES, "the boxes of shares")
+        shared = frozenset(boxes) | {self._me.site}
+        if self._me.site in boxes or not shared <= set(self._adverts):
+            raise ProtectionError("Shares came from a site that had not advertised.", remedy=REMEDY)
+        if len(shared) < self._limits.threshold:
+            raise ProtectionError(
+                f"Expected shares of {self._limits.threshold} sites, got {len(shared)}.", remedy="Wait for more sites."
+            )
+        self._shares: dict[int, tuple[Secret, Secret]] = {}
+        for peer, box in boxes.items():
+            plain = self._from(peer).open(self._channel, self._adverts[peer].channel, box)
+            pair = Secret(plain[:SHARE_BYTES]), Secret(plain[SHARE_BYTES:])
+            self._shares[peer] = pair
+            self._secrets.extend(pair)
+        self._shared = shared
+        words = self._words
+        assert words is not None  # Safe because `open_words` set them and `_drop` ends the session.
+        add_masks(words, self._masks(sorted(boxes)))
+        self._words = None
+        data = words.astype("<u4", copy=False).tobytes()
+        digest = hashlib.sha256(data).digest()
+        statement = masked_statement(self._session.id, self._me.site, ids(shared), digest)
+        return self._me.identity.sign_raw(statement) + data
+
+    def _masks(self, peers: list[int]) -> list[Mask]:
+        session, me = self._session.id, self._me.site
+        private = self._mask_key.reveal()
+        return [
+            Mask(self_mask_key(session, self._seed.reveal(), me)),
+            *(Mask(pair_mask_key(session, private, self._adverts[p].mask, me, p), minus=me > p) for p in peers),
+        ]
+
+    # 4. consent
+
+    def _consent(self, request: bytes) -> bytes:
+        survivors = read_ids(request, "the list of survivors")
+        needed = max(self._limits.needed, self._me.minimum_cohort)
+        if not survivors <= self._shared or self._me.site not in survivors:
+            raise ProtectionError(
+                "The survivors are not those who shared, or this site is not among them.", remedy=REMEDY
+            )
+        if len(survivors) < needed:
+            raise ProtectionError(
+                f"Expected at least {needed} survivors, got {len(survivors)}.", remedy="Wait for more sites."
+            )
+        if not may_follow(self._me.store.cohorts(self._session.job_id), survivors, self._limits.colluders):
+            raise ProtectionError(
+                "These survivors differ too little from an earlier round's: the difference of the two sums would show single "
+                "sites.",
+                remedy="Wait until the same sites are there again.",
+            )
+        self._me.store.consent(self._session.id, survivors)  # on disk before the signature exists
+        self._survivors = survivors
+        return self._me.identity.sign_raw(consent_statement(self._session.id, ids(survivors)))
+
+    # 5. unmask
+
+    def _unmask(self, request: bytes) -> bytes:
+        consents = read_table(request, SIGNATURE_BYTES, "the consents")
+        statement = consent_statement(self._session.id, ids(self._survivors))
+        valid = 0
+        for site, signature in consents.items():
+            if site not in self._survivors:
+                raise ProtectionError(f"Site {site} consented but is not among the survivors.", remedy=REMEDY)
+            try:
+                verify_raw(self._me.keys[site], signature, statement, what="consent", who=f"site {site}")
+            except IdentityError:
+                raise ProtectionError(
+                    f"The consent of site {site} is not to the survivors that site {self._me.site} was shown: the coordinator "
+                    "showed them different lists, or forged it.",
+                    remedy=REMEDY,
+                ) from None
+            valid += 1
+        if valid < self._limits.threshold:
+            raise ProtectionError(
+                f"Expected consents of {self._limits.threshold} sites, got {valid}.", remedy="Wait for more sites."
+            )
+        # Both lists come from this site's own survivors; the coordinator never names one.
+        seeds = [self._seed_share(site) for site in sorted(self._survivors)]
+        masks = [self._shares[site][1].reveal() for site in sorted(self._shared - self._survivors)]
+        return b"".join([*seeds, *masks])
+
+    def _seed_share(self, site: int) -> bytes:
+        return self._own_seed_share.reveal() if site == self._me.site else self._shares[site][0].reveal()

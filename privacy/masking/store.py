@@ -1,0 +1,55 @@
+"""What a site must remember beyond a crash: sessions it has opened, and the one consent it gave in each."""
+
+from typing import Protocol
+
+from salus.common.errors import ProtectionError
+
+
+class SessionStore(Protocol):
+    """Durable memory of one site; everything is on disk before a method returns."""
+
+    def open_session(self, session: bytes, job_id: str) -> None:
+        """Remember a session; raises ProtectionError if it was opened before."""
+
+    def consent(self, session: bytes, survivors: frozenset[int]) -> None:
+        """Remember the consent of a session; raises ProtectionError if one was given in it already."""
+
+    def cohorts(self, job_id: str) -> list[frozenset[int]]:
+        """Return the survivor sets this site has consented to in a job."""
+
+
+class MemoryStore:
+    """A store without a disk, for virtual sites: nothing outlives their process."""
+
+    def __init__(self) -> None:
+        self._opened: dict[bytes, str] = {}
+        self._consents: dict[bytes, frozenset[int]] = {}
+
+    def open_session(self, session: bytes, job_id: str) -> None:
+        """Remember a session."""
+        if session in self._opened:
+            raise opened_before()
+        self._opened[session] = job_id
+
+    def consent(self, session: bytes, survivors: frozenset[int]) -> None:
+        """Remember a consent."""
+        if session in self._consents:
+            raise consented_before()
+        self._consents[session] = survivors
+
+    def cohorts(self, job_id: str) -> list[frozenset[int]]:
+        """Return the survivor sets of a job."""
+        return [sites for session, sites in self._consents.items() if self._opened.get(session) == job_id]
+
+
+def opened_before() -> ProtectionError:
+    """Return the error for a session that is opened a second time."""
+    return ProtectionError("This session was opened before.", remedy="Begin a new attempt; a session is used once.")
+
+
+def consented_before() -> ProtectionError:
+    """Return the error for a second consent."""
+    return ProtectionError(
+        "A consent was given in this session already.",
+        remedy="The coordinator asks for two; do not go on, and show the transcript to the consortium.",
+    )

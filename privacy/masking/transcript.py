@@ -1,0 +1,129 @@
+"""The transcript of a session and its check by a third party: who signed what, and whether the sum was allowed.
+
+An entry is plain data; vectors are named by their hash, so a transcript reveals nothing that the wire did not. A verifier
+needs the transcript and the roster's keys, nothing secret.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from salus.common.errors import IdentityError, ProtectionError
+from salus.common.identity import verify_raw
+from salus.privacy.masking.messages import Advert, consent_statement, masked_statement
+from salus.privacy.masking.parameters import may_follow, thresholds
+from salus.privacy.session import Session, ids
+
+Entry = Mapping[str, Any]
+
+
+class Recorder(Protocol):
+    """Takes entries of a transcript."""
+
+    def __call__(self, kind: str, **fields: Any) -> None:
+        """Record an entry."""
+
+
+def no_record(kind: str, **fields: Any) -> None:
+    """Record nothing."""
+
+
+class _Check:
+    """One session's entries, checked in their order."""
+
+    def __init__(self, entry: Entry, keys: Mapping[int, bytes]) -> None:
+        self.session = Session(
+            str(entry["job"]), int(entry["round"]), int(entry["attempt"]), bytes.fromhex(entry["manifest"]),
+            bytes.fromhex(entry["model"]), tuple(int(site) for site in entry["roster"]),
+        )  # fmt: skip
+        if self.session.id.hex() != entry["session"]:
+            raise _wrong("the session id is not that of its job, round, attempt, model and roster")
+        if set(self.session.roster) != set(keys):
+            raise _wrong("the session's roster is not the given one")
+        self.keys = keys
+        self.limits = thresholds(len(keys))
+        self.adverts: set[int] = set()
+        self.shared: frozenset[int] = frozenset()
+        self.masked: set[int] = set()
+        self.consents: set[int] = set()
+        self.survivors: frozenset[int] = frozenset()
+
+    def take(self, entry: Entry) -> None:
+        sid, kind = self.session.id, entry["kind"]
+        if kind == "advert":
+            advert = Advert(
+                bytes.fromhex(entry["channel"]), bytes.fromhex(entry["mask"]), bytes.fromhex(entry["signature"])
+            )
+            self._signed(entry, advert.signature, advert.statement(sid, int(entry["site"])), "advert")
+            self.adverts.add(int(entry["site"]))
+        elif kind == "shared":
+            self.shared = frozenset(int(site) for site in entry["sites"])
+        elif kind == "masked":
+            statement = masked_statement(sid, int(entry["site"]), ids(self.shared), bytes.fromhex(entry["sha256"]))
+            self._signed(entry, bytes.fromhex(entry["signature"]), statement, "masked vector")
+            self.masked.add(int(entry["site"]))
+        elif kind == "survivors":
+            self.survivors = frozenset(int(site) for site in entry["sites"])
+        elif kind == "consent":
+            statement = consent_statement(sid, ids(self.survivors))
+            self._signed(entry, bytes.fromhex(entry["signature"]), statement, "consent")
+            self.consents.add(int(entry["site"]))
+        elif kind == "sum":
+            self._allowed(frozenset(int(site) for site in entry["sites"]))
+        elif kind != "wrong-share":
+            raise _wrong(f"an entry of unknown kind {str(kind)[:40]!r}")
+
+    def _signed(self, entry: Entry, signature: bytes, statement: bytes, what: str) -> None:
+        site = int(entry["site"])
+        try:
+            verify_raw(self.keys[site], signature, statement, what=what, who=f"site {site}")
+        except (IdentityError, KeyError):
+            raise _wrong(f"the {what} of site {site} is not signed by it for this session") from None
+
+    def _allowed(self, summed: frozenset[int]) -> None:
+        if not summed == self.survivors == self.masked <= self.shared <= self.adverts:
+            raise _wrong("the sum is not over those who advertised, shared, masked and were announced")
+        if len(summed) < self.limits.needed or len(self.consents & summed) < self.limits.threshold:
+            raise _wrong(
+                f"the sum is over {len(summed)} sites with {len(self.consents & summed)} consents, where "
+                f"{self.limits.needed} and {self.limits.threshold} are needed"
+            )
+
+
+def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> list[dict[str, object]]:
+    """Check the transcript of a job and return one line per finished sum: round, attempt, sites, consents.
+
+    Raises:
+        ProtectionError: a signature, a threshold, a cohort or an order that does not hold; the session is named.
+    """
+    check: _Check | None = None
+    sums: list[dict[str, object]] = []
+    cohorts: list[frozenset[int]] = []
+    for entry in entries:
+        try:
+            if entry["kind"] == "session":
+                check = _Check(entry, keys)
+                continue
+            if check is None:
+                raise _wrong("it does not begin with a session")
+            check.take(entry)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            raise _wrong("an entry is damaged") from None
+        if entry["kind"] == "sum":
+            if not may_follow(cohorts, check.survivors, check.limits.colluders):
+                raise _wrong(f"the sum of round {check.session.round} differs too little from an earlier one")
+            cohorts.append(check.survivors)
+            sums.append(
+                {
+                    "round": check.session.round,
+                    "attempt": check.session.attempt,
+                    "sites": sorted(check.survivors),
+                    "consents": len(check.consents),
+                }
+            )
+    return sums
+
+
+def _wrong(what: str) -> ProtectionError:
+    return ProtectionError(
+        f"The transcript does not hold: {what}.", remedy="Ask the coordinator and the sites for theirs."
+    )

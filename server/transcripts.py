@@ -1,0 +1,43 @@
+"""Transcripts of protected sums, one file of JSON lines per job, for anybody who wants to check them later."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from salus.common.canonical import canonical_json
+from salus.common.errors import ProtectionError, RoundError
+from salus.common.roster import Roster, site_key
+from salus.privacy.masking.transcript import verify_transcript
+
+
+class Transcript:
+    """Appends entries to a file; a disk that is full ends the round, because a sum without a transcript must not happen."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, kind: str, **fields: Any) -> None:
+        """Append an entry."""
+        try:
+            with self._path.open("ab") as file:
+                file.write(canonical_json({"kind": kind, **fields}) + b"\n")
+        except OSError as problem:
+            raise RoundError(
+                f"The transcript cannot be written: {problem.strerror}.", remedy="Free the disk."
+            ) from None
+
+
+def verify_file(path: Path, roster: Roster) -> list[dict[str, object]]:
+    """Check a transcript file against a roster; see `verify_transcript`.
+
+    Raises:
+        ProtectionError: it does not hold, or is no transcript.
+    """
+    keys: Mapping[int, bytes] = {site: site_key(roster, site) for site in roster.site_ids()}
+    try:
+        entries = [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError, RecursionError):
+        raise ProtectionError(f"Expected a transcript in {path.name!r}.", remedy="Check the path.") from None
+    return verify_transcript(entries, keys)
