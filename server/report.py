@@ -101,6 +101,7 @@ def write_report(
         left_out=[event for event in events if event.kind in ("left-out", "abandoned", "resumed")],
         sites=sites,
         protects=protection_of(job).protects,
+        promise=protection_of(job).promise,
         width=PLOT_WIDTH,
         height=PLOT_HEIGHT,
         margin=MARGIN,

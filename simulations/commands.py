@@ -1,5 +1,6 @@
 """`salus simulate`, `salus demo` and `salus bench`."""
 
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -108,7 +109,7 @@ def demo(
         Path, typer.Option(help="Where everything is written; emptied first if it is an old demo.")
     ] = Path("salus-demo"),
     rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds to train.")] = 5,
-    sites: Annotated[int, typer.Option(min=2, max=8, help="Phantom hospitals.")] = 5,
+    sites: Annotated[int, typer.Option(min=5, max=8, help="Phantom hospitals; a masked sum needs five.")] = 5,
 ) -> None:
     """Run a whole federation on this machine: a coordinator and phantom hospitals as processes over TLS, DICOM in, model out."""
     from salus.simulations.demo import run_demo
@@ -120,15 +121,49 @@ def bench(
     name: Annotated[str, typer.Argument(help="Which benchmark; see `salus bench --help`.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer; for trying the command.")] = False,
+    params: Annotated[int, typer.Option(min=0, help="Length of the vector, where there is one; 0 for the usual.")] = 0,
+    sites: Annotated[int, typer.Option(min=0, help="Sites, where they can be chosen; 0 for the usual.")] = 0,
 ) -> None:
-    """Measure ourselves against a peer or a floor in the same run: link, memory."""
+    """Measure ourselves against a peer or a floor in the same run: link, masking, memory."""
     from salus.simulations.benchmarks import BENCHMARKS
 
-    measured = BENCHMARKS.get(name)(quick=quick)
+    chosen = {name: value for name, value in (("parameters", params), ("sites", sites)) if value}
+    benchmark = BENCHMARKS.get(name)
+    unknown = set(chosen) - set(inspect.signature(benchmark).parameters)
+    if unknown:
+        raise ConfigError(
+            f"The benchmark {name!r} has no choice of {', '.join(sorted(unknown))}.", remedy="Leave it out."
+        )
+    measured = benchmark(quick=quick, **chosen)
     if as_json:
         emit_json(measured)
     else:
         table(name, ["", ""], measured.items())
+
+
+def verify(
+    transcript: Annotated[Path, typer.Argument(help="A transcript, from the coordinator's folder transcripts/.")],
+    kit: Annotated[Path, typer.Option(help="A kit of the consortium: its roster says whose signatures count.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
+) -> None:
+    """Check a transcript of masked sums as a third party: signatures, thresholds, cohorts; exit code 41 if it does not hold."""
+    from salus.common.clock import SystemClock
+    from salus.common.identity import unhex
+    from salus.common.kit import read_kit
+    from salus.common.roster import open_roster
+    from salus.server.transcripts import verify_file
+
+    papers = read_kit(kit)
+    roster = open_roster(papers.roster, unhex(papers.consortium_key), SystemClock())
+    sums = verify_file(transcript, roster)
+    if as_json:
+        emit_json(sums)
+        return
+    table(
+        f"{len(sums)} sums, all allowed",
+        ["round", "attempt", "sites", "consents"],
+        [(s["round"], s["attempt"], s["sites"], s["consents"]) for s in sums],
+    )
 
 
 def register(app: typer.Typer) -> None:
@@ -141,3 +176,4 @@ def register(app: typer.Typer) -> None:
     )(simulate)
     app.command(epilog=example("salus demo"))(demo)
     app.command(epilog=example("salus bench link --json"))(bench)
+    app.command(epilog=example("salus verify coordinator/transcripts/job-0001.jsonl --kit kits/site-1.kit"))(verify)

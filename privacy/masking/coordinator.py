@@ -228,9 +228,13 @@ class MaskingCoordinator:
     def _seed_of(self, site: int) -> bytes:
         """Return a survivor's seed. Nothing public commits to it, so only shares beyond the threshold can show a wrong one."""
         shares, threshold = self._seed_shares[site], self._limits.threshold
-        seed = combine(shares, threshold)
-        others = {holder: shares[holder] for holder in sorted(shares)[-threshold:]}
-        if combine(others, threshold) != seed:
+        last = {holder: shares[holder] for holder in sorted(shares)[-threshold:]}
+        try:
+            seed = combine(shares, threshold)
+            agreed = combine(last, threshold) == seed
+        except ProtectionError:
+            agreed = False
+        if not agreed:
             raise ProtectionError(
                 f"The shares of site {site}'s seed contradict each other; a site among {sorted(shares)} sent a wrong one.",
                 remedy="Begin a new attempt.",

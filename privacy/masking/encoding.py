@@ -5,12 +5,14 @@ value, so errors of many sites cancel. Overflow is impossible for a checked job 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Contribution, Float64Vector, Shape, scale_of
-from salus.privacy.masking.prg import CHUNK_WORDS, KEY_BYTES, Words, keystream
+from salus.privacy.masking.prg import CHUNK_WORDS, KEY_BYTES, Mask, Words, add_masks
 from salus.privacy.masking.shamir import Random
 
 FRACTION_BITS = 20
@@ -57,9 +59,9 @@ def encode(contribution: Contribution, shape: Shape, encoding: FixedPoint, rando
     words = np.empty(shape.length, dtype=np.uint32)
     coins = _Coins(random(KEY_BYTES))
     for start in range(0, shape.parameters, CHUNK_WORDS):
-        part = contribution.update[start : start + CHUNK_WORDS].astype(np.float64)
-        words[start : start + len(part)] = coins.round(part * (factor * encoding.scale))
-    words[shape.parameters :] = coins.round(tail * encoding.scale)
+        part = contribution.update[start : start + CHUNK_WORDS]
+        coins.round_into(words[start : start + len(part)], part, factor * encoding.scale)
+    coins.round_into(words[shape.parameters :], tail, encoding.scale)
     return words
 
 
@@ -70,14 +72,30 @@ def decode(words: Words, encoding: FixedPoint) -> Float64Vector:
 
 
 class _Coins:
-    """Stochastic rounding, one key stream over all chunks: each chunk is a segment of its own."""
+    """Stochastic rounding, one key over all chunks: each chunk is a segment of its own; buffers are reused."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._mask = [Mask(key)]
         self._segment = 0
+        self._coins = np.empty(CHUNK_WORDS, dtype=np.uint32)
+        self._scaled = np.empty(CHUNK_WORDS, dtype=np.float64)
+        self._fractions = np.empty(CHUNK_WORDS, dtype=np.float64)
 
-    def round(self, values: Float64Vector) -> Words:
-        """Return each value rounded down or up, up with the probability of its fraction."""
-        coins = keystream(self._key, self._segment, len(values)).astype(np.float64) / 2.0**32
-        self._segment += 1
-        return np.floor(values + coins).astype(np.int64).astype(np.uint32)
+    def round_into(self, words: Words, values: npt.NDArray[np.floating[Any]], scale: float) -> None:
+        """Write each ``scale * value`` rounded down or up, up with the probability of its fraction, in two's complement.
+
+        Args:
+            words, values: of equal length.
+        """
+        for start in range(0, len(values), CHUNK_WORDS):
+            count = min(CHUNK_WORDS, len(values) - start)
+            coins, scaled, fractions = self._coins[:count], self._scaled[:count], self._fractions[:count]
+            coins[:] = 0
+            add_masks(coins, self._mask, self._segment)
+            self._segment += 1
+            np.multiply(coins, 2.0**-32, out=fractions)
+            np.multiply(values[start : start + count], scale, out=scaled, dtype=np.float64)
+            np.add(scaled, fractions, out=scaled)
+            np.floor(scaled, out=scaled)
+            # Safe because the encoding was chosen so that every value fits 31 bits.
+            words[start : start + count].view(np.int32)[:] = scaled

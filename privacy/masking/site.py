@@ -212,10 +212,10 @@ class MaskingSite:
         assert words is not None  # Safe because `open_words` set them and `_drop` ends the session.
         add_masks(words, self._masks(sorted(boxes)))
         self._words = None
-        data = words.astype("<u4", copy=False).tobytes()
+        data = words.astype("<u4", copy=False).data.cast("B")
         digest = hashlib.sha256(data).digest()
         statement = masked_statement(self._session.id, self._me.site, ids(shared), digest)
-        return self._me.identity.sign_raw(statement) + data
+        return b"".join((self._me.identity.sign_raw(statement), data))
 
     def _masks(self, peers: list[int]) -> list[Mask]:
         session, me = self._session.id, self._me.site

@@ -13,7 +13,7 @@ from salus.simulations.phantoms import HOSPITALS, write_hospital
 from salus.simulations.trial import Trial, empty
 
 ROUNDS = 30
-SITES = 2
+SITES = 5  # the fewest that a masked sum allows
 SETTLED = 5  # rounds after which every buffer has been made once
 
 
@@ -29,7 +29,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             open_catalogue(site).add("phantoms", "dicom", site / "dicom", SourceOptions())
         with trial:
             trial.start_all()
-            job_id = trial.submit(demo_job(rounds, SITES)[1])
+            job_id = trial.submit(demo_job(rounds)[1])
             sizes = _sizes(trial, job_id, rounds)
             process = trial.process_id(trial.sites[0])
             values = {

@@ -90,6 +90,7 @@ def play(plan: Mapping[str, object]) -> tuple[int, int]:
 
 def _attempt(world: World, plan: Mapping[str, object], released: Released) -> None:
     requests: Mapping[int, bytes] | None = dict.fromkeys(world.keys, b"")
+    complaints: list[tuple[int, str]] = []
     for step in range(1, 6):
         assert requests is not None
         if plan["coordinator_dies_at"] == step:
@@ -109,9 +110,10 @@ def _attempt(world: World, plan: Mapping[str, object], released: Released) -> No
             try:
                 world.coordinator.receive(number, reply)
             except ProtectionError as problem:
-                assert f"ite {number}" in str(problem) or "reply" in str(problem)
+                complaints.append((number, str(problem)))
         requests = world.coordinator.close()
     assert requests is None
+    assert all(f"ite {number}" in text for number, text in complaints), complaints
     result = world.coordinator.result
     assert len(result.sites) >= world.coordinator._limits.needed
     words = np.rint(result.vector * 2**20).astype(np.int64).astype(np.uint32)
