@@ -14,6 +14,10 @@ In the pyproject of a Flower app write::
 
 Engines without a run configuration (`run_simulation`) take the same values from the environment: SALUS_JOB, SALUS_DATA,
 SALUS_SITES, SALUS_PARTITION, SALUS_FOLDER. The model is found under ``folder``, which must be one path for all processes.
+
+A masked session lives in one process, as it does at a real site. Flower's Ray engine spreads a node's messages over its
+actors, so give a client all CPUs (``client_resources = {num_cpus = <all>}``), which makes one actor; with several, sites
+refuse what they have no session for, and the round is abandoned.
 """
 
 import os

@@ -209,7 +209,7 @@ class MaskingCoordinator:
     def _finish(self) -> None:
         answered = len(next(iter(self._seed_shares.values()), {}))
         self._need(answered, self._limits.threshold, "answers to unmask")
-        session, threshold = self._session.id, self._limits.threshold
+        session = self._session.id
         masks = [
             Mask(self_mask_key(session, self._seed_of(site), site), minus=True) for site in sorted(self._survivors)
         ]
@@ -253,7 +253,7 @@ class MaskingCoordinator:
                 self._record("wrong-share", site=suspect, of=site)
                 return combine(rest, threshold)
         raise ProtectionError(
-            f"The shares of site {site}'s mask key do not give its advertised key; a site among {sorted(shares)} sent a wrong one.",
+            f"The shares of site {site}'s mask key do not give its advertised key; one of {sorted(shares)} sent a wrong one.",
             remedy="Begin a new attempt.",
         )
 

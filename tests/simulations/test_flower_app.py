@@ -24,9 +24,9 @@ def serve(sites: list[int], threads: int) -> ClientApp:
 
 
 def settings(folder: Path) -> dict[str, str | int]:
-    (folder / "job.toml").write_text(job_text(rounds=2))
+    (folder / "job.toml").write_text(job_text(rounds=2, protection="masking"))
     data = write_npz(folder / "toy.npz")
-    return {"job": str(folder / "job.toml"), "data": str(data), "sites": 2, "folder": str(folder / "run")}
+    return {"job": str(folder / "job.toml"), "data": str(data), "sites": 5, "folder": str(folder / "run")}
 
 
 def finished(folder: Path) -> bool:
@@ -45,7 +45,7 @@ def test_the_exported_apps_run_a_job_over_a_grid_that_knows_no_roster(
     values = settings(tmp_path)
     for name, value in values.items():
         monkeypatch.setenv(f"SALUS_{name.upper()}", str(value))
-    with PoolGrid(serve, [1, 2]) as grid:
+    with PoolGrid(serve, [1, 2, 3, 4, 5]) as grid:
         server_app(grid, Context(1, 1, {}, RecordDict(), {}))
     assert finished(tmp_path)
 
@@ -62,7 +62,8 @@ def test_flowers_ray_engine_runs_them_too(tmp_path: Path) -> None:
     script = (
         "from flwr.simulation import run_simulation\n"
         "from salus.simulations.flower_app import client_app, server_app\n"
-        "run_simulation(server_app, client_app, num_supernodes=2, backend_config={'client_resources': {'num_cpus': 1}})\n"
+        f"run_simulation(server_app, client_app, num_supernodes=5, "
+        f"backend_config={{'client_resources': {{'num_cpus': {os.cpu_count()}}}}})\n"
     )
     environment = {**os.environ, **{f"SALUS_{k.upper()}": str(v) for k, v in settings(tmp_path).items()}}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=280)
