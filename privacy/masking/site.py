@@ -104,7 +104,7 @@ class MaskingSite:
         if self._state is not State.NEW:
             raise ProtectionError("Expected a new session.", remedy="A session is used once.")
         self._state = State.FAILED  # until the session is on disk, nothing may be released
-        self._me.store.open_session(self._session.id, self._session.job_id)
+        self._me.store.open_session(self._session.id, self._session.job_id, self._session.manifest_hash)
         self._words = words
         self._channel, self._mask_key, self._seed = (Secret(self._me.random(KEY_BYTES)) for _ in range(3))
         self._secrets = [self._channel, self._mask_key, self._seed]
@@ -238,7 +238,8 @@ class MaskingSite:
             raise ProtectionError(
                 f"Expected at least {needed} survivors, got {len(survivors)}.", remedy="Wait for more sites."
             )
-        if not may_follow(self._me.store.cohorts(self._session.job_id), survivors, self._limits.colluders):
+        earlier = self._me.store.cohorts(self._session.job_id, self._session.manifest_hash)
+        if not may_follow(earlier, survivors, self._limits.colluders):
             raise ProtectionError(
                 "These survivors differ too little from an earlier round's: the difference of the two sums would show single "
                 "sites.",

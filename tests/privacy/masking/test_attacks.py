@@ -250,6 +250,14 @@ def test_sums_that_differ_in_few_sites_do_not_follow_each_other() -> None:
     lists = world.exchange(world.answers(requests, without=[10]))
     assert lists is not None
     refused(lambda: world.sites[1].answer(lists[1]), "differ too little")
+    # Another id for the same signed job does not help.
+    world.session = Session("renamed", 1, 0, b"m" * 32, b"g" * 32, world.session.roster)
+    world.sites = {site: world.site(site) for site in world.keys}
+    world.coordinator = world.new_coordinator()
+    requests = world.exchange(world.answers(world.exchange(world.adverts())))
+    lists = world.exchange(world.answers(requests, without=[10]))
+    assert lists is not None
+    refused(lambda: world.sites[2].answer(lists[2]), "differ too little")
 
 
 def test_masked_vectors_of_zeros_are_uniform_and_the_test_can_fail() -> None:
