@@ -6,7 +6,8 @@
 
 ``ours_exchange_cpu_s`` is the site's whole exchange 3 (boxes opened, masks, hash, signature, reply in bytes). Also the
 coordinator's unmasking with a tenth of the sites dropped, and a whole round of eight sites in one process against the
-arithmetic alone of Flower's (quantise, mask, bytes, sum, unmask, dequantise; no transport, keys or shares).
+arithmetic alone of Flower's (quantise, mask, bytes, sum, unmask, dequantise; no transport, keys or shares), and against
+Flower's whole SecAgg+ simulation where Ray is installed (``salus[ray]``; null otherwise).
 """
 
 import gc
@@ -37,6 +38,7 @@ from salus.privacy.masking.store import MemoryStore
 from salus.privacy.masking.transcript import no_record
 from salus.privacy.session import Session
 from salus.simulations.benchmarks.environment import describe_machine, peak_rss_mb, versions
+from salus.simulations.benchmarks.flower_secagg import measure
 
 PARAMETERS = 11_173_962  # a ResNet-18
 SITES = 16
@@ -211,6 +213,7 @@ def run(*, quick: bool = False, parameters: int = PARAMETERS, sites: int = SITES
     peer = min(flower_cpu_s(parameters, sites) for _ in range(2))
     whole = round_cpu_s(parameters, ROUND_SITES)
     flower_round = flower_round_cpu_s(parameters, ROUND_SITES)
+    simulated = None if quick else measure(ROUND_SITES, parameters)
     return {
         "benchmark": "masking",
         "parameters": parameters,
@@ -227,6 +230,8 @@ def run(*, quick: bool = False, parameters: int = PARAMETERS, sites: int = SITES
         },
         "ours_round_of_8_cpu_s": round(whole, 3),
         "peer_round_of_8_arithmetic_cpu_s": round(flower_round, 3),
+        "peer_round_of_8_simulation_cpu_s": simulated and round(simulated[0], 2),
+        "peer_simulation_of_a_tiny_vector_cpu_s": simulated and round(simulated[1], 2),
         "machine": describe_machine(),
         "versions": versions("flwr", "cryptography", "numpy"),
     }
