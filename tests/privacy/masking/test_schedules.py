@@ -1,9 +1,12 @@
 """Random worlds and schedules: drops of requests and replies, duplicates, reordering, restarts of sites and coordinator.
 
-A failing schedule is shrunk and kept by hypothesis (its example database), and printed as a call that reproduces it.
+A failing schedule is shrunk by hypothesis and kept in ``failing-schedule.json`` beside this file;
+`test_a_kept_schedule_is_played_again` plays it until it passes, then the file may be deleted.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,6 +62,19 @@ class Released:
     def check(self) -> None:
         for (_, owner), opened in self.secrets.items():
             assert len(opened) == 1, f"both secrets of site {owner} were opened"
+
+
+def play_and_keep(plan: Mapping[str, object]) -> None:
+    """Play a schedule; if an invariant breaks, keep it in a file."""
+    try:
+        play(plan)
+    except BaseException:
+        KEPT.write_text(json.dumps(plan, default=sorted, indent=1))
+        raise
+
+
+def _thaw(value: object) -> object:
+    return [frozenset(part) for part in value] if isinstance(value, list) else value
 
 
 def play(plan: Mapping[str, object]) -> tuple[int, int]:
@@ -133,13 +149,14 @@ def _ask(world: World, number: int, step: int, request: bytes, released: Release
     return reply
 
 
+KEPT = Path(__file__).with_name("failing-schedule.json")
 QUIET = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @settings(QUIET, max_examples=150)
 @given(SCHEDULE)
 def test_random_schedules_keep_every_invariant(plan: dict[str, object]) -> None:
-    play(plan)
+    play_and_keep(plan)
 
 
 @pytest.mark.slow
@@ -147,7 +164,22 @@ def test_random_schedules_keep_every_invariant(plan: dict[str, object]) -> None:
 @settings(QUIET, max_examples=10_000)
 @given(SCHEDULE)
 def test_ten_thousand_random_schedules(plan: dict[str, object]) -> None:
-    play(plan)
+    play_and_keep(plan)
+
+
+def test_a_kept_schedule_is_played_again() -> None:
+    if not KEPT.exists():
+        pytest.skip("there is no failing schedule")
+    play({key: _thaw(value) for key, value in json.loads(KEPT.read_text()).items()})
+
+
+def test_a_failing_schedule_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "KEPT", tmp_path / "kept.json")
+    monkeypatch.setitem(globals(), "play", lambda plan: pytest.fail("made to fail"))
+    with pytest.raises(pytest.fail.Exception):
+        play_and_keep({"n": 3, "restarts": [frozenset({1})]})
+    kept = {key: _thaw(value) for key, value in json.loads((tmp_path / "kept.json").read_text()).items()}
+    assert kept == {"n": 3, "restarts": [frozenset({1})]}
 
 
 def test_the_harness_sees_sums_and_abandoned_attempts() -> None:
