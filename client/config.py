@@ -50,6 +50,7 @@ tasks = []                  # kinds of tasks that may run; empty: every installe
 datasets = []               # data sets that may be used; empty: every registered one
 max_rounds = 1000
 min_sites = 2
+cohort_epoch = 0            # in one epoch all sums over a data set are over the same sites
 """
 
 

@@ -22,6 +22,8 @@ class Policy(Strict):
         tasks: kinds of tasks that may run; empty means every installed one.
         datasets: data sets that may be used; empty means every registered one.
         max_rounds: longest job that is accepted.
+        cohort_epoch: the only epoch in which protected sums may be made. In one epoch every sum over a data set is over the same
+            sites; raising it, after all operators agreed, allows one change.
         min_sites: fewest sites that a job must require, so that a sum is never over this site alone.
     """
 
@@ -29,6 +31,7 @@ class Policy(Strict):
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
+    cohort_epoch: Annotated[int, Field(ge=0)] = 0
     min_sites: Annotated[int, Field(ge=2)] = 2  # a federation of one is a site's plain update
 
     def check(self, job: Job) -> None:
@@ -50,6 +53,11 @@ class Policy(Strict):
         if job.job.rounds > self.max_rounds:
             raise Refused(
                 f"This site's policy allows {self.max_rounds} rounds, not {job.job.rounds}.", remedy="Shorten the job."
+            )
+        if job.job.cohort_epoch != self.cohort_epoch:
+            raise Refused(
+                f"This site's policy allows cohort_epoch {self.cohort_epoch}, not {job.job.cohort_epoch}.",
+                remedy="All operators must agree to a new cohort; then each raises cohort_epoch in policy.toml.",
             )
         if job.job.min_sites < self.min_sites:
             raise Refused(

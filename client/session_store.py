@@ -18,8 +18,7 @@ SESSIONS = sa.Table(
     "sessions",
     METADATA,
     sa.Column("session", sa.LargeBinary, primary_key=True),
-    sa.Column("job_id", sa.String, nullable=False, index=True),
-    sa.Column("manifest", sa.LargeBinary, nullable=False, index=True),
+    sa.Column("scope", sa.String, nullable=False, index=True),
     sa.Column("opened_at", sa.String, nullable=False),
 )
 CONSENTS = sa.Table(
@@ -37,10 +36,9 @@ class SqliteSessionStore:
         self._engine = open_sqlite(path)
         METADATA.create_all(self._engine)
 
-    def open_session(self, session: bytes, job_id: str, manifest: bytes) -> None:
-        """Remember a session and what it was for; raises ProtectionError if it was opened before."""
-        now = datetime.now(UTC).isoformat()
-        row = {"session": session, "job_id": job_id, "manifest": manifest, "opened_at": now}
+    def open_session(self, session: bytes, scope: str) -> None:
+        """Remember a session and its scope; raises ProtectionError if it was opened before."""
+        row = {"session": session, "scope": scope, "opened_at": datetime.now(UTC).isoformat()}
         try:
             with self._engine.begin() as connection:
                 connection.execute(SESSIONS.insert().values(row))
@@ -56,9 +54,8 @@ class SqliteSessionStore:
         except sa.exc.IntegrityError:
             raise consented_before() from None
 
-    def cohorts(self, job_id: str, manifest: bytes) -> list[frozenset[int]]:
-        """Return the survivor sets this site has consented to under this id or this signed job."""
-        same = sa.or_(SESSIONS.c.job_id == job_id, SESSIONS.c.manifest == manifest)
-        query = sa.select(CONSENTS.c.survivors).join(SESSIONS).where(same)
+    def cohorts(self, scope: str) -> list[frozenset[int]]:
+        """Return the survivor sets this site has consented to in a scope, whatever the job."""
+        query = sa.select(CONSENTS.c.survivors).join(SESSIONS).where(SESSIONS.c.scope == scope)
         with self._engine.connect() as connection:
             return [frozenset(json.loads(row)) for row in connection.scalars(query)]

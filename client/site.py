@@ -23,11 +23,11 @@ from salus.common.job import Job, open_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.tasks import make_task
-from salus.common.vectors import layout_of
-from salus.privacy.contribution import Contribution, Shape
+from salus.common.vectors import FloatVector, layout_of
+from salus.privacy.contribution import Contribution, Shape, scale_of
 from salus.privacy.masking.store import SessionStore
 from salus.privacy.protection import Protection, SiteEnd, SiteParty, protection_of
-from salus.privacy.session import Session
+from salus.privacy.session import Session, manifest_hash
 
 DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."
 
@@ -40,7 +40,12 @@ class RunningJob:
     document: bytes
     protection: Protection
     trainer: Trainer
-    data: LocalData
+    data: LocalData | None
+
+    def shape(self, parameters: int) -> Shape:
+        """Return the public shape of a contribution with this many parameters."""
+        clip = self.job.aggregation.update_clip_norm_l2
+        return Shape(parameters, self.trainer.task.statistics_size, clip)
 
 
 class Site:
@@ -112,12 +117,45 @@ class Site:
 
     def _train(self, request: Request, blob: bytes) -> bytes:
         running = self._accept(request)
+        start = running.trainer.layout.decode(blob)
+        shape = running.shape(running.trainer.layout.size)
+        return self._protect(request, running, blob, shape, self._quietly(running, request, start, shape))
+
+    def _evaluate(self, request: Request, blob: bytes) -> bytes:
+        running = self._accept(request)
+        parameters = running.trainer.layout.decode(blob)
+        shape = running.shape(0)
+        return self._protect(request, running, blob, shape, self._quietly(running, request, parameters, shape))
+
+    def _quietly(self, running: RunningJob, request: Request, model: FloatVector, shape: Shape) -> Contribution:
+        """Return this site's contribution. Under protection, a failure that depends on data becomes a contribution of
+        nothing: whether a site refuses would otherwise tell the coordinator something about its patients."""
+        try:
+            contribution = self._contribute(running, request, model, shape)
+            scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
+            return contribution
+        except Exception as problem:
+            if not running.protection.protects:
+                raise
+            self._events.emit(
+                "contributed-nothing",
+                job=request.job_id,
+                round=request.round,
+                text=describe(problem),
+                where=_where(problem),
+            )
+            nothing = np.zeros(shape.parameters, np.float32)
+            return Contribution(nothing, 0.0, np.zeros(shape.statistics))
+
+    def _contribute(self, running: RunningJob, request: Request, model: FloatVector, shape: Shape) -> Contribution:
         job, trainer, data = running.job, running.trainer, running.data
-        start = trainer.layout.decode(blob)
+        if data is None:
+            raise DataError("This site has no usable data for this job.", remedy="See its log.")
         bound = job.aggregation.max_patients
-        statistics = np.minimum(trainer.evaluate(start, data.validation) / max(bound, len(data.validation)), 1.0)
-        update = trainer.train(start, data.train, training_seed(job, self.site_id, request.round))
-        weight = min(data.train.patients, bound) / bound
+        statistics = trainer.evaluate(model, data.validation) / bound
+        if shape.parameters == 0:
+            return Contribution(np.zeros(0, np.float32), 0.0, statistics)
+        update = trainer.train(model, data.train, training_seed(job, self.site_id, request.round))
         self._events.emit(
             "trained",
             job=request.job_id,
@@ -127,18 +165,7 @@ class Site:
             validation_images=len(data.validation),
             left_out=data.left_out,
         )
-        shape = Shape(trainer.layout.size, len(statistics), job.aggregation.update_clip_norm_l2)
-        return self._protect(request, running, blob, shape, Contribution(update, weight, statistics))
-
-    def _evaluate(self, request: Request, blob: bytes) -> bytes:
-        running = self._accept(request)
-        job, data = running.job, running.data
-        parameters = running.trainer.layout.decode(blob)
-        bound = job.aggregation.max_patients
-        totals = running.trainer.evaluate(parameters, data.validation) / max(bound, len(data.validation))
-        shape = Shape(0, len(totals), job.aggregation.update_clip_norm_l2)
-        nothing = np.zeros(0, dtype=np.float32)
-        return self._protect(request, running, blob, shape, Contribution(nothing, 0.0, np.minimum(totals, 1.0)))
+        return Contribution(update, min(data.train.patients, bound) / bound, statistics)
 
     def _protect(
         self, request: Request, running: RunningJob, model: bytes, shape: Shape, contribution: Contribution
@@ -147,11 +174,19 @@ class Site:
             request.job_id,
             request.round,
             request.attempt,
-            hashlib.sha256(running.document).digest(),
+            manifest_hash(running.document, request.kind, shape.parameters, shape.statistics),
             hashlib.sha256(model).digest(),
             request.sites,
         )
-        party = SiteParty(self.site_id, self._identity, self._keys, self._store, self._policy().min_sites, self._random)
+        party = SiteParty(
+            self.site_id,
+            self._identity,
+            self._keys,
+            self._store,
+            self._policy().min_sites,
+            self._random,
+            scope=f"{running.job.task.dataset}/{running.job.job.cohort_epoch}",
+        )
         end = running.protection.site_end(session, shape, running.job, party)
         reply = end.open(contribution)
         self._open = (_key(request), end)
@@ -173,10 +208,13 @@ class Site:
                 f"Expected this site among at least {job.job.min_sites} different sites of the pinned roster.",
                 remedy="Wait until enough sites take part, and use the newest roster.",
             )
-        last = job.job.rounds + (request.kind == "evaluate")
-        if not 1 <= request.round <= last:
+        evaluation = job.job.rounds + 1
+        training = request.kind == "train" and 1 <= request.round <= job.job.rounds
+        if not training and not (request.kind == "evaluate" and request.round == evaluation):
             raise Refused(
-                f"Expected a round from 1 to {job.job.rounds}, got {request.round}.", remedy="Sign a new job."
+                f"Expected training in a round from 1 to {job.job.rounds} or evaluation in round {evaluation}, "
+                f"got {request.kind} in round {request.round}.",
+                remedy="Sign a new job.",
             )
         if job.task.dataset not in self._catalogue.names():
             self._running = None  # it may have been removed while the job ran
@@ -189,15 +227,23 @@ class Site:
         task = make_task(job.task)
         model = build_model(job.task, job.job.seed)
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
-        data = local_data(self._catalogue, job, task, self._performance.cache_mb * 2**20)
-        self._events.emit(
-            "job-accepted",
-            job=job.job.name,
-            patients=data.train.patients,
-            images=len(data.train),
-            left_out=data.left_out,
-        )
-        return RunningJob(job, document, protection_of(job), trainer, data)
+        protection = protection_of(job)
+        try:
+            data: LocalData | None = local_data(self._catalogue, job, task, self._performance.cache_mb * 2**20)
+        except Exception as problem:
+            if not protection.protects:
+                raise
+            data = None  # the site takes part with nothing, see `_quietly`
+            self._events.emit("no-data", job=job.job.name, text=describe(problem), where=_where(problem))
+        if data is not None:
+            self._events.emit(
+                "job-accepted",
+                job=job.job.name,
+                patients=data.train.patients,
+                images=len(data.train),
+                left_out=data.left_out,
+            )
+        return RunningJob(job, document, protection, trainer, data)
 
 
 def _key(request: Request) -> tuple[str, int, int]:

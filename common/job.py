@@ -32,6 +32,9 @@ class JobHead(Strict):
     name: Name
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2  # with one site there is nothing federated about it
+    cohort_epoch: Annotated[int, Field(ge=0)] = (
+        0  # raised when all sites' operators agree to sum over other sites than before
+    )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # the same job twice gives the same model
     round_timeout_s: PositiveFloat = 3600.0  # an epoch on a slow hospital workstation fits in an hour
     join_timeout_s: PositiveFloat = 86_400.0  # a site may be down for a night without ending the job

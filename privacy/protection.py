@@ -61,6 +61,7 @@ class SiteParty:
         store: what must outlive a crash.
         minimum_cohort: the site's own policy.
         random: source of cryptographic randomness.
+        scope: over what sums must be over the same sites: data set and epoch.
     """
 
     site: int
@@ -69,6 +70,7 @@ class SiteParty:
     store: SessionStore
     minimum_cohort: int
     random: Callable[[int], bytes]
+    scope: str
 
 
 class Protection(Interface):

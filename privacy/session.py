@@ -1,8 +1,9 @@
 """What one protected sum is bound to: job, round, attempt, manifest, model and roster."""
 
+import hashlib
 from dataclasses import dataclass
 
-from salus.common.canonical import hash_parts, u32
+from salus.common.canonical import hash_parts, u32, u64
 
 PROTOCOL = "salus/masked-sum/1"
 
@@ -12,13 +13,22 @@ def ids(sites: tuple[int, ...] | list[int] | set[int] | frozenset[int]) -> bytes
     return b"".join(u32(site) for site in sorted(sites))
 
 
+def manifest_hash(document: bytes, kind: str, parameters: int, statistics: int) -> bytes:
+    """Return what a session's manifest is: the signed job, and what its vectors are.
+
+    Training and evaluation of one round, and vectors of different lengths, must never share a session: masks of a shorter
+    vector are a prefix of a longer one's, and what stands beyond the prefix would be open.
+    """
+    return hash_parts("salus/manifest/1", hashlib.sha256(document).digest(), kind, u64(parameters), u64(statistics))
+
+
 @dataclass(frozen=True)
 class Session:
     """One attempt at one round of one job, as one site sees it.
 
     Args:
         job_id: the job's name and the coordinator's submission number.
-        manifest_hash: SHA-256 of the signed job's canonical bytes.
+        manifest_hash: of the signed job and the vectors' kind and length, see `manifest_hash`.
         model_hash: SHA-256 of the global model bytes that this party holds.
         roster: ids of all sites that were asked to take part.
     """

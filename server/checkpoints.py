@@ -6,7 +6,7 @@ model file is on disk, so that a recorded round always has its model.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,12 @@ ROUNDS = sa.Table(
     sa.Column("job_id", sa.ForeignKey("jobs.job_id"), primary_key=True),
     sa.Column("round", sa.Integer, primary_key=True),
     sa.Column("record", sa.String, nullable=False),
+)
+COHORTS = sa.Table(
+    "cohorts",
+    METADATA,
+    sa.Column("scope", sa.String, primary_key=True),
+    sa.Column("sites", sa.String, nullable=False),
 )
 STATE_PREFIX = "strategy/"
 
@@ -126,6 +132,19 @@ class Checkpoints:
             attempt = 0 if last is None else last + 1
             connection.execute(ATTEMPTS.insert().values(job_id=job_id, round=round_, attempt=attempt))
         return attempt
+
+    def set_cohort(self, scope: str, sites: Sequence[int]) -> None:
+        """Remember the sites that a sum over a data set is announced for; the first set of a scope stays."""
+        row = {"scope": scope, "sites": json.dumps(sorted(sites))}
+        with self._engine.begin() as connection:
+            if connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope)) is None:
+                connection.execute(COHORTS.insert().values(row))
+
+    def cohort(self, scope: str) -> tuple[int, ...]:
+        """Return the sites of a scope's sums, empty before the first."""
+        with self._engine.connect() as connection:
+            sites = connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope))
+        return tuple(json.loads(sites)) if sites else ()
 
     def save_round(
         self,

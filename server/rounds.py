@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from salus.common.errors import ProtectionError, RoundError, SalusError
 from salus.common.events import EventSink
@@ -21,7 +22,7 @@ from salus.common.vectors import FloatVector, layout_of, read_parameters
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.masking.transcript import Recorder, no_record
 from salus.privacy.protection import CoordinatorEnd, protection_of
-from salus.privacy.session import Session
+from salus.privacy.session import Session, manifest_hash
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
 from salus.server.strategies import strategy_of
@@ -127,6 +128,8 @@ class JobRun:
                         f"Expected answers of at least {self._needed} sites, got {len(total.sites)}.",
                         remedy="",
                     )
+                if kind == "train":
+                    total.mean_update(self._shape(kind))  # raises if nobody's weight arrived
             except (RoundError, ProtectionError) as problem:
                 if isinstance(problem, Cancelled):
                     raise
@@ -148,18 +151,28 @@ class JobRun:
     def _needed(self) -> int:
         return max(self.job.job.min_sites, self.protection.needed(len(self.keys)))
 
+    @property
+    def _scope(self) -> str:
+        return f"{self.job.task.dataset}/{self.job.job.cohort_epoch}"
+
+    def _recorded(self, kind: str, **fields: Any) -> None:
+        """Record an entry of the transcript; survivors are remembered before they are announced, because sites that consent
+        to them will consent to no others."""
+        self.record(kind, **fields)
+        if kind == "survivors":
+            self.checkpoints.set_cohort(self._scope, fields["sites"])
+
     def _invited(self) -> tuple[int, ...] | None:
         """Return the sites to ask now, or None while too few are online.
 
-        Under protection the sites of the first sum are the cohort of the whole job: sums over sets that differ in few sites
-        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next job.
+        Under protection the sites of the first sum over a data set are its cohort: the difference of sums over other sites
+        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next cohort epoch.
         """
         online = self.federation.online()
         if self.protection.protects:
-            done = self.checkpoints.records(self.job_id)
-            cohort = done[-1]["sites"] if done else []
-            if isinstance(cohort, list) and cohort:
-                return tuple(cohort) if set(cohort) <= set(online) else None
+            cohort = self.checkpoints.cohort(self._scope)
+            if cohort:
+                return cohort if set(cohort) <= set(online) else None
         return online if len(online) >= self._needed else None
 
     def _wait_for_sites(self) -> tuple[int, ...]:
@@ -186,16 +199,17 @@ class JobRun:
 
     def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: str) -> Sum:
         model = self.layout.encode(self.model)
+        shape = self._shape(kind)
         session = Session(
             self.job_id,
             round_,
             attempt,
-            hashlib.sha256(self.signed.document.encode()).digest(),
+            manifest_hash(self.signed.document.encode(), kind, shape.parameters, shape.statistics),
             hashlib.sha256(model).digest(),
             # A protected session is over the whole roster, whoever is online: thresholds must not be the coordinator's choice.
             tuple(sorted(self.keys)) if self.protection.protects else sites,
         )
-        end = self.protection.coordinator_end(session, self._shape(kind), self.job, self.keys, self.record)
+        end = self.protection.coordinator_end(session, shape, self.job, self.keys, self._recorded)
         common = {"job_id": self.job_id, "round": round_, "attempt": attempt}
         first = Request.model_validate({"kind": kind, "job": self.signed, "sites": session.roster, **common})
         self._seconds = {}

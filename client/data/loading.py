@@ -122,7 +122,9 @@ def local_data(catalogue: Catalogue, job: Job, task: Task, cache_bytes: int) -> 
             split = "val"
         parts[split].append(Item(image, target))
     train = TensorSet(parts["train"], source, task, cache_bytes)
-    validation = TensorSet(parts["val"], source, task, cache_bytes)
+    bound = job.aggregation.max_patients  # statistics are divided by it, so that each stays within 0 .. 1
+    left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
+    validation = TensorSet(parts["val"][:bound], source, task, cache_bytes)
     for reason, count in (train.unreadable + validation.unreadable).items():
         left_out[reason] += count
     if len(train) == 0:
@@ -130,7 +132,7 @@ def local_data(catalogue: Catalogue, job: Job, task: Task, cache_bytes: int) -> 
             f"The data set {job.task.dataset!r} has no sample that this job can train on.",
             remedy="Compare its labels with the job's classes: salus dataset show.",
         )
-    return LocalData(train, validation, dict(left_out))
+    return LocalData(train, validation, {reason: count for reason, count in left_out.items() if count})
 
 
 def target_of(label: str, classes: Sequence[str]) -> int | None:

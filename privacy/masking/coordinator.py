@@ -16,7 +16,7 @@ from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import verify_raw
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.masking.encoding import FixedPoint, decode
-from salus.privacy.masking.keys import pair_mask_key, public_of, self_mask_key
+from salus.privacy.masking.keys import agree, pair_mask_key, public_of, self_mask_key
 from salus.privacy.masking.messages import (
     BOX_BYTES,
     SIGNATURE_BYTES,
@@ -129,6 +129,11 @@ class MaskingCoordinator:
         self._verify(
             site, advert.signature, statement, "advert", "it is forged, or this site was given another model or job"
         )
+        agree(bytes(range(1, 33)), advert.channel, who=f"site {site}")  # raises for keys of low order
+        agree(bytes(range(1, 33)), advert.mask, who=f"site {site}")
+        others = {key for owner, known in self._adverts.items() if owner != site for key in (known.channel, known.mask)}
+        if advert.channel in others or advert.mask in others or advert.channel == advert.mask:
+            raise ProtectionError(f"Site {site} advertised a key that is in use already.", remedy=LEFT_OUT)
         if self._adverts.setdefault(site, advert) != advert:
             raise ProtectionError(f"Site {site} advertised twice.", remedy=LEFT_OUT)
         self._record(

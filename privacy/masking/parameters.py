@@ -48,10 +48,11 @@ def thresholds(sites: int) -> Thresholds:
     return Thresholds(sites, colluders, (sites + colluders) // 2 + 1)
 
 
-def may_follow(earlier: Iterable[frozenset[int]], survivors: frozenset[int], colluders: int) -> bool:
-    """Return whether a sum over `survivors` may follow sums over `earlier`: each equal to it, or differing in c + 2 sites.
+def may_follow(earlier: Iterable[frozenset[int]], survivors: frozenset[int]) -> bool:
+    """Return whether a sum over `survivors` may follow sums over `earlier`: all of them over the very same sites.
 
-    The difference of two sums over sets that differ in few sites is those sites' own. Not proven: without differential
-    privacy this is a heuristic, because models of neighbouring rounds are alike but not equal.
+    The difference of two sums over different sites says something about the sites in which they differ. A rule that lets
+    sets follow each other if they differ in c + 2 sites does not help: ten such sums at 14 sites, combined linearly, gave
+    every honest site's vector (tried on this predicate).
     """
-    return all(len(before ^ survivors) in (0, *range(colluders + 2, 2**16)) for before in earlier)
+    return all(before == survivors for before in earlier)

@@ -38,7 +38,9 @@ class Masking:
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> MaskingSite:
         """Return the site's end."""
         encoding = choose_encoding(len(session.roster), shape.clip_norm_l2)
-        member = Member(party.site, party.identity, party.keys, party.store, party.minimum_cohort, party.random)
+        member = Member(
+            party.site, party.identity, party.keys, party.store, party.minimum_cohort, party.random, party.scope
+        )
         return MaskingSite(session, shape, encoding, member)
 
     def coordinator_end(

@@ -57,6 +57,7 @@ class Member:
     Args:
         keys: Ed25519 public keys of the whole roster, by site id, from the roster pinned at this site.
         minimum_cohort: the site's own policy; the protocol's own minimum holds besides.
+        scope: what the cohort rule holds over: the site's data set and the epoch that its operator allows.
         random: source of cryptographic randomness, such as `os.urandom`.
     """
 
@@ -66,6 +67,7 @@ class Member:
     store: SessionStore
     minimum_cohort: int
     random: Random
+    scope: str
 
 
 class MaskingSite:
@@ -104,7 +106,7 @@ class MaskingSite:
         if self._state is not State.NEW:
             raise ProtectionError("Expected a new session.", remedy="A session is used once.")
         self._state = State.FAILED  # until the session is on disk, nothing may be released
-        self._me.store.open_session(self._session.id, self._session.job_id, self._session.manifest_hash)
+        self._me.store.open_session(self._session.id, self._me.scope)
         self._words = words
         self._channel, self._mask_key, self._seed = (Secret(self._me.random(KEY_BYTES)) for _ in range(3))
         self._secrets = [self._channel, self._mask_key, self._seed]
@@ -169,9 +171,11 @@ class MaskingSite:
             )
         if adverts.get(self._me.site) != self._advert:
             raise ProtectionError("This site's own advert is missing or changed.", remedy=REMEDY)
-        used = [key for advert in adverts.values() for key in (advert.channel, advert.mask)]
-        if len(set(used)) != len(used):
-            raise ProtectionError("A key was advertised twice.", remedy=REMEDY)
+        used: set[bytes] = set()
+        for site, advert in adverts.items():
+            if advert.channel in used or advert.mask in used or advert.channel == advert.mask:
+                raise ProtectionError(f"Site {site} advertised a key that was advertised twice.", remedy=REMEDY)
+            used |= {advert.channel, advert.mask}
         for site, advert in adverts.items():
             try:
                 verify_raw(
@@ -238,12 +242,11 @@ class MaskingSite:
             raise ProtectionError(
                 f"Expected at least {needed} survivors, got {len(survivors)}.", remedy="Wait for more sites."
             )
-        earlier = self._me.store.cohorts(self._session.job_id, self._session.manifest_hash)
-        if not may_follow(earlier, survivors, self._limits.colluders):
+        if not may_follow(self._me.store.cohorts(self._me.scope), survivors):
             raise ProtectionError(
-                "These survivors differ too little from an earlier round's: the difference of the two sums would show single "
-                "sites.",
-                remedy="Wait until the same sites are there again.",
+                "These survivors are not those of an earlier sum over the same data: the difference of the two sums would show "
+                "single sites.",
+                remedy="Wait until the same sites are there again, or let all operators agree on a new cohort_epoch.",
             )
         self._me.store.consent(self._session.id, survivors)  # on disk before the signature exists
         self._survivors = survivors

@@ -8,29 +8,28 @@ from salus.common.errors import ProtectionError
 class SessionStore(Protocol):
     """Durable memory of one site; everything is on disk before a method returns."""
 
-    def open_session(self, session: bytes, job_id: str, manifest: bytes) -> None:
-        """Remember a session and what it was for; raises ProtectionError if it was opened before."""
+    def open_session(self, session: bytes, scope: str) -> None:
+        """Remember a session and its scope; raises ProtectionError if it was opened before."""
 
     def consent(self, session: bytes, survivors: frozenset[int]) -> None:
         """Remember the consent of a session; raises ProtectionError if one was given in it already."""
 
-    def cohorts(self, job_id: str, manifest: bytes) -> list[frozenset[int]]:
-        """Return the survivor sets this site has consented to under this id or this signed job: the id is not signed, and one
-        signed job may be submitted twice."""
+    def cohorts(self, scope: str) -> list[frozenset[int]]:
+        """Return the survivor sets this site has consented to in a scope, whatever the job: a coordinator signs what it likes."""
 
 
 class MemoryStore:
     """A store without a disk, for virtual sites: nothing outlives their process."""
 
     def __init__(self) -> None:
-        self._opened: dict[bytes, tuple[str, bytes]] = {}
+        self._opened: dict[bytes, str] = {}
         self._consents: dict[bytes, frozenset[int]] = {}
 
-    def open_session(self, session: bytes, job_id: str, manifest: bytes) -> None:
+    def open_session(self, session: bytes, scope: str) -> None:
         """Remember a session."""
         if session in self._opened:
             raise opened_before()
-        self._opened[session] = job_id, manifest
+        self._opened[session] = scope
 
     def consent(self, session: bytes, survivors: frozenset[int]) -> None:
         """Remember a consent."""
@@ -38,10 +37,9 @@ class MemoryStore:
             raise consented_before()
         self._consents[session] = survivors
 
-    def cohorts(self, job_id: str, manifest: bytes) -> list[frozenset[int]]:
-        """Return the survivor sets of a job."""
-        mine = {session for session, opened in self._opened.items() if opened[0] == job_id or opened[1] == manifest}
-        return [sites for session, sites in self._consents.items() if session in mine]
+    def cohorts(self, scope: str) -> list[frozenset[int]]:
+        """Return the survivor sets of a scope."""
+        return [sites for session, sites in self._consents.items() if self._opened.get(session) == scope]
 
 
 def opened_before() -> ProtectionError:

@@ -27,13 +27,17 @@ def no_record(kind: str, **fields: Any) -> None:
     """Record nothing."""
 
 
+ORDER = ("advert", "shared", "masked", "survivors", "consent", "wrong-share", "sum")
+ONCE = ("shared", "survivors", "sum")
+
+
 class _Check:
     """One session's entries, checked in their order."""
 
     def __init__(self, entry: Entry, keys: Mapping[int, bytes]) -> None:
         self.session = Session(
             str(entry["job"]), int(entry["round"]), int(entry["attempt"]), bytes.fromhex(entry["manifest"]),
-            bytes.fromhex(entry["model"]), tuple(int(site) for site in entry["roster"]),
+            bytes.fromhex(entry["model"]), tuple(_numbers(entry["roster"])),
         )  # fmt: skip
         if self.session.id.hex() != entry["session"]:
             raise _wrong("the session id is not that of its job, round, attempt, model and roster")
@@ -46,9 +50,18 @@ class _Check:
         self.masked: set[int] = set()
         self.consents: set[int] = set()
         self.survivors: frozenset[int] = frozenset()
+        self.place = -1
+        self.summed = False
 
     def take(self, entry: Entry) -> None:
+        """Check the next entry; kinds come in the protocol's order, and what is said once cannot be said again."""
         sid, kind = self.session.id, entry["kind"]
+        if kind not in ORDER:
+            raise _wrong(f"an entry of unknown kind {str(kind)[:40]!r}")
+        place = ORDER.index(kind)
+        if place < self.place or (place == self.place and kind in ONCE):
+            raise _wrong(f"the entry {kind!r} is repeated or out of order")
+        self.place = place
         if kind == "advert":
             advert = Advert(
                 bytes.fromhex(entry["channel"]), bytes.fromhex(entry["mask"]), bytes.fromhex(entry["signature"])
@@ -56,21 +69,20 @@ class _Check:
             self._signed(entry, advert.signature, advert.statement(sid, int(entry["site"])), "advert")
             self.adverts.add(int(entry["site"]))
         elif kind == "shared":
-            self.shared = frozenset(int(site) for site in entry["sites"])
+            self.shared = frozenset(_numbers(entry["sites"]))
         elif kind == "masked":
             statement = masked_statement(sid, int(entry["site"]), ids(self.shared), bytes.fromhex(entry["sha256"]))
             self._signed(entry, bytes.fromhex(entry["signature"]), statement, "masked vector")
             self.masked.add(int(entry["site"]))
         elif kind == "survivors":
-            self.survivors = frozenset(int(site) for site in entry["sites"])
+            self.survivors = frozenset(_numbers(entry["sites"]))
         elif kind == "consent":
             statement = consent_statement(sid, ids(self.survivors))
             self._signed(entry, bytes.fromhex(entry["signature"]), statement, "consent")
             self.consents.add(int(entry["site"]))
         elif kind == "sum":
-            self._allowed(frozenset(int(site) for site in entry["sites"]))
-        elif kind != "wrong-share":
-            raise _wrong(f"an entry of unknown kind {str(kind)[:40]!r}")
+            self._allowed(frozenset(_numbers(entry["sites"])))
+            self.summed = True
 
     def _signed(self, entry: Entry, signature: bytes, statement: bytes, what: str) -> None:
         site = int(entry["site"])
@@ -95,35 +107,46 @@ def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> li
     Raises:
         ProtectionError: a signature, a threshold, a cohort or an order that does not hold; the session is named.
     """
-    check: _Check | None = None
-    sums: list[dict[str, object]] = []
-    cohorts: list[frozenset[int]] = []
+    sessions: list[_Check] = []
     for entry in entries:
         try:
             if entry["kind"] == "session":
-                check = _Check(entry, keys)
+                sessions.append(_Check(entry, keys))
                 continue
-            if check is None:
+            if not sessions:
                 raise _wrong("it does not begin with a session")
-            check.take(entry)
+            sessions[-1].take(entry)
         except (KeyError, ValueError, TypeError, OverflowError):
             raise _wrong("an entry is damaged") from None
-        if entry["kind"] == "sum":
-            if not may_follow(cohorts, check.survivors, check.limits.colluders):
-                raise _wrong(f"the sum of round {check.session.round} differs too little from an earlier one")
-            cohorts.append(check.survivors)
-            sums.append(
-                {
-                    "round": check.session.round,
-                    "attempt": check.session.attempt,
-                    "sites": sorted(check.survivors),
-                    "consents": len(check.consents),
-                }
-            )
-    return sums
+    if len({check.session.id for check in sessions}) != len(sessions):
+        raise _wrong("a session is there twice")
+    if len({check.session.job_id for check in sessions}) > 1:
+        raise _wrong("it mixes several jobs")
+    # With t consents a sum could be made, whether or not the coordinator says so.
+    could = [check for check in sessions if len(check.consents) >= check.limits.threshold]
+    for number, check in enumerate(could):
+        if not may_follow((earlier.survivors for earlier in could[:number]), check.survivors):
+            raise _wrong(f"the sum of round {check.session.round} is over other sites than an earlier one")
+    return [
+        {
+            "round": check.session.round,
+            "attempt": check.session.attempt,
+            "sites": sorted(check.survivors),
+            "consents": len(check.consents),
+        }
+        for check in sessions
+        if check.summed
+    ]
 
 
 def _wrong(what: str) -> ProtectionError:
     return ProtectionError(
         f"The transcript does not hold: {what}.", remedy="Ask the coordinator and the sites for theirs."
     )
+
+
+def _numbers(value: Any) -> list[int]:
+    """Return a list of whole numbers; raises ValueError for anything else."""
+    if not isinstance(value, list) or any(type(item) is not int for item in value):
+        raise ValueError
+    return value

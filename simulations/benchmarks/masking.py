@@ -58,7 +58,10 @@ class _World:
         self.shape = Shape(length - 1, 0, 1.0)
         self.sites = {
             site: MaskingSite(
-                session, self.shape, ENCODING, Member(site, identities[site], self.keys, MemoryStore(), 0, os.urandom)
+                session,
+                self.shape,
+                ENCODING,
+                Member(site, identities[site], self.keys, MemoryStore(), 0, os.urandom, "bench"),
             )
             for site in self.keys
         }

@@ -21,6 +21,7 @@ def test_unprotected_jobs_are_refused_unless_allowed_by_name() -> None:
         ({"datasets": ("other",)}, "data set 'toy'"),
         ({"max_rounds": 1}, "1 rounds"),
         ({"min_sites": 3}, "at least 3 sites"),
+        ({"cohort_epoch": 1}, "cohort_epoch 1, not 0"),
     ],
 )
 def test_every_rule_refuses(rules: dict[str, object], message: str) -> None:

@@ -13,7 +13,7 @@ from salus.privacy.session import Session
 from salus.privacy.unprotected import UNPROTECTED
 
 SHAPE = Shape(3, 1, 10.0)
-PARTY = SiteParty(1, toy_identity(1), toy_keys(3), MemoryStore(), 2, os.urandom)
+PARTY = SiteParty(1, toy_identity(1), toy_keys(3), MemoryStore(), 2, os.urandom, "data/0")
 SESSION = Session("job", 1, 0, b"m" * 32, b"g" * 32, (1, 2, 3))
 
 

@@ -158,3 +158,51 @@ def test_a_final_measurement_that_fails_does_not_lose_the_model(tmp_path: Path) 
     world.run()
     assert "not-evaluated" in world.kinds()
     assert len(world.store.records(world.job_id)) == 2
+
+
+def test_under_protection_a_site_without_usable_data_contributes_nothing_and_does_not_say_so(tmp_path: Path) -> None:
+    """Whether a site refuses would tell the coordinator something about its data."""
+    world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=6)
+    world.sites.sites[4]._catalogue.remove("toy")
+    world.run()
+    assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 4, 5, 6]
+    assert "left-out" not in world.kinds()
+    log = (tmp_path / "s4" / "events.jsonl").read_text()
+    assert "no-data" in log
+    assert "contributed-nothing" in log
+
+
+def test_an_unprotected_job_hears_that_a_site_has_no_data(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=1), sites=3)
+    world.sites.sites[2]._catalogue.remove("toy")
+    world.run()
+    assert world.store.records(world.job_id)[0]["sites"] == [1, 3]
+
+
+def test_the_cohort_of_a_data_set_outlives_the_job(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=8)
+    world.run()
+    job = tiny_job(rounds=2, protection="masking")
+    impatient = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 0.2})})
+    world.job, world.signed = impatient, seal_job(impatient, world.coordinator)
+    world.job_id = world.store.submit(world.signed, "again")
+    away = world.sites.sites.pop(8)
+    with pytest.raises(RoundError, match="those of the earlier rounds among them"):
+        world.run()
+    world.sites.sites[8] = away
+    world.job_id = world.store.submit(world.signed, "again")
+    world.run()
+    assert world.store.records(world.job_id)[1]["sites"] == list(range(1, 9))
+
+
+def test_evaluation_is_only_for_the_end_and_training_never(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=2, protection="masking"), sites=5)
+    run = JobRun(
+        world.job, world.job_id, world.signed, world.sites, world.store, EventLog(), world.keys, world.transcript
+    )  # fmt: skip
+    model = run.layout.encode(run.model)
+    for kind, round_ in (("evaluate", 1), ("evaluate", 2), ("train", 3)):
+        request = Request.model_validate(
+            {"kind": kind, "job_id": "x", "job": world.signed, "round": round_, "attempt": 0, "sites": (1, 2, 3, 4, 5)}
+        )
+        assert world.sites.sites[1].handle(request, model)[0].error == "Refused"

@@ -16,7 +16,7 @@ from salus.privacy.masking.prg import keystream
 from salus.privacy.masking.site import MaskingSite, Member, State
 from salus.privacy.masking.store import MemoryStore
 from salus.privacy.masking.transcript import verify_transcript
-from salus.privacy.session import Session, ids
+from salus.privacy.session import Session, ids, manifest_hash
 
 
 def table(world: World) -> dict[int, bytes]:
@@ -52,7 +52,9 @@ def test_replay_of_an_advert_from_another_session(change: str) -> None:
         "roster": Session(s.job_id, 1, 0, s.manifest_hash, s.model_hash, (*s.roster, 7)),
     }[change]
     keys = {site: identity(site).public_key for site in old.roster}
-    replayed = MaskingSite(old, Shape(4, 1, 1.0), ENCODING, Member(3, identity(3), keys, MemoryStore(), 0, os.urandom))
+    replayed = MaskingSite(
+        old, Shape(4, 1, 1.0), ENCODING, Member(3, identity(3), keys, MemoryStore(), 0, os.urandom, "data/0")
+    )
     adverts = {**table(world), 3: replayed.open_words(np.zeros(6, np.uint32))}
     refused(lambda: world.sites[1].answer(write_table(adverts)), "advert of site 3")
 
@@ -233,13 +235,12 @@ def test_a_wrong_share_of_a_seed_ends_the_attempt_instead_of_a_wrong_sum() -> No
     refused(lambda: world.exchange({**answers, 9: bent}), "contradict")
 
 
-def test_sums_that_differ_in_few_sites_do_not_follow_each_other() -> None:
+def test_sums_over_other_sites_do_not_follow_each_other() -> None:
     full = frozenset(range(1, 11))
-    assert may_follow([], full, 3)
-    assert may_follow([full], full, 3)
-    assert not may_follow([full], full - {1}, 3)
-    assert not may_follow([full], full - {1, 2, 3, 4}, 3)
-    assert may_follow([full], full - {1, 2, 3, 4, 5}, 3)
+    assert may_follow([], full)
+    assert may_follow([full, full], full)
+    for fewer in range(1, 9):
+        assert not may_follow([full], full - set(range(1, fewer + 1)))
     world = World(10)
     world.run()
     following = Session("job-1", 2, 0, b"m" * 32, b"g" * 32, world.session.roster)
@@ -249,15 +250,15 @@ def test_sums_that_differ_in_few_sites_do_not_follow_each_other() -> None:
     requests = world.exchange(world.answers(world.exchange(world.adverts())))
     lists = world.exchange(world.answers(requests, without=[10]))
     assert lists is not None
-    refused(lambda: world.sites[1].answer(lists[1]), "differ too little")
-    # Another id for the same signed job does not help.
-    world.session = Session("renamed", 1, 0, b"m" * 32, b"g" * 32, world.session.roster)
+    refused(lambda: world.sites[1].answer(lists[1]), "not those of an earlier sum")
+    # Another job over the same data does not help.
+    world.session = Session("another", 1, 0, b"n" * 32, b"g" * 32, world.session.roster)
     world.sites = {site: world.site(site) for site in world.keys}
     world.coordinator = world.new_coordinator()
     requests = world.exchange(world.answers(world.exchange(world.adverts())))
     lists = world.exchange(world.answers(requests, without=[10]))
     assert lists is not None
-    refused(lambda: world.sites[2].answer(lists[2]), "differ too little")
+    refused(lambda: world.sites[2].answer(lists[2]), "not those of an earlier sum")
 
 
 def test_masked_vectors_of_zeros_are_uniform_and_the_test_can_fail() -> None:
@@ -311,6 +312,9 @@ def test_the_transcript_is_checked_by_a_third_party() -> None:
         (changed("consent", signature="00" * 64), "consent of site 1"),
         (changed("sum", sites=[1, 2, 3, 4, 5]), "not over those"),
         (changed("shared", sites=[1, 2, 3, 4, 5, 6]), "masked vector"),
+        ([*world.record, *world.record], "twice"),
+        ([*world.record, world.record[-1]], "repeated"),
+        (changed("session", roster="1234567"), "damaged"),
         (changed("sum", kind="coffee"), "unknown kind"),
         (world.record[1:], "does not begin"),
         ([e for e in world.record if e["kind"] != "consent"], "0 consents"),
@@ -333,3 +337,49 @@ def test_secrets_do_not_print_themselves_and_are_dropped() -> None:
                 secret == secret  # noqa: B015
             with pytest.raises(TypeError):
                 hash(secret)
+
+
+def test_a_transcript_cannot_hide_a_sum_or_swap_its_survivors() -> None:
+    first = World(8)
+    first.run()
+    second = World(8, round_=2)
+    second.run({3: [8]})
+    without_sum = [entry for entry in first.record if entry["kind"] != "sum"]
+    refused(lambda: verify_transcript([*without_sum, *second.record], first.keys), "other sites than an earlier one")
+    other = World(8, job_id="job-2")
+    other.run()
+    refused(lambda: verify_transcript([*first.record, *other.record], first.keys), "several jobs")
+    swapped = [e for e in first.record if e["kind"] not in ("sum",) and not (e["kind"] == "masked" and e["site"] == 8)]
+    swapped += [
+        {"kind": "survivors", "sites": list(range(1, 8))},
+        {"kind": "sum", "sites": list(range(1, 8)), "sha256": ""},
+    ]
+    refused(lambda: verify_transcript(swapped, first.keys), "repeated or out of order")
+
+
+def test_training_and_evaluation_never_share_a_session() -> None:
+    """Masks of a shorter vector are a prefix of a longer one's: one site training among evaluating ones would be open."""
+    document = b"{}"
+    kinds = {manifest_hash(document, kind, d, m) for kind in ("train", "evaluate") for d in (0, 5) for m in (1, 2)}
+    assert len(kinds) == 8
+    world = World(6)
+    other = Session("job-1", 1, 0, manifest_hash(document, "evaluate", 0, 1), b"g" * 32, world.session.roster)
+    world.sites[4] = world.site(4, other)
+    adverts = table(world)
+    refused(lambda: world.sites[1].answer(write_table(adverts)), "advert of site 4")
+
+
+def test_keys_of_low_order_and_keys_in_use_are_refused_at_once() -> None:
+    world = World(6)
+    adverts = table(world)
+    me = identity(2)
+
+    def signed(channel: bytes, mask: bytes) -> bytes:
+        unsigned = Advert(channel, mask, b"")
+        return Advert(channel, mask, me.sign_raw(unsigned.statement(world.session.id, 2))).to_bytes()
+
+    good = adverts[2][:32]
+    world.coordinator.receive(1, adverts[1])
+    refused(lambda: world.coordinator.receive(2, signed(bytes(32), good)), "site 2")
+    refused(lambda: world.coordinator.receive(2, signed(good, good)), "Site 2", "in use")
+    refused(lambda: world.coordinator.receive(2, signed(adverts[1][:32], good)), "Site 2", "in use")

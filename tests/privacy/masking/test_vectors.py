@@ -86,7 +86,7 @@ def test_a_whole_session_with_a_dropped_site(v: dict[str, Any]) -> None:
     for number, site in v["sites"].items():
         secrets = [bytes.fromhex(site[name]) for name in ("x25519_channel_private", "x25519_mask_private", "self_seed")]
         signer = Identity.from_seed(bytes.fromhex(site["ed25519_seed"]))
-        member = Member(int(number), signer, keys, MemoryStore(), 0, scripted(secrets))
+        member = Member(int(number), signer, keys, MemoryStore(), 0, scripted(secrets), "data/0")
         sites[int(number)] = MaskingSite(session, shape, encoding, member)
     coordinator = MaskingCoordinator(session, shape, encoding, keys, no_record)
     # The vectors' cohort of four is smaller than the protocol's own minimum; only this test lowers it.

@@ -77,7 +77,7 @@ class World:
         self, number: int, session: Session | None = None, cohort: int = 0, random: Any = os.urandom
     ) -> MaskingSite:
         """Return a site's end of a session."""
-        member = Member(number, identity(number), self.keys, self.stores[number], cohort, random)
+        member = Member(number, identity(number), self.keys, self.stores[number], cohort, random, "data/0")
         return MaskingSite(session or self.session, Shape(self.length - 2, 1, 1.0), ENCODING, member)
 
     def adverts(self, sites: Iterable[int] | None = None) -> dict[int, bytes]:
