@@ -1,6 +1,8 @@
 """Masked sums over real daemons, and what a listener finds on the wire."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -41,10 +43,26 @@ def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_hol
     path = trial.coordinator / "transcripts" / f"{job}.jsonl"
     sums = verify_file(path, roster)
     assert [line["round"] for line in sums] == [1, 2, 3, 4, 5, 6]
+    command = [
+        sys.executable,
+        "-m",
+        "salus.cli",
+        "verify",
+        str(path),
+        "--kit",
+        str(trial.folder / "kits" / "site-1.kit"),
+        "--json",
+    ]
+    verified = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(verified.stdout) == sums
     forged = path.read_text().replace('"round":3', '"round":4', 1)
     (tmp_path / "forged.jsonl").write_text(forged)
     with pytest.raises(ProtectionError, match="does not hold"):
         verify_file(tmp_path / "forged.jsonl", roster)
+    command[4] = str(tmp_path / "forged.jsonl")
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 41
+    assert "Traceback" not in refused.stderr
 
 
 class Wire(Here):
