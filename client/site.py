@@ -16,7 +16,7 @@ from salus.client.data.loading import LocalData, local_data
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.training import Trainer, training_seed
-from salus.common.errors import DataError, IdentityError, Refused, SalusError, describe
+from salus.common.errors import DataError, IdentityError, Refused, SalusError, describe, where
 from salus.common.events import EventSink
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
@@ -94,7 +94,7 @@ class Site:
                 "refused", job=request.job_id, round=request.round, error=type(problem).__name__, text=describe(problem)
             )
             if not isinstance(problem, SalusError):
-                self._events.emit("unexpected", error=type(problem).__name__, where=_where(problem))
+                self._events.emit("unexpected", error=type(problem).__name__, where=where(problem))
             # What is wrong with the data is the operator's business; the coordinator learns only that something is.
             text = DATA_REFUSED if isinstance(problem, DataError) else describe(problem)
             return Reply(kind="refused", site=self.site_id, error=type(problem).__name__, text=text), b""
@@ -142,7 +142,7 @@ class Site:
                 job=request.job_id,
                 round=request.round,
                 text=describe(problem),
-                where=_where(problem),
+                where=where(problem),
             )
             nothing = np.zeros(shape.parameters, np.float32)
             return Contribution(nothing, 0.0, np.zeros(shape.statistics))
@@ -218,7 +218,7 @@ class Site:
             )
         if job.task.dataset not in self._catalogue.names():
             self._running = None  # it may have been removed while the job ran
-        if self._running is None or self._running.document != document:
+        if self._running is None or self._running.document != document or self._running.data is None:
             self._running = None  # free the last job's data before the next one's are read
             self._running = self._prepare(job, document)
         return self._running
@@ -234,7 +234,7 @@ class Site:
             if not protection.protects:
                 raise
             data = None  # the site takes part with nothing, see `_quietly`
-            self._events.emit("no-data", job=job.job.name, text=describe(problem), where=_where(problem))
+            self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))
         if data is not None:
             self._events.emit(
                 "job-accepted",
@@ -248,14 +248,3 @@ class Site:
 
 def _key(request: Request) -> tuple[str, int, int]:
     return request.job_id, request.round, request.attempt
-
-
-def _where(problem: BaseException) -> str:
-    """Return file names and lines of the traceback, without messages or folders."""
-    places = []
-    trace = problem.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return " > ".join(places[-6:])

@@ -119,3 +119,14 @@ def describe(error: BaseException) -> str:
     if isinstance(error, SalusError):
         return str(error)
     return f"An unexpected {type(error).__name__} occurred. See the local log of the process where it happened."
+
+
+def where(problem: BaseException) -> str:
+    """Return file names and lines of the traceback, without messages or folders."""
+    places = []
+    trace = problem.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        places.append(f"{code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return " > ".join(places[-6:])

@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import Context, RecordDict
 
 from salus.common.clock import Clock
-from salus.common.errors import JobError, SalusError, describe
+from salus.common.errors import JobError, SalusError, describe, where
 from salus.common.events import Event, EventLog, read_events
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
@@ -107,7 +107,7 @@ class CoordinatorDaemon:
         except SalusError as problem:
             self._end(row.job_id, "failed", describe(problem))
         except Exception as problem:  # a job never takes the coordinator down with it
-            logging.getLogger("salus").exception("The job %s failed", row.job_id)
+            self._events.emit("unexpected", job=row.job_id, error=type(problem).__name__, where=where(problem))
             self._end(row.job_id, "failed", describe(problem))
         finally:
             grid.close()

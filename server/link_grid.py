@@ -54,7 +54,25 @@ class Bell:
             self._waiting[node] = max(0, self._waiting.get(node, 0) - 1)
 
 
-class LinkGrid(Grid):
+class RunGrid(Grid):
+    """What every grid of ours has in common: the run it serves, and messages made by their own constructor."""
+
+    _run: Run
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class LinkGrid(RunGrid):
     """Flower's `Grid` over the link state of this very process; replies are handed on once all their parts are here."""
 
     def __init__(self, factory: LinkStateFactory, bell: Bell) -> None:
@@ -127,18 +145,6 @@ class LinkGrid(Grid):
         self._heart.join()
         self._state.finish_task(self._task, SubStatus.COMPLETED, "")
         self._state.cleanup_run(self._run.run_id)
-
-    def set_run(self, run: Run) -> None:
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         return self._state.get_nodes(self._run.run_id)

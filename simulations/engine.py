@@ -18,9 +18,10 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from salus.server.link_grid import RunGrid
 
 RUN_ID = 1
 WORKER_LOST = 1000  # our own error code: the process of this site ended
@@ -79,7 +80,7 @@ class _Worker:
             self.process.join()
 
 
-class PoolGrid(Grid):
+class PoolGrid(RunGrid):
     """A grid whose nodes are virtual sites in worker processes; node id and site id are the same number.
 
     Args:
@@ -111,18 +112,6 @@ class PoolGrid(Grid):
     def process_ids(self) -> list[int]:
         """Return the workers' process ids, for measuring memory."""
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
-
-    def set_run(self, run: Run) -> None:
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self._sites)
