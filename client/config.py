@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
 from salus.client.data.catalogue import Catalogue
+from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
 from salus.client.session_store import SqliteSessionStore
@@ -46,11 +47,18 @@ threads = 0              # CPU threads for training; 0 leaves the choice to torc
 POLICY_TEMPLATE = """\
 # What this site allows. Nothing the coordinator sends can widen it; an unreadable file refuses every job.
 allow_unprotected = false   # true lets the coordinator read this site's own update
+allow_without_noise = false # true accepts jobs without differential privacy for patients
+allow_distributed_noise = true
 tasks = []                  # kinds of tasks that may run; empty: every installed one
 datasets = []               # data sets that may be used; empty: every registered one
 max_rounds = 1000
 min_sites = 2
-cohort_epoch = 0            # in one epoch all sums over a data set are over the same sites
+cohort_epoch = 0            # in one epoch all sums without noise over a data set are over the same sites
+
+[budget]                    # what one patient may spend over all jobs together
+epsilon = 10.0
+delta = 1e-5
+period_days = 365
 """
 
 
@@ -83,6 +91,13 @@ def open_catalogue(folder: Path) -> Catalogue:
             f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init FOLDER --name NAME."
         )
     return Catalogue(folder / "catalogue.sqlite", key.read_bytes())
+
+
+def open_ledger(folder: Path, clock: Clock) -> Ledger:
+    """Open a site's privacy ledger; raises ConfigError if the folder is not a site's."""
+    if not (folder / "policy.toml").exists():
+        raise ConfigError(f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init.")
+    return Ledger(folder / "ledger.sqlite", clock)
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class SiteFolder:
         trust = self.folder / "trust"
         return client_context(trust / AUTHORITY, trust / CERTIFICATE, self.folder / "keys" / TRANSPORT_KEY)
 
-    def site(self, events: EventSink) -> Site:
+    def site(self, events: EventSink, clock: Clock) -> Site:
         """Return the site that handles requests."""
         return Site(
             site_id=self.site_id,
@@ -136,4 +151,5 @@ class SiteFolder:
             policy=lambda: load_policy(self.folder / "policy.toml"),
             performance=self.config.performance,
             events=events,
+            ledger=open_ledger(self.folder, clock),
         )

@@ -64,7 +64,7 @@ class SiteDaemon:
         self._clock = clock
         self._tell = listener
         self._events = EventLog(folder.folder / "events.jsonl", clock=clock)
-        site = folder.site(self._events)
+        site = folder.site(self._events, clock)
         self._attempts = Attempts(folder.folder / "working.json")
         self._app: ClientApp = make_client_app(lambda context: site)
         self._stop = threading.Event()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from salus.client.ledger.store import Budget
 from salus.common.errors import ConfigError, Refused
 from salus.common.job import Job
 from salus.common.strict import Strict, load_toml
@@ -24,15 +25,22 @@ class Policy(Strict):
         max_rounds: longest job that is accepted.
         cohort_epoch: the only epoch in which protected sums may be made. In one epoch every sum over a data set is over the same
             sites; raising it, after all operators agreed, allows one change.
+        allow_without_noise: accept jobs that give patients no formal privacy. Off unless written here.
+        allow_distributed_noise: accept jobs whose noise is shared among sites, so that the guarantee counts on at most a third
+            of them colluding with the coordinator. Local noise counts on nobody.
+        budget: what one patient may spend over all jobs of a period.
         min_sites: fewest sites that a job must require, so that a sum is never over this site alone.
     """
 
     allow_unprotected: bool = False
+    allow_without_noise: bool = False
+    allow_distributed_noise: bool = True  # masking counts on the same
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
     cohort_epoch: Annotated[int, Field(ge=0)] = 0
     min_sites: Annotated[int, Field(ge=2)] = 2  # a federation of one is a site's plain update
+    budget: Budget = Budget()
 
     def check(self, job: Job) -> None:
         """Raise Refused unless every rule allows this job."""
@@ -40,6 +48,16 @@ class Policy(Strict):
             raise Refused(
                 f"The job's protection {job.aggregation.protection!r} lets the coordinator read this site's update.",
                 remedy="Use a protected job, or let the site's operator set allow_unprotected = true in policy.toml.",
+            )
+        if not job.privacy.noised and not self.allow_without_noise:
+            raise Refused(
+                'The job has noise = "none": nothing limits what its model reveals about one patient.',
+                remedy="Use a job with noise, or let the site's operator set allow_without_noise = true in policy.toml.",
+            )
+        if job.privacy.noise == "distributed" and not self.allow_distributed_noise:
+            raise Refused(
+                "This site's policy does not allow distributed noise.",
+                remedy='Use noise = "local", or ask its operator.',
             )
         if self.tasks and job.task.kind not in self.tasks:
             raise Refused(

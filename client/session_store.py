@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salus.common.sqlite import open_sqlite
+from salus.privacy.dp.head import Head, went_back
 from salus.privacy.masking.store import consented_before, opened_before
 
 METADATA = sa.MetaData()
@@ -26,6 +27,15 @@ CONSENTS = sa.Table(
     METADATA,
     sa.Column("session", sa.ForeignKey("sessions.session"), primary_key=True),
     sa.Column("survivors", sa.String, nullable=False),
+)
+
+
+HEADS = sa.Table(
+    "ledger_heads",
+    METADATA,
+    sa.Column("site", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("length", sa.Integer, nullable=False),
+    sa.Column("last", sa.LargeBinary, nullable=False),
 )
 
 
@@ -59,3 +69,12 @@ class SqliteSessionStore:
         query = sa.select(CONSENTS.c.survivors).join(SESSIONS).where(SESSIONS.c.scope == scope)
         with self._engine.connect() as connection:
             return [frozenset(json.loads(row)) for row in connection.scalars(query)]
+
+    def ledger_seen(self, site: int, head: Head) -> None:
+        """Remember the newest ledger head of a site; raises ProtectionError if that ledger went back."""
+        with self._engine.begin() as connection:
+            row = connection.execute(HEADS.select().where(HEADS.c.site == site)).one_or_none()
+            if row is not None and not head.follows(Head(row.length, row.last)):
+                raise went_back(site, Head(row.length, row.last), head)
+            connection.execute(HEADS.delete().where(HEADS.c.site == site))
+            connection.execute(HEADS.insert().values(site=site, length=head.length, last=head.last))

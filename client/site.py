@@ -1,4 +1,4 @@
-"""A site: what it does with each request, whichever engine brought it. Verify, decide, read, train, protect, answer.
+"""A site: what it does with each request, whichever engine brought it. Verify, decide, reserve, read, train, protect, answer.
 
 The same object runs in the daemon, in a simulation and in Flower's engines. Everything a site refuses is refused here,
 before data are read; what leaves is a `Reply` and a protected vector.
@@ -7,15 +7,15 @@ before data are read; what leaves is a `Reply` and a protected vector.
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-import numpy as np
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, local_data
+from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import Policy
-from salus.client.training import Trainer, training_seed
+from salus.client.private_training import PrivateTrainer
+from salus.client.running import Private, RunningJob
+from salus.client.training import Trainer
 from salus.common.errors import DataError, IdentityError, Refused, SalusError, describe, where
 from salus.common.events import EventSink
 from salus.common.identity import Identity
@@ -23,29 +23,14 @@ from salus.common.job import Job, open_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.tasks import make_task
-from salus.common.vectors import FloatVector, layout_of
-from salus.privacy.contribution import Contribution, Shape, scale_of
+from salus.common.vectors import layout_of
+from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.dp.plan import Kind, Plan, plan_of, shape_of
 from salus.privacy.masking.store import SessionStore
-from salus.privacy.protection import Protection, SiteEnd, SiteParty, protection_of
+from salus.privacy.protection import SiteEnd, SiteParty, protection_of
 from salus.privacy.session import Session, manifest_hash
 
 DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."
-
-
-@dataclass
-class RunningJob:
-    """A verified job with all that is kept for it between rounds."""
-
-    job: Job
-    document: bytes
-    protection: Protection
-    trainer: Trainer
-    data: LocalData | None
-
-    def shape(self, parameters: int) -> Shape:
-        """Return the public shape of a contribution with this many parameters."""
-        clip = self.job.aggregation.update_clip_norm_l2
-        return Shape(parameters, self.trainer.task.statistics_size, clip)
 
 
 class Site:
@@ -57,6 +42,7 @@ class Site:
         keys: Ed25519 keys of the whole pinned roster, by site id.
         store: what protected sums must remember beyond a crash.
         coordinator_key: the Ed25519 key, from the pinned roster, whose signature a job must carry.
+        ledger: what this site's patients have spent.
         policy: called for every job, so that a changed policy file counts at once.
     """
 
@@ -72,6 +58,7 @@ class Site:
         policy: Callable[[], Policy],
         performance: Performance,
         events: EventSink,
+        ledger: Ledger,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -80,6 +67,7 @@ class Site:
         self._policy = policy
         self._performance = performance
         self._events = events
+        self._ledger = ledger
         self._random: Callable[[int], bytes] = os.urandom
         self._running: RunningJob | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
@@ -105,67 +93,20 @@ class Site:
                 return b""
             case "answer":
                 return self._continue(request, blob)
-            case "train":
-                return self._train(request, blob)
-            case "evaluate":
-                return self._evaluate(request, blob)
+            case "train" | "evaluate":
+                return self._ask(request, blob, request.kind)
 
     def _continue(self, request: Request, blob: bytes) -> bytes:
         if self._open is None or self._open[0] != _key(request):
             raise Refused("There is no open session for this request.", remedy="Begin a new attempt.")
         return self._open[1].answer(blob)
 
-    def _train(self, request: Request, blob: bytes) -> bytes:
+    def _ask(self, request: Request, blob: bytes, kind: Kind) -> bytes:
         running = self._accept(request)
-        start = running.trainer.layout.decode(blob)
-        shape = running.shape(running.trainer.layout.size)
-        return self._protect(request, running, blob, shape, self._quietly(running, request, start, shape))
-
-    def _evaluate(self, request: Request, blob: bytes) -> bytes:
-        running = self._accept(request)
-        parameters = running.trainer.layout.decode(blob)
-        shape = running.shape(0)
-        return self._protect(request, running, blob, shape, self._quietly(running, request, parameters, shape))
-
-    def _quietly(self, running: RunningJob, request: Request, model: FloatVector, shape: Shape) -> Contribution:
-        """Return this site's contribution. Under protection, a failure that depends on data becomes a contribution of
-        nothing: whether a site refuses would otherwise tell the coordinator something about its patients."""
-        try:
-            contribution = self._contribute(running, request, model, shape)
-            scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
-            return contribution
-        except Exception as problem:
-            if not running.protection.protects:
-                raise
-            self._events.emit(
-                "contributed-nothing",
-                job=request.job_id,
-                round=request.round,
-                text=describe(problem),
-                where=where(problem),
-            )
-            nothing = np.zeros(shape.parameters, np.float32)
-            return Contribution(nothing, 0.0, np.zeros(shape.statistics))
-
-    def _contribute(self, running: RunningJob, request: Request, model: FloatVector, shape: Shape) -> Contribution:
-        job, trainer, data = running.job, running.trainer, running.data
-        if data is None:
-            raise DataError("This site has no usable data for this job.", remedy="See its log.")
-        bound = job.aggregation.max_patients
-        statistics = trainer.evaluate(model, data.validation) / bound
-        if shape.parameters == 0:
-            return Contribution(np.zeros(0, np.float32), 0.0, statistics)
-        update = trainer.train(model, data.train, training_seed(job, self.site_id, request.round))
-        self._events.emit(
-            "trained",
-            job=request.job_id,
-            round=request.round,
-            patients=data.train.patients,
-            images=len(data.train),
-            validation_images=len(data.validation),
-            left_out=data.left_out,
-        )
-        return Contribution(update, min(data.train.patients, bound) / bound, statistics)
+        model = running.trainer.layout.decode(blob)
+        shape = shape_of(running.job, kind, running.trainer.layout.size, running.trainer.task)
+        contribution = running.contribution(request, model, shape, self.site_id)
+        return self._protect(request, running, blob, shape, contribution)
 
     def _protect(
         self, request: Request, running: RunningJob, model: bytes, shape: Shape, contribution: Contribution
@@ -174,7 +115,7 @@ class Site:
             request.job_id,
             request.round,
             request.attempt,
-            manifest_hash(running.document, request.kind, shape.parameters, shape.statistics),
+            manifest_hash(running.document, shape.kind, shape.parameters, shape.statistics),
             hashlib.sha256(model).digest(),
             request.sites,
         )
@@ -185,7 +126,9 @@ class Site:
             self._store,
             self._policy().min_sites,
             self._random,
-            scope=f"{running.job.task.dataset}/{running.job.job.cohort_epoch}",
+            # Sums with noise constrain no cohort, so they are kept apart from those that do.
+            scope=f"noised/{request.job_id}" if running.private else scope_of(running.job),
+            head=self._ledger.head if running.private else None,
         )
         end = running.protection.site_end(session, shape, running.job, party)
         reply = end.open(contribution)
@@ -218,22 +161,37 @@ class Site:
             )
         if job.task.dataset not in self._catalogue.names():
             self._running = None  # it may have been removed while the job ran
-        if self._running is None or self._running.document != document or self._running.data is None:
-            self._running = None  # free the last job's data before the next one's are read
-            self._running = self._prepare(job, document)
-        return self._running
+        known = self._running
+        same = known is not None and known.document == document and known.job_id == request.job_id
+        if known is not None and same and known.data is not None:
+            return known
+        sent = known.private.sent if known is not None and known.private is not None and same else {}
+        self._running = known = None  # free the last job's data before the next one's are read
+        running = self._prepare(job, document, request.job_id)
+        if running.private is not None:
+            running.private.sent = sent
+        self._running = running
+        return running
 
-    def _prepare(self, job: Job, document: bytes) -> RunningJob:
+    def _prepare(self, job: Job, document: bytes, job_id: str) -> RunningJob:
         task = make_task(job.task)
         model = build_model(job.task, job.job.seed)
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)
+        plan = plan_of(job)
+        private, patients = None, None
+        if plan is not None:
+            account = f"{job_id}/{hashlib.sha256(document).hexdigest()[:16]}"
+            private = Private(plan, PrivateTrainer(trainer, plan, self._random), self._ledger, account)
+            patients = self._reserve(job, plan, account)
         try:
-            data: LocalData | None = local_data(self._catalogue, job, task, self._performance.cache_mb * 2**20)
+            data: LocalData | None = local_data(
+                self._catalogue, job, task, self._performance.cache_mb * 2**20, patients
+            )
         except Exception as problem:
-            if not protection.protects:
+            if not protection.protects and private is None:
                 raise
-            data = None  # the site takes part with nothing, see `_quietly`
+            data = None  # the site takes part with nothing, see `RunningJob.contribution`
             self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))
         if data is not None:
             self._events.emit(
@@ -243,7 +201,26 @@ class Site:
                 images=len(data.train),
                 left_out=data.left_out,
             )
-        return RunningJob(job, document, protection, trainer, data)
+        return RunningJob(job, job_id, document, protection, trainer, data, self._events, private)
+
+    def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
+        """Set aside the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
+        known = job.task.dataset in self._catalogue.names()
+        images = self._catalogue.images(job.task.dataset) if known else []
+        self._ledger.close_finished(but=account)
+        return self._ledger.reserve(
+            account,
+            job.task.dataset,
+            frozenset(image.patient for image in images),
+            plan,
+            job.job.rounds,
+            self._policy().budget,
+        )
+
+
+def scope_of(job: Job) -> str:
+    """Return over what sums without noise must be over the same sites: data set and epoch."""
+    return f"{job.task.dataset}/{job.job.cohort_epoch}"
 
 
 def _key(request: Request) -> tuple[str, int, int]:

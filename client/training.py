@@ -28,8 +28,8 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.performance.threads:
             torch.set_num_threads(self.performance.threads)
-        self._device = self.performance.torch_device()
-        self.model.to(self._device)
+        self.device = self.performance.torch_device()
+        self.model.to(self.device)
 
     def train(self, start: FloatVector, data: TensorSet, seed: int) -> FloatVector:
         """Return the update (local minus `start`) after the job's local epochs.
@@ -40,7 +40,7 @@ class Trainer:
         write_parameters(self.model, self.layout, start)
         optimizer = make_optimizer(self.model, settings)
         shuffle = torch.Generator().manual_seed(seed)
-        devices = [self._device] if self._device.type == "cuda" else []
+        devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             self.model.train()
@@ -53,9 +53,9 @@ class Trainer:
     def _step(self, optimizer: torch.optim.Optimizer, data: TensorSet, rows: torch.Tensor) -> None:
         inputs, targets = data.batch(rows)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
-            outputs = self.model(inputs.to(self._device))
-        self.task.loss(outputs.float(), targets.to(self._device)).backward()  # type: ignore[no-untyped-call]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
+            outputs = self.model(inputs.to(self.device))
+        self.task.loss(outputs.float(), targets.to(self.device)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:
@@ -66,7 +66,7 @@ class Trainer:
         with torch.inference_mode():
             for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
                 inputs, targets = data.batch(rows)
-                totals += self.task.statistics(self.model(inputs.to(self._device)), targets)
+                totals += self.task.statistics(self.model(inputs.to(self.device)), targets)
         return totals
 
 

@@ -10,6 +10,7 @@
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
     ├── LinkError                  31  the other side cannot be reached or refuses us
     ├── Refused                    40  a site's word: it will not do what was asked
+    │   └── LedgerError            42  a patient's privacy budget would be exceeded, or the ledger does not hold
     ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
     └── RoundError                 50  a round or a job that cannot go on
 
@@ -97,6 +98,12 @@ class Refused(SalusError):
     """A site refuses a request; decided in the site's own process before any data are read."""
 
     exit_code = 40
+
+
+class LedgerError(Refused):
+    """A patient's privacy budget would be exceeded, or the site's ledger does not hold."""
+
+    exit_code = 42
 
 
 class ProtectionError(SalusError):

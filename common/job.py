@@ -90,14 +90,36 @@ class Aggregation(Strict):
     protection: Name = "masking"  # the coordinator sees sums only
     max_patients: PositiveInt = 1000  # weights are min(patients, this) / this: a public bound, so a weight is at most 1
     server_learning_rate: PositiveFloat = 1.0  # 1 is plain averaging
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by fedavgm only
+    server_decay: Literal["none", "linear"] = "none"  # read by fedavgm only; linear reaches zero after the last round
     update_clip_norm_l2: PositiveFloat = 100.0  # a broken site cannot move the model further than this in one round
 
 
 class Privacy(Strict):
-    """What limits what the model itself reveals about one patient."""
+    """What limits what the model itself reveals about one patient. Every number here is public and the same at every site."""
 
     unit: Literal["patient"] = "patient"
-    noise: Literal["none"] = "none"  # differential privacy is not built yet; asking for it is an error, never ignored
+    noise: Literal["local", "distributed", "none"] = "local"  # local holds even if every other party colludes
+    epsilon: PositiveFloat = 3.0  # of the whole job, retries and evaluation included, for each patient of each site
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5  # well below one over the patients of a large site
+    clip_norm_l2: PositiveFloat = 1.0  # bound on one patient's gradient
+    sampling_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05  # chance of a patient to take part in one step
+    patients_per_site: PositiveInt = 1000  # public guess; only scales the step, a wrong one costs accuracy, not privacy
+    images_per_patient: PositiveInt = 8  # more of one patient are not used in one step
+    spare_rounds: Annotated[float, Field(ge=0, le=10)] = 0.1  # share of further rounds that are paid for, for retries
+    evaluation_noise_multiplier: Annotated[float, Field(ge=0)] = 20.0  # 0: the final model is not measured at the sites
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        idle = sorted(self.model_fields_set - {"unit", "noise"})
+        if self.noise == "none" and any(getattr(self, name) != Privacy.model_fields[name].default for name in idle):
+            raise ValueError(f'expected no {idle[0]!r} with noise = "none"')
+        return self
+
+    @property
+    def noised(self) -> bool:
+        """Whether the job gives its patients a formal guarantee."""
+        return self.noise != "none"
 
 
 class Job(Strict):
@@ -108,6 +130,12 @@ class Job(Strict):
     training: Training = Training()
     aggregation: Aggregation = Aggregation()
     privacy: Privacy = Privacy()
+
+    @model_validator(mode="after")
+    def _distributed_needs_masking(self) -> Self:
+        if self.privacy.noise == "distributed" and self.aggregation.protection != "masking":
+            raise ValueError('noise = "distributed" needs protection = "masking": each site adds a share of the noise')
+        return self
 
     def canonical_bytes(self) -> bytes:
         """Return the one encoding of this job, defaults included, that is signed and hashed."""

@@ -5,6 +5,7 @@ entry after the update lies in 0 .. 1, and a site's sample counts travel only in
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +38,13 @@ class Shape:
         parameters: d.
         statistics: m.
         clip_norm_l2: bound on the Euclidean norm of the update.
+        kind: what the vector is of: a ``train`` or an ``evaluate`` request.
     """
 
     parameters: int
     statistics: int
     clip_norm_l2: float
+    kind: Literal["train", "evaluate"] = "train"
 
     @property
     def length(self) -> int:

@@ -19,6 +19,7 @@ from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.common.registry import Registry
 from salus.privacy.contribution import Contribution, Shape, Sum
+from salus.privacy.dp.head import Head
 from salus.privacy.masking.store import SessionStore
 from salus.privacy.masking.transcript import Recorder
 from salus.privacy.session import Session
@@ -62,6 +63,7 @@ class SiteParty:
         minimum_cohort: the site's own policy.
         random: source of cryptographic randomness.
         scope: over what sums must be over the same sites: data set and epoch.
+        head: the head of the site's privacy ledger, for jobs with differential privacy; None for others.
     """
 
     site: int
@@ -71,6 +73,7 @@ class SiteParty:
     minimum_cohort: int
     random: Callable[[int], bytes]
     scope: str
+    head: Callable[[], Head] | None = None
 
 
 class Protection(Interface):
@@ -83,8 +86,8 @@ class Protection(Interface):
     def check(self, job: Job, sites: int) -> None:
         """Raise ProtectionError for a job that can never run over a roster of `sites`."""
 
-    def needed(self, sites: int) -> int:
-        """Return the fewest sites with which a round can end, for a roster of `sites`."""
+    def needed(self, job: Job, sites: int) -> int:
+        """Return the fewest sites with which a round of this job can end, for a roster of `sites`."""
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> SiteEnd:
         """Return the site's end of a new session."""

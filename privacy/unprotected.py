@@ -81,7 +81,7 @@ class Unprotected:
     def check(self, job: Job, sites: int) -> None:
         """Every job can run without protection."""
 
-    def needed(self, sites: int) -> int:
+    def needed(self, job: Job, sites: int) -> int:
         return 1
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> UnprotectedSite:

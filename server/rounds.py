@@ -20,6 +20,7 @@ from salus.common.packets import Request
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of, read_parameters
 from salus.privacy.contribution import Shape, Sum
+from salus.privacy.dp.plan import Kind, shape_of
 from salus.privacy.masking.transcript import Recorder, no_record
 from salus.privacy.protection import CoordinatorEnd, protection_of
 from salus.privacy.session import Session, manifest_hash
@@ -76,6 +77,7 @@ class JobRun:
             Cancelled: the job was cancelled.
             RoundError: too few sites for too long, or a round that failed in every attempt.
         """
+        self.record("job", document=self.signed.document)
         state = self.strategy.init(self.layout.size)
         done = self.checkpoints.records(self.job_id)
         if done:
@@ -85,7 +87,8 @@ class JobRun:
             total, metrics = self._round(round_, "train")
             started = time.monotonic()
             shape = self._shape("train")
-            state, self.model = self.strategy.apply(state, self.model, total.mean_update(shape))
+            direction = total.mean_update(shape) * self._step_scale
+            state, self.model = self.strategy.apply(state, self.model, direction)
             record: dict[str, object] = {
                 "round": round_,
                 "sites": list(total.sites),
@@ -104,8 +107,16 @@ class JobRun:
         self._final_metrics()
         return self.model
 
+    @property
+    def _step_scale(self) -> float:
+        """With distributed noise a site's vector is a sum over sampled patients; their expected number is public."""
+        privacy = self.job.privacy
+        return 1.0 / (privacy.sampling_rate * privacy.patients_per_site) if privacy.noise == "distributed" else 1.0
+
     def _final_metrics(self) -> None:
         """Measure the final model at the sites; a job whose model is done does not fail because of this."""
+        if self.job.privacy.noised and self.job.privacy.evaluation_noise_multiplier == 0:
+            return
         try:
             total, metrics = self._round(self.job.job.rounds + 1, "evaluate")
         except Cancelled:
@@ -115,7 +126,7 @@ class JobRun:
             return
         self.events.emit("evaluated", job=self.job_id, sites=list(total.sites), metrics=metrics)
 
-    def _round(self, round_: int, kind: str) -> tuple[Sum, dict[str, float]]:
+    def _round(self, round_: int, kind: Kind) -> tuple[Sum, dict[str, float]]:
         """Return the sum of one round and the metrics of the model that the sites received."""
         for _ in range(MAX_ATTEMPTS):
             sites = self._wait_for_sites()
@@ -136,20 +147,29 @@ class JobRun:
                 self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
                 time.sleep(RETRY_PAUSE_S)
                 continue
-            totals = total.statistics(self._shape(kind), self.job.aggregation.max_patients)
-            return total, self.task.metrics(totals)
+            return total, self._metrics(total, kind)
         raise RoundError(
             f"Round {round_} failed in {MAX_ATTEMPTS} attempts.",
             remedy="See the events of the job for each site's answer.",
         )
 
-    def _shape(self, kind: str) -> Shape:
-        parameters = self.layout.size if kind == "train" else 0
-        return Shape(parameters, self.task.statistics_size, self.job.aggregation.update_clip_norm_l2)
+    def _metrics(self, total: Sum, kind: Kind) -> dict[str, float]:
+        """Return the metrics in a sum: of a job with noise only the evaluation has any, and they are noisy."""
+        shape = self._shape(kind)
+        if not self.job.privacy.noised:
+            return self.task.metrics(total.statistics(shape, self.job.aggregation.max_patients))
+        return self.task.private_metrics(total.vector[: shape.parameters]) if kind == "evaluate" else {}
+
+    def _shape(self, kind: Kind) -> Shape:
+        return shape_of(self.job, kind, self.layout.size, self.task)
 
     @property
     def _needed(self) -> int:
-        return max(self.job.job.min_sites, self.protection.needed(len(self.keys)))
+        return max(self.job.job.min_sites, self.protection.needed(self.job, len(self.keys)))
+
+    @property
+    def _same_cohort(self) -> bool:
+        return self.protection.protects and not self.job.privacy.noised
 
     @property
     def _scope(self) -> str:
@@ -159,17 +179,18 @@ class JobRun:
         """Record an entry of the transcript; survivors are remembered before they are announced, because sites that consent
         to them will consent to no others."""
         self.record(kind, **fields)
-        if kind == "survivors":
+        if kind == "survivors" and not self.job.privacy.noised:
             self.checkpoints.set_cohort(self._scope, fields["sites"])
 
     def _invited(self) -> tuple[int, ...] | None:
         """Return the sites to ask now, or None while too few are online.
 
         Under protection the sites of the first sum over a data set are its cohort: the difference of sums over other sites
-        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next cohort epoch.
+        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next cohort epoch. Under
+        differential privacy noise covers such differences, and whoever is online is asked.
         """
         online = self.federation.online()
-        if self.protection.protects:
+        if self._same_cohort:
             cohort = self.checkpoints.cohort(self._scope)
             if cohort:
                 return cohort if set(cohort) <= set(online) else None
@@ -188,7 +209,7 @@ class JobRun:
             if time.monotonic() > deadline:
                 raise RoundError(
                     f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
-                    f"{', those of the earlier rounds among them' if self.protection.protects else ''}, "
+                    f"{', those of the earlier rounds among them' if self._same_cohort else ''}, "
                     f"found {len(online)}.",
                     remedy="Start the missing sites and submit the job again.",
                 )
@@ -197,7 +218,7 @@ class JobRun:
                 announced = True
             time.sleep(POLL_S)
 
-    def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: str) -> Sum:
+    def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: Kind) -> Sum:
         model = self.layout.encode(self.model)
         shape = self._shape(kind)
         session = Session(

@@ -8,7 +8,7 @@ from typing import Any
 from salus.common.canonical import canonical_json
 from salus.common.errors import ProtectionError, RoundError
 from salus.common.roster import Roster, site_key
-from salus.privacy.masking.transcript import verify_transcript
+from salus.privacy.masking.transcript import Verified, verify_transcript
 
 
 class Transcript:
@@ -29,7 +29,7 @@ class Transcript:
             ) from None
 
 
-def verify_file(path: Path, roster: Roster) -> list[dict[str, object]]:
+def verify_file(path: Path, roster: Roster) -> Verified:
     """Check a transcript file against a roster; see `verify_transcript`.
 
     Raises:

@@ -146,23 +146,35 @@ def verify(
     kit: Annotated[Path, typer.Option(help="A kit of the consortium: its roster says whose signatures count.")],
     as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
 ) -> None:
-    """Check a transcript of masked sums as a third party: signatures, thresholds, cohorts; exit code 41 if it does not hold."""
+    """Check a transcript of masked sums as a third party: signatures, thresholds, cohorts, ledgers; print the
+    privacy that each site has spent; exit code 41 if it does not hold."""
     from salus.common.clock import SystemClock
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.common.roster import open_roster
+    from salus.server.card import privacy_card
     from salus.server.transcripts import verify_file
 
     papers = read_kit(kit)
     roster = open_roster(papers.roster, unhex(papers.consortium_key), SystemClock())
-    sums = verify_file(transcript, roster)
+    verified = verify_file(transcript, roster)
+    names = {number: site.name for number, site in zip(roster.site_ids(), roster.sites, strict=True)}
+    card = privacy_card(verified.job, verified.sent, names)
     if as_json:
-        emit_json(sums)
+        emit_json({"sums": verified.sums, "privacy": card.model_dump(mode="json")})
         return
     table(
-        f"{len(sums)} sums, all allowed",
-        ["round", "attempt", "sites", "consents"],
-        [(s["round"], s["attempt"], s["sites"], s["consents"]) for s in sums],
+        f"{len(verified.sums)} sums, all allowed",
+        ["round", "attempt", "kind", "sites", "consents"],
+        [(s["round"], s["attempt"], s["kind"], s["sites"], s["consents"]) for s in verified.sums],
+    )
+    table(
+        f"Privacy: {card.statement}",
+        ["site", "attempts", "epsilon", "delta"],
+        [
+            (row.name, row.attempts, "none" if row.epsilon is None else f"{row.epsilon:.3f}", row.delta)
+            for row in card.sites
+        ],
     )
 
 

@@ -18,7 +18,7 @@ from salus.simulations.phantoms import HOSPITALS, write_hospital
 from salus.simulations.trial import Trial, empty
 
 JOB = Path(__file__).with_name("jobs") / "phantom-lesion.toml"
-POLICY = "# The defaults: nothing unprotected.\n"
+POLICY = "allow_without_noise = true   # phantoms, not patients\n"
 POLL_S = 0.2
 
 

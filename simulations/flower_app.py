@@ -31,9 +31,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from salus.client.app import make_client_app
 from salus.client.data.sources.base import SourceOptions
+from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
-from salus.client.policy import Policy
 from salus.client.site import Site
+from salus.common.clock import SystemClock
 from salus.common.errors import ConfigError
 from salus.common.events import EventLog
 from salus.common.identity import Identity
@@ -46,7 +47,7 @@ from salus.server.federation import Federation
 from salus.server.rounds import JobRun
 from salus.server.transcripts import Transcript
 from salus.simulations.simulate import test_evaluator
-from salus.simulations.virtual import make_hospitals, open_catalogue, virtual_identity, virtual_keys
+from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
 
 KEY = "coordinator.key"
 _sites: dict[tuple[Path, int], Site] = {}
@@ -129,9 +130,10 @@ def _site_of(context: Context) -> Site:
             store=MemoryStore(),
             coordinator_key=coordinator_key,
             catalogue=open_catalogue(settings.folder, number),
-            policy=lambda: Policy(allow_unprotected=True),
+            policy=lambda: OPEN_POLICY,
             performance=Performance(threads=1),
             events=EventLog(settings.folder / f"site-{number}" / "events.jsonl"),
+            ledger=Ledger(settings.folder / f"site-{number}" / "ledger.sqlite", SystemClock()),
         )
     return _sites[settings.folder, number]
 

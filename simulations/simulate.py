@@ -15,7 +15,6 @@ from flwr.app import Context, RecordDict
 from salus.client.data.loading import Item, TensorSet, target_of
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
-from salus.client.policy import Policy
 from salus.client.training import Trainer
 from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
@@ -32,6 +31,7 @@ from salus.server.transcripts import Transcript
 from salus.simulations.engine import RUN_ID, PoolGrid
 from salus.simulations.virtual import (
     CENTRAL,
+    OPEN_POLICY,
     WorkerSetup,
     app_factory,
     catalogue_path,
@@ -100,7 +100,7 @@ def simulate(
     events = EventLog(folder / "events.jsonl", listeners=(listener,))
     secret = os.urandom(32)
     keys = virtual_keys(secret, sites)
-    setup = WorkerSetup(folder, secret, sites, coordinator.public_key, Policy(allow_unprotected=True), performance)
+    setup = WorkerSetup(folder, secret, sites, coordinator.public_key, OPEN_POLICY, performance)
     with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
         evaluate = test_evaluator(job, folder, performance)
 

@@ -14,10 +14,12 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.base import SourceOptions
+from salus.client.ledger.store import Budget, Ledger
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.site import Site
 from salus.common.canonical import hash_parts, u32
+from salus.common.clock import SystemClock
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job
@@ -26,6 +28,8 @@ from salus.simulations.engine import AppFactory
 from salus.simulations.partitioners import Patient, divide
 
 TEST_FRACTION = 0.2  # of the patients, where the data have no test split of their own
+# A researcher's virtual hospitals accept what real ones would be asked about; each simulation has new, empty ledgers.
+OPEN_POLICY = Policy(allow_unprotected=True, allow_without_noise=True, budget=Budget(epsilon=1e6))
 CENTRAL = 0  # the site number of the catalogue that holds the test split
 
 
@@ -156,6 +160,7 @@ def _make_app(setup: WorkerSetup, sites: Sequence[int], threads: int) -> ClientA
                 policy=lambda: setup.policy,
                 performance=performance,
                 events=EventLog(setup.folder / f"site-{number}" / "events.jsonl"),
+                ledger=Ledger(setup.folder / f"site-{number}" / "ledger.sqlite", SystemClock()),
             )
         return made[number]
 

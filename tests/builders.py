@@ -6,9 +6,11 @@ import numpy as np
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.sources.base import SourceOptions
+from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.site import Site
+from salus.common.clock import SystemClock
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job
@@ -34,6 +36,8 @@ learning_rate = 0.02
 [aggregation]
 protection = "{protection}"
 max_patients = 50
+[privacy]
+{privacy}
 """
 
 
@@ -45,6 +49,7 @@ def job_text(
     round_timeout_s: float = 60.0,
     training: str = "",
     protection: str = "none",
+    privacy: str = 'noise = "none"',
 ) -> str:
     """Return the text of a tiny job."""
     return JOB.format(
@@ -54,6 +59,7 @@ def job_text(
         round_timeout_s=round_timeout_s,
         training=training,
         protection=protection,
+        privacy=privacy,
     )
 
 
@@ -97,7 +103,7 @@ def toy_keys(sites: int) -> dict[int, bytes]:
 def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy | None = None, sites: int = 3) -> Site:
     """Return a site over toy data."""
     catalogue = toy_catalogue(folder, seed=number)
-    rules = policy or Policy(allow_unprotected=True)
+    rules = policy or Policy(allow_unprotected=True, allow_without_noise=True)
     return Site(
         site_id=number,
         identity=toy_identity(number),
@@ -108,4 +114,5 @@ def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy |
         policy=lambda: rules,
         performance=Performance(device="cpu", threads=1),
         events=EventLog(folder / "events.jsonl"),
+        ledger=Ledger(folder / "ledger.sqlite", SystemClock()),
     )

@@ -71,6 +71,13 @@ class TensorSet:
         """Number of different patients."""
         return len({item.image.patient for item in self._items})
 
+    def by_patient(self) -> list[list[int]]:
+        """Return the places of each patient's samples, patients in the order of their pseudonyms."""
+        places: dict[str, list[int]] = {}
+        for place, item in enumerate(self._items):
+            places.setdefault(item.image.patient, []).append(place)
+        return [places[patient] for patient in sorted(places)]
+
     def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the inputs and targets of these rows."""
         if self._cached is not None:
@@ -99,15 +106,17 @@ class LocalData:
     left_out: dict[str, int]
 
 
-def local_data(catalogue: Catalogue, job: Job, task: Task, cache_bytes: int) -> LocalData:
-    """Read a job's data set.
+def local_data(
+    catalogue: Catalogue, job: Job, task: Task, cache_bytes: int, patients: frozenset[str] | None = None
+) -> LocalData:
+    """Read a job's data set, or the part of it that is of these patients.
 
     A patient is wholly in one split: the source's own split if it has one, else decided by a hash of the pseudonym.
 
     Raises:
         DataError: the data set is not registered, or has no patient to train on.
     """
-    images = catalogue.images(job.task.dataset)
+    images = [i for i in catalogue.images(job.task.dataset) if patients is None or i.patient in patients]
     source = catalogue.source(job.task.dataset)
     left_out: Counter[str] = Counter()
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
@@ -122,7 +131,9 @@ def local_data(catalogue: Catalogue, job: Job, task: Task, cache_bytes: int) -> 
             split = "val"
         parts[split].append(Item(image, target))
     train = TensorSet(parts["train"], source, task, cache_bytes)
-    bound = job.aggregation.max_patients  # statistics are divided by it, so that each stays within 0 .. 1
+    # Plain statistics are divided by this bound, so that each stays within 0 .. 1. Private ones have no such limit: leaving out
+    # the last patients would let one patient push out another.
+    bound = len(images) if job.privacy.noised else job.aggregation.max_patients
     left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
     validation = TensorSet(parts["val"][:bound], source, task, cache_bytes)
     for reason, count in (train.unreadable + validation.unreadable).items():

@@ -18,7 +18,8 @@ class Task(Protocol):
     Guarantees that every implementation must keep, because sums are all that ever leaves a site:
 
     - `loss` of a batch is the mean of the losses of its items;
-    - `statistics` is additive over items, and each item adds between 0 and 1 to every entry.
+    - `statistics` is additive over items, and each item adds between 0 and 1 to every entry;
+    - `private_statistics` of one item has a Euclidean norm of at most 1.
     """
 
     settings: TaskSettings
@@ -35,6 +36,19 @@ class Task(Protocol):
 
     def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> Totals:
         """Return the additive statistics of a batch, float64, from which `metrics` computes everything."""
+
+    @property
+    def private_statistics_size(self) -> int:
+        """Length of one row of `private_statistics`."""
+
+    def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return few numbers per item, float64 ``[batch, private_statistics_size]``, whose noisy sum still says something."""
+
+    def private_metrics(self, totals: Totals) -> dict[str, float]:
+        """Return the metrics of noisy sums of `private_statistics`; empty if the noise drowns them."""
+
+    def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return random inputs and targets of the job's shapes, always the same, for checks that must not touch data."""
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         """Return the metrics of summed statistics; empty if they describe no item."""

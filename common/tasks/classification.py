@@ -4,6 +4,8 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -15,6 +17,8 @@ from salus.common.tasks.base import FloatArray, Totals
 SCORE_BINS = 256
 LOG_ODDS_LIMIT = 12.0  # beyond, float32 softmax is 0 or 1 anyway
 CALIBRATION_BINS = 15
+PRIVATE_BINS = 8  # noise is added to every bin, so few of them
+PRIVATE_LOSS_LIMIT = 4.0
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 
 
@@ -92,6 +96,52 @@ class Classification:
             bins = ((log_odds / LOG_ODDS_LIMIT + 1) / 2 * (SCORE_BINS - 1)).round().astype(np.int64)
             np.add.at(histograms[score], ((labels == label).astype(np.int64), bins), 1.0)
         return histograms.reshape(-1)
+
+    @property
+    def private_statistics_size(self) -> int:
+        return 3 + self.scores * 2 * PRIVATE_BINS
+
+    def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return rows of [1, loss, hit, one cell of a coarse score histogram], divided by the norm that this can have."""
+        logits = outputs.detach().double().cpu()
+        labels = targets.cpu()
+        losses = F.cross_entropy(logits, labels, reduction="none").clamp(0, PRIVATE_LOSS_LIMIT) / PRIVATE_LOSS_LIMIT
+        probability = torch.softmax(logits, dim=1)
+        rows = torch.zeros(len(labels), self.private_statistics_size, dtype=torch.float64)
+        rows[:, 0] = 1.0
+        rows[:, 1] = losses
+        rows[:, 2] = (logits.argmax(dim=1) == labels).double()
+        for score in range(self.scores):
+            label = 1 if self.scores == 1 else score
+            cell = (probability[:, label] * PRIVATE_BINS).long().clamp(0, PRIVATE_BINS - 1)
+            first = 3 + score * 2 * PRIVATE_BINS
+            rows[torch.arange(len(labels)), first + (labels == label).long() * PRIVATE_BINS + cell] = 1.0
+        return rows / math.sqrt(3 + self.scores)
+
+    def private_metrics(self, totals: Totals) -> dict[str, float]:
+        """Return noisy accuracy, loss and auc, each cut to its possible range."""
+        values = totals * math.sqrt(3 + self.scores)
+        items = float(values[0])
+        if items < 1.0:
+            return {}
+        result = {
+            "accuracy": float(np.clip(values[2] / items, 0, 1)),
+            "loss": float(np.clip(values[1] / items, 0, 1) * PRIVATE_LOSS_LIMIT),
+        }
+        histograms = np.maximum(values[3:], 0).reshape(self.scores, 2, PRIVATE_BINS)
+        areas = [area for area in (area_under_curve(h[0], h[1]) for h in histograms) if area is not None]
+        if areas:
+            result["auc"] = float(np.mean(areas))
+        return result
+
+    def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return standard normal inputs and uniform labels."""
+        generator = torch.Generator().manual_seed(1)
+        inputs = torch.randn(count, *self._input_shape(), generator=generator)
+        return inputs, torch.randint(0, self.classes, (count,), generator=generator)
+
+    def _input_shape(self) -> tuple[int, ...]:
+        return (self.settings.channels, *self.settings.shape)
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         """Return auc, accuracy, loss, calibration_error and recall_<class>; auc only where both sides occur."""

@@ -46,3 +46,6 @@ class Tabular(Classification):
             else:
                 features.append(0.0 if np.isnan(value) else (float(value) - column.centre) / column.scale)
         return torch.tensor(features, dtype=torch.float32)
+
+    def _input_shape(self) -> tuple[int, ...]:
+        return (sum(max(1, len(column.values)) for column in self.settings.columns),)

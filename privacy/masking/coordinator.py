@@ -15,6 +15,7 @@ import numpy as np
 from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import verify_raw
 from salus.privacy.contribution import Shape, Sum
+from salus.privacy.dp.head import open_head
 from salus.privacy.masking.encoding import FixedPoint, decode
 from salus.privacy.masking.keys import agree, pair_mask_key, public_of, self_mask_key
 from salus.privacy.masking.messages import (
@@ -54,13 +55,22 @@ class MaskingCoordinator:
     Args:
         keys: Ed25519 public keys of the roster, by site id.
         record: takes every step of the transcript.
+        noised: whether the vectors carry differential privacy; then consents carry ledger heads.
     """
 
     def __init__(
-        self, session: Session, shape: Shape, encoding: FixedPoint, keys: Mapping[int, bytes], record: Recorder
+        self,
+        session: Session,
+        shape: Shape,
+        encoding: FixedPoint,
+        keys: Mapping[int, bytes],
+        record: Recorder,
+        *,
+        noised: bool = False,
     ) -> None:
+        self._noised = noised
         self._session, self._shape, self._encoding, self._keys = session, shape, encoding, keys
-        self._limits = thresholds(len(session.roster))
+        self._limits = thresholds(len(session.roster), noised=noised)
         self._record = record
         self._step = Step.ADVERTISING
         self._adverts: dict[int, Advert] = {}
@@ -79,7 +89,8 @@ class MaskingCoordinator:
             Step.UNMASKING: self._take_shares,
         }
         record("session", session=session.id.hex(), job=session.job_id, round=session.round, attempt=session.attempt,
-               manifest=session.manifest_hash.hex(), model=session.model_hash.hex(), roster=sorted(session.roster))  # fmt: skip
+               manifest=session.manifest_hash.hex(), model=session.model_hash.hex(), roster=sorted(session.roster),
+               parameters=shape.parameters, statistics=shape.statistics)  # fmt: skip
 
     @property
     def step(self) -> Step:
@@ -190,9 +201,14 @@ class MaskingCoordinator:
         if site not in self._survivors:
             raise ProtectionError(f"Site {site} is not among the survivors.", remedy=LEFT_OUT)
         statement = consent_statement(self._session.id, ids(self._survivors))
-        self._verify(site, reply, statement, "consent", "it is forged or to other survivors")
+        signature, head = reply[:SIGNATURE_BYTES], reply[SIGNATURE_BYTES:]
+        self._verify(site, signature, statement, "consent", "it is forged or to other survivors")
+        if self._noised:
+            open_head(head, self._keys[site], self._session.id, site)
+        elif head:
+            raise ProtectionError(f"Site {site} sent more than a consent.", remedy=LEFT_OUT)
         self._consents[site] = reply
-        self._record("consent", site=site, signature=reply.hex())
+        self._record("consent", site=site, signature=signature.hex(), **({"ledger": head.hex()} if head else {}))
 
     def _ask_unmask(self) -> Mapping[int, bytes]:
         self._need(len(self._consents), self._limits.threshold, "consents")

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Contribution, Float64Vector, Shape, scale_of
+from salus.privacy.dp.discrete_gaussian import DiscreteGaussian
+from salus.privacy.dp.randomness import Stream
 from salus.privacy.masking.prg import CHUNK_WORDS, KEY_BYTES, Mask, Words, add_masks
 from salus.privacy.masking.shamir import Random
 
@@ -32,16 +34,19 @@ class FixedPoint:
         return float(2**self.fraction_bits)
 
 
-def choose_encoding(sites: int, clip_norm_l2: float) -> FixedPoint:
+def choose_encoding(sites: int, clip_norm_l2: float, noise_sd: float = 0.0) -> FixedPoint:
     """Return the finest encoding, at most 20 bits, in which the sum of all sites' vectors fits 31 bits.
 
-    Guarantees: ``sites * (2^f * max(clip_norm_l2, 1) + 1) < 2^31``; the 1 is the rounding of each site.
+    Args:
+        noise_sd: standard deviation of all sites' noise together, in the vector's units.
+
+    Guarantees: ``sites * (2^f * max(clip_norm_l2, 1) + 1) + 8 * 2^f * noise_sd < 2^31``; the 1 is the rounding of each site.
 
     Raises:
         ProtectionError: fewer than 12 bits would be left.
     """
     for bits in range(FRACTION_BITS, FEWEST_FRACTION_BITS - 1, -1):
-        if sites * (2**bits * max(clip_norm_l2, 1.0) + 1) < 2**SUM_BITS:
+        if sites * (2**bits * max(clip_norm_l2, 1.0) + 1) + 8 * 2**bits * noise_sd < 2**SUM_BITS:
             return FixedPoint(bits)
     raise ProtectionError(
         f"A sum over {sites} sites with clip norm {clip_norm_l2:g} does not fit 31 bits.",
@@ -63,6 +68,17 @@ def encode(contribution: Contribution, shape: Shape, encoding: FixedPoint, rando
         coins.round_into(words[start : start + len(part)], part, factor * encoding.scale)
     coins.round_into(words[shape.parameters :], tail, encoding.scale)
     return words
+
+
+def add_discrete_noise(words: Words, sigma: float, stream: Stream) -> None:
+    """Add discrete Gaussian noise of standard deviation `sigma` words to each word in place, modulo 2^32.
+
+    A value beyond 31 bits wraps around; that is computed from the noised value alone, so it costs accuracy, never privacy.
+    """
+    sampler = DiscreteGaussian(sigma, stream)
+    for start in range(0, len(words), CHUNK_WORDS):
+        part = words[start : start + CHUNK_WORDS]
+        part += sampler.sample(len(part)).astype(np.uint32)  # two's complement, modulo 2^32
 
 
 def decode(words: Words, encoding: FixedPoint) -> Float64Vector:

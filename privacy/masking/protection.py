@@ -1,17 +1,21 @@
 """The protection named ``masking``: the two ends of the masked sum behind the common interface."""
 
+import math
 from collections.abc import Mapping
 
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Shape
+from salus.privacy.dp.plan import plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.encoding import choose_encoding
+from salus.privacy.masking.encoding import FixedPoint, choose_encoding
 from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.site import MaskingSite, Member
 from salus.privacy.masking.transcript import Recorder
 from salus.privacy.protection import SiteParty
 from salus.privacy.session import Session
+
+NARROWEST_SIGMA = 8.0
 
 
 class Masking:
@@ -23,33 +27,73 @@ class Masking:
 
     def check(self, job: Job, sites: int) -> None:
         """Refuse a job whose sums would not fit, or that can never have enough sites."""
-        choose_encoding(sites, job.aggregation.update_clip_norm_l2)
-        needed = self.needed(sites)
+        needed = self.needed(job, sites)
         if sites < needed:
             raise ProtectionError(
-                f"Expected a roster of at least {needed} sites for masking without differential privacy, found {sites}.",
+                f"Expected a roster of at least {needed} sites for masking "
+                f"{'with' if job.privacy.noised else 'without'} differential privacy, found {sites}.",
                 remedy="Add sites; with fewer, a sum says too much about each.",
             )
+        noise_share(job, Shape(1, 0, job.aggregation.update_clip_norm_l2), sites)
 
-    def needed(self, sites: int) -> int:
+    def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round can end, for a roster of `sites`."""
-        return thresholds(sites).needed
+        return thresholds(sites, noised=job.privacy.noised).needed
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> MaskingSite:
         """Return the site's end."""
-        encoding = choose_encoding(len(session.roster), shape.clip_norm_l2)
+        if job.privacy.noised != (party.head is not None):
+            raise ProtectionError("Expected a privacy ledger for a job with noise.", remedy="Update the site.")
+        encoding, sigma = noise_share(job, shape, len(session.roster))
         member = Member(
-            party.site, party.identity, party.keys, party.store, party.minimum_cohort, party.random, party.scope
+            party.site,
+            party.identity,
+            party.keys,
+            party.store,
+            party.minimum_cohort,
+            party.random,
+            party.scope,
+            party.head,
         )
-        return MaskingSite(session, shape, encoding, member)
+        return MaskingSite(session, shape, encoding, member, sigma)
 
     def coordinator_end(
         self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder
     ) -> MaskingCoordinator:
         """Return the coordinator's end."""
-        return MaskingCoordinator(
-            session, shape, choose_encoding(len(session.roster), shape.clip_norm_l2), keys, record
+        encoding, _ = noise_share(job, shape, len(session.roster))
+        return MaskingCoordinator(session, shape, encoding, keys, record, noised=job.privacy.noised)
+
+
+def noise_share(job: Job, shape: Shape, sites: int) -> tuple[FixedPoint, float]:
+    """Return the encoding of a session and the standard deviation, in words, of one site's share of distributed noise.
+
+    One patient moves the words of a site by at most ``S = sensitivity / grid + sqrt(d)``, the second term for the rounding
+    of each entry. The sum must carry noise of standard deviation ``z S`` when only h = t - c survivors are honest, so
+    each adds ``z S / sqrt(h)``. A sum of h discrete Gaussians of such widths differs from a discrete Gaussian by less than
+    e^-600 (Kairouz, Liu, Steinke 2021, arXiv 2102.06387, proposition 13).
+
+    Raises:
+        ProtectionError: the sum does not fit 31 bits, or the noise would be too narrow for that statement.
+    """
+    plan = plan_of(job)
+    if plan is None or plan.mode == "local":
+        return choose_encoding(sites, shape.clip_norm_l2), 0.0
+    limits = thresholds(sites, noised=True)
+    z = plan.noise_multiplier if shape.kind == "train" else plan.evaluation_noise_multiplier
+    reach = sensitivity_l2(job, shape.kind)
+    spread = math.sqrt(sites / limits.honest)
+    # The rounding term is not known before the grid is: a first grid without it, then the final one with it.
+    coarse = choose_encoding(sites, shape.clip_norm_l2, z * reach * spread)
+    rounding = math.sqrt(shape.parameters) / coarse.scale
+    encoding = choose_encoding(sites, shape.clip_norm_l2, z * (reach + rounding) * spread)
+    sigma = z * (reach * encoding.scale + math.sqrt(shape.parameters)) / math.sqrt(limits.honest)
+    if sigma < NARROWEST_SIGMA:
+        raise ProtectionError(
+            f"Expected noise of at least {NARROWEST_SIGMA} grid steps, got {sigma:.3g}.",
+            remedy="Raise privacy.clip_norm_l2 or lower aggregation.update_clip_norm_l2.",
         )
+    return encoding, sigma
 
 
 MASKING = Masking()

@@ -15,7 +15,9 @@ from enum import Enum
 from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import Identity, verify_raw
 from salus.privacy.contribution import Contribution, Shape
-from salus.privacy.masking.encoding import FixedPoint, encode
+from salus.privacy.dp.head import SIGNED_HEAD_BYTES, Head, open_head, sign_head
+from salus.privacy.dp.randomness import Stream
+from salus.privacy.masking.encoding import FixedPoint, add_discrete_noise, encode
 from salus.privacy.masking.keys import ShareChannel, pair_mask_key, public_of, self_mask_key
 from salus.privacy.masking.messages import (
     BOX_BYTES,
@@ -58,6 +60,7 @@ class Member:
         keys: Ed25519 public keys of the whole roster, by site id, from the roster pinned at this site.
         minimum_cohort: the site's own policy; the protocol's own minimum holds besides.
         scope: what the cohort rule holds over: the site's data set and the epoch that its operator allows.
+        head: the head of this site's privacy ledger, for sums under differential privacy; None for others.
         random: source of cryptographic randomness, such as `os.urandom`.
     """
 
@@ -68,6 +71,7 @@ class Member:
     minimum_cohort: int
     random: Random
     scope: str
+    head: Callable[[], Head] | None = None
 
 
 class MaskingSite:
@@ -77,11 +81,15 @@ class MaskingSite:
     releases both secrets of one site; it consents at most once; every refusal names the site and the check.
     """
 
-    def __init__(self, session: Session, shape: Shape, encoding: FixedPoint, member: Member) -> None:
+    def __init__(
+        self, session: Session, shape: Shape, encoding: FixedPoint, member: Member, noise_sigma: float = 0.0
+    ) -> None:
+        """Begin a session; `noise_sigma` is the standard deviation, in words, of this site's share of distributed noise."""
         if set(session.roster) != set(member.keys) or member.site not in member.keys:
             raise ProtectionError("Expected a session over the whole pinned roster.", remedy="Use the newest roster.")
         self._session, self._shape, self._encoding, self._me = session, shape, encoding, member
-        self._limits = thresholds(len(session.roster))
+        self._noise_sigma = noise_sigma
+        self._limits = thresholds(len(session.roster), noised=member.head is not None)
         self._state = State.NEW
         self._words: Words | None = None
         self._secrets: list[Secret] = []
@@ -99,7 +107,10 @@ class MaskingSite:
 
     def open(self, contribution: Contribution) -> bytes:
         """Encode the contribution, remember the session on disk, and return the advert (reply 1)."""
-        return self.open_words(encode(contribution, self._shape, self._encoding, self._me.random))
+        words = encode(contribution, self._shape, self._encoding, self._me.random)
+        if self._noise_sigma:
+            add_discrete_noise(words[: self._shape.parameters], self._noise_sigma, Stream(self._me.random))
+        return self.open_words(words)
 
     def open_words(self, words: Words) -> bytes:
         """Like `open`, for words that are encoded already; they are masked in place later."""
@@ -242,7 +253,7 @@ class MaskingSite:
             raise ProtectionError(
                 f"Expected at least {needed} survivors, got {len(survivors)}.", remedy="Wait for more sites."
             )
-        if not may_follow(self._me.store.cohorts(self._me.scope), survivors):
+        if self._me.head is None and not may_follow(self._me.store.cohorts(self._me.scope), survivors):
             raise ProtectionError(
                 "These survivors are not those of an earlier sum over the same data: the difference of the two sums would show "
                 "single sites.",
@@ -250,15 +261,20 @@ class MaskingSite:
             )
         self._me.store.consent(self._session.id, survivors)  # on disk before the signature exists
         self._survivors = survivors
-        return self._me.identity.sign_raw(consent_statement(self._session.id, ids(survivors)))
+        consent = self._me.identity.sign_raw(consent_statement(self._session.id, ids(survivors)))
+        if self._me.head is None:
+            return consent
+        return consent + sign_head(self._me.identity, self._session.id, self._me.site, self._me.head())
 
     # 5. unmask
 
     def _unmask(self, request: bytes) -> bytes:
-        consents = read_table(request, SIGNATURE_BYTES, "the consents")
+        noised = self._me.head is not None
+        consents = read_table(request, SIGNATURE_BYTES + (SIGNED_HEAD_BYTES if noised else 0), "the consents")
         statement = consent_statement(self._session.id, ids(self._survivors))
         valid = 0
-        for site, signature in consents.items():
+        for site, row in consents.items():
+            signature = row[:SIGNATURE_BYTES]
             if site not in self._survivors:
                 raise ProtectionError(f"Site {site} consented but is not among the survivors.", remedy=REMEDY)
             try:
@@ -269,6 +285,9 @@ class MaskingSite:
                     "showed them different lists, or forged it.",
                     remedy=REMEDY,
                 ) from None
+            if noised and site != self._me.site:
+                head = open_head(row[SIGNATURE_BYTES:], self._me.keys[site], self._session.id, site)
+                self._me.store.ledger_seen(site, head)
             valid += 1
         if valid < self._limits.threshold:
             raise ProtectionError(

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from salus.common.errors import ProtectionError
+from salus.privacy.dp.head import Head, went_back
 
 
 class SessionStore(Protocol):
@@ -17,6 +18,9 @@ class SessionStore(Protocol):
     def cohorts(self, scope: str) -> list[frozenset[int]]:
         """Return the survivor sets this site has consented to in a scope, whatever the job: a coordinator signs what it likes."""
 
+    def ledger_seen(self, site: int, head: Head) -> None:
+        """Remember the newest ledger head of another site; raises ProtectionError if that ledger went back."""
+
 
 class MemoryStore:
     """A store without a disk, for virtual sites: nothing outlives their process."""
@@ -24,6 +28,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._opened: dict[bytes, str] = {}
         self._consents: dict[bytes, frozenset[int]] = {}
+        self._heads: dict[int, Head] = {}
 
     def open_session(self, session: bytes, scope: str) -> None:
         """Remember a session."""
@@ -40,6 +45,13 @@ class MemoryStore:
     def cohorts(self, scope: str) -> list[frozenset[int]]:
         """Return the survivor sets of a scope."""
         return [sites for session, sites in self._consents.items() if self._opened.get(session) == scope]
+
+    def ledger_seen(self, site: int, head: Head) -> None:
+        """Remember a head."""
+        known = self._heads.get(site)
+        if known is not None and not head.follows(known):
+            raise went_back(site, known, head)
+        self._heads[site] = head
 
 
 def opened_before() -> ProtectionError:

@@ -4,14 +4,18 @@ An entry is plain data; vectors are named by their hash, so a transcript reveals
 needs the transcript and the roster's keys, nothing secret.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from salus.common.errors import IdentityError, ProtectionError
+from salus.common.errors import IdentityError, JobError, ProtectionError
 from salus.common.identity import verify_raw
+from salus.common.job import Job, job_from_canonical
+from salus.privacy.dp.head import Head, open_head
+from salus.privacy.dp.plan import Kind
 from salus.privacy.masking.messages import Advert, consent_statement, masked_statement
 from salus.privacy.masking.parameters import may_follow, thresholds
-from salus.privacy.session import Session, ids
+from salus.privacy.session import Session, ids, manifest_hash
 
 Entry = Mapping[str, Any]
 
@@ -28,13 +32,14 @@ def no_record(kind: str, **fields: Any) -> None:
 
 
 ORDER = ("advert", "shared", "masked", "survivors", "consent", "wrong-share", "sum")
+KINDS: tuple[Kind, ...] = ("train", "evaluate")
 ONCE = ("shared", "survivors", "sum")
 
 
 class _Check:
     """One session's entries, checked in their order."""
 
-    def __init__(self, entry: Entry, keys: Mapping[int, bytes]) -> None:
+    def __init__(self, entry: Entry, keys: Mapping[int, bytes], document: bytes) -> None:
         self.session = Session(
             str(entry["job"]), int(entry["round"]), int(entry["attempt"]), bytes.fromhex(entry["manifest"]),
             bytes.fromhex(entry["model"]), tuple(_numbers(entry["roster"])),
@@ -44,7 +49,10 @@ class _Check:
         if set(self.session.roster) != set(keys):
             raise _wrong("the session's roster is not the given one")
         self.keys = keys
-        self.limits = thresholds(len(keys))
+        self.kind = self._kind(entry, document)
+        self.noised = job_from_canonical(document).privacy.noised
+        self.limits = thresholds(len(keys), noised=self.noised)
+        self.heads: dict[int, Head] = {}
         self.adverts: set[int] = set()
         self.shared: frozenset[int] = frozenset()
         self.masked: set[int] = set()
@@ -79,10 +87,21 @@ class _Check:
         elif kind == "consent":
             statement = consent_statement(sid, ids(self.survivors))
             self._signed(entry, bytes.fromhex(entry["signature"]), statement, "consent")
+            if self.noised:
+                site = int(entry["site"])
+                self.heads[site] = open_head(bytes.fromhex(entry["ledger"]), self.keys[site], sid, site)
             self.consents.add(int(entry["site"]))
         elif kind == "sum":
             self._allowed(frozenset(_numbers(entry["sites"])))
             self.summed = True
+
+    def _kind(self, entry: Entry, document: bytes) -> Kind:
+        """Return what the session was for; its manifest must be that of the transcript's job."""
+        sizes = int(entry["parameters"]), int(entry["statistics"])
+        for kind in KINDS:
+            if manifest_hash(document, kind, *sizes) == self.session.manifest_hash:
+                return kind
+        raise _wrong("a session is of another job than the transcript's")
 
     def _signed(self, entry: Entry, signature: bytes, statement: bytes, what: str) -> None:
         site = int(entry["site"])
@@ -101,42 +120,92 @@ class _Check:
             )
 
 
-def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> list[dict[str, object]]:
-    """Check the transcript of a job and return one line per finished sum: round, attempt, sites, consents.
+@dataclass(frozen=True)
+class Verified:
+    """What a transcript proves.
+
+    Args:
+        job: whose sums they are; the sites' signatures cover it.
+        sums: one line per finished sum: round, attempt, kind, sites, consents.
+        sent: for each site how many vectors of each kind it signed, whether or not a sum came of them.
+    """
+
+    job: Job
+    sums: list[dict[str, object]]
+    sent: dict[int, dict[Kind, int]]
+
+
+def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> Verified:
+    """Check the transcript of a job and return what it proves.
 
     Raises:
-        ProtectionError: a signature, a threshold, a cohort or an order that does not hold; the session is named.
+        ProtectionError: a signature, a threshold, a cohort, a ledger or an order that does not hold; the session is named.
     """
-    sessions: list[_Check] = []
-    for entry in entries:
-        try:
-            if entry["kind"] == "session":
-                sessions.append(_Check(entry, keys))
-                continue
-            if not sessions:
-                raise _wrong("it does not begin with a session")
-            sessions[-1].take(entry)
-        except (KeyError, ValueError, TypeError, OverflowError):
-            raise _wrong("an entry is damaged") from None
+    sessions, document = _read(entries, keys)
     if len({check.session.id for check in sessions}) != len(sessions):
         raise _wrong("a session is there twice")
     if len({check.session.job_id for check in sessions}) > 1:
         raise _wrong("it mixes several jobs")
-    # With t consents a sum could be made, whether or not the coordinator says so.
-    could = [check for check in sessions if len(check.consents) >= check.limits.threshold]
-    for number, check in enumerate(could):
-        if not may_follow((earlier.survivors for earlier in could[:number]), check.survivors):
-            raise _wrong(f"the sum of round {check.session.round} is over other sites than an earlier one")
-    return [
+    _check_order(sessions)
+    sums: list[dict[str, object]] = [
         {
             "round": check.session.round,
             "attempt": check.session.attempt,
+            "kind": check.kind,
             "sites": sorted(check.survivors),
             "consents": len(check.consents),
         }
         for check in sessions
         if check.summed
     ]
+    sent: dict[int, dict[Kind, int]] = {site: dict.fromkeys(KINDS, 0) for site in keys}
+    for check in sessions:
+        for site in check.adverts:
+            sent[site][check.kind] += 1
+    return Verified(job_from_canonical(document), sums, sent)
+
+
+def _read(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> tuple[list[_Check], bytes]:
+    """Return the sessions, each checked by itself, and the signed job."""
+    sessions: list[_Check] = []
+    document = b""
+    for entry in entries:
+        try:
+            if entry["kind"] == "job":
+                given = str(entry["document"]).encode()
+                if document and given != document:
+                    raise _wrong("it mixes several jobs")
+                document = given
+            elif not document:
+                raise _wrong("it does not begin with its job")
+            elif entry["kind"] == "session":
+                sessions.append(_Check(entry, keys, document))
+            elif not sessions:
+                raise _wrong("it does not begin with a session")
+            else:
+                sessions[-1].take(entry)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            raise _wrong("an entry is damaged") from None
+        except JobError:
+            raise _wrong("its job is damaged") from None
+    if not document:
+        raise _wrong("it does not begin with its job")
+    return sessions, document
+
+
+def _check_order(sessions: Sequence[_Check]) -> None:
+    """Check what holds between sessions: the cohort without noise, the ledgers with noise."""
+    # With t consents a sum could be made, whether or not the coordinator says so.
+    could = [check for check in sessions if len(check.consents) >= check.limits.threshold]
+    newest: dict[int, Head] = {}
+    for number, check in enumerate(could):
+        if not check.noised and not may_follow((earlier.survivors for earlier in could[:number]), check.survivors):
+            raise _wrong(f"the sum of round {check.session.round} is over other sites than an earlier one")
+    for check in sessions:
+        for site, head in check.heads.items():
+            if site in newest and not head.follows(newest[site]):
+                raise _wrong(f"the privacy ledger of site {site} went back in round {check.session.round}")
+            newest[site] = head
 
 
 def _wrong(what: str) -> ProtectionError:

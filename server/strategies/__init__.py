@@ -8,10 +8,17 @@ from salus.common.job import Job
 from salus.common.registry import Registry
 from salus.server.strategies.base import Strategy
 
-STRATEGIES = Registry("strategy", "salus.strategies", {"fedavg": "salus.server.strategies.fedavg:FedAvg"})
+STRATEGIES = Registry(
+    "strategy",
+    "salus.strategies",
+    {
+        "fedavg": "salus.server.strategies.fedavg:FedAvg",
+        "fedavgm": "salus.server.strategies.fedavgm:FedAvgM",
+    },
+)
 
 
 def strategy_of(job: Job) -> Strategy:
     """Return the strategy that a job names; raises JobError for an unknown one."""
-    strategy: Strategy = STRATEGIES.get(job.aggregation.strategy, error=JobError)(job.aggregation)
+    strategy: Strategy = STRATEGIES.get(job.aggregation.strategy, error=JobError)(job)
     return strategy

@@ -14,9 +14,10 @@ State = Mapping[str, npt.NDArray[np.float64]]
 class Strategy(Protocol):
     """A server optimiser.
 
-    >>> from salus.common.job import Aggregation
+    >>> from salus.common.job import Aggregation, Job, JobHead, TaskSettings
     >>> from salus.server.strategies.fedavg import FedAvg
-    >>> fedavg = FedAvg(Aggregation(protection="none"))
+    >>> task = TaskSettings(kind="classification", model="cnn", dataset="d", classes=("a", "b"), shape=(8, 8))
+    >>> fedavg = FedAvg(Job(job=JobHead(name="j", rounds=1), task=task))
     >>> state = fedavg.init(2)
     >>> state, model = fedavg.apply(state, np.zeros(2, np.float32), np.array([0.5, -1.0]))
     >>> model.tolist()

@@ -7,7 +7,7 @@ scaled by a server learning rate (Reddi et al. 2021, arXiv 2003.00295); at 1 thi
 import numpy as np
 import numpy.typing as npt
 
-from salus.common.job import Aggregation
+from salus.common.job import Job
 from salus.common.vectors import FloatVector
 from salus.server.strategies.base import State
 
@@ -15,8 +15,8 @@ from salus.server.strategies.base import State
 class FedAvg:
     """``model + server_learning_rate * mean_update``; it has no state."""
 
-    def __init__(self, settings: Aggregation) -> None:
-        self._learning_rate = settings.server_learning_rate
+    def __init__(self, job: Job) -> None:
+        self._learning_rate = job.aggregation.server_learning_rate
 
     def init(self, parameters: int) -> State:
         return {}

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from salus import __version__
-from salus.client.commands import client, dataset
+from salus.client.commands import client, dataset, ledger
 from salus.common.console import out, run
 from salus.server.commands import consortium, job, server
 from salus.simulations import commands as simulations
@@ -22,6 +22,7 @@ app.add_typer(job.app, name="job")
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(consortium.app, name="consortium")
 
 

@@ -11,7 +11,16 @@ from salus.common.errors import ConfigError, Refused
 def test_unprotected_jobs_are_refused_unless_allowed_by_name() -> None:
     with pytest.raises(Refused, match="allow_unprotected"):
         Policy().check(tiny_job())
-    Policy(allow_unprotected=True).check(tiny_job())
+    Policy(allow_unprotected=True, allow_without_noise=True).check(tiny_job())
+
+
+def test_jobs_without_noise_are_refused_unless_allowed_by_name() -> None:
+    with pytest.raises(Refused, match="allow_without_noise"):
+        Policy(allow_unprotected=True).check(tiny_job())
+    private = tiny_job(protection="masking", privacy='noise = "distributed"')
+    Policy().check(private)
+    with pytest.raises(Refused, match="distributed"):
+        Policy(allow_distributed_noise=False).check(private)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +35,7 @@ def test_unprotected_jobs_are_refused_unless_allowed_by_name() -> None:
 )
 def test_every_rule_refuses(rules: dict[str, object], message: str) -> None:
     with pytest.raises(Refused, match=message):
-        Policy(allow_unprotected=True, **rules).check(tiny_job())  # type: ignore[arg-type]
+        Policy(allow_unprotected=True, allow_without_noise=True, **rules).check(tiny_job())  # type: ignore[arg-type]
 
 
 def test_no_file_means_defaults_and_a_bad_file_is_an_error(tmp_path: Path) -> None:

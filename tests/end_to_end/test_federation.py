@@ -18,7 +18,7 @@ from salus.simulations.trial import Trial, empty
 from salus.simulations.virtual import make_hospitals
 from salus.simulations.virtual import open_catalogue as virtual_catalogue
 
-ALLOWED = "allow_unprotected = true\n"
+ALLOWED = "allow_unprotected = true\nallow_without_noise = true\n"
 
 
 def found(folder: Path, sites: int = 3, policy: str = ALLOWED) -> Trial:

@@ -24,7 +24,7 @@ JOBS = Path(__file__).resolve().parents[2] / "simulations" / "jobs"
 
 
 def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_holds(tmp_path: Path) -> None:
-    trial = found(tmp_path / "t", sites=5, policy="")
+    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\n")
     with trial:
         trial.start_all()
         job = trial.submit(

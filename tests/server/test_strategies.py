@@ -3,9 +3,14 @@ import pytest
 from tests.builders import tiny_job
 
 from salus.common.errors import JobError
-from salus.common.job import Aggregation
+from salus.common.job import Aggregation, Job
 from salus.server.strategies import STRATEGIES, strategy_of
 from salus.server.strategies.fedavg import FedAvg
+from salus.server.strategies.fedavgm import FedAvgM
+
+
+def job_with(**settings: object) -> Job:
+    return tiny_job(rounds=4).model_copy(update={"aggregation": Aggregation(**settings)})  # type: ignore[arg-type]
 
 
 def test_fedavg_with_rate_one_is_the_weighted_mean_of_local_models() -> None:
@@ -14,7 +19,7 @@ def test_fedavg_with_rate_one_is_the_weighted_mean_of_local_models() -> None:
     local = rng.normal(size=(3, 4))
     weights = np.array([1.0, 2.0, 5.0])
     mean_update = (weights[:, None] * (local - start)).sum(axis=0) / weights.sum()
-    fedavg = FedAvg(Aggregation(protection="none"))
+    fedavg = FedAvg(job_with())
     state, model = fedavg.apply(fedavg.init(4), start, mean_update)
     assert np.allclose(model, np.average(local, axis=0, weights=weights), atol=1e-6)
     assert state == {}
@@ -22,8 +27,19 @@ def test_fedavg_with_rate_one_is_the_weighted_mean_of_local_models() -> None:
 
 
 def test_the_server_learning_rate_scales_the_step() -> None:
-    half = FedAvg(Aggregation(protection="none", server_learning_rate=0.5))
+    half = FedAvg(job_with(server_learning_rate=0.5))
     assert half.apply({}, np.zeros(1, np.float32), np.ones(1))[1].tolist() == [0.5]
+
+
+def test_momentum_and_decay_follow_their_formula_and_survive_a_checkpoint() -> None:
+    strategy = FedAvgM(job_with(server_learning_rate=0.5, server_momentum=0.5, server_decay="linear"))
+    state, model = strategy.init(1), np.zeros(1, np.float32)
+    expected, velocity = 0.0, 0.0
+    for done in range(4):
+        state, model = strategy.apply({name: value.copy() for name, value in state.items()}, model, np.ones(1))
+        velocity = 0.5 * velocity + 1.0
+        expected += 0.5 * (1 - done / 4) * velocity
+        assert model[0] == pytest.approx(expected)
 
 
 def test_unknown_strategies_are_refused() -> None:
@@ -31,4 +47,4 @@ def test_unknown_strategies_are_refused() -> None:
     wrong = job.model_copy(update={"aggregation": job.aggregation.model_copy(update={"strategy": "fedmagic"})})
     with pytest.raises(JobError, match="fedavg"):
         strategy_of(wrong)
-    assert STRATEGIES.names() == ["fedavg"]
+    assert STRATEGIES.names() == ["fedavg", "fedavgm"]

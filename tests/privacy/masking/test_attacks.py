@@ -5,11 +5,13 @@ import os
 
 import numpy as np
 import pytest
+from tests.builders import tiny_job
 from tests.privacy.masking.world import ENCODING, World, identity, refused
 
 from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.privacy.contribution import Shape
+from salus.privacy.dp.head import Head
 from salus.privacy.masking.messages import Advert, consent_statement, read_table, write_ids, write_table
 from salus.privacy.masking.parameters import may_follow, thresholds
 from salus.privacy.masking.prg import keystream
@@ -288,8 +290,8 @@ def test_masks_have_no_short_seed() -> None:
 def test_the_transcript_is_checked_by_a_third_party() -> None:
     world = World(7)
     world.run({3: [7]})
-    (line,) = verify_transcript(world.record, world.keys)
-    assert line == {"round": 1, "attempt": 0, "sites": [1, 2, 3, 4, 5, 6], "consents": 6}
+    (line,) = verify_transcript(world.record, world.keys).sums
+    assert line == {"round": 1, "attempt": 0, "kind": "train", "sites": [1, 2, 3, 4, 5, 6], "consents": 6}
 
     def changed(which: str, **fields: object) -> list[dict[str, object]]:
         done = False
@@ -315,11 +317,58 @@ def test_the_transcript_is_checked_by_a_third_party() -> None:
         (changed("sum", kind="coffee"), "unknown kind"),
         (world.record[1:], "does not begin"),
         ([e for e in world.record if e["kind"] != "consent"], "0 consents"),
+        ([world.record[0], *world.record[2:]], "does not begin"),
+        (changed("job", document=tiny_job(rounds=9).canonical_bytes().decode()), "another job"),
+        (changed("job", document="{}"), "another job"),
+        (changed("session", parameters=5), "another job"),
         (changed("advert", site="x"), "damaged"),
     ):
         refused(lambda e=entries: verify_transcript(e, world.keys), text)
     stranger = {**world.keys, 1: Identity.generate().public_key}
     refused(lambda: verify_transcript(world.record, stranger), "site 1")
+
+
+def test_with_noise_sums_may_be_over_other_sites_and_consents_carry_ledger_heads() -> None:
+    first, second = World(6, noised=True), World(6, noised=True, round_=2)
+    first.run()
+    for site in second.keys:
+        second.stores[site] = first.stores[site]
+        second.sites[site] = second.site(site)
+        second.heads[site] = Head(4, bytes([site]) * 32)
+    second.run({3: [6]})
+    verified = verify_transcript([*first.record, *second.record], first.keys)
+    assert [len(line["sites"]) for line in verified.sums] == [6, 5]  # type: ignore[arg-type]
+    assert verified.sent[6] == {"train": 2, "evaluate": 0}
+    backwards = [*second.record, *first.record[1:]]
+    refused(lambda: verify_transcript(backwards, first.keys), "ledger of site 1 went back in round 1")
+
+
+def test_a_restored_ledger_is_noticed_by_every_other_site() -> None:
+    first, second = World(5, noised=True), World(5, noised=True, round_=2)
+    first.run()
+    for site in second.keys:
+        second.stores[site] = first.stores[site]
+        second.sites[site] = second.site(site)
+        second.heads[site] = Head(4, bytes([site]) * 32)
+    second.heads[2] = Head(3, b"another past" + bytes(20))  # as many entries as had been signed, but not the same ones
+    requests = second.exchange(second.adverts())
+    for _ in range(2):
+        requests = second.exchange(second.answers(requests))
+    consents = second.answers(requests)
+    requests = second.exchange(consents)
+    assert requests is not None
+    for site in (1, 3, 4, 5):
+        refused(lambda s=site: second.sites[s].answer(requests[s]), "ledger of site 2 went back: it had 3 entries")
+
+
+def test_a_ledger_head_of_another_session_or_site_is_refused() -> None:
+    world = World(5, noised=True)
+    requests = world.exchange(world.adverts())
+    for _ in range(2):
+        requests = world.exchange(world.answers(requests))
+    consents = world.answers(requests)
+    refused(lambda: world.coordinator.receive(1, consents[1][:64]), "signed ledger head of site 1")
+    refused(lambda: world.coordinator.receive(1, consents[1][:64] + consents[2][64:]), "head of site 1 is not signed")
 
 
 def test_secrets_do_not_print_themselves_and_are_dropped() -> None:

@@ -5,21 +5,24 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.builders import tiny_job
 
 from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.privacy.contribution import Shape
+from salus.privacy.dp.head import Head
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.encoding import FixedPoint
 from salus.privacy.masking.prg import Words
 from salus.privacy.masking.site import MaskingSite, Member
 from salus.privacy.masking.store import MemoryStore
-from salus.privacy.session import Session
+from salus.privacy.session import Session, manifest_hash
 
 ENCODING = FixedPoint(20)
 VECTORS = Path(__file__).resolve().parents[4] / "shared" / "vectors" / "masked_sum_v1.json"
@@ -52,13 +55,25 @@ class World:
     """n sites with inputs of `length` words each, and a coordinator."""
 
     def __init__(
-        self, n: int, *, length: int = 6, seed: int = 0, job_id: str = "job-1", round_: int = 1, attempt: int = 0
+        self,
+        n: int,
+        *,
+        length: int = 6,
+        seed: int = 0,
+        job_id: str = "job-1",
+        round_: int = 1,
+        attempt: int = 0,
+        noised: bool = False,
     ) -> None:
-        self.n, self.length = n, length
+        self.n, self.length, self.noised = n, length, noised
+        privacy = 'noise = "local"' if noised else 'noise = "none"'
+        document = tiny_job(protection="masking", privacy=privacy).canonical_bytes()
+        self.heads = {site: Head(3, bytes([site]) * 32) for site in range(1, n + 1)}
         self.keys = {site: identity(site).public_key for site in range(1, n + 1)}
         self.stores = {site: MemoryStore() for site in self.keys}
-        self.session = Session(job_id, round_, attempt, b"m" * 32, b"g" * 32, tuple(self.keys))
-        self.record: list[dict[str, Any]] = []
+        manifest = manifest_hash(document, "train", length - 2, 1)
+        self.session = Session(job_id, round_, attempt, manifest, b"g" * 32, tuple(self.keys))
+        self.record: list[dict[str, Any]] = [{"kind": "job", "document": document.decode()}]
         rng = np.random.default_rng(seed)
         self.inputs: dict[int, Words] = {s: rng.integers(-1000, 1000, length).astype(np.uint32) for s in self.keys}
         self.sites = {site: self.site(site) for site in self.keys}
@@ -67,7 +82,7 @@ class World:
     def new_coordinator(self) -> MaskingCoordinator:
         """Return a coordinator of this session; the shape has one statistic, so that d = length - 2."""
         shape = Shape(self.length - 2, 1, 1.0)
-        return MaskingCoordinator(self.session, shape, ENCODING, self.keys, self.note)
+        return MaskingCoordinator(self.session, shape, ENCODING, self.keys, self.note, noised=self.noised)
 
     def note(self, kind: str, **fields: Any) -> None:
         """Record an entry of the transcript."""
@@ -78,6 +93,8 @@ class World:
     ) -> MaskingSite:
         """Return a site's end of a session."""
         member = Member(number, identity(number), self.keys, self.stores[number], cohort, random, "data/0")
+        if self.noised:
+            member = replace(member, head=lambda: self.heads[number])
         return MaskingSite(session or self.session, Shape(self.length - 2, 1, 1.0), ENCODING, member)
 
     def adverts(self, sites: Iterable[int] | None = None) -> dict[int, bytes]:

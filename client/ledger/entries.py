@@ -1,0 +1,82 @@
+"""The entries of a ledger and the chain that binds each one to all before it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from salus.common.canonical import canonical_json, hash_parts
+from salus.common.errors import LedgerError
+from salus.common.strict import Strict
+from salus.privacy.dp.accounting import Release
+from salus.privacy.dp.head import HASH_BYTES, Head
+
+NOTHING = bytes(HASH_BYTES)
+
+
+class Reserve(Strict):
+    """A job was accepted, and everything that it may ever cost was set aside for each of its patients.
+
+    Args:
+        job: the ledger's name of the job: the coordinator's id of it and the beginning of the signed job's hash.
+        rounds: after the last one, and the evaluation if one is paid for, the job has ended.
+        patients: how many patients.
+        patients_sha256: SHA-256 over their pseudonyms, ascending, joined by newlines.
+        epsilon, delta: what the job promises.
+    """
+
+    kind: Literal["reserve"] = "reserve"
+    at: str
+    job: str
+    dataset: str
+    rounds: int
+    mode: Literal["local", "distributed"]
+    patients: Annotated[int, Field(ge=0)]
+    patients_sha256: str
+    releases: tuple[Release, ...]
+    epsilon: float
+    delta: float
+
+
+class Commit(Strict):
+    """A part of what was reserved is about to leave the site; written before it does."""
+
+    kind: Literal["commit"] = "commit"
+    at: str
+    job: str
+    round: int
+    attempt: int
+    release: Release
+
+
+class Close(Strict):
+    """A job has ended: what was reserved and never committed is given back, and nothing more may be sent for it."""
+
+    kind: Literal["close"] = "close"
+    at: str
+    job: str
+    refunded: tuple[Release, ...]
+
+
+Entry = Reserve | Commit | Close
+
+
+def entry_hash(previous: bytes, entry: Entry) -> bytes:
+    """Return the hash of an entry that follows one with hash `previous`."""
+    return hash_parts("salus/ledger/1", previous, canonical_json(entry.model_dump(mode="json")))
+
+
+def check_chain(entries: list[tuple[Entry, bytes]]) -> Head:
+    """Return the head of a chain of entries and their stored hashes.
+
+    Raises:
+        LedgerError: an entry was changed, removed or put in.
+    """
+    last = NOTHING
+    for number, (entry, stored) in enumerate(entries, start=1):
+        last = entry_hash(last, entry)
+        if last != stored:
+            raise LedgerError(
+                f"Entry {number} of the ledger is not the one that was written.",
+                remedy="Bring back the newest copy of ledger.sqlite, and find out who changed it.",
+            )
+    return Head(len(entries), last)

@@ -1,0 +1,297 @@
+"""The ledger in SQLite: each change is one transaction that is on disk before the method returns.
+
+no entry ──reserve──> open ──commit (n times)──> open ──close──> closed
+a commit beyond what was reserved, or of a job that is closed or unknown, is refused
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy as sa
+from pydantic import Field, TypeAdapter
+
+from salus.client.ledger.entries import NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
+from salus.client.ledger.spending import Group, groups_of
+from salus.common.clock import Clock
+from salus.common.errors import LedgerError
+from salus.common.sqlite import open_sqlite
+from salus.common.strict import Strict
+from salus.privacy.dp.accounting import Release, merged
+from salus.privacy.dp.head import Head
+from salus.privacy.dp.plan import Plan
+
+METADATA = sa.MetaData()
+ENTRIES = sa.Table(
+    "entries",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("job", sa.String, nullable=False, index=True),
+    sa.Column("body", sa.String, nullable=False),
+    sa.Column("hash", sa.LargeBinary, nullable=False),
+)
+PATIENTS = sa.Table(
+    "patients",
+    METADATA,
+    sa.Column("patient", sa.String, primary_key=True),
+    sa.Column("job", sa.String, primary_key=True, index=True),
+)
+ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
+APPEND_ONLY = (
+    "CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
+    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
+)
+
+
+class Budget(Strict):
+    """What one patient may spend, from ``policy.toml``.
+
+    Args:
+        epsilon: over all jobs of one period together.
+        delta: at which epsilon is counted.
+        period_days: how long a job counts, from the day it was accepted.
+    """
+
+    epsilon: Annotated[float, Field(gt=0)] = 10.0  # three jobs of the default epsilon in a period
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
+    period_days: Annotated[int, Field(ge=1)] = 365
+
+
+class Ledger:
+    """One site's ledger.
+
+    Args:
+        path: of the SQLite file, made if absent.
+
+    Guarantees: what it says was spent is never less than what was sent, whenever the process is killed and whatever the
+    clock does; patients are known by the catalogue's pseudonyms, so a renamed or copied data set spends the same budget.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._clock = clock
+        self._engine = open_sqlite(path)
+        METADATA.create_all(self._engine)
+        with self._engine.begin() as connection:
+            for table in ("entries", "patients"):
+                for verb in ("UPDATE", "DELETE"):
+                    connection.execute(sa.text(APPEND_ONLY.format(table=table, verb=verb)))
+
+    def reserve(
+        self, job: str, dataset: str, patients: frozenset[str], plan: Plan, rounds: int, budget: Budget
+    ) -> frozenset[str]:
+        """Set aside everything that a job may cost and return its patients; a job that is open keeps its first ones.
+
+        Raises:
+            LedgerError: the job was closed, or a patient would exceed the budget; with the numbers.
+        """
+        with self._writing() as connection:
+            known = self._entries(connection, job)
+            if known:
+                if isinstance(known[-1], Close):
+                    raise LedgerError("This job has ended at this site.", remedy="Submit it again as a new job.")
+                return frozenset(connection.scalars(sa.select(PATIENTS.c.patient).where(PATIENTS.c.job == job)))
+            now = self._now(connection)
+            self._check_budget(connection, patients, plan, budget, now)
+            entry = Reserve(
+                at=now.isoformat(),
+                job=job,
+                dataset=dataset,
+                rounds=rounds,
+                mode=plan.mode,
+                patients=len(patients),
+                patients_sha256=patients_digest(patients),
+                releases=plan.reserved(),
+                epsilon=plan.epsilon,
+                delta=plan.delta,
+            )
+            self._append(connection, entry)
+            if patients:
+                connection.execute(PATIENTS.insert(), [{"patient": p, "job": job} for p in sorted(patients)])
+            return patients
+
+    def commit(self, job: str, round_: int, attempt: int, release: Release) -> None:
+        """Write that a release is about to leave.
+
+        Raises:
+            LedgerError: not reserved, or beyond what was reserved.
+        """
+        with self._writing() as connection:
+            known = self._entries(connection, job)
+            if not known or isinstance(known[-1], Close):
+                raise LedgerError("Nothing is reserved for this job.", remedy="Submit it again as a new job.")
+            reserved, used = _reserved(known), _committed(known)
+            beyond = _minus(reserved, [*used, release])
+            if beyond is None:
+                raise LedgerError(
+                    f"The job's reserved privacy is used up: {sum(r.count for r in used)} of "
+                    f"{sum(r.count for r in reserved)} releases were sent and {release.count} more were asked for.",
+                    remedy="Submit a new job with more privacy.spare_rounds; each patient's budget must allow it.",
+                )
+            self._append(
+                connection,
+                Commit(at=self._now(connection).isoformat(), job=job, round=round_, attempt=attempt, release=release),
+            )
+
+    def close(self, job: str) -> tuple[Release, ...]:
+        """End a job and return what was given back; a job that is closed already gives nothing.
+
+        Raises:
+            LedgerError: no such job.
+        """
+        with self._writing() as connection:
+            known = self._entries(connection, job)
+            if not known:
+                raise LedgerError(f"The ledger has no job {job!r}.", remedy="See them with: salus ledger show.")
+            if isinstance(known[-1], Close):
+                return ()
+            refunded = _minus(_reserved(known), _committed(known)) or ()
+            self._append(connection, Close(at=self._now(connection).isoformat(), job=job, refunded=refunded))
+            return refunded
+
+    def close_finished(self, but: str) -> None:
+        """Close every open job, but one, that has done its last round."""
+        with self._engine.connect() as connection:
+            jobs = list(connection.scalars(sa.select(ENTRIES.c.job).distinct()))
+            done = [job for job in jobs if job != but and _finished(self._entries(connection, job))]
+        for job in done:
+            self.close(job)
+
+    def head(self) -> Head:
+        """Return where the ledger ends."""
+        with self._engine.connect() as connection:
+            return self._head(connection)
+
+    def entries(self) -> list[tuple[Entry, bytes]]:
+        """Return all entries with their stored hashes, the oldest first."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(ENTRIES.c.body, ENTRIES.c.hash).order_by(ENTRIES.c.number)).all()
+        return [(ENTRY.validate_json(row.body), row.hash) for row in rows]
+
+    def verify(self) -> Head:
+        """Check every hash, every reservation's patients and that nothing exceeds what was reserved; return the head.
+
+        Raises:
+            LedgerError: something does not hold.
+        """
+        entries = self.entries()
+        head = check_chain(entries)
+        for entry, _ in entries:
+            if isinstance(entry, Reserve):
+                with self._engine.connect() as connection:
+                    patients = connection.scalars(sa.select(PATIENTS.c.patient).where(PATIENTS.c.job == entry.job))
+                    if patients_digest(frozenset(patients)) != entry.patients_sha256:
+                        raise LedgerError(
+                            f"The patients of job {entry.job!r} are not those that were written.",
+                            remedy="Bring back the newest copy of ledger.sqlite, and find out who changed it.",
+                        )
+        return head
+
+    def groups(self, budget: Budget, patients: frozenset[str] | None = None) -> list[Group]:
+        """Return what patients have spent in the period that ends now; all known patients unless some are named."""
+        with self._engine.connect() as connection:
+            return self._groups(connection, self._now(connection), budget, patients)
+
+    # inside a transaction
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sa.Connection]:
+        """Hold the database's write lock from the first read on, so that two processes cannot both find room."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    def _append(self, connection: sa.Connection, entry: Entry) -> None:
+        head = self._head(connection)
+        connection.execute(
+            ENTRIES.insert().values(
+                number=head.length + 1, job=entry.job, body=entry.model_dump_json(), hash=entry_hash(head.last, entry)
+            )
+        )
+
+    def _head(self, connection: sa.Connection) -> Head:
+        row = connection.execute(
+            sa.select(ENTRIES.c.number, ENTRIES.c.hash).order_by(ENTRIES.c.number.desc()).limit(1)
+        ).one_or_none()
+        return Head(0, NOTHING) if row is None else Head(row.number, row.hash)
+
+    def _now(self, connection: sa.Connection) -> datetime:
+        """Return the clock's time, but never before the newest entry's: a clock set back must not reopen a period."""
+        body = connection.scalar(sa.select(ENTRIES.c.body).order_by(ENTRIES.c.number.desc()).limit(1))
+        now = self._clock.now()
+        return now if body is None else max(now, datetime.fromisoformat(ENTRY.validate_json(body).at))
+
+    def _entries(self, connection: sa.Connection, job: str) -> list[Entry]:
+        rows = connection.scalars(sa.select(ENTRIES.c.body).where(ENTRIES.c.job == job).order_by(ENTRIES.c.number))
+        return [ENTRY.validate_json(body) for body in rows]
+
+    def _groups(
+        self, connection: sa.Connection, now: datetime, budget: Budget, patients: frozenset[str] | None
+    ) -> list[Group]:
+        since = now - timedelta(days=budget.period_days)
+        cost: dict[str, Sequence[Release]] = {}
+        for job in connection.scalars(sa.select(ENTRIES.c.job).distinct()):
+            entries = self._entries(connection, job)
+            if datetime.fromisoformat(entries[0].at) > since:
+                closed = isinstance(entries[-1], Close)
+                cost[job] = _committed(entries) if closed else _reserved(entries)
+        jobs: dict[str, list[str]] = {patient: [] for patient in patients or ()}
+        for patient, job in connection.execute(sa.select(PATIENTS).order_by(PATIENTS.c.patient, PATIENTS.c.job)):
+            if patients is None or patient in jobs:
+                jobs.setdefault(patient, []).append(job)
+        return groups_of((tuple(mine) for mine in jobs.values()), cost)
+
+    def _check_budget(
+        self, connection: sa.Connection, patients: frozenset[str], plan: Plan, budget: Budget, now: datetime
+    ) -> None:
+        beyond, worst = 0, 0.0
+        for group in self._groups(connection, now, budget, patients):
+            total = group.epsilon(budget.delta, plan.reserved())
+            worst = max(worst, total)
+            beyond += group.patients if total > budget.epsilon else 0
+        if beyond:
+            raise LedgerError(
+                f"Expected at most epsilon {budget.epsilon:g} (delta {budget.delta:g}) per patient in {budget.period_days} days; "
+                f"with this job of epsilon {plan.epsilon:g}, patients of this site would reach {worst:.3g}.",
+                remedy="Lower the job's epsilon, wait for the period to pass, or let the site's operator raise the budget.",
+            )
+
+
+def patients_digest(patients: frozenset[str]) -> str:
+    """Return SHA-256, in hex, over pseudonyms, ascending, joined by newlines."""
+    return hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()
+
+
+def _finished(entries: Sequence[Entry]) -> bool:
+    """Return whether an open job has sent all that its plan has."""
+    first = entries[0]
+    assert isinstance(first, Reserve)  # Safe because nothing else can begin a job's entries.
+    last = first.rounds + (1 if any(r.sampling_rate == 1.0 for r in first.releases) else 0)
+    sent = [entry.round for entry in entries if isinstance(entry, Commit)]
+    return not isinstance(entries[-1], Close) and max(sent, default=0) >= last
+
+
+def _reserved(entries: Sequence[Entry]) -> tuple[Release, ...]:
+    return merged([release for entry in entries if isinstance(entry, Reserve) for release in entry.releases])
+
+
+def _committed(entries: Sequence[Entry]) -> tuple[Release, ...]:
+    return merged([entry.release for entry in entries if isinstance(entry, Commit)])
+
+
+def _minus(reserved: Sequence[Release], used: Sequence[Release]) -> tuple[Release, ...] | None:
+    """Return what is left of `reserved`, or None if `used` holds anything that is not in it."""
+    left = {release.times(0): release.count for release in merged(reserved)}
+    for release in merged(used):
+        kind = release.times(0)
+        if left.get(kind, -1) < release.count:
+            return None
+        left[kind] -= release.count
+    return merged([kind.times(count) for kind, count in left.items()])

@@ -1,0 +1,138 @@
+"""From a job to its noise and its charges, the same at every party because only the job goes in.
+
+mode          one training attempt                                    what protects a patient
+local         every step of the local epochs, noised at the site      the site's own noise; all others may collude
+distributed   one step, one masked sum of discrete shares             the honest sites' shares together
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from salus.common.errors import JobError
+from salus.common.job import Job
+from salus.common.tasks.base import Task
+from salus.privacy.contribution import Shape
+from salus.privacy.dp.accounting import Release, epsilon, solve_noise
+
+Kind = Literal["train", "evaluate"]
+EVALUATION_ATTEMPTS = 2
+ROUNDING = 1 + 2.0**-14  # clipping is checked to 1e-5 and computed in float32; noise is scaled to what that may add
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job with noise does.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the largest change by one patient.
+        steps: releases in one training attempt.
+        attempts: training attempts that are paid for.
+    """
+
+    mode: Literal["local", "distributed"]
+    noise_multiplier: float
+    evaluation_noise_multiplier: float
+    sampling_rate: float
+    steps: int
+    attempts: int
+    epsilon: float
+    delta: float
+
+    def charge(self, kind: str) -> Release:
+        """Return what one attempt of this kind, ``train`` or ``evaluate``, costs a patient."""
+        mechanism: Literal["gaussian", "discrete-gaussian"] = (
+            "gaussian" if self.mode == "local" else "discrete-gaussian"
+        )
+        if kind == "train":
+            return Release(
+                mechanism=mechanism,
+                noise_multiplier=self.noise_multiplier,
+                sampling_rate=self.sampling_rate,
+                count=self.steps,
+            )
+        return Release(
+            mechanism=mechanism, noise_multiplier=self.evaluation_noise_multiplier, sampling_rate=1.0, count=1
+        )
+
+    def reserved(self) -> tuple[Release, ...]:
+        """Return everything that the job may ever cost a patient."""
+        training = self.charge("train")
+        whole = training.times(self.steps * self.attempts)
+        if self.evaluation_noise_multiplier == 0:
+            return (whole,)
+        return whole, self.charge("evaluate").times(EVALUATION_ATTEMPTS)
+
+
+def steps_per_attempt(job: Job) -> int:
+    """Return how many noised steps one training attempt has."""
+    if job.privacy.noise == "distributed":
+        return 1
+    return max(1, round(job.training.local_epochs / job.privacy.sampling_rate))
+
+
+def plan_of(job: Job) -> Plan | None:
+    """Return the plan of a job, or None for a job without noise.
+
+    Raises:
+        JobError: the job's epsilon cannot be reached.
+    """
+    return _plan(job) if job.privacy.noised else None
+
+
+@functools.lru_cache(maxsize=64)
+def _plan(job: Job) -> Plan:
+    privacy = job.privacy
+    attempts = job.job.rounds + math.ceil(job.job.rounds * privacy.spare_rounds)
+    mode: Literal["local", "distributed"] = "local" if privacy.noise == "local" else "distributed"
+
+    def with_noise(noise_multiplier: float) -> Plan:
+        return Plan(
+            mode,
+            noise_multiplier,
+            privacy.evaluation_noise_multiplier,
+            privacy.sampling_rate,
+            steps_per_attempt(job),
+            attempts,
+            privacy.epsilon,
+            privacy.delta,
+        )
+
+    return with_noise(solve_noise(privacy.epsilon, privacy.delta, lambda z: with_noise(z).reserved()))
+
+
+def spent(plan: Plan, training_attempts: int, evaluations: int) -> float:
+    """Return the epsilon of a patient after so many attempts, at the plan's delta."""
+    training = plan.charge("train")
+    releases = [training.times(training.count * training_attempts)]
+    if evaluations:
+        releases.append(plan.charge("evaluate").times(evaluations))
+    return epsilon(releases, plan.delta)
+
+
+def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
+    """Return the public shape of the vectors of one kind of request.
+
+    Args:
+        parameters: of the network.
+
+    Under differential privacy nothing stands beside the noised part: training has no statistics, and the statistics of an
+    evaluation take the update's place, so that they are noised.
+
+    Raises:
+        JobError: an evaluation of a job that pays for none.
+    """
+    clip_norm_l2 = job.aggregation.update_clip_norm_l2
+    if not job.privacy.noised:
+        return Shape(parameters if kind == "train" else 0, task.statistics_size, clip_norm_l2, kind)
+    if kind == "train":
+        return Shape(parameters, 0, clip_norm_l2, kind)
+    if job.privacy.evaluation_noise_multiplier == 0:
+        raise JobError("This job pays for no evaluation.", remedy="Set privacy.evaluation_noise_multiplier.")
+    return Shape(task.private_statistics_size, 0, float(job.aggregation.max_patients), kind)
+
+
+def sensitivity_l2(job: Job, kind: str) -> float:
+    """Return how far adding or removing one patient moves the vector of a site, in the vector's own units."""
+    return (job.privacy.clip_norm_l2 if kind == "train" else 1.0) * ROUNDING

@@ -1,0 +1,30 @@
+"""Which patients take part in a step: each one by a coin of its own (Poisson sampling), unknown to everybody else.
+
+Fixed-size batches have another, weaker guarantee: at N = 10 000, batch 100, 10 epochs and noise 0.8 the accountant of Poisson
+sampling says 3.1 where shuffled batches without amplification are worth 24.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from salus.privacy.dp.randomness import Stream
+
+
+def poisson_sample(patients: int, sampling_rate: float, stream: Stream) -> npt.NDArray[np.int64]:
+    """Return the numbers of the sampled patients, ascending; empty is a valid sample.
+
+    Args:
+        patients: how many there are.
+        sampling_rate: probability with which each one is taken, independently of all others.
+    """
+    return np.flatnonzero(stream.uniforms(patients) < sampling_rate).astype(np.int64)
+
+
+def capped(images: Sequence[int], most: int, stream: Stream) -> list[int]:
+    """Return at most `most` of a patient's images, chosen at random without regard to their content."""
+    if len(images) <= most:
+        return list(images)
+    order = np.argsort(stream.uniforms(len(images)))[:most]
+    return [images[place] for place in sorted(order.tolist())]

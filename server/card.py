@@ -1,0 +1,100 @@
+"""The model card's privacy part: what each site's patients have spent, computed from signed transcripts, never from claims."""
+
+from collections.abc import Mapping
+
+from salus.common.job import Job
+from salus.common.strict import Strict
+from salus.privacy.dp.plan import Kind, Plan, plan_of, spent
+from salus.privacy.masking.parameters import thresholds
+
+NONE = "no formal privacy: nothing bounds what the model reveals about one patient"
+
+
+class SitePrivacy(Strict):
+    """One site's line.
+
+    Args:
+        attempts: vectors that it sent, training and evaluation, whether or not a sum came of them.
+        epsilon, delta: what one of its patients has spent on this job; None without noise.
+    """
+
+    site: int
+    name: str
+    attempts: int
+    epsilon: float | None
+    delta: float | None
+
+
+class PrivacyCard(Strict):
+    """What a model's patients were promised.
+
+    Args:
+        source: ``transcript`` if counted from signed messages, ``plan`` if it is the most that the job may have cost.
+    """
+
+    job: str
+    statement: str
+    unit: str
+    mode: str
+    relation: str
+    assumes: str
+    promised_epsilon: float | None
+    promised_delta: float | None
+    noise_multiplier: float | None
+    sampling_rate: float | None
+    clip_norm_l2: float | None
+    source: str
+    sites: tuple[SitePrivacy, ...]
+
+
+def privacy_card(job: Job, sent: Mapping[int, Mapping[Kind, int]] | None, names: Mapping[int, str]) -> PrivacyCard:
+    """Return the card of a job.
+
+    Args:
+        sent: for each site the vectors of each kind that it sent, from a verified transcript; None where there is none.
+        names: of the roster's sites, by id.
+    """
+    plan = plan_of(job)
+    rows = tuple(
+        _row(plan, site, name, None if sent is None else sent.get(site)) for site, name in sorted(names.items())
+    )
+    privacy = job.privacy
+    return PrivacyCard(
+        job=job.job.name,
+        statement=NONE
+        if plan is None
+        else f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy per patient",
+        unit=privacy.unit,
+        mode=privacy.noise,
+        relation="two data sets of a site that differ by adding or removing all images of one patient",
+        assumes=_assumes(job, len(names)),
+        promised_epsilon=privacy.epsilon if plan else None,
+        promised_delta=privacy.delta if plan else None,
+        noise_multiplier=plan.noise_multiplier if plan else None,
+        sampling_rate=plan.sampling_rate if plan else None,
+        clip_norm_l2=privacy.clip_norm_l2 if plan else None,
+        source="plan" if sent is None else "transcript",
+        sites=rows,
+    )
+
+
+def _row(plan: Plan | None, site: int, name: str, sent: Mapping[Kind, int] | None) -> SitePrivacy:
+    if plan is None:
+        return SitePrivacy(site=site, name=name, attempts=sum((sent or {}).values()), epsilon=None, delta=None)
+    if sent is None:
+        return SitePrivacy(site=site, name=name, attempts=plan.attempts, epsilon=plan.epsilon, delta=plan.delta)
+    # With local noise a retry sends what it had sent before, which costs nothing more; counting it is on the safe side.
+    value = spent(plan, sent["train"], sent["evaluate"])
+    return SitePrivacy(site=site, name=name, attempts=sum(sent.values()), epsilon=value, delta=plan.delta)
+
+
+def _assumes(job: Job, sites: int) -> str:
+    if not job.privacy.noised:
+        return "nothing is promised"
+    if job.privacy.noise == "local":
+        return "nothing about others: it holds if the coordinator and all other sites collude"
+    limits = thresholds(sites, noised=True)
+    return (
+        f"at most {limits.colluders} of {sites} sites collude with the coordinator; the noise of {limits.honest} honest sites is "
+        "counted on"
+    )
