@@ -1,11 +1,14 @@
 """The model card's privacy part: what each site's patients have spent, computed from signed transcripts, never from claims."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from salus.common.job import Job
 from salus.common.strict import Strict
 from salus.privacy.dp.plan import Kind, Plan, plan_of, spent
 from salus.privacy.masking.parameters import thresholds
+from salus.privacy.protection import protection_of
+from salus.server.transcripts import verify_entries
 
 NONE = "no formal privacy: nothing bounds what the model reveals about one patient"
 
@@ -76,6 +79,17 @@ def privacy_card(job: Job, sent: Mapping[int, Mapping[Kind, int]] | None, names:
         source="plan" if sent is None else "transcript",
         sites=rows,
     )
+
+
+def card_of_job(job: Job, transcript: Path, roster_keys: Mapping[int, bytes], names: Mapping[int, str]) -> PrivacyCard:
+    """Return the card of a job from its transcript, or from its plan where the protection keeps none.
+
+    Raises:
+        ProtectionError: the transcript does not hold.
+    """
+    if not protection_of(job).protects or not transcript.exists():
+        return privacy_card(job, None, names)
+    return privacy_card(job, verify_entries(transcript, roster_keys).sent, names)
 
 
 def _row(plan: Plan | None, site: int, name: str, sent: Mapping[Kind, int] | None) -> SitePrivacy:

@@ -15,6 +15,7 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 
+from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import JobError, SalusError, describe, where
 from salus.common.events import Event, EventLog, read_events
@@ -27,6 +28,7 @@ from salus.common.tasks import make_task
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
+from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.federation import Federation
@@ -140,17 +142,26 @@ class CoordinatorDaemon:
         self._checkpoints.set_status(job_id, status, reason)
 
     def _report(self, job_id: str) -> None:
-        """Write the report; a full disk costs the report, not the job."""
+        """Write the report and the model's card; a full disk costs the report, not the job."""
+        job = self._checkpoints.job(job_id).job
+        folder, roster = self._folder.folder, self._folder.roster
+        names = {site: roster.site(site).name for site in roster.site_ids()}
         try:
+            card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", self._keys(), names)
             write_report(
-                self._folder.folder / "reports" / f"{job_id}.html",
-                self._checkpoints.job(job_id).job,
+                folder / "reports" / f"{job_id}.html",
+                job,
                 job_id,
                 self._checkpoints.records(job_id),
                 [event for event in self._history if event.fields.get("job") == job_id],
+                card,
             )
-        except OSError as problem:
-            self._events.emit("no-report", job=job_id, text=problem.strerror or "")
+            (folder / "reports" / f"{job_id}.card.json").write_bytes(
+                canonical_json(card.model_dump(mode="json")) + b"\n"
+            )
+        except (OSError, SalusError) as problem:
+            text = problem.strerror or "" if isinstance(problem, OSError) else describe(problem)
+            self._events.emit("no-report", job=job_id, text=text)
 
     # --- what the admin API asks ---
 

@@ -10,6 +10,7 @@ from salus import __version__
 from salus.common.events import Event
 from salus.common.job import Job
 from salus.privacy.protection import protection_of
+from salus.server.card import PrivacyCard
 
 PLOT_WIDTH, PLOT_HEIGHT, MARGIN = 460, 190, 34
 SHOWN_METRICS = ("auc", "accuracy", "loss", "calibration_error")
@@ -78,6 +79,7 @@ def write_report(
     job_id: str,
     records: Sequence[Mapping[str, object]],
     events: Sequence[Event],
+    card: PrivacyCard,
     sites: Sequence[SiteRow] = (),
 ) -> None:
     """Write the report of a finished job to `path`."""
@@ -100,6 +102,7 @@ def write_report(
         phases=phases(records),
         left_out=[event for event in events if event.kind in ("left-out", "abandoned", "resumed")],
         sites=sites,
+        card=card,
         protects=protection_of(job).protects,
         promise=protection_of(job).promise,
         width=PLOT_WIDTH,

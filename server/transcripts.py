@@ -35,7 +35,11 @@ def verify_file(path: Path, roster: Roster) -> Verified:
     Raises:
         ProtectionError: it does not hold, or is no transcript.
     """
-    keys: Mapping[int, bytes] = {site: site_key(roster, site) for site in roster.site_ids()}
+    return verify_entries(path, {site: site_key(roster, site) for site in roster.site_ids()})
+
+
+def verify_entries(path: Path, keys: Mapping[int, bytes]) -> Verified:
+    """Check a transcript file against the sites' keys; errors as in `verify_file`."""
     try:
         entries = [json.loads(line) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError, RecursionError):

@@ -123,11 +123,15 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer; for trying the command.")] = False,
     params: Annotated[int, typer.Option(min=0, help="Length of the vector, where there is one; 0 for the usual.")] = 0,
     sites: Annotated[int, typer.Option(min=0, help="Sites, where they can be chosen; 0 for the usual.")] = 0,
+    net: Annotated[str, typer.Option(help="For dp: resnet18, unet or cnn.")] = "",
+    data: Annotated[Path | None, typer.Option(help="For privacy: the folder of PneumoniaMNIST.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="For privacy: write the table as an SVG picture.")] = None,
 ) -> None:
-    """Measure ourselves against a peer or a floor in the same run: link, masking, memory."""
+    """Measure ourselves against a peer or a floor in the same run: dp, link, masking, memory, privacy."""
     from salus.simulations.benchmarks import BENCHMARKS
 
-    chosen = {name: value for name, value in (("parameters", params), ("sites", sites)) if value}
+    options = {"parameters": params, "sites": sites, "net": net, "data": data}
+    chosen = {name: value for name, value in options.items() if value}
     benchmark = BENCHMARKS.get(name)
     unknown = set(chosen) - set(inspect.signature(benchmark).parameters)
     if unknown:
@@ -135,6 +139,10 @@ def bench(
             f"The benchmark {name!r} has no choice of {', '.join(sorted(unknown))}.", remedy="Leave it out."
         )
     measured = benchmark(quick=quick, **chosen)
+    if plot is not None:
+        from salus.simulations.benchmarks.privacy import plot as draw
+
+        plot.write_text(draw(measured), encoding="utf-8")
     if as_json:
         emit_json(measured)
     else:

@@ -13,6 +13,7 @@ from salus.common.console import out, table
 from salus.common.errors import RoundError
 from salus.common.events import read_events
 from salus.common.job import Job, parse_job
+from salus.server.card import privacy_card
 from salus.server.report import SiteRow, write_report
 from salus.simulations.phantoms import HOSPITALS, write_hospital
 from salus.simulations.trial import Trial, empty
@@ -59,7 +60,8 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     report = folder / "report.html"
     events = [e for e in read_events(trial.coordinator / "events.jsonl") if e.fields.get("job") == job_id]
     rows = [_site_row(h.name, site, s) for h, site, s in zip(hospitals, trial.sites, summaries, strict=True)]
-    write_report(report, job, job_id, result["rounds"], events, rows)
+    names = {number: hospital.name for number, hospital in enumerate(hospitals, start=1)}
+    write_report(report, job, job_id, result["rounds"], events, privacy_card(job, None, names), rows)
     final = next((e.fields["metrics"] for e in reversed(events) if e.kind == "evaluated"), {})
     if isinstance(final, dict):
         out.print(
@@ -68,8 +70,8 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     out.print(f"Model:  {result['model']}", soft_wrap=True)
     out.print(f"Report: {report.resolve()}", soft_wrap=True)
     out.print(
-        f"Done in {time.monotonic() - started:.0f} s. The coordinator saw masked vectors and their sum; there is no formal "
-        "privacy for patients yet."
+        f"Done in {time.monotonic() - started:.0f} s. The coordinator saw masked vectors and their sum; this job "
+        'has noise = "none": no formal privacy for its (synthetic) patients.'
     )
     return report
 

@@ -23,6 +23,7 @@ from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of
 from salus.server.app import make_server_app
+from salus.server.card import PrivacyCard, card_of_job
 from salus.server.checkpoints import Checkpoints
 from salus.server.daemon import check_job
 from salus.server.federation import Federation
@@ -50,6 +51,7 @@ class SimulationResult:
     Args:
         metrics: of the final model on the test split; empty if the data have none.
         rounds: one record per round.
+        privacy: what each virtual site's patients have spent.
         peak_rss_mb: largest resident memory of all its processes together, sampled every quarter second.
     """
 
@@ -59,6 +61,7 @@ class SimulationResult:
     peak_rss_mb: float
     model: Path
     quarantined: dict[str, int]
+    privacy: PrivacyCard
 
     def to_json(self) -> dict[str, object]:
         """Return the plain object that ``--json`` writes."""
@@ -69,6 +72,7 @@ class SimulationResult:
             "peak_rss_mb": round(self.peak_rss_mb, 1),
             "model": str(self.model),
             "quarantined": self.quarantined,
+            "privacy": self.privacy.model_dump(mode="json"),
         }
 
 
@@ -119,6 +123,9 @@ def simulate(
         peak_rss_mb=memory.peak_mb,
         model=checkpoints.model_path(job_id, job.job.rounds),
         quarantined=hospitals.quarantined,
+        privacy=card_of_job(
+            job, folder / "transcripts" / f"{job_id}.jsonl", keys, {site: f"site-{site}" for site in keys}
+        ),
     )
 
 

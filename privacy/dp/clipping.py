@@ -152,10 +152,15 @@ class FastClipper:
         return collected
 
 
+def _full(outputs: torch.Tensor) -> torch.Tensor:
+    """Return outputs of a half-precision pass in single precision; others as they are."""
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
 def _backward(model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients) -> None:
     """Run one pass in which image i's loss counts one over the images of its patient."""
     outputs = model(inputs)
-    leaf = outputs.detach().float().requires_grad_()
+    leaf = _full(outputs.detach()).requires_grad_()
     (gradient,) = torch.autograd.grad(loss(leaf, targets) * len(inputs), leaf)
     weights = patients.image_weights.to(gradient).reshape(-1, *[1] * (gradient.dim() - 1))
     outputs.backward((gradient * weights).to(outputs.dtype))
@@ -171,7 +176,7 @@ class VmapClipper:
 
         def one(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             output = torch.func.functional_call(model, parameters, (x[None],))
-            return loss(output.float(), y[None])
+            return loss(_full(output), y[None])
 
         self._each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0), randomness="different")
 
@@ -188,7 +193,7 @@ class VmapClipper:
             images = (patients.of_image >= first) & (patients.of_image < first + chunk)
             part = Patients(patients.of_image[images] - first, min(chunk, patients.count - first))
             each = self._each(parameters, inputs[images], targets[images])
-            weights = part.image_weights.to(inputs.device)
+            weights = part.image_weights.to(next(iter(parameters.values())))
             samples = [
                 part.summed(each[name] * weights.reshape(-1, *[1] * (each[name].dim() - 1))) for name in self._names
             ]
@@ -208,7 +213,7 @@ def looped_sum(
     norms = []
     for patient in range(patients.count):
         images = patients.of_image == patient
-        gradients = torch.autograd.grad(loss(model(inputs[images]).float(), targets[images]), parameters)
+        gradients = torch.autograd.grad(loss(_full(model(inputs[images])), targets[images]), parameters)
         norm = sum_of_squares(list(gradients)).sqrt()
         factor = clip_factors(norm[None], clip_norm_l2)[0]
         norms.append(norm)

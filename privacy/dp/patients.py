@@ -43,8 +43,8 @@ class Patients:
 
     @property
     def image_weights(self) -> torch.Tensor:
-        """One over the number of images of each image's patient, ``[images]``: a patient's loss is the mean of its images'."""
-        return 1.0 / self.images[self.of_image]
+        """One over the number of images of each image's patient, float64 ``[images]``: a patient's loss is its images' mean."""
+        return 1.0 / self.images[self.of_image].double()
 
     def joined(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[images, T, d]`` as ``[count, most_images * T, d]``: a patient's positions behind each other, zeros after."""

@@ -10,8 +10,10 @@ BENCHMARKS = Registry(
     "benchmark",
     "salus.benchmarks",
     {
+        "dp": "salus.simulations.benchmarks.dp:run",
         "link": "salus.simulations.benchmarks.link:run",
         "masking": "salus.simulations.benchmarks.masking:run",
         "memory": "salus.simulations.benchmarks.memory:run",
+        "privacy": "salus.simulations.benchmarks.privacy:run",
     },
 )

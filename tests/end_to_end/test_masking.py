@@ -41,7 +41,7 @@ def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_hol
 
     roster = ServerFolder.open(trial.coordinator, SystemClock()).roster
     path = trial.coordinator / "transcripts" / f"{job}.jsonl"
-    sums = verify_file(path, roster)
+    sums = verify_file(path, roster).sums
     assert [line["round"] for line in sums] == [1, 2, 3, 4, 5, 6]
     command = [
         sys.executable,
@@ -54,7 +54,8 @@ def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_hol
         "--json",
     ]
     verified = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(verified.stdout) == sums
+    assert json.loads(verified.stdout)["sums"] == sums
+    assert "no formal privacy" in json.loads(verified.stdout)["privacy"]["statement"]
     forged = path.read_text().replace('"round":3', '"round":4', 1)
     (tmp_path / "forged.jsonl").write_text(forged)
     with pytest.raises(ProtectionError, match="does not hold"):

@@ -4,6 +4,7 @@ from pathlib import Path
 from tests.builders import tiny_job
 
 from salus.common.events import Event
+from salus.server.card import privacy_card
 from salus.server.report import SiteRow, curves, phases, write_report
 
 RECORDS = [
@@ -25,10 +26,31 @@ def test_the_report_is_one_file_that_fetches_nothing_and_escapes_names(tmp_path:
         Event(datetime.now(UTC), "left-out", {"round": 1, "site": 2, "text": "<b>gone</b>"}),
     ]
     path = tmp_path / "r" / "report.html"
-    write_report(path, tiny_job(), "tiny-0001", RECORDS, events, [SiteRow("<script>x", 3, 4, "1 damaged", 2)])
+    write_report(
+        path,
+        tiny_job(),
+        "tiny-0001",
+        RECORDS,
+        events,
+        privacy_card(tiny_job(), None, {1: "A"}),
+        [SiteRow("<script>x", 3, 4, "1 damaged", 2)],
+    )
     text = path.read_text()
     assert "http" not in text.replace("http-equiv", "")
     assert "<script>x" not in text
     assert "&lt;b&gt;gone" in text
     assert "Not protected" in text
     assert "<svg" in text
+
+
+def test_the_report_of_a_private_job_names_unit_mode_epsilon_and_assumption(tmp_path: Path) -> None:
+    job = tiny_job(protection="masking", privacy='noise = "distributed"')
+    names = {number: f"Hospital {number}" for number in range(1, 9)}
+    card = privacy_card(job, {site: {"train": 2, "evaluate": 1} for site in names}, names)
+    write_report(tmp_path / "r.html", job, "tiny-0001", [], [], card)
+    text = " ".join((tmp_path / "r.html").read_text().split())
+    assert "(3, 1e-05)-differential privacy per patient" in text
+    assert "adding or removing all images of one patient" in text
+    assert "at most 2 of 8 sites collude" in text
+    assert all(row.epsilon is not None and 0 < row.epsilon <= 3 for row in card.sites)
+    assert "no formal privacy" in privacy_card(tiny_job(), None, names).statement

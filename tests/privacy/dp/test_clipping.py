@@ -1,0 +1,244 @@
+"""The engine against a plain loop over patients: every layer it knows, every network of the registry, and brute force."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from salus.common.job import TaskSettings
+from salus.common.models import MODELS, build_model
+from salus.common.tasks import make_task
+from salus.privacy.dp.checks import checked_clipper
+from salus.privacy.dp.clipping import FastClipper, VmapClipper, looped_sum, make_clipper
+from salus.privacy.dp.patients import Patients
+
+GROUPS = ([0, 1, 2, 3], [0, 1, 0, 2], [1, 0, 1, 1])
+
+
+def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs.double(), targets)
+
+
+def patients_of(numbers: list[int]) -> Patients:
+    return Patients(torch.tensor(numbers), max(numbers) + 1)
+
+
+def distance(model: nn.Module, clipper: object, x: torch.Tensor, y: torch.Tensor, numbers: list[int]) -> float:
+    """Return the relative distance of a clipper's sum and norms from the plain loop's."""
+    patients = patients_of(numbers)
+    clip = float(looped_sum(model, loss, x, y, patients, 1e9).norms_l2.detach().median())
+    expected = looped_sum(model, loss, x, y, patients, clip)
+    found = clipper.clipped_sum(x, y, patients, clip)  # type: ignore[attr-defined]
+    a, b = (torch.cat([g.detach().flatten() for g in r.gradients]) for r in (expected, found))
+    if expected.norms_l2.shape != found.norms_l2.shape:
+        return float((a - b).norm() / a.norm())
+    norms = (expected.norms_l2.detach() - found.norms_l2).abs().max() / expected.norms_l2.detach().max()
+    return max(float((a - b).norm() / a.norm()), float(norms))
+
+
+class Head(nn.Module):
+    """Any layer, then the mean over what is left, then a linear classifier."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.last = layer, nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = torch.tanh(self.layer(x))
+        z = z.flatten(2).mean(2) if z.dim() > 2 else z
+        result: torch.Tensor = self.last(z)
+        return result
+
+
+LAYERS = {
+    "conv1d": (nn.Conv1d(2, 4, 3, padding=1), (2, 9), 4),
+    "conv1d dilated": (nn.Conv1d(2, 4, 3, stride=2, dilation=2), (2, 12), 4),
+    "conv2d": (nn.Conv2d(2, 4, 3, stride=2, padding=1, bias=False), (2, 8, 7), 4),
+    "conv2d wide, few positions": (nn.Conv2d(24, 32, 3), (24, 4, 4), 32),
+    "conv2d groups": (nn.Conv2d(4, 6, 3, groups=2), (4, 6, 6), 6),
+    "conv2d 1x1": (nn.Conv2d(32, 40, 1), (32, 2, 2), 40),
+    "conv3d": (nn.Conv3d(2, 4, 3, padding=1), (2, 4, 5, 4), 4),
+    "conv3d wide, few positions": (nn.Conv3d(8, 24, 3, stride=2, dilation=1), (8, 4, 4, 4), 24),
+    "transposed 1d": (nn.ConvTranspose1d(3, 4, 3, stride=2), (3, 5), 4),
+    "transposed 2d": (nn.ConvTranspose2d(3, 4, 2, stride=2, output_padding=1, bias=False), (3, 5, 5), 4),
+    "transposed 3d": (nn.ConvTranspose3d(3, 4, 2, stride=2), (3, 3, 3, 3), 4),
+    "linear": (nn.Linear(5, 4), (5,), 4),
+    "linear wide": (nn.Linear(64, 80), (64,), 80),
+    "group norm": (nn.GroupNorm(2, 6), (6, 5, 5), 6),
+    "instance norm": (nn.InstanceNorm2d(6, affine=True), (6, 5, 5), 6),
+    "layer norm": (nn.LayerNorm([4, 6]), (3, 4, 6), 3),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("numbers", GROUPS, ids=str)
+def test_every_known_layer_agrees_with_the_loop(name: str, numbers: list[int]) -> None:
+    layer, shape, width = LAYERS[name]
+    torch.manual_seed(1)
+    model = Head(layer, width).double()
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 1])
+    clipper = make_clipper(model, loss)
+    assert isinstance(clipper, FastClipper)
+    assert distance(model, clipper, x, y, numbers) < 1e-9
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+def test_embeddings_agree_with_the_loop(padding: int | None) -> None:
+    torch.manual_seed(1)
+
+    class Text(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.Embedding(7, 5, padding_idx=padding)
+            self.last = nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.last(self.words(x).mean(1))
+            return result
+
+    model = Text().double()
+    x = torch.tensor([[1, 2, 2, 3], [2, 2, 5, 6], [1, 1, 1, 1], [0, 2, 4, 6]])
+    for numbers in GROUPS:
+        assert distance(model, FastClipper(model, loss), x, torch.tensor([0, 1, 2, 1]), numbers) < 1e-9
+
+
+class Unknown(nn.Module):
+    """A parameter outside any known layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(6))
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.last(torch.tanh(x * self.scale))
+        return result
+
+
+def test_unknown_layers_and_shared_weights_take_the_fallback_which_agrees_too() -> None:
+    torch.manual_seed(0)
+    tied = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 3))
+    tied[2].weight = tied[0].weight
+    for model in (Unknown().double(), tied.double()):
+        clipper = make_clipper(model, loss)
+        assert isinstance(clipper, VmapClipper)
+        x = torch.randn(4, 6, dtype=torch.float64)
+        for numbers in GROUPS:
+            assert distance(model, clipper, x, torch.tensor([0, 1, 2, 1]), numbers) < 1e-9
+
+
+def test_a_layer_that_is_used_twice_is_found_at_the_start_and_goes_to_the_fallback() -> None:
+    task = make_task(settings("logistic"))
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.last = nn.Linear(64, 64), nn.Linear(64, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = x.flatten(1)
+            result: torch.Tensor = self.last(torch.tanh(self.inner(torch.tanh(self.inner(z)))))
+            return result
+
+    model = Twice()
+    assert isinstance(make_clipper(model, loss), FastClipper)
+    assert isinstance(checked_clipper(model, task), VmapClipper)
+
+
+def settings(model: str) -> TaskSettings:
+    side = 32 if model == "densenet121" else 8
+    return TaskSettings(kind="classification", model=model, dataset="d", classes=("a", "b"), shape=(side, side))
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_every_network_of_the_registry_passes_the_check_at_the_start(name: str) -> None:
+    task = make_task(settings(name))
+    assert isinstance(checked_clipper(build_model(task.settings, 0), task), FastClipper)
+
+
+def test_a_patient_with_a_broken_image_adds_nothing_and_the_others_stay() -> None:
+    model = build_model(settings("cnn"), 0).double()
+    x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    y = torch.tensor([0, 1, 1, 0])
+    broken = x.clone()
+    broken[2] = float("nan")
+    for make in (FastClipper, VmapClipper):
+        found = make(model, loss).clipped_sum(broken, y, patients_of([0, 1, 2, 2]), 0.3)
+        expected = looped_sum(model, loss, x[:2], y[:2], patients_of([0, 1]), 0.3)
+        for a, b in zip(expected.gradients, found.gradients, strict=True):
+            assert torch.allclose(a, b, atol=1e-10)
+
+
+def largest_change(model: nn.Module, clipper: object, x: torch.Tensor, y: torch.Tensor, clip: float) -> float:
+    """Return the largest change of the clipped sum over every subset of three patients and every one left out."""
+    numbers = [0, 0, 1, 2, 2, 2]
+
+    def total(kept: tuple[int, ...]) -> torch.Tensor:
+        images = [i for i, p in enumerate(numbers) if p in kept]
+        if not images:
+            return torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+        renumbered = [kept.index(numbers[i]) for i in images]
+        result = clipper.clipped_sum(x[images], y[images], patients_of(renumbered), clip)  # type: ignore[attr-defined]
+        return torch.cat([g.detach().flatten() for g in result.gradients])
+
+    changes = []
+    for size in range(1, 4):
+        for kept in itertools.combinations(range(3), size):
+            for gone in kept:
+                changes.append(float((total(kept) - total(tuple(p for p in kept if p != gone))).norm()))
+    return max(changes)
+
+
+@pytest.fixture
+def toy() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(3)
+    model = build_model(settings("cnn"), 0).double()
+    return model, torch.randn(6, 1, 8, 8, dtype=torch.float64) * 4, torch.tensor([0, 1, 1, 0, 1, 1])
+
+
+def test_the_largest_change_by_one_patient_is_the_clip_norm_exactly(
+    toy: tuple[nn.Module, torch.Tensor, torch.Tensor],
+) -> None:
+    model, x, y = toy
+    for clipper in (FastClipper(model, loss), VmapClipper(model, loss)):
+        assert largest_change(model, clipper, x, y, 0.01) == pytest.approx(0.01, rel=1e-9)
+
+
+class ImageInsteadOfPatient(FastClipper):
+    """Mutant: every image is clipped as if it were a patient."""
+
+    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        return super().clipped_sum(inputs, targets, Patients(torch.arange(len(inputs)), len(inputs)), clip_norm_l2)
+
+
+class ClipAfterAveraging(FastClipper):
+    """Mutant: the whole batch is clipped at once, to its number of patients times the clip norm."""
+
+    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        one = Patients(torch.zeros(len(inputs), dtype=torch.long), 1)
+        return super().clipped_sum(inputs, targets, one, patients.count * clip_norm_l2)
+
+
+class OneLayerNotClipped(FastClipper):
+    """Mutant: the last layer is forgotten in the norm."""
+
+    def _collect(self, inputs, targets, patients):  # type: ignore[no-untyped-def]
+        collected = super()._collect(inputs, targets, patients)
+        last = list(collected)[0]  # noqa: RUF015
+        collected[last].squared_norms = torch.zeros_like(collected[last].squared_norms)
+        return collected
+
+
+@pytest.mark.parametrize("mutant", [ImageInsteadOfPatient, ClipAfterAveraging, OneLayerNotClipped])
+def test_broken_clipping_is_caught(
+    mutant: type[FastClipper], toy: tuple[nn.Module, torch.Tensor, torch.Tensor]
+) -> None:
+    model, x, y = toy
+    broken = mutant(model, loss)
+    assert (
+        largest_change(model, broken, x, y, 0.01) > 0.0101 or distance(model, broken, x, y, [0, 0, 1, 2, 2, 2]) > 0.01
+    )
+    assert distance(model, broken, x, y, [0, 0, 1, 2, 2, 2]) > 1e-3
