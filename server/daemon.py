@@ -22,9 +22,12 @@ from salus.common.events import Event, EventLog, read_events
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, parse_job, seal_job
+from salus.common.models import build_model
 from salus.common.roster import site_key
 from salus.common.strict import validate
 from salus.common.tasks import make_task
+from salus.privacy.dp.checks import checked_clipper
+from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
@@ -233,8 +236,10 @@ def check_job(job: Job, sites: int) -> None:
     Raises:
         JobError, ProtectionError: with what would have to change.
     """
-    make_task(job.task)
+    task = make_task(job.task)
     strategy_of(job)
+    if plan_of(job) is not None:  # raises where no noise suffices
+        checked_clipper(build_model(job.task, job.job.seed), task)
     protection_of(job).check(job, sites)
     if job.job.min_sites > sites:
         raise JobError(

@@ -8,6 +8,7 @@ import typer
 
 from salus.common.console import emit_json, example, group, out, table
 from salus.common.errors import JobError, RoundError
+from salus.common.job import Job
 
 app = group("Jobs: check, sign, submit, follow, cancel.")
 JobFile = Annotated[Path, typer.Argument(help="A job file.")]
@@ -36,9 +37,24 @@ def validate(
         ("hash", job.digest().hex()[:16]),
         ("protection", job.aggregation.protection),
         ("the coordinator alone can read", protection_of(job).promise),
-        ("formal privacy of a patient", "none"),
+        *_privacy_rows(job, sites),
     ]
     table(path.name, ["", ""], rows)
+
+
+def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
+    from salus.privacy.dp.plan import plan_of
+    from salus.server.card import privacy_card
+
+    card, plan = privacy_card(job, None, dict.fromkeys(range(1, sites + 1), "")), plan_of(job)
+    rows: list[tuple[str, object]] = [("privacy of a patient", card.statement)]
+    if plan is not None:
+        rows += [
+            ("noise", f"{plan.mode}, multiplier {plan.noise_multiplier:g}"),
+            ("noised steps", f"{plan.steps} in each of {plan.attempts} rounds, spare ones included"),
+            ("it assumes", card.assumes),
+        ]
+    return rows
 
 
 @app.command(epilog=example("salus job sign simulations/jobs/pneumonia.toml ./coordinator --output signed.json"))

@@ -33,7 +33,7 @@ from salus.simulations.simulate import simulate, test_evaluator
 from salus.simulations.virtual import make_hospitals, open_catalogue
 
 SITES, PATIENTS, RATE, STEPS = 8, 4708, 0.054, 300
-LEARNING_RATE, MOMENTUM = 0.5, 0.9
+LEARNING_RATE, MOMENTUM = 0.3, 0.9
 EPSILONS = (1.0, 8.0)
 JOB = """
 [job]
