@@ -88,11 +88,20 @@ class Aggregation(Strict):
 
     strategy: Name = "fedavg"
     protection: Name = "masking"  # the coordinator sees sums only
+    key_holder: Annotated[int, Field(ge=0)] = (
+        0  # encryption only: the site, by its place on the roster, that decrypts the sum
+    )
     max_patients: PositiveInt = 1000  # weights are min(patients, this) / this: a public bound, so a weight is at most 1
     server_learning_rate: PositiveFloat = 1.0  # 1 is plain averaging
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by fedavgm only
     server_decay: Literal["none", "linear"] = "none"  # read by fedavgm only; linear reaches zero after the last round
     update_clip_norm_l2: PositiveFloat = 100.0  # a broken site cannot move the model further than this in one round
+
+    @model_validator(mode="after")
+    def _key_holder_belongs_to_encryption(self) -> Self:
+        if (self.protection == "encryption") != (self.key_holder > 0):
+            raise ValueError('expected key_holder with protection = "encryption", and only then')
+        return self
 
 
 class Privacy(Strict):

@@ -81,6 +81,7 @@ class Protection(Interface):
 
     name: str
     protects: bool  # whether the coordinator is kept from single updates; a site refuses False unless allowed by name
+    transcript: bool  # whether `verify_transcript` can count from its record what each site has sent
     promise: str  # what the coordinator alone can read, in words
 
     def check(self, job: Job, sites: int) -> None:
@@ -102,6 +103,7 @@ PROTECTIONS = Registry(
     "protection",
     "salus.protections",
     {
+        "encryption": "salus.privacy.encryption.protection:ENCRYPTION",
         "masking": "salus.privacy.masking.protection:MASKING",
         "none": "salus.privacy.unprotected:UNPROTECTED",
     },

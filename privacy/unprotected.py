@@ -76,6 +76,7 @@ class Unprotected:
 
     name = "none"
     protects = False
+    transcript = False
     promise = "every site's update"
 
     def check(self, job: Job, sites: int) -> None:

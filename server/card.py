@@ -87,7 +87,7 @@ def card_of_job(job: Job, transcript: Path, roster_keys: Mapping[int, bytes], na
     Raises:
         ProtectionError: the transcript does not hold.
     """
-    if not protection_of(job).protects or not transcript.exists():
+    if not protection_of(job).transcript or not transcript.exists():
         return privacy_card(job, None, names)
     return privacy_card(job, verify_entries(transcript, roster_keys).sent, names)
 

@@ -30,6 +30,7 @@ from salus.server.strategies import strategy_of
 
 MAX_ATTEMPTS = 5  # of one round in one life of the coordinator; after that something needs a person
 POLL_S = 0.2
+LAST_NAMED_EXCHANGE = 5  # encryption has many; the later ones are counted together
 RETRY_PAUSE_S = 0.5
 
 Evaluator = Callable[[FloatVector], dict[str, float]]
@@ -190,6 +191,9 @@ class JobRun:
         differential privacy noise covers such differences, and whoever is online is asked.
         """
         online = self.federation.online()
+        holder = self.job.aggregation.key_holder
+        if holder and holder not in online:
+            return None
         if self._same_cohort:
             cohort = self.checkpoints.cohort(self._scope)
             if cohort:
@@ -205,10 +209,11 @@ class JobRun:
             sites = self._invited()
             if sites is not None:
                 return sites
-            online = self.federation.online()
+            online, holder = self.federation.online(), self.job.aggregation.key_holder
             if time.monotonic() > deadline:
                 raise RoundError(
                     f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
+                    f"{f', the key holder {holder} among them' if holder else ''}"
                     f"{', those of the earlier rounds among them' if self._same_cohort else ''}, "
                     f"found {len(online)}.",
                     remedy="Start the missing sites and submit the job again.",
@@ -239,7 +244,7 @@ class JobRun:
         while True:
             started = time.monotonic()
             self._collect(requests, end, round_)
-            self._seconds[step] = time.monotonic() - started
+            self._seconds[step] = self._seconds.get(step, 0.0) + time.monotonic() - started
             started = time.monotonic()
             following = end.close()
             self._seconds["combine"] = self._seconds.get("combine", 0.0) + time.monotonic() - started
@@ -247,7 +252,7 @@ class JobRun:
                 return end.result
             further = Request.model_validate({"kind": "answer", **common})
             requests = {site: (further, blob) for site, blob in following.items()}
-            step = f"exchange_{len(self._seconds)}"
+            step = f"exchange_{min(len(self._seconds), LAST_NAMED_EXCHANGE)}"
 
     def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> None:
         """Ask, and hand each answer to the protection as it arrives, so that it can be added and freed."""

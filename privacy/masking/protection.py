@@ -23,6 +23,7 @@ class Masking:
 
     name = "masking"
     protects = True
+    transcript = True
     promise = "the sum over at least t - c honest sites, never a single update"
 
     def check(self, job: Job, sites: int) -> None:

@@ -1,0 +1,285 @@
+"""The coordinator's side of the encrypted sum, sans-IO: it relays what it cannot read, and unpacks the sum.
+
+    KEYS ──close──> UPLOADING (n times) ──> CONSENTING ──> DECRYPTING (n times) ──> DONE
+     too few sites, or no key holder ──> ABANDONED: nothing has been decrypted
+
+Sealed ciphertexts wait in unnamed temporary files; memory holds the chunks of one exchange.
+"""
+
+import hashlib
+import tempfile
+import weakref
+from collections.abc import Mapping
+from enum import Enum
+from typing import IO
+
+import numpy as np
+
+from salus.common.errors import ProtectionError
+from salus.privacy.contribution import Shape, Sum
+from salus.privacy.dp.head import open_head
+from salus.privacy.encryption.messages import (
+    KEY_BYTES,
+    SIGNATURE_BYTES,
+    check,
+    consent_statement,
+    key_statement,
+    read_parts,
+    root_of,
+    root_statement,
+    write_parts,
+    write_range,
+    write_rows,
+)
+from salus.privacy.encryption.packing import SLOTS, Packing
+from salus.privacy.masking.parameters import thresholds
+from salus.privacy.masking.transcript import Recorder
+from salus.privacy.session import Session
+
+LEFT_OUT = "It is left out of this round."
+UPLOAD_CHUNKS = 16  # 3.5 MB from each site per exchange
+DECRYPT_CIPHERTEXTS = 80  # 18 MB to the key holder per exchange
+
+
+class Step(Enum):
+    """Which replies the coordinator is collecting; drawn in the module's docstring."""
+
+    KEYS = 1
+    UPLOADING = 2
+    CONSENTING = 3
+    DECRYPTING = 4
+    DONE = 5
+    ABANDONED = 6
+
+
+class _Spool:
+    """One site's upload on disk: chunks behind each other, with their places and hashes."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="salus-")  # noqa: SIM115  # lives as long as the session
+        weakref.finalize(self, self._file.close)  # a session that is given up in the middle leaves no open file
+        self._places: list[tuple[int, int]] = []
+        self.hashes: list[bytes] = []
+
+    def append(self, part: bytes) -> None:
+        self._places.append((self._file.seek(0, 2), len(part)))
+        self._file.write(part)
+        self.hashes.append(hashlib.sha256(part).digest())
+
+    def chunk(self, number: int) -> bytes:
+        place, size = self._places[number]
+        self._file.seek(place)
+        return self._file.read(size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class EncryptedCoordinator:
+    """The coordinator in one session; arguments as in `EncryptedSite` and `MaskingCoordinator`."""
+
+    def __init__(
+        self,
+        session: Session,
+        shape: Shape,
+        packing: Packing,
+        holder: int,
+        keys: Mapping[int, bytes],
+        record: Recorder,
+        *,
+        noised: bool = False,
+    ) -> None:
+        self._session, self._shape, self._packing, self._holder, self._keys = session, shape, packing, holder, keys
+        self._noised, self._record = noised, record
+        self._limits = thresholds(len(session.roster), noised=noised)
+        self._chunks = packing.chunks(shape.length)
+        self._step = Step.KEYS
+        self._asked = range(0)
+        self._channels: dict[int, bytes] = {}
+        self._holder_keys = b""
+        self._spools: dict[int, _Spool] = {}
+        self._answered: set[int] = set()
+        self._rows: dict[int, bytes] = {}
+        self._table = b""
+        self._consents: dict[int, bytes] = {}
+        self._sums: list[np.ndarray] = []
+        self._result: Sum | None = None
+        record("session", session=session.id.hex(), job=session.job_id, round=session.round, attempt=session.attempt,
+               manifest=session.manifest_hash.hex(), model=session.model_hash.hex(), roster=sorted(session.roster),
+               parameters=shape.parameters, statistics=shape.statistics)  # fmt: skip
+
+    @property
+    def step(self) -> Step:
+        """Which replies are being collected."""
+        return self._step
+
+    @property
+    def result(self) -> Sum:
+        """The sum, after `close` has returned None."""
+        if self._result is None:
+            raise ProtectionError("The sum is not known yet.", remedy="Close every step first.")
+        return self._result
+
+    def receive(self, site: int, reply: bytes) -> None:
+        """Take one site's reply to the current step; raises ProtectionError naming the site and the check."""
+        if site not in self._keys or site in self._answered:
+            raise ProtectionError(f"Expected no reply of site {site} now.", remedy=LEFT_OUT)
+        match self._step:
+            case Step.KEYS:
+                self._take_keys(site, reply)
+            case Step.UPLOADING:
+                self._take_chunks(site, reply)
+            case Step.CONSENTING:
+                self._take_consent(site, reply)
+            case Step.DECRYPTING:
+                self._take_sums(site, reply)
+            case _:
+                raise ProtectionError("The session has ended.", remedy=LEFT_OUT)
+        self._answered.add(site)
+
+    def close(self) -> Mapping[int, bytes] | None:
+        """End the current exchange with whoever has answered; see `CoordinatorEnd.close`."""
+        requests: Mapping[int, bytes] | None
+        try:
+            match self._step:
+                case Step.KEYS:
+                    requests = self._ask_first_chunks()
+                case Step.UPLOADING:
+                    requests = self._ask_more_chunks()
+                case Step.CONSENTING:
+                    requests = self._ask_decryption()
+                case Step.DECRYPTING:
+                    requests = self._ask_more_decryption()
+                case _:
+                    raise ProtectionError("The session has ended.", remedy="Begin a new attempt.")
+        except BaseException:
+            self._step = Step.ABANDONED
+            self._end()
+            raise
+        self._answered = set()
+        return requests
+
+    def _end(self) -> None:
+        for spool in self._spools.values():
+            spool.close()
+        self._spools = {}
+
+    # keys
+
+    def _take_keys(self, site: int, reply: bytes) -> None:
+        channel, signature = reply[:KEY_BYTES], reply[KEY_BYTES : KEY_BYTES + SIGNATURE_BYTES]
+        public = reply[KEY_BYTES + SIGNATURE_BYTES :]
+        if bool(public) != (site == self._holder):
+            raise ProtectionError(f"Site {site} is not the key holder, or sent no key.", remedy=LEFT_OUT)
+        check(self._keys[site], signature, key_statement(self._session.id, site, channel, public), site, "key")
+        self._channels[site] = channel
+        if public:
+            self._holder_keys = reply
+
+    def _ask_first_chunks(self) -> Mapping[int, bytes]:
+        if not self._holder_keys:
+            raise ProtectionError(
+                f"The key holder, site {self._holder}, did not answer.", remedy="Start it; nothing is sent without it."
+            )
+        self._need(len(self._channels), self._limits.needed, "keys")
+        self._spools = {site: _Spool() for site in self._channels}
+        self._step = Step.UPLOADING
+        self._asked = range(min(UPLOAD_CHUNKS, self._chunks))
+        return dict.fromkeys(self._channels, write_parts([self._holder_keys, write_range(self._asked)]))
+
+    # upload
+
+    def _take_chunks(self, site: int, reply: bytes) -> None:
+        if site not in self._spools:
+            raise ProtectionError(f"Site {site} is not uploading.", remedy=LEFT_OUT)
+        last = self._asked.stop == self._chunks
+        parts = read_parts(reply, len(self._asked) + last, f"the upload of site {site}")
+        spool = self._spools[site]
+        for part in parts[: len(self._asked)]:
+            spool.append(part)
+        if last:
+            root, channel = root_of(spool.hashes), self._channels[site]
+            check(self._keys[site], parts[-1], root_statement(self._session.id, site, channel, root), site, "upload")
+            self._rows[site] = channel + root + parts[-1]
+            self._record("uploaded", site=site, channel=channel.hex(), root=root.hex(), signature=parts[-1].hex())
+
+    def _ask_more_chunks(self) -> Mapping[int, bytes]:
+        for site in set(self._spools) - self._answered:
+            self._spools.pop(site).close()  # it fell silent; what it sent is worth nothing without the rest
+        self._need(len(self._spools), self._limits.needed, "uploads")
+        if self._asked.stop < self._chunks:
+            self._asked = range(self._asked.stop, min(self._asked.stop + UPLOAD_CHUNKS, self._chunks))
+            return dict.fromkeys(self._spools, write_range(self._asked))
+        self._step = Step.CONSENTING
+        self._table = write_rows(self._rows)
+        self._record("survivors", sites=sorted(self._rows))
+        return dict.fromkeys(self._rows, self._table)
+
+    # consent
+
+    def _take_consent(self, site: int, reply: bytes) -> None:
+        signature, head = reply[:SIGNATURE_BYTES], reply[SIGNATURE_BYTES:]
+        if site not in self._rows:
+            raise ProtectionError(f"Site {site} is not among those who uploaded.", remedy=LEFT_OUT)
+        check(self._keys[site], signature, consent_statement(self._session.id, self._table), site, "consent")
+        if self._noised:
+            open_head(head, self._keys[site], self._session.id, site)
+        elif head:
+            raise ProtectionError(f"Site {site} sent more than a consent.", remedy=LEFT_OUT)
+        self._consents[site] = reply
+        self._record("consent", site=site, signature=signature.hex(), **({"ledger": head.hex()} if head else {}))
+
+    def _ask_decryption(self) -> Mapping[int, bytes]:
+        self._need(len(self._consents), self._limits.threshold, "consents")
+        if self._holder not in self._consents:
+            raise ProtectionError(
+                f"The key holder, site {self._holder}, did not consent.", remedy="Begin a new attempt."
+            )
+        self._step = Step.DECRYPTING
+        hashes = b"".join(b"".join(self._spools[site].hashes) for site in sorted(self._rows))
+        self._asked = range(self._per_decryption)
+        return {self._holder: write_parts([self._table, write_rows(self._consents), hashes, self._chunks_asked()])}
+
+    @property
+    def _per_decryption(self) -> int:
+        return min(self._chunks, max(1, DECRYPT_CIPHERTEXTS // len(self._rows)))
+
+    def _chunks_asked(self) -> bytes:
+        parts = [write_range(self._asked)]
+        parts += [self._spools[site].chunk(number) for number in self._asked for site in sorted(self._rows)]
+        return write_parts(parts)
+
+    # decrypt
+
+    def _take_sums(self, site: int, reply: bytes) -> None:
+        if site != self._holder or len(reply) != 8 * SLOTS * len(self._asked):
+            raise ProtectionError(
+                f"Expected the sums of {len(self._asked)} chunks from the key holder.", remedy=LEFT_OUT
+            )
+        for place, number in enumerate(self._asked):
+            slots = np.frombuffer(reply, dtype="<u8", count=SLOTS, offset=8 * SLOTS * place)
+            first = number * self._packing.per_chunk
+            count = min(self._packing.per_chunk, self._shape.length - first)
+            self._sums.append(self._packing.unpack(slots, len(self._rows), count))
+
+    def _ask_more_decryption(self) -> Mapping[int, bytes] | None:
+        if self._holder not in self._answered:
+            raise ProtectionError(
+                f"The key holder, site {self._holder}, did not decrypt.", remedy="See its log; begin a new attempt."
+            )
+        if self._asked.stop < self._chunks:
+            self._asked = range(self._asked.stop, min(self._asked.stop + self._per_decryption, self._chunks))
+            return {self._holder: self._chunks_asked()}
+        sums = np.concatenate(self._sums)
+        self._record("sum", sites=sorted(self._rows), sha256=hashlib.sha256(sums.astype("<i8").tobytes()).hexdigest())
+        self._result = Sum(sums.astype(np.float64) / 2.0**self._packing.fraction_bits, tuple(sorted(self._rows)))
+        self._step = Step.DONE
+        self._end()
+        return None
+
+    def _need(self, count: int, needed: int, what: str) -> None:
+        if count < needed:
+            raise ProtectionError(
+                f"Expected {what} of at least {needed} sites, got {count}; nothing was decrypted.",
+                remedy="Begin a new attempt.",
+            )

@@ -1,0 +1,59 @@
+"""The protection named ``encryption``: the two ends of the encrypted sum behind the common interface."""
+
+from collections.abc import Mapping
+
+from salus.common.errors import ProtectionError
+from salus.common.job import Job
+from salus.privacy.contribution import Shape
+from salus.privacy.encryption.coordinator import EncryptedCoordinator
+from salus.privacy.encryption.packing import choose_packing
+from salus.privacy.encryption.site import EncryptedSite
+from salus.privacy.masking.parameters import thresholds
+from salus.privacy.masking.transcript import Recorder
+from salus.privacy.protection import SiteParty
+from salus.privacy.session import Session
+
+
+class Encryption:
+    """Sites encrypt to a key holder; one upload, no exchanges between sites."""
+
+    name = "encryption"
+    protects = True
+    transcript = False
+    promise = (
+        "the sum over at least t - c honest sites; it and any site that is not the key holder: no update. "
+        "The key holder can read every update that the coordinator passes to it: masking is stronger"
+    )
+
+    def check(self, job: Job, sites: int) -> None:
+        """Refuse a job without a key holder on the roster, whose sums do not fit, or that can never have enough sites."""
+        if not 1 <= job.aggregation.key_holder <= sites:
+            raise ProtectionError(
+                f"Expected aggregation.key_holder to be a site from 1 to {sites}, got {job.aggregation.key_holder}.",
+                remedy="Name the site that holds the key; it is never the coordinator.",
+            )
+        choose_packing(sites, job.aggregation.update_clip_norm_l2)
+        if sites < self.needed(job, sites):
+            raise ProtectionError(
+                f"Expected a roster of at least {self.needed(job, sites)} sites, found {sites}.", remedy="Add sites."
+            )
+
+    def needed(self, job: Job, sites: int) -> int:
+        """Return the fewest sites with which a round can end, for a roster of `sites`."""
+        return thresholds(sites, noised=job.privacy.noised).needed
+
+    def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> EncryptedSite:
+        """Return the site's end."""
+        packing = choose_packing(len(session.roster), shape.clip_norm_l2)
+        return EncryptedSite(session, shape, packing, job.aggregation.key_holder, party)
+
+    def coordinator_end(
+        self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder
+    ) -> EncryptedCoordinator:
+        """Return the coordinator's end."""
+        packing = choose_packing(len(session.roster), shape.clip_norm_l2)
+        holder = job.aggregation.key_holder
+        return EncryptedCoordinator(session, shape, packing, holder, keys, record, noised=job.privacy.noised)
+
+
+ENCRYPTION = Encryption()

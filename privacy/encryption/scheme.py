@@ -1,0 +1,123 @@
+"""BFV (Brakerski 2012; Fan and Vercauteren 2012, eprint 2012/144) through TenSEAL's binding of SEAL.
+
+Degree 8192 with three primes of 45 bits (135 bits; 128-bit security allows 218, Homomorphic Encryption Standard 2018) and a
+60-bit plaintext modulus. Addition is exact: a decryption is the sum of the plaintexts modulo t or is refused by its
+noise budget. The binding reads and writes files only, so ciphertexts pass through a private folder in memory; secret
+keys and plaintexts never do.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import tenseal.sealapi as seal
+
+from salus.common.errors import ProtectionError
+from salus.privacy.encryption.packing import PLAIN_MODULUS, SLOTS, Slots
+
+MODULUS_BITS = (45, 45, 45)
+MEMORY = Path("/dev/shm")  # noqa: S108  # a file system in memory where there is one
+LARGEST_CIPHERTEXT_BYTES = 300_000  # 220 kB, and the header
+LARGEST_KEY_BYTES = 1_000_000
+FOREIGN = "Begin a new attempt without it; it runs another version, or is hostile."
+
+
+def context() -> seal.SEALContext:
+    """Return the one context that everybody uses; its parameters are constants, so nothing about it is negotiated."""
+    parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+    parameters.set_poly_modulus_degree(SLOTS)
+    parameters.set_coeff_modulus(seal.CoeffModulus.Create(SLOTS, list(MODULUS_BITS)))
+    modulus = seal.PlainModulus.Batching(SLOTS, 60)
+    if modulus.value() != PLAIN_MODULUS:
+        raise ProtectionError("SEAL chose another plaintext modulus.", remedy="Install the pinned tenseal.")
+    parameters.set_plain_modulus(modulus)
+    made = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
+    if not made.parameters_set():
+        raise ProtectionError("SEAL refuses the parameters at 128-bit security.", remedy="Install the pinned tenseal.")
+    return made
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="salus-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield folder
+
+
+def _dump(item: "seal.Ciphertext | seal.PublicKey") -> bytes:
+    with _folder() as folder:
+        path = os.path.join(folder, "item")
+        item.save(path)
+        return Path(path).read_bytes()
+
+
+def _load(item: "seal.Ciphertext | seal.PublicKey", made: seal.SEALContext, data: bytes, most: int, what: str) -> None:
+    if len(data) > most:
+        raise ProtectionError(f"Expected {what} of at most {most} bytes, got {len(data)}.", remedy=FOREIGN)
+    with _folder() as folder:
+        path = os.path.join(folder, "item")
+        Path(path).write_bytes(data)
+        try:
+            item.load(made, path)  # checks that it is valid for the context
+        except (RuntimeError, ValueError, IndexError):
+            raise ProtectionError(
+                f"Expected {what} for the agreed parameters, got {len(data)} bytes that are none.", remedy=FOREIGN
+            ) from None
+
+
+class Encryptor:
+    """Encrypts to a key holder's public key.
+
+    Raises:
+        ProtectionError: the key is not one of these parameters.
+    """
+
+    def __init__(self, public_key: bytes) -> None:
+        self._context = context()
+        key = seal.PublicKey()
+        _load(key, self._context, public_key, LARGEST_KEY_BYTES, "a public key")
+        self._encryptor, self._encoder = seal.Encryptor(self._context, key), seal.BatchEncoder(self._context)
+
+    def encrypt(self, slots: Slots) -> bytes:
+        """Return a ciphertext of one chunk of slots."""
+        plain, cipher = seal.Plaintext(), seal.Ciphertext(self._context)
+        self._encoder.encode(slots.tolist(), plain)
+        self._encryptor.encrypt(plain, cipher)
+        return _dump(cipher)
+
+
+class KeyPair:
+    """A fresh key pair that lives in memory only, for one session."""
+
+    def __init__(self) -> None:
+        self._context = context()
+        generator = seal.KeyGenerator(self._context)
+        public = seal.PublicKey()
+        generator.create_public_key(public)
+        self.public_key = _dump(public)
+        self._decryptor = seal.Decryptor(self._context, generator.secret_key())
+        self._evaluator, self._encoder = seal.Evaluator(self._context), seal.BatchEncoder(self._context)
+
+    def decrypt_sum(self, ciphertexts: Iterable[tuple[int, bytes]]) -> Slots:
+        """Add ciphertexts, given with their sites, and return the slots of the sum.
+
+        Raises:
+            ProtectionError: one of them is none of these parameters (its site is named), or the sum's noise is too large.
+        """
+        total: seal.Ciphertext | None = None
+        for site, data in ciphertexts:
+            cipher = seal.Ciphertext(self._context)
+            _load(cipher, self._context, data, LARGEST_CIPHERTEXT_BYTES, f"a ciphertext of site {site}")
+            if cipher.size() != 2 or cipher.is_ntt_form():
+                raise ProtectionError(f"The ciphertext of site {site} is no fresh encryption.", remedy=FOREIGN)
+            if total is None:
+                total = cipher
+            else:
+                self._evaluator.add_inplace(total, cipher)
+        if total is None or self._decryptor.invariant_noise_budget(total) < 1:
+            raise ProtectionError("The sum cannot be decrypted: too much noise, or another key.", remedy=FOREIGN)
+        plain = seal.Plaintext()
+        self._decryptor.decrypt(total, plain)
+        return np.array(self._encoder.decode_uint64(plain), dtype=np.uint64)
