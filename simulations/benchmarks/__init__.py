@@ -11,6 +11,7 @@ BENCHMARKS = Registry(
     "salus.benchmarks",
     {
         "dp": "salus.simulations.benchmarks.dp:run",
+        "encryption": "salus.simulations.benchmarks.encryption:run",
         "link": "salus.simulations.benchmarks.link:run",
         "masking": "salus.simulations.benchmarks.masking:run",
         "memory": "salus.simulations.benchmarks.memory:run",
