@@ -8,10 +8,12 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from salus.client.data.loading import TensorSet
 from salus.client.training import EVALUATION_BATCH, Trainer, make_optimizer
+from salus.common.errors import DataError
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.gaussian import noised
@@ -20,7 +22,9 @@ from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.dp.randomness import Random, Stream
 from salus.privacy.dp.sampling import capped, poisson_sample
 
+UNREADABLE = (DataError, OSError)
 Batch = tuple[torch.Tensor, torch.Tensor, Patients]
+DoubleVector = npt.NDArray[np.float64]
 
 
 class PrivateTrainer:
@@ -37,6 +41,8 @@ class PrivateTrainer:
     def __init__(self, trainer: Trainer, plan: Plan, random: Random) -> None:
         self._trainer, self._plan, self._random = trainer, plan, random
         self._privacy = trainer.job.privacy
+        torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa are too few for a bound on a norm
+        torch.backends.cuda.matmul.allow_tf32 = False
         self._clipper = checked_clipper(trainer.model, trainer.task)
 
     def train(self, start: FloatVector, data: TensorSet | None) -> FloatVector:
@@ -70,19 +76,20 @@ class PrivateTrainer:
                 optimizer.step()
         return read_parameters(trainer.model, trainer.layout) - start
 
-    def direction(self, start: FloatVector, data: TensorSet | None) -> FloatVector:
+    def direction(self, start: FloatVector, data: TensorSet | None) -> DoubleVector:
         """Return minus the sum of clipped gradients over one sample of patients, without noise: for distributed noise,
-        where the protection adds this site's share."""
+        where the protection adds this site's share; float64."""
         trainer = self._trainer
         write_parameters(trainer.model, trainer.layout, start)
         trainer.model.train()
         stream = Stream(self._random)
-        total = [torch.zeros_like(p) for p in trainer.model.parameters()]
+        total = [torch.zeros_like(p, dtype=torch.float64) for p in trainer.model.parameters()]
         with self._dropout_seeded(stream):
             for batch in self._sampled(data, stream):
                 for place, gradient in zip(total, self._clipped(batch), strict=True):
                     place -= gradient
-        return torch.cat([part.flatten() for part in total]).cpu().numpy().astype(np.float32)
+        direction: DoubleVector = torch.cat([part.detach().flatten() for part in total]).cpu().numpy()
+        return direction
 
     def statistics(self, parameters: FloatVector, data: TensorSet | None) -> FloatVector:
         """Return the summed private statistics, each patient the mean of its images, with local noise in local mode."""
@@ -93,7 +100,10 @@ class PrivateTrainer:
         trainer.model.eval()
         with torch.inference_mode():
             for images in data.by_patient() if data is not None else []:
-                rows = [self._rows(data, part) for part in torch.split(torch.tensor(images), EVALUATION_BATCH)]
+                try:
+                    rows = [self._rows(data, part) for part in torch.split(torch.tensor(images), EVALUATION_BATCH)]
+                except UNREADABLE:
+                    continue
                 mean = torch.nan_to_num(torch.cat(rows).mean(dim=0), 0.0, 0.0, 0.0)
                 total += mean / max(1.0, float(mean.norm()))
         if self._plan.mode == "local":
@@ -116,17 +126,34 @@ class PrivateTrainer:
             images = capped(by_patient[patient], self._privacy.images_per_patient, stream)
             full = sum(map(len, waiting)) + len(images) > self._trainer.job.training.batch_size
             if waiting and full:
-                yield self._batch(data, waiting)
+                yield from self._batch(data, waiting)
                 waiting = []
             waiting.append(images)
         if waiting:
-            yield self._batch(data, waiting)
+            yield from self._batch(data, waiting)
 
-    def _batch(self, data: TensorSet, patients: list[list[int]]) -> Batch:
-        inputs, targets = data.batch(torch.tensor([image for images in patients for image in images]))
+    def _readable(self, data: TensorSet, patients: list[list[int]]) -> list[list[int]]:
+        """Return the patients whose images can all be read: one that cannot must not take the others with it."""
+        readable = []
+        for images in patients:
+            try:
+                data.batch(torch.tensor(images))
+            except UNREADABLE:
+                continue
+            readable.append(images)
+        return readable
+
+    def _batch(self, data: TensorSet, patients: list[list[int]]) -> Iterator[Batch]:
+        try:
+            inputs, targets = data.batch(torch.tensor([image for images in patients for image in images]))
+        except UNREADABLE:
+            readable = self._readable(data, patients)
+            if readable and len(readable) < len(patients):
+                yield from self._batch(data, readable)
+            return
         numbers = torch.tensor([number for number, images in enumerate(patients) for _ in images])
         device = self._trainer.device
-        return inputs.to(device), targets.to(device), Patients(numbers.to(device), len(patients))
+        yield inputs.to(device), targets.to(device), Patients(numbers.to(device), len(patients))
 
     def _clipped(self, batch: Batch) -> list[torch.Tensor]:
         return self._clipper.clipped_sum(*batch, self._privacy.clip_norm_l2).gradients

@@ -11,7 +11,7 @@ import numpy as np
 
 from salus.client.data.loading import LocalData
 from salus.client.ledger.store import Ledger
-from salus.client.private_training import PrivateTrainer
+from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
 from salus.common.errors import DataError, describe, where
 from salus.common.events import EventSink
@@ -29,6 +29,7 @@ class Private:
 
     Args:
         account: the ledger's name of the job.
+        broken: training has failed once; from then on this job gets noise only.
         sent: the last contribution with local noise, by round and model: sent again, it costs nothing again.
     """
 
@@ -36,6 +37,7 @@ class Private:
     trainer: PrivateTrainer
     ledger: Ledger
     account: str
+    broken: bool = False
     sent: dict[tuple[int, bytes], Contribution] = field(default_factory=dict)
 
 
@@ -95,14 +97,21 @@ class RunningJob:
             if self.data is not None and shape.kind == "train":
                 self._trained(request, self.data)
         except Exception as problem:
+            # Unreadable patients were left out one by one before this. What is left is a fault of the machine; from now on the
+            # site sends noise, because falling silent now and then would say which samples make it fail.
             self._nothing(request, problem)
+            self.data = None
+            private.broken = True
             update = self._noised(private, None, model, shape)
         contribution = Contribution(update, 1.0, np.zeros(0))
         if private.plan.mode == "local":
             private.sent = {key: contribution}
         return contribution
 
-    def _noised(self, private: Private, data: LocalData | None, model: FloatVector, shape: Shape) -> FloatVector:
+    def _noised(
+        self, private: Private, data: LocalData | None, model: FloatVector, shape: Shape
+    ) -> FloatVector | DoubleVector:
+        update: FloatVector | DoubleVector
         if shape.kind == "evaluate":
             update = private.trainer.statistics(model, data.validation if data else None)
         elif private.plan.mode == "local":

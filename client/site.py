@@ -16,7 +16,7 @@ from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
 from salus.client.running import Private, RunningJob
 from salus.client.training import Trainer
-from salus.common.errors import DataError, IdentityError, Refused, SalusError, describe, where
+from salus.common.errors import BudgetError, DataError, IdentityError, Refused, SalusError, describe, where
 from salus.common.events import EventSink
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
@@ -30,6 +30,7 @@ from salus.privacy.masking.store import SessionStore
 from salus.privacy.protection import SiteEnd, SiteParty, protection_of
 from salus.privacy.session import Session, manifest_hash
 
+BUDGET_REFUSED = "This site's privacy budget does not allow the job. Its operator sees the numbers in the site's log."
 DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."
 
 
@@ -84,7 +85,9 @@ class Site:
             if not isinstance(problem, SalusError):
                 self._events.emit("unexpected", error=type(problem).__name__, where=where(problem))
             # What is wrong with the data is the operator's business; the coordinator learns only that something is.
-            text = DATA_REFUSED if isinstance(problem, DataError) else describe(problem)
+            text = describe(problem)
+            if isinstance(problem, DataError | BudgetError):
+                text = DATA_REFUSED if isinstance(problem, DataError) else BUDGET_REFUSED
             return Reply(kind="refused", site=self.site_id, error=type(problem).__name__, text=text), b""
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
@@ -163,7 +166,11 @@ class Site:
             self._running = None  # it may have been removed while the job ran
         known = self._running
         same = known is not None and known.document == document and known.job_id == request.job_id
-        if known is not None and same and known.data is not None:
+        if (
+            known is not None
+            and same
+            and (known.data is not None or (known.private is not None and known.private.broken))
+        ):
             return known
         sent = known.private.sent if known is not None and known.private is not None and same else {}
         self._running = known = None  # free the last job's data before the next one's are read

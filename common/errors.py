@@ -10,7 +10,8 @@
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
     ├── LinkError                  31  the other side cannot be reached or refuses us
     ├── Refused                    40  a site's word: it will not do what was asked
-    │   └── LedgerError            42  a patient's privacy budget would be exceeded, or the ledger does not hold
+    │   └── LedgerError            42  nothing is reserved, or the ledger does not hold
+    │       └── BudgetError        43  a patient's privacy budget would be exceeded
     ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
     └── RoundError                 50  a round or a job that cannot go on
 
@@ -101,9 +102,15 @@ class Refused(SalusError):
 
 
 class LedgerError(Refused):
-    """A patient's privacy budget would be exceeded, or the site's ledger does not hold."""
+    """Nothing is reserved for what was asked, or the site's ledger does not hold."""
 
     exit_code = 42
+
+
+class BudgetError(LedgerError):
+    """A patient's privacy budget would be exceeded; the numbers are for the site's operator only."""
+
+    exit_code = 43
 
 
 class ProtectionError(SalusError):

@@ -111,7 +111,9 @@ class Privacy(Strict):
     noise: Literal["local", "distributed", "none"] = "local"  # local holds even if every other party colludes
     epsilon: PositiveFloat = 3.0  # of the whole job, retries and evaluation included, for each patient of each site
     delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5  # well below one over the patients of a large site
-    clip_norm_l2: PositiveFloat = 1.0  # bound on one patient's gradient
+    clip_norm_l2: Annotated[float, Field(ge=1e-4, le=1e4)] = (
+        1.0  # of one patient's gradient; float32 is exact enough in between
+    )
     sampling_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05  # chance of a patient to take part in one step
     patients_per_site: PositiveInt = 1000  # public guess; only scales the step, a wrong one costs accuracy, not privacy
     images_per_patient: PositiveInt = 8  # more of one patient are not used in one step

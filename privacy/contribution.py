@@ -20,12 +20,12 @@ class Contribution:
     """What one site has to say in one round.
 
     Args:
-        update: local minus global parameters, float32, length d.
+        update: local minus global parameters, float32 or float64, length d.
         weight: min(patients, public bound) / public bound, in (0, 1]; 0 only with a zero update (an evaluation).
         statistics: additive statistics over a public bound, each in 0 .. 1, length m.
     """
 
-    update: npt.NDArray[np.float32]
+    update: npt.NDArray[np.float32] | Float64Vector
     weight: float
     statistics: Float64Vector
 

@@ -120,25 +120,27 @@ def local_data(
     source = catalogue.source(job.task.dataset)
     left_out: Counter[str] = Counter()
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    private = job.privacy.noised
     has_split = any(image.split == "val" for image in images)
     for image in images:
         target = target_of(image.label, job.task.classes)
-        split = image.split or "train"
+        # Under differential privacy a patient's split depends on its own row alone: whether others have one must not matter.
+        split = image.split or (_hashed(image.patient, job) if private else "train")
         if target is None or split not in parts:
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
             continue
-        if not has_split and split == "train" and _fraction(image.patient) < job.training.validation_fraction:
-            split = "val"
+        if not private and not has_split and split == "train":
+            split = _hashed(image.patient, job)
         parts[split].append(Item(image, target))
     train = TensorSet(parts["train"], source, task, cache_bytes)
     # Plain statistics are divided by this bound, so that each stays within 0 .. 1. Private ones have no such limit: leaving out
     # the last patients would let one patient push out another.
-    bound = len(images) if job.privacy.noised else job.aggregation.max_patients
+    bound = len(images) if private else job.aggregation.max_patients
     left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
     validation = TensorSet(parts["val"][:bound], source, task, cache_bytes)
     for reason, count in (train.unreadable + validation.unreadable).items():
         left_out[reason] += count
-    if len(train) == 0:
+    if len(train) == 0 and not private:
         raise DataError(
             f"The data set {job.task.dataset!r} has no sample that this job can train on.",
             remedy="Compare its labels with the job's classes: salus dataset show.",
@@ -152,6 +154,10 @@ def target_of(label: str, classes: Sequence[str]) -> int | None:
         return list(classes).index(label)
     numbered = label.isdecimal() and int(label) < len(classes) and not any(name.isdecimal() for name in classes)
     return int(label) if numbered else None
+
+
+def _hashed(patient: str, job: Job) -> str:
+    return "val" if _fraction(patient) < job.training.validation_fraction else "train"
 
 
 def _fraction(patient: str) -> float:

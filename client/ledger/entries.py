@@ -20,7 +20,8 @@ class Reserve(Strict):
         job: the ledger's name of the job: the coordinator's id of it and the beginning of the signed job's hash.
         rounds: after the last one, and the evaluation if one is paid for, the job has ended.
         patients: how many patients.
-        patients_sha256: SHA-256 over their pseudonyms, ascending, joined by newlines.
+        salt: random, so that a signed head commits to patients without naming any.
+        patients_sha256: SHA-256 over salt and their pseudonyms, ascending, joined by newlines.
         epsilon, delta: what the job promises.
     """
 
@@ -31,6 +32,7 @@ class Reserve(Strict):
     rounds: int
     mode: Literal["local", "distributed"]
     patients: Annotated[int, Field(ge=0)]
+    salt: str
     patients_sha256: str
     releases: tuple[Release, ...]
     epsilon: float

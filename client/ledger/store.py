@@ -6,6 +6,7 @@ a commit beyond what was reserved, or of a job that is closed or unknown, is ref
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import Field, TypeAdapter
 from salus.client.ledger.entries import NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
 from salus.client.ledger.spending import Group, groups_of
 from salus.common.clock import Clock
-from salus.common.errors import LedgerError
+from salus.common.errors import BudgetError, LedgerError
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release, merged
@@ -52,7 +53,7 @@ class Budget(Strict):
     Args:
         epsilon: over all jobs of one period together.
         delta: at which epsilon is counted.
-        period_days: how long a job counts, from the day it was accepted.
+        period_days: how long a job counts after its last release; one that is open always counts, and in full.
     """
 
     epsilon: Annotated[float, Field(gt=0)] = 10.0  # three jobs of the default epsilon in a period
@@ -95,6 +96,7 @@ class Ledger:
                 return frozenset(connection.scalars(sa.select(PATIENTS.c.patient).where(PATIENTS.c.job == job)))
             now = self._now(connection)
             self._check_budget(connection, patients, plan, budget, now)
+            salt = os.urandom(32).hex()  # the head travels; nobody may test by it whether somebody is a patient
             entry = Reserve(
                 at=now.isoformat(),
                 job=job,
@@ -102,7 +104,8 @@ class Ledger:
                 rounds=rounds,
                 mode=plan.mode,
                 patients=len(patients),
-                patients_sha256=patients_digest(patients),
+                salt=salt,
+                patients_sha256=patients_digest(patients, salt),
                 releases=plan.reserved(),
                 epsilon=plan.epsilon,
                 delta=plan.delta,
@@ -182,7 +185,7 @@ class Ledger:
             if isinstance(entry, Reserve):
                 with self._engine.connect() as connection:
                     patients = connection.scalars(sa.select(PATIENTS.c.patient).where(PATIENTS.c.job == entry.job))
-                    if patients_digest(frozenset(patients)) != entry.patients_sha256:
+                    if patients_digest(frozenset(patients), entry.salt) != entry.patients_sha256:
                         raise LedgerError(
                             f"The patients of job {entry.job!r} are not those that were written.",
                             remedy="Bring back the newest copy of ledger.sqlite, and find out who changed it.",
@@ -239,9 +242,10 @@ class Ledger:
         cost: dict[str, Sequence[Release]] = {}
         for job in connection.scalars(sa.select(ENTRIES.c.job).distinct()):
             entries = self._entries(connection, job)
-            if datetime.fromisoformat(entries[0].at) > since:
-                closed = isinstance(entries[-1], Close)
-                cost[job] = _committed(entries) if closed else _reserved(entries)
+            if not isinstance(entries[-1], Close):
+                cost[job] = _reserved(entries)  # an open job may still send everything, however old it is
+            elif datetime.fromisoformat(_last_sent(entries).at) > since:
+                cost[job] = _committed(entries)
         jobs: dict[str, list[str]] = {patient: [] for patient in patients or ()}
         for patient, job in connection.execute(sa.select(PATIENTS).order_by(PATIENTS.c.patient, PATIENTS.c.job)):
             if patients is None or patient in jobs:
@@ -257,16 +261,21 @@ class Ledger:
             worst = max(worst, total)
             beyond += group.patients if total > budget.epsilon else 0
         if beyond:
-            raise LedgerError(
+            raise BudgetError(
                 f"Expected at most epsilon {budget.epsilon:g} (delta {budget.delta:g}) per patient in {budget.period_days} days; "
                 f"with this job of epsilon {plan.epsilon:g}, patients of this site would reach {worst:.3g}.",
                 remedy="Lower the job's epsilon, wait for the period to pass, or let the site's operator raise the budget.",
             )
 
 
-def patients_digest(patients: frozenset[str]) -> str:
-    """Return SHA-256, in hex, over pseudonyms, ascending, joined by newlines."""
-    return hashlib.sha256("\n".join(sorted(patients)).encode()).hexdigest()
+def patients_digest(patients: frozenset[str], salt: str) -> str:
+    """Return SHA-256, in hex, over salt and pseudonyms, ascending, joined by newlines."""
+    return hashlib.sha256("\n".join([salt, *sorted(patients)]).encode()).hexdigest()
+
+
+def _last_sent(entries: Sequence[Entry]) -> Entry:
+    """Return the newest commit of a job, or its reservation if there is none."""
+    return next((entry for entry in reversed(entries) if isinstance(entry, Commit)), entries[0])
 
 
 def _finished(entries: Sequence[Entry]) -> bool:

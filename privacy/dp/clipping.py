@@ -23,6 +23,7 @@ from salus.privacy.dp.layers import (
 from salus.privacy.dp.patients import Patients
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+SMALLEST_NORM = 1e-60  # below any norm of single-precision numbers; their squares do not underflow in double precision
 VMAP_NUMBERS = 2**26  # per-image gradients held at once by the fallback: 256 MB
 
 
@@ -54,7 +55,7 @@ class Clipper(Protocol):
 
 def clip_factors(norms_l2: torch.Tensor, clip_norm_l2: float) -> torch.Tensor:
     """Return what each patient's gradient is multiplied by: min(1, C / norm), and 0 where the norm is not finite."""
-    factors = (clip_norm_l2 / norms_l2.clamp(min=1e-30)).clamp(max=1.0)
+    factors = (clip_norm_l2 / norms_l2.double().clamp(min=SMALLEST_NORM)).clamp(max=1.0)
     return torch.where(torch.isfinite(norms_l2), factors, torch.zeros_like(factors))
 
 
@@ -82,8 +83,19 @@ class FastClipper:
         Raises:
             RuntimeError: a layer was used twice in one pass; the caller then takes the fallback.
         """
-        parameters = list(self._model.parameters())
         collected = self._collect(inputs, targets, patients)
+        with torch.no_grad():
+            return self._sum(collected, inputs, targets, patients, clip_norm_l2)
+
+    def _sum(
+        self,
+        collected: dict[nn.Module, Passed],
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        patients: Patients,
+        clip_norm_l2: float,
+    ) -> ClippedSum:
+        parameters = list(self._model.parameters())
         norms = torch.stack([part.squared_norms for part in collected.values()]).sum(0).clamp(min=0).sqrt()
         factors = clip_factors(norms, clip_norm_l2)
         if not bool(torch.isfinite(norms).all()):
@@ -107,7 +119,9 @@ class FastClipper:
             return ClippedSum([torch.zeros_like(p) for p in self._model.parameters()], norms)
         images = kept[patients.of_image]
         renumbered = (torch.cumsum(kept.long(), 0) - 1)[patients.of_image[images]]
-        rest = self.clipped_sum(inputs[images], targets[images], Patients(renumbered, int(kept.sum())), clip_norm_l2)
+        with torch.enable_grad():
+            few = Patients(renumbered, int(kept.sum()))
+            rest = self.clipped_sum(inputs[images], targets[images], few, clip_norm_l2)
         return ClippedSum(rest.gradients, norms)
 
     def _collect(self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients) -> dict[nn.Module, Passed]:
@@ -197,10 +211,14 @@ class VmapClipper:
             samples = [
                 part.summed(each[name] * weights.reshape(-1, *[1] * (each[name].dim() - 1))) for name in self._names
             ]
-            norms.append(torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in samples]).norm(dim=0))
+            norms.append(
+                torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1, dtype=torch.float64) for g in samples]).norm(
+                    dim=0
+                )
+            )
             factors = clip_factors(norms[-1], clip_norm_l2)
             for place, g in enumerate(samples):
-                total[place] += torch.tensordot(factors, torch.nan_to_num(g, 0.0, 0.0, 0.0), 1)
+                total[place] += torch.tensordot(factors.to(g), torch.nan_to_num(g, 0.0, 0.0, 0.0), 1)
         return ClippedSum(total, torch.cat(norms) if norms else torch.zeros(0))
 
 
@@ -219,5 +237,5 @@ def looped_sum(
         norms.append(norm)
         if float(factor) > 0:
             for place, gradient in enumerate(gradients):
-                total[place] += factor * gradient
+                total[place] += factor.to(gradient) * gradient
     return ClippedSum(total, torch.stack(norms) if norms else torch.zeros(0))

@@ -55,6 +55,10 @@ def open_head(data: bytes, key: bytes, session: bytes, site: int) -> Head:
         raise ProtectionError(
             f"Expected the signed ledger head of site {site}.", remedy="Every site must keep a privacy ledger."
         )
+    if data[0] >= 0x80:
+        raise ProtectionError(
+            f"The ledger head of site {site} is no number of entries.", remedy="It is left out of this round."
+        )
     head = Head(int.from_bytes(data[:8], "big"), data[8 : 8 + HASH_BYTES])
     try:
         verify_raw(key, data[8 + HASH_BYTES :], head_statement(session, site, head), what="ledger head", who="")

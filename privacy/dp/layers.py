@@ -22,6 +22,9 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 # A Gram matrix costs memory traffic as well as arithmetic, so it must win by some margin; measured on two CPU cores.
 GHOST_MARGIN = 0.7
+# A squared ghost norm below this share of its largest possible value is not believed: single precision would leave an error
+# of more than about 1e-4 of the norm. Ordinary networks stay above one over the number of positions.
+LEAST_SHARE = 2e-3
 Moments = tuple[torch.Tensor, torch.Tensor]
 Gradients = dict[torch.Tensor, torch.Tensor]  # by parameter
 
@@ -81,19 +84,35 @@ def passed(
 
 def _by_image(patients: Patients, factors: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """Return `tensor` with each image's part multiplied by its patient's factor."""
-    each = factors[patients.of_image].reshape(-1, *[1] * (tensor.dim() - 1))
+    each = factors.to(tensor)[patients.of_image].reshape(-1, *[1] * (tensor.dim() - 1))
     return tensor * each
 
 
-def _ghost(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return ``|| b_p^T a_p ||^2`` for each patient from Gram matrices; `a` ``[P, T, d]``, `b` ``[P, T, o]``."""
+def _ghost(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor | None:
+    """Return ``|| b_p^T a_p ||^2`` for each patient from Gram matrices, or None where rounding could hide a gradient.
+
+    The norm is a sum of products that may cancel, and what is added later is another computation. A model can be made so that
+    the sum cancels to nothing while the gradient is huge. So the norm counts only where it is a fair part of the largest
+    that it could be, ``sum_t |a_t| |b_t|``; otherwise the caller instantiates the gradient.
+
+    Args:
+        a, b: ``[P, T, d]`` and ``[P, T, o]``.
+    """
+    largest: torch.Tensor = (
+        (torch.linalg.vector_norm(a, dim=2) * torch.linalg.vector_norm(b, dim=2)).double().sum(1).square()
+    )
     if a.shape[1] == 1:
-        return a.square().sum((1, 2)) * b.square().sum((1, 2))
-    return (torch.bmm(a, a.mT) * torch.bmm(b, b.mT)).sum((1, 2))
+        return largest
+    squared: torch.Tensor = (torch.bmm(a, a.mT).double() * torch.bmm(b, b.mT).double()).sum((1, 2))
+    return squared if _trusted(squared, largest) else None
+
+
+def _trusted(squared: torch.Tensor, largest: torch.Tensor) -> bool:
+    return bool((squared >= LEAST_SHARE * largest).all())  # False for NaN, too
 
 
 def _sum_squares(samples: torch.Tensor) -> torch.Tensor:
-    norms: torch.Tensor = torch.linalg.vector_norm(samples.flatten(1), dim=1)
+    norms: torch.Tensor = torch.linalg.vector_norm(samples.flatten(1), dim=1, dtype=torch.float64)
     return norms.square()
 
 
@@ -106,7 +125,7 @@ def _instantiated(parts: Gradients) -> Passed:
     norms = torch.stack([_sum_squares(part) for part in parts.values()]).sum(0)
 
     def weighted(factors: torch.Tensor) -> Gradients:
-        return {parameter: torch.tensordot(factors, part, 1) for parameter, part in parts.items()}
+        return {parameter: torch.tensordot(factors.to(part), part, 1) for parameter, part in parts.items()}
 
     return Passed(norms, weighted)
 
@@ -115,24 +134,26 @@ def _linear(layer: nn.Linear, inputs: torch.Tensor, gradient: torch.Tensor, pati
     a = inputs.reshape(len(inputs), -1, inputs.shape[-1])
     b = gradient.reshape(len(gradient), -1, gradient.shape[-1])
     bias = layer.bias
-    by_patient = (patients.joined(a), patients.joined(b))
-    if not _ghost_pays(by_patient[0].shape[1], a.shape[2], b.shape[2]):
-        parts = {layer.weight: torch.bmm(by_patient[1].mT, by_patient[0])}
-        if bias is not None:
-            parts[bias] = by_patient[1].sum(1)
-        return _instantiated(parts)
-    norms = _ghost(*by_patient)
-    if bias is not None:
-        norms = norms + _sum_squares(by_patient[1].sum(1))
+    mine, theirs = patients.joined(a), patients.joined(b)
+    squared = _ghost(mine, theirs) if _ghost_pays(mine.shape[1], a.shape[2], b.shape[2]) else None
+    biases: Gradients = {} if bias is None else {bias: theirs.sum(1)}
+    if squared is None:
+        return _instantiated({layer.weight: torch.bmm(theirs.mT, mine), **biases})
 
-    def weighted(factors: torch.Tensor) -> Gradients:
-        scaled = _by_image(patients, factors, b).flatten(0, 1)
-        result: Gradients = {layer.weight: scaled.mT @ a.flatten(0, 1)}
-        if bias is not None:
-            result[bias] = scaled.sum(0)
-        return result
+    def weight(factors: torch.Tensor) -> Gradients:
+        return {layer.weight: _by_image(patients, factors, b).flatten(0, 1).mT @ a.flatten(0, 1)}
 
-    return Passed(norms, weighted)
+    return _with(Passed(squared, weight), biases)
+
+
+def _with(ghost: Passed, parts: Gradients) -> Passed:
+    """Return a weight's contribution together with small instantiated parts, such as its bias."""
+    if not parts:
+        return ghost
+    rest = _instantiated(parts)
+    return Passed(
+        ghost.squared_norms + rest.squared_norms, lambda factors: {**ghost.weighted(factors), **rest.weighted(factors)}
+    )
 
 
 def _embedding(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
@@ -143,14 +164,19 @@ def _embedding(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor
     # Two positions meet in the gradient exactly where they hold the same token; -1 marks the padding of `joined`.
     token, vector = patients.joined(tokens[..., None] + 1).squeeze(-1), patients.joined(b)
     same = (token[:, :, None] == token[:, None, :]).to(b.dtype)
-    norms = (same * torch.bmm(vector, vector.mT)).sum((1, 2))
+    squared = (same * torch.bmm(vector, vector.mT)).double().sum((1, 2))
+    largest = torch.linalg.vector_norm(vector, dim=2).double().sum(1).square()
+    if not _trusted(squared, largest):
+        samples = vector.new_zeros(patients.count, layer.num_embeddings + 1, vector.shape[2])
+        index = token.long()[..., None].expand(-1, -1, vector.shape[2])
+        return _instantiated({layer.weight: samples.scatter_add_(1, index, vector)[:, 1:]})
 
     def weighted(factors: torch.Tensor) -> Gradients:
         total = torch.zeros_like(layer.weight)
         total.index_add_(0, tokens.flatten(), _by_image(patients, factors, b).flatten(0, 1))
         return {layer.weight: total}
 
-    return Passed(norms, weighted)
+    return Passed(squared, weighted)
 
 
 def _unfold(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:
@@ -179,19 +205,19 @@ def _convolution(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor,
     weight, bias, groups = layer.weight, layer.bias, layer.groups
     positions, out = gradient[0, 0].numel(), gradient.shape[1]
     d = weight[0].numel()
-    if groups == 1 and _ghost_pays(positions * patients.most_images, d, out):
-        a, b = patients.joined(_unfold(inputs, layer).mT), patients.joined(gradient.flatten(2).mT)
-        norms = _ghost(a, b)
-        if bias is not None:
-            norms = norms + _sum_squares(b.sum(1))
-        del a, b
+    if groups != 1 or not _ghost_pays(positions * patients.most_images, d, out):
+        return _image_by_image(layer, inputs, gradient, patients)
+    mine, theirs = patients.joined(_unfold(inputs, layer).mT), patients.joined(gradient.flatten(2).mT)
+    squared = _ghost(mine, theirs)
+    if squared is None:
+        return _image_by_image(layer, inputs, gradient, patients)
+    biases: Gradients = {} if bias is None else {bias: theirs.sum(1)}
+    del mine, theirs
 
-        def weighted(factors: torch.Tensor) -> Gradients:
-            scaled = _by_image(patients, factors, gradient)
-            return _weight_gradient(layer, inputs, scaled)
+    def weight_of(factors: torch.Tensor) -> Gradients:
+        return {weight: _weight_gradient(layer, inputs, _by_image(patients, factors, gradient))[weight]}
 
-        return Passed(norms, weighted)
-    return _image_by_image(layer, inputs, gradient, patients)
+    return _with(Passed(squared, weight_of), biases)
 
 
 def _image_by_image(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
@@ -218,7 +244,7 @@ def _image_by_image(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tens
 
 def sum_of_squares(tensors: list[torch.Tensor]) -> torch.Tensor:
     """Return the squared Euclidean norm of all tensors together, a scalar."""
-    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).square().sum()
+    return torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]).square().sum()
 
 
 def _weight_gradient(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor) -> Gradients:

@@ -18,7 +18,9 @@ from salus.privacy.dp.accounting import Release, epsilon, solve_noise
 
 Kind = Literal["train", "evaluate"]
 EVALUATION_ATTEMPTS = 2
-ROUNDING = 1 + 2.0**-14  # clipping is checked to 1e-5 and computed in float32; noise is scaled to what that may add
+ROUNDING = (
+    1 + 2.0**-12
+)  # clipping is computed in float32, see `layers.LEAST_SHARE`; noise is scaled to what that may add
 
 
 @dataclass(frozen=True)

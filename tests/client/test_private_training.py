@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from salus.client.data.loading import TensorSet, local_data
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
+from salus.common.errors import DataError
 from salus.common.job import Job
 from salus.common.models import build_model
 from salus.common.tasks import make_task
@@ -208,3 +210,72 @@ def test_the_whole_job_costs_what_it_promises(world: tuple[Trainer, TensorSet, P
     assert 0.95 * plan.epsilon < spent(plan, plan.attempts, 2) <= plan.epsilon
     assert spent(plan, 1, 0) < spent(plan, 2, 0) < spent(plan, 2, 1)
     assert private_training.noised is gaussian_module.noised
+
+
+@pytest.mark.parametrize("name", ["cnn", "densenet121", "logistic", "resnet18"])
+def test_every_network_gives_a_direction_and_an_update(tmp_path: Path, name: str) -> None:
+    """Found by a review: where the ghost norm was taken, the sum carried a graph, training failed, and sites sent noise."""
+    job = job_of("distributed")
+    side = 32 if name == "densenet121" else 16
+    task_settings = job.task.model_copy(update={"model": name, "shape": (side, side)})
+    job = job.model_copy(update={"task": task_settings})
+    task = make_task(job.task)
+    model = build_model(job.task, 0)
+    trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
+    data = local_data(toy_catalogue(tmp_path, images=8), job, task, 2**24).train
+    private = PrivateTrainer(trainer, Plan("distributed", 1.0, 0.0, 1.0, 1, 1, 5.0, 1e-5), os.urandom)
+    start = read_parameters(model, trainer.layout)
+    direction = private.direction(start, data)
+    assert direction.dtype == np.float64
+    assert 0.1 < np.linalg.norm(direction) <= data.patients * (1 + 1e-4)
+    assert np.isfinite(private.train(start, data)).all()
+
+
+def test_a_patient_that_cannot_be_read_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = job_of("distributed")
+    task = make_task(job.task)
+    model = build_model(job.task, 0)
+    trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
+    private = PrivateTrainer(trainer, Plan("distributed", 1.0, 20.0, 1.0, 1, 1, 5.0, 1e-5), os.urandom)
+    data = local_data(toy_catalogue(tmp_path), job, task, 2**24).train
+    start = read_parameters(model, trainer.layout)
+    whole = private.direction(start, data)
+    read = TensorSet.batch
+
+    def without_third(self: TensorSet, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if 3 in rows.tolist():
+            raise DataError("The file is gone.", remedy="")
+        return read(self, rows)
+
+    monkeypatch.setattr(TensorSet, "batch", without_third)
+    assert 0 < np.linalg.norm(private.direction(start, data) - whole) <= 1 + 1e-4
+    counted = private.statistics(start, data)
+    assert round(float(counted[0]) * 2) == data.patients - 1
+
+
+def test_one_patients_split_does_not_depend_on_anothers(tmp_path: Path) -> None:
+    from salus.client.data.catalogue import Catalogue
+    from salus.client.data.records import ImageRecord
+    from salus.client.data.sources import open_source
+    from salus.client.data.sources.base import SourceOptions
+
+    toy_catalogue(tmp_path)
+    job = job_of("local")
+    task = make_task(job.task)
+
+    def split_of(records: list[ImageRecord], name: str) -> tuple[int, int]:
+        catalogue = Catalogue(tmp_path / name, b"secret for tests")
+        catalogue.add_records("toy", "medmnist", tmp_path / "toy.npz", SourceOptions(), records)
+        data = local_data(catalogue, job, task, 2**24)
+        return data.train.patients, data.validation.patients
+
+    found = [
+        r for r in open_source("medmnist", tmp_path / "toy.npz", SourceOptions()).scan() if isinstance(r, ImageRecord)
+    ]
+    others = [replace(record, split="") for record in found if record.split == "train"][:30]
+    alone = next(record for record in found if record.split == "val")
+    train, validation = split_of(others, "without")
+    assert split_of([*others, alone], "with") == (train, validation + 1)
+    assert train + validation == 30
+    assert validation
+    assert split_of([alone], "nobody to train on") == (0, 1)

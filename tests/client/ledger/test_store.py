@@ -18,7 +18,7 @@ from salus.client.ledger.report import check_signed_heads, job_lines, patient_li
 from salus.client.ledger.store import Budget, Ledger
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock, ManualClock, SystemClock
-from salus.common.errors import LedgerError
+from salus.common.errors import BudgetError, LedgerError
 from salus.privacy.dp.accounting import epsilon
 from salus.privacy.dp.head import Head, sign_head
 from salus.privacy.dp.plan import Plan
@@ -114,7 +114,26 @@ def test_a_period_passes_but_a_clock_set_back_reopens_nothing(tmp_path: Path) ->
     back.commit("a", 1, 0, plan().charge("train"))
     assert all(entry.at >= START.isoformat() for entry, _ in back.entries())
     clock.sleep(101 * 86_400)
+    with pytest.raises(BudgetError):  # the first job is old, but open: it may still send everything
+        book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+    for round_ in (2, 3, 4):
+        book.commit("a", round_, 0, plan().charge("train"))
+    book.close("a")
+    with pytest.raises(BudgetError):  # what it sent today counts from today
+        book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+    clock.sleep(101 * 86_400)
     book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+
+
+def test_the_same_patients_give_another_digest_in_every_ledger(tmp_path: Path) -> None:
+    digests = set()
+    for name in "ab":
+        book = Ledger(tmp_path / name, ManualClock(START))
+        book.reserve("a", "chest", PATIENTS, plan(), 3, BUDGET)
+        (entry, _) = book.entries()[0]
+        assert isinstance(entry, Reserve)
+        digests.add(entry.patients_sha256)
+    assert len(digests) == 2
 
 
 def test_finished_jobs_are_closed_and_running_ones_are_not(tmp_path: Path) -> None:

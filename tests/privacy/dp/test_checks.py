@@ -33,6 +33,15 @@ def test_hand_made_batch_statistics_are_refused() -> None:
         checked_clipper(network(Centre()), Classification(SETTINGS))
 
 
+def test_statistics_that_are_shared_in_training_only_are_refused() -> None:
+    class Centre(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(dim=0, keepdim=True) if self.training else x
+
+    with pytest.raises(ProtectionError, match="depends on the others"):
+        checked_clipper(network(Centre()), Classification(SETTINGS))
+
+
 class Weighted(Classification):
     """Class weights divide by the weights of the whole batch."""
 

@@ -242,3 +242,62 @@ def test_broken_clipping_is_caught(
         largest_change(model, broken, x, y, 0.01) > 0.0101 or distance(model, broken, x, y, [0, 0, 1, 2, 2, 2]) > 0.01
     )
     assert distance(model, broken, x, y, [0, 0, 1, 2, 2, 2]) > 1e-3
+
+
+def test_a_model_made_to_cancel_the_ghost_norm_moves_nothing_beyond_the_clip_norm() -> None:
+    """Found by a review: large constant activations under GroupNorm let Gram matrices cancel to a norm of nothing, while the
+    gradient that was added had a norm of 657 776."""
+    model = build_model(
+        TaskSettings(kind="classification", model="resnet18", dataset="d", classes=("a", "b"), shape=(32, 32)), 0
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "layer3.1.bn2.bias":
+                parameter.fill_(1e5)
+    torch.manual_seed(0)
+    x, y = torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 1, 0])
+
+    def single(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets)
+
+    for scale in (1.0, 1e3):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("conv1.weight") and name.startswith("layer4"):
+                    parameter.mul_(scale)
+        clipper = FastClipper(model, single)
+        for image in range(4):
+            found = clipper.clipped_sum(x[image : image + 1], y[image : image + 1], patients_of([0]), 1.0)
+            size = float(torch.cat([g.flatten().double() for g in found.gradients]).norm())
+            assert size <= 1 + 2.0**-12
+
+
+@pytest.mark.parametrize("positions", [4, 64])
+def test_an_untrusted_ghost_norm_is_replaced_by_the_gradient_itself(positions: int) -> None:
+    """Output gradients that sum to zero over positions of nearly the same input."""
+    layer = nn.Linear(256, 256, bias=False)
+    inputs = torch.full((2, positions, 256), 1e4) + torch.randn(2, positions, 256) * 1e-3
+    gradient = torch.randn(2, positions, 256)
+    gradient -= gradient.mean(1, keepdim=True)
+    from salus.privacy.dp.layers import passed
+
+    found = passed(layer, inputs, gradient, patients_of([0, 1]))
+    for patient in range(2):
+        alone = torch.zeros(2, dtype=torch.float64)
+        alone[patient] = 1.0
+        added = found.weighted(alone)[layer.weight].double().norm()
+        assert float(added) <= float(found.squared_norms[patient].sqrt()) * (1 + 2.0**-12)
+
+
+def test_tiny_gradients_do_not_escape_a_tiny_clip_norm() -> None:
+    """Found by a review: squares of 1e-26 vanish in single precision, and a norm of nothing was never clipped."""
+    layer = nn.Linear(4, 2)
+    x = torch.full((2, 4), 1e-13)
+
+    def tiny(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs.sum(1) * 1e-13).mean()
+
+    for make in (FastClipper, VmapClipper):
+        found = make(layer, tiny).clipped_sum(x, torch.tensor([0, 1]), patients_of([0, 1]), 1e-29)
+        size = float(torch.cat([g.flatten().double() for g in found.gradients]).norm())
+        assert size <= 2e-29 * 1.001
