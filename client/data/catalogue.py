@@ -4,8 +4,6 @@ Patient and study keys are replaced by HMAC-SHA256 under the site's own secret b
 tells patients apart without naming them. A data set is added in one transaction: after a crash it is there whole or not at all.
 """
 
-import hashlib
-import hmac
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import Source, SourceOptions
@@ -97,7 +96,7 @@ class Catalogue:
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
-        return hmac.new(self._secret, f"{kind}\0{value}".encode(), hashlib.sha256).hexdigest()[:32]
+        return pseudonym(self._secret, kind, value)
 
     def add(self, name: str, kind: str, root: Path, options: SourceOptions) -> DatasetSummary:
         """Scan a source and register it under `name`; errors as in `add_records`."""
@@ -147,7 +146,7 @@ class Catalogue:
     def _row(self, name: str, item: ImageRecord) -> dict[str, str]:
         return {
             "dataset": name,
-            "patient": self.pseudonym("patient", item.patient),
+            "patient": item.patient if item.pseudonymous else self.pseudonym("patient", item.patient),
             "study": self.pseudonym("study", item.study),
             "key": item.key,
             "label": item.label,

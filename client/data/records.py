@@ -19,6 +19,7 @@ class ImageRecord:
         label: as written in the source; compared with the job's classes when a job runs.
         split: ``train``, ``val`` or ``test`` if the source says so, otherwise empty.
         sha256: hash of the stored bytes, hex.
+        pseudonymous: whether patient already is this site's pseudonym, from an import.
         info: plain facts for the readiness report (modality, vendor, rows, spacing ...), never identifiers.
     """
 
@@ -28,6 +29,7 @@ class ImageRecord:
     label: str
     split: str = ""
     sha256: str = ""
+    pseudonymous: bool = False
     group: str = ""  # a column to partition by in simulations, such as the hospital
     info: dict[str, str | float | int | list[float]] = field(default_factory=dict)
 

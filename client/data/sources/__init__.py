@@ -12,6 +12,7 @@ SOURCES = Registry(
     {
         "dicom": "salus.client.data.sources.dicom_folder:DicomFolder",
         "images": "salus.client.data.sources.image_folder:ImageFolder",
+        "imported": "salus.client.data.sources.imported:ImportedFolder",
         "medmnist": "salus.client.data.sources.medmnist:MedMnist",
         "table": "salus.client.data.sources.table:Table",
     },

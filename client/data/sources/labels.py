@@ -25,6 +25,10 @@ class Labels:
     def __init__(self, by: dict[str, dict[str, LabelRow]]) -> None:
         self._by = by
 
+    def keys(self, column: str) -> list[str]:
+        """Return every value of a key column, empty if the file has no such column."""
+        return list(self._by.get(column, {}))
+
     def find(self, *, file: str = "", study: str = "", patient: str = "") -> LabelRow | None:
         """Return the most specific row, or None."""
         for column, value in zip(KEY_COLUMNS, (file, study, patient), strict=True):

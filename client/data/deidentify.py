@@ -1,0 +1,303 @@
+"""De-identification by allow-list: a new DICOM object from decoded pixels and a few checked numbers; all else is left behind.
+
+Nothing is searched for and removed, because what nobody thought of would stay: private elements, sequences, curves, overlays,
+comments in compressed pixels, bytes behind the pixels, the preamble. What is kept is rebuilt, never copied:
+
+    numbers      parsed and written again
+    words        only those of a fixed vocabulary
+    identifiers  HMAC under the site's secret: UIDs below 2.25, patients as the catalogue's pseudonyms
+    dates        day of the study, shifted by a number of days that is the patient's own
+    pixels       decoded, and stored without compression
+
+Declared as DICOM PS3.15 annex E, Basic Profile with "clean pixel data" and "retain longitudinal temporal information with
+modified dates"; it keeps less than that profile allows.
+"""
+
+import datetime
+import hashlib
+import hmac
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from salus.common.errors import UnreadableImage
+
+METHOD = "Salus allow-list 1"
+METHOD_CODES = (
+    ("113100", "Basic Application Confidentiality Profile"),
+    ("113101", "Clean Pixel Data Option"),
+    ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+)
+IMPLEMENTATION = "2.25.155264312907217263812330245718302456781"  # a fixed UUID of this software
+LARGEST_SHIFT_DAYS = 3650
+NUMBERS = (
+    "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImageOrientationPatient",
+    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "InstanceNumber",
+    "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime", "RepetitionTime", "FlipAngle", "KVP",
+    "MagneticFieldStrength", "TriggerTime", "SliceLocation",
+)  # fmt: skip
+WORDS = {
+    "Modality": {"CT", "MR", "CR", "DX", "MG", "PT", "NM", "RF", "XA", "OP", "OPT", "US", "SC", "OT", "IO", "PX"},
+    "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
+    "RescaleType": {"HU", "US", "OD", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML"},
+    "ImageType": {
+        "ORIGINAL",
+        "DERIVED",
+        "PRIMARY",
+        "SECONDARY",
+        "AXIAL",
+        "LOCALIZER",
+        "MPR",
+        "M",
+        "P",
+        "NORM",
+        "OTHER",
+    },
+    "PatientPosition": {"HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"},
+    "Laterality": {"L", "R"},
+    "ImageLaterality": {"L", "R", "B", "U"},
+    "ViewPosition": {"AP", "PA", "LL", "RL", "CC", "MLO", "LATERAL"},
+    "BodyPartExamined": {"CHEST", "HEAD", "BRAIN", "ABDOMEN", "PELVIS", "BREAST", "SPINE", "KNEE", "HEART", "HAND"},
+}
+VENDORS = (
+    "GE",
+    "SIEMENS",
+    "PHILIPS",
+    "CANON",
+    "TOSHIBA",
+    "FUJI",
+    "HOLOGIC",
+    "AGFA",
+    "CARESTREAM",
+    "HITACHI",
+    "SHIMADZU",
+)
+BURNED_IN_MODALITIES = {"US", "SC", "OT"}  # whatever their header says, names are often drawn into these pictures
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+KNOWN_CLASSES = "1.2.840.10008.5.1.4.1.1."  # storage classes of the standard; a private class could hold a name
+
+
+@dataclass(frozen=True)
+class PixelMask:
+    """Rectangles that an operator declares to hold burned-in text on one device, and that are set to zero.
+
+    Args:
+        vendor, rows, columns: which pictures, by vendor of `VENDORS` and size.
+        boxes: (first row, first column, rows, columns) each.
+    """
+
+    vendor: str
+    rows: int
+    columns: int
+    boxes: tuple[tuple[int, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A site's secrets and masks.
+
+    Args:
+        pseudonym: from a kind (``patient``, ``study``) and the source's own key to the catalogue's pseudonym.
+        secret: at least 16 bytes, for UIDs and date shifts.
+    """
+
+    pseudonym: Callable[[str, str], str]
+    secret: bytes
+    masks: tuple[PixelMask, ...] = ()
+
+
+@dataclass
+class Clean:
+    """What came out.
+
+    Args:
+        data: the new file.
+        name: its content hash, hex; the only name it is stored under.
+        patient, study: pseudonyms.
+        counts: for the import's report: elements kept and dropped, by rule.
+    """
+
+    data: bytes
+    name: str
+    patient: str
+    study: str
+    vendor: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def deidentify(dataset: Dataset, rules: Rules) -> Clean:
+    """Return the de-identified object of one image.
+
+    Raises:
+        UnreadableImage: without a patient or pixels, or with text burned into its pixels and no mask for its device.
+    """
+    patient_id = str(dataset.get("PatientID", "") or "")
+    if not patient_id.strip():
+        raise UnreadableImage("no-patient", "no PatientID, so its pictures cannot be kept together")
+    patient = rules.pseudonym("patient", patient_id)
+    vendor = vendor_of(dataset)
+    clean = Dataset()
+    counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
+    _pixels(clean, dataset, vendor, rules)
+    _numbers_and_words(clean, dataset, counts)
+    clean.Manufacturer = vendor
+    _identify(clean, dataset, patient, rules)
+    for element in dataset:
+        kept = element.keyword in clean and element.keyword != ""
+        rule = "private" if element.tag.is_private else "sequences" if element.VR == "SQ" else "dropped"
+        counts["kept" if kept else rule] += 1
+    data = _file(clean)
+    study = rules.pseudonym("study", str(dataset.get("StudyInstanceUID", "") or ""))
+    return Clean(data, hashlib.sha256(data).hexdigest(), patient, study, vendor, counts)
+
+
+def vendor_of(dataset: Dataset) -> str:
+    """Return the vendor from a fixed list, or ``OTHER``; the element itself is free text."""
+    text = str(dataset.get("Manufacturer", "")).upper()
+    return next((vendor for vendor in VENDORS if vendor in text), "OTHER")
+
+
+def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
+    """Write decoded pixels without compression; high bits beyond those stored, where old overlays hide, are gone."""
+    modality = str(dataset.get("Modality", ""))
+    burned = (
+        str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
+        or modality in BURNED_IN_MODALITIES
+        or str(dataset.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
+    )
+    pixels = np.asarray(dataset.pixel_array)
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    colour = pixels.ndim == (4 if frames > 1 else 3) and pixels.shape[-1] == 3
+    palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
+    if palette:
+        raise UnreadableImage("unsupported", "colours from a palette, which is a table this profile does not keep")
+    rows, columns = (pixels.shape[-3], pixels.shape[-2]) if colour else (pixels.shape[-2], pixels.shape[-1])
+    mask = next((m for m in rules.masks if (m.vendor, m.rows, m.columns) == (vendor, rows, columns)), None)
+    if burned and mask is None:
+        raise UnreadableImage(
+            "burned-in", "its kind of picture may have names drawn into it; give a mask for the device"
+        )
+    if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
+        raise UnreadableImage("unsupported", "pixels of more than 16 bits")
+    bits = int(dataset.get("BitsStored", 8 * pixels.dtype.itemsize))
+    pixels = _without_high_bits(pixels, bits)
+    if mask is not None:
+        pixels = pixels.copy()
+        for row, column, height, width in mask.boxes:
+            picture = pixels if colour else pixels[..., None]  # a view, so that colours and greys are indexed alike
+            picture[..., row : row + height, column : column + width, :] = 0
+    clean.Rows, clean.Columns, clean.SamplesPerPixel = rows, columns, 3 if colour else 1
+    monochrome = "MONOCHROME1" if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else "MONOCHROME2"
+    clean.PhotometricInterpretation = "RGB" if colour else monochrome
+    if colour:
+        clean.PlanarConfiguration = 0
+    clean.BitsAllocated = 8 * pixels.dtype.itemsize
+    clean.BitsStored, clean.HighBit = bits, bits - 1
+    clean.PixelRepresentation = 1 if pixels.dtype.kind == "i" else 0
+    if frames > 1:
+        clean.NumberOfFrames = frames
+    data = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<")).tobytes()
+    clean.add_new("PixelData", "OB" if pixels.dtype.itemsize == 1 else "OW", data + b"\0" * (len(data) % 2))
+    clean.BurnedInAnnotation = "NO"
+
+
+def _without_high_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Return pixels with only their stored bits, sign-extended where they are signed."""
+    spare = 8 * pixels.dtype.itemsize - bits
+    if spare <= 0:
+        return pixels
+    return (pixels << spare) >> spare  # arithmetic for signed types, logical for others
+
+
+def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int]) -> None:
+    for keyword in NUMBERS:
+        values = _finite(dataset.get(keyword))
+        if values:
+            setattr(clean, keyword, values if len(values) > 1 else values[0])
+    for keyword, allowed in WORDS.items():
+        value = dataset.get(keyword)
+        words = [str(word) for word in ([value] if isinstance(value, str) else value or ())]
+        kept = [word for word in words if word in allowed]
+        if kept:
+            setattr(clean, keyword, kept if len(kept) > 1 else kept[0])
+
+
+def _finite(value: Any) -> list[float | int]:
+    """Return an element's numbers, parsed and rounded so that digits cannot carry text, or nothing."""
+    if value is None or value == "":
+        return []
+    parts = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+    numbers: list[float | int] = []
+    for part in parts[:6]:
+        try:
+            number = float(part)
+        except (TypeError, ValueError):
+            return []
+        if not math.isfinite(number) or abs(number) > 1e7:
+            return []
+        numbers.append(int(number) if number == int(number) else float(f"{number:.9g}"))
+    return numbers
+
+
+def _identify(clean: Dataset, dataset: Dataset, patient: str, rules: Rules) -> None:
+    clean.PatientID = patient
+    clean.PatientName = patient
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
+        value = str(dataset.get(keyword, "") or "")
+        if value:
+            setattr(clean, keyword, uid(rules.secret, value))
+    kind = str(dataset.get("SOPClassUID", ""))
+    clean.SOPClassUID = kind if _is_standard_class(kind) else SECONDARY_CAPTURE
+    if "SOPInstanceUID" not in clean:
+        clean.SOPInstanceUID = uid(rules.secret, patient)
+    shifted = shifted_date(str(dataset.get("StudyDate", "") or ""), patient, rules.secret)
+    if shifted:
+        clean.StudyDate = shifted
+        clean.LongitudinalTemporalInformationModified = "MODIFIED"
+    clean.PatientIdentityRemoved = "YES"
+    clean.DeidentificationMethod = METHOD
+    codes = []
+    for value, meaning in METHOD_CODES:
+        code = Dataset()
+        code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+        codes.append(code)
+    clean.DeidentificationMethodCodeSequence = codes
+
+
+def _is_standard_class(value: str) -> bool:
+    return value.startswith(KNOWN_CLASSES) and UID(value).name != value  # the standard's own have names
+
+
+def uid(secret: bytes, value: str) -> str:
+    """Return the new UID of an old one: 2.25 and 128 bits of HMAC-SHA256."""
+    digest = hmac.new(secret, b"uid\0" + value.encode("utf-8", "replace"), hashlib.sha256).digest()
+    return f"2.25.{int.from_bytes(digest[:16], 'big')}"
+
+
+def shifted_date(value: str, patient: str, secret: bytes) -> str:
+    """Return a date moved back by 1 to 3650 days, the same for all of a patient's, or nothing if it is no date."""
+    try:
+        day = datetime.datetime.strptime(value, "%Y%m%d").date()
+    except ValueError:
+        return ""
+    digest = hmac.new(secret, b"days\0" + patient.encode(), hashlib.sha256).digest()
+    days = 1 + int.from_bytes(digest[:8], "big") % LARGEST_SHIFT_DAYS
+    moved = day - datetime.timedelta(days=days) if day.toordinal() > days + 1 else day
+    return moved.strftime("%Y%m%d") if moved != day else ""
+
+
+def _file(clean: Dataset) -> bytes:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = clean.SOPClassUID, clean.SOPInstanceUID
+    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, UID(IMPLEMENTATION)
+    buffer = io.BytesIO()
+    whole = FileDataset(buffer, clean, file_meta=meta, preamble=bytes(128))
+    pydicom.dcmwrite(buffer, whole, enforce_file_format=True)
+    return buffer.getvalue()

@@ -1,0 +1,218 @@
+"""DICOM parsing and decoding in a child process that can open nothing: no file, no socket, with limits of memory and time.
+
+A decoder is C code fed with what a stranger made. The child gets bytes over a pipe and answers with a de-identified object or a
+reason. It is started once, loads what it needs, and then lowers its own limit of open files to those it has, so that from
+then on the kernel refuses it every file and every connection. A child that dies or takes too long costs one file.
+"""
+
+import contextlib
+import functools
+import hashlib
+import io
+import multiprocessing
+import os
+import resource
+import warnings
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Annotated
+
+import pydicom
+from pydantic import Field
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from salus.client.data.deidentify import Clean, PixelMask, Rules, deidentify
+from salus.client.data.dicom import MAX_PIXELS, guarded
+from salus.client.data.pseudonyms import pseudonym
+from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
+
+MAX_FILE_BYTES = 2**29
+MAX_MEMORY_BYTES = 2**30  # beyond what the child holds when it is ready
+MAX_SECONDS = 5.0
+MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
+MAX_ANSWER_BYTES, MAX_CLEAN_BYTES = 10_000, 2**31
+Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
+
+
+class _Answer(Strict):
+    """What the child says: a reason, or the facts of a clean object that follows."""
+
+    reason: Annotated[str, Field(pattern=r"^[a-z-]{0,30}$")] = ""
+    detail: Annotated[str, Field(max_length=500)] = ""
+    patient: Digits = ""
+    study: Digits = ""
+    vendor: Annotated[str, Field(pattern=r"^[A-Z]{0,20}$")] = ""
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class Isolated:
+    """A child process that de-identifies one file after the other.
+
+    Args:
+        secret: the site's secret for pseudonyms.
+
+    Guarantees: no file makes the caller crash, hang for longer than the limit, or write anywhere.
+    """
+
+    def __init__(self, secret: bytes, masks: tuple[PixelMask, ...] = (), *, seconds: float = MAX_SECONDS) -> None:
+        self._secret, self._masks, self._seconds = secret, masks, seconds
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> "Isolated":
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def clean(self, data: bytes) -> Clean:
+        """Return the de-identified object of a file's bytes.
+
+        Raises:
+            UnreadableImage: with its reason; ``too-slow`` or ``crashed`` where the child had to be ended or died.
+        """
+        if len(data) > MAX_FILE_BYTES:
+            raise UnreadableImage("too-large", f"more than {MAX_FILE_BYTES} bytes")
+        if self._pipe is None:
+            self._start()
+        pipe = self._pipe
+        assert pipe is not None  # Safe because `_start` made it.
+        try:
+            pipe.send_bytes(data)
+            if not pipe.poll(self._seconds):
+                self._stop()
+                raise UnreadableImage("too-slow", f"decoding took longer than {self._seconds:g} s")
+            # Bytes and JSON, never pickles: a decoder that was taken over must not reach this process.
+            answer = _Answer.model_validate_json(pipe.recv_bytes(MAX_ANSWER_BYTES))
+            cleaned = pipe.recv_bytes(MAX_CLEAN_BYTES) if not answer.reason else b""
+        except (EOFError, OSError, ValueError):
+            self._stop()
+            raise UnreadableImage("crashed", "the decoder died or ran out of memory") from None
+        if answer.reason:
+            raise UnreadableImage(answer.reason, answer.detail)
+        name = hashlib.sha256(cleaned).hexdigest()
+        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.counts)
+
+    def _start(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs, self._secret, self._masks), daemon=True)
+        self._process.start()
+        theirs.close()
+        with contextlib.suppress(EOFError):
+            self._pipe.recv_bytes(MAX_ANSWER_BYTES)  # ready; a child that cannot start shows at the first file
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+
+def _serve(pipe: Connection, secret: bytes, masks: tuple[PixelMask, ...]) -> None:
+    """Run in the child."""
+    _load_decoders()
+    _close_in()
+    rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks)
+    pipe.send_bytes(b"ready")
+    while True:
+        try:
+            data = pipe.recv_bytes()
+        except EOFError:
+            return
+        try:
+            clean = guarded("the file", functools.partial(_clean, data, rules))
+            answer = _Answer(patient=clean.patient, study=clean.study, vendor=clean.vendor, counts=clean.counts)
+            pipe.send_bytes(answer.model_dump_json().encode())
+            pipe.send_bytes(clean.data)
+        except UnreadableImage as problem:
+            pipe.send_bytes(_Answer(reason=problem.reason, detail=problem.detail).model_dump_json().encode())
+
+
+def _clean(data: bytes, rules: Rules) -> Clean:
+    if len(data) < 132:
+        raise UnreadableImage("not-dicom", "fewer bytes than a header")
+    file = io.BytesIO(data)
+    read_preamble(file, force=False)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise UnreadableImage("unsupported", "deflated; a small file can expand without bound")
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    _check_depth(dataset)
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UnreadableImage("no-pixels", "it holds no pixels")
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    declared = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.get("SamplesPerPixel", 1))
+    if not 0 < declared <= MAX_PIXELS:
+        raise UnreadableImage("too-large", f"it declares {declared} pixels")
+    if "PerFrameFunctionalGroupsSequence" in dataset and frames > 1:
+        raise UnreadableImage("unsupported", "an enhanced object that places each frame on its own")
+    return deidentify(dataset, rules)
+
+
+def _check_depth(dataset: pydicom.Dataset, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise UnreadableImage("nested-too-deep", "it nests sequences too deeply")
+    for element in dataset:
+        if element.VR == "SQ" and element.value:
+            for item in element.value:
+                _check_depth(item, depth + 1)
+
+
+def _load_decoders() -> None:
+    """Import everything that a picture may need, because nothing can be opened later."""
+    import numpy as np
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
+
+    warnings.simplefilter("ignore")
+    decoders: list[bool] = []
+    for syntax in AllTransferSyntaxes:
+        with contextlib.suppress(NotImplementedError, ValueError):
+            decoders.append(get_decoder(UID(syntax)).is_available)
+    trial = Dataset()
+    trial.file_meta = FileMetaDataset()
+    trial.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    trial.Rows = trial.Columns = 2
+    trial.SamplesPerPixel, trial.PhotometricInterpretation, trial.PatientID = 1, "MONOCHROME2", "warm"
+    trial.BitsAllocated, trial.BitsStored, trial.HighBit, trial.PixelRepresentation = 8, 8, 7, 0
+    trial.PixelData = np.zeros(4, np.uint8).tobytes()
+    deidentify(trial, Rules(lambda kind, value: value, bytes(16)))
+
+
+def _close_in() -> None:
+    """Give up files, sockets, and memory beyond the limit; an unprivileged process cannot take them back."""
+    size = _address_space_bytes()
+    used = [int(name) for name in os.listdir("/proc/self/fd")] if os.path.isdir("/proc/self/fd") else list(range(16))
+    open_now = max(fd for fd in used if _is_open(fd)) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now, open_now))
+    for fd in range(open_now):
+        if not _is_open(fd):
+            os.dup2(2, fd)  # fill the gaps, or the next open would find one
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold a patient's data
+    limit = size + MAX_MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _address_space_bytes() -> int:
+    """Return what this process has mapped now."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 4 * 2**30  # no such file on other systems than Linux
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

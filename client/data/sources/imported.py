@@ -1,0 +1,32 @@
+"""A store of de-identified images: a DICOM folder whose patients are pseudonyms already, and are not hashed again.
+
+So a patient that came in twice, once here and once as a plain folder, is one patient to the privacy ledger.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.dicom_folder import DicomFolder
+
+PSEUDONYM = re.compile(r"^[0-9a-f]{32}$")
+
+
+class ImportedFolder(DicomFolder):
+    """What `salus dataset import` has stored."""
+
+    def __init__(self, root: Path, options: SourceOptions) -> None:
+        super().__init__(root, options)
+
+    def scan(self) -> Iterator[ImageRecord | Quarantined]:
+        """Yield every stored image; one whose patient is no pseudonym is quarantined."""
+        for item in super().scan():
+            if isinstance(item, ImageRecord) and not PSEUDONYM.match(item.patient):
+                yield Quarantined(item.key, "not-imported", "its patient is no pseudonym; import it first")
+            elif isinstance(item, ImageRecord):
+                yield replace(item, pseudonymous=True)
+            else:
+                yield item
