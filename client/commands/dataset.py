@@ -118,6 +118,33 @@ def check(folder: Folder, name: Name) -> None:
         )
 
 
+@app.command(name="import", epilog=example("salus dataset import ./site chest-xray ./export.zip --labels labels.csv"))
+def import_(
+    folder: Folder,
+    name: Name,
+    labels: Annotated[Path, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")],
+    source: Annotated[Path | None, typer.Argument(help="A folder of DICOM files or a zip.")] = None,
+    pacs: Annotated[str, typer.Option(help="DICOMweb root of a PACS, instead of a folder.")] = "",
+    query: Annotated[str, typer.Option(help="QIDO-RS, such as Modality=CT,StudyDate=20200101-20201231.")] = "",
+    user: Annotated[str, typer.Option(help="For the PACS; the password is read from SALUS_PACS_PASSWORD.")] = "",
+    authority: Annotated[str, typer.Option(help="Certificate authority of the PACS.")] = "",
+    label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
+    volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
+) -> None:
+    """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; goes on where it was."""
+    from salus.client.commands.importing import run_import
+
+    report = run_import(
+        folder, name, labels, source, pacs=pacs, query=query, user=user, authority=authority,
+        label_column=label_column, volumes=volumes,
+    )  # fmt: skip
+    rows = [(key, value) for key, value in report.items() if not isinstance(value, dict)]
+    rows += [
+        (f"{key}: {inner}", n) for key, value in report.items() if isinstance(value, dict) for inner, n in value.items()
+    ]
+    table("Import", ["", ""], rows)
+
+
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))
 def remove(folder: Folder, name: Name) -> None:
     """Forget a data set; its files stay where they are."""

@@ -1,0 +1,230 @@
+"""DICOMweb against a real Orthanc, and against servers that lie."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from tests.client.data.test_deidentify import SECRET, image, leaks
+from tests.client.data.test_importing import file_bytes
+from typer.testing import CliRunner
+
+from salus.cli import app
+from salus.client.config import init_site, open_catalogue
+from salus.client.data.importing import Incoming, Progress
+from salus.client.data.pacs import DicomWeb, PacsOptions, first_part, parse_query
+from salus.common.errors import DataError, LinkError, UnreadableImage
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+ORTHANC = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
+real = pytest.mark.skipif(
+    not (Path(ORTHANC).exists() and PLUGIN.exists()), reason="needs Orthanc: apt-get install orthanc orthanc-dicomweb"
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Start a real Orthanc with DICOMweb and basic authentication and return its root."""
+    folder = tmp_path_factory.mktemp("orthanc")
+    port = free_port()
+    settings = {
+        "Name": "test", "HttpPort": port, "DicomPort": free_port(), "StorageDirectory": str(folder / "db"),
+        "IndexDirectory": str(folder / "db"), "RemoteAccessAllowed": False, "AuthenticationEnabled": True,
+        "RegisteredUsers": {"salus": "orthanc-test"}, "Plugins": [str(PLUGIN)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }  # fmt: skip
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    process = subprocess.Popen(
+        [ORTHANC, str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    root = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            try:
+                if httpx.get(f"{root}/system", auth=("salus", "orthanc-test")).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        else:
+            pytest.fail("Orthanc did not start")
+        yield root
+    finally:
+        process.kill()
+        process.wait()
+
+
+def store(root: str, data: bytes) -> None:
+    answer = httpx.post(f"{root}/instances", content=data, auth=("salus", "orthanc-test"))
+    assert answer.status_code == 200
+
+
+def study(patient: int, pictures: int, **changes: object) -> list[bytes]:
+    """Return the files of one study with learnable pictures: class 1 is bright."""
+    files = []
+    for number in range(pictures):
+        rng = np.random.default_rng(patient * 100 + number)
+        pixels = (rng.integers(0, 800, (8, 8)) + (patient % 2) * 2500).astype("<u2")
+        dataset = image(
+            PatientID=f"P{patient}", PatientName=f"CANARY^P{patient}", StudyInstanceUID=f"1.2.826.0.1.7777.{patient}",
+            SeriesInstanceUID=f"1.2.826.0.1.7777.{patient}.1", SOPInstanceUID=f"1.2.826.0.1.7777.{patient}.1.{number}",
+            Rows=8, Columns=8, PixelData=pixels.tobytes(), InstanceNumber=number + 1, StudyDate="20200101", **changes,
+        )  # fmt: skip
+        files.append(file_bytes(dataset))
+    return files
+
+
+@real
+def test_from_a_real_pacs_to_a_trained_model(orthanc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for patient in range(12):
+        for data in study(patient, 2):
+            store(orthanc, data)
+    for data in study(40, 1, Modality="US", SOPClassUID="1.2.840.10008.5.1.4.1.1.6.1"):
+        store(orthanc, data)
+    init_site(tmp_path / "site", "St. Mary")
+    rows = "\n".join(f"P{n},{n % 2}" for n in [*range(12), 40])
+    (tmp_path / "labels.csv").write_text(f"PatientID,label\n{rows}\n")
+    monkeypatch.setenv("SALUS_PACS_PASSWORD", "orthanc-test")
+    arguments = [
+        "dataset", "import", str(tmp_path / "site"), "chest", "--labels", str(tmp_path / "labels.csv"),
+        "--pacs", f"{orthanc}/dicom-web", "--user", "salus",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "site" / "images" / "chest" / "report.json").read_text())
+    assert (report["images"], report["patients"], report["refused"]) == (24, 12, {"burned-in": 1})
+    catalogue = open_catalogue(tmp_path / "site")
+    assert len({item.patient for item in catalogue.images("chest")}) == 12
+    for path in (tmp_path / "site").rglob("*"):
+        if path.is_file():
+            assert leaks(path.read_bytes()) == [], path.name
+            assert leaks(str(path.name).encode()) == []
+    again = CliRunner().invoke(app, arguments)  # finished studies are not fetched again
+    assert again.exit_code == 0
+    assert json.loads((tmp_path / "site" / "images" / "chest" / "report.json").read_text())["images"] == 0
+    assert len(catalogue.images("chest")) == 24
+    assert _auc(catalogue) > 0.9
+
+
+def _auc(catalogue: object) -> float:
+    """Train on what was imported and return the AUC on the same patients: the pictures came through."""
+    from tests.builders import job_text
+
+    from salus.client.data.catalogue import Catalogue
+    from salus.client.data.loading import local_data
+    from salus.client.performance import Performance
+    from salus.client.training import Trainer
+    from salus.common.job import parse_job
+    from salus.common.models import build_model
+    from salus.common.tasks import make_task
+    from salus.common.vectors import layout_of, read_parameters
+
+    assert isinstance(catalogue, Catalogue)
+    job = parse_job(job_text(training="local_epochs = 8\nvalidation_fraction = 0.0").replace('"toy"', '"chest"'))
+    task = make_task(job.task)
+    data = local_data(catalogue, job, task, 2**24)
+    model = build_model(job.task, 0)
+    trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
+    start = read_parameters(model, trainer.layout)
+    update = trainer.train(start, data.train, 0)
+    return task.metrics(trainer.evaluate(start + update, data.train))["auc"]
+
+
+@real
+def test_a_query_selects_and_a_wrong_password_is_named(orthanc: str) -> None:
+    for data in study(60, 1):
+        store(orthanc, data)
+    options = PacsOptions(url=f"{orthanc}/dicom-web", query={"PatientID": "P60"}, requests_per_s=1000.0)
+    with DicomWeb(options, user="salus", password="orthanc-test") as server:
+        assert server.studies() == ["1.2.826.0.1.7777.60"]
+    with (
+        DicomWeb(options, user="salus", password="wrong", sleep=lambda s: None) as server,
+        pytest.raises(LinkError, match="status 401"),
+    ):
+        server.studies()
+
+
+def lying(handler: Callable[[httpx.Request], httpx.Response]) -> DicomWeb:
+    server = DicomWeb(PacsOptions(url="http://pacs.test/dicom-web"), sleep=lambda s: None)
+    server._client = httpx.Client(transport=httpx.MockTransport(handler))
+    return server
+
+
+def rows(*uids: str) -> list[dict[str, object]]:
+    return [
+        {"0020000D": {"vr": "UI", "Value": [uid]}, "0020000E": {"Value": [uid]}, "00080018": {"Value": [uid]}}
+        for uid in uids
+    ]
+
+
+def fetched(server: DicomWeb, folder: Path) -> list[Incoming]:
+    return list(server.incoming(Progress(folder, SECRET)))
+
+
+def test_uids_that_are_paths_never_become_urls(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        return httpx.Response(
+            200, json=rows("1.2.3", "../../admin", "1.2/../../x", "http://evil") if len(asked) == 1 else []
+        )
+
+    assert fetched(lying(handler), tmp_path) == []
+    assert asked == ["/dicom-web/studies", "/dicom-web/studies/1.2.3/instances"]
+
+
+def test_a_server_that_repeats_itself_or_redirects_or_answers_nonsense_ends(tmp_path: Path) -> None:
+    endless = lying(lambda request: httpx.Response(200, json=rows("1.2.3") * 100))
+    assert endless.studies() == ["1.2.3"]
+    for answer in (
+        httpx.Response(302, headers={"location": "http://evil"}),
+        httpx.Response(200, text="<html>"),
+        httpx.Response(200, json={"a": 1}),
+        httpx.Response(500),
+    ):
+        with pytest.raises(LinkError, match="PACS answered"):
+            lying(lambda request, answer=answer: answer).studies()
+
+
+def test_a_study_that_fails_is_counted_and_asked_for_again_next_time(tmp_path: Path) -> None:
+    good = b"\r\n".join([b"--b", b"Content-Type: application/dicom", b"", b"DATA", b"--b--", b""])
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/studies"):
+            return httpx.Response(200, json=rows("1.1", "1.2"))
+        if request.url.path.endswith("1.1/instances") or request.url.path.endswith("1.2/instances"):
+            return httpx.Response(200, json=rows("1.9"))
+        return httpx.Response(200, content=good) if "/studies/1.1/" in request.url.path else httpx.Response(503)
+
+    items = fetched(lying(handler), tmp_path)
+    assert [item.data if isinstance(item.data, bytes) else item.data.reason for item in items] == [b"DATA", "pacs"]
+    assert [item.study for item in fetched(lying(handler), tmp_path)] == ["1.2"]
+
+
+def test_multipart_answers_are_cut_exactly_and_others_refused() -> None:
+    body = b"\r\n--x\r\nContent-Type: application/dicom\r\n\r\nA\r\n--y\r\nB\r\n--x--\r\n"
+    assert first_part(body) == b"A\r\n--y\r\nB"
+    for bad in (b"", b"DICM", b"--", b"--x\r\n\r\nno end", b"--x" * 100 + b"\r\n\r\n\r\n"):
+        with pytest.raises(UnreadableImage):
+            first_part(bad)
+
+
+def test_queries_are_parsed_strictly() -> None:
+    assert parse_query("Modality=CT, StudyDate=20200101-") == {"Modality": "CT", "StudyDate": "20200101-"}
+    assert parse_query("") == {}
+    for bad in ("Modality", "../x=1", "a b=1"):
+        with pytest.raises(DataError):
+            parse_query(bad)
