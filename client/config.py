@@ -49,6 +49,7 @@ POLICY_TEMPLATE = """\
 allow_unprotected = false   # true lets the coordinator read this site's own update
 allow_without_noise = false # true accepts jobs without differential privacy for patients
 allow_distributed_noise = true
+key_holders = []            # sites that may hold the key of encrypted jobs; they can read this site's update
 tasks = []                  # kinds of tasks that may run; empty: every installed one
 datasets = []               # data sets that may be used; empty: every registered one
 max_rounds = 1000

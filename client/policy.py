@@ -29,12 +29,15 @@ class Policy(Strict):
         allow_distributed_noise: accept jobs whose noise is shared among sites, so that the guarantee counts on at most a third
             of them colluding with the coordinator. Local noise counts on nobody.
         budget: what one patient may spend over all jobs of a period.
+        key_holders: sites, by their place on the roster, to whose key this site will encrypt; the key holder can read every
+            update. Empty refuses every encrypted job. Name one: two of them, with colluding sites, could compare their sums.
         min_sites: fewest sites that a job must require, so that a sum is never over this site alone.
     """
 
     allow_unprotected: bool = False
     allow_without_noise: bool = False
     allow_distributed_noise: bool = True  # masking counts on the same
+    key_holders: tuple[int, ...] = ()
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
@@ -48,6 +51,11 @@ class Policy(Strict):
             raise Refused(
                 f"The job's protection {job.aggregation.protection!r} lets the coordinator read this site's update.",
                 remedy="Use a protected job, or let the site's operator set allow_unprotected = true in policy.toml.",
+            )
+        if job.aggregation.key_holder and job.aggregation.key_holder not in self.key_holders:
+            raise Refused(
+                f"This site's policy does not allow site {job.aggregation.key_holder} as the key holder; it could read the update.",
+                remedy="Use masking, or let the site's operator add it to key_holders in policy.toml.",
             )
         if not job.privacy.noised and not self.allow_without_noise:
             raise Refused(

@@ -196,6 +196,11 @@ class JobRun:
             return None
         if self._same_cohort:
             cohort = self.checkpoints.cohort(self._scope)
+            if cohort and holder and holder not in cohort:
+                raise RoundError(
+                    f"The key holder {holder} is not among the sites of earlier sums over this data set: {list(cohort)}.",
+                    remedy="Name another key holder, or let all operators agree on a new cohort_epoch.",
+                )
             if cohort:
                 return cohort if set(cohort) <= set(online) else None
         return online if len(online) >= self._needed else None

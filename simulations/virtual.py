@@ -29,7 +29,12 @@ from salus.simulations.partitioners import Patient, divide
 
 TEST_FRACTION = 0.2  # of the patients, where the data have no test split of their own
 # A researcher's virtual hospitals accept what real ones would be asked about; each simulation has new, empty ledgers.
-OPEN_POLICY = Policy(allow_unprotected=True, allow_without_noise=True, budget=Budget(epsilon=1e6))
+OPEN_POLICY = Policy(
+    allow_unprotected=True,
+    allow_without_noise=True,
+    key_holders=tuple(range(1, 1001)),
+    budget=Budget(epsilon=1e6),
+)
 CENTRAL = 0  # the site number of the catalogue that holds the test split
 
 

@@ -32,12 +32,15 @@ from salus.privacy.encryption.messages import (
     write_rows,
 )
 from salus.privacy.encryption.packing import SLOTS, Packing
+from salus.privacy.encryption.scheme import LARGEST_CIPHERTEXT_BYTES
+from salus.privacy.masking.keys import agree
 from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.transcript import Recorder
 from salus.privacy.session import Session
 
 LEFT_OUT = "It is left out of this round."
 UPLOAD_CHUNKS = 16  # 3.5 MB from each site per exchange
+SEAL_BYTES = 16
 DECRYPT_CIPHERTEXTS = 80  # 18 MB to the key holder per exchange
 
 
@@ -53,21 +56,26 @@ class Step(Enum):
 
 
 class _Spool:
-    """One site's upload on disk: chunks behind each other, with their places and hashes."""
+    """All sites' uploads in one file on disk: where each site's chunks are, and their hashes."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="salus-")  # noqa: SIM115  # lives as long as the session
         weakref.finalize(self, self._file.close)  # a session that is given up in the middle leaves no open file
-        self._places: list[tuple[int, int]] = []
-        self.hashes: list[bytes] = []
+        self._places: dict[int, list[tuple[int, int]]] = {}
+        self.hashes: dict[int, list[bytes]] = {}
 
-    def append(self, part: bytes) -> None:
-        self._places.append((self._file.seek(0, 2), len(part)))
-        self._file.write(part)
-        self.hashes.append(hashlib.sha256(part).digest())
+    def append(self, site: int, part: bytes) -> None:
+        if len(part) > LARGEST_CIPHERTEXT_BYTES + SEAL_BYTES:
+            raise ProtectionError(f"A chunk of site {site} has {len(part)} bytes, more than any.", remedy=LEFT_OUT)
+        try:
+            self._places.setdefault(site, []).append((self._file.seek(0, 2), len(part)))
+            self._file.write(part)
+        except OSError as problem:
+            raise ProtectionError(f"An upload cannot be kept: {problem.strerror}.", remedy="Free the disk.") from None
+        self.hashes.setdefault(site, []).append(hashlib.sha256(part).digest())
 
-    def chunk(self, number: int) -> bytes:
-        place, size = self._places[number]
+    def chunk(self, site: int, number: int) -> bytes:
+        place, size = self._places[site][number]
         self._file.seek(place)
         return self._file.read(size)
 
@@ -97,7 +105,8 @@ class EncryptedCoordinator:
         self._asked = range(0)
         self._channels: dict[int, bytes] = {}
         self._holder_keys = b""
-        self._spools: dict[int, _Spool] = {}
+        self._spool: _Spool | None = None
+        self._uploading: set[int] = set()
         self._answered: set[int] = set()
         self._rows: dict[int, bytes] = {}
         self._table = b""
@@ -160,9 +169,9 @@ class EncryptedCoordinator:
         return requests
 
     def _end(self) -> None:
-        for spool in self._spools.values():
-            spool.close()
-        self._spools = {}
+        if self._spool is not None:
+            self._spool.close()
+        self._spool = None
 
     # keys
 
@@ -172,6 +181,7 @@ class EncryptedCoordinator:
         if bool(public) != (site == self._holder):
             raise ProtectionError(f"Site {site} is not the key holder, or sent no key.", remedy=LEFT_OUT)
         check(self._keys[site], signature, key_statement(self._session.id, site, channel, public), site, "key")
+        agree(bytes(range(1, 33)), channel, who=f"site {site}")  # raises for keys of low order
         self._channels[site] = channel
         if public:
             self._holder_keys = reply
@@ -182,7 +192,11 @@ class EncryptedCoordinator:
                 f"The key holder, site {self._holder}, did not answer.", remedy="Start it; nothing is sent without it."
             )
         self._need(len(self._channels), self._limits.needed, "keys")
-        self._spools = {site: _Spool() for site in self._channels}
+        try:
+            self._spool = _Spool()
+        except OSError as problem:
+            raise ProtectionError(f"Uploads cannot be kept: {problem.strerror}.", remedy="Free the disk.") from None
+        self._uploading = set(self._channels)
         self._step = Step.UPLOADING
         self._asked = range(min(UPLOAD_CHUNKS, self._chunks))
         return dict.fromkeys(self._channels, write_parts([self._holder_keys, write_range(self._asked)]))
@@ -190,26 +204,25 @@ class EncryptedCoordinator:
     # upload
 
     def _take_chunks(self, site: int, reply: bytes) -> None:
-        if site not in self._spools:
+        spool = self._spool
+        if site not in self._uploading or spool is None:
             raise ProtectionError(f"Site {site} is not uploading.", remedy=LEFT_OUT)
         last = self._asked.stop == self._chunks
         parts = read_parts(reply, len(self._asked) + last, f"the upload of site {site}")
-        spool = self._spools[site]
         for part in parts[: len(self._asked)]:
-            spool.append(part)
+            spool.append(site, part)
         if last:
-            root, channel = root_of(spool.hashes), self._channels[site]
+            root, channel = root_of(spool.hashes[site]), self._channels[site]
             check(self._keys[site], parts[-1], root_statement(self._session.id, site, channel, root), site, "upload")
             self._rows[site] = channel + root + parts[-1]
             self._record("uploaded", site=site, channel=channel.hex(), root=root.hex(), signature=parts[-1].hex())
 
     def _ask_more_chunks(self) -> Mapping[int, bytes]:
-        for site in set(self._spools) - self._answered:
-            self._spools.pop(site).close()  # it fell silent; what it sent is worth nothing without the rest
-        self._need(len(self._spools), self._limits.needed, "uploads")
+        self._uploading &= self._answered  # who fell silent is out; what it sent is worth nothing without the rest
+        self._need(len(self._uploading), self._limits.needed, "uploads")
         if self._asked.stop < self._chunks:
             self._asked = range(self._asked.stop, min(self._asked.stop + UPLOAD_CHUNKS, self._chunks))
-            return dict.fromkeys(self._spools, write_range(self._asked))
+            return dict.fromkeys(self._uploading, write_range(self._asked))
         self._step = Step.CONSENTING
         self._table = write_rows(self._rows)
         self._record("survivors", sites=sorted(self._rows))
@@ -236,7 +249,8 @@ class EncryptedCoordinator:
                 f"The key holder, site {self._holder}, did not consent.", remedy="Begin a new attempt."
             )
         self._step = Step.DECRYPTING
-        hashes = b"".join(b"".join(self._spools[site].hashes) for site in sorted(self._rows))
+        assert self._spool is not None  # Safe because it lives until the end.
+        hashes = b"".join(b"".join(self._spool.hashes[site]) for site in sorted(self._rows))
         self._asked = range(self._per_decryption)
         return {self._holder: write_parts([self._table, write_rows(self._consents), hashes, self._chunks_asked()])}
 
@@ -245,8 +259,9 @@ class EncryptedCoordinator:
         return min(self._chunks, max(1, DECRYPT_CIPHERTEXTS // len(self._rows)))
 
     def _chunks_asked(self) -> bytes:
+        assert self._spool is not None  # Safe because it lives until the end.
         parts = [write_range(self._asked)]
-        parts += [self._spools[site].chunk(number) for number in self._asked for site in sorted(self._rows)]
+        parts += [self._spool.chunk(site, number) for number in self._asked for site in sorted(self._rows)]
         return write_parts(parts)
 
     # decrypt

@@ -54,7 +54,7 @@ class Box:
 
     def __init__(self, session: bytes, site: int, private: bytes, public: bytes) -> None:
         self._session, self._site = session, site
-        self._material = agree(private, public, who="the other end")
+        self._material = agree(private, public, who=f"site {site} or of the key holder")
 
     def _cipher(self, chunk: int) -> ChaCha20Poly1305:
         return ChaCha20Poly1305(derive(self._session, self._material, "upload", u32(self._site), u32(chunk)))

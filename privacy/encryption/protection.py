@@ -21,8 +21,9 @@ class Encryption:
     protects = True
     transcript = False
     promise = (
-        "the sum over at least t - c honest sites; it and any site that is not the key holder: no update. "
-        "The key holder can read every update that the coordinator passes to it: masking is stronger"
+        "the sum over at least t - c honest sites; it and up to c sites that are not the key holder: no update. "
+        "The key holder can read every update that the coordinator passes to it, so each site must allow it by name: "
+        "masking is stronger"
     )
 
     def check(self, job: Job, sites: int) -> None:
@@ -33,6 +34,8 @@ class Encryption:
                 remedy="Name the site that holds the key; it is never the coordinator.",
             )
         choose_packing(sites, job.aggregation.update_clip_norm_l2)
+        if job.privacy.noised and job.privacy.evaluation_noise_multiplier > 0:
+            choose_packing(sites, float(job.aggregation.max_patients))  # the evaluation's sums, see `shape_of`
         if sites < self.needed(job, sites):
             raise ProtectionError(
                 f"Expected a roster of at least {self.needed(job, sites)} sites, found {sites}.", remedy="Add sites."

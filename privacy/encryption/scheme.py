@@ -7,6 +7,8 @@ keys and plaintexts never do.
 """
 
 import contextlib
+import functools
+import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,14 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import tenseal.sealapi as seal
+import zstandard
 
 from salus.common.errors import ProtectionError
 from salus.privacy.encryption.packing import PLAIN_MODULUS, SLOTS, Slots
 
 MODULUS_BITS = (45, 45, 45)
 MEMORY = Path("/dev/shm")  # noqa: S108  # a file system in memory where there is one
+HEADER_BYTES, SEAL_MAGIC, ZSTD = 16, bytes.fromhex("5ea1100403"), 2
+COEFFICIENT_PAGE = 8 * SLOTS  # everything before the first whole page of coefficients is the same in every fresh object
+LARGEST_RAW_BYTES = 1_000_000
 LARGEST_CIPHERTEXT_BYTES = 300_000  # 220 kB, and the header
-LARGEST_KEY_BYTES = 1_000_000
+LARGEST_KEY_BYTES = 400_000
+FRESH_BUDGET_BITS = 18  # a fresh one has 22
 FOREIGN = "Begin a new attempt without it; it runs another version, or is hostile."
 
 
@@ -53,18 +60,47 @@ def _dump(item: "seal.Ciphertext | seal.PublicKey") -> bytes:
         return Path(path).read_bytes()
 
 
+@functools.cache
+def _form(ciphertext: bool) -> tuple[int, bytes]:
+    """Return length and beginning of a fresh ciphertext or public key, uncompressed; both are constants."""
+    made = context()
+    generator = seal.KeyGenerator(made)
+    key = seal.PublicKey()
+    generator.create_public_key(key)
+    item = key
+    if ciphertext:
+        item = seal.Ciphertext(made)
+        seal.Encryptor(made, key).encrypt_zero(item)
+    raw = zstandard.ZstdDecompressor().decompress(_dump(item)[HEADER_BYTES:], max_output_size=LARGEST_RAW_BYTES)
+    return len(raw), raw[: len(raw) % COEFFICIENT_PAGE]
+
+
 def _load(item: "seal.Ciphertext | seal.PublicKey", made: seal.SEALContext, data: bytes, most: int, what: str) -> None:
+    """Read a stranger's object: decompressed here within its one possible size, because SEAL would inflate without bound."""
     if len(data) > most:
         raise ProtectionError(f"Expected {what} of at most {most} bytes, got {len(data)}.", remedy=FOREIGN)
+    none = ProtectionError(
+        f"Expected {what} for the agreed parameters, got {len(data)} bytes that are none.", remedy=FOREIGN
+    )
+    length, beginning = _form(isinstance(item, seal.Ciphertext))
+    try:
+        with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data[HEADER_BYTES:])) as reader:
+            raw = reader.read(length + 1)
+    except zstandard.ZstdError:
+        raise none from None
+    if len(raw) != length or not raw.startswith(beginning):
+        raise none
+    header = bytearray(data[:HEADER_BYTES])
+    if bytes(header[:5]) != SEAL_MAGIC or header[5] != ZSTD:
+        raise none
+    header[5], header[8:] = 0, (HEADER_BYTES + length).to_bytes(8, "little")
     with _folder() as folder:
         path = os.path.join(folder, "item")
-        Path(path).write_bytes(data)
+        Path(path).write_bytes(bytes(header) + raw)
         try:
             item.load(made, path)  # checks that it is valid for the context
-        except (RuntimeError, ValueError, IndexError):
-            raise ProtectionError(
-                f"Expected {what} for the agreed parameters, got {len(data)} bytes that are none.", remedy=FOREIGN
-            ) from None
+        except (RuntimeError, ValueError, IndexError, MemoryError):
+            raise none from None
 
 
 class Encryptor:
@@ -110,14 +146,20 @@ class KeyPair:
         for site, data in ciphertexts:
             cipher = seal.Ciphertext(self._context)
             _load(cipher, self._context, data, LARGEST_CIPHERTEXT_BYTES, f"a ciphertext of site {site}")
-            if cipher.size() != 2 or cipher.is_ntt_form():
-                raise ProtectionError(f"The ciphertext of site {site} is no fresh encryption.", remedy=FOREIGN)
+            # Its noise is that of a fresh encryption under this key, or it is none.
+            if self._decryptor.invariant_noise_budget(cipher) < FRESH_BUDGET_BITS:
+                raise ProtectionError(
+                    f"The ciphertext of site {site} is no fresh encryption to this session's key.", remedy=FOREIGN
+                )
             if total is None:
                 total = cipher
-            else:
+                continue
+            try:
                 self._evaluator.add_inplace(total, cipher)
+            except RuntimeError:  # SEAL refuses sums that hide nothing
+                raise ProtectionError(f"The ciphertext of site {site} cancels others.", remedy=FOREIGN) from None
         if total is None or self._decryptor.invariant_noise_budget(total) < 1:
-            raise ProtectionError("The sum cannot be decrypted: too much noise, or another key.", remedy=FOREIGN)
+            raise ProtectionError("The sum cannot be decrypted: too much noise.", remedy=FOREIGN)
         plain = seal.Plaintext()
         self._decryptor.decrypt(total, plain)
         return np.array(self._encoder.decode_uint64(plain), dtype=np.uint64)

@@ -94,6 +94,7 @@ class EncryptedSite:
         self._upload: _Upload | None = None
         self._decryption: _Decryption | None = None
         self._root = b""
+        self._last: tuple[bytes, bytes] | None = None
 
     @property
     def state(self) -> State:
@@ -123,6 +124,9 @@ class EncryptedSite:
             State.UPLOADED: self._consent,
             State.CONSENTED: self._decrypt,
         }
+        seen = hashlib.sha256(request).digest()
+        if self._last is not None and self._last[0] == seen:
+            return self._last[1]  # the link lost our reply and asks again; nothing is encrypted or decrypted twice
         step, state = steps.get(self._state), self._state
         if step is None or (state is State.CONSENTED and self._pair is None):
             raise ProtectionError(f"Expected no request in state {state.value!r}.", remedy="Begin a new attempt.")
@@ -131,9 +135,11 @@ class EncryptedSite:
             reply = step(request)
         except BaseException:
             self._drop()
+            self._last = None
             raise
         if self._state is State.FAILED:  # the step did not move on: more of the same is expected
             self._state = state
+        self._last = seen, reply
         return reply
 
     def _drop(self) -> None:

@@ -10,7 +10,8 @@ from tests.end_to_end.test_federation import found
 
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
-from salus.common.errors import JobError, ProtectionError
+from salus.client.policy import Policy
+from salus.common.errors import JobError, ProtectionError, Refused
 from salus.common.job import Job, parse_job
 from salus.common.models import build_model
 from salus.common.vectors import layout_of
@@ -63,7 +64,7 @@ def test_an_encrypted_job_with_local_noise_runs(tmp_path: Path) -> None:
 
 
 def test_an_encrypted_job_over_daemons_survives_a_killed_key_holder(tmp_path: Path) -> None:
-    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\n")
+    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\nkey_holders = [2]\n")
     with trial:
         trial.start_all()
         job = trial.submit(job_text(rounds=4, model="cnn", round_timeout_s=20, protection=WITH_KEY))
@@ -91,12 +92,21 @@ def test_jobs_without_a_fitting_key_holder_are_refused() -> None:
         parse_job(job_text(protection=WITH_KEY, privacy='noise = "distributed"'))
 
 
+def test_a_site_refuses_a_key_holder_that_its_operator_has_not_named() -> None:
+    """The coordinator names the key holder; an accomplice would read everything."""
+    with pytest.raises(Refused, match="site 2 as the key holder"):
+        Policy(allow_without_noise=True).check(encrypted())
+    with pytest.raises(Refused, match="site 2 as the key holder"):
+        Policy(allow_without_noise=True, key_holders=(1, 3)).check(encrypted())
+    Policy(allow_without_noise=True, key_holders=(2,)).check(encrypted())
+
+
 @pytest.mark.slow
 def test_an_eleven_million_parameter_job_over_daemons_stays_small(tmp_path: Path) -> None:
     """ResNet-18, five daemons, one round; memory as in docs/results.md."""
     from salus.simulations.benchmarks.environment import peak_rss_mb
 
-    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\n")
+    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\nkey_holders = [2]\n")
     with trial:
         trial.start_all()
         job = trial.submit(

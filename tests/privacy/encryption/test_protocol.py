@@ -1,6 +1,7 @@
 """The encrypted sum: exact, with drops, and every attack on roles, lists and ciphertexts refused by name."""
 
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from tests.privacy.encryption.world import World
 from salus.common.errors import ProtectionError
 from salus.privacy.dp.head import Head
 from salus.privacy.encryption.coordinator import EncryptedCoordinator, Step
-from salus.privacy.encryption.messages import read_parts, write_parts, write_range
+from salus.privacy.encryption.messages import key_statement, read_parts, write_parts, write_range
 from salus.privacy.encryption.packing import SLOTS
 from salus.privacy.encryption.scheme import Encryptor, KeyPair, context
 from salus.privacy.encryption.site import EncryptedSite, State
@@ -116,8 +117,9 @@ def test_the_same_sum_is_decrypted_once_even_by_a_restarted_key_holder() -> None
     requests = world.until(Step.DECRYPTING)
     assert requests is not None
     holder = world.sites[1]
-    holder.answer(requests[1])
-    refused(lambda: holder.answer(requests[1]), "state 'done'")
+    once = holder.answer(requests[1])
+    assert holder.answer(requests[1]) == once
+    refused(lambda: holder.answer(requests[1] + b"x"), "state 'done'")
     again = World(6)
     again.stores[1] = world.stores[1]
     again.sites[1] = again.site(1)
@@ -142,8 +144,10 @@ def test_a_site_encrypts_each_chunk_once_and_consents_once() -> None:
     requests = world.exchange(world.open())
     assert requests is not None
     site = world.sites[2]
-    site.answer(requests[2])
-    refused(lambda: site.answer(requests[2]), "")
+    first = site.answer(requests[2])
+    assert site.answer(requests[2]) == first  # a reply that was lost is given again, not made again
+    for other in (b"", write_range(range(0, 1))):
+        refused(lambda o=other: site.answer(o), "")
     refused(lambda: site.answer(requests[2]), "state 'failed'")
 
 
@@ -183,14 +187,43 @@ def test_truncated_ciphertexts_and_other_parameters_are_refused() -> None:
     assert np.array_equal(pair.decrypt_sum([(1, good), (2, good)]), 2 * np.arange(SLOTS, dtype=np.uint64))
     for cut in (10, 1000, len(good) // 2, len(good) - 1):
         refused(lambda c=cut: pair.decrypt_sum([(1, good), (2, good[:c])]), "a ciphertext of site 2")
-    refused(lambda: KeyPair().decrypt_sum([(1, good)]), "another key")
+    refused(lambda: KeyPair().decrypt_sum([(1, good)]), "site 1 is no fresh encryption to this session's key")
+
+
+def test_a_small_ciphertext_cannot_take_much_memory() -> None:
+    """Found by a review: with a forged size SEAL inflated 97 kB to 3 GB before it said no."""
+    import zstandard
+
+    good = Encryptor(KeyPair().public_key).encrypt(np.zeros(SLOTS, dtype=np.uint64))
+    raw = bytearray(zstandard.ZstdDecompressor().decompress(good[16:], max_output_size=10**6))
+    raw[33:41] = bytes(8)  # the number of polynomials
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for count in (2**20, 2**27):
+        forged = bytearray(raw)
+        forged[89:97] = count.to_bytes(8, "little")
+        bomb = good[:16] + zstandard.ZstdCompressor().compress(bytes(forged) + bytes(8 * 2**20))
+        refused(lambda b=bomb: KeyPair().decrypt_sum([(4, b)]), "a ciphertext of site 4")
+        refused(lambda b=bomb: Encryptor(b), "a public key")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_a_site_with_a_key_of_low_order_or_oversized_chunks_is_left_out_by_name() -> None:
+    world = World(6)
+    replies = world.open()
+    identity_ = world.sites[4]._me.identity
+    signature = identity_.sign_raw(key_statement(world.session.id, 4, bytes(32), b""))
+    refused(lambda: world.coordinator.receive(4, bytes(32) + signature), "key of site 4")
+    requests = world.exchange({site: reply for site, reply in replies.items() if site != 4})
+    assert requests is not None
+    big = write_parts([bytes(400_000), bytes(64)])
+    refused(lambda: world.coordinator.receive(3, big), "A chunk of site 3 has 400000 bytes")
 
 
 def test_a_malicious_site_that_sends_somebody_elses_key_spoils_nothing_in_silence() -> None:
     pair, other = KeyPair(), KeyPair()
     slots = np.arange(SLOTS, dtype=np.uint64)
     mixed = [(1, Encryptor(pair.public_key).encrypt(slots)), (2, Encryptor(other.public_key).encrypt(slots))]
-    refused(lambda: pair.decrypt_sum(mixed), "too much noise, or another key")
+    refused(lambda: pair.decrypt_sum(mixed), "site 2 is no fresh encryption")
 
 
 def decrypts(secret: "seal.SecretKey | None", ciphertext: bytes, expected: np.ndarray, folder: str) -> bool:
@@ -266,6 +299,6 @@ def test_the_coordinator_holds_nothing_after_the_end() -> None:
     world = World(5)
     world.until(Step.DONE)
     assert isinstance(world.coordinator, EncryptedCoordinator)
-    assert world.coordinator._spools == {}
+    assert world.coordinator._spool is None
     refused(world.coordinator.close, "has ended")
     refused(lambda: world.coordinator.receive(1, b""), "has ended")
