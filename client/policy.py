@@ -54,7 +54,7 @@ class Policy(Strict):
             )
         if job.aggregation.key_holder and job.aggregation.key_holder not in self.key_holders:
             raise Refused(
-                f"This site's policy does not allow site {job.aggregation.key_holder} as the key holder; it could read the update.",
+                f"This site's policy does not allow site {job.aggregation.key_holder} as the key holder: it could read updates.",
                 remedy="Use masking, or let the site's operator add it to key_holders in policy.toml.",
             )
         if not job.privacy.noised and not self.allow_without_noise:
