@@ -214,6 +214,8 @@ class Site:
         """Set aside the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
         known = job.task.dataset in self._catalogue.names()
         images = self._catalogue.images(job.task.dataset) if known else []
+        # A ledger that was restored from a backup is shorter than what this site remembers apart from it.
+        self._store.ledger_seen(self.site_id, self._ledger.head())
         self._ledger.close_finished(but=account)
         return self._ledger.reserve(
             account,

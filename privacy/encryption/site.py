@@ -203,7 +203,9 @@ class EncryptedSite:
         self._state = State.CONSENTED
         if self._me.head is None:
             return consent
-        return consent + sign_head(self._me.identity, self._session.id, self._me.site, self._me.head())
+        head = self._me.head()
+        self._me.store.ledger_seen(self._me.site, head)
+        return consent + sign_head(self._me.identity, self._session.id, self._me.site, head)
 
     def _check_rows(self, rows: dict[int, bytes]) -> None:
         """Check that every listed site is on the roster and signed its upload, and that there are enough of them."""

@@ -264,7 +264,9 @@ class MaskingSite:
         consent = self._me.identity.sign_raw(consent_statement(self._session.id, ids(survivors)))
         if self._me.head is None:
             return consent
-        return consent + sign_head(self._me.identity, self._session.id, self._me.site, self._me.head())
+        head = self._me.head()
+        self._me.store.ledger_seen(self._me.site, head)
+        return consent + sign_head(self._me.identity, self._session.id, self._me.site, head)
 
     # 5. unmask
 

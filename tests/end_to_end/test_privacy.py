@@ -182,6 +182,22 @@ def test_a_site_whose_training_fails_sends_noise_and_pays(
     assert any(event.kind == "contributed-nothing" for event in read_events(tmp_path / "events.jsonl"))
 
 
+def test_a_site_notices_by_itself_that_its_ledger_was_restored(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, private_job("local"))
+    assert asked.train().startswith("ok")
+    asked.ledger.close(asked.ledger.entries()[0][0].job)
+    backup = {path.name: path.read_bytes() for path in tmp_path.glob("ledger.sqlite*")}
+    for number in (2, 3):
+        assert asked.train(job_id=f"tiny-{number:04d}").startswith("ok")
+    for path in tmp_path.glob("ledger.sqlite*"):
+        path.unlink()
+    for name, data in backup.items():
+        (tmp_path / name).write_bytes(data)
+    asked.site._ledger = asked.ledger
+    assert "ledger of site 1 went back" in asked.train(job_id="tiny-0004")
+    assert asked.commits() == 1  # and it was not let grow again
+
+
 def test_daemons_keep_ledgers_and_verify_prints_the_card(tmp_path: Path) -> None:
     trial = found(tmp_path / "t", sites=4, policy="[budget]\nepsilon = 30.0\n")
     with trial:

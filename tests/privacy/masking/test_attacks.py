@@ -351,6 +351,8 @@ def test_a_restored_ledger_is_noticed_by_every_other_site() -> None:
         second.sites[site] = second.site(site)
         second.heads[site] = Head(4, bytes([site]) * 32)
     second.heads[2] = Head(3, b"another past" + bytes(20))  # as many entries as had been signed, but not the same ones
+    second.stores[2] = MemoryStore()  # its whole folder was restored, so it remembers nothing itself
+    second.sites[2] = second.site(2)
     requests = second.exchange(second.adverts())
     for _ in range(2):
         requests = second.exchange(second.answers(requests))
