@@ -2,8 +2,8 @@
 DP-SGD over the pooled data at the same epsilon; a table and a plot.
 
 All learn the same network. The noised ones take the same number of steps at the same sampling rate; no learning rate was
-tuned per epsilon. The one without noise has the sample job's own settings (`simulations/jobs/pneumonia.toml`), because clipped steps and
-plain ones want different ones.
+tuned per epsilon. The one without noise has the optimiser of the sample job (`simulations/jobs/pneumonia.toml`), because
+clipped steps and plain ones want different ones.
 """
 
 import tempfile
