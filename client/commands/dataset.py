@@ -130,13 +130,16 @@ def import_(
     authority: Annotated[str, typer.Option(help="Certificate authority of the PACS.")] = "",
     label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
     volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
+    mask: Annotated[
+        list[str] | None, typer.Option(help="Where a device burns in text: GE:480x640:0,0,40,640; may be repeated.")
+    ] = None,
 ) -> None:
     """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; goes on where it was."""
     from salus.client.commands.importing import run_import
 
     report = run_import(
         folder, name, labels, source, pacs=pacs, query=query, user=user, authority=authority,
-        label_column=label_column, volumes=volumes,
+        label_column=label_column, volumes=volumes, masks=mask or [],
     )  # fmt: skip
     rows = [(key, value) for key, value in report.items() if not isinstance(value, dict)]
     rows += [

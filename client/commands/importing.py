@@ -9,6 +9,7 @@ from rich.progress import Progress as Bar
 
 from salus.client.config import open_catalogue
 from salus.client.data.catalogue import Catalogue
+from salus.client.data.deidentify import parse_mask
 from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
 from salus.client.data.isolation import Isolated
 from salus.client.data.pacs import DicomWeb, PacsOptions, parse_query
@@ -33,6 +34,7 @@ def run_import(
     authority: str,
     label_column: str,
     volumes: bool,
+    masks: list[str],
 ) -> dict[str, object]:
     """Import into ``<folder>/images/<name>``, register the data set anew, and return the report.
 
@@ -45,7 +47,7 @@ def run_import(
     secret = (folder / "keys" / "pseudonym.key").read_bytes()
     store = folder / "images" / _safe(name)
     known = read_labels(labels.parent, SourceOptions(labels=labels.name, label_column=label_column))
-    with Isolated(secret) as child, Bar(console=err, transient=True) as bar:
+    with Isolated(secret, tuple(parse_mask(text) for text in masks)) as child, Bar(console=err, transient=True) as bar:
         task = bar.add_task("Importing ...", total=None)
         if source is not None:
             files = _counted(from_zip(source) if source.suffix.lower() == ".zip" else _folder(source), bar, task)

@@ -18,6 +18,7 @@ import hashlib
 import hmac
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +28,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from salus.common.errors import UnreadableImage
+from salus.common.errors import ConfigError, UnreadableImage
 
 METHOD = "Salus allow-list 1"
 METHOD_CODES = (
@@ -97,6 +98,28 @@ class PixelMask:
     rows: int
     columns: int
     boxes: tuple[tuple[int, int, int, int], ...]
+
+
+def parse_mask(text: str) -> PixelMask:
+    """Return the mask of ``GE:480x640:0,0,40,640``: vendor, size, and one box or more (row, column, rows, columns), by colons.
+
+    Raises:
+        ConfigError: it does not read so, or a box lies outside the picture.
+    """
+    parts = re.fullmatch(r"([A-Z]+):(\d{1,5})x(\d{1,5})((?::\d{1,5},\d{1,5},\d{1,5},\d{1,5})+)", text)
+    if parts is None or parts[1] not in (*VENDORS, "OTHER"):
+        raise ConfigError(
+            f"Expected a mask like GE:480x640:0,0,40,640 with a vendor of {', '.join(VENDORS)} or OTHER, got {text!r}.",
+            remedy="Correct --mask.",
+        )
+    rows, columns = int(parts[2]), int(parts[3])
+    boxes = []
+    for box in parts[4][1:].split(":"):
+        row, column, height, width = (int(number) for number in box.split(","))
+        if not height or not width or row + height > rows or column + width > columns:
+            raise ConfigError(f"The box {box} lies outside {rows} x {columns}.", remedy="Correct --mask.")
+        boxes.append((row, column, height, width))
+    return PixelMask(parts[1], rows, columns, tuple(boxes))
 
 
 @dataclass(frozen=True)

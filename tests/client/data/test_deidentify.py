@@ -16,9 +16,9 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.deidentify import PixelMask, Rules, deidentify, shifted_date, uid
+from salus.client.data.deidentify import PixelMask, Rules, deidentify, parse_mask, shifted_date, uid
 from salus.client.data.dicom import read_dicom
-from salus.common.errors import UnreadableImage
+from salus.common.errors import ConfigError, UnreadableImage
 
 SECRET = b"a secret of at least sixteen bytes"
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "dicom"
@@ -183,6 +183,15 @@ def test_pictures_that_may_show_names_are_refused_unless_their_device_has_a_mask
     assert not pixels[0].any()
     assert pixels[3, 4] == 0
     assert pixels[1, 0] == 5
+
+
+def test_masks_are_read_strictly() -> None:
+    assert parse_mask("GE:480x640:0,0,40,640:470,0,10,640") == PixelMask(
+        "GE", 480, 640, ((0, 0, 40, 640), (470, 0, 10, 640))
+    )
+    for bad in ("", "GE", "CANARY:4x5:0,0,1,1", "GE:4x5:0,0,5,5", "GE:4x5:0,0,0,1", "GE:4x5:0,0,1", "GE:4x5:-1,0,1,1"):
+        with pytest.raises(ConfigError):
+            parse_mask(bad)
 
 
 def test_a_picture_without_a_patient_is_refused(tmp_path: Path) -> None:
