@@ -82,10 +82,7 @@ def import_images(
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     report = ImportReport()
     finder = _PseudonymousLabels(labels, secret)
-    with (store / LABELS).open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(["file", "label", "split"])
+    with _LabelFile(store / LABELS) as known:
         for incoming in files:
             try:
                 if isinstance(incoming.data, UnreadableImage):
@@ -95,9 +92,8 @@ def import_images(
                 if label is None:
                     raise UnreadableImage("unlabelled", "no label for this file, its study or its patient")
                 key = f"{clean.name[:2]}/{clean.name}.dcm"
+                known.put(key, label)  # before the image: a crash in between leaves a label too many, never one too few
                 if _store(store / key, clean.data):
-                    writer.writerow([key, *label])
-                    file.flush()
                     report.images += 1
                 else:
                     report.duplicates += 1
@@ -127,6 +123,44 @@ def _store(path: Path, data: bytes) -> bool:
             remedy="Free the disk; run the import again.",
         ) from None
     return True
+
+
+class _LabelFile:
+    """The store's own labels, one row per image; the newest row of an image counts, and a row cut by a crash is none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: dict[str, tuple[str, str]] = {}
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                self._rows = {
+                    row[0]: (row[1], row[2]) for row in csv.reader(file) if len(row) == 3 and row[0] != "file"
+                }
+
+    def __enter__(self) -> "_LabelFile":
+        self._rewrite()
+        self._file = self._path.open("a", newline="", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._rewrite()
+
+    def put(self, key: str, label: tuple[str, str]) -> None:
+        """Write an image's label, on disk when this returns."""
+        if self._rows.get(key) != label:
+            self._rows[key] = label
+            csv.writer(self._file).writerow([key, *label])
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _rewrite(self) -> None:
+        partial = self._path.with_suffix(".partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([["file", "label", "split"], *([key, *row] for key, row in self._rows.items())])
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
 
 
 class _PseudonymousLabels:

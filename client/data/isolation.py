@@ -12,6 +12,7 @@ import io
 import multiprocessing
 import os
 import resource
+import threading
 import warnings
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -31,6 +32,7 @@ from salus.common.strict import Strict
 MAX_FILE_BYTES = 2**29
 MAX_MEMORY_BYTES = 2**30  # beyond what the child holds when it is ready
 MAX_SECONDS = 5.0
+START_SECONDS = 60.0
 MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
 MAX_ANSWER_BYTES, MAX_CLEAN_BYTES = 10_000, 2**31
 Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
@@ -60,6 +62,7 @@ class Isolated:
         self._secret, self._masks, self._seconds = secret, masks, seconds
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._late = False
 
     def __enter__(self) -> "Isolated":
         self._start()
@@ -82,17 +85,19 @@ class Isolated:
             self._start()
         pipe = self._pipe
         assert pipe is not None  # Safe because `_start` made it.
+        watch = self._watch(self._seconds)
         try:
             pipe.send_bytes(data)
-            if not pipe.poll(self._seconds):
-                self._stop()
-                raise UnreadableImage("too-slow", f"decoding took longer than {self._seconds:g} s")
             # Bytes and JSON, never pickles: a decoder that was taken over must not reach this process.
             answer = _Answer.model_validate_json(pipe.recv_bytes(MAX_ANSWER_BYTES))
             cleaned = pipe.recv_bytes(MAX_CLEAN_BYTES) if not answer.reason else b""
         except (EOFError, OSError, ValueError):
             self._stop()
+            if self._late:
+                raise UnreadableImage("too-slow", f"decoding took longer than {self._seconds:g} s") from None
             raise UnreadableImage("crashed", "the decoder died or ran out of memory") from None
+        finally:
+            watch.cancel()
         if answer.reason:
             raise UnreadableImage(answer.reason, answer.detail)
         name = hashlib.sha256(cleaned).hexdigest()
@@ -104,8 +109,25 @@ class Isolated:
         self._process = spawn.Process(target=_serve, args=(theirs, self._secret, self._masks), daemon=True)
         self._process.start()
         theirs.close()
-        with contextlib.suppress(EOFError):
+        watch = self._watch(START_SECONDS)
+        with contextlib.suppress(EOFError, OSError):
             self._pipe.recv_bytes(MAX_ANSWER_BYTES)  # ready; a child that cannot start shows at the first file
+        watch.cancel()
+
+    def _watch(self, seconds: float) -> threading.Timer:
+        """Kill the child after so long: then every read and write of ours ends, wherever the child got stuck."""
+        process = self._process
+        assert process is not None  # Safe because only a started child is watched.
+        self._late = False
+
+        def end() -> None:
+            self._late = True
+            process.kill()
+
+        watch = threading.Timer(seconds, end)
+        watch.daemon = True
+        watch.start()
+        return watch
 
     def _stop(self) -> None:
         if self._process is not None:

@@ -4,6 +4,7 @@ Nothing the server says is believed: UIDs are checked before they become part of
 redirects are not followed. A study that fails is tried again and then counted.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from pydantic import Field
 
 from salus.client.data.importing import Incoming, Progress
 from salus.client.data.isolation import MAX_FILE_BYTES
-from salus.common.errors import DataError, LinkError, UnreadableImage
+from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 from salus.common.strict import Strict
 
 UID = re.compile(r"^[0-9][0-9.]{0,63}$")
@@ -24,6 +25,10 @@ PAGE = 100
 MAX_LIST_BYTES = 50_000_000
 TRIES = 3
 PAUSE_S = 1.0
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# httpx writes every URL to its log, and ours hold study UIDs and the operator's query.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class PacsOptions(Strict):
@@ -54,6 +59,12 @@ class DicomWeb:
     def __init__(
         self, options: PacsOptions, *, user: str = "", password: str = "", sleep: Callable[[float], None] = time.sleep
     ) -> None:
+        address = httpx.URL(options.url)
+        if user and address.scheme == "http" and address.host not in LOOPBACK:
+            raise ConfigError(
+                "Expected an https URL for a PACS with a password; over http it could be read on the way.",
+                remedy="Use the PACS's TLS port.",
+            )
         self._options, self._sleep = options, sleep
         self._client = httpx.Client(
             auth=(user, password) if user else None,
@@ -96,7 +107,7 @@ class DicomWeb:
             if progress.finished(study):
                 continue
             try:
-                instances = self._tried(lambda study=study: self._instances(study))  # type: ignore[misc]
+                instances = self._instances(study)
             except LinkError:
                 yield Incoming("", UnreadableImage("pacs", "the PACS did not list its objects"), study)
                 continue
@@ -121,13 +132,15 @@ class DicomWeb:
             fresh = [row for row in page if row not in rows]
             rows.extend(fresh)
             if len(page) < PAGE or not fresh:
-                return [
-                    (_value(row, SERIES_UID), _value(row, INSTANCE_UID)) for row in rows if _value(row, INSTANCE_UID)
-                ]
+                found = [(_value(row, SERIES_UID), _value(row, INSTANCE_UID)) for row in rows]
+                return [pair for pair in found if all(pair)]
 
     def _list(self, path: str, query: Mapping[str, str]) -> list[Mapping[str, object]]:
         def once() -> list[Mapping[str, object]]:
-            data = self._get(path, "application/dicom+json", MAX_LIST_BYTES, query)
+            try:
+                data = self._get(path, "application/dicom+json", MAX_LIST_BYTES, query)
+            except UnreadableImage:
+                raise LinkError("The PACS answered a query with too long a list.", remedy="Narrow --query.") from None
             if not data:
                 return []
             try:

@@ -181,6 +181,14 @@ class Ledger:
         """
         entries = self.entries()
         head = check_chain(entries)
+        by_job: dict[str, list[Entry]] = {}
+        for entry, _ in entries:
+            by_job.setdefault(entry.job, []).append(entry)
+        for job, mine in by_job.items():
+            if _minus(_reserved(mine), _committed(mine)) is None:
+                raise LedgerError(
+                    f"Job {job!r} sent more than was reserved for it.", remedy="Report it to the consortium."
+                )
         for entry, _ in entries:
             if isinstance(entry, Reserve):
                 with self._engine.connect() as connection:

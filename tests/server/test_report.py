@@ -53,4 +53,8 @@ def test_the_report_of_a_private_job_names_unit_mode_epsilon_and_assumption(tmp_
     assert "adding or removing all images of one patient" in text
     assert "at most 2 of 8 sites collude" in text
     assert all(row.epsilon is not None and 0 < row.epsilon <= 3 for row in card.sites)
+    often = privacy_card(job, {site: {"train": 500, "evaluate": 9} for site in names}, names)
+    assert {row.epsilon for row in often.sites} == {
+        3.0
+    }  # the ledgers let no more leave, however often it was sent again
     assert "no formal privacy" in privacy_card(tiny_job(), None, names).statement

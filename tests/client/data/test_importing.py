@@ -243,6 +243,31 @@ def test_importing_again_adds_nothing_and_finished_studies_are_remembered(tmp_pa
     assert "1.2.3" not in (tmp_path / "progress.jsonl").read_text()
 
 
+def test_a_crash_between_label_and_image_loses_neither(
+    tmp_path: Path, child: Isolated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [Incoming("x", file_bytes(image()))]
+
+    def killed(path: Path, data: bytes) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("salus.client.data.importing._store", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_images(files, EVERYBODY, SECRET, tmp_path, child)
+    (path,) = [line.split(",")[0] for line in (tmp_path / LABELS).read_text().splitlines()[1:]]
+    assert import_images(files, EVERYBODY, SECRET, tmp_path, child).images == 1
+    assert (tmp_path / path).exists()
+    with (tmp_path / LABELS).open("a") as file:
+        file.write("ab/cut off by a cra")  # no label, no newline
+    corrected = Labels({"PatientID": {"CANARY-PID": LabelRow("corrected")}})
+    assert import_images(files, corrected, SECRET, tmp_path, child).duplicates == 1
+    assert (tmp_path / LABELS).read_text().splitlines() == ["file,label,split", f"{path},corrected,"]
+    (tmp_path / LABELS).unlink()  # images without labels get them back
+    import_images(files, EVERYBODY, SECRET, tmp_path, child)
+    assert (tmp_path / LABELS).read_text().splitlines()[1:] == [f"{path},yes,"]
+
+
 def test_a_zip_is_read_in_memory_within_limits(tmp_path: Path, child: Isolated) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../evil.dcm", file_bytes(image()))

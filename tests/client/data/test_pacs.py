@@ -19,7 +19,7 @@ from salus.cli import app
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.importing import Incoming, Progress
 from salus.client.data.pacs import DicomWeb, PacsOptions, first_part, parse_query
-from salus.common.errors import DataError, LinkError, UnreadableImage
+from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 ORTHANC = shutil.which("Orthanc") or "/usr/sbin/Orthanc"
@@ -220,6 +220,25 @@ def test_multipart_answers_are_cut_exactly_and_others_refused() -> None:
     for bad in (b"", b"DICM", b"--", b"--x\r\n\r\nno end", b"--x" * 100 + b"\r\n\r\n\r\n"):
         with pytest.raises(UnreadableImage):
             first_part(bad)
+
+
+def test_a_password_is_not_sent_in_clear_to_another_machine() -> None:
+    options = PacsOptions(url="http://pacs.hospital.example/dicom-web")
+    with pytest.raises(ConfigError, match="https"):
+        DicomWeb(options, user="salus", password="secret")
+    DicomWeb(options).__exit__()
+
+
+def test_a_list_without_end_is_one_refused_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("salus.client.data.pacs.MAX_LIST_BYTES", 1000)
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        short = request.url.path.endswith("/studies")
+        return httpx.Response(200, json=rows("1.1")) if short else httpx.Response(200, content=b"[" + b" " * 5000)
+
+    (item,) = fetched(lying(handler), tmp_path)
+    assert isinstance(item.data, UnreadableImage)
+    assert item.data.reason == "pacs"
 
 
 def test_queries_are_parsed_strictly() -> None:

@@ -227,6 +227,17 @@ def test_entries_cannot_be_changed_or_removed_and_a_forged_file_is_noticed(tmp_p
             book.verify()
 
 
+def test_a_ledger_that_sent_more_than_it_reserved_does_not_verify(tmp_path: Path) -> None:
+    book = ledger(tmp_path)
+    book.reserve("a", "chest", PATIENTS, plan(attempts=1), 1, BUDGET)
+    with book._writing() as connection:
+        for _ in range(2):  # past the checks of `commit`, with a chain that is whole
+            entry = Commit(at=START.isoformat(), job="a", round=1, attempt=0, release=plan().charge("train"))
+            book._append(connection, entry)
+    with pytest.raises(LedgerError, match="sent more than was reserved"):
+        book.verify()
+
+
 def test_a_restored_backup_misses_heads_that_were_signed(tmp_path: Path) -> None:
     book = ledger(tmp_path)
     book.reserve("a", "chest", PATIENTS, plan(), 3, BUDGET)

@@ -15,10 +15,11 @@ from tests.privacy.encryption.world import World
 from salus.common.errors import ProtectionError
 from salus.privacy.dp.head import Head
 from salus.privacy.encryption.coordinator import EncryptedCoordinator, Step
-from salus.privacy.encryption.messages import key_statement, read_parts, write_parts, write_range
+from salus.privacy.encryption.messages import Box, key_statement, read_parts, write_parts, write_range
 from salus.privacy.encryption.packing import SLOTS
 from salus.privacy.encryption.scheme import Encryptor, KeyPair, context
-from salus.privacy.encryption.site import EncryptedSite, State
+from salus.privacy.encryption.site import State
+from salus.privacy.masking.encoding import FixedPoint, encode
 
 
 def refused(call: Callable[[], object], text: str) -> None:
@@ -226,35 +227,39 @@ def test_a_malicious_site_that_sends_somebody_elses_key_spoils_nothing_in_silenc
     refused(lambda: pair.decrypt_sum(mixed), "site 2 is no fresh encryption")
 
 
-def decrypts(secret: "seal.SecretKey | None", ciphertext: bytes, expected: np.ndarray, folder: str) -> bool:
-    """Return whether somebody with this key reads the ciphertext."""
-    made = context()
-    if secret is None:
-        return False
-    path = os.path.join(folder, "c")
-    with open(path, "wb") as file:
-        file.write(ciphertext)
-    cipher, plain = seal.Ciphertext(made), seal.Plaintext()
-    try:
-        cipher.load(made, path)
-    except RuntimeError:
-        return False
-    seal.Decryptor(made, secret).decrypt(cipher, plain)
-    return bool(np.array_equal(np.array(seal.BatchEncoder(made).decode_uint64(plain), dtype=np.uint64), expected))
-
-
-def secrets_of(site: EncryptedSite) -> list["seal.SecretKey"]:
-    """Return every SEAL secret key among what an object holds."""
-    found, todo, seen = [], [site], set()
+def decryptors_of(*owned: object) -> list["seal.Decryptor"]:
+    """Return every SEAL decryptor, that is every secret key, that can be reached from what somebody owns."""
+    found: list[seal.Decryptor] = []
+    todo, seen = list(owned), set()
     while todo:
         item = todo.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, seal.SecretKey):
+        if isinstance(item, seal.Decryptor):
             found.append(item)
         todo.extend(vars(item).values() if hasattr(item, "__dict__") else [])
+        todo.extend(item if isinstance(item, list | tuple) else [])
     return found
+
+
+def reads(owned: list[object], wire: list[bytes], expected: np.ndarray, folder: str) -> bool:
+    """Return whether somebody who owns these objects and has seen this traffic can read a vector."""
+    made = context()
+    for decryptor in decryptors_of(*owned):
+        for data in wire:
+            path = os.path.join(folder, "c")
+            with open(path, "wb") as file:
+                file.write(data)
+            cipher, plain = seal.Ciphertext(made), seal.Plaintext()
+            try:
+                cipher.load(made, path)
+            except RuntimeError:
+                continue
+            decryptor.decrypt(cipher, plain)
+            if np.array_equal(np.array(seal.BatchEncoder(made).decode_uint64(plain), dtype=np.uint64), expected):
+                return True
+    return False
 
 
 def test_a_site_with_all_traffic_reads_nothing_where_the_shared_key_design_reads_everything(tmp_path: object) -> None:
@@ -262,27 +267,20 @@ def test_a_site_with_all_traffic_reads_nothing_where_the_shared_key_design_reads
     world = World(6)
     requests = world.exchange(world.open())
     replies = world.answers(requests)
-    parts = {site: read_parts(reply, 2, "test")[0] for site, reply in replies.items()}
-    for victim, sealed in parts.items():
-        from salus.privacy.masking.encoding import FixedPoint, encode
-
-        words = encode(world.inputs[victim], world.shape, FixedPoint(world.packing.fraction_bits), os.urandom)
-        slots = world.packing.pack(words)
-        for attacker in set(world.keys) - {victim, world.holder}:
-            keys = secrets_of(world.sites[attacker])
-            assert not keys  # a site holds public keys only
-            assert not decrypts(None, sealed, slots, folder)
-            # Even with the session's secret key the listener would first have to open the box.
-            assert not decrypts(seal.KeyGenerator(context()).secret_key(), sealed, slots, folder)
-    # The design to compare with: one secret key in every site's kit, ciphertexts as they are on the wire.
-    made = context()
-    generator = seal.KeyGenerator(made)
-    public = seal.PublicKey()
-    generator.create_public_key(public)
-    public.save(os.path.join(folder, "pk"))
-    with open(os.path.join(folder, "pk"), "rb") as file:
-        on_the_wire = Encryptor(file.read()).encrypt(slots)
-    assert decrypts(generator.secret_key(), on_the_wire, slots, folder)
+    wire = [read_parts(reply, 2, "test")[0] for reply in replies.values()]
+    words = encode(world.inputs[3], world.shape, FixedPoint(world.packing.fraction_bits), os.urandom)
+    secret = world.packing.pack(words)
+    for attacker in set(world.keys) - {3, world.holder}:
+        assert not reads([world.sites[attacker]], wire, secret, folder)
+    assert not reads([world.coordinator], wire, secret, folder)
+    # The same attack succeeds for the key holder once it has opened its boxes, and for any site of a design that puts one
+    # secret key into every kit and bare ciphertexts on the wire.
+    holder = world.sites[world.holder]
+    box = Box(world.session.id, 3, holder._channel.reveal(), world.coordinator._channels[3])
+    assert not reads([holder], wire, secret, folder)
+    assert reads([holder], [box.open(0, wire[2])], secret, folder)
+    shared = KeyPair()
+    assert reads([world.sites[5], shared], [Encryptor(shared.public_key).encrypt(secret)], secret, folder)
 
 
 def test_what_is_on_the_wire_is_random_and_holds_no_plain_value() -> None:
