@@ -13,6 +13,7 @@ from salus.client.data.deidentify import parse_mask
 from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
 from salus.client.data.isolation import Isolated
 from salus.client.data.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.common.console import err
@@ -74,9 +75,10 @@ def _register(
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
-    if name in catalogue.names():
-        catalogue.remove(name)  # its images are all in the store, with the new ones
-    catalogue.add(name, "imported", store, SourceOptions(volumes=volumes))
+    options = SourceOptions(volumes=volumes)  # images of earlier imports are in the store too
+    catalogue.add_records(
+        name, "imported", store, options, open_source("imported", store, options).scan(), replace=True
+    )
     return plain
 
 

@@ -4,14 +4,17 @@ Patient and study keys are replaced by HMAC-SHA256 under the site's own secret b
 tells patients apart without naming them. A data set is added in one transaction: after a crash it is there whole or not at all.
 """
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
+from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
@@ -20,6 +23,7 @@ from salus.common.errors import DataError
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import validate
 
+BATCH = 5000
 METADATA = sa.MetaData()
 DATASETS = sa.Table(
     "datasets",
@@ -42,6 +46,7 @@ IMAGES = sa.Table(
     sa.Column("split", sa.String, nullable=False),
     sa.Column("sha256", sa.String, nullable=False),
     sa.Column("info", sa.String, nullable=False),
+    sa.Column("pixel_sha256", sa.String, nullable=False),
 )
 QUARANTINE = sa.Table(
     "quarantine",
@@ -54,7 +59,17 @@ QUARANTINE = sa.Table(
 )
 
 
-@dataclass(frozen=True)
+def _staged(table: sa.Table, metadata: sa.MetaData) -> sa.Table:
+    """Return a temporary table of the same columns, in which a scan waits."""
+    columns = [sa.Column(column.name, sa.String) for column in table.columns if column.name != "id"]
+    return sa.Table(f"staged_{table.name}", metadata, *columns, prefixes=["TEMPORARY"])
+
+
+STAGED = sa.MetaData()
+STAGED_IMAGES, STAGED_QUARANTINE = _staged(IMAGES, STAGED), _staged(QUARANTINE, STAGED)
+
+
+@dataclass(frozen=True, slots=True)
 class CataloguedImage:
     """One usable sample; patient and study are pseudonyms."""
 
@@ -64,6 +79,16 @@ class CataloguedImage:
     label: str
     split: str
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the readiness report counts of one sample: no identifier, no path."""
+
+    patient: str
+    label: str
+    pixel_sha256: str
+    info: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +117,7 @@ class Catalogue:
     def __init__(self, path: Path, secret: bytes) -> None:
         self._engine = open_sqlite(path)
         self._secret = secret
-        METADATA.create_all(self._engine)
+        migrate(self._engine)
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
@@ -106,42 +131,66 @@ class Catalogue:
         return self.add_records(name, kind, root, options, source.scan())
 
     def add_records(
-        self, name: str, kind: str, root: Path, options: SourceOptions, found: Iterable[ImageRecord | Quarantined]
+        self,
+        name: str,
+        kind: str,
+        root: Path,
+        options: SourceOptions,
+        found: Iterable[ImageRecord | Quarantined],
+        *,
+        replace: bool = False,
     ) -> DatasetSummary:
         """Register what a scan found, in one transaction.
+
+        Args:
+            replace: take the place of a data set of this name, in the same transaction.
 
         Raises:
             DataError: the name is taken, or nothing usable was found.
         """
-        images, bad = [], []
-        for item in found:  # before the transaction: a scan may take hours, and others must be able to write
-            if isinstance(item, Quarantined):
-                bad.append({"dataset": name, "key": item.key, "reason": item.reason, "detail": item.detail})
-            else:
-                images.append(self._row(name, item))
-        if not images:
-            raise DataError(
-                f"Found no usable sample; {len(bad)} file(s) could not be used{_reasons(bad)}.",
-                remedy="Check the path, the kind of data and the label file.",
-            )
-        with self._engine.begin() as connection:
-            if connection.execute(sa.select(DATASETS.c.name).where(DATASETS.c.name == name)).first():
+        with self._engine.connect() as connection:
+            # A scan may take hours and find a million images: they wait in a temporary table, so that neither memory nor the
+            # file's lock is held meanwhile.
+            images, bad = self._stage(connection, name, found)
+            if not images:
+                reasons = sorted(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason).distinct()))
+                listed = f" ({', '.join(reasons)})" if reasons else ""
                 raise DataError(
-                    f"A data set {name!r} is registered already.", remedy="Choose another name or remove it."
+                    f"Found no usable sample; {bad} file(s) could not be used{listed}.",
+                    remedy="Check the path, the kind of data and the label file.",
                 )
-            connection.execute(
-                DATASETS.insert().values(
-                    name=name,
-                    kind=kind,
-                    root=str(root.resolve()),
-                    options=options.model_dump_json(),
-                    added_at=datetime.now(UTC).isoformat(),
-                )
-            )
-            connection.execute(IMAGES.insert(), images)
-            if bad:
-                connection.execute(QUARANTINE.insert(), bad)
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            if replace:
+                self._forget(connection, name)
+            elif connection.execute(sa.select(DATASETS.c.name).where(DATASETS.c.name == name)).first():
+                raise _taken(name)
+            row = {"name": name, "kind": kind, "root": str(root.resolve()), "options": options.model_dump_json()}
+            connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
+            for staged, table in ((STAGED_IMAGES, IMAGES), (STAGED_QUARANTINE, QUARANTINE)):
+                names = [column.name for column in staged.columns]
+                connection.execute(table.insert().from_select(names, sa.select(staged).order_by(sa.text("rowid"))))
+            connection.commit()
         return self.summary(name)
+
+    def _stage(
+        self, connection: sa.Connection, name: str, found: Iterable[ImageRecord | Quarantined]
+    ) -> tuple[int, int]:
+        """Write a scan into temporary tables of this connection, in batches, and return how many of each kind."""
+        images = bad = 0
+        STAGED.create_all(connection)
+        for batch in _batched(found):
+            rows = [self._row(name, item) for item in batch if isinstance(item, ImageRecord)]
+            refused = [
+                {"dataset": name, "key": item.key, "reason": item.reason, "detail": item.detail}
+                for item in batch
+                if isinstance(item, Quarantined)
+            ]
+            for table, values in ((STAGED_IMAGES, rows), (STAGED_QUARANTINE, refused)):
+                if values:
+                    connection.execute(table.insert(), values)
+            connection.commit()
+            images, bad = images + len(rows), bad + len(refused)
+        return images, bad
 
     def _row(self, name: str, item: ImageRecord) -> dict[str, str]:
         return {
@@ -153,15 +202,20 @@ class Catalogue:
             "split": item.split,
             "sha256": item.sha256,
             "info": json.dumps(item.info, sort_keys=True),
+            "pixel_sha256": item.pixel_sha256,
         }
 
     def remove(self, name: str) -> None:
         """Forget a data set; the files stay where they are."""
         with self._engine.begin() as connection:
-            for table, column in ((IMAGES, IMAGES.c.dataset), (QUARANTINE, QUARANTINE.c.dataset)):
-                connection.execute(table.delete().where(column == name))
-            if connection.execute(DATASETS.delete().where(DATASETS.c.name == name)).rowcount == 0:
+            if self._forget(connection, name) == 0:
                 raise self._unknown(name)
+
+    @staticmethod
+    def _forget(connection: sa.Connection, name: str) -> int:
+        for table in (IMAGES, QUARANTINE):
+            connection.execute(table.delete().where(table.c.dataset == name))
+        return connection.execute(DATASETS.delete().where(DATASETS.c.name == name)).rowcount
 
     def names(self) -> list[str]:
         """Return the names of all data sets."""
@@ -176,6 +230,16 @@ class Catalogue:
         if not rows:
             raise self._unknown(name)
         return [CataloguedImage(*row) for row in rows]
+
+    def facts(self, name: str) -> Iterator[ImageFacts]:
+        """Yield what is known of every usable sample, in the order of `images`, without holding all of them."""
+        columns = (IMAGES.c.patient, IMAGES.c.label, IMAGES.c.pixel_sha256, IMAGES.c.info)
+        with self._engine.connect() as connection:
+            rows = connection.execution_options(yield_per=BATCH).execute(
+                sa.select(*columns).where(IMAGES.c.dataset == name).order_by(IMAGES.c.id)
+            )
+            for row in rows:
+                yield ImageFacts(row.patient, row.label, row.pixel_sha256, json.loads(row.info))
 
     def source(self, name: str) -> Source:
         """Open the source of a data set."""
@@ -205,7 +269,9 @@ class Catalogue:
                     sa.func.count(sa.distinct(IMAGES.c.patient)),
                     sa.func.count(sa.distinct(IMAGES.c.study)),
                     sa.func.count(),
-                    sa.func.count(sa.distinct(IMAGES.c.sha256)),
+                    sa.func.count(
+                        sa.distinct(sa.func.coalesce(sa.func.nullif(IMAGES.c.pixel_sha256, ""), IMAGES.c.sha256))
+                    ),
                 ).where(mine)
             ).one()
             labels = connection.execute(sa.select(IMAGES.c.label, sa.func.count()).where(mine).group_by(IMAGES.c.label))
@@ -231,9 +297,10 @@ class Catalogue:
         )
 
 
-def _reasons(bad: list[dict[str, str]]) -> str:
-    reasons = sorted({row["reason"] for row in bad})
-    return f" ({', '.join(reasons)})" if reasons else ""
+def _batched(found: Iterable[ImageRecord | Quarantined]) -> Iterator[list[ImageRecord | Quarantined]]:
+    items = iter(found)
+    while batch := list(itertools.islice(items, BATCH)):
+        yield batch
 
 
 def _taken(name: str) -> DataError:

@@ -28,6 +28,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from salus.client.data.vocabulary import MODALITIES, VENDORS, vendor_of
 from salus.common.errors import ConfigError, UnreadableImage
 
 METHOD = "Salus allow-list 1"
@@ -45,7 +46,7 @@ NUMBERS = (
     "MagneticFieldStrength", "TriggerTime", "SliceLocation",
 )  # fmt: skip
 WORDS = {
-    "Modality": {"CT", "MR", "CR", "DX", "MG", "PT", "NM", "RF", "XA", "OP", "OPT", "US", "SC", "OT", "IO", "PX"},
+    "Modality": MODALITIES,
     "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
     "RescaleType": {"HU", "US", "OD", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML"},
     "ImageType": {
@@ -67,19 +68,6 @@ WORDS = {
     "ViewPosition": {"AP", "PA", "LL", "RL", "CC", "MLO", "LATERAL"},
     "BodyPartExamined": {"CHEST", "HEAD", "BRAIN", "ABDOMEN", "PELVIS", "BREAST", "SPINE", "KNEE", "HEART", "HAND"},
 }
-VENDORS = (
-    "GE",
-    "SIEMENS",
-    "PHILIPS",
-    "CANON",
-    "TOSHIBA",
-    "FUJI",
-    "HOLOGIC",
-    "AGFA",
-    "CARESTREAM",
-    "HITACHI",
-    "SHIMADZU",
-)
 BURNED_IN_MODALITIES = {"US", "SC", "OT"}  # whatever their header says, names are often drawn into these pictures
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 KNOWN_CLASSES = "1.2.840.10008.5.1.4.1.1."  # storage classes of the standard; a private class could hold a name
@@ -165,7 +153,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     if not patient_id.strip():
         raise UnreadableImage("no-patient", "no PatientID, so its pictures cannot be kept together")
     patient = rules.pseudonym("patient", patient_id)
-    vendor = vendor_of(dataset)
+    vendor = vendor_of(dataset.get("Manufacturer"))
     clean = Dataset()
     counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
     _pixels(clean, dataset, vendor, rules)
@@ -179,12 +167,6 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     data = _file(clean)
     study = rules.pseudonym("study", str(dataset.get("StudyInstanceUID", "") or ""))
     return Clean(data, hashlib.sha256(data).hexdigest(), patient, study, vendor, counts)
-
-
-def vendor_of(dataset: Dataset) -> str:
-    """Return the vendor from a fixed list, or ``OTHER``; the element itself is free text."""
-    text = str(dataset.get("Manufacturer", "")).upper()
-    return next((vendor for vendor in VENDORS if vendor in text), "OTHER")
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:

@@ -22,7 +22,8 @@ from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from salus.client.data.records import FloatArray
+from salus.client.data.records import FloatArray, array_digest
+from salus.client.data.vocabulary import modality_of, vendor_of
 from salus.common.errors import UnreadableImage
 
 MAX_FILE_BYTES = 2**31
@@ -72,6 +73,8 @@ class DicomImage:
         values: ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``, 0 .. 1, float32.
         rescaled: the same before its window, for volumes, whose slices must share one.
         frame_step_mm: from one frame to the next in LPS; along the normal unless the file says otherwise.
+        intensities: like `values`, in the modality's own units before any window, brighter is larger.
+        pixel_sha256: hash of the decoded pixels, the same for two files that differ in their headers only.
     """
 
     values: FloatArray
@@ -85,6 +88,8 @@ class DicomImage:
     instance_number: int
     frame_step_mm: tuple[float, float, float]
     sha256: str
+    intensities: FloatArray
+    pixel_sha256: str
     info: dict[str, str | float | int | list[float]]
 
 
@@ -148,6 +153,7 @@ def _read(path: Path) -> DicomImage:
     if "MOSAIC" in (dataset.get("ImageType") or ()):
         rescaled, geometry, step = untile(dataset, rescaled, geometry)
         values = show(rescaled, window, inverted=inverted)
+    intensities = reflected(dataset, rescaled) if inverted else rescaled
     return DicomImage(
         values=values,
         rescaled=rescaled,
@@ -160,15 +166,27 @@ def _read(path: Path) -> DicomImage:
         instance_number=int(dataset.get("InstanceNumber", 0) or 0),
         frame_step_mm=(float(step[0]), float(step[1]), float(step[2])),
         sha256=digest,
+        intensities=intensities,
+        pixel_sha256=array_digest(rescaled),
         info={
-            "modality": str(dataset.get("Modality", "")),
-            "vendor": str(dataset.get("Manufacturer", "")),
+            "modality": modality_of(dataset.get("Modality")),
+            "vendor": vendor_of(dataset.get("Manufacturer")),
             "rows": int(values.shape[-2]),
             "columns": int(values.shape[-1]),
             "frames": int(values.shape[0]),
             "spacing_mm": list(geometry.spacing_mm),
+            "intensity_range": [float(intensities.min()), float(intensities.max())],
         },
     )
+
+
+def reflected(dataset: pydicom.Dataset, rescaled: FloatArray) -> FloatArray:
+    """Return the values of a MONOCHROME1 picture turned over about the middle of what its bits can hold."""
+    bits, signed = int(dataset.get("BitsStored", 16)), int(dataset.get("PixelRepresentation", 0) or 0)
+    lowest = -(2 ** (bits - 1)) if signed else 0
+    slope, intercept = _first(dataset.get("RescaleSlope")), _first(dataset.get("RescaleIntercept"))
+    ends = 2 * (intercept or 0.0) + (1.0 if slope is None else slope) * (2 * lowest + 2**bits - 1)
+    return np.float32(ends) - rescaled
 
 
 def _frames(dataset: pydicom.Dataset) -> int:

@@ -1,6 +1,8 @@
 """What a source finds: images with their patient, study and label, and files that could not be read."""
 
+import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,7 @@ class ImageRecord:
         label: as written in the source; compared with the job's classes when a job runs.
         split: ``train``, ``val`` or ``test`` if the source says so, otherwise empty.
         sha256: hash of the stored bytes, hex.
+        pixel_sha256: hash of the decoded pixels, hex; equal for two files that differ in their headers only.
         pseudonymous: whether patient already is this site's pseudonym, from an import.
         info: plain facts for the readiness report (modality, vendor, rows, spacing ...), never identifiers.
     """
@@ -29,6 +32,7 @@ class ImageRecord:
     label: str
     split: str = ""
     sha256: str = ""
+    pixel_sha256: str = ""
     pseudonymous: bool = False
     group: str = ""  # a column to partition by in simulations, such as the hospital
     info: dict[str, str | float | int | list[float]] = field(default_factory=dict)
@@ -51,9 +55,24 @@ class Sample:
         values: ``[channels, *spatial]`` from 0 to 1 for images, ``[columns]`` for a table row.
         columns: names of a table row's values.
         sha256: of what was read, to be compared with the catalogue.
+        intensities: like `values` in the modality's own units before any window, where the source knows them.
+        pixel_sha256: hash of the decoded pixels.
     """
 
     values: FloatArray
     spacing_mm: tuple[float, ...] = ()
     columns: tuple[str, ...] = ()
     sha256: str = ""
+    intensities: FloatArray | None = None
+    pixel_sha256: str = ""
+
+    @property
+    def measured(self) -> FloatArray:
+        """The intensities, or the values where the source knows no other scale."""
+        return self.values if self.intensities is None else self.intensities
+
+
+def array_digest(array: npt.NDArray[Any]) -> str:
+    """Return SHA-256 of an array's type, shape and numbers, hex."""
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()

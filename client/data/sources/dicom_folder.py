@@ -3,18 +3,20 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from salus.client.data.dicom import DicomImage, read_dicom
+from salus.client.data.dicom import DicomImage, Window, read_dicom
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
 from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 
+AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so none is stretched on its own
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 
@@ -66,7 +68,14 @@ class DicomFolder:
                 image = read_dicom(path)
                 row = self._label(image, key)
                 yield ImageRecord(
-                    self._patient(image, row), image.study_uid, key, row.label, row.split, image.sha256, info=image.info
+                    self._patient(image, row),
+                    image.study_uid,
+                    key,
+                    row.label,
+                    row.split,
+                    image.sha256,
+                    image.pixel_sha256,
+                    info=image.info,
                 )
             except UnreadableImage as problem:
                 yield Quarantined(key, problem.reason, problem.detail)
@@ -101,31 +110,62 @@ class DicomFolder:
             mine = [names[id(image)] for image in slices]
             row = self._label(first, mine[0])
             info = {**first.info, "slices": int(volume.values.shape[0]), "spacing_mm": list(volume.spacing_mm)}
-            digest = _digest(slices)
-            patient = self._patient(first, row)
+            info["intensity_range"] = [
+                min(float(image.intensities.min()) for image in slices),
+                max(float(image.intensities.max()) for image in slices),
+            ]
             records.append(
-                ImageRecord(patient, first.study_uid, json.dumps(mine), row.label, row.split, digest, info=info)
+                ImageRecord(
+                    self._patient(first, row),
+                    first.study_uid,
+                    json.dumps(mine),
+                    row.label,
+                    row.split,
+                    _digest(slices),
+                    _joined(image.pixel_sha256 for image in slices),
+                    info=info,
+                )
             )
         return records
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``."""
         if self._options.volumes:
-            slices = [read_dicom(self._root / name) for name in json.loads(key)]
-            volume = stack(slices)
-            return Sample(volume.values[None], volume.spacing_mm, sha256=_digest(slices))
+            return _volume([read_dicom(self._root / name) for name in json.loads(key)])
         image = read_dicom(self._root / key)
-        values = image.values
+        if image.values.ndim == 3 and image.values.shape[0] > 1:
+            return _volume([image])
+        values, measured = image.values, image.intensities
         if values.ndim == 4:
-            return Sample(values[0], image.geometry.spacing_mm, sha256=image.sha256)
-        if values.shape[0] > 1:
-            volume = stack([image])
-            return Sample(np.ascontiguousarray(volume.values[None]), volume.spacing_mm, sha256=image.sha256)
-        return Sample(values, image.geometry.spacing_mm, sha256=image.sha256)
+            values, measured = values[0], measured[0]
+        return Sample(
+            values,
+            image.geometry.spacing_mm,
+            sha256=image.sha256,
+            intensities=measured,
+            pixel_sha256=image.pixel_sha256,
+        )
+
+
+def _volume(slices: list[DicomImage]) -> Sample:
+    volume = stack(slices)
+    measured = stack([replace(image, values=image.intensities, window=AS_STORED) for image in slices])
+    digest = slices[0].sha256 if len(slices) == 1 else _digest(slices)
+    return Sample(
+        np.ascontiguousarray(volume.values[None]),
+        volume.spacing_mm,
+        sha256=digest,
+        intensities=np.ascontiguousarray(measured.values[None]),
+        pixel_sha256=_joined(image.pixel_sha256 for image in slices),
+    )
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 def _digest(slices: Sequence[DicomImage]) -> str:
-    return hashlib.sha256("".join(sorted(image.sha256 for image in slices)).encode()).hexdigest()
+    return _joined(image.sha256 for image in slices)
 
 
 def _escaped(key: str) -> str:

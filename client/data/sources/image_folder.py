@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample
+from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample, array_digest
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.common.errors import UnreadableImage
@@ -43,9 +43,12 @@ class ImageFolder:
             info: dict[str, str | float | int | list[float]] = {
                 "rows": sample.values.shape[1],
                 "columns": sample.values.shape[2],
+                "intensity_range": [float(sample.values.min()), float(sample.values.max())],
             }
             patient = row.patient or key
-            yield ImageRecord(patient, patient, key, row.label, row.split, sample.sha256, info=info)
+            yield ImageRecord(
+                patient, patient, key, row.label, row.split, sample.sha256, sample.pixel_sha256, info=info
+            )
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, turned as the file says."""
@@ -61,7 +64,7 @@ class ImageFolder:
             raise
         except Exception:  # Pillow's plug-ins raise TypeError, SyntaxError, struct.error ... on damaged files
             raise UnreadableImage("damaged", "the image cannot be decoded") from None
-        return Sample(values, sha256=hashlib.sha256(data).hexdigest())
+        return Sample(values, sha256=hashlib.sha256(data).hexdigest(), pixel_sha256=array_digest(values))
 
 
 def _unit_range(image: Image.Image) -> FloatArray:

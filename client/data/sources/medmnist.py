@@ -52,8 +52,12 @@ class MedMnist:
         for split, images in self._images.items():
             for row, (image, label) in enumerate(zip(images, self._labels[split].reshape(-1), strict=True)):
                 key = f"{split}/{row}"
-                info: dict[str, str | float | int | list[float]] = {"rows": image.shape[0], "columns": image.shape[1]}
-                yield ImageRecord(key, key, key, str(int(label)), split, _digest(image), info=info)
+                info: dict[str, str | float | int | list[float]] = {
+                    "rows": image.shape[0],
+                    "columns": image.shape[1],
+                    "intensity_range": [float(image.min()) / 255, float(image.max()) / 255],
+                }
+                yield ImageRecord(key, key, key, str(int(label)), split, _digest(image), _digest(image), info=info)
 
     def load(self, key: str) -> Sample:
         """Return ``[channels, *spatial]``; the last axis is colour if it has three entries."""
@@ -64,7 +68,7 @@ class MedMnist:
             raise UnreadableImage("missing", "the array no longer has this row") from None
         values = image.astype(np.float32) / np.float32(255)
         channels_first = np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.shape[-1] == 3 else values[None]
-        return Sample(channels_first, sha256=_digest(image))
+        return Sample(channels_first, sha256=_digest(image), pixel_sha256=_digest(image))
 
 
 def _digest(image: npt.NDArray[np.uint8]) -> str:

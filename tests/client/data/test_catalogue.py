@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,7 @@ def test_the_file_is_private(tmp_path: Path) -> None:
 
 SLOW_ADD = """
 import sys, time
+from collections.abc import Iterator
 from pathlib import Path
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord
@@ -94,3 +96,44 @@ def test_killed_in_the_middle_a_data_set_is_not_there_at_all(tmp_path: Path) -> 
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
     assert catalogue.names() == ["whole"]
     assert catalogue.summary("whole").images == 4
+
+
+def test_a_replaced_data_set_is_the_old_one_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(4))
+
+    def breaks() -> Iterator[ImageRecord]:
+        yield ImageRecord("p", "s", "k", "0")
+        assert Catalogue(tmp_path / "c.sqlite", b"s" * 16).summary("a").images == 4  # and readers are not locked out
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), breaks(), replace=True)
+    assert catalogue.summary("a").images == 4
+    catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(2), replace=True)
+    assert catalogue.summary("a").images == 2
+    assert len(catalogue.quarantined("a")) == 1
+
+
+@pytest.mark.slow
+def test_a_million_images_in_bounded_memory(tmp_path: Path) -> None:
+    script = """
+import resource, sys
+from collections.abc import Iterator
+from pathlib import Path
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.records import ImageRecord
+from salus.client.data.sources.base import SourceOptions
+found = (ImageRecord(f"p{i // 4}", f"s{i // 2}", f"{i:07d}.dcm", str(i % 2), "", f"{i:064x}", f"{i:064x}",
+                     info={"rows": 512, "columns": 512, "vendor": "GE", "modality": "CT"}) for i in range(10**6))
+catalogue = Catalogue(Path(sys.argv[1]), b"s" * 16)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+summary = catalogue.add_records("a", "dicom", Path("."), SourceOptions(), found)
+assert (summary.images, summary.patients, summary.duplicates) == (10**6, 250_000, 0)
+assert sum(1 for _ in catalogue.facts("a")) == 10**6
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "c.sqlite")], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) < 300_000  # kB; all rows in memory are more than a gigabyte

@@ -19,7 +19,7 @@ def slice_at(values: np.ndarray, row: np.ndarray, column: np.ndarray, position: 
     step = tuple(np.cross(row, column) * 5.0)
     shown = values[None].astype(np.float32)
     window = Window("LINEAR_EXACT", 0.5, 1.0)
-    return DicomImage(shown, shown, window, False, geometry, "p", "s", "r", 0, step, "", {})  # type: ignore[arg-type]
+    return DicomImage(shown, shown, window, False, geometry, "p", "s", "r", 0, step, "", shown, "", {})  # type: ignore[arg-type]
 
 
 @given(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([1.0, -1.0])] * 2), st.randoms(use_true_random=False))

@@ -1,0 +1,42 @@
+"""The catalogue's schema by version; alembic brings an older file to the newest one when it is opened.
+
+To change the schema: one file in ``versions``, and `HEAD` is its revision.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from salus.common.errors import DataError
+
+HEAD = "0002"
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring a catalogue to the newest schema, in one transaction; an up-to-date one is not touched.
+
+    Raises:
+        DataError: the file was written by a newer version, or has tables of no known version.
+    """
+    with engine.connect() as connection:
+        known = sa.inspect(connection).get_table_names()
+        version = ""
+        if "alembic_version" in known:
+            version = str(connection.scalar(sa.text("SELECT version_num FROM alembic_version")) or "")
+    if version == HEAD:
+        return
+    if (known and not version) or version > HEAD:
+        raise DataError(
+            f"Expected a catalogue of schema {HEAD} or older, got {version or 'one without a version'}.",
+            remedy="Install the version of Salus that wrote it, or move it away and register the data again.",
+        )
+    from alembic import command  # takes a moment to import, and is needed once per version
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at once
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()

@@ -1,0 +1,32 @@
+"""Words that may be kept of free text in a header: vendors and modalities from fixed lists, everything else is ``OTHER``."""
+
+VENDORS = (
+    "GE",
+    "SIEMENS",
+    "PHILIPS",
+    "CANON",
+    "TOSHIBA",
+    "FUJI",
+    "HOLOGIC",
+    "AGFA",
+    "CARESTREAM",
+    "HITACHI",
+    "SHIMADZU",
+    "PHANTOM",
+)
+MODALITIES = frozenset(
+    {"CT", "MR", "CR", "DX", "MG", "PT", "NM", "RF", "XA", "OP", "OPT", "US", "SC", "OT", "IO", "PX"}
+)
+OTHER = "OTHER"
+
+
+def vendor_of(text: object) -> str:
+    """Return the vendor in a header's free text, or ``OTHER``."""
+    upper = str(text or "").upper()
+    return next((vendor for vendor in VENDORS if vendor in upper), OTHER)
+
+
+def modality_of(text: object) -> str:
+    """Return a header's modality, or ``OTHER`` for one that is not listed."""
+    upper = str(text or "").strip().upper()
+    return upper if upper in MODALITIES else OTHER

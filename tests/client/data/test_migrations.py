@@ -1,0 +1,68 @@
+import json
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from salus.client.data.catalogue import METADATA, Catalogue
+from salus.client.data.migrations import HEAD, migrate
+from salus.client.data.records import ImageRecord
+from salus.client.data.sources.base import SourceOptions
+from salus.common.errors import DataError
+from salus.common.sqlite import open_sqlite
+
+OLDEST = """
+CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);
+INSERT INTO alembic_version VALUES ('0001');
+CREATE TABLE datasets (name VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL, root VARCHAR NOT NULL, options VARCHAR NOT NULL,
+    added_at VARCHAR NOT NULL);
+CREATE TABLE images (id INTEGER PRIMARY KEY, dataset VARCHAR NOT NULL REFERENCES datasets (name) ON DELETE CASCADE,
+    patient VARCHAR NOT NULL, study VARCHAR NOT NULL, "key" VARCHAR NOT NULL, label VARCHAR NOT NULL,
+    split VARCHAR NOT NULL, sha256 VARCHAR NOT NULL, info VARCHAR NOT NULL);
+CREATE TABLE quarantine (id INTEGER PRIMARY KEY, dataset VARCHAR NOT NULL, "key" VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL, detail VARCHAR NOT NULL);
+INSERT INTO datasets VALUES ('old', 'dicom', '/nowhere', '{}', '2026-01-01');
+INSERT INTO images VALUES (1, 'old', 'p', 's', 'k', 'l', '', 'abc', '{"rows": 3}');
+"""
+
+
+def execute(path: Path, script: str) -> None:
+    engine = open_sqlite(path)
+    with engine.begin() as connection:
+        for statement in script.split(";"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+
+
+def test_an_older_catalogue_is_brought_forward_with_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    execute(path, OLDEST)
+    catalogue = Catalogue(path, b"s" * 16)
+    assert [image.sha256 for image in catalogue.images("old")] == ["abc"]
+    assert [(fact.pixel_sha256, fact.info) for fact in catalogue.facts("old")] == [("", {"rows": 3})]
+    added = ImageRecord("p", "s", "k", "l", pixel_sha256="f")
+    catalogue.add_records("new", "dicom", tmp_path, SourceOptions(), [added])
+    assert Catalogue(path, b"s" * 16).names() == ["new", "old"]
+
+
+def test_the_migrated_schema_is_the_one_in_the_code(tmp_path: Path) -> None:
+    engine = open_sqlite(tmp_path / "c.sqlite")
+    migrate(engine)
+    inspector = sa.inspect(engine)
+    for table in METADATA.sorted_tables:
+        found = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
+        assert found == {column.name: bool(column.nullable) for column in table.columns}
+        indexed = {tuple(index["column_names"]) for index in inspector.get_indexes(table.name)}
+        assert indexed == {tuple(column.name for column in index.columns) for index in table.indexes}
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == HEAD
+
+
+@pytest.mark.parametrize("version", ["9999", ""])
+def test_a_catalogue_of_an_unknown_version_is_refused_and_left_alone(tmp_path: Path, version: str) -> None:
+    path = tmp_path / "c.sqlite"
+    execute(path, OLDEST.replace("'0001'", f"'{version}'"))
+    with pytest.raises(DataError, match=version or "without a version"):
+        Catalogue(path, b"s" * 16)
+    with open_sqlite(path).connect() as connection:
+        assert json.loads(connection.scalar(sa.text("SELECT info FROM images"))) == {"rows": 3}
