@@ -25,6 +25,7 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
 
     app.train()(handle)
     app.evaluate()(handle)
+    app.query("measure")(handle)
     app.query("answer")(handle)
     app.query("hello")(handle)
     return app

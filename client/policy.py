@@ -20,12 +20,13 @@ class Policy(Strict):
 
     Args:
         allow_unprotected: accept jobs in which the coordinator sees this site's own update. Off unless written here.
-        tasks: kinds of tasks that may run; empty means every installed one.
+        tasks: kinds of tasks that may run, or ``statistics``; empty means every installed one.
         datasets: data sets that may be used; empty means every registered one.
         max_rounds: longest job that is accepted.
         cohort_epoch: the only epoch in which protected sums may be made. In one epoch every sum over a data set is over the same
             sites; raising it, after all operators agreed, allows one change.
         allow_without_noise: accept jobs that give patients no formal privacy. Off unless written here.
+        min_patients_per_cell: no number of statistics without noise is given in which fewer of this site's patients have a part.
         allow_distributed_noise: accept jobs whose noise is shared among sites, so that the guarantee counts on at most a third
             of them colluding with the coordinator. Local noise counts on nobody.
         budget: what one patient may spend over all jobs of a period.
@@ -38,6 +39,7 @@ class Policy(Strict):
     allow_without_noise: bool = False
     allow_distributed_noise: bool = True  # masking counts on the same
     key_holders: tuple[int, ...] = ()
+    min_patients_per_cell: Annotated[int, Field(ge=1)] = 5  # a usual rule of registries
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
@@ -67,9 +69,10 @@ class Policy(Strict):
                 "This site's policy does not allow distributed noise.",
                 remedy='Use noise = "local", or ask its operator.',
             )
-        if self.tasks and job.task.kind not in self.tasks:
+        kind = "statistics" if job.statistics is not None else job.task.kind
+        if self.tasks and kind not in self.tasks:
             raise Refused(
-                f"This site's policy allows the tasks {', '.join(self.tasks)}, not {job.task.kind!r}.",
+                f"This site's policy allows the tasks {', '.join(self.tasks)}, not {kind!r}.",
                 remedy="Ask the site's operator.",
             )
         if self.datasets and job.task.dataset not in self.datasets:

@@ -5,7 +5,9 @@ private    update of weight one, nothing beside it; every failure becomes a cont
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol as Interface
 
 import numpy as np
 
@@ -19,31 +21,81 @@ from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Contribution, Shape, scale_of
-from salus.privacy.dp.plan import Plan
+from salus.privacy.dp.plan import Kind, Plan, shape_of
 from salus.privacy.protection import Protection
 
 
 @dataclass
-class Private:
-    """What a job with noise has besides.
+class Account:
+    """A job's account in the ledger of a site; nothing with noise leaves the site except through `spend`.
 
     Args:
-        account: the ledger's name of the job.
-        broken: training has failed once; from then on this job gets noise only.
+        name: the ledger's name of the job.
         sent: the last contribution with local noise, by round and model: sent again, it costs nothing again.
     """
 
     plan: Plan
-    trainer: PrivateTrainer
     ledger: Ledger
-    account: str
-    broken: bool = False
+    name: str
     sent: dict[tuple[int, bytes], Contribution] = field(default_factory=dict)
+
+    def spend(self, request: Request, kind: Kind, blob: bytes, make: Callable[[], Contribution]) -> Contribution:
+        """Return what `make` gives, after its cost is in the ledger and on disk; what local noise has sent is sent again.
+
+        Raises:
+            LedgerError: nothing is left of what was reserved.
+        """
+        key = request.round, hashlib.sha256(blob).digest()
+        if key in self.sent:
+            return self.sent[key]
+        self.ledger.commit(self.name, request.round, request.attempt, self.plan.charge(kind))
+        contribution = make()
+        if self.plan.mode == "local":
+            self.sent = {key: contribution}
+        return contribution
+
+
+class Running(Interface):
+    """A verified job of either sort, with all that is kept for it between rounds."""
+
+    job: Job
+    job_id: str
+    document: bytes
+    protection: Protection
+    account: Account | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can go on as it is; otherwise it is prepared anew."""
+
+    def shape(self, request: Request, kind: Kind) -> Shape:
+        """Return the shape of the vectors that a request asks for."""
+
+    def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
+        """Return what this site says in answer to `request`, ready to be protected.
+
+        Guarantees: under differential privacy its cost is in the ledger, on disk, before this returns.
+
+        Raises:
+            LedgerError: nothing is left of what was reserved.
+        """
+
+
+@dataclass
+class Private:
+    """What training with noise has besides.
+
+    Args:
+        broken: training has failed once; from then on this job gets noise only.
+    """
+
+    trainer: PrivateTrainer
+    broken: bool = False
 
 
 @dataclass
 class RunningJob:
-    """A verified job with all that is kept for it between rounds."""
+    """Training."""
 
     job: Job
     job_id: str
@@ -52,18 +104,23 @@ class RunningJob:
     trainer: Trainer
     data: LocalData | None
     events: EventSink
+    account: Account | None
     private: Private | None
 
-    def contribution(self, request: Request, model: FloatVector, shape: Shape, site: int) -> Contribution:
-        """Return what this site says in answer to `request`, ready to be protected.
+    @property
+    def usable(self) -> bool:
+        return self.data is not None or (self.private is not None and self.private.broken)
 
-        Guarantees: under differential privacy its cost is in the ledger, on disk, before this returns.
+    def shape(self, request: Request, kind: Kind) -> Shape:
+        return shape_of(self.job, kind, self.trainer.layout.size, self.trainer.task)
 
-        Raises:
-            LedgerError: nothing is left of what was reserved.
-        """
-        if self.private is not None:
-            return self._private(self.private, request, model, shape)
+    def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
+        model = self.trainer.layout.decode(blob)
+        if self.private is not None and self.account is not None:
+            private, account = self.private, self.account
+            return account.spend(
+                request, shape.kind, blob, lambda: self._private(private, account.plan, request, model, shape)
+            )
         try:
             contribution = self._plain(request, model, shape, site)
             scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
@@ -87,13 +144,11 @@ class RunningJob:
         self._trained(request, data)
         return Contribution(update, min(data.train.patients, bound) / bound, statistics)
 
-    def _private(self, private: Private, request: Request, model: FloatVector, shape: Shape) -> Contribution:
-        key = request.round, hashlib.sha256(model.tobytes()).digest()
-        if key in private.sent:
-            return private.sent[key]
-        private.ledger.commit(private.account, request.round, request.attempt, private.plan.charge(shape.kind))
+    def _private(
+        self, private: Private, plan: Plan, request: Request, model: FloatVector, shape: Shape
+    ) -> Contribution:
         try:
-            update = self._noised(private, self.data, model, shape)
+            update = self._noised(private, plan, self.data, model, shape)
             if self.data is not None and shape.kind == "train":
                 self._trained(request, self.data)
         except Exception as problem:
@@ -102,19 +157,16 @@ class RunningJob:
             self._nothing(request, problem)
             self.data = None
             private.broken = True
-            update = self._noised(private, None, model, shape)
-        contribution = Contribution(update, 1.0, np.zeros(0))
-        if private.plan.mode == "local":
-            private.sent = {key: contribution}
-        return contribution
+            update = self._noised(private, plan, None, model, shape)
+        return Contribution(update, 1.0, np.zeros(0))
 
     def _noised(
-        self, private: Private, data: LocalData | None, model: FloatVector, shape: Shape
+        self, private: Private, plan: Plan, data: LocalData | None, model: FloatVector, shape: Shape
     ) -> FloatVector | DoubleVector:
         update: FloatVector | DoubleVector
         if shape.kind == "evaluate":
             update = private.trainer.statistics(model, data.validation if data else None)
-        elif private.plan.mode == "local":
+        elif plan.mode == "local":
             update = private.trainer.train(model, data.train if data else None)
         else:
             update = private.trainer.direction(model, data.train if data else None)

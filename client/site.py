@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, local_data
 from salus.client.ledger.store import Ledger
+from salus.client.measuring import Measurer, MeasuringJob
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
-from salus.client.running import Private, RunningJob
+from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
+from salus.common.analyses import analysis_of
 from salus.common.errors import BudgetError, DataError, IdentityError, Refused, SalusError, describe, where
 from salus.common.events import EventSink
 from salus.common.identity import Identity
@@ -25,7 +27,7 @@ from salus.common.packets import Reply, Request
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, Shape
-from salus.privacy.dp.plan import Kind, Plan, plan_of, shape_of
+from salus.privacy.dp.plan import Kind, Plan, plan_of
 from salus.privacy.masking.store import SessionStore
 from salus.privacy.protection import SiteEnd, SiteParty, protection_of
 from salus.privacy.session import Session, manifest_hash
@@ -70,7 +72,7 @@ class Site:
         self._events = events
         self._ledger = ledger
         self._random: Callable[[int], bytes] = os.urandom
-        self._running: RunningJob | None = None
+        self._running: Running | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
 
     def handle(self, request: Request, blob: bytes) -> tuple[Reply, bytes]:
@@ -96,7 +98,7 @@ class Site:
                 return b""
             case "answer":
                 return self._continue(request, blob)
-            case "train" | "evaluate":
+            case "train" | "evaluate" | "measure":
                 return self._ask(request, blob, request.kind)
 
     def _continue(self, request: Request, blob: bytes) -> bytes:
@@ -106,13 +108,12 @@ class Site:
 
     def _ask(self, request: Request, blob: bytes, kind: Kind) -> bytes:
         running = self._accept(request)
-        model = running.trainer.layout.decode(blob)
-        shape = shape_of(running.job, kind, running.trainer.layout.size, running.trainer.task)
-        contribution = running.contribution(request, model, shape, self.site_id)
+        shape = running.shape(request, kind)
+        contribution = running.contribution(request, blob, shape, self.site_id)
         return self._protect(request, running, blob, shape, contribution)
 
     def _protect(
-        self, request: Request, running: RunningJob, model: bytes, shape: Shape, contribution: Contribution
+        self, request: Request, running: Running, model: bytes, shape: Shape, contribution: Contribution
     ) -> bytes:
         session = Session(
             request.job_id,
@@ -130,15 +131,15 @@ class Site:
             self._policy().min_sites,
             self._random,
             # Sums with noise constrain no cohort, so they are kept apart from those that do.
-            scope=f"noised/{request.job_id}" if running.private else scope_of(running.job),
-            head=self._ledger.head if running.private else None,
+            scope=f"noised/{request.job_id}" if running.account else scope_of(running.job),
+            head=self._ledger.head if running.account else None,
         )
         end = running.protection.site_end(session, shape, running.job, party)
         reply = end.open(contribution)
         self._open = (_key(request), end)
         return reply
 
-    def _accept(self, request: Request) -> RunningJob:
+    def _accept(self, request: Request) -> Running:
         """Return the job, after every check that can be made without reading data."""
         if request.job is None:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
@@ -154,43 +155,44 @@ class Site:
                 f"Expected this site among at least {job.job.min_sites} different sites of the pinned roster.",
                 remedy="Wait until enough sites take part, and use the newest roster.",
             )
-        evaluation = job.job.rounds + 1
-        training = request.kind == "train" and 1 <= request.round <= job.job.rounds
-        if not training and not (request.kind == "evaluate" and request.round == evaluation):
-            raise Refused(
-                f"Expected training in a round from 1 to {job.job.rounds} or evaluation in round {evaluation}, "
-                f"got {request.kind} in round {request.round}.",
-                remedy="Sign a new job.",
-            )
+        _check_round(request, job)
         if job.task.dataset not in self._catalogue.names():
             self._running = None  # it may have been removed while the job ran
         known = self._running
         same = known is not None and known.document == document and known.job_id == request.job_id
-        if (
-            known is not None
-            and same
-            and (known.data is not None or (known.private is not None and known.private.broken))
-        ):
+        if known is not None and same and known.usable:
             return known
-        sent = known.private.sent if known is not None and known.private is not None and same else {}
+        sent = known.account.sent if known is not None and known.account is not None and same else {}
         self._running = known = None  # free the last job's data before the next one's are read
         running = self._prepare(job, document, request.job_id)
-        if running.private is not None:
-            running.private.sent = sent
+        if running.account is not None:
+            running.account.sent = sent
         self._running = running
         return running
 
-    def _prepare(self, job: Job, document: bytes, job_id: str) -> RunningJob:
+    def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
+        """Reserve the job's cost, then read its data."""
+        analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
+        plan = plan_of(job)
+        account, patients = None, None
+        if plan is not None:
+            account = Account(plan, self._ledger, f"{job_id}/{hashlib.sha256(document).hexdigest()[:16]}")
+            patients = self._reserve(job, plan, account.name)
+        if analysis is None:
+            return self._prepare_training(job, document, job_id, account, patients)
+        measurer = Measurer(
+            self._catalogue, job, analysis, patients, self._policy().min_patients_per_cell, self._random
+        )
+        return MeasuringJob(job, job_id, document, protection_of(job), measurer, self._events, account)
+
+    def _prepare_training(
+        self, job: Job, document: bytes, job_id: str, account: Account | None, patients: frozenset[str] | None
+    ) -> RunningJob:
         task = make_task(job.task)
         model = build_model(job.task, job.job.seed)
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)
-        plan = plan_of(job)
-        private, patients = None, None
-        if plan is not None:
-            account = f"{job_id}/{hashlib.sha256(document).hexdigest()[:16]}"
-            private = Private(plan, PrivateTrainer(trainer, plan, self._random), self._ledger, account)
-            patients = self._reserve(job, plan, account)
+        private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
         try:
             data: LocalData | None = local_data(
                 self._catalogue, job, task, self._performance.cache_mb * 2**20, patients
@@ -208,7 +210,7 @@ class Site:
                 images=len(data.train),
                 left_out=data.left_out,
             )
-        return RunningJob(job, job_id, document, protection, trainer, data, self._events, private)
+        return RunningJob(job, job_id, document, protection, trainer, data, self._events, account, private)
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
         """Set aside the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
@@ -225,6 +227,20 @@ class Site:
             job.job.rounds,
             self._policy().budget,
         )
+
+
+def _check_round(request: Request, job: Job) -> None:
+    """Raise Refused unless a job of this sort has such a request in this round."""
+    expected: Kind = "measure" if job.statistics is not None else "train"
+    if request.kind == expected and 1 <= request.round <= job.job.rounds:
+        return
+    if expected == "train" and request.kind == "evaluate" and request.round == job.job.rounds + 1:
+        return
+    more = f" or evaluate in round {job.job.rounds + 1}" if expected == "train" else ""
+    raise Refused(
+        f"Expected {expected} in a round from 1 to {job.job.rounds}{more}, got {request.kind} in round {request.round}.",
+        remedy="Sign a new job.",
+    )
 
 
 def scope_of(job: Job) -> str:

@@ -1,4 +1,4 @@
-"""A job: what is to be trained, how, and under which protection. Data only; no code travels with it.
+"""A job: what is to be trained or measured, how, and under which protection. Data only; no code travels with it.
 
 A job file is TOML, parsed into frozen models. `Job.canonical_bytes` is what the coordinator signs and what every site hashes
 into its session, so two sites that were given different jobs can never complete a round together.
@@ -21,6 +21,7 @@ CONTEXT = "salus/job/1"
 MAX_INPUT_NUMBERS = 2**26  # a 400^3 volume; more does not fit a hospital's GPU
 MAX_COLUMNS = 10_000
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+MEASURED = "none"  # task and model of a job that only measures
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -52,8 +53,8 @@ class Column(Strict):
 class TaskSettings(Strict):
     """What is learnt from what."""
 
-    kind: Name
-    model: Name
+    kind: Name = "none"
+    model: Name = "none"
     dataset: Name
     classes: tuple[Label, ...]
     shape: tuple[PositiveInt, ...] = ()  # spatial size that every image is brought to; empty for a table
@@ -133,14 +134,91 @@ class Privacy(Strict):
         return self.noise != "none"
 
 
+class Statistics(Strict):
+    """What is measured over all sites, instead of training."""
+
+    kind: Name
+    intensity_low: float = 0.0  # of the range in which intensities are counted, in the modality's units; CT: -1024
+    intensity_high: float = 65_535.0  # what 16 bits hold
+    bins: Annotated[int, Field(ge=4, le=256)] = 64
+    quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=32)] = (
+        0.01,
+        0.25,
+        0.5,
+        0.75,
+        0.99,
+    )
+    modalities: Annotated[tuple[Label, ...], Field(max_length=16)] = (
+        "CT",
+        "MR",
+        "DX",
+        "CR",
+    )  # the rest is counted together
+    vendors: Annotated[
+        tuple[Label, ...], Field(max_length=16)
+    ] = ()  # quantiles for each of them; none: for all together
+    min_patients: Annotated[int, Field(ge=1)] = 5  # a site leaves a cell at zero in which fewer have a part
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if not self.intensity_low < self.intensity_high:
+            raise ValueError("expected intensity_low below intensity_high")
+        for names in (self.modalities, self.vendors, self.quantiles):
+            if len(set(names)) != len(names):
+                raise ValueError("expected no value twice")
+        return self
+
+
+class Harmonise(Strict):
+    """How every site brings its images to a common scale before training, with constants from statistics over all sites."""
+
+    kind: Literal["nyul", "zscore", "features", "combat"]
+    landmarks: tuple[float, ...] = ()  # nyul: the standard scale
+    groups: tuple[tuple[Label, float, float], ...] = ()  # zscore: vendor or ALL, centre, scale
+    constants: tuple[float, ...] = ()  # combat: the common model
+    intensity_low: float = 0.0  # features and combat: as in the statistics
+    intensity_high: float = 65_535.0
+
+    @model_validator(mode="after")
+    def _what_the_kind_needs(self) -> Self:
+        needed = {"nyul": "landmarks", "zscore": "groups", "combat": "constants"}.get(self.kind)
+        for name in ("landmarks", "groups", "constants"):
+            if bool(getattr(self, name)) != (name == needed):
+                raise ValueError(f"expected {'' if name == needed else 'no '}{name} for harmonise.kind = {self.kind!r}")
+        rising = all(a <= b for a, b in zip(self.landmarks, self.landmarks[1:], strict=False))
+        if self.landmarks and (len(self.landmarks) != 11 or not rising or self.landmarks[0] >= self.landmarks[-1]):
+            raise ValueError("expected 11 rising landmarks")
+        if any(scale <= 0 for _, _, scale in self.groups) or not self.intensity_low < self.intensity_high:
+            raise ValueError("expected positive scales and intensity_low below intensity_high")
+        return self
+
+
 class Job(Strict):
-    """A whole job file."""
+    """A whole job file: what is trained, or with a section ``statistics`` what is measured."""
 
     job: JobHead
     task: TaskSettings
     training: Training = Training()
     aggregation: Aggregation = Aggregation()
     privacy: Privacy = Privacy()
+    statistics: Statistics | None = None
+    harmonise: Harmonise | None = None
+
+    @model_validator(mode="after")
+    def _training_or_statistics(self) -> Self:
+        named = (self.task.kind, self.task.model) != (MEASURED, MEASURED)
+        if self.statistics is not None and (named or self.harmonise is not None):
+            raise ValueError(
+                "expected no task.kind, no task.model and no section harmonise beside the section statistics"
+            )
+        if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
+            raise ValueError("expected task.kind and task.model, or a section statistics")
+        if self.harmonise is not None and self.harmonise.kind == "combat" and self.privacy.noised:
+            # What ComBat takes from an image depends on the site's other patients, so no patient's part would be bounded.
+            raise ValueError(
+                'expected noise = "none" with harmonise.kind = "combat"; with noise use "nyul" or "zscore"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _distributed_needs_masking(self) -> Self:

@@ -7,6 +7,7 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
     train        coordinator   job, round, attempt        model
     answer       coordinator   job, round, attempt        request       (a further exchange of the protection)
     evaluate     coordinator   job, round, attempt        model
+    measure      coordinator   job, round, attempt        state of the statistics
     hello        coordinator   -                          -
     ok           site          -                          reply
     refused      site          code and text              -
@@ -26,7 +27,13 @@ from salus.common.strict import Strict, validate
 
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
-MESSAGE_TYPES = {"train": "train", "answer": "query.answer", "evaluate": "evaluate", "hello": "query.hello"}
+MESSAGE_TYPES = {
+    "train": "train",
+    "answer": "query.answer",
+    "evaluate": "evaluate",
+    "measure": "query.measure",
+    "hello": "query.hello",
+}
 
 
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -41,7 +48,7 @@ def _nonce() -> str:
 class Request(Strict):
     """What the coordinator asks of one site."""
 
-    kind: Literal["train", "answer", "evaluate", "hello"]
+    kind: Literal["train", "answer", "evaluate", "measure", "hello"]
     nonce: Nonce = Field(default_factory=_nonce)
     job_id: str = ""
     job: Signed | None = None

@@ -38,13 +38,13 @@ class Shape:
         parameters: d.
         statistics: m.
         clip_norm_l2: bound on the Euclidean norm of the update.
-        kind: what the vector is of: a ``train`` or an ``evaluate`` request.
+        kind: what the vector is of: a ``train``, an ``evaluate`` or a ``measure`` request.
     """
 
     parameters: int
     statistics: int
     clip_norm_l2: float
-    kind: Literal["train", "evaluate"] = "train"
+    kind: Literal["train", "evaluate", "measure"] = "train"
 
     @property
     def length(self) -> int:

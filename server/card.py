@@ -99,7 +99,7 @@ def _row(plan: Plan | None, site: int, name: str, sent: Mapping[Kind, int] | Non
         return SitePrivacy(site=site, name=name, attempts=plan.attempts, epsilon=plan.epsilon, delta=plan.delta)
     # With local noise a retry sends what it had sent before and costs nothing more, so the count may be too high; a site's
     # ledger lets nothing beyond the plan leave.
-    value = min(spent(plan, sent["train"], sent["evaluate"]), plan.epsilon)
+    value = min(spent(plan, sent["train"] + sent["measure"], sent["evaluate"]), plan.epsilon)
     return SitePrivacy(site=site, name=name, attempts=sum(sent.values()), epsilon=value, delta=plan.delta)
 
 

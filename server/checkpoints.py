@@ -160,12 +160,16 @@ class Checkpoints:
         tensors: dict[str, npt.NDArray[np.generic]] = dict(layout.unflatten(model))
         tensors |= {STATE_PREFIX + name: array for name, array in state.items()}
         _write_durably(path, tensors)
-        with self._engine.begin() as connection:
-            connection.execute(sa.delete(ROUNDS).where(ROUNDS.c.job_id == job_id, ROUNDS.c.round == round_))
-            connection.execute(ROUNDS.insert().values(job_id=job_id, round=round_, record=json.dumps(record)))
+        self.save_record(job_id, round_, record)
         for old in range(round_ - 1):  # keep the last two: the newest, and one to compare with
             self.model_path(job_id, old).unlink(missing_ok=True)
         return path
+
+    def save_record(self, job_id: str, round_: int, record: Mapping[str, object]) -> None:
+        """Write what is known of a round, in place of an earlier record of it."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(ROUNDS).where(ROUNDS.c.job_id == job_id, ROUNDS.c.round == round_))
+            connection.execute(ROUNDS.insert().values(job_id=job_id, round=round_, record=json.dumps(record)))
 
     def records(self, job_id: str) -> list[dict[str, object]]:
         """Return the records of a job's rounds, in order."""

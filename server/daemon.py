@@ -15,6 +15,7 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 
+from salus.common.analyses import analysis_of
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import JobError, SalusError, describe, where
@@ -31,6 +32,7 @@ from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
+from salus.server.attempts import Attempts, Cancelled
 from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.config import ADMIN_SOCKET, ServerFolder
@@ -38,7 +40,8 @@ from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
 from salus.server.report import write_report
-from salus.server.rounds import Cancelled, JobRun
+from salus.server.rounds import run_of
+from salus.server.statistics_report import harmonise_section, write_statistics_report
 from salus.server.strategies import strategy_of
 from salus.server.transcripts import Transcript
 
@@ -119,7 +122,7 @@ class CoordinatorDaemon:
             self._running = None
 
     def _work(self, row: JobRow, federation: Federation) -> None:
-        JobRun(
+        attempts = Attempts(
             row.job,
             row.job_id,
             row.signed,
@@ -129,7 +132,8 @@ class CoordinatorDaemon:
             self._keys(),
             Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl"),
             cancelled=lambda: self._must_end(row.job_id),
-        ).run()
+        )
+        run_of(attempts).run()
 
     def _keys(self) -> dict[int, bytes]:
         roster = self._folder.roster
@@ -151,6 +155,10 @@ class CoordinatorDaemon:
         names = {site: roster.site(site).name for site in roster.site_ids()}
         try:
             card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", self._keys(), names)
+            if job.statistics is not None:
+                records = self._checkpoints.records(job_id)
+                write_statistics_report(folder / "reports" / f"{job_id}.html", job, job_id, records, card)
+                return
             write_report(
                 folder / "reports" / f"{job_id}.html",
                 job,
@@ -219,11 +227,15 @@ class CoordinatorDaemon:
         row = self._checkpoints.job(job_id)
         model = self._checkpoints.model_path(job_id, row.job.job.rounds)
         report = self._folder.folder / "reports" / f"{job_id}.html"
+        records = self._checkpoints.records(job_id)
+        found = records[-1].get("result") if records else None
         return {
             "job": job_id,
             "status": row.status,
             "reason": row.reason,
-            "rounds": self._checkpoints.records(job_id),
+            "rounds": records,
+            "statistics": found,
+            "harmonise": harmonise_section(row.job, found) if isinstance(found, dict) else "",
             "of": row.job.job.rounds,
             "model": str(model) if model.exists() else None,
             "report": str(report) if report.exists() else None,
@@ -236,10 +248,14 @@ def check_job(job: Job, sites: int) -> None:
     Raises:
         JobError, ProtectionError: with what would have to change.
     """
-    task = make_task(job.task)
-    strategy_of(job)
-    if plan_of(job) is not None:  # raises where no noise suffices
-        checked_clipper(build_model(job.task, job.job.seed), task)
+    plan = plan_of(job)  # raises where no noise suffices
+    if job.statistics is not None:
+        analysis_of(job)
+    else:
+        task = make_task(job.task)
+        strategy_of(job)
+        if plan is not None:
+            checked_clipper(build_model(job.task, job.job.seed), task)
     protection_of(job).check(job, sites)
     if job.job.min_sites > sites:
         raise JobError(

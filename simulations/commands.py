@@ -66,9 +66,16 @@ def simulate(
     values = result.to_json()
     if output is None:
         del values["model"]
+    if loaded.statistics is not None:
+        values = {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
     if json_out:
         emit_json(values, json_out)
-    if json_out != "-":
+    if json_out != "-" and result.statistics:
+        from salus.server.commands.statistics import show
+
+        show(result.statistics)
+        out.print(result.harmonise, markup=False, soft_wrap=True)
+    elif json_out != "-":
         shown = [*result.metrics.items(), ("seconds", result.seconds), ("peak memory, MB", result.peak_rss_mb)]
         table("Final model on the test split", ["", ""], [(name, f"{value:.3f}") for name, value in shown])
         if result.quarantined:

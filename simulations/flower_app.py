@@ -41,10 +41,11 @@ from salus.common.identity import Identity
 from salus.common.job import load_job, seal_job
 from salus.privacy.masking.store import MemoryStore
 from salus.server.app import make_server_app
+from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
 from salus.server.daemon import check_job
 from salus.server.federation import Federation
-from salus.server.rounds import JobRun
+from salus.server.rounds import run_of
 from salus.server.transcripts import Transcript
 from salus.simulations.simulate import test_evaluator
 from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
@@ -102,7 +103,7 @@ def _run(grid: Grid, context: Context) -> None:
     evaluate = test_evaluator(job, settings.folder, Performance(device="cpu"))
 
     def work(federation: Federation) -> None:
-        JobRun(
+        attempts = Attempts(
             job,
             job_id,
             signed,
@@ -111,8 +112,8 @@ def _run(grid: Grid, context: Context) -> None:
             EventLog(settings.folder / "events.jsonl"),
             virtual_keys(secret, settings.sites),
             Transcript(settings.folder / "transcripts" / f"{job_id}.jsonl"),
-            evaluate,
-        ).run()
+        )
+        run_of(attempts, evaluate).run()
         checkpoints.set_status(job_id, "finished")
 
     make_server_app(work)(grid, context)

@@ -46,14 +46,14 @@ class Hospital:
 
 
 HOSPITALS = (
-    Hospital("North Phantom Hospital", "Phantom Imaging A", 0.8, (600, 1200), False, 0.5, 60, 60),
-    Hospital("River Phantom Clinic", "Phantom Imaging B", 1.0, (700, 1400), True, 0.35, 80, 44),
-    Hospital("Hill Phantom Infirmary", "Phantom Imaging C", 0.6, (550, 1000), False, 0.6, 100, 52),
-    Hospital("Lake Phantom Centre", "Phantom Imaging A", 0.9, (650, 1300), False, 0.25, 70, 36, damaged=3),
-    Hospital("Harbour Phantom Hospital", "Phantom Imaging D", 1.2, (800, 1600), True, 0.45, 90, 48),
-    Hospital("Forest Phantom Hospital", "Phantom Imaging B", 0.7, (600, 1100), False, 0.5, 75, 40),
-    Hospital("Garden Phantom Clinic", "Phantom Imaging C", 1.1, (620, 1250), True, 0.4, 85, 40),
-    Hospital("Harvest Phantom Infirmary", "Phantom Imaging D", 0.75, (640, 1280), False, 0.55, 65, 40),
+    Hospital("North Phantom Hospital", "PhantomA Imaging", 0.8, (600, 1200), False, 0.5, 60, 60),
+    Hospital("River Phantom Clinic", "PhantomB Imaging", 1.0, (700, 1400), True, 0.35, 80, 44),
+    Hospital("Hill Phantom Infirmary", "PhantomC Imaging", 0.6, (550, 1000), False, 0.6, 100, 52),
+    Hospital("Lake Phantom Centre", "PhantomA Imaging", 0.9, (650, 1300), False, 0.25, 70, 36, damaged=3),
+    Hospital("Harbour Phantom Hospital", "PhantomD Imaging", 1.2, (800, 1600), True, 0.45, 90, 48),
+    Hospital("Forest Phantom Hospital", "PhantomB Imaging", 0.7, (600, 1100), False, 0.5, 75, 40),
+    Hospital("Garden Phantom Clinic", "PhantomC Imaging", 1.1, (620, 1250), True, 0.4, 85, 40),
+    Hospital("Harvest Phantom Infirmary", "PhantomD Imaging", 0.75, (640, 1280), False, 0.55, 65, 40),
 )
 
 

@@ -12,8 +12,10 @@ import psutil
 import torch
 from flwr.app import Context, RecordDict
 
+from salus.client.data.harmonise import harmoniser_of
 from salus.client.data.loading import Item, TensorSet, target_of
 from salus.client.data.sources.base import SourceOptions
+from salus.client.data.vocabulary import OTHER
 from salus.client.performance import Performance
 from salus.client.training import Trainer
 from salus.common.events import Event, EventLog
@@ -23,11 +25,13 @@ from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of
 from salus.server.app import make_server_app
+from salus.server.attempts import Attempts
 from salus.server.card import PrivacyCard, card_of_job
 from salus.server.checkpoints import Checkpoints
 from salus.server.daemon import check_job
 from salus.server.federation import Federation
-from salus.server.rounds import Evaluator, JobRun
+from salus.server.rounds import Evaluator, run_of
+from salus.server.statistics_report import harmonise_section
 from salus.server.transcripts import Transcript
 from salus.simulations.engine import RUN_ID, PoolGrid
 from salus.simulations.virtual import (
@@ -52,6 +56,8 @@ class SimulationResult:
         metrics: of the final model on the test split; empty if the data have none.
         rounds: one record per round.
         privacy: what each virtual site's patients have spent.
+        statistics: what was found, for a job that measures instead of training.
+        harmonise: the section of a training job that uses it.
         peak_rss_mb: largest resident memory of all its processes together, sampled every quarter second.
     """
 
@@ -62,6 +68,8 @@ class SimulationResult:
     model: Path
     quarantined: dict[str, int]
     privacy: PrivacyCard
+    statistics: dict[str, object]
+    harmonise: str
 
     def to_json(self) -> dict[str, object]:
         """Return the plain object that ``--json`` writes."""
@@ -73,6 +81,7 @@ class SimulationResult:
             "model": str(self.model),
             "quarantined": self.quarantined,
             "privacy": self.privacy.model_dump(mode="json"),
+            **({"statistics": self.statistics, "harmonise": self.harmonise} if self.statistics else {}),
         }
 
 
@@ -106,16 +115,19 @@ def simulate(
     keys = virtual_keys(secret, sites)
     setup = WorkerSetup(folder, secret, sites, coordinator.public_key, OPEN_POLICY, performance)
     with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
-        evaluate = test_evaluator(job, folder, performance)
+        evaluate = test_evaluator(job, folder, performance) if job.statistics is None else None
 
         def work(federation: Federation) -> None:
             transcript = Transcript(folder / "transcripts" / f"{job_id}.jsonl")
-            JobRun(job, job_id, signed, federation, checkpoints, events, keys, transcript, evaluate).run()
+            attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript)
+            run_of(attempts, evaluate).run()
 
         make_server_app(work)(grid, Context(RUN_ID, 1, {}, RecordDict(), {}))
     checkpoints.set_status(job_id, "finished")
     rounds = checkpoints.records(job_id)
     last = rounds[-1].get("metrics", {}) if rounds else {}
+    found = rounds[-1].get("result", {}) if rounds else {}
+    assert isinstance(found, dict)  # Safe because the run wrote it.
     return SimulationResult(
         metrics={str(k): float(v) for k, v in last.items()} if isinstance(last, dict) else {},
         rounds=rounds,
@@ -123,6 +135,8 @@ def simulate(
         peak_rss_mb=memory.peak_mb,
         model=checkpoints.model_path(job_id, job.job.rounds),
         quarantined=hospitals.quarantined,
+        statistics=found,
+        harmonise=harmonise_section(job, found) if found else "",
         privacy=card_of_job(
             job, folder / "transcripts" / f"{job_id}.jsonl", keys, {site: f"site-{site}" for site in keys}
         ),
@@ -135,12 +149,18 @@ def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluato
         return None
     catalogue = open_catalogue(folder, CENTRAL)
     task = make_task(job.task)
+    rows = zip(catalogue.images(job.task.dataset), catalogue.facts(job.task.dataset), strict=True)
     items = [
-        Item(image, target)
-        for image in catalogue.images(job.task.dataset)
+        Item(image, target, str(facts.info.get("vendor", OTHER)))
+        for image, facts in rows
         if (target := target_of(image.label, job.task.classes)) is not None
     ]
-    data = TensorSet(items, catalogue.source(job.task.dataset), task, performance.cache_mb * 2**20)
+    harmonise = None
+    if job.harmonise is not None:
+        if job.harmonise.kind == "combat":  # what it takes from an image is known at the image's own site only
+            return None
+        harmonise = harmoniser_of(job.harmonise)
+    data = TensorSet(items, catalogue.source(job.task.dataset), task, performance.cache_mb * 2**20, harmonise)
     with torch.random.fork_rng(devices=[]):
         model = build_model(job.task, job.job.seed)
     trainer = Trainer(model, layout_of(model), task, job, performance)

@@ -1,6 +1,8 @@
 """From the catalogue to tensors for one job: which patients train and validate, and their prepared samples in memory."""
 
+import contextlib
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from salus.client.data.catalogue import Catalogue, CataloguedImage
+from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
+from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
+from salus.client.data.vocabulary import OTHER
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import Column, Job
 from salus.common.tasks.base import Task
@@ -20,6 +25,7 @@ class Item:
 
     image: CataloguedImage
     target: int
+    vendor: str = OTHER
 
 
 class TensorSet:
@@ -27,10 +33,19 @@ class TensorSet:
 
     Args:
         items: samples that were readable when the set was made.
+        harmonise: brings each to the job's common scale, see `harmonise`.
     """
 
-    def __init__(self, items: Sequence[Item], source: Source, task: Task, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        source: Source,
+        task: Task,
+        cache_bytes: int,
+        harmonise: Harmoniser | None = None,
+    ) -> None:
         self._source = source
+        self._harmonise = harmonise
         self._task = task
         self.unreadable: Counter[str] = Counter()
         self._items: list[Item] = []
@@ -55,9 +70,9 @@ class TensorSet:
         self.targets = torch.tensor([item.target for item in self._items], dtype=torch.long)
 
     def _read(self, item: Item) -> torch.Tensor:
-        sample = self._source.load(item.image.key)
-        if sample.sha256 and sample.sha256 != item.image.sha256:
-            raise UnreadableImage("changed", "the file is not the one that was registered")
+        sample = read_registered(self._source, item.image)
+        if self._harmonise is not None:
+            sample = self._harmonise(sample, item.vendor)
         values = sample.values
         if sample.columns:
             values = values[_places(sample.columns, self._task.settings.columns)]
@@ -83,6 +98,14 @@ class TensorSet:
         if self._cached is not None:
             return self._cached[rows], self.targets[rows]
         return torch.stack([self._read(self._items[int(row)]) for row in rows]), self.targets[rows]
+
+
+def read_registered(source: Source, image: CataloguedImage) -> Sample:
+    """Return a sample as its source reads it now; raises UnreadableImage if it is gone or not the registered one."""
+    sample = source.load(image.key)
+    if sample.sha256 and sample.sha256 != image.sha256:
+        raise UnreadableImage("changed", "the file is not the one that was registered")
+    return sample
 
 
 def _places(have: Sequence[str], wanted: Sequence[Column]) -> list[int]:
@@ -116,13 +139,20 @@ def local_data(
     Raises:
         DataError: the data set is not registered, or has no patient to train on.
     """
-    images = [i for i in catalogue.images(job.task.dataset) if patients is None or i.patient in patients]
-    source = catalogue.source(job.task.dataset)
+    dataset = job.task.dataset
+    facts = catalogue.facts(dataset) if job.harmonise is not None else itertools.repeat(None)
+    known = [
+        (image, OTHER if fact is None else str(fact.info.get("vendor", OTHER)))
+        for image, fact in zip(catalogue.images(dataset), facts, strict=job.harmonise is not None)
+        if patients is None or image.patient in patients
+    ]
+    images = [image for image, _ in known]
+    source = catalogue.source(dataset)
     left_out: Counter[str] = Counter()
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     private = job.privacy.noised
     has_split = any(image.split == "val" for image in images)
-    for image in images:
+    for image, vendor in known:
         target = target_of(image.label, job.task.classes)
         # Under differential privacy a patient's split depends on its own row alone: whether others have one must not matter.
         split = image.split or (_hashed(image.patient, job) if private else "train")
@@ -131,13 +161,16 @@ def local_data(
             continue
         if not private and not has_split and split == "train":
             split = _hashed(image.patient, job)
-        parts[split].append(Item(image, target))
-    train = TensorSet(parts["train"], source, task, cache_bytes)
+        parts[split].append(Item(image, target, vendor))
+    harmonise = None
+    if job.harmonise is not None:
+        harmonise = harmoniser_of(job.harmonise, lambda: _readable(parts["train"], source))
+    train = TensorSet(parts["train"], source, task, cache_bytes, harmonise)
     # Plain statistics are divided by this bound, so that each stays within 0 .. 1. Private ones have no such limit: leaving out
     # the last patients would let one patient push out another.
     bound = len(images) if private else job.aggregation.max_patients
     left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
-    validation = TensorSet(parts["val"][:bound], source, task, cache_bytes)
+    validation = TensorSet(parts["val"][:bound], source, task, cache_bytes, harmonise)
     for reason, count in (train.unreadable + validation.unreadable).items():
         left_out[reason] += count
     if len(train) == 0 and not private:
@@ -146,6 +179,15 @@ def local_data(
             remedy="Compare its labels with the job's classes: salus dataset show.",
         )
     return LocalData(train, validation, {reason: count for reason, count in left_out.items() if count})
+
+
+def _readable(items: Sequence[Item], source: Source) -> list[Known]:
+    """Return the training images that can be read, for ComBat; the others are counted when the tensors are made."""
+    found: list[Known] = []
+    for item in items:
+        with contextlib.suppress(UnreadableImage):
+            found.append((read_registered(source, item.image), item.vendor, item.target))
+    return found
 
 
 def target_of(label: str, classes: Sequence[str]) -> int | None:

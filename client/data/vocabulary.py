@@ -12,7 +12,10 @@ VENDORS = (
     "CARESTREAM",
     "HITACHI",
     "SHIMADZU",
-    "PHANTOM",
+    "PHANTOMA",  # the vendors of the phantoms that come with Salus
+    "PHANTOMB",
+    "PHANTOMC",
+    "PHANTOMD",
 )
 MODALITIES = frozenset(
     {"CT", "MR", "CR", "DX", "MG", "PT", "NM", "RF", "XA", "OP", "OPT", "US", "SC", "OT", "IO", "PX"}

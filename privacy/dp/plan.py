@@ -10,13 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from salus.common.analyses.exact import exact_size
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.tasks.base import Task
 from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import Release, epsilon, solve_noise
 
-Kind = Literal["train", "evaluate"]
+Kind = Literal["train", "evaluate", "measure"]
 EVALUATION_ATTEMPTS = 2
 ROUNDING = (
     1 + 2.0**-12
@@ -43,11 +44,11 @@ class Plan:
     delta: float
 
     def charge(self, kind: str) -> Release:
-        """Return what one attempt of this kind, ``train`` or ``evaluate``, costs a patient."""
+        """Return what one attempt of this kind, ``train``, ``measure`` or ``evaluate``, costs a patient."""
         mechanism: Literal["gaussian", "discrete-gaussian"] = (
             "gaussian" if self.mode == "local" else "discrete-gaussian"
         )
-        if kind == "train":
+        if kind != "evaluate":
             return Release(
                 mechanism=mechanism,
                 noise_multiplier=self.noise_multiplier,
@@ -68,8 +69,8 @@ class Plan:
 
 
 def steps_per_attempt(job: Job) -> int:
-    """Return how many noised steps one training attempt has."""
-    if job.privacy.noise == "distributed":
+    """Return how many noised steps one attempt at a round has."""
+    if job.privacy.noise == "distributed" or job.statistics is not None:
         return 1
     return max(1, round(job.training.local_epochs / job.privacy.sampling_rate))
 
@@ -86,6 +87,7 @@ def plan_of(job: Job) -> Plan | None:
 @functools.lru_cache(maxsize=64)
 def _plan(job: Job) -> Plan:
     privacy = job.privacy
+    measures = job.statistics is not None  # every patient takes part in every step, and there is no evaluation
     attempts = job.job.rounds + math.ceil(job.job.rounds * privacy.spare_rounds)
     mode: Literal["local", "distributed"] = "local" if privacy.noise == "local" else "distributed"
 
@@ -93,8 +95,8 @@ def _plan(job: Job) -> Plan:
         return Plan(
             mode,
             noise_multiplier,
-            privacy.evaluation_noise_multiplier,
-            privacy.sampling_rate,
+            0.0 if measures else privacy.evaluation_noise_multiplier,
+            1.0 if measures else privacy.sampling_rate,
             steps_per_attempt(job),
             attempts,
             privacy.epsilon,
@@ -133,6 +135,17 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
     if job.privacy.evaluation_noise_multiplier == 0:
         raise JobError("This job pays for no evaluation.", remedy="Set privacy.evaluation_noise_multiplier.")
     return Shape(task.private_statistics_size, 0, float(job.aggregation.max_patients), kind)
+
+
+def measured_shape(job: Job, cells: int) -> Shape:
+    """Return the public shape of the vectors of one step of statistics: noised rows of patients, or exact numbers.
+
+    Args:
+        cells: numbers of the step; those of a job with noise have norm at most one for each patient.
+    """
+    if job.privacy.noised:
+        return Shape(cells, 0, float(job.aggregation.max_patients), "measure")
+    return Shape(0, exact_size(cells), job.aggregation.update_clip_norm_l2, "measure")
 
 
 def sensitivity_l2(job: Job, kind: str) -> float:

@@ -32,7 +32,7 @@ def no_record(kind: str, **fields: Any) -> None:
 
 
 ORDER = ("advert", "shared", "masked", "survivors", "consent", "wrong-share", "sum")
-KINDS: tuple[Kind, ...] = ("train", "evaluate")
+KINDS: tuple[Kind, ...] = ("train", "evaluate", "measure")
 ONCE = ("shared", "survivors", "sum")
 
 

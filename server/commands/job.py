@@ -23,8 +23,6 @@ def validate(
 ) -> None:
     """Check a job file: every key, the model, the task and what its protection promises."""
     from salus.common.job import load_job
-    from salus.common.models import build_model
-    from salus.common.vectors import layout_of
     from salus.privacy.protection import protection_of
     from salus.server.daemon import check_job
 
@@ -33,13 +31,22 @@ def validate(
     rows = [
         ("job", job.job.name),
         ("rounds", job.job.rounds),
-        ("model", f"{job.task.model}, {layout_of(build_model(job.task, 0)).size:,} parameters"),
+        _what(job),
         ("hash", job.digest().hex()[:16]),
         ("protection", job.aggregation.protection),
         ("the coordinator alone can read", protection_of(job).promise),
         *_privacy_rows(job, sites),
     ]
     table(path.name, ["", ""], rows)
+
+
+def _what(job: Job) -> tuple[str, object]:
+    from salus.common.models import build_model
+    from salus.common.vectors import layout_of
+
+    if job.statistics is not None:
+        return "statistics", job.statistics.kind
+    return "model", f"{job.task.model}, {layout_of(build_model(job.task, 0)).size:,} parameters"
 
 
 def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
@@ -125,7 +132,9 @@ def watch(folder: Folder, job_id: JobId) -> None:
             time.sleep(WATCH_S)
     if result["status"] != "finished":
         raise RoundError(f"The job {result['status']}: {result['reason']}", remedy="")
-    out.print(f"Model:  {result['model']}\nReport: {result['report']}", soft_wrap=True)
+    if result["model"]:
+        out.print(f"Model:  {result['model']}", soft_wrap=True)
+    out.print(f"Report: {result['report']}", soft_wrap=True)
 
 
 def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:

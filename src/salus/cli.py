@@ -7,7 +7,7 @@ import typer
 from salus import __version__
 from salus.client.commands import client, dataset, ledger
 from salus.common.console import out, run
-from salus.server.commands import consortium, job, server
+from salus.server.commands import consortium, job, server, statistics
 from salus.simulations import commands as simulations
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 simulations.register(app)
+statistics.register(app)
 app.add_typer(job.app, name="job")
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")

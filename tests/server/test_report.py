@@ -46,14 +46,14 @@ def test_the_report_is_one_file_that_fetches_nothing_and_escapes_names(tmp_path:
 def test_the_report_of_a_private_job_names_unit_mode_epsilon_and_assumption(tmp_path: Path) -> None:
     job = tiny_job(protection="masking", privacy='noise = "distributed"')
     names = {number: f"Hospital {number}" for number in range(1, 9)}
-    card = privacy_card(job, {site: {"train": 2, "evaluate": 1} for site in names}, names)
+    card = privacy_card(job, {site: {"train": 2, "evaluate": 1, "measure": 0} for site in names}, names)
     write_report(tmp_path / "r.html", job, "tiny-0001", [], [], card)
     text = " ".join((tmp_path / "r.html").read_text().split())
     assert "(3, 1e-05)-differential privacy per patient" in text
     assert "adding or removing all images of one patient" in text
     assert "at most 2 of 8 sites collude" in text
     assert all(row.epsilon is not None and 0 < row.epsilon <= 3 for row in card.sites)
-    often = privacy_card(job, {site: {"train": 500, "evaluate": 9} for site in names}, names)
+    often = privacy_card(job, {site: {"train": 500, "evaluate": 9, "measure": 0} for site in names}, names)
     assert {row.epsilon for row in often.sites} == {
         3.0
     }  # the ledgers let no more leave, however often it was sent again

@@ -13,8 +13,9 @@ from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
+from salus.server.attempts import MAX_ATTEMPTS, Attempts, Cancelled
 from salus.server.checkpoints import Checkpoints
-from salus.server.rounds import MAX_ATTEMPTS, Cancelled, JobRun
+from salus.server.rounds import JobRun
 from salus.server.transcripts import Transcript
 
 
@@ -60,7 +61,7 @@ class World:
 
     def run(self) -> np.ndarray:
         events = EventLog(listeners=(self.events.append,))
-        return JobRun(
+        attempts = Attempts(
             self.job,
             self.job_id,
             self.signed,
@@ -70,7 +71,8 @@ class World:
             self.keys,
             self.transcript,
             cancelled=lambda: self.cancelled,
-        ).run()
+        )
+        return JobRun(attempts).run()
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.events]
@@ -197,9 +199,10 @@ def test_the_cohort_of_a_data_set_outlives_the_job(tmp_path: Path) -> None:
 
 def test_evaluation_is_only_for_the_end_and_training_never(tmp_path: Path) -> None:
     world = World(tmp_path, tiny_job(rounds=2, protection="masking"), sites=5)
-    run = JobRun(
+    attempts = Attempts(
         world.job, world.job_id, world.signed, world.sites, world.store, EventLog(), world.keys, world.transcript
     )  # fmt: skip
+    run = JobRun(attempts)
     model = run.layout.encode(run.model)
     for kind, round_ in (("evaluate", 1), ("evaluate", 2), ("train", 3)):
         request = Request.model_validate(

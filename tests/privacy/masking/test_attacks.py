@@ -338,7 +338,7 @@ def test_with_noise_sums_may_be_over_other_sites_and_consents_carry_ledger_heads
     second.run({3: [6]})
     verified = verify_transcript([*first.record, *second.record], first.keys)
     assert [len(line["sites"]) for line in verified.sums] == [6, 5]  # type: ignore[arg-type]
-    assert verified.sent[6] == {"train": 2, "evaluate": 0}
+    assert verified.sent[6] == {"train": 2, "evaluate": 0, "measure": 0}
     backwards = [*second.record, *first.record[1:]]
     refused(lambda: verify_transcript(backwards, first.keys), "ledger of site 1 went back in round 1")
 

@@ -1,0 +1,172 @@
+"""Statistics at a site: its images one patient after the other, and what it says in one step, exact or with noise.
+
+exact    sums of images, in which every cell has enough patients; nothing where the whole site has too few
+noised   one row of norm one or less for each patient, whatever it holds, and noise; failures leave a patient out
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from salus.client.data.catalogue import Catalogue, CataloguedImage, ImageFacts
+from salus.client.data.loading import read_registered, target_of
+from salus.client.data.records import Sample
+from salus.client.data.sources.base import Source
+from salus.client.data.vocabulary import OTHER
+from salus.client.running import Account
+from salus.common.analyses.base import Analysis, Float64Vector, Measured, mean_row, norm_of
+from salus.common.analyses.exact import exact_size, to_limbs
+from salus.common.analyses.state import state_from_bytes
+from salus.common.errors import UnreadableImage, describe, where
+from salus.common.events import EventSink
+from salus.common.job import Job
+from salus.common.packets import Request
+from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.dp.gaussian import noised
+from salus.privacy.dp.plan import Kind, Plan, measured_shape, sensitivity_l2
+from salus.privacy.dp.randomness import Stream
+from salus.privacy.protection import Protection
+
+
+class Measurer:
+    """Reads a job's data set for its analysis.
+
+    Args:
+        patients: those whose budget allows the job, or None for a job without noise.
+        min_patients: of the site's policy; the larger of it and the job's counts.
+        random: source of cryptographic randomness.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        job: Job,
+        analysis: Analysis,
+        patients: frozenset[str] | None,
+        min_patients: int,
+        random: Callable[[int], bytes],
+    ) -> None:
+        assert job.statistics is not None  # Safe because only jobs with statistics are measured.
+        self._catalogue, self._job, self.analysis = catalogue, job, analysis
+        self._patients, self._random = patients, random
+        self._least = max(min_patients, job.statistics.min_patients)
+        self.left_out: Counter[str] = Counter()
+
+    def exact(self, step: int, state: Sequence[float]) -> Float64Vector:
+        """Return this site's numbers, ready for an exact sum."""
+        self.left_out.clear()
+        return to_limbs(self.analysis.measure(step, state, self._by_patient(), self._least))
+
+    def noised(self, step: int, state: Sequence[float], plan: Plan) -> Float64Vector:
+        """Return the sum of all patients' rows ``[1, images, row] / their largest norm``, with noise in local mode."""
+        self.left_out.clear()
+        total = np.zeros(2 + self.analysis.cells(step))
+        for mine in self._by_patient():
+            row = mean_row(self.analysis, step, state, mine)
+            if row is not None:
+                images = min(1.0, len(mine) / self._job.privacy.images_per_patient)
+                total += np.concatenate([[1.0, images], row]) / norm_of(self.analysis, step)
+        return self.with_noise(total, plan)
+
+    def with_noise(self, total: Float64Vector, plan: Plan) -> Float64Vector:
+        """Return the sum with this site's noise; in distributed mode the protection adds its share."""
+        if plan.mode == "distributed":
+            return total
+        sigma = plan.noise_multiplier * sensitivity_l2(self._job, "measure")
+        result: Float64Vector = noised(torch.from_numpy(total), sigma, Stream(self._random)).numpy()
+        return result
+
+    def _by_patient(self) -> Iterator[list[Measured]]:
+        """Yield the readable images of one patient after the other, those of a private job at most as many as it allows."""
+        dataset = self._job.task.dataset
+        source = self._catalogue.source(dataset)
+        rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)
+        ordered = sorted(rows, key=lambda row: row[0].patient)
+        for patient, group in itertools.groupby(ordered, key=lambda row: row[0].patient):
+            mine = list(group)
+            if self._patients is not None:
+                if patient not in self._patients:
+                    continue
+                mine = mine[: self._job.privacy.images_per_patient]
+            measured = [m for m in (self._measured(source, image, facts) for image, facts in mine) if m is not None]
+            if measured:
+                yield measured
+
+    def _measured(self, source: Source, image: CataloguedImage, facts: ImageFacts) -> Measured | None:
+        try:
+            sample = read_registered(source, image)
+        except UnreadableImage as problem:
+            self.left_out[problem.reason] += 1
+            return None
+        return measured_of(sample, target_of(image.label, self._job.task.classes), facts.info)
+
+
+def measured_of(sample: Sample, label: int | None, info: dict[str, object]) -> Measured:
+    """Return a sample as an analysis sees it."""
+    modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
+    if sample.columns:
+        named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
+        return Measured(label, np.zeros(0, np.float32), columns=named)
+    return Measured(label, sample.measured, sample.spacing_mm, modality, vendor)
+
+
+@dataclass
+class MeasuringJob:
+    """Statistics in place of training; fulfils `running.Running`."""
+
+    job: Job
+    job_id: str
+    document: bytes
+    protection: Protection
+    measurer: Measurer
+    events: EventSink
+    account: Account | None
+    broken: bool = False
+    usable: bool = True
+
+    def shape(self, request: Request, kind: Kind) -> Shape:
+        return measured_shape(self.job, 2 + self.measurer.analysis.cells(request.round))
+
+    def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
+        state = state_from_bytes(blob, self.measurer.analysis.state_size(request.round))
+        if self.account is not None:
+            plan = self.account.plan
+            return self.account.spend(
+                request, "measure", blob, lambda: Contribution(self._noised(request, state, plan), 1.0, np.zeros(0))
+            )
+        try:
+            numbers = self.measurer.exact(request.round, state)
+            self._measured(request)
+        except Exception as problem:
+            if not self.protection.protects:
+                raise
+            self._nothing(request, problem)  # whether a site refuses would say something about its patients
+            numbers = np.zeros(exact_size(2 + self.measurer.analysis.cells(request.round)))
+        return Contribution(np.zeros(0, np.float32), 0.0, numbers)
+
+    def _noised(self, request: Request, state: Sequence[float], plan: Plan) -> Float64Vector:
+        if not self.broken:
+            try:
+                numbers = self.measurer.noised(request.round, state, plan)
+                self._measured(request)
+                return numbers
+            except Exception as problem:
+                self._nothing(request, problem)
+                self.broken = True  # from now on noise only, see `RunningJob`
+        return self.measurer.with_noise(np.zeros(2 + self.measurer.analysis.cells(request.round)), plan)
+
+    def _measured(self, request: Request) -> None:
+        self.events.emit("measured", job=request.job_id, round=request.round, left_out=dict(self.measurer.left_out))
+
+    def _nothing(self, request: Request, problem: Exception) -> None:
+        self.events.emit(
+            "contributed-nothing",
+            job=request.job_id,
+            round=request.round,
+            text=describe(problem),
+            where=where(problem),
+        )

@@ -1,0 +1,175 @@
+"""ComBat over sites that keep their images: the common model from protected sums, each batch's effect at its own site.
+
+Johnson, Li, Rabinovic 2007 (Biostatistics 8), for images Fortin et al. 2018 (NeuroImage 167). A feature of image j of
+batch i is ``alpha + x_j beta + sigma (gamma_i + delta_i e)``. With one intercept per batch, least squares separates
+(Frisch, Waugh 1933): beta and sigma need only sums of products centred within each batch, alpha only sums. So sites add
+those, and gamma and delta, which empirical Bayes finds within one batch, never leave the site.
+
+A batch is what one vendor's devices made at one site. x tells the class, so that a site with more sick patients keeps them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from salus.common.analyses.base import Float64Vector, Measured, Totals
+from salus.common.analyses.features import FEATURES, image_features
+from salus.common.errors import JobError
+from salus.common.job import Job
+
+Matrix = npt.NDArray[np.float64]
+F = len(FEATURES)
+LEAST_SIGMA = 1e-6
+CONVERGED, MOST_ITERATIONS = 1e-9, 1000
+
+
+class Combat:
+    """Sums of centred products, in one step. It takes no noise: a product of two features has no useful bound."""
+
+    steps = 1
+    takes_noise = False
+
+    def __init__(self, job: Job) -> None:
+        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+        if job.privacy.noised:
+            raise JobError(
+                "Statistics of kind 'combat' take no noise.",
+                remedy='Use kind = "nyul", or noise = "none" where every site\'s policy allows it.',
+            )
+        self._low, self._high = job.statistics.intensity_low, job.statistics.intensity_high
+        self._covariates = len(job.task.classes) - 1
+
+    def state_size(self, step: int) -> int:
+        return 0
+
+    def cells(self, step: int) -> int:
+        k = self._covariates
+        return k + F + k * k + k * F + F
+
+    def reach(self, step: int) -> float:
+        raise JobError("Statistics of kind 'combat' take no noise.", remedy='Use noise = "none".')
+
+    def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
+        """Return an image's features; None where it has none or its label is of no class."""
+        if image.label is None:
+            return None
+        return image_features(image.intensities, self._low, self._high)
+
+    def measure(
+        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
+    ) -> Float64Vector:
+        """Return the sums over all batches of at least `least` patients; smaller ones are left out."""
+        total, people = np.zeros(1 + self.cells(step)), set()
+        batches: dict[str, list[tuple[int, int, Float64Vector]]] = defaultdict(list)
+        for number, mine in enumerate(patients):
+            for image in mine:
+                features = self.row(step, state, image)
+                if features is not None and image.label is not None:
+                    batches[image.vendor].append((number, image.label, features))
+        for rows in batches.values():
+            there = {number for number, _, _ in rows}
+            if len(there) < max(least, 2):
+                continue
+            people |= there
+            x, y = self._covariates_of([label for _, label, _ in rows]), np.stack([features for _, _, features in rows])
+            x_c, y_c = x - x.mean(axis=0), y - y.mean(axis=0)
+            parts = (x.sum(axis=0), y.sum(axis=0), x_c.T @ x_c, x_c.T @ y_c, (y_c**2).sum(axis=0))
+            total += np.concatenate([[len(rows)], *(part.reshape(-1) for part in parts)])
+        return np.concatenate([[len(people)], total])
+
+    def _covariates_of(self, labels: Sequence[int]) -> Matrix:
+        return covariates_of(labels, self._covariates + 1)
+
+    def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
+        """Return alpha, sigma and beta, one after the other."""
+        k = self._covariates
+        x, y, xx, xy, yy = np.split(totals.cells, np.cumsum([k, F, k * k, k * F]))
+        count = max(totals.images, 1.0)
+        products, mixed = xx.reshape(k, k), xy.reshape(k, F)
+        beta = np.linalg.pinv(products) @ mixed
+        alpha = (y - x @ beta) / count
+        squares = yy - 2 * (beta * mixed).sum(axis=0) + np.einsum("kf,kl,lf->f", beta, products, beta)
+        sigma = np.maximum(np.sqrt(np.maximum(squares, 0.0) / count), LEAST_SIGMA)
+        return [float(value) for value in np.concatenate([alpha, sigma, beta.reshape(-1)])]
+
+    def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
+        model = CombatModel.of(state)
+        return {
+            "patients": totals.patients,
+            "images": totals.images,
+            "features": {
+                name: {"alpha": model.alpha[i], "sigma": model.sigma[i], "beta": model.beta[:, i].tolist()}
+                for i, name in enumerate(FEATURES)
+            },
+            "constants": list(state),
+        }
+
+
+def covariates_of(labels: Sequence[int], classes: int) -> Matrix:
+    """Return one column per class but the first, 1 where an image is of it."""
+    return np.eye(classes)[np.asarray(labels, dtype=np.int64)][:, 1:]
+
+
+@dataclass(frozen=True)
+class CombatModel:
+    """What all sites share: intercept and scale of every feature ``[F]``, and the classes' effects ``[classes - 1, F]``."""
+
+    alpha: Float64Vector
+    sigma: Float64Vector
+    beta: Matrix
+
+    @classmethod
+    def of(cls, constants: Sequence[float]) -> "CombatModel":
+        """Read the constants of a job; raises JobError for another number than alpha, sigma and beta have."""
+        values = np.asarray(constants, dtype=np.float64)
+        if len(values) < 3 * F or len(values) % F or (values[F : 2 * F] <= 0).any():
+            raise JobError(
+                f"Expected a multiple of {F} constants for ComBat, at least {3 * F}, with positive scales; got {len(values)}.",
+                remedy="Take them from the result of statistics of kind 'combat'.",
+            )
+        return cls(values[:F], values[F : 2 * F], values[2 * F :].reshape(-1, F))
+
+    def batch(self, features: Matrix, labels: Sequence[int]) -> "Batch":
+        """Return the effect of one batch, from its own images ``[images, F]`` and their classes; empirical Bayes."""
+        expected = self.alpha + covariates_of(labels, len(self.beta) + 1) @ self.beta
+        standard = (features - expected) / self.sigma
+        count = len(standard)
+        if count < 2:
+            return Batch(np.zeros(F), np.ones(F))
+        gamma_hat, delta_hat = standard.mean(axis=0), standard.var(axis=0, ddof=1)
+        gamma_bar, tau2 = gamma_hat.mean(), gamma_hat.var(ddof=1)
+        mean, variance = delta_hat.mean(), max(float(delta_hat.var(ddof=1)), 1e-12)
+        shape, rate = (2 * variance + mean**2) / variance, (mean * variance + mean**3) / variance
+        gamma, delta = gamma_hat, np.maximum(delta_hat, LEAST_SIGMA)
+        for _ in range(MOST_ITERATIONS):
+            new_gamma = (count * tau2 * gamma_hat + delta * gamma_bar) / (count * tau2 + delta)
+            squares = ((standard - new_gamma) ** 2).sum(axis=0)
+            new_delta = np.maximum((rate + squares / 2) / (count / 2 + shape - 1), LEAST_SIGMA)
+            step = max(float(np.abs(new_gamma - gamma).max()), float((np.abs(new_delta - delta) / delta).max()))
+            gamma, delta = new_gamma, new_delta
+            if step < CONVERGED:
+                break
+        return Batch(gamma, np.sqrt(delta))
+
+    def adjusted(self, features: Matrix, batch: "Batch", labels: Sequence[int] | None = None) -> Matrix:
+        """Return features without their batch's effect ``[images, F]``.
+
+        Args:
+            labels: classes, where they are known and may be used; without them an image's spread is taken about `alpha`,
+                which is what a model can be given that is to predict the class.
+        """
+        expected = self.alpha if labels is None else self.alpha + covariates_of(labels, len(self.beta) + 1) @ self.beta
+        rest: Matrix = ((features - expected) / self.sigma - batch.gamma) / batch.delta
+        return rest * self.sigma + expected
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch's shift and stretch of every standardised feature; known at its site only."""
+
+    gamma: Float64Vector
+    delta: Float64Vector

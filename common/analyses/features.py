@@ -1,0 +1,23 @@
+"""Nine numbers of an image, for models of few parameters and for ComBat: its distribution and how fast it changes."""
+
+import numpy as np
+
+from salus.common.analyses.base import Float64Vector, FloatArray
+
+FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")
+
+
+def image_features(intensities: FloatArray, low: float, high: float) -> Float64Vector | None:
+    """Return the numbers of `FEATURES`, of intensities of which `low` is brought to 0 and `high` to 1; None for no image.
+
+    ``edge`` is the mean length of the gradient per pixel, over the axes longer than one.
+    """
+    if intensities.size == 0 or not np.isfinite(intensities).all():
+        return None
+    values = (intensities.astype(np.float64) - low) / (high - low)
+    axes = [axis for axis in range(1, values.ndim) if values.shape[axis] > 1]
+    slopes = [np.gradient(values, axis=axis) for axis in axes]
+    edge = float(np.sqrt(np.sum([slope**2 for slope in slopes], axis=0)).mean()) if slopes else 0.0
+    return np.array(
+        [values.mean(), values.std(), *np.percentile(values, (10, 25, 50, 75, 90, 99)), edge], dtype=np.float64
+    )

@@ -1,0 +1,71 @@
+"""Landmarks of a standard intensity scale: the mean over all images of each image's own percentiles, brought to 0 .. 1.
+
+Nyul and Udupa 1999 (Magn. Reson. Med. 42), Nyul, Udupa and Zhang 2000 (IEEE Trans. Med. Imaging 19). Training of the scale
+is a mean over images, so a sum over sites gives exactly what all images in one place would.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from salus.common.analyses.base import Float64Vector, FloatArray, Measured, Totals, finite, sum_of_rows
+from salus.common.job import Job
+
+PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
+
+
+class Nyul:
+    """Means of the percentiles between the first and the last, in one step."""
+
+    steps = 1
+    takes_noise = True
+
+    def __init__(self, job: Job) -> None:
+        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+
+    def state_size(self, step: int) -> int:
+        return 0
+
+    def cells(self, step: int) -> int:
+        return len(PERCENTILES)
+
+    def reach(self, step: int) -> float:
+        return math.sqrt(len(PERCENTILES) - 1)  # the first is 0, all are at most 1
+
+    def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
+        own = percentiles_of(image.intensities)
+        return None if own is None else (own - own[0]) / (own[-1] - own[0])
+
+    def measure(
+        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
+    ) -> Float64Vector:
+        return sum_of_rows(self, step, state, patients, least)
+
+    def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
+        means = np.clip(totals.cells / max(totals.weight, 1.0), 0.0, 1.0)
+        means[0], means[-1] = 0.0, 1.0
+        return [float(value) for value in np.maximum.accumulate(means)]  # noise must not turn the scale around
+
+    def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
+        found = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
+        return {**found, "percentiles": list(PERCENTILES), "landmarks": list(state)}
+
+
+def percentiles_of(intensities: FloatArray) -> Float64Vector | None:
+    """Return an image's percentiles, or None for one without contrast."""
+    if intensities.size == 0 or not finite(intensities):
+        return None
+    own: Float64Vector = np.percentile(intensities.astype(np.float64), PERCENTILES)
+    return own if own[-1] > own[0] else None
+
+
+def to_standard_scale(intensities: FloatArray, landmarks: Sequence[float]) -> FloatArray:
+    """Return the image with its percentiles at the landmarks, linear in between and cut to 0 .. 1; flat images give zeros."""
+    own = percentiles_of(intensities)
+    if own is None:
+        return np.zeros_like(intensities)
+    rising = np.concatenate([[True], np.diff(own) > 0])  # equal percentiles: the first of them counts
+    standard: FloatArray = np.interp(intensities, own[rising], np.asarray(landmarks)[rising]).astype(np.float32)
+    return standard

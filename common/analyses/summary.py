@@ -1,0 +1,129 @@
+"""What there is at all sites together: patients, images, labels, modalities, spacing, sizes, intensities, columns."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from salus.common.analyses.base import Float64Vector, Measured, Totals, bins_of, finite, sum_of_rows
+from salus.common.job import Column, Job
+
+SPACING_EDGES_MM = tuple(0.05 * 2 ** (k / 2) for k in range(17))  # 0.05 to 12.8 mm in steps of half an octave
+SIZE_EDGES = tuple(float(2**k) for k in range(4, 14))  # 16 to 8192 pixels
+WIDTH = 4.0  # a column's histogram reaches this many of its scales to both sides of its centre
+
+
+class Summary:
+    """Counts and histograms, in one step.
+
+    Every image adds one to one cell of each block, or for intensities a distribution of sum one, so a row's norm is at most
+    the root of the number of blocks.
+    """
+
+    steps = 1
+    takes_noise = True
+
+    def __init__(self, job: Job) -> None:
+        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+        self._settings, self._task = job.statistics, job.task
+        self._modalities = (*self._settings.modalities, "OTHER")
+        self._blocks: list[tuple[str, list[str]]] = [("labels", [*job.task.classes, "other label"])]
+        if job.task.columns:
+            self._blocks += [(f"column {column.name}", self._column_names(column)) for column in job.task.columns]
+        else:
+            self._blocks += [
+                ("modalities", list(self._modalities)),
+                ("pixel spacing in mm", _edge_names(SPACING_EDGES_MM)),
+                ("slice spacing in mm", _edge_names(SPACING_EDGES_MM)),
+                ("rows", _edge_names(SIZE_EDGES)),
+                *((f"intensities {name}", self._intensity_names()) for name in self._modalities),
+            ]
+
+    def state_size(self, step: int) -> int:
+        return 0
+
+    def cells(self, step: int) -> int:
+        return sum(len(names) for _, names in self._blocks)
+
+    def reach(self, step: int) -> float:
+        return math.sqrt(1 + len(self._task.columns)) if self._task.columns else math.sqrt(6)
+
+    def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
+        if not finite(image.intensities):
+            return None
+        classes = len(self._task.classes)
+        parts = [_one_hot(classes if image.label is None else image.label, classes + 1)]
+        if self._task.columns:
+            return np.concatenate([*parts, *(self._column(column, image) for column in self._task.columns)])
+        modality = self._modalities.index(image.modality if image.modality in self._modalities else "OTHER")
+        spacing = image.spacing_mm
+        parts += [
+            _one_hot(modality, len(self._modalities)),
+            _place(spacing[-2] if len(spacing) >= 2 else None, SPACING_EDGES_MM),
+            _place(spacing[0] if len(spacing) == 3 else None, SPACING_EDGES_MM),
+            _place(float(image.intensities.shape[-2]) if image.intensities.ndim >= 2 else None, SIZE_EDGES),
+        ]
+        settings = self._settings
+        shares = bins_of(image.intensities, settings.intensity_low, settings.intensity_high, settings.bins)
+        return np.concatenate(
+            [*parts, *(shares if m == modality else np.zeros(settings.bins) for m in range(len(self._modalities)))]
+        )
+
+    def measure(
+        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
+    ) -> Float64Vector:
+        return sum_of_rows(self, step, state, patients, least)
+
+    def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
+        return [float(value) for value in totals.cells]
+
+    def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
+        """Return the counts by block and name; a cell of zero may be one that too few patients had a part in."""
+        found: dict[str, Any] = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
+        place = 0
+        blocks: dict[str, dict[str, float]] = {}
+        for block, names in self._blocks:
+            blocks[block] = dict(
+                zip(names, [round(value, 6) for value in state[place : place + len(names)]], strict=True)
+            )
+            place += len(names)
+        return {**found, "blocks": {name: cells for name, cells in blocks.items() if any(cells.values())}}
+
+    def _column_names(self, column: Column) -> list[str]:
+        if column.values:
+            return [*(f"{value:g}" for value in column.values), "another value", "missing"]
+        low, width = column.centre - WIDTH * column.scale, 2 * WIDTH * column.scale / self._settings.bins
+        return [*(f"{low + width * place:.4g}" for place in range(self._settings.bins)), "missing"]
+
+    def _column(self, column: Column, image: Measured) -> Float64Vector:
+        value, size = image.columns.get(column.name, math.nan), len(self._column_names(column))
+        if not math.isfinite(value):
+            return _one_hot(size - 1, size)
+        if column.values:
+            return _one_hot(column.values.index(value) if value in column.values else size - 2, size)
+        reach = WIDTH * column.scale
+        shares = bins_of(np.array([value]), column.centre - reach, column.centre + reach, size - 1)
+        return np.concatenate([shares, [0.0]])
+
+    def _intensity_names(self) -> list[str]:
+        settings = self._settings
+        width = (settings.intensity_high - settings.intensity_low) / settings.bins
+        return [f"{settings.intensity_low + width * place:.6g}" for place in range(settings.bins)]
+
+
+def _edge_names(edges: Sequence[float]) -> list[str]:
+    return ["unknown", f"below {edges[0]:.3g}", *(f"{edge:.3g}" for edge in edges)]
+
+
+def _place(value: float | None, edges: Sequence[float]) -> Float64Vector:
+    """Return one at the bin of a value: unknown, below the first edge, or from an edge to the next."""
+    if value is None or not math.isfinite(value):
+        return _one_hot(0, len(edges) + 2)
+    return _one_hot(1 + int(np.searchsorted(edges, value, side="right")), len(edges) + 2)
+
+
+def _one_hot(place: int, size: int) -> Float64Vector:
+    row = np.zeros(size)
+    row[place] = 1.0
+    return row

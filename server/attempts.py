@@ -1,0 +1,209 @@
+"""One protected sum over the sites, whatever it is of: wait for sites, ask, combine, and try again where too few answered.
+
+A round that too few sites finish is abandoned, nothing of it is kept, and it is tried again as a new attempt.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from salus.common.errors import ProtectionError, RoundError, SalusError
+from salus.common.events import EventSink
+from salus.common.identity import Signed
+from salus.common.job import Job
+from salus.common.packets import Request
+from salus.privacy.contribution import Shape, Sum
+from salus.privacy.dp.plan import Kind
+from salus.privacy.masking.transcript import Recorder, no_record
+from salus.privacy.protection import CoordinatorEnd, protection_of
+from salus.privacy.session import Session, manifest_hash
+from salus.server.checkpoints import Checkpoints
+from salus.server.federation import Federation
+
+MAX_ATTEMPTS = 5  # of one round in one life of the coordinator; after that something needs a person
+POLL_S = 0.2
+LAST_NAMED_EXCHANGE = 5  # encryption has many; the later ones are counted together
+RETRY_PAUSE_S = 0.5
+
+
+class Cancelled(RoundError):
+    """Somebody cancelled the job."""
+
+
+@dataclass
+class Attempts:
+    """Makes the protected sums of one job.
+
+    Args:
+        keys: Ed25519 keys of the whole roster, by site id.
+        record: takes the transcript of protected sums.
+        cancelled: asked between and during exchanges.
+        seconds: of the last attempt, by step.
+    """
+
+    job: Job
+    job_id: str
+    signed: Signed
+    federation: Federation
+    checkpoints: Checkpoints
+    events: EventSink
+    keys: Mapping[int, bytes]
+    record: Recorder = no_record
+    cancelled: Callable[[], bool] = lambda: False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.protection = protection_of(self.job)
+
+    def sum(
+        self, round_: int, kind: Kind, blob: bytes, shape: Shape, check: Callable[[Sum], object] = lambda total: None
+    ) -> Sum:
+        """Return the sum of one round.
+
+        Args:
+            blob: what all sites get: the model or the state.
+            check: raises ProtectionError for a sum that is of no use; then there is another attempt.
+
+        Raises:
+            Cancelled: the job was cancelled.
+            RoundError: too few sites for too long, or a round that failed in every attempt.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            sites = self._wait_for_sites()
+            attempt = self.checkpoints.begin_attempt(self.job_id, round_)
+            self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
+            try:
+                total = self._attempt(round_, attempt, sites, kind, blob, shape)
+                if len(total.sites) < self._needed:
+                    raise RoundError(
+                        f"Expected answers of at least {self._needed} sites, got {len(total.sites)}.",
+                        remedy="",
+                    )
+                check(total)
+            except (RoundError, ProtectionError) as problem:
+                if isinstance(problem, Cancelled):
+                    raise
+                self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
+                time.sleep(RETRY_PAUSE_S)
+                continue
+            return total
+        raise RoundError(
+            f"Round {round_} failed in {MAX_ATTEMPTS} attempts.",
+            remedy="See the events of the job for each site's answer.",
+        )
+
+    @property
+    def _needed(self) -> int:
+        return max(self.job.job.min_sites, self.protection.needed(self.job, len(self.keys)))
+
+    @property
+    def _same_cohort(self) -> bool:
+        return self.protection.protects and not self.job.privacy.noised
+
+    @property
+    def _scope(self) -> str:
+        return f"{self.job.task.dataset}/{self.job.job.cohort_epoch}"
+
+    def _recorded(self, kind: str, **fields: Any) -> None:
+        """Record an entry of the transcript; survivors are remembered before they are announced, because sites that consent
+        to them will consent to no others."""
+        self.record(kind, **fields)
+        if kind == "survivors" and not self.job.privacy.noised:
+            self.checkpoints.set_cohort(self._scope, fields["sites"])
+
+    def _invited(self) -> tuple[int, ...] | None:
+        """Return the sites to ask now, or None while too few are online.
+
+        Under protection the sites of the first sum over a data set are its cohort: the difference of sums over other sites
+        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next cohort epoch. Under
+        differential privacy noise covers such differences, and whoever is online is asked.
+        """
+        online = self.federation.online()
+        holder = self.job.aggregation.key_holder
+        if holder and holder not in online:
+            return None
+        if self._same_cohort:
+            cohort = self.checkpoints.cohort(self._scope)
+            if cohort and holder and holder not in cohort:
+                raise RoundError(
+                    f"The key holder {holder} is not among the sites of earlier sums over this data set: {list(cohort)}.",
+                    remedy="Name another key holder, or let all operators agree on a new cohort_epoch.",
+                )
+            if cohort:
+                return cohort if set(cohort) <= set(online) else None
+        return online if len(online) >= self._needed else None
+
+    def _wait_for_sites(self) -> tuple[int, ...]:
+        deadline = time.monotonic() + self.job.job.join_timeout_s
+        announced = False
+        while True:
+            if self.cancelled():
+                raise Cancelled("The job was cancelled.", remedy="")
+            sites = self._invited()
+            if sites is not None:
+                return sites
+            online, holder = self.federation.online(), self.job.aggregation.key_holder
+            if time.monotonic() > deadline:
+                raise RoundError(
+                    f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
+                    f"{f', the key holder {holder} among them' if holder else ''}"
+                    f"{', those of the earlier rounds among them' if self._same_cohort else ''}, "
+                    f"found {len(online)}.",
+                    remedy="Start the missing sites and submit the job again.",
+                )
+            if not announced:
+                self.events.emit("waiting", job=self.job_id, online=list(online), needed=self._needed)
+                announced = True
+            time.sleep(POLL_S)
+
+    def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: Kind, blob: bytes, shape: Shape) -> Sum:
+        session = Session(
+            self.job_id,
+            round_,
+            attempt,
+            manifest_hash(self.signed.document.encode(), kind, shape.parameters, shape.statistics),
+            hashlib.sha256(blob).digest(),
+            # A protected session is over the whole roster, whoever is online: thresholds must not be the coordinator's choice.
+            tuple(sorted(self.keys)) if self.protection.protects else sites,
+        )
+        end = self.protection.coordinator_end(session, shape, self.job, self.keys, self._recorded)
+        common = {"job_id": self.job_id, "round": round_, "attempt": attempt}
+        first = Request.model_validate({"kind": kind, "job": self.signed, "sites": session.roster, **common})
+        self.seconds = {}
+        requests = dict.fromkeys(sites, (first, blob))
+        step = "train"
+        while True:
+            started = time.monotonic()
+            self._collect(requests, end, round_)
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
+            started = time.monotonic()
+            following = end.close()
+            self.seconds["combine"] = self.seconds.get("combine", 0.0) + time.monotonic() - started
+            if following is None:
+                return end.result
+            further = Request.model_validate({"kind": "answer", **common})
+            requests = {site: (further, part) for site, part in following.items()}
+            step = f"exchange_{min(len(self.seconds), LAST_NAMED_EXCHANGE)}"
+
+    def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> None:
+        """Ask, and hand each answer to the protection as it arrives, so that it can be added and freed."""
+        answered = 0
+        for site, reply, blob in self.federation.exchange(requests, self.job.job.round_timeout_s):
+            problem: str | None = None
+            if isinstance(reply, SalusError):
+                problem = str(reply)
+            elif reply.kind == "refused":
+                problem = reply.text[:500]
+            else:
+                try:
+                    end.receive(site, blob)
+                    answered += 1
+                    self.events.emit("answered", job=self.job_id, round=round_, site=site)
+                except ProtectionError as refused:
+                    problem = str(refused)
+            if problem is not None:
+                self.events.emit("left-out", job=self.job_id, round=round_, site=site, text=problem)
+        if self.cancelled():
+            raise Cancelled("The job was cancelled.", remedy="")

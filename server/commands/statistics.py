@@ -1,0 +1,55 @@
+"""`salus stats`: statistics over all sites through the protected sum."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from salus.common.console import emit_json, example, out, table
+from salus.common.errors import JobError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=example("salus stats simulations/jobs/phantom-statistics.toml ./coordinator"))(stats)
+
+
+def stats(
+    job: Annotated[str, typer.Argument(help="A job file with a [statistics] section, or the id of a finished job.")],
+    folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
+) -> None:
+    """Measure over all sites without seeing any of them: counts, labels, histograms, quantiles, harmonisation."""
+    from salus.common.job import load_job
+    from salus.common.strict import read_text
+    from salus.server.admin_client import AdminClient
+    from salus.server.commands.job import watch
+
+    client, path = AdminClient(folder), Path(job)
+    job_id = job
+    if path.exists():
+        if load_job(path).statistics is None:
+            raise JobError(
+                f"Expected a [statistics] section in {path.name!r}.", remedy="Use salus job submit to train with it."
+            )
+        job_id = client.post("/jobs", read_text(path, error=JobError, what="job file"))["job"]
+        watch(folder, job_id)
+    found = client.get(f"/jobs/{job_id}")
+    if not found.get("statistics"):
+        raise JobError(f"The job {job_id!r} has no finished statistics.", remedy="See salus job list.")
+    if as_json:
+        emit_json(found["statistics"])
+        return
+    show(found["statistics"])
+    if found["harmonise"]:
+        out.print(found["harmonise"], markup=False, soft_wrap=True)
+    out.print(f"Report: {found['report']}", soft_wrap=True)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a result of statistics as tables; histograms as those of their cells that are not empty."""
+    from salus.server.statistics_report import tables_of
+
+    for section in tables_of(result):
+        rows = section.rows or [(name, f"{value:.6g}") for name, value in section.bars if value]
+        table(section.title, section.columns or ["", ""], rows)

@@ -1,0 +1,87 @@
+"""The coordinator's way of statistics: send the public state, take the protected sum, fold it into the next state."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from salus.common.analyses import analysis_of
+from salus.common.analyses.base import Totals, norm_of
+from salus.common.analyses.exact import from_limbs
+from salus.common.analyses.state import state_to_bytes
+from salus.common.errors import RoundError
+from salus.privacy.contribution import Shape, Sum
+from salus.privacy.dp.plan import measured_shape, plan_of, sensitivity_l2
+from salus.privacy.masking.parameters import thresholds
+from salus.server.attempts import Attempts
+
+
+@dataclass
+class StatisticsRun:
+    """One job of statistics."""
+
+    attempts: Attempts
+
+    def __post_init__(self) -> None:
+        self.job = self.attempts.job
+        self.analysis = analysis_of(self.job)
+
+    def run(self) -> dict[str, Any]:
+        """Run every step that is still to be run and return the result, which is also in the last step's record.
+
+        Raises:
+            Cancelled: the job was cancelled.
+            RoundError: too few sites for too long, a step that failed in every attempt, or no site with enough patients.
+        """
+        attempts, job_id = self.attempts, self.attempts.job_id
+        attempts.record("job", document=attempts.signed.document)
+        done = attempts.checkpoints.records(job_id)
+        state = _state_of(done[-1]) if done else []
+        result: dict[str, Any] = dict(done[-1].get("result") or {}) if done else {}  # type: ignore[call-overload]
+        if done:
+            attempts.events.emit("resumed", job=job_id, round=len(done))
+        for step in range(len(done) + 1, self.analysis.steps + 1):
+            started = time.monotonic()
+            shape = measured_shape(self.job, 2 + self.analysis.cells(step))
+            total = attempts.sum(step, "measure", state_to_bytes(state), shape)
+            totals = self._totals(step, total, shape)
+            if totals.patients <= 0:
+                raise RoundError(
+                    "No site has enough patients for these statistics.",
+                    remedy="Lower min_patients where the sites' policies allow it, or use a larger data set.",
+                )
+            state = self.analysis.fold(step, state, totals)
+            record: dict[str, object] = {
+                "round": step,
+                "sites": list(total.sites),
+                "state": state,
+                "seconds": {**attempts.seconds, "all": time.monotonic() - started},
+            }
+            if step == self.analysis.steps:
+                record["result"] = result = self.analysis.result(state, totals)
+            attempts.checkpoints.save_record(job_id, step, record)
+            attempts.events.emit(
+                "round", job=job_id, round=step, of=self.analysis.steps, sites=list(total.sites), metrics={}
+            )
+        return result
+
+    def _totals(self, step: int, total: Sum, shape: Shape) -> Totals:
+        plan = plan_of(self.job)
+        if plan is None:
+            numbers = from_limbs(total.statistics(shape, 1.0))
+            return Totals(float(numbers[0]), float(numbers[1]), float(numbers[1]), numbers[2:])
+        unit = norm_of(self.analysis, step)
+        cells = total.vector[: shape.parameters] * unit
+        sites = float(len(total.sites))
+        if plan.mode == "distributed":  # each adds a share, and fewer than all shares are counted on
+            sites /= thresholds(len(self.attempts.keys), noised=True).honest
+        noise = plan.noise_multiplier * sensitivity_l2(self.job, "measure") * unit * sites**0.5
+        patients = max(float(cells[0]), 0.0)
+        images = max(float(cells[1]), 0.0) * self.job.privacy.images_per_patient
+        return Totals(patients, images, patients, cells[2:], noise)
+
+
+def _state_of(record: dict[str, object]) -> Sequence[float]:
+    state = record["state"]
+    assert isinstance(state, list)  # Safe because `run` wrote it.
+    return [float(value) for value in state]

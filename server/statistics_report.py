@@ -1,0 +1,97 @@
+"""Results of statistics for people: tables, a page with plots, and the section that a training job takes over."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from salus.common.job import Job
+from salus.common.pages import Section, write_page
+from salus.privacy.protection import protection_of
+from salus.server.card import PrivacyCard
+
+LONG = 20  # a block of more cells is a plot rather than a table
+
+
+def harmonise_section(job: Job, result: Mapping[str, Any]) -> str:
+    """Return the ``[harmonise]`` section of a training job that uses this result, empty where there is none."""
+    assert job.statistics is not None  # Safe because only results of statistics come here.
+    low, high = job.statistics.intensity_low, job.statistics.intensity_high
+    match job.statistics.kind:
+        case "nyul":
+            return f'[harmonise]\nkind = "nyul"\nlandmarks = {_numbers(result["landmarks"])}\n'
+        case "combat":
+            ends = f"intensity_low = {low!r}\nintensity_high = {high!r}\n"
+            return f'[harmonise]\nkind = "combat"\nconstants = {_numbers(result["constants"])}\n{ends}'
+        case "quantiles":
+            groups = [
+                f'["{name}", {found["centre"]!r}, {found["scale"]!r}]'
+                for name, found in result.get("groups", {}).items()
+                if "centre" in found
+            ]
+            return f'[harmonise]\nkind = "zscore"\ngroups = [{", ".join(groups)}]\n' if groups else ""
+    return ""
+
+
+def _numbers(values: list[float]) -> str:
+    return f"[{', '.join(repr(float(value)) for value in values)}]"
+
+
+def tables_of(result: Mapping[str, Any]) -> list[Section]:
+    """Return what was found as sections with rows."""
+    rows: list[tuple[object, ...]] = [
+        ("patients", _shown(result["patients"])),
+        ("images", _shown(result["images"])),
+    ]
+    if result.get("noise_sd"):
+        rows.append(("standard deviation of the noise in each number", f"{result['noise_sd']:.3g}"))
+    small = "" if result.get("noise_sd") else "Further on, numbers in which too few patients of a site have a part are without that site."
+    sections = [Section("Cohort", text=small, rows=rows)]
+    for name, cells in result.get("blocks", {}).items():
+        filled = [(cell, value) for cell, value in cells.items() if value]
+        if len(cells) > LONG:
+            sections.append(Section(name, bars=list(cells.items())))
+        else:
+            sections.append(Section(name, rows=[(cell, _shown(value)) for cell, value in filled]))
+    for name, found in result.get("groups", {}).items():
+        rows = [(f"quantile {p}", _shown(value)) for p, value in found["quantiles"].items()]
+        sections.append(Section(f"Intensities {name}", rows=rows))
+    if "landmarks" in result:
+        pairs = zip(result["percentiles"], result["landmarks"], strict=True)
+        sections.append(
+            Section("Standard scale", columns=("percentile", "landmark"), rows=[(p, f"{v:.4f}") for p, v in pairs])
+        )
+    if "features" in result:
+        rows = [(name, f"{f['alpha']:.5g}", f"{f['sigma']:.5g}") for name, f in result["features"].items()]
+        sections.append(Section("Common model of features", columns=("feature", "alpha", "sigma"), rows=rows))
+    return sections
+
+
+def _shown(value: float) -> str:
+    return f"{value:,.0f}" if float(value) == round(value) else f"{value:,.4g}"
+
+
+def write_statistics_report(
+    path: Path, job: Job, job_id: str, records: list[dict[str, Any]], card: PrivacyCard
+) -> None:
+    """Write the page of finished statistics to `path`."""
+    result = records[-1]["result"]
+    assert job.statistics is not None  # Safe because only results of statistics come here.
+    least = job.statistics.min_patients
+    privacy = Section(
+        "Privacy",
+        rows=[
+            ("the coordinator alone can read", protection_of(job).promise),
+            ("formal privacy of a patient", card.statement),
+            ("it assumes", card.assumes),
+            (
+                "small numbers",
+                "noise stands in every number"
+                if job.privacy.noised
+                else f"a site leaves a number at zero in which fewer than {least} of its patients have a part",
+            ),
+            ("sites in each step", "; ".join(", ".join(map(str, record["sites"])) for record in records)),
+        ],
+    )
+    section = harmonise_section(job, result)
+    further = [Section("For a training job", "Copy this into its file.", code=section)] if section else []
+    write_page(path, f"Statistics {job_id}", f"Data set {job.task.dataset}.", [*tables_of(result), *further, privacy])
