@@ -15,6 +15,7 @@ from salus.client.data.loading import LocalData
 from salus.client.ledger.store import Ledger
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
+from salus.common.analyses.exact import to_limbs
 from salus.common.errors import DataError, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
@@ -137,7 +138,8 @@ class RunningJob:
         if data is None:
             raise DataError("This site has no usable data for this job.", remedy="See its log.")
         bound = job.aggregation.max_patients
-        statistics = trainer.evaluate(model, data.validation) / bound
+        used = data.train.patients, len(data.train), sum(data.left_out.values())
+        statistics = np.concatenate([trainer.evaluate(model, data.validation) / bound, to_limbs(np.array(used, float))])
         if shape.kind == "evaluate":
             return Contribution(np.zeros(0, np.float32), 0.0, statistics)
         update = trainer.train(model, data.train, training_seed(job, site, request.round))

@@ -97,6 +97,7 @@ def write_report(
         job_id=job_id,
         version=__version__,
         records=records,
+        cohort=records[-1].get("cohort", {}) if records else {},
         plots=curves(records, final if isinstance(final, Mapping) else {}),
         final=final,
         phases=phases(records),

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from salus.common.analyses.exact import from_limbs
 from salus.common.errors import RoundError
 from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of, read_parameters
 from salus.privacy.contribution import Shape, Sum
-from salus.privacy.dp.plan import Kind, shape_of
+from salus.privacy.dp.plan import COHORT, Kind, shape_of
 from salus.server.attempts import Attempts, Cancelled
 from salus.server.strategies import strategy_of
 
@@ -81,6 +82,7 @@ class JobRun:
                 "round": round_,
                 "sites": list(total.sites),
                 "metrics_before": metrics,
+                "cohort": self._cohort(total),
                 "seconds": dict(self.attempts.seconds),
             }
             if self.evaluate is not None:
@@ -125,11 +127,19 @@ class JobRun:
         total = self.attempts.sum(round_, kind, self.layout.encode(self.model), shape, useful)
         return total, self._metrics(total, kind)
 
+    def _cohort(self, total: Sum) -> dict[str, int]:
+        """Return what a round was trained on, over all sites: patients, images, and files that could not be used."""
+        if self.job.privacy.noised:
+            return {}
+        numbers = from_limbs(total.statistics(self._shape("train"), 1.0)[self.task.statistics_size :])
+        return {name: round(float(number)) for name, number in zip(COHORT, numbers, strict=True)}
+
     def _metrics(self, total: Sum, kind: Kind) -> dict[str, float]:
         """Return the metrics in a sum: of a job with noise only the evaluation has any, and they are noisy."""
         shape = self._shape(kind)
         if not self.job.privacy.noised:
-            return self.task.metrics(total.statistics(shape, self.job.aggregation.max_patients))
+            statistics = total.statistics(shape, self.job.aggregation.max_patients)
+            return self.task.metrics(statistics[: self.task.statistics_size])
         return self.task.private_metrics(total.vector[: shape.parameters]) if kind == "evaluate" else {}
 
     def _shape(self, kind: Kind) -> Shape:

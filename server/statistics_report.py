@@ -44,7 +44,8 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
     ]
     if result.get("noise_sd"):
         rows.append(("standard deviation of the noise in each number", f"{result['noise_sd']:.3g}"))
-    small = "" if result.get("noise_sd") else "Further on, numbers in which too few patients of a site have a part are without that site."
+    small = "Further on, a number in which too few patients of a site have a part is without that site."
+    small = "" if result.get("noise_sd") else small
     sections = [Section("Cohort", text=small, rows=rows)]
     for name, cells in result.get("blocks", {}).items():
         filled = [(cell, value) for cell, value in cells.items() if value]

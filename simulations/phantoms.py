@@ -5,6 +5,7 @@ The signal is a disk-shaped lesion in a body-shaped background. Every image says
 """
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Hospital:
         prevalence: share of patients with a lesion.
         noise: standard deviation of the pixel noise.
         damaged: files that are truncated or garbage, as every archive has some.
+        gain, gamma, offset: how its detector turns what there is into numbers: ``offset + 4095 gain (x / 4095) ^ gamma``.
     """
 
     name: str
@@ -43,6 +45,9 @@ class Hospital:
     noise: float
     patients: int
     damaged: int = 2
+    gain: float = 1.0
+    gamma: float = 1.0
+    offset: float = 0.0
 
 
 HOSPITALS = (
@@ -57,7 +62,47 @@ HOSPITALS = (
 )
 
 
-def write_hospital(folder: Path, hospital: Hospital, seed: int, side: int = 64) -> int:
+# Vendors whose detectors differ as strongly as uncalibrated ones do; one window for all, so that nothing but the numbers differ.
+SHIFTED_HOSPITALS = tuple(
+    Hospital(
+        f"Shifted Hospital {vendor}",
+        f"Phantom{vendor} Imaging",
+        1.0,
+        (2048, 4096),
+        False,
+        prevalence,
+        noise,
+        50,
+        0,
+        *response,
+    )
+    for vendor, prevalence, noise, response in (
+        ("A", 0.5, 70, (1.0, 1.0, 0.0)),
+        ("B", 0.3, 80, (0.35, 0.7, 1500.0)),
+        ("C", 0.6, 70, (2.2, 1.4, 200.0)),
+        ("D", 0.4, 80, (0.5, 1.5, 2600.0)),
+        ("E", 0.7, 75, (1.4, 0.6, 700.0)),
+    )
+)
+
+
+def write_consortium(root: Path, hospitals: Sequence[Hospital], seed: int, side: int = 32) -> Path:
+    """Write several hospitals below one folder with one ``labels.csv``; a patient is of one hospital. Returns the folder."""
+    rows: list[dict[str, str]] = []
+    for number, hospital in enumerate(hospitals):
+        folder = root / f"hospital{number}"
+        write_hospital(folder, hospital, 1000 * seed + number, side, prefix=f"{number}-")
+        with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
+            rows += csv.DictReader(file)
+        (folder / "labels.csv").unlink()
+    with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ("StudyInstanceUID", "label"))
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+def write_hospital(folder: Path, hospital: Hospital, seed: int, side: int = 64, prefix: str = "") -> int:
     """Write a hospital's DICOM files and ``labels.csv`` (by StudyInstanceUID) and return the number of readable files.
 
     Guarantees: the same arguments write the same pixels; several studies and images per patient; `hospital.damaged` files
@@ -74,10 +119,12 @@ def write_hospital(folder: Path, hospital: Hospital, seed: int, side: int = 64) 
             study_uid = _uid(rng)
             rows.append((study_uid, CLASSES[int(sick)]))
             for image in range(int(rng.integers(1, 3))):
-                pixels = draw(rng, side, sick, hospital.noise)
+                pixels = detected(draw(rng, side, sick, hospital.noise), hospital)
                 last = folder / f"patient{patient:03d}" / f"study{study}" / f"image{image}.dcm"
                 last.parent.mkdir(parents=True, exist_ok=True)
-                _dataset(hospital, patient, study_uid, image, pixels, rng).save_as(last, enforce_file_format=True)
+                _dataset(hospital, f"{prefix}{patient:04d}", study_uid, image, pixels, rng).save_as(
+                    last, enforce_file_format=True
+                )
                 written += 1
     _damage(folder, last, hospital.damaged, rng)
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
@@ -102,13 +149,21 @@ def draw(rng: np.random.Generator, side: int, sick: bool, noise: float) -> npt.N
     return np.clip(image, 0, 4095).astype(np.uint16)
 
 
+def detected(pixels: npt.NDArray[np.uint16], hospital: Hospital) -> npt.NDArray[np.uint16]:
+    """Return a picture as a hospital's detector gives it."""
+    if (hospital.gain, hospital.gamma, hospital.offset) == (1.0, 1.0, 0.0):
+        return pixels
+    bent = 4095 * hospital.gain * (pixels / 4095.0) ** hospital.gamma + hospital.offset
+    return np.clip(bent, 0, 4095).astype(np.uint16)
+
+
 def _uid(rng: np.random.Generator) -> str:
     return UID_ROOT + str(int(rng.integers(1, 2**63)))
 
 
 def _dataset(
     hospital: Hospital,
-    patient: int,
+    patient: str,
     study_uid: str,
     image: int,
     pixels: npt.NDArray[np.uint16],
@@ -120,7 +175,7 @@ def _dataset(
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.PatientID, dataset.PatientName = f"PHANTOM-{patient:04d}", "PHANTOM^Nobody"
+    dataset.PatientID, dataset.PatientName = f"PHANTOM-{patient}", "PHANTOM^Nobody"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study_uid, _uid(rng)
     dataset.Modality, dataset.Manufacturer, dataset.InstitutionName = "DX", hospital.vendor, hospital.name
     dataset.InstanceNumber, dataset.StudyDate = image + 1, "20260101"

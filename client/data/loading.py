@@ -121,7 +121,8 @@ class LocalData:
     """A site's data for one job.
 
     Args:
-        left_out: samples that were not used, by reason; reported to the operator every round.
+        left_out: samples and files that were not used, by reason, those quarantined at registration among them; reported to the
+            operator every round.
     """
 
     train: TensorSet
@@ -148,7 +149,7 @@ def local_data(
     ]
     images = [image for image, _ in known]
     source = catalogue.source(dataset)
-    left_out: Counter[str] = Counter()
+    left_out: Counter[str] = Counter(catalogue.summary(dataset).quarantined)
     parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
     private = job.privacy.noised
     has_split = any(image.split == "val" for image in images)

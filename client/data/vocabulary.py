@@ -16,6 +16,7 @@ VENDORS = (
     "PHANTOMB",
     "PHANTOMC",
     "PHANTOMD",
+    "PHANTOME",
 )
 MODALITIES = frozenset(
     {"CT", "MR", "CR", "DX", "MG", "PT", "NM", "RF", "XA", "OP", "OPT", "US", "SC", "OT", "IO", "PX"}

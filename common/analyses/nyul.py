@@ -62,10 +62,19 @@ def percentiles_of(intensities: FloatArray) -> Float64Vector | None:
 
 
 def to_standard_scale(intensities: FloatArray, landmarks: Sequence[float]) -> FloatArray:
-    """Return the image with its percentiles at the landmarks, linear in between and cut to 0 .. 1; flat images give zeros."""
+    """Return the image on the standard scale, its first percentile at 0.25 and its last at 0.75; flat images give zeros.
+
+    Linear between the landmarks; beyond the first and the last the image's whole range between them goes on, and what lies
+    further than half of it is cut: a small bright lesion may well be brighter than 99 of 100 pixels.
+    """
     own = percentiles_of(intensities)
     if own is None:
         return np.zeros_like(intensities)
     rising = np.concatenate([[True], np.diff(own) > 0])  # equal percentiles: the first of them counts
-    standard: FloatArray = np.interp(intensities, own[rising], np.asarray(landmarks)[rising]).astype(np.float32)
+    places, marks = own[rising], np.asarray(landmarks, dtype=np.float64)[rising]
+    reach = (places[-1] - places[0]) / 2
+    half = (marks[-1] - marks[0]) / 2
+    places = np.concatenate([[places[0] - reach], places, [places[-1] + reach]])
+    marks = np.concatenate([[marks[0] - half], marks, [marks[-1] + half]])
+    standard: FloatArray = (np.interp(intensities, places, marks) / 2 + 0.25).astype(np.float32)
     return standard

@@ -18,6 +18,11 @@ from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import Release, epsilon, solve_noise
 
 Kind = Literal["train", "evaluate", "measure"]
+COHORT = (
+    "patients",
+    "images",
+    "left_out",
+)  # what a round without noise was trained on, in exact numbers, over all sites
 EVALUATION_ATTEMPTS = 2
 ROUNDING = (
     1 + 2.0**-12
@@ -129,7 +134,8 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
     """
     clip_norm_l2 = job.aggregation.update_clip_norm_l2
     if not job.privacy.noised:
-        return Shape(parameters if kind == "train" else 0, task.statistics_size, clip_norm_l2, kind)
+        statistics = task.statistics_size + exact_size(len(COHORT))
+        return Shape(parameters if kind == "train" else 0, statistics, clip_norm_l2, kind)
     if kind == "train":
         return Shape(parameters, 0, clip_norm_l2, kind)
     if job.privacy.evaluation_noise_multiplier == 0:

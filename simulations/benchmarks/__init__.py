@@ -12,6 +12,7 @@ BENCHMARKS = Registry(
     {
         "dp": "salus.simulations.benchmarks.dp:run",
         "encryption": "salus.simulations.benchmarks.encryption:run",
+        "harmonisation": "salus.simulations.benchmarks.harmonisation:run",
         "link": "salus.simulations.benchmarks.link:run",
         "masking": "salus.simulations.benchmarks.masking:run",
         "memory": "salus.simulations.benchmarks.memory:run",

@@ -75,6 +75,7 @@ class DicomFolder:
                     row.split,
                     image.sha256,
                     image.pixel_sha256,
+                    group=str(image.info["vendor"]),
                     info=image.info,
                 )
             except UnreadableImage as problem:
@@ -123,6 +124,7 @@ class DicomFolder:
                     row.split,
                     _digest(slices),
                     _joined(image.pixel_sha256 for image in slices),
+                    group=str(info["vendor"]),
                     info=info,
                 )
             )

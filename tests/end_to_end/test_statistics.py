@@ -1,0 +1,116 @@
+"""Statistics and unreadable files in whole federations: real processes, real TLS."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from tests.builders import write_npz
+
+from salus.client.config import open_catalogue
+from salus.client.data.sources.base import SourceOptions
+from salus.common.events import read_events
+from salus.simulations.phantoms import Hospital, write_hospital
+from salus.simulations.trial import Trial, empty
+
+POLICY = "allow_without_noise = true\n"
+STATISTICS = """
+[job]
+name = "intensities"
+rounds = 3
+min_sites = 5
+[task]
+dataset = "toy"
+classes = ["no", "yes"]
+[privacy]
+noise = "none"
+[statistics]
+kind = "quantiles"
+intensity_high = 1.0
+"""
+TRAINING = """
+[job]
+name = "lesions"
+rounds = 2
+min_sites = 5
+[task]
+kind = "classification"
+model = "logistic"
+dataset = "phantoms"
+classes = ["healthy", "lesion"]
+shape = [16, 16]
+[privacy]
+noise = "none"
+"""
+
+
+def salus(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "salus.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_salus_stats_measures_over_daemons_and_writes_a_page(tmp_path: Path) -> None:
+    empty(tmp_path / "t")
+    trial = Trial(tmp_path / "t", [f"Site {n}" for n in range(1, 6)], policy=POLICY)
+    values = []
+    for number, site in enumerate(trial.sites, start=1):
+        data = write_npz(site / "toy.npz", seed=number, images=60)
+        open_catalogue(site).add("toy", "medmnist", data, SourceOptions())
+        with np.load(data) as arrays:
+            values += [arrays[f"{split}_images"].ravel() for split in ("train", "val", "test")]
+    (tmp_path / "job.toml").write_text(STATISTICS)
+    (tmp_path / "train.toml").write_text(TRAINING)
+    with trial:
+        trial.start_all()
+        done = salus("stats", tmp_path / "job.toml", trial.coordinator)
+        assert done.returncode == 0, done.stderr
+        shown = salus("stats", "intensities-0001", trial.coordinator, "--json")
+        wrong = salus("stats", tmp_path / "train.toml", trial.coordinator)
+    assert wrong.returncode != 0
+    assert "salus job submit" in wrong.stderr
+    assert 'kind = "zscore"' in done.stdout
+    found = json.loads(shown.stdout)["groups"]["ALL"]["quantiles"]
+    pooled = np.concatenate(values) / 255
+    for name in ("0.25", "0.5", "0.75"):
+        assert abs(found[name] - np.quantile(pooled, float(name), method="inverted_cdf")) < 1e-4
+    page = (trial.coordinator / "reports" / "intensities-0001.html").read_text()
+    assert "Intensities ALL" in page
+    assert "kind = &#34;zscore&#34;" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_site_with_48_unreadable_studies_of_191_takes_part_and_everybody_concerned_sees_48(tmp_path: Path) -> None:
+    empty(tmp_path / "t")
+    trial = Trial(tmp_path / "t", [f"Site {n}" for n in range(1, 6)], policy=POLICY)
+    for number, site in enumerate(trial.sites, start=1):
+        data = tmp_path / f"data{number}"
+        hospital = Hospital(f"H{number}", "PhantomA Imaging", 1.0, (600, 1200), False, 0.5, 60, 110, damaged=0)
+        write_hospital(data, hospital, seed=number, side=16)
+        if number == 2:
+            studies = sorted(path for path in data.glob("*/*") if path.is_dir())
+            for study in studies[191:]:
+                for image in study.iterdir():
+                    image.unlink()
+            for study in studies[:191]:
+                for image in sorted(study.iterdir())[1:]:
+                    image.unlink()  # one image a study, so that studies can be counted by files
+            for number_, study in enumerate(studies[:48]):
+                image = next(study.iterdir())
+                whole = image.read_bytes()
+                image.write_bytes([whole[: len(whole) // 2], b"", whole[:-100], b"not dicom" * 40][number_ % 4])
+        open_catalogue(site).add("phantoms", "dicom", data, SourceOptions())
+    summary = open_catalogue(trial.sites[1]).summary("phantoms")
+    assert (summary.images, sum(summary.quarantined.values())) == (191 - 48, 48)
+    with trial:
+        trial.start_all()
+        result = trial.wait_for(trial.submit(TRAINING))
+    assert result["status"] == "finished"
+    assert all(record["sites"] == [1, 2, 3, 4, 5] for record in result["rounds"])
+    assert [record["cohort"]["left_out"] for record in result["rounds"]] == [48, 48]
+    assert "48 files could not be used" in Path(result["report"]).read_text()
+    seen = [event for event in read_events(trial.sites[1] / "events.jsonl") if event.kind == "trained"]
+    assert seen
+    assert all(sum(event.fields["left_out"].values()) == 48 for event in seen)  # type: ignore[attr-defined]
+    shown = json.loads(salus("dataset", "show", trial.sites[1], "phantoms", "--json").stdout)
+    assert sum(shown["quarantined"].values()) == 48
