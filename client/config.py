@@ -42,6 +42,7 @@ health_port = 0          # gRPC health service on loopback; 0 is off
 device = "auto"          # auto | cpu | cuda
 mixed_precision = false
 cache_mb = 4096          # prepared samples kept in memory
+disk_cache_mb = 20000    # and on disk, in the folder cache
 threads = 0              # CPU threads for training; 0 leaves the choice to torch
 """
 POLICY_TEMPLATE = """\
@@ -61,6 +62,9 @@ epsilon = 10.0
 delta = 1e-5
 period_days = 365
 """
+
+
+CACHE = "cache"
 
 
 class SiteConfig(Strict):
@@ -153,4 +157,5 @@ class SiteFolder:
             performance=self.config.performance,
             events=events,
             ledger=open_ledger(self.folder, clock),
+            cache=self.folder / CACHE,
         )

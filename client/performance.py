@@ -16,12 +16,14 @@ class Performance(Strict):
         device: ``auto`` takes a GPU where there is one.
         mixed_precision: bfloat16 where the device has it; halves memory, changes results in the third digit.
         cache_mb: prepared samples kept in memory; beyond it they are read again each epoch.
+        disk_cache_mb: prepared samples kept on disk between jobs and restarts; 0 for none.
         threads: CPU threads for training; 0 leaves torch's choice.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: bool = False
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # the usual workstation has 32 GB or more
+    disk_cache_mb: Annotated[int, Field(ge=0)] = 20_000  # a few hundred thousand pictures of 128 x 128
     threads: Annotated[int, Field(ge=0)] = 0
 
     def torch_device(self) -> torch.device:

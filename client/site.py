@@ -7,9 +7,10 @@ before data are read; what leaves is a `Reply` and a protected vector.
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.loading import LocalData, local_data
+from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.ledger.store import Ledger
 from salus.client.measuring import Measurer, MeasuringJob
 from salus.client.performance import Performance
@@ -46,6 +47,7 @@ class Site:
         store: what protected sums must remember beyond a crash.
         coordinator_key: the Ed25519 key, from the pinned roster, whose signature a job must carry.
         ledger: what this site's patients have spent.
+        cache: folder for prepared samples, or None for none.
         policy: called for every job, so that a changed policy file counts at once.
     """
 
@@ -62,6 +64,7 @@ class Site:
         performance: Performance,
         events: EventSink,
         ledger: Ledger,
+        cache: Path | None = None,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -71,6 +74,7 @@ class Site:
         self._performance = performance
         self._events = events
         self._ledger = ledger
+        self._cache = cache
         self._random: Callable[[int], bytes] = os.urandom
         self._running: Running | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
@@ -194,9 +198,7 @@ class Site:
         protection = protection_of(job)
         private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
         try:
-            data: LocalData | None = local_data(
-                self._catalogue, job, task, self._performance.cache_mb * 2**20, patients
-            )
+            data: LocalData | None = local_data(self._catalogue, job, task, self._memory(), patients)
         except Exception as problem:
             if not protection.protects and private is None:
                 raise
@@ -211,6 +213,10 @@ class Site:
                 left_out=data.left_out,
             )
         return RunningJob(job, job_id, document, protection, trainer, data, self._events, account, private)
+
+    def _memory(self) -> Memory:
+        performance = self._performance
+        return Memory(performance.cache_mb * 2**20, self._cache, performance.disk_cache_mb * 2**20)
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
         """Set aside the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""

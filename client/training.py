@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from salus.client.data.loading import TensorSet
+from salus.client.data.prefetch import batches
 from salus.client.performance import Performance
 from salus.common.canonical import hash_parts, u32, u64
 from salus.common.job import Job, Training
@@ -46,16 +47,16 @@ class Trainer:
             self.model.train()
             for _ in range(settings.local_epochs):
                 order = torch.randperm(len(data), generator=shuffle)
-                for rows in torch.split(order, settings.batch_size):
-                    self._step(optimizer, data, rows)
+                rows = torch.split(order, settings.batch_size)
+                for inputs, targets in batches(data, rows, self.device):
+                    self._step(optimizer, inputs, targets)
         return read_parameters(self.model, self.layout) - start
 
-    def _step(self, optimizer: torch.optim.Optimizer, data: TensorSet, rows: torch.Tensor) -> None:
-        inputs, targets = data.batch(rows)
+    def _step(self, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
-            outputs = self.model(inputs.to(self.device))
-        self.task.loss(outputs.float(), targets.to(self.device)).backward()  # type: ignore[no-untyped-call]
+            outputs = self.model(inputs)
+        self.task.loss(outputs.float(), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:

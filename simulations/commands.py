@@ -3,12 +3,16 @@
 import inspect
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salus.common.console import emit_json, err, example, out, table
 from salus.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from salus.common.job import Job
+    from salus.simulations.simulate import SimulationResult
 
 
 def simulate(
@@ -63,23 +67,29 @@ def simulate(
             workers=workers,
             listener=follow,
         )
+    _show(loaded, result, json_out, kept=output is not None)
+
+
+def _show(job: "Job", result: "SimulationResult", json_out: str, *, kept: bool) -> None:
     values = result.to_json()
-    if output is None:
+    if not kept:
         del values["model"]
-    if loaded.statistics is not None:
+    if job.statistics is not None:
         values = {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
     if json_out:
         emit_json(values, json_out)
-    if json_out != "-" and result.statistics:
+    if json_out == "-":
+        return
+    if result.statistics:
         from salus.server.commands.statistics import show
 
         show(result.statistics)
         out.print(result.harmonise, markup=False, soft_wrap=True)
-    elif json_out != "-":
-        shown = [*result.metrics.items(), ("seconds", result.seconds), ("peak memory, MB", result.peak_rss_mb)]
-        table("Final model on the test split", ["", ""], [(name, f"{value:.3f}") for name, value in shown])
-        if result.quarantined:
-            out.print(f"Files not used: {result.quarantined}")
+        return
+    shown = [*result.metrics.items(), ("seconds", result.seconds), ("peak memory, MB", result.peak_rss_mb)]
+    table("Final model on the test split", ["", ""], [(name, f"{value:.3f}") for name, value in shown])
+    if result.quarantined:
+        out.print(f"Files not used: {result.quarantined}")
 
 
 class _Follow:

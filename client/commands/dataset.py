@@ -151,10 +151,35 @@ def import_(
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))
 def remove(folder: Folder, name: Name) -> None:
     """Forget a data set; its files stay where they are."""
-    from salus.client.config import open_catalogue
+    import shutil
+
+    from salus.client.config import CACHE, open_catalogue
 
     open_catalogue(folder).remove(name)
+    shutil.rmtree(
+        folder / CACHE, ignore_errors=True
+    )  # its tensors are among those of other data sets; all are made again
     out.print(f"Removed {name}.")
+
+
+@app.command(epilog=example("salus dataset cache ./site --clear"))
+def cache(folder: Folder, clear: Annotated[bool, typer.Option(help="Remove all prepared samples.")] = False) -> None:
+    """Show what prepared samples take on disk, and the limit; they are made again when they are needed."""
+    import shutil
+
+    from salus.client.config import CACHE, SiteConfig
+    from salus.client.data.cache import size_of
+    from salus.common.errors import ConfigError
+    from salus.common.strict import load_toml
+
+    config = load_toml(SiteConfig, folder / "site.toml", error=ConfigError, what="site file")
+    if clear:
+        shutil.rmtree(folder / CACHE, ignore_errors=True)
+    used = size_of(folder / CACHE) if (folder / CACHE).exists() else 0
+    limit = config.performance.disk_cache_mb
+    table(
+        "", ["", ""], [("on disk", f"{used / 2**20:,.1f} MB"), ("limit", f"{limit:,} MB (disk_cache_mb in site.toml)")]
+    )
 
 
 def _show(summary: object, *, as_json: bool) -> None:

@@ -250,6 +250,14 @@ class Catalogue:
         options = validate(SourceOptions, json.loads(row.options), error=DataError, what="data set's options")
         return open_source(row.kind, Path(row.root), options)
 
+    def reading(self, name: str) -> str:
+        """Return how a data set is read, its kind and options, as one text for comparing."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
+        if row is None:
+            raise self._unknown(name)
+        return f"{row.kind} {row.options}"
+
     def quarantined(self, name: str) -> list[Quarantined]:
         """Return every file that could not be used."""
         columns = (QUARANTINE.c.key, QUARANTINE.c.reason, QUARANTINE.c.detail)

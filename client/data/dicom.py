@@ -104,6 +104,8 @@ def guarded(name: str, action: Callable[[], T]) -> T:
             return action()
     except UnreadableImage:
         raise
+    except FileNotFoundError:
+        raise UnreadableImage("missing", f"{name} is not there any more") from None
     except InvalidDicomError:
         raise UnreadableImage("not-dicom", f"{name} is not a DICOM file") from None
     except RecursionError:

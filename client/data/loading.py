@@ -6,9 +6,11 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from salus.client.data.cache import TensorCache, transform_hash
 from salus.client.data.catalogue import Catalogue, CataloguedImage
 from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
 from salus.client.data.records import Sample
@@ -28,12 +30,38 @@ class Item:
     vendor: str = OTHER
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Where prepared samples are kept.
+
+    Args:
+        cache_bytes: in memory.
+        folder: of the cache on disk, or None for none.
+        disk_bytes: of that cache at most.
+    """
+
+    cache_bytes: int
+    folder: Path | None = None
+    disk_bytes: int = 0
+
+    def on_disk(self, job: Job, options: str) -> TensorCache | None:
+        """Return the part of the cache that belongs to a job, or None."""
+        transform = transform_hash(job, options)
+        if transform is None or self.folder is None or not self.disk_bytes:
+            return None
+        try:
+            return TensorCache(self.folder, transform, self.disk_bytes)
+        except OSError:
+            return None  # a cache that cannot be had costs time, never a job
+
+
 class TensorSet:
-    """Prepared samples with their targets; in memory up to a limit, else read again from the source.
+    """Prepared samples with their targets; in memory up to a limit, else on disk, else read again from the source.
 
     Args:
         items: samples that were readable when the set was made.
         harmonise: brings each to the job's common scale, see `harmonise`.
+        cache: keeps them on disk.
     """
 
     def __init__(
@@ -43,10 +71,12 @@ class TensorSet:
         task: Task,
         cache_bytes: int,
         harmonise: Harmoniser | None = None,
+        cache: TensorCache | None = None,
     ) -> None:
         self._source = source
         self._harmonise = harmonise
         self._task = task
+        self._disk = cache
         self.unreadable: Counter[str] = Counter()
         self._items: list[Item] = []
         cached: list[torch.Tensor] | None = []
@@ -70,6 +100,19 @@ class TensorSet:
         self.targets = torch.tensor([item.target for item in self._items], dtype=torch.long)
 
     def _read(self, item: Item) -> torch.Tensor:
+        if self._disk is None:
+            return self._prepared(item)
+        stamp = self._source.stamp(item.image.key)
+        settings = self._task.settings
+        content = item.image.sha256 and f"{item.image.sha256}/{item.vendor}"  # a scale may depend on the vendor
+        tensor = self._disk.get(content, stamp, (settings.channels, *settings.shape)) if content else None
+        if tensor is None:
+            tensor = self._prepared(item)
+            if content:
+                self._disk.put(content, stamp, tensor)
+        return tensor
+
+    def _prepared(self, item: Item) -> torch.Tensor:
         sample = read_registered(self._source, item.image)
         if self._harmonise is not None:
             sample = self._harmonise(sample, item.vendor)
@@ -77,6 +120,11 @@ class TensorSet:
         if sample.columns:
             values = values[_places(sample.columns, self._task.settings.columns)]
         return self._task.prepare(values)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no batch has to be read from disk."""
+        return self._cached is not None or not self._items
 
     def __len__(self) -> int:
         return len(self._items)
@@ -131,7 +179,7 @@ class LocalData:
 
 
 def local_data(
-    catalogue: Catalogue, job: Job, task: Task, cache_bytes: int, patients: frozenset[str] | None = None
+    catalogue: Catalogue, job: Job, task: Task, memory: Memory, patients: frozenset[str] | None = None
 ) -> LocalData:
     """Read a job's data set, or the part of it that is of these patients.
 
@@ -166,12 +214,13 @@ def local_data(
     harmonise = None
     if job.harmonise is not None:
         harmonise = harmoniser_of(job.harmonise, lambda: _readable(parts["train"], source))
-    train = TensorSet(parts["train"], source, task, cache_bytes, harmonise)
+    disk = memory.on_disk(job, catalogue.reading(dataset))
+    train = TensorSet(parts["train"], source, task, memory.cache_bytes, harmonise, disk)
     # Plain statistics are divided by this bound, so that each stays within 0 .. 1. Private ones have no such limit: leaving out
     # the last patients would let one patient push out another.
     bound = len(images) if private else job.aggregation.max_patients
     left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
-    validation = TensorSet(parts["val"][:bound], source, task, cache_bytes, harmonise)
+    validation = TensorSet(parts["val"][:bound], source, task, memory.cache_bytes, harmonise, disk)
     for reason, count in (train.unreadable + validation.unreadable).items():
         left_out[reason] += count
     if len(train) == 0 and not private:

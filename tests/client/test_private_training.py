@@ -13,7 +13,7 @@ from scipy import stats
 from tests.builders import tiny_job, toy_catalogue
 
 from salus.client import private_training
-from salus.client.data.loading import TensorSet, local_data
+from salus.client.data.loading import Memory, TensorSet, local_data
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
@@ -55,7 +55,7 @@ def world(tmp_path: Path) -> tuple[Trainer, TensorSet, Plan]:
     trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
     plan = plan_of(job)
     assert plan is not None
-    return trainer, local_data(toy_catalogue(tmp_path), job, task, 2**24).train, plan
+    return trainer, local_data(toy_catalogue(tmp_path), job, task, Memory(2**24)).train, plan
 
 
 def noise_scale(trainer: Trainer, plan: Plan, data: TensorSet | None = None) -> tuple[float, int]:
@@ -147,7 +147,7 @@ def test_one_patient_moves_a_step_by_the_clip_norm_at_most_and_many_images_count
     plan = plan_of(job)
     assert plan is not None
     everybody = Plan("distributed", plan.noise_multiplier, 0.0, 1.0, 1, 1, 5.0, 1e-5)
-    data = local_data(toy_catalogue(tmp_path), job, task, 2**24).train
+    data = local_data(toy_catalogue(tmp_path), job, task, Memory(2**24)).train
     private = PrivateTrainer(trainer, everybody, os.urandom)
     start = read_parameters(model, trainer.layout)
     many = private.direction(start, data)
@@ -222,7 +222,7 @@ def test_every_network_gives_a_direction_and_an_update(tmp_path: Path, name: str
     task = make_task(job.task)
     model = build_model(job.task, 0)
     trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
-    data = local_data(toy_catalogue(tmp_path, images=8), job, task, 2**24).train
+    data = local_data(toy_catalogue(tmp_path, images=8), job, task, Memory(2**24)).train
     private = PrivateTrainer(trainer, Plan("distributed", 1.0, 0.0, 1.0, 1, 1, 5.0, 1e-5), os.urandom)
     start = read_parameters(model, trainer.layout)
     direction = private.direction(start, data)
@@ -237,7 +237,7 @@ def test_a_patient_that_cannot_be_read_leaves_the_others_alone(tmp_path: Path, m
     model = build_model(job.task, 0)
     trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
     private = PrivateTrainer(trainer, Plan("distributed", 1.0, 20.0, 1.0, 1, 1, 5.0, 1e-5), os.urandom)
-    data = local_data(toy_catalogue(tmp_path), job, task, 2**24).train
+    data = local_data(toy_catalogue(tmp_path), job, task, Memory(2**24)).train
     start = read_parameters(model, trainer.layout)
     whole = private.direction(start, data)
     read = TensorSet.batch
@@ -266,7 +266,7 @@ def test_one_patients_split_does_not_depend_on_anothers(tmp_path: Path) -> None:
     def split_of(records: list[ImageRecord], name: str) -> tuple[int, int]:
         catalogue = Catalogue(tmp_path / name, b"secret for tests")
         catalogue.add_records("toy", "medmnist", tmp_path / "toy.npz", SourceOptions(), records)
-        data = local_data(catalogue, job, task, 2**24)
+        data = local_data(catalogue, job, task, Memory(2**24))
         return data.train.patients, data.validation.patients
 
     found = [

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.builders import tiny_job, toy_catalogue
 
-from salus.client.data.loading import local_data
+from salus.client.data.loading import Memory, local_data
 from salus.client.performance import Performance
 from salus.client.training import Trainer, training_seed
 from salus.common.models import build_model
@@ -17,7 +17,7 @@ def trainer(tmp_path: Path, **job: object) -> tuple[Trainer, object]:
     settings = tiny_job(**job)
     task = make_task(settings.task)
     model = build_model(settings.task, 0)
-    data = local_data(toy_catalogue(tmp_path), settings, task, 2**20)
+    data = local_data(toy_catalogue(tmp_path), settings, task, Memory(2**20))
     return Trainer(model, layout_of(model), task, settings, Performance(device="cpu")), data
 
 

@@ -30,13 +30,18 @@ def migrate(engine: sa.Engine) -> None:
             f"Expected a catalogue of schema {HEAD} or older, got {version or 'one without a version'}.",
             remedy="Install the version of Salus that wrote it, or move it away and register the data again.",
         )
-    from alembic import command  # takes a moment to import, and is needed once per version
-    from alembic.config import Config
+    from alembic.config import Config  # takes a moment to import, and is needed once per version
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    script = ScriptDirectory.from_config(config)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at once
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with EnvironmentContext(
+            config, script, fn=lambda revision, _: script._upgrade_revs(HEAD, revision)
+        ) as environment:
+            environment.configure(connection=connection, transactional_ddl=False)
+            environment.run_migrations()
         connection.commit()

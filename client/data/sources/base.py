@@ -1,6 +1,7 @@
 """The interface of a source, and the options an operator may give."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 from salus.client.data.records import ImageRecord, Quarantined, Sample
@@ -27,6 +28,21 @@ class SourceOptions(Strict):
     positive_above: float | None = None
 
 
+Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
+
+
+def stamp_of(paths: Iterable[Path]) -> Stamp | None:
+    """Return the joint size and the latest change of files, or None if one is missing."""
+    size = latest = 0
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        size, latest = size + found.st_size, max(latest, found.st_mtime_ns)
+    return size, latest
+
+
 class Source(Protocol):
     """Finds samples and reads them again by key."""
 
@@ -35,3 +51,6 @@ class Source(Protocol):
 
     def load(self, key: str) -> Sample:
         """Return the sample of `key`; raises UnreadableImage if it is no longer what it was."""
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return what changes when the sample's files do, without reading them; None where they are gone or not worth a cache."""

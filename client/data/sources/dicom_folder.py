@@ -11,7 +11,7 @@ import numpy as np
 
 from salus.client.data.dicom import DicomImage, Window, read_dicom
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
 from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
@@ -147,6 +147,10 @@ class DicomFolder:
             intensities=measured,
             pixel_sha256=image.pixel_sha256,
         )
+
+    def stamp(self, key: str) -> Stamp | None:
+        names = json.loads(key) if self._options.volumes else [key]
+        return stamp_of(self._root / name for name in names)
 
 
 def _volume(slices: list[DicomImage]) -> Sample:

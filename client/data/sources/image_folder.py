@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample, array_digest
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
 from salus.client.data.sources.labels import read_labels
 from salus.common.errors import UnreadableImage
 
@@ -62,9 +62,14 @@ class ImageFolder:
                     values = _unit_range(ImageOps.exif_transpose(image))
         except UnreadableImage:
             raise
+        except FileNotFoundError:
+            raise UnreadableImage("missing", "the file is not there any more") from None
         except Exception:  # Pillow's plug-ins raise TypeError, SyntaxError, struct.error ... on damaged files
             raise UnreadableImage("damaged", "the image cannot be decoded") from None
         return Sample(values, sha256=hashlib.sha256(data).hexdigest(), pixel_sha256=array_digest(values))
+
+    def stamp(self, key: str) -> Stamp | None:
+        return stamp_of([self._root / key])
 
 
 def _unit_range(image: Image.Image) -> FloatArray:

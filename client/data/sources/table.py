@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.base import SourceOptions, Stamp
 from salus.common.errors import DataError, UnreadableImage
 
 LARGEST = 1e30  # float32 holds it; a measurement never reaches it
@@ -105,6 +105,9 @@ class Table:
             return Sample(self._values(row), columns=tuple(self._inputs()), sha256=_digest(row))
         except (KeyError, ValueError, IndexError):
             raise UnreadableImage("missing", "the table no longer has this row") from None
+
+    def stamp(self, key: str) -> Stamp | None:
+        return None  # a row needs no cache
 
 
 def _digest(row: dict[str, str]) -> str:

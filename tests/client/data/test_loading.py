@@ -7,7 +7,7 @@ from PIL import Image
 from tests.builders import tiny_job, toy_catalogue, write_npz
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.loading import local_data, target_of
+from salus.client.data.loading import Memory, local_data, target_of
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
@@ -29,15 +29,15 @@ def test_labels_may_be_names_or_numbers() -> None:
 
 def test_the_sources_own_split_is_kept(tmp_path: Path) -> None:
     job = tiny_job()
-    data = local_data(toy_catalogue(tmp_path), job, make_task(job.task), 2**20)
+    data = local_data(toy_catalogue(tmp_path), job, make_task(job.task), Memory(2**20))
     assert (len(data.train), len(data.validation)) == (40, 20)
 
 
 def test_without_memory_the_same_batches_come_from_the_source(tmp_path: Path) -> None:
     job = tiny_job()
     catalogue = toy_catalogue(tmp_path)
-    cached = local_data(catalogue, job, make_task(job.task), 2**20).train
-    streamed = local_data(catalogue, job, make_task(job.task), 0).train
+    cached = local_data(catalogue, job, make_task(job.task), Memory(2**20)).train
+    streamed = local_data(catalogue, job, make_task(job.task), Memory(0)).train
     rows = torch.tensor([3, 1, 20])
     assert torch.equal(cached.batch(rows)[0], streamed.batch(rows)[0])
 
@@ -54,7 +54,7 @@ def test_a_patient_is_never_in_two_splits_and_strange_labels_are_counted(tmp_pat
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
     catalogue.add_records("toy", "medmnist", path, SourceOptions(), found)
     job = tiny_job()
-    data = local_data(catalogue, job, make_task(job.task), 2**20)
+    data = local_data(catalogue, job, make_task(job.task), Memory(2**20))
     train, validation = ({item.image.patient for item in part._items} for part in (data.train, data.validation))
     assert train.isdisjoint(validation)
     assert validation
@@ -68,7 +68,7 @@ def test_a_data_set_without_usable_labels_is_refused(tmp_path: Path) -> None:
     catalogue.add_records("toy", "medmnist", path, SourceOptions(), [ImageRecord("p", "s", "train/0", "weird")])
     job = tiny_job()
     with pytest.raises(DataError, match="no sample"):
-        local_data(catalogue, job, make_task(job.task), 2**20)
+        local_data(catalogue, job, make_task(job.task), Memory(2**20))
 
 
 def test_a_file_that_changed_after_registration_is_left_out(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_file_that_changed_after_registration_is_left_out(tmp_path: Path) -> N
     catalogue = toy_catalogue(tmp_path)
     write_npz(tmp_path / "toy.npz", seed=99)
     with pytest.raises(DataError, match="no sample"):
-        local_data(catalogue, job, make_task(job.task), 2**20)
+        local_data(catalogue, job, make_task(job.task), Memory(2**20))
 
 
 def test_table_columns_are_matched_by_name(tmp_path: Path) -> None:
@@ -95,13 +95,13 @@ def test_table_columns_are_matched_by_name(tmp_path: Path) -> None:
         (folder / "t.csv").write_text(f"{header}\n" + f"{cells}\n" * 30)
         catalogue = Catalogue(folder / "c.sqlite", b"s" * 16)
         catalogue.add("toy", "table", folder / "t.csv", SourceOptions())
-        data = local_data(catalogue, job, make_task(job.task), 2**20)
+        data = local_data(catalogue, job, make_task(job.task), Memory(2**20))
         assert data.train.batch(torch.tensor([0]))[0].tolist() == [features]
     (tmp_path / "w.csv").write_text("weight,height,label\n1,2,no\n")
     catalogue = Catalogue(tmp_path / "w.sqlite", b"s" * 16)
     catalogue.add("toy", "table", tmp_path / "w.csv", SourceOptions())
     with pytest.raises(DataError, match="no sample"):
-        local_data(catalogue, job, make_task(job.task), 2**20)
+        local_data(catalogue, job, make_task(job.task), Memory(2**20))
 
 
 def test_one_odd_sample_does_not_stop_a_site(tmp_path: Path) -> None:
@@ -113,4 +113,4 @@ def test_one_odd_sample_does_not_stop_a_site(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
     catalogue.add("toy", "images", tmp_path, SourceOptions())
     job = tiny_job()
-    assert local_data(catalogue, job, make_task(job.task), 2**20).left_out == {"does-not-fit-job": 1}
+    assert local_data(catalogue, job, make_task(job.task), Memory(2**20)).left_out == {"does-not-fit-job": 1}

@@ -123,7 +123,7 @@ def _auc(catalogue: object) -> float:
     from tests.builders import job_text
 
     from salus.client.data.catalogue import Catalogue
-    from salus.client.data.loading import local_data
+    from salus.client.data.loading import Memory, local_data
     from salus.client.performance import Performance
     from salus.client.training import Trainer
     from salus.common.job import parse_job
@@ -134,7 +134,7 @@ def _auc(catalogue: object) -> float:
     assert isinstance(catalogue, Catalogue)
     job = parse_job(job_text(training="local_epochs = 8\nvalidation_fraction = 0.0").replace('"toy"', '"chest"'))
     task = make_task(job.task)
-    data = local_data(catalogue, job, task, 2**24)
+    data = local_data(catalogue, job, task, Memory(2**24))
     model = build_model(job.task, 0)
     trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
     start = read_parameters(model, trainer.layout)

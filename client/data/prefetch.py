@@ -1,0 +1,61 @@
+"""The next batches are read while the device works on this one, by one thread, in the given order."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from salus.client.data.loading import TensorSet
+
+DEPTH = 3  # batches that wait; more cost memory and do not make the disk faster
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def batches(data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device) -> Iterator[Batch]:
+    """Yield inputs and targets of each group of rows, on `device`, in order; errors of reading are raised here.
+
+    Samples that are in memory are taken without a thread.
+    """
+    pinned = device.type == "cuda"
+    if data.in_memory:
+        for part in rows:
+            yield _moved(data.batch(part), device, pinned=pinned)
+        return
+    waiting: queue.Queue[Batch | BaseException | None] = queue.Queue(DEPTH)
+    ended = threading.Event()
+
+    def give(item: Batch | BaseException | None) -> None:
+        while not ended.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def read() -> None:
+        try:
+            for part in rows:
+                if ended.is_set():
+                    return
+                give(_moved(data.batch(part), torch.device("cpu"), pinned=pinned))
+            give(None)
+        except BaseException as problem:
+            give(problem)
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield _moved(item, device, pinned=False)
+    finally:
+        ended.set()  # whoever stops early does not leave a thread that reads on
+        thread.join()
+
+
+def _moved(batch: Batch, device: torch.device, *, pinned: bool) -> Batch:
+    if pinned and batch[0].device.type == "cpu":
+        batch = batch[0].pin_memory(), batch[1].pin_memory()
+    return batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)

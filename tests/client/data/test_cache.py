@@ -1,0 +1,144 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.builders import tiny_job
+
+from salus.client.data.cache import RECORD, TensorCache, size_of, transform_hash
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.loading import Memory, local_data
+from salus.client.data.prefetch import batches
+from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.image_folder import ImageFolder
+from salus.common.errors import UnreadableImage
+from salus.common.tasks import make_task
+
+LARGE = 2**30
+
+
+def tensor(seed: int) -> torch.Tensor:
+    return torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def filled(folder: Path, count: int = 5) -> TensorCache:
+    cache = TensorCache(folder, "a" * 32, LARGE)
+    for n in range(count):
+        cache.put(f"content{n}", (10, n), tensor(n))
+    return cache
+
+
+def test_tensors_come_back_in_this_process_and_the_next(tmp_path: Path) -> None:
+    for cache in (filled(tmp_path), TensorCache(tmp_path, "a" * 32, LARGE)):
+        for n in range(5):
+            found = cache.get(f"content{n}", (10, n), (1, 4, 6))
+            assert found is not None
+            assert torch.equal(found, tensor(n))
+        assert cache.get("content1", (10, 2), (1, 4, 6)) is None  # the file has changed
+        assert cache.get("content1", None, (1, 4, 6)) is None  # the file is gone
+        assert cache.get("content9", (10, 1), (1, 4, 6)) is None
+        assert cache.get("content1", (10, 1), (1, 6, 4)) is None
+    assert cache.bytes_used == 5 * (RECORD.size + 96)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / ("a" * 32)).iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("cut", [1, RECORD.size - 1, RECORD.size, 2 * RECORD.size + 7])
+def test_a_cut_index_loses_entries_and_never_gives_a_wrong_tensor(tmp_path: Path, cut: int) -> None:
+    filled(tmp_path)
+    index = tmp_path / ("a" * 32) / "index.bin"
+    index.write_bytes(index.read_bytes()[:-cut])
+    cache = TensorCache(tmp_path, "a" * 32, LARGE)
+    kept = [n for n in range(5) if cache.get(f"content{n}", (10, n), (1, 4, 6)) is not None]
+    assert kept == list(range(5 - -(-cut // RECORD.size)))
+    cache.put("new", (1, 1), tensor(77))
+    again = TensorCache(tmp_path, "a" * 32, LARGE).get("new", (1, 1), (1, 4, 6))
+    assert again is not None
+    assert torch.equal(again, tensor(77))
+
+
+def test_damaged_and_missing_tensors_are_not_used(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / ("a" * 32) / "tensors.bin"
+    data = bytearray(path.read_bytes())
+    data[96 * 2 + 5] ^= 1
+    path.write_bytes(data[: 96 * 4])
+    cache = TensorCache(tmp_path, "a" * 32, LARGE)
+    assert [cache.get(f"content{n}", (10, n), (1, 4, 6)) is not None for n in range(5)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_the_bound_holds_and_older_transforms_go_first(tmp_path: Path) -> None:
+    bound = 400 * (96 + RECORD.size)
+    for name in "abc":
+        cache = TensorCache(tmp_path, name * 32, bound)
+        for n in range(300):
+            cache.put(f"{n}", (1, 1), tensor(n))
+        assert size_of(tmp_path) <= bound + 256 * RECORD.size
+    assert not (tmp_path / ("a" * 32)).exists()
+    assert cache.get("0", (1, 1), (1, 4, 6)) is not None
+    small = TensorCache(tmp_path / "small", "d" * 32, 50)
+    small.put("0", (1, 1), tensor(0))
+    assert small.get("0", (1, 1), (1, 4, 6)) is None
+
+
+def test_a_transform_has_its_own_name() -> None:
+    job = tiny_job()
+    other = job.model_copy(update={"task": job.task.model_copy(update={"shape": (9, 9)})})
+    names = {transform_hash(job, "x"), transform_hash(job, "y"), transform_hash(other, "x")}
+    assert len(names) == 3
+    assert transform_hash(job.model_copy(update={"task": job.task.model_copy(update={"shape": ()})}), "x") is None
+
+
+def picture_catalogue(folder: Path) -> Catalogue:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    rows = ["file,label"]
+    for n in range(12):
+        Image.fromarray(rng.integers(0, 255, (10, 10), dtype=np.uint8)).save(folder / f"{n}.png")
+        rows.append(f"{n}.png,{n % 2}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    catalogue = Catalogue(folder.parent / "c.sqlite", b"s" * 16)
+    catalogue.add("toy", "images", folder, SourceOptions())
+    return catalogue
+
+
+def test_training_reads_each_picture_once_and_never_one_that_was_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue, job = picture_catalogue(tmp_path / "data"), tiny_job()
+    task = make_task(job.task)
+    memory = Memory(0, tmp_path / "cache", LARGE)
+    first = local_data(catalogue, job, task, memory)
+    rows = torch.arange(len(first.train))
+    expected = first.train.batch(rows)[0]
+    load = ImageFolder.load
+    monkeypatch.setattr(ImageFolder, "load", lambda self, key: pytest.fail("a picture was decoded again"))
+    assert not first.train.in_memory
+    assert torch.equal(local_data(catalogue, job, task, memory).train.batch(rows)[0], expected)
+    monkeypatch.setattr(ImageFolder, "load", load)
+    (tmp_path / "data" / "3.png").unlink()
+    (tmp_path / "data" / "4.png").write_bytes((tmp_path / "data" / "5.png").read_bytes())
+    assert local_data(catalogue, job, task, memory).left_out == {"missing": 1, "changed": 1}
+
+
+def test_batches_are_read_ahead_in_order_and_errors_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue, job = picture_catalogue(tmp_path / "data"), tiny_job()
+    cpu = torch.device("cpu")
+    stored = local_data(catalogue, job, make_task(job.task), Memory(LARGE)).train
+    streamed = local_data(catalogue, job, make_task(job.task), Memory(0)).train
+    parts = torch.split(torch.randperm(len(stored)), 3)
+    for ours, theirs in zip(batches(streamed, parts, cpu), batches(stored, parts, cpu), strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+    reading = batches(streamed, parts, cpu)
+    next(reading)
+    reading.close()  # a round that fails in the middle; the thread ends with it
+    monkeypatch.setattr(streamed, "batch", lambda rows: (_ for _ in ()).throw(UnreadableImage("missing", "gone")))
+    with pytest.raises(UnreadableImage):
+        list(batches(streamed, parts, cpu))
