@@ -90,31 +90,46 @@ def show(
 
 
 @app.command(epilog=example("salus dataset check ./site chest-xray"))
-def check(folder: Folder, name: Name) -> None:
-    """Read every registered image again and list the files that cannot be used; exit code 20 if a registered one is gone."""
+def check(
+    folder: Folder,
+    name: Name,
+    as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Where to write the page; else the site's folder.")] = None,
+) -> None:
+    """Read every registered image again; show what is there, what is not and what to look at; exit code 20 if one is gone."""
     from salus.client.config import open_catalogue
-    from salus.common.errors import DataError, UnreadableImage
+    from salus.client.data.readiness import check as checked
+    from salus.client.data.readiness import sections_of
+    from salus.common.errors import DataError
+    from salus.common.pages import write_page
 
     catalogue = open_catalogue(folder)
-    source = catalogue.source(name)
-    images = catalogue.images(name)
-    broken: list[tuple[str, str]] = []
     with err.status("Checking ...") as progress:
-        for number, image in enumerate(images, start=1):
-            try:
-                source.load(image.key)
-            except UnreadableImage as problem:
-                broken.append((image.key, problem.reason))
-            if number % 50 == 0:
-                progress.update(f"Checking ... {number} of {len(images)}")
-    quarantined = catalogue.quarantined(name)
-    if quarantined:
-        table("Quarantined at registration", ["file", "reason"], [(bad.key, bad.reason) for bad in quarantined])
-    out.print(f"{len(images) - len(broken)} of {len(images)} registered samples can be read.")
-    if broken:
-        table("No longer readable", ["file", "reason"], broken)
+        found = checked(
+            catalogue,
+            name,
+            lambda done, of: progress.update(f"Checking ... {done} of {of}") if done % 50 == 0 else None,
+        )
+    page = report or folder / "reports" / f"{name}.html"
+    lead = "For this site only: it shows pictures of its patients."
+    write_page(page, f"Data set {name}", lead, sections_of(found))
+    if as_json:
+        emit_json(found.to_json())
+    else:
+        for section in sections_of(found):
+            if section.rows:
+                table(section.title, section.columns or ["", ""], section.rows)
+        for warning in found.warnings:
+            out.print(f"[yellow]{warning}[/]")
+        for bad in catalogue.quarantined(name):
+            out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
+        out.print(f"Page: {page}", soft_wrap=True)
+    if found.unreadable:
+        if not as_json:
+            table("No longer readable", ["file", "reason"], found.unreadable)
         raise DataError(
-            f"{len(broken)} registered samples cannot be read any more.", remedy="Restore them, or register anew."
+            f"{len(found.unreadable)} registered samples cannot be read any more.",
+            remedy="Restore them, or register anew.",
         )
 
 

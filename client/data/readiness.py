@@ -1,0 +1,191 @@
+"""Is a data set ready to train on? Counts, plots and small pictures for the site's own people; nothing of it leaves the site."""
+
+import base64
+import io
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from salus.client.data.catalogue import Catalogue, DatasetSummary, ImageFacts
+from salus.client.data.loading import read_registered
+from salus.client.data.records import Sample
+from salus.client.data.vocabulary import OTHER
+from salus.common.errors import UnreadableImage
+from salus.common.pages import Section
+
+THUMBNAILS, THUMBNAIL_SIDE = 24, 96
+HISTOGRAM_BINS = 32
+FEW_PATIENTS = 5  # of one label; fewer cannot be trained on, and statistics do not show them
+
+
+@dataclass
+class Readiness:
+    """What `check` found.
+
+    Args:
+        patients_by_label: different patients of each label.
+        copies: images whose pixels another image has, those of the same patient and those of another one.
+        unreadable: registered images that cannot be read now, by key and reason.
+        missing: missing values by column, for tables.
+        intensities: histogram of the pictures' mean brightness, 0 .. 1.
+    """
+
+    summary: DatasetSummary
+    patients_by_label: dict[str, int] = field(default_factory=dict)
+    copies_within: int = 0
+    copies_across: int = 0
+    vendors: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    spacings: Counter[str] = field(default_factory=Counter)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    missing: Counter[str] = field(default_factory=Counter)
+    intensities: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
+    thumbnails: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What somebody should look at before a job uses the data set."""
+        found = []
+        if self.unreadable:
+            found.append(f"{len(self.unreadable)} registered samples cannot be read any more.")
+        if self.copies_across:
+            found.append(
+                f"{self.copies_across} images have the pixels of an image of another patient: one person may be "
+                "registered as two, and privacy is counted per patient."
+            )
+        if self.copies_within:
+            found.append(f"{self.copies_within} images are copies of an image of the same patient.")
+        few = sorted(label for label, count in self.patients_by_label.items() if count < FEW_PATIENTS)
+        if few:
+            found.append(f"Labels of fewer than {FEW_PATIENTS} patients: {', '.join(few)}.")
+        quarantined = sum(self.summary.quarantined.values())
+        if quarantined:
+            found.append(f"{quarantined} files could not be registered.")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain object for a machine; no picture and no file name."""
+        plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
+        plain["summary"] = asdict(self.summary)
+        del plain["thumbnails"]
+        plain["unreadable"] = dict(Counter(reason for _, reason in self.unreadable))
+        return {**plain, "warnings": self.warnings}
+
+
+def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = lambda done, of: None) -> Readiness:
+    """Read every registered image again and return what was found.
+
+    Args:
+        tell: told of images read and their number.
+
+    Raises:
+        DataError: an unknown data set, or one whose folder is gone.
+    """
+    found = Readiness(catalogue.summary(name))
+    _count(found, catalogue, name)
+    source = catalogue.source(name)
+    images = catalogue.images(name)
+    step = max(1, len(images) // THUMBNAILS)
+    for number, image in enumerate(images):
+        tell(number, len(images))
+        try:
+            sample = read_registered(source, image)
+        except UnreadableImage as problem:
+            found.unreadable.append((image.key, problem.reason))
+            continue
+        if sample.columns:
+            found.missing.update(
+                column for column, value in zip(sample.columns, sample.values, strict=True) if math.isnan(value)
+            )
+            continue
+        place = min(int(float(sample.values.mean()) * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)
+        found.intensities[max(place, 0)] += 1
+        if number % step == 0 and len(found.thumbnails) < THUMBNAILS:
+            found.thumbnails.append((image.label, thumbnail(sample)))
+    return found
+
+
+def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:
+    people: dict[str, set[str]] = defaultdict(set)
+    first: dict[str, str] = {}
+    for facts in catalogue.facts(name):
+        people[facts.label].add(facts.patient)
+        if facts.pixel_sha256:
+            owner = first.setdefault(facts.pixel_sha256, facts.patient)
+            if owner != facts.patient:
+                found.copies_across += 1
+            else:
+                found.copies_within += 1
+        _describe(found, facts)
+    found.copies_within -= len(first)  # the first of each is no copy
+    found.patients_by_label = {label: len(patients) for label, patients in sorted(people.items())}
+
+
+def _describe(found: Readiness, facts: ImageFacts) -> None:
+    info: Mapping[str, Any] = facts.info
+    if "rows" not in info:
+        return
+    modality = str(info.get("modality", OTHER))
+    found.vendors[str(info.get("vendor", OTHER))] += 1
+    found.modalities[modality] += 1
+    sides = [info.get("slices"), info["rows"], info.get("columns")]
+    found.sizes[" x ".join(str(side) for side in sides if side)] += 1
+    spacing = info.get("spacing_mm")
+    found.spacings[" x ".join(f"{value:.3g}" for value in spacing) if spacing else "unknown"] += 1
+    low, high = info.get("intensity_range", (math.inf, -math.inf))
+    before = found.ranges.get(modality, (math.inf, -math.inf))
+    found.ranges[modality] = (min(before[0], low), max(before[1], high))
+
+
+def thumbnail(sample: Sample) -> str:
+    """Return a small picture as a ``data:`` address; of a volume its middle slice."""
+    values = sample.values
+    picture = values[:, values.shape[1] // 2] if values.ndim == 4 else values
+    pixels = (np.clip(np.nan_to_num(picture), 0, 1) * 255).astype(np.uint8)
+    image = Image.fromarray(np.moveaxis(pixels, 0, -1)) if pixels.shape[0] == 3 else Image.fromarray(pixels[0])
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def sections_of(found: Readiness) -> list[Section]:
+    """Return what was found for a page."""
+    summary = found.summary
+    counted = [
+        ("patients", summary.patients),
+        ("studies", summary.studies),
+        ("images", summary.images),
+        ("readable now", summary.images - len(found.unreadable)),
+    ]
+    labels = [(label, count, found.patients_by_label.get(label, 0)) for label, count in summary.labels.items()]
+    ranges = [(name, f"{low:g}", f"{high:g}") for name, (low, high) in sorted(found.ranges.items()) if low <= high]
+    quarantined = [(reason, count) for reason, count in sorted(summary.quarantined.items())]
+    unreadable = Counter(reason for _, reason in found.unreadable)
+    bars = [(f"{place / HISTOGRAM_BINS:.2f}", float(count)) for place, count in enumerate(found.intensities)]
+    return [
+        *(Section("To look at", warning, warns=True) for warning in found.warnings),
+        Section("Size", rows=counted),
+        Section("Labels", columns=("label", "images", "patients"), rows=labels),
+        *_table("Vendors", found.vendors),
+        *_table("Modalities", found.modalities),
+        *_table("Sizes in pixels", found.sizes),
+        *_table("Spacing in mm", found.spacings),
+        *([Section("Range of intensities", columns=("modality", "lowest", "highest"), rows=ranges)] if ranges else []),
+        *([Section("Mean brightness of the pictures", bars=bars)] if any(found.intensities) else []),
+        *_table("Missing values", found.missing),
+        *([Section("Not registered", columns=("reason", "files"), rows=quarantined)] if quarantined else []),
+        *_table("Not readable any more", unreadable),
+        *([Section("Some pictures", "They stay in this file.", pictures=found.thumbnails)] if found.thumbnails else []),
+    ]
+
+
+def _table(title: str, counts: Counter[str]) -> list[Section]:
+    return [Section(title, rows=counts.most_common(12))] if counts else []
