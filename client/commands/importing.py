@@ -1,97 +1,186 @@
-"""What `salus dataset import` does: source, child, store, catalogue and report together."""
+"""What `salus dataset import` and `receive` do: source, child, store, catalogue and report together."""
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.progress import Progress as Bar
 
 from salus.client.config import open_catalogue
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.deidentify import parse_mask
+from salus.client.data.deidentify import METHOD, METHOD_CODES, parse_mask
+from salus.client.data.dimse import DicomNetwork, pushed
 from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
 from salus.client.data.isolation import Isolated
 from salus.client.data.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.receiver import DimseOptions
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.common.console import err
 from salus.common.errors import ConfigError, DataError
+from salus.common.pages import Section, write_page
 from salus.common.strict import validate
 
 REPORT = "report.json"
+PLACE = re.compile(r"^([A-Z0-9_-]{1,16})@([^@:\s]+):(\d{1,5})$")
+Tell = Callable[[int, int], None]
+Files = Callable[[Progress, Tell], Iterator[Incoming]]
 
 
-def run_import(
-    folder: Path,
-    name: str,
-    labels: Path,
-    source: Path | None,
-    *,
-    pacs: str,
-    query: str,
-    user: str,
-    authority: str,
-    label_column: str,
-    volumes: bool,
-    masks: list[str],
-) -> dict[str, object]:
+@dataclass(frozen=True)
+class Target:
+    """Where an import goes, and how its files are labelled and read."""
+
+    folder: Path
+    name: str
+    labels: Path
+    label_column: str = "label"
+    volumes: bool = False
+    masks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tls:
+    """PEM files for a PACS, as an operator gives them; empty where there are none."""
+
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+    trusted_network: bool = False
+
+
+def run_import(target: Target, files: Files) -> dict[str, object]:
     """Import into ``<folder>/images/<name>``, register the data set anew, and return the report.
 
     Raises:
-        ConfigError, DataError, LinkError: neither or both sources, no labels, or a PACS that cannot be reached.
+        ConfigError, DataError, LinkError: no labels, nothing usable, or a source that cannot be reached.
     """
-    if (source is None) == (not pacs):
-        raise ConfigError("Expected a folder or zip, or --pacs, and not both.", remedy="Give one of them.")
-    catalogue = open_catalogue(folder)
-    secret = (folder / "keys" / "pseudonym.key").read_bytes()
-    store = folder / "images" / _safe(name)
-    known = read_labels(labels.parent, SourceOptions(labels=labels.name, label_column=label_column))
-    with Isolated(secret, tuple(parse_mask(text) for text in masks)) as child, Bar(console=err, transient=True) as bar:
+    catalogue = open_catalogue(target.folder)
+    secret = (target.folder / "keys" / "pseudonym.key").read_bytes()
+    store = target.folder / "images" / _safe(target.name)
+    options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
+    known = read_labels(target.labels.parent, options)
+    masks = tuple(parse_mask(text) for text in target.masks)
+    with Isolated(secret, masks) as child, Bar(console=err, transient=True) as bar:
         task = bar.add_task("Importing ...", total=None)
-        if source is not None:
-            files = _counted(from_zip(source) if source.suffix.lower() == ".zip" else _folder(source), bar, task)
-            report = import_images(files, known, secret, store, child)
-        else:
-            options = {"url": pacs, "query": parse_query(query), "authority": authority}
-            with DicomWeb(
-                validate(PacsOptions, options, error=ConfigError, what="PACS"),
-                user=user,
-                password=os.environ.get("SALUS_PACS_PASSWORD", ""),
-            ) as server:
-                progress = Progress(store, secret)
-                files = server.incoming(progress, lambda done, of: bar.update(task, completed=done, total=of))
-                report = import_images(files, known, secret, store, child)
-    return _register(catalogue, name, store, report, volumes=volumes)
+        found = files(Progress(store, secret), lambda done, of: bar.update(task, completed=done, total=of or None))
+        report = import_images(found, known, secret, store, child)
+    return _register(catalogue, target, store, report)
 
 
-def _register(
-    catalogue: Catalogue, name: str, store: Path, report: ImportReport, *, volumes: bool
-) -> dict[str, object]:
+def local_files(source: Path) -> Files:
+    """Return the files of a folder or a zip; raises DataError if there is nothing."""
+    if source.suffix.lower() != ".zip" and not source.is_dir():
+        raise DataError(f"Expected data at {source.name!r}, but there is nothing.", remedy="Check the path.")
+    found = from_zip(source) if source.suffix.lower() == ".zip" else from_folder(source)
+
+    def counted(progress: Progress, tell: Tell) -> Iterator[Incoming]:
+        for number, item in enumerate(found, start=1):
+            tell(number, 0)
+            yield item
+
+    return counted
+
+
+def pacs_files(address: str, query: str, user: str, listen: str, tls: Tls) -> Files:
+    """Return the files of a PACS: DICOMweb for ``https://``, C-FIND and C-MOVE for ``dicom://TITLE@host:port``.
+
+    Raises:
+        ConfigError: an address or files for TLS that cannot be used.
+    """
+    if address.startswith("dicom://"):
+        called, host, port = _place(address.removeprefix("dicom://"), "--pacs")
+        options = {"called": called, "host": host, "port": port, "query": parse_query(query)}
+        network = DicomNetwork(_dimse(options, listen, tls))
+        return network.incoming
+    web = validate(
+        PacsOptions,
+        {"url": address, "query": parse_query(query), "authority": tls.authority},
+        error=ConfigError,
+        what="PACS",
+    )
+
+    def fetched(progress: Progress, tell: Tell) -> Iterator[Incoming]:
+        with DicomWeb(web, user=user, password=os.environ.get("SALUS_PACS_PASSWORD", "")) as server:
+            yield from server.incoming(progress, tell)
+
+    return fetched
+
+
+def pushed_files(sender: str, listen: str, idle_s: float, tls: Tls) -> Files:
+    """Return what a sender of this title pushes to us until nothing has come for `idle_s` seconds."""
+    options = _dimse({"called": sender}, listen, tls)
+    return lambda progress, tell: pushed(options, idle_s, lambda count: tell(count, 0))
+
+
+def _dimse(options: dict[str, object], listen: str, tls: Tls) -> DimseOptions:
+    title, host, port = _place(listen, "--listen")
+    here = {"title": title, "listen_host": host, "listen_port": port, **vars(tls)}
+    return validate(DimseOptions, {**options, **here}, error=ConfigError, what="PACS")
+
+
+def _place(text: str, option: str) -> tuple[str, str, int]:
+    parts = PLACE.match(text)
+    if parts is None:
+        raise ConfigError(
+            f"Expected {option} with a title, a host and a port, like SALUS@127.0.0.1:11112.",
+            remedy=f"Correct {option}.",
+        )
+    return parts[1], parts[2], int(parts[3])
+
+
+def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportReport) -> dict[str, object]:
     plain = report.to_json()
     (store / REPORT).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    page = target.folder / "reports" / f"import-{target.name}-{at}.html"
+    write_page(page, f"Import into {target.name}", f"{METHOD}; {at} UTC.", sections_of(report))
     if not any(store.rglob("*.dcm")):
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
-    options = SourceOptions(volumes=volumes)  # images of earlier imports are in the store too
-    catalogue.add_records(
-        name, "imported", store, options, open_source("imported", store, options).scan(), replace=True
-    )
-    return plain
+    options = SourceOptions(volumes=target.volumes)  # images of earlier imports are in the store too
+    found = open_source("imported", store, options).scan()
+    catalogue.add_records(target.name, "imported", store, options, found, replace=True)
+    return {**plain, "page": page.name}
 
 
-def _folder(root: Path) -> Iterator[Incoming]:
-    if not root.is_dir():
-        raise DataError(f"Expected data at {root.name!r}, but there is nothing.", remedy="Check the path.")
-    return from_folder(root)
-
-
-def _counted(files: Iterator[Incoming], bar: Bar, task: object) -> Iterator[Incoming]:
-    for item in files:
-        bar.advance(task)  # type: ignore[arg-type]
-        yield item
+def sections_of(report: ImportReport) -> list[Section]:
+    """Return what an import did for a page: counts only."""
+    counted = [
+        ("images stored", report.images),
+        ("patients", len(report.patients)),
+        ("files whose picture was there already", report.duplicates),
+        ("files that could not be used", sum(report.refused.values())),
+    ]
+    rules = {
+        "kept": "elements kept: parsed and written again",
+        "dropped": "elements dropped: not on the list",
+        "private": "private elements dropped",
+        "sequences": "sequences dropped with all that was in them",
+    }
+    return [
+        Section("Files", rows=counted),
+        Section(
+            "Refused",
+            columns=("reason", "files"),
+            rows=report.refused.most_common(),
+            text="" if report.refused else "None.",
+        ),
+        Section("Rules", rows=[(rules.get(rule, rule), count) for rule, count in report.rules.most_common()]),
+        Section("Devices by vendor", rows=report.vendors.most_common()),
+        Section(
+            "Profile",
+            "DICOM PS3.15 annex E; declared in every stored file.",
+            columns=("code", "meaning"),
+            rows=METHOD_CODES,
+        ),
+    ]
 
 
 def _safe(name: str) -> str:

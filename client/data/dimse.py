@@ -1,0 +1,179 @@
+"""Out of a PACS over classic DICOM: C-FIND to find studies, C-MOVE to have them sent to our listener."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pynetdicom import AE
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove,
+)
+
+from salus.client.data.importing import Incoming, Progress
+from salus.client.data.pacs import PAUSE_S, TRIES, UID
+from salus.client.data.receiver import SUCCESS, DimseOptions, Receiver
+from salus.common.errors import ConfigError, LinkError, UnreadableImage
+
+PENDING = (0xFF00, 0xFF01)
+MAX_STUDIES = 1_000_000
+
+
+class DicomNetwork:
+    """A PACS that finds with C-FIND and sends with C-MOVE."""
+
+    def __init__(self, options: DimseOptions, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._options, self._sleep = options, sleep
+        self._identifier = _identifier(options.query)
+        options.context(server=False)  # refused before anything is opened
+
+    def incoming(
+        self, progress: Progress, tell: Callable[[int, int], None] = lambda done, of: None
+    ) -> Iterator[Incoming]:
+        """Yield every object of every study that was not finished before; a study that fails is one refused file.
+
+        Args:
+            tell: told of finished studies and their number.
+
+        Raises:
+            LinkError: the PACS cannot be reached or refuses the query.
+            ConfigError: the port cannot be had, or TLS is missing.
+        """
+        studies = self._tried(self.studies)
+        with Receiver(self._options) as receiver:
+            for done, study in enumerate(studies):
+                tell(done, len(studies))
+                if progress.finished(study):
+                    continue
+                whole = yield from self._study(receiver, study)
+                if whole:
+                    progress.finish(study)
+                else:
+                    yield Incoming("", UnreadableImage("pacs", "the PACS did not send a whole study"), study)
+        tell(len(studies), len(studies))
+
+    def studies(self) -> list[str]:
+        """Return the UIDs of all studies that the query finds; errors as in `incoming`."""
+        found: dict[str, None] = {}
+        with self._associated(StudyRootQueryRetrieveInformationModelFind) as association:
+            answers = association.send_c_find(self._identifier, StudyRootQueryRetrieveInformationModelFind)
+            for status, row in answers:
+                code = int(status.get("Status", -1)) if status else -1
+                if code not in (*PENDING, SUCCESS):
+                    raise LinkError(f"The PACS answered the query with status {code:#06x}.", remedy="Check --query.")
+                uid = str(row.get("StudyInstanceUID", "")) if row is not None else ""
+                if UID.match(uid):
+                    found[uid] = None
+                if len(found) > MAX_STUDIES:
+                    raise LinkError("The PACS answered a query with too long a list.", remedy="Narrow --query.")
+        return list(found)
+
+    def _study(self, receiver: Receiver, study: str) -> Generator[Incoming, None, bool]:
+        """Yield what arrives of one study; returns whether the PACS says that it has sent all of it."""
+        for attempt in range(1, TRIES + 1):
+            moving = _Move(self, study)
+            moving.start()
+            for name, data in receiver.objects(lambda moving=moving: not moving.is_alive()):  # type: ignore[misc]
+                yield Incoming(name, data, study)
+            moving.join()
+            if moving.whole:
+                return True
+            if attempt < TRIES:
+                self._sleep(PAUSE_S * attempt)
+        return False
+
+    def move(self, study: str) -> bool:
+        """Have a study sent to us; return whether all of it was."""
+        wanted = Dataset()
+        wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", study
+        with self._associated(StudyRootQueryRetrieveInformationModelMove) as association:
+            last = -1
+            for status, _ in association.send_c_move(
+                wanted, self._options.title, StudyRootQueryRetrieveInformationModelMove
+            ):
+                last = int(status.get("Status", -1)) if status else -1
+        return last == SUCCESS
+
+    def _tried(self, action: Callable[[], list[str]]) -> list[str]:
+        for attempt in range(1, TRIES + 1):
+            try:
+                return action()
+            except LinkError:
+                if attempt == TRIES:
+                    raise
+                self._sleep(PAUSE_S * attempt)
+        raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def _associated(self, service: str) -> Iterator[Any]:
+        options = self._options
+        entity = AE(ae_title=options.title)
+        entity.add_requested_context(service)
+        entity.acse_timeout = entity.connection_timeout = options.timeout_s
+        entity.dimse_timeout = entity.network_timeout = options.timeout_s
+        context = options.context(server=False)
+        association = entity.associate(
+            options.host,
+            options.port,
+            ae_title=options.called,
+            tls_args=(context, options.host) if context else None,
+        )
+        if not association.is_established:
+            raise LinkError(
+                "The PACS cannot be reached or does not accept us.",
+                remedy="Check host, port, both titles and the certificates.",
+            )
+        try:
+            yield association
+        finally:
+            association.release()
+
+
+class _Move(threading.Thread):
+    """One C-MOVE beside the objects that arrive because of it."""
+
+    def __init__(self, network: DicomNetwork, study: str) -> None:
+        super().__init__(daemon=True)
+        self._network, self._study = network, study
+        self.whole = False
+
+    def run(self) -> None:
+        """Wait for the end of the move."""
+        with contextlib.suppress(LinkError):
+            self.whole = self._network.move(self._study)
+
+
+def pushed(
+    options: DimseOptions, idle_s: float, tell: Callable[[int], None] = lambda count: None
+) -> Iterator[Incoming]:
+    """Yield what others push to us, until nothing has come for `idle_s` seconds.
+
+    Raises:
+        ConfigError: the port cannot be had, or TLS is missing.
+    """
+    last = [time.monotonic()]
+    with Receiver(options) as receiver:
+        for count, (name, data) in enumerate(receiver.objects(lambda: time.monotonic() - last[0] > idle_s), start=1):
+            yield Incoming(name, data)
+            last[0] = time.monotonic()
+            tell(count)
+
+
+def _identifier(query: Mapping[str, str]) -> Dataset:
+    wanted = Dataset()
+    wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", ""
+    for name, value in query.items():
+        try:
+            if tag_for_keyword(name) is None:
+                raise ValueError
+            setattr(wanted, name, value)
+        except (ValueError, TypeError):
+            raise ConfigError(
+                f"Expected DICOM attributes in the query, got {name!r}.",
+                remedy="Write for example ModalitiesInStudy=CT,StudyDate=20200101-.",
+            ) from None
+    return wanted

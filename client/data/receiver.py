@@ -1,0 +1,195 @@
+"""A listener for classic DICOM: takes what one PACS or modality sends, object by object.
+
+    PACS or modality ── C-STORE ──> Receiver ── bytes ──> importer ── isolated child ──> store
+                     <── success ── after the object was stored or counted, so a crash in between makes the sender try again
+
+Objects are bytes here; nobody in this process parses them. Titles are names and not passwords, so a connection that leaves
+this machine is TLS with certificates on both sides, unless the operator says that the network is to be trusted.
+"""
+
+import logging
+import queue
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pynetdicom
+from pydantic import Field
+from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.presentation import AllStoragePresentationContexts
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from salus.client.data.isolation import MAX_FILE_BYTES
+from salus.client.data.pacs import LOOPBACK, UID
+from salus.common.errors import ConfigError
+from salus.common.strict import Strict
+
+SUCCESS, REFUSED, BUSY = 0x0000, 0x0124, 0xA700
+WAITING_OBJECTS = 4  # received and not yet stored; the sender waits for its answer meanwhile
+SYNTAXES = [syntax for syntax in AllTransferSyntaxes if syntax != DeflatedExplicitVRLittleEndian]
+Title = Annotated[str, Field(pattern=r"^[A-Z0-9_-]{1,16}$")]
+# Its logs hold the identifiers of queries and answers.
+logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+pynetdicom._config.LOG_HANDLER_LEVEL = "none"
+pynetdicom._config.LOG_REQUEST_IDENTIFIERS = pynetdicom._config.LOG_RESPONSE_IDENTIFIERS = False
+
+
+class DimseOptions(Strict):
+    """How to reach a PACS, and how it reaches us.
+
+    Args:
+        host, port, called: of the PACS, with its title; for a listener alone, the one title that may send.
+        title, listen_host, listen_port: ours; the PACS must know them as a destination.
+        query: attributes of the study level and their values, such as ``ModalitiesInStudy`` and ``StudyDate``.
+        authority, certificate, key: PEM files for TLS on both sides; all or none.
+        trusted_network: allow a connection without TLS that leaves this machine.
+    """
+
+    called: Title
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 104
+    title: Title = "SALUS"
+    listen_host: str = "127.0.0.1"
+    listen_port: Annotated[int, Field(ge=0, le=65535)] = 11112
+    query: Mapping[str, str] = {}
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+    trusted_network: bool = False
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+
+    def context(self, *, server: bool) -> ssl.SSLContext | None:
+        """Return the TLS context of one side, or None without TLS.
+
+        Raises:
+            ConfigError: files that are missing or no certificates, or no TLS where it is needed.
+        """
+        named = [self.authority, self.certificate, self.key]
+        if not any(named):
+            if not self.trusted_network and (self.host not in LOOPBACK or self.listen_host not in LOOPBACK):
+                raise ConfigError(
+                    "Expected TLS files for a PACS on another machine: images would cross the network in the clear.",
+                    remedy="Give --authority, --certificate and --key, or --trusted-network where the network itself is secured.",
+                )
+            return None
+        if not all(named):
+            raise ConfigError("Expected --authority, --certificate and --key together.", remedy="Give all three.")
+        try:
+            purpose = ssl.Purpose.CLIENT_AUTH if server else ssl.Purpose.SERVER_AUTH
+            context = ssl.create_default_context(purpose, cafile=self.authority)
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError):
+            raise ConfigError(
+                f"Cannot use {Path(self.certificate).name!r} and its key or authority.", remedy="Check the PEM files."
+            ) from None
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+@dataclass
+class _Arrived:
+    """An object that waits to be stored, and the answer to its sender."""
+
+    name: str
+    data: bytes
+    stored: threading.Event = field(default_factory=threading.Event)
+
+
+class Receiver:
+    """Listens for objects of one sender and hands them on one by one."""
+
+    def __init__(self, options: DimseOptions) -> None:
+        self._options = options
+        self._arrived: queue.Queue[_Arrived] = queue.Queue(WAITING_OBJECTS)
+        self._received: dict[int, int] = {}
+        self._closed = threading.Event()
+        self._server: Any = None
+
+    def __enter__(self) -> "Receiver":
+        entity = AE(ae_title=self._options.title)
+        for context in AllStoragePresentationContexts:
+            entity.add_supported_context(str(context.abstract_syntax), SYNTAXES)
+        entity.add_supported_context(Verification)
+        entity.require_called_aet = True
+        entity.require_calling_aet = [self._options.called]
+        entity.maximum_associations = 4
+        entity.network_timeout = self._options.timeout_s
+        handlers: list[Any] = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_DATA_RECV, self._count),
+            (evt.EVT_CONN_CLOSE, self._forget),
+        ]
+        try:
+            self._server = entity.start_server(
+                (self._options.listen_host, self._options.listen_port),
+                block=False,
+                evt_handlers=handlers,
+                ssl_context=self._options.context(server=True),
+            )
+        except OSError:
+            raise ConfigError(
+                f"Cannot listen on port {self._options.listen_port}.", remedy="Choose another --listen-port."
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._server.shutdown()
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def objects(self, until: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
+        """Yield SOP instance UID and bytes of what arrives, until `until` says so and nothing waits.
+
+        The sender gets its answer when the caller asks for the next one.
+        """
+        while True:
+            try:
+                item = self._arrived.get(timeout=0.05)
+            except queue.Empty:
+                if until():
+                    return
+                continue
+            yield item.name, item.data
+            item.stored.set()
+
+    def _store(self, event: Any) -> int:
+        """Answer C-STORE: wait until the object is stored or counted; anything else makes the sender try again."""
+        self._received[id(event.assoc)] = 0
+        name = str(event.request.AffectedSOPInstanceUID or "")
+        if not UID.match(name):
+            return REFUSED
+        try:
+            item = _Arrived(name, event.encoded_dataset())
+            if len(item.data) > MAX_FILE_BYTES:
+                return REFUSED
+        except Exception:  # whatever a strange header provokes; the sender keeps the object
+            return REFUSED
+        while not self._closed.is_set():
+            try:
+                self._arrived.put(item, timeout=0.1)
+                break
+            except queue.Full:
+                continue
+        while not item.stored.wait(0.1):
+            if self._closed.is_set():
+                return BUSY
+        return SUCCESS
+
+    def _count(self, event: Any) -> None:
+        """End a connection that sends an object without end, before it fills the memory."""
+        total = self._received.get(id(event.assoc), 0) + len(event.data)
+        self._received[id(event.assoc)] = total
+        if total > MAX_FILE_BYTES:
+            event.assoc.dul.socket.close()  # an abort would wait for the end of what is being sent
+
+    def _forget(self, event: Any) -> None:
+        self._received.pop(id(event.assoc), None)

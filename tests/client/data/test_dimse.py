@@ -1,0 +1,332 @@
+"""Classic DICOM against a real Orthanc over TLS on both sides, and senders that misbehave."""
+
+import gc
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from pynetdicom import AE
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+from tests.client.data.test_deidentify import SECRET, image, leaks
+from tests.client.data.test_importing import file_bytes
+from tests.client.data.test_pacs import ORTHANC, free_port, real, study
+from typer.testing import CliRunner
+
+from salus.cli import app
+from salus.client.config import init_site, open_catalogue
+from salus.client.data import receiver as receiver_module
+from salus.client.data.dimse import DicomNetwork, pushed
+from salus.client.data.importing import Incoming, Progress
+from salus.client.data.receiver import REFUSED, SUCCESS, DimseOptions, Receiver
+from salus.common.errors import ConfigError, LinkError, UnreadableImage
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
+AUTH = ("salus", "orthanc-test")
+
+
+def write_tls(folder: Path) -> Path:
+    """Write an authority and certificates for ``pacs`` and ``site`` on this machine."""
+    folder.mkdir(parents=True)
+    now = datetime.now(UTC)
+    root_key = rsa.generate_private_key(65537, 2048)
+    root_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+
+    def certificate(name: x509.Name, key: rsa.RSAPrivateKey, *, authority: bool) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(root_name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + timedelta(days=2))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        )
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(identifier, critical=False)
+        if authority:
+            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+            builder = builder.add_extension(usage, critical=True)
+        else:
+            issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key())
+            builder = builder.add_extension(issuer, critical=False)
+        return builder.sign(root_key, hashes.SHA256())
+
+    def save(name: str, cert: x509.Certificate, key: rsa.RSAPrivateKey) -> None:
+        (folder / f"{name}.crt").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+        (folder / f"{name}.key").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+
+    save("root", certificate(root_name, root_key, authority=True), root_key)
+    for name in ("pacs", "site"):
+        key = rsa.generate_private_key(65537, 2048)
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        save(name, certificate(subject, key, authority=False), key)
+    return folder
+
+
+@dataclass(frozen=True)
+class Pacs:
+    root: str
+    port: int
+    ours: int
+    tls: Path
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
+    """Start a real Orthanc whose DICOM port and outgoing connections are TLS with certificates."""
+    folder = tmp_path_factory.mktemp("orthanc")
+    tls = write_tls(folder / "tls")
+    found = Pacs(f"http://127.0.0.1:{free_port()}", free_port(), free_port(), tls)
+    settings = {
+        "HttpPort": int(found.root.rsplit(":", 1)[1]), "DicomPort": found.port, "DicomAet": "ORTHANC",
+        "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "RegisteredUsers": dict([AUTH]),
+        "RemoteAccessAllowed": False, "AuthenticationEnabled": True, "DicomTlsEnabled": True,
+        "DicomTlsCertificate": str(tls / "pacs.crt"), "DicomTlsPrivateKey": str(tls / "pacs.key"),
+        "DicomTlsTrustedCertificates": str(tls / "root.crt"), "DicomCheckCalledAet": True,
+        "DicomModalities": {"salus": {"AET": "SALUS", "Host": "127.0.0.1", "Port": found.ours, "UseDicomTls": True}},
+    }  # fmt: skip
+    (folder / "orthanc.json").write_text(json.dumps(settings))
+    process = subprocess.Popen(
+        [ORTHANC, str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            try:
+                if httpx.get(f"{found.root}/system", auth=AUTH).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+        else:
+            pytest.fail("Orthanc did not start")
+        yield found
+    finally:
+        process.kill()
+        process.wait()
+
+
+def arguments(pacs: Pacs, site: Path, labels: Path) -> list[str]:
+    return [
+        "dataset", "import", str(site), "chest", "--labels", str(labels),
+        "--pacs", f"dicom://ORTHANC@127.0.0.1:{pacs.port}", "--listen", f"SALUS@127.0.0.1:{pacs.ours}",
+        "--authority", str(pacs.tls / "root.crt"), "--certificate", str(pacs.tls / "site.crt"),
+        "--key", str(pacs.tls / "site.key"),
+    ]  # fmt: skip
+
+
+@real
+def test_moved_over_tls_from_a_real_pacs(pacs: Pacs, tmp_path: Path) -> None:
+    for patient in range(6):
+        for data in study(patient, 3):
+            assert httpx.post(f"{pacs.root}/instances", content=data, auth=AUTH).status_code == 200
+    site = tmp_path / "site"
+    init_site(site, "St. Mary")
+    (tmp_path / "labels.csv").write_text("PatientID,label\n" + "".join(f"P{n},{n % 2}\n" for n in range(6)))
+    some = [*arguments(pacs, site, tmp_path / "labels.csv"), "--query", "PatientID=P1"]
+    result = CliRunner().invoke(app, some)
+    assert result.exit_code == 0, result.output
+    assert len(open_catalogue(site).images("chest")) == 3
+    result = CliRunner().invoke(app, arguments(pacs, site, tmp_path / "labels.csv"))
+    assert result.exit_code == 0, result.output
+    report = json.loads((site / "images" / "chest" / "report.json").read_text())
+    assert (report["images"], report["duplicates"], report["refused"]) == (15, 0, {})  # P1's study was finished
+    assert len({image.patient for image in open_catalogue(site).images("chest")}) == 6
+    for path in site.rglob("*"):
+        if path.is_file():
+            assert leaks(path.read_bytes()) == [], path.name
+    pages = sorted((site / "reports").glob("import-chest-*.html"))
+    assert "images stored" in pages[-1].read_text()
+
+
+@real
+def test_a_real_pacs_pushes_over_tls_and_is_refused_without_its_certificate(pacs: Pacs, tmp_path: Path) -> None:
+    for data in study(90, 2):
+        assert httpx.post(f"{pacs.root}/instances", content=data, auth=AUTH).status_code == 200
+    found = httpx.post(
+        f"{pacs.root}/tools/find", auth=AUTH, json={"Level": "Study", "Query": {"PatientID": "P90"}}
+    ).json()
+    options = DimseOptions(
+        called="ORTHANC", listen_port=pacs.ours, authority=str(pacs.tls / "root.crt"),
+        certificate=str(pacs.tls / "site.crt"), key=str(pacs.tls / "site.key"),
+    )  # fmt: skip
+    answers: list[int] = []
+
+    def push() -> None:
+        answer = httpx.post(f"{pacs.root}/modalities/salus/store", auth=AUTH, json=found[0], timeout=30)
+        answers.append(answer.status_code)
+
+    with Receiver(options) as receiver:
+        thread = threading.Thread(target=push)
+        thread.start()
+        arrived = list(receiver.objects(lambda: not thread.is_alive()))
+        thread.join()
+        assert answers == [200]
+        assert sorted(name for name, _ in arrived) == [f"1.2.826.0.1.7777.90.1.{n}" for n in range(2)]
+        assert all(data[128:132] == b"DICM" for _, data in arrived)
+        for context in (None, ssl.create_default_context(cafile=str(pacs.tls / "root.crt"))):  # no TLS; no certificate
+            assert not send(receiver.port, study(91, 1), context=context)
+        assert list(receiver.objects(lambda: True)) == []
+    wrong = options.model_copy(update={"host": "127.0.0.1", "port": pacs.port, "called": "ELSE"})
+    with pytest.raises(LinkError):
+        DicomNetwork(wrong, sleep=lambda s: None).studies()
+
+
+def send(
+    port: int,
+    files: list[bytes],
+    *,
+    title: str = "MODALITY",
+    called: str = "SALUS",
+    context: ssl.SSLContext | None = None,
+) -> list[int]:
+    """Push files as a modality does and return the answers; empty if we are refused."""
+    import io
+
+    import pydicom
+
+    entity = AE(ae_title=title)
+    entity.add_requested_context(CTImageStorage)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
+    association = entity.associate(
+        "127.0.0.1", port, ae_title=called, tls_args=(context, "127.0.0.1") if context else None
+    )
+    if not association.is_established:
+        return []
+    answers = [int(association.send_c_store(pydicom.dcmread(io.BytesIO(f))).get("Status", -1)) for f in files]
+    association.release()
+    return answers
+
+
+def test_the_sender_hears_of_success_after_storing_and_not_when_we_stop_before(tmp_path: Path) -> None:
+    options = DimseOptions(called="MODALITY", listen_port=0)
+    heard: list[int] = []
+    with Receiver(options) as receiver:
+        thread = threading.Thread(target=lambda: heard.extend(send(receiver.port, study(1, 2))))
+        thread.start()
+        objects = receiver.objects(lambda: not thread.is_alive())
+        next(objects)
+        time.sleep(0.3)
+        assert heard == []  # the first object is not stored yet
+        next(objects)  # now it is, and the second one is not
+    thread.join()
+    assert heard[0] == SUCCESS
+    assert len(heard) == 1 or heard[1] != SUCCESS
+
+
+def test_strangers_and_endless_objects_are_turned_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = DimseOptions(called="MODALITY", listen_port=0)
+    seen: list[int] = []
+    count = Receiver._count
+
+    def counting(self: Receiver, event: object) -> None:
+        count(self, event)
+        seen.extend(self._received.values())
+
+    monkeypatch.setattr(Receiver, "_count", counting)
+    with Receiver(options) as receiver:
+        assert send(receiver.port, study(1, 1), title="STRANGER") == []
+        assert send(receiver.port, study(1, 1), called="OTHER") == []
+        with socket.create_connection(("127.0.0.1", receiver.port)) as raw:
+            raw.sendall(b"GET / HTTP/1.0\r\n\r\n" * 100)
+        monkeypatch.setattr(receiver_module, "MAX_FILE_BYTES", 100_000)
+        large = image(
+            PatientID="P1",
+            Rows=2000,
+            Columns=2000,
+            PixelData=bytes(8_000_000),
+            SOPInstanceUID="1.2.3",
+            StudyInstanceUID="1.2",
+        )
+        answers: list[int] = []
+        thread = threading.Thread(target=lambda: answers.extend(send(receiver.port, [file_bytes(large)])))
+        thread.start()
+        assert list(receiver.objects(lambda: not thread.is_alive())) == []
+        assert answers in ([], [-1], [REFUSED])
+        assert max(seen) < 500_000  # the connection ended long before eight megabytes were here
+
+
+def test_a_push_ends_when_nothing_comes(tmp_path: Path) -> None:
+    port = free_port()
+    results: list[Incoming] = []
+    options = DimseOptions(called="MODALITY", listen_port=port)
+    thread = threading.Thread(target=lambda: results.extend(pushed(options, idle_s=1.5)))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not (answers := send(port, study(3, 2))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    thread.join()
+    assert answers == [SUCCESS, SUCCESS]
+    assert len(results) == 2
+
+
+def test_images_do_not_cross_the_network_in_the_clear_unless_somebody_says_so(tmp_path: Path) -> None:
+    for changes in ({"host": "10.0.0.7"}, {"listen_host": "0.0.0.0"}):
+        options = DimseOptions(called="PACS", **changes)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="in the clear"):
+            options.context(server=True)
+        assert options.model_copy(update={"trusted_network": True}).context(server=True) is None
+    with pytest.raises(ConfigError, match="together"):
+        DimseOptions(called="PACS", authority="x").context(server=False)
+    with pytest.raises(ConfigError, match="PEM"):
+        DimseOptions(called="PACS", authority="x", certificate="/secret/place/y", key="z").context(server=False)
+
+
+def test_a_pacs_that_is_not_there_and_a_study_that_does_not_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    options = DimseOptions(called="PACS", port=free_port(), listen_port=0, timeout_s=2)
+    network = DicomNetwork(options, sleep=waits.append)
+    with pytest.raises(LinkError):
+        list(network.incoming(Progress(tmp_path / "store", SECRET)))
+    assert waits == [1.0, 2.0]
+    monkeypatch.setattr(network, "studies", lambda: ["1.2.3", "1.2.4"])
+    monkeypatch.setattr(network, "move", lambda study: study == "1.2.4")
+    progress = Progress(tmp_path / "store", SECRET)
+    found = list(network.incoming(progress))
+    assert [item.study for item in found] == ["1.2.3"]
+    assert isinstance(found[0].data, UnreadableImage)
+    assert not progress.finished("1.2.3")
+    assert progress.finished("1.2.4")
+
+
+def test_addresses_and_queries_that_do_not_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="DICOM attributes"):
+        DicomNetwork(DimseOptions(called="PACS", query={"Nonsense": "1"}))
+    init_site(tmp_path / "site", "S")
+    (tmp_path / "labels.csv").write_text("PatientID,label\nP1,1\n")
+    base = ["dataset", "import", str(tmp_path / "site"), "x", "--labels", str(tmp_path / "labels.csv"), "--pacs"]
+    for more in (["dicom://host:1"], ["dicom://A@h:1", "--listen", "nowhere"], ["dicom://a b@h:1"], ["ftp://x"]):
+        assert isinstance(CliRunner().invoke(app, [*base, *more]).exception, ConfigError)
