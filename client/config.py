@@ -95,7 +95,7 @@ def open_catalogue(folder: Path) -> Catalogue:
         raise ConfigError(
             f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init FOLDER --name NAME."
         )
-    return Catalogue(folder / "catalogue.sqlite", key.read_bytes())
+    return Catalogue(folder / "catalogue.sqlite", key.read_bytes(), isolated=True)
 
 
 def open_ledger(folder: Path, clock: Clock) -> Ledger:

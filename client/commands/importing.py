@@ -145,7 +145,7 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
     options = SourceOptions(volumes=target.volumes)  # images of earlier imports are in the store too
-    found = open_source("imported", store, options).scan()
+    found = open_source("imported", store, options, isolated=True).scan()
     catalogue.add_records(target.name, "imported", store, options, found, replace=True)
     return {**plain, "page": page.name}
 

@@ -1,7 +1,8 @@
 """The catalogue: which patients, studies and images a site has registered, in SQLite; pseudonyms instead of identifiers.
 
-Patient and study keys are replaced by HMAC-SHA256 under the site's own secret before they are stored, so the catalogue
-tells patients apart without naming them. A data set is added in one transaction: after a crash it is there whole or not at all.
+Patient and study keys are replaced by HMAC-SHA256 under the site's own secret before they are stored, and paths are sealed
+under it, so the catalogue tells patients apart without naming them. A data set is added in one transaction: after a crash it
+is there whole or not at all.
 """
 
 import itertools
@@ -17,6 +18,15 @@ import sqlalchemy as sa
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.schema import (
+    DATASETS,
+    IMAGES,
+    QUARANTINE,
+    STAGED,
+    STAGED_IMAGES,
+    STAGED_QUARANTINE,
+)
+from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import Source, SourceOptions
 from salus.common.errors import DataError
@@ -24,49 +34,6 @@ from salus.common.sqlite import open_sqlite
 from salus.common.strict import validate
 
 BATCH = 5000
-METADATA = sa.MetaData()
-DATASETS = sa.Table(
-    "datasets",
-    METADATA,
-    sa.Column("name", sa.String, primary_key=True),
-    sa.Column("kind", sa.String, nullable=False),
-    sa.Column("root", sa.String, nullable=False),
-    sa.Column("options", sa.String, nullable=False),
-    sa.Column("added_at", sa.String, nullable=False),
-)
-IMAGES = sa.Table(
-    "images",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("patient", sa.String, nullable=False),
-    sa.Column("study", sa.String, nullable=False),
-    sa.Column("key", sa.String, nullable=False),
-    sa.Column("label", sa.String, nullable=False),
-    sa.Column("split", sa.String, nullable=False),
-    sa.Column("sha256", sa.String, nullable=False),
-    sa.Column("info", sa.String, nullable=False),
-    sa.Column("pixel_sha256", sa.String, nullable=False),
-)
-QUARANTINE = sa.Table(
-    "quarantine",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), nullable=False, index=True),
-    sa.Column("key", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False),
-    sa.Column("detail", sa.String, nullable=False),
-)
-
-
-def _staged(table: sa.Table, metadata: sa.MetaData) -> sa.Table:
-    """Return a temporary table of the same columns, in which a scan waits."""
-    columns = [sa.Column(column.name, sa.String) for column in table.columns if column.name != "id"]
-    return sa.Table(f"staged_{table.name}", metadata, *columns, prefixes=["TEMPORARY"])
-
-
-STAGED = sa.MetaData()
-STAGED_IMAGES, STAGED_QUARANTINE = _staged(IMAGES, STAGED), _staged(QUARANTINE, STAGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +79,14 @@ class Catalogue:
     Args:
         path: the SQLite file, created if absent.
         secret: the site's secret for pseudonyms, at least 16 bytes.
+        isolated: decode files in a child process, as every real site does.
     """
 
-    def __init__(self, path: Path, secret: bytes) -> None:
+    def __init__(self, path: Path, secret: bytes, *, isolated: bool = False) -> None:
         self._engine = open_sqlite(path)
-        self._secret = secret
-        migrate(self._engine)
+        self._secret, self._isolated = secret, isolated
+        self._sealer = Sealer(secret, "catalogue")
+        migrate(self._engine, self._sealer.seal)
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
@@ -127,7 +96,7 @@ class Catalogue:
         """Scan a source and register it under `name`; errors as in `add_records`."""
         if name in self.names():  # said before hours of reading, and checked again when writing
             raise _taken(name)
-        source = open_source(kind, root, options)
+        source = open_source(kind, root, options, isolated=self._isolated)
         return self.add_records(name, kind, root, options, source.scan())
 
     def add_records(
@@ -164,7 +133,13 @@ class Catalogue:
                 self._forget(connection, name)
             elif connection.execute(sa.select(DATASETS.c.name).where(DATASETS.c.name == name)).first():
                 raise _taken(name)
-            row = {"name": name, "kind": kind, "root": str(root.resolve()), "options": options.model_dump_json()}
+            seal = self._sealer.seal
+            row = {
+                "name": name,
+                "kind": kind,
+                "root": seal(str(root.resolve())),
+                "options": seal(options.model_dump_json()),
+            }
             connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
             for staged, table in ((STAGED_IMAGES, IMAGES), (STAGED_QUARANTINE, QUARANTINE)):
                 names = [column.name for column in staged.columns]
@@ -181,7 +156,12 @@ class Catalogue:
         for batch in _batched(found):
             rows = [self._row(name, item) for item in batch if isinstance(item, ImageRecord)]
             refused = [
-                {"dataset": name, "key": item.key, "reason": item.reason, "detail": item.detail}
+                {
+                    "dataset": name,
+                    "key": self._sealer.seal(item.key),
+                    "reason": item.reason,
+                    "detail": self._sealer.seal(item.detail),
+                }
                 for item in batch
                 if isinstance(item, Quarantined)
             ]
@@ -197,7 +177,7 @@ class Catalogue:
             "dataset": name,
             "patient": item.patient if item.pseudonymous else self.pseudonym("patient", item.patient),
             "study": self.pseudonym("study", item.study),
-            "key": item.key,
+            "key": self._sealer.seal(item.key),
             "label": item.label,
             "split": item.split,
             "sha256": item.sha256,
@@ -229,7 +209,8 @@ class Catalogue:
             rows = connection.execute(sa.select(*columns).where(IMAGES.c.dataset == name).order_by(IMAGES.c.id)).all()
         if not rows:
             raise self._unknown(name)
-        return [CataloguedImage(*row) for row in rows]
+        open_ = self._sealer.open
+        return [CataloguedImage(row.patient, row.study, open_(row.key), *row[3:]) for row in rows]
 
     def facts(self, name: str) -> Iterator[ImageFacts]:
         """Yield what is known of every usable sample, in the order of `images`, without holding all of them."""
@@ -247,8 +228,10 @@ class Catalogue:
             row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
         if row is None:
             raise self._unknown(name)
-        options = validate(SourceOptions, json.loads(row.options), error=DataError, what="data set's options")
-        return open_source(row.kind, Path(row.root), options)
+        options = validate(
+            SourceOptions, json.loads(self._sealer.open(row.options)), error=DataError, what="data set's options"
+        )
+        return open_source(row.kind, Path(self._sealer.open(row.root)), options, isolated=self._isolated)
 
     def reading(self, name: str) -> str:
         """Return how a data set is read, its kind and options, as one text for comparing."""
@@ -256,14 +239,15 @@ class Catalogue:
             row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
         if row is None:
             raise self._unknown(name)
-        return f"{row.kind} {row.options}"
+        return f"{row.kind} {self._sealer.open(row.options)}"
 
     def quarantined(self, name: str) -> list[Quarantined]:
         """Return every file that could not be used."""
         columns = (QUARANTINE.c.key, QUARANTINE.c.reason, QUARANTINE.c.detail)
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(*columns).where(QUARANTINE.c.dataset == name).order_by(QUARANTINE.c.id))
-            return [Quarantined(*row) for row in rows]
+            open_ = self._sealer.open
+            return [Quarantined(open_(row.key), row.reason, open_(row.detail)) for row in rows]
 
     def summary(self, name: str) -> DatasetSummary:
         """Return the counts of a data set; raises DataError for an unknown one."""
@@ -291,7 +275,7 @@ class Catalogue:
             return DatasetSummary(
                 name,
                 dataset.kind,
-                Path(dataset.root).name,
+                Path(self._sealer.open(dataset.root)).name,
                 *counts[:3],
                 labels={label: count for label, count in labels},
                 quarantined={reason: count for reason, count in bad},

@@ -1,59 +1,39 @@
-"""One DICOM file to numbers: modality LUT and rescale, VOI window, photometric interpretation, geometry.
+"""One DICOM file to numbers: modality LUT and rescale, VOI window, photometric interpretation.
 
 Follows DICOM PS3.3: C.11.1 (modality), C.11.2.1.2 (window functions), C.7.6.3.1.2 (photometric interpretation), C.7.6.2
 (image plane). Truncated files read silently in pydicom and fail only at the pixels, so a file counts as readable only
 after its pixels were decoded.
 """
 
-import dataclasses
 import hashlib
+import io
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydantic import Field
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from salus.client.data.geometry import Geometry, read_geometry, slice_spacing_mm, untile
 from salus.client.data.records import FloatArray, array_digest
 from salus.client.data.vocabulary import modality_of, vendor_of
 from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
 
 MAX_FILE_BYTES = 2**31
 MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
-ANGLE_TOLERANCE = 0.01
 
 Float64 = npt.NDArray[np.float64]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """Where the pixels are in the patient, in millimetres, LPS (x to the left, y to the back, z to the head).
-
-    Args:
-        spacing_mm: distance between rows, then between columns.
-        row_direction: unit vector along increasing column number.
-        column_direction: unit vector along increasing row number.
-        position: centre of the first pixel, or None for a projection image.
-    """
-
-    spacing_mm: tuple[float, float]
-    row_direction: tuple[float, float, float]
-    column_direction: tuple[float, float, float]
-    position: tuple[float, float, float] | None
-
-    @property
-    def normal(self) -> Float64:
-        """Unit vector in which slices follow each other."""
-        return np.cross(self.row_direction, self.column_direction)
 
 
 @dataclass(frozen=True)
@@ -120,75 +100,127 @@ def guarded(name: str, action: Callable[[], T]) -> T:
         raise UnreadableImage("damaged", f"{name} cannot be decoded ({type(problem).__name__})") from None
 
 
+class Facts(Strict):
+    """What is known of a decoded picture besides its numbers; small, so that it can cross from a child process as JSON.
+
+    Args:
+        mirror: for an inverted picture, the sum of the two ends of what its bits can hold.
+    """
+
+    window: Window
+    inverted: bool
+    mirror: float
+    geometry: Geometry
+    patient_id: Annotated[str, Field(max_length=1000)]
+    study_uid: Annotated[str, Field(max_length=1000)]
+    series_uid: Annotated[str, Field(max_length=1000)]
+    instance_number: int
+    frame_step_mm: tuple[float, float, float]
+    modality: str
+    vendor: str
+
+
 def read_dicom(path: Path) -> DicomImage:
-    """Read and decode one file.
+    """Read and decode one file in this process; for files that others made, see `reading.read_isolated`.
 
     Raises:
         UnreadableImage: not DICOM, no pixels, truncated, unsupported, too large or damaged; with the reason.
     """
-    return guarded(path.name, lambda: _read(path))
+
+    def read() -> DicomImage:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnreadableImage("too-large", f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
+        data = path.read_bytes()
+        facts, rescaled = decode(data, path.name)
+        return picture(facts, rescaled, hashlib.sha256(data).hexdigest(), path.name)
+
+    return guarded(path.name, read)
 
 
-def _read(path: Path) -> DicomImage:
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UnreadableImage("too-large", f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
-    if path.stat().st_size and read_file_meta_info(path).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise UnreadableImage("unsupported", f"{path.name} is deflated; a small one can expand without bound")
-    dataset = pydicom.dcmread(path)
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UnreadableImage("no-pixels", f"{path.name} holds no pixels")
+def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
+    """Return a file's facts and its numbers ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]`` before any window.
+
+    It raises whatever damaged files provoke; call it within `guarded`.
+    """
+    # A file without the preamble is judged by dcmread, which says so.
+    if data[128:132] == b"DICM" and _syntax(data) == DeflatedExplicitVRLittleEndian:
+        raise UnreadableImage("unsupported", f"{name} is deflated; a small one can expand without bound")
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    if not any(element in dataset for element in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UnreadableImage("no-pixels", f"{name} holds no pixels")
     declared = int(dataset.Rows) * int(dataset.Columns) * _frames(dataset) * int(dataset.get("SamplesPerPixel", 1))
     if not 0 < declared <= MAX_PIXELS:
-        raise UnreadableImage("too-large", f"{path.name} declares {declared} pixels")
+        raise UnreadableImage("too-large", f"{name} declares {declared} pixels")
     if "PerFrameFunctionalGroupsSequence" in dataset and _frames(dataset) > 1:
-        raise UnreadableImage("unsupported", f"{path.name} is an enhanced object that places each frame on its own")
+        raise UnreadableImage("unsupported", f"{name} is an enhanced object that places each frame on its own")
     rescaled, window = _rescale(dataset, _stacked(dataset, dataset.pixel_array))
-    inverted = str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1"
-    values = show(rescaled, window, inverted=inverted) if rescaled.ndim == 3 else rescaled
-    if values.ndim == 4 and values.shape[0] > 1:
-        raise UnreadableImage("colour-frames", f"{path.name} holds several colour pictures")
-    if not np.isfinite(values).all():
-        raise UnreadableImage("not-finite", f"{path.name} holds NaN or infinite pixels")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     geometry = read_geometry(dataset)
-    step = geometry.normal * _slice_spacing_mm(dataset)
+    step = geometry.normal * slice_spacing_mm(dataset)
     if "MOSAIC" in (dataset.get("ImageType") or ()):
         rescaled, geometry, step = untile(dataset, rescaled, geometry)
-        values = show(rescaled, window, inverted=inverted)
-    intensities = reflected(dataset, rescaled) if inverted else rescaled
-    return DicomImage(
-        values=values,
-        rescaled=rescaled,
+    facts = Facts(
         window=window,
-        inverted=inverted,
+        inverted=str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME1",
+        mirror=mirror_of(dataset),
         geometry=geometry,
         patient_id=str(dataset.get("PatientID", "") or ""),
         study_uid=str(dataset.get("StudyInstanceUID", "") or ""),
         series_uid=str(dataset.get("SeriesInstanceUID", "") or ""),
         instance_number=int(dataset.get("InstanceNumber", 0) or 0),
         frame_step_mm=(float(step[0]), float(step[1]), float(step[2])),
-        sha256=digest,
+        modality=modality_of(dataset.get("Modality")),
+        vendor=vendor_of(dataset.get("Manufacturer")),
+    )
+    return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
+
+
+def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> DicomImage:
+    """Return the image of what was decoded; raises UnreadableImage for several colour pictures or numbers that are not finite."""
+    values = show(rescaled, facts.window, inverted=facts.inverted) if rescaled.ndim == 3 else rescaled
+    if values.ndim == 4 and values.shape[0] > 1:
+        raise UnreadableImage("colour-frames", f"{name} holds several colour pictures")
+    if not np.isfinite(values).all():
+        raise UnreadableImage("not-finite", f"{name} holds NaN or infinite pixels")
+    intensities = np.float32(facts.mirror) - rescaled if facts.inverted else rescaled
+    return DicomImage(
+        values=values,
+        rescaled=rescaled,
+        window=facts.window,
+        inverted=facts.inverted,
+        geometry=facts.geometry,
+        patient_id=facts.patient_id,
+        study_uid=facts.study_uid,
+        series_uid=facts.series_uid,
+        instance_number=facts.instance_number,
+        frame_step_mm=facts.frame_step_mm,
+        sha256=sha256,
         intensities=intensities,
         pixel_sha256=array_digest(rescaled),
         info={
-            "modality": modality_of(dataset.get("Modality")),
-            "vendor": vendor_of(dataset.get("Manufacturer")),
+            "modality": facts.modality,
+            "vendor": facts.vendor,
             "rows": int(values.shape[-2]),
             "columns": int(values.shape[-1]),
             "frames": int(values.shape[0]),
-            "spacing_mm": list(geometry.spacing_mm),
+            "spacing_mm": list(facts.geometry.spacing_mm),
             "intensity_range": [float(intensities.min()), float(intensities.max())],
         },
     )
 
 
-def reflected(dataset: pydicom.Dataset, rescaled: FloatArray) -> FloatArray:
-    """Return the values of a MONOCHROME1 picture turned over about the middle of what its bits can hold."""
-    bits, signed = int(dataset.get("BitsStored", 16)), int(dataset.get("PixelRepresentation", 0) or 0)
+def _syntax(data: bytes) -> object:
+    file = io.BytesIO(data)
+    read_preamble(file, force=False)
+    return _read_file_meta_info(file).get("TransferSyntaxUID")
+
+
+def mirror_of(dataset: pydicom.Dataset) -> float:
+    """Return the sum of the two ends of what a picture's bits can hold, rescaled: ``mirror - x`` turns a MONOCHROME1 one over."""
+    bits, signed = int(dataset.get("BitsStored", 16) or 16), int(dataset.get("PixelRepresentation", 0) or 0)
     lowest = -(2 ** (bits - 1)) if signed else 0
     slope, intercept = _first(dataset.get("RescaleSlope")), _first(dataset.get("RescaleIntercept"))
-    ends = 2 * (intercept or 0.0) + (1.0 if slope is None else slope) * (2 * lowest + 2**bits - 1)
-    return np.float32(ends) - rescaled
+    ends: float = 2 * (intercept or 0.0) + (1.0 if slope is None else slope) * (2 * lowest + 2**bits - 1)
+    return ends
 
 
 def _frames(dataset: pydicom.Dataset) -> int:
@@ -242,49 +274,3 @@ def _first(value: Any) -> float | None:
     if value is None or value == "":
         return None
     return float(value[0]) if isinstance(value, MultiValue) else float(value)
-
-
-def read_geometry(dataset: pydicom.Dataset) -> Geometry:
-    """Return the image plane; a projection image gets spacing from its detector and the standard orientation.
-
-    Raises:
-        UnreadableImage: numbers that are no plane: not finite, no positive spacing, or axes that are not at right angles.
-    """
-    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    orientation = dataset.get("ImageOrientationPatient")
-    position = dataset.get("ImagePositionPatient")
-    rows_mm, columns_mm = (float(spacing[0]), float(spacing[1])) if spacing else (1.0, 1.0)
-    cosines = [float(value) for value in orientation] if orientation else [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    where = (float(position[0]), float(position[1]), float(position[2])) if position else None
-    row, column = np.array(cosines[:3]), np.array(cosines[3:6])
-    right_angles = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=ANGLE_TOLERANCE)
-    if not (0 < rows_mm < np.inf and 0 < columns_mm < np.inf and right_angles and np.isfinite(where or (0.0,)).all()):
-        raise UnreadableImage("bad-geometry", "spacing, orientation or position are not those of a picture")
-    return Geometry(
-        (rows_mm, columns_mm), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]), where
-    )
-
-
-def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> tuple[FloatArray, Geometry, Float64]:
-    """Take a Siemens mosaic apart: one picture that holds all slices as tiles becomes frames with their true place.
-
-    The tile count and the true corner come from Siemens' private header, read by nibabel.
-    """
-    from nibabel.nicom.dicomwrappers import MosaicWrapper
-
-    wrapper = MosaicWrapper(dataset)  # type: ignore[no-untyped-call]
-    rows, columns, count = wrapper.image_shape
-    across = values.shape[-1] // columns
-    tiles = values[0].reshape(values.shape[-2] // rows, rows, across, columns).swapaxes(1, 2).reshape(-1, rows, columns)
-    affine = np.asarray(wrapper.affine, dtype=np.float64)  # from (row, column, slice) to LPS
-    corner = affine[:3, 3]
-    placed = dataclasses.replace(geometry, position=(float(corner[0]), float(corner[1]), float(corner[2])))
-    return np.ascontiguousarray(tiles[:count]), placed, affine[:3, 2]
-
-
-def _slice_spacing_mm(dataset: pydicom.Dataset) -> float:
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = dataset.get(name)
-        if value and 0 < abs(float(value)) < np.inf:
-            return abs(float(value))
-    return 1.0

@@ -3,17 +3,21 @@
 To change the schema: one file in ``versions``, and `HEAD` is its revision.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from salus.common.errors import DataError
 
-HEAD = "0002"
+HEAD = "0003"
 
 
-def migrate(engine: sa.Engine) -> None:
+def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
     """Bring a catalogue to the newest schema, in one transaction; an up-to-date one is not touched.
+
+    Args:
+        seal: hides a text that may name a person, see `sealing`.
 
     Raises:
         DataError: the file was written by a newer version, or has tables of no known version.
@@ -42,6 +46,6 @@ def migrate(engine: sa.Engine) -> None:
         with EnvironmentContext(
             config, script, fn=lambda revision, _: script._upgrade_revs(HEAD, revision)
         ) as environment:
-            environment.configure(connection=connection, transactional_ddl=False)
+            environment.configure(connection=connection, transactional_ddl=False, seal=seal)
             environment.run_migrations()
         connection.commit()

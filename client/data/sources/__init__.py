@@ -19,15 +19,19 @@ SOURCES = Registry(
 )
 
 
-def open_source(kind: str, root: Path, options: SourceOptions) -> Source:
+def open_source(kind: str, root: Path, options: SourceOptions, *, isolated: bool = False) -> Source:
     """Return the source of this kind over `root`.
+
+    Args:
+        isolated: decode in a child process where the source can; for data that others made.
 
     Raises:
         DataError: an unknown kind, a missing root, or options the source cannot work with.
     """
     if not root.exists():
         raise DataError(f"Expected data at {root.name!r}, but there is nothing.", remedy="Check the path.")
-    source: Source = SOURCES.get(kind, error=DataError)(root, options)
+    make = SOURCES.get(kind, error=DataError)
+    source: Source = (getattr(make, "isolated", make) if isolated else make)(root, options)
     return source
 
 

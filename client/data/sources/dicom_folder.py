@@ -3,13 +3,15 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from salus.client.data.dicom import DicomImage, Window, read_dicom
+from salus.client.data.reading import read_isolated
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
@@ -24,10 +26,16 @@ SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 class DicomFolder:
     """Every file below `root` that is not plainly something else is tried; symbolic links are not followed."""
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
+    def __init__(self, root: Path, options: SourceOptions, read: Callable[[Path], DicomImage] = read_dicom) -> None:
+        self._read = read
         self._root = root
         self._options = options
         self._labels: Labels = read_labels(root, options)
+
+    @classmethod
+    def isolated(cls, root: Path, options: SourceOptions) -> Self:
+        """Return the same source, with every file decoded in a child process."""
+        return cls(root, options, read_isolated)
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         for path in self._root.rglob("*"):
@@ -65,7 +73,7 @@ class DicomFolder:
         for path in self._files():
             key = self._key(path)
             try:
-                image = read_dicom(path)
+                image = self._read(path)
                 row = self._label(image, key)
                 yield ImageRecord(
                     self._patient(image, row),
@@ -86,7 +94,7 @@ class DicomFolder:
         for path in self._files():
             key = self._key(path)
             try:
-                image = read_dicom(path)
+                image = self._read(path)
                 if not image.series_uid:
                     raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
                 # Multi-frame files are volumes of their own; a series is one patient's, whatever two files claim.
@@ -103,7 +111,7 @@ class DicomFolder:
 
     def _volumes(self, keys: list[str]) -> list[ImageRecord]:
         """Return one record per volume of a series; a series in time holds several."""
-        images = {key: read_dicom(self._root / key) for key in keys}
+        images = {key: self._read(self._root / key) for key in keys}
         names = {id(image): key for key, image in images.items()}
         records = []
         for slices in split_times(list(images.values())):
@@ -133,8 +141,8 @@ class DicomFolder:
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``."""
         if self._options.volumes:
-            return _volume([read_dicom(self._root / name) for name in json.loads(key)])
-        image = read_dicom(self._root / key)
+            return _volume([self._read(self._root / name) for name in json.loads(key)])
+        image = self._read(self._root / key)
         if image.values.ndim == 3 and image.values.shape[0] > 1:
             return _volume([image])
         values, measured = image.values, image.intensities

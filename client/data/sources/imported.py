@@ -6,10 +6,8 @@ So a patient that came in twice, once here and once as a plain folder, is one pa
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from salus.client.data.records import ImageRecord, Quarantined
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.dicom_folder import DicomFolder
 
 PSEUDONYM = re.compile(r"^[0-9a-f]{32}$")
@@ -17,9 +15,6 @@ PSEUDONYM = re.compile(r"^[0-9a-f]{32}$")
 
 class ImportedFolder(DicomFolder):
     """What `salus dataset import` has stored."""
-
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        super().__init__(root, options)
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         """Yield every stored image; one whose patient is no pseudonym is quarantined."""

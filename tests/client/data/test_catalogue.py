@@ -137,3 +137,23 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         [sys.executable, "-c", script, str(tmp_path / "c.sqlite")], check=True, capture_output=True, text=True
     )
     assert int(done.stdout) < 300_000  # kB; all rows in memory are more than a gigabyte
+
+
+def test_no_path_is_readable_without_the_key(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    found = [
+        ImageRecord("CANARY1", "CANARY2", "CANARY/three.dcm", "0"),
+        Quarantined("CANARY/bad.dcm", "damaged", "CANARY bad"),
+    ]
+    options = SourceOptions(labels="/home/CANARY/labels.csv")
+    Catalogue(path, b"s" * 16).add_records("a", "images", tmp_path / "CANARY", options, found)
+    (tmp_path / "CANARY").mkdir()
+    for file in tmp_path.iterdir():
+        if file.is_file():
+            assert b"CANARY" not in file.read_bytes(), file.name
+    catalogue = Catalogue(path, b"s" * 16)
+    assert catalogue.images("a")[0].key == "CANARY/three.dcm"
+    assert catalogue.quarantined("a")[0].detail == "CANARY bad"
+    other = Catalogue(path, b"t" * 16)
+    with pytest.raises(DataError, match=r"pseudonym\.key"):
+        other.images("a")

@@ -122,7 +122,7 @@ def test_mutated_files_never_end_the_import(tmp_path: Path, child: Isolated) -> 
     seeds = [file_bytes(image()), file_bytes(dataset)]
 
     def mutated() -> Iterator[Incoming]:
-        for number in range(300):
+        for number in range(1000):
             data = bytearray(seeds[number % 2])
             for _ in range(int(rng.integers(1, 12))):
                 data[int(rng.integers(0, min(len(data), 4000 if number % 3 else len(data))))] = int(
@@ -133,7 +133,7 @@ def test_mutated_files_never_end_the_import(tmp_path: Path, child: Isolated) -> 
             yield Incoming(f"m{number}", bytes(data))
 
     report = import_images(mutated(), EVERYBODY, SECRET, tmp_path / "store", child)
-    assert report.images + report.duplicates + sum(report.refused.values()) == 300
+    assert report.images + report.duplicates + sum(report.refused.values()) == 1000
     for path in (tmp_path / "store").rglob("*.dcm"):
         data = path.read_bytes()
         assert b"CANARY" not in data

@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from salus.client.data.catalogue import METADATA, Catalogue
+from salus.client.data.catalogue import Catalogue
 from salus.client.data.migrations import HEAD, migrate
-from salus.client.data.records import ImageRecord
+from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.schema import METADATA
 from salus.client.data.sources.base import SourceOptions
 from salus.common.errors import DataError
 from salus.common.sqlite import open_sqlite
@@ -22,6 +23,7 @@ CREATE TABLE images (id INTEGER PRIMARY KEY, dataset VARCHAR NOT NULL REFERENCES
 CREATE TABLE quarantine (id INTEGER PRIMARY KEY, dataset VARCHAR NOT NULL, "key" VARCHAR NOT NULL,
     reason VARCHAR NOT NULL, detail VARCHAR NOT NULL);
 INSERT INTO datasets VALUES ('old', 'dicom', '/nowhere', '{}', '2026-01-01');
+INSERT INTO quarantine VALUES (1, 'old', 'DOE^JOHN.dcm', 'damaged', 'DOE^JOHN.dcm cannot be decoded');
 INSERT INTO images VALUES (1, 'old', 'p', 's', 'k', 'l', '', 'abc', '{"rows": 3}');
 """
 
@@ -38,7 +40,12 @@ def test_an_older_catalogue_is_brought_forward_with_its_rows(tmp_path: Path) -> 
     path = tmp_path / "c.sqlite"
     execute(path, OLDEST)
     catalogue = Catalogue(path, b"s" * 16)
-    assert [image.sha256 for image in catalogue.images("old")] == ["abc"]
+    assert [(image.sha256, image.key) for image in catalogue.images("old")] == [("abc", "k")]
+    assert catalogue.quarantined("old") == [Quarantined("DOE^JOHN.dcm", "damaged", "DOE^JOHN.dcm cannot be decoded")]
+    assert catalogue.summary("old").root == "nowhere"
+    with open_sqlite(path).connect() as connection:
+        connection.exec_driver_sql("VACUUM")
+    assert b"DOE^JOHN" not in path.read_bytes()
     assert [(fact.pixel_sha256, fact.info) for fact in catalogue.facts("old")] == [("", {"rows": 3})]
     added = ImageRecord("p", "s", "k", "l", pixel_sha256="f")
     catalogue.add_records("new", "dicom", tmp_path, SourceOptions(), [added])
@@ -47,7 +54,7 @@ def test_an_older_catalogue_is_brought_forward_with_its_rows(tmp_path: Path) -> 
 
 def test_the_migrated_schema_is_the_one_in_the_code(tmp_path: Path) -> None:
     engine = open_sqlite(tmp_path / "c.sqlite")
-    migrate(engine)
+    migrate(engine, str.upper)
     inspector = sa.inspect(engine)
     for table in METADATA.sorted_tables:
         found = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.data.dicom_files import write
 
-from salus.client.data.dicom import DicomImage, Geometry, Window, read_dicom
+from salus.client.data.dicom import DicomImage, Window, read_dicom
+from salus.client.data.geometry import Geometry
 from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 

@@ -1,0 +1,47 @@
+"""The catalogue's tables as they are now; `migrations` holds how they came to be so, and a test that both agree."""
+
+import sqlalchemy as sa
+
+METADATA = sa.MetaData()
+DATASETS = sa.Table(
+    "datasets",
+    METADATA,
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("root", sa.String, nullable=False),
+    sa.Column("options", sa.String, nullable=False),
+    sa.Column("added_at", sa.String, nullable=False),
+)
+IMAGES = sa.Table(
+    "images",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("patient", sa.String, nullable=False),
+    sa.Column("study", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("label", sa.String, nullable=False),
+    sa.Column("split", sa.String, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("info", sa.String, nullable=False),
+    sa.Column("pixel_sha256", sa.String, nullable=False),
+)
+QUARANTINE = sa.Table(
+    "quarantine",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("detail", sa.String, nullable=False),
+)
+
+
+def _staged(table: sa.Table, metadata: sa.MetaData) -> sa.Table:
+    """Return a temporary table of the same columns, in which a scan waits."""
+    columns = [sa.Column(column.name, sa.String) for column in table.columns if column.name != "id"]
+    return sa.Table(f"staged_{table.name}", metadata, *columns, prefixes=["TEMPORARY"])
+
+
+STAGED = sa.MetaData()
+STAGED_IMAGES, STAGED_QUARANTINE = _staged(IMAGES, STAGED), _staged(QUARANTINE, STAGED)
