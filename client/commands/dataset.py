@@ -18,7 +18,7 @@ def add(
     folder: Folder,
     name: Name,
     path: Annotated[Path, typer.Argument(help="A folder of DICOM or image files, an npz, or a CSV.")],
-    kind: Annotated[str, typer.Option(help="dicom, images, medmnist or table; guessed if not given.")] = "",
+    kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
     labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
     label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
     volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
@@ -26,7 +26,8 @@ def add(
     missing: Annotated[
         str, typer.Option(help="What stands for a missing value in a table, by commas.")
     ] = "?,NA,NaN,nan",
-    positive_above: Annotated[float | None, typer.Option(help="Make a table's label 1 above this number.")] = None,
+    positive_above: Annotated[float | None, typer.Option(help="Make a label 1 above this number, else 0.")] = None,
+    masks: Annotated[str, typer.Option(help="For NIfTI: the folder of masks; the label is their volume in ml.")] = "",
 ) -> None:
     """Read a source, register what can be used, and count what cannot."""
     from salus.client.config import open_catalogue
@@ -41,6 +42,7 @@ def add(
         columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
         missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
+        masks=masks,
     )
     catalogue = open_catalogue(folder)
     if not path.exists():
@@ -58,6 +60,20 @@ def add(
 
         catalogue.add_records(name, chosen, path, options, counted())
     _show(catalogue.summary(name), as_json=False)
+
+
+@app.command(epilog=example("salus dataset labels ./reports labels.csv --name Lesion --above 0.5"))
+def labels(
+    source: Annotated[Path, typer.Argument(help="A folder with DICOM SEG and SR objects.")],
+    output: Annotated[Path, typer.Argument(help="The label file to write.")],
+    name: Annotated[str, typer.Option(help="The segment's label or the measured concept.")],
+    above: Annotated[float | None, typer.Option(help="Write 1 above this number and 0 otherwise.")] = None,
+) -> None:
+    """Make a label file by study from segmentations (volume in ml) and measurements in structured reports."""
+    from salus.client.commands.labels import write_labels
+
+    counts = write_labels(source, output, name, above)
+    table("Labels", ["", ""], list(counts.items()))
 
 
 @app.command("list", epilog=example("salus dataset list ./site"))

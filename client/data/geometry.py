@@ -75,6 +75,7 @@ def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> 
 
 
 def slice_spacing_mm(dataset: pydicom.Dataset) -> float:
+    """Return the distance of slices that a file states, or 1 where it states none."""
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         value = dataset.get(name)
         if value and 0 < abs(float(value)) < np.inf:

@@ -14,6 +14,7 @@ SOURCES = Registry(
         "images": "salus.client.data.sources.image_folder:ImageFolder",
         "imported": "salus.client.data.sources.imported:ImportedFolder",
         "medmnist": "salus.client.data.sources.medmnist:MedMnist",
+        "nifti": "salus.client.data.sources.nifti_folder:NiftiFolder",
         "table": "salus.client.data.sources.table:Table",
     },
 )
@@ -43,6 +44,8 @@ def guess_kind(root: Path) -> str:
         return "table"
     if root.is_dir():
         for path in root.rglob("*"):
+            if path.name.lower().endswith((".nii", ".nii.gz")):
+                return "nifti"
             if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
                 return "images"
             if path.suffix.lower() in (".dcm", "") and path.is_file():

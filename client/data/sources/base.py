@@ -17,7 +17,8 @@ class SourceOptions(Strict):
         volumes: take each DICOM series as one 3-D sample.
         columns: for a table, its input columns; needed where the file has no header.
         missing: for a table, what stands for a missing value.
-        positive_above: for a table, turn the label into ``1`` above this number and ``0`` otherwise.
+        positive_above: for a table or for masks, turn the label into ``1`` above this number and ``0`` otherwise.
+        masks: for NIfTI, a folder of masks with the names of the images, relative to the root.
     """
 
     labels: str = ""
@@ -26,6 +27,7 @@ class SourceOptions(Strict):
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")
     positive_above: float | None = None
+    masks: str = ""
 
 
 Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless
 from tests.client.data.test_deidentify import SECRET, image, leaks, planted
 
-from salus.client.data import isolation
+from salus.client.data import decoder_process
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.importing import (
     LABELS,
@@ -159,15 +159,15 @@ def test_a_child_that_hangs_or_dies_costs_one_file(monkeypatch: pytest.MonkeyPat
         child.clean(good)
 
 
-def _try_to_escape(pipe: "isolation.Connection") -> None:
-    isolation._load_decoders()
-    isolation._close_in()
+def _try_to_escape(pipe: "decoder_process.Connection") -> None:
+    decoder_process.load_decoders()
+    decoder_process.close_in()
     opened = []
     for name, action in (
         ("file", lambda: os.open("/etc/passwd", os.O_RDONLY)),
         ("write", lambda: os.open("/tmp/escaped", os.O_CREAT | os.O_WRONLY)),
         ("socket", lambda: socket.socket()),
-        ("memory", lambda: bytearray(2 * isolation.MAX_MEMORY_BYTES)),
+        ("memory", lambda: bytearray(2 * decoder_process.MAX_MEMORY_BYTES)),
     ):
         try:
             action()

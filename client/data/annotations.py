@@ -1,0 +1,129 @@
+"""Labels out of DICOM objects that hospitals have already: segmentations (SEG) and measurements in structured reports (SR).
+
+    SEG    each segment's volume in millilitres, by the segment's label
+    SR     each numeric measurement, by the name of its concept, in its own unit
+
+A measurement belongs to the studies that its object refers to, or to its own study where it refers to none.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+from pydicom.dataset import Dataset
+
+from salus.client.data.dicom import MAX_PIXELS
+from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+REPORTS = "1.2.840.10008.5.1.4.1.1.88."  # storage classes of structured reports begin so
+MAX_FOUND = 2000
+Text = Annotated[str, Field(max_length=200)]
+
+
+class Annotation(Strict):
+    """One number that somebody measured.
+
+    Args:
+        study: StudyInstanceUID of the images that it is about.
+        name: the segment's label, or the meaning of the measured concept.
+        unit: ``ml`` for segments, a report's own for measurements.
+    """
+
+    study: Text
+    patient: Text
+    name: Text
+    value: Annotated[float, Field(allow_inf_nan=False)]
+    unit: Text
+
+
+def annotations_of(dataset: Dataset) -> list[Annotation]:
+    """Return the numbers of a SEG or SR object; raises UnreadableImage for another, or one with too many."""
+    kind = str(dataset.get("SOPClassUID", ""))
+    if kind == SEGMENTATION:
+        found = list(_segments(dataset))
+    elif kind.startswith(REPORTS):
+        found = list(_measurements(dataset))
+    else:
+        raise UnreadableImage("no-annotation", "neither a segmentation nor a structured report")
+    if len(found) > MAX_FOUND:
+        raise UnreadableImage("too-large", f"more than {MAX_FOUND} numbers")
+    return found
+
+
+def _segments(dataset: Dataset) -> Iterator[Annotation]:
+    kind = str(dataset.get("SegmentationType", ""))
+    if kind not in ("BINARY", "FRACTIONAL"):
+        raise UnreadableImage("unsupported", "a segmentation that is neither binary nor fractional")
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    if not 0 < int(dataset.Rows) * int(dataset.Columns) * frames <= MAX_PIXELS:
+        raise UnreadableImage("too-large", "a segmentation of too many pixels")
+    full = float(dataset.get("MaximumFractionalValue", 1) or 1) if kind == "FRACTIONAL" else 1.0
+    labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+    volumes = dict.fromkeys(labels, 0.0)
+    pixels = dataset.pixel_array.reshape(frames, int(dataset.Rows), int(dataset.Columns))
+    groups = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * frames
+    for frame, group in zip(pixels, groups, strict=True):
+        number = int(_item(dataset, group, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+        volumes[number] += float(frame.sum(dtype=np.float64)) / full * _voxel_ml(dataset, group)
+    for number, label in labels.items():
+        for study in _studies(dataset):
+            yield _annotation(dataset, study, label, volumes[number], "ml")
+
+
+def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
+    """Return the item that a frame has by itself or shares with all."""
+    for place in (frame, *dataset.get("SharedFunctionalGroupsSequence", [])):
+        if place.get(sequence):
+            item: Dataset = place[sequence].value[0]
+            return item
+    raise UnreadableImage("damaged", "a segmentation without what the standard demands of every frame")
+
+
+def _voxel_ml(dataset: Dataset, frame: Dataset) -> float:
+    measures = _item(dataset, frame, "PixelMeasuresSequence")
+    depth = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness")
+    rows, columns = (float(value) for value in measures.PixelSpacing)
+    volume = rows * columns * abs(float(depth or 0.0)) / 1000.0
+    if not 0 < volume < np.inf:
+        raise UnreadableImage("bad-geometry", "a segmentation without the size of its voxels")
+    return volume
+
+
+def _measurements(dataset: Dataset) -> Iterator[Annotation]:
+    for item in _content(dataset):
+        if item.get("ValueType") != "NUM":
+            continue
+        if not item.get("MeasuredValueSequence"):
+            continue  # a measurement that was not made
+        measured = item.MeasuredValueSequence[0]
+        unit = measured.get("MeasurementUnitsCodeSequence") or [Dataset()]
+        name = str(item.ConceptNameCodeSequence[0].CodeMeaning)
+        for study in _studies(dataset):
+            yield _annotation(dataset, study, name, float(measured.NumericValue), str(unit[0].get("CodeValue", "")))
+
+
+def _content(item: Dataset) -> Iterator[Dataset]:
+    """Yield every content item below this one; nesting was limited when the file was parsed."""
+    for child in item.get("ContentSequence") or []:
+        yield child
+        yield from _content(child)
+
+
+def _annotation(dataset: Dataset, study: str, name: str, value: float, unit: str) -> Annotation:
+    if not np.isfinite(value):
+        raise UnreadableImage("not-finite", "a measurement that is not a number")
+    patient = str(dataset.get("PatientID", "") or "")
+    return Annotation(study=study[:200], patient=patient[:200], name=name[:200], value=value, unit=unit[:200])
+
+
+def _studies(dataset: Dataset) -> list[str]:
+    """Return the studies that an object refers to, its own among them only if it refers to no other."""
+    found = [
+        str(item.get("StudyInstanceUID", ""))
+        for name in ("CurrentRequestedProcedureEvidenceSequence", "StudiesContainingOtherReferencedInstancesSequence")
+        for item in dataset.get(name) or []
+    ]
+    return sorted({study for study in found if study}) or [str(dataset.get("StudyInstanceUID", ""))]
