@@ -73,6 +73,15 @@ def _segments(dataset: Dataset) -> Iterator[Annotation]:
             yield _annotation(dataset, study, label, volumes[number], "ml")
 
 
+def _planes(dataset: Dataset) -> int:
+    """Return in how many planes a segmentation has frames."""
+    places = set()
+    for frame in dataset.get("PerFrameFunctionalGroupsSequence") or []:
+        position = (frame.get("PlanePositionSequence") or [Dataset()])[0].get("ImagePositionPatient")
+        places.add(tuple(position) if position else ())
+    return len(places)
+
+
 def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
     """Return the item that a frame has by itself or shares with all."""
     for place in (frame, *dataset.get("SharedFunctionalGroupsSequence", [])):
@@ -84,9 +93,11 @@ def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
 
 def _voxel_ml(dataset: Dataset, frame: Dataset) -> float:
     measures = _item(dataset, frame, "PixelMeasuresSequence")
-    depth = measures.get("SpacingBetweenSlices") or measures.get("SliceThickness")
+    # Writers put anything into the distance of slices where there is one slice only.
+    names = ("SpacingBetweenSlices", "SliceThickness") if _planes(dataset) > 1 else ("SliceThickness",)
+    depth = next((measures.get(name) for name in names if measures.get(name)), 0.0)
     rows, columns = (float(value) for value in measures.PixelSpacing)
-    volume = rows * columns * abs(float(depth or 0.0)) / 1000.0
+    volume = rows * columns * abs(float(depth)) / 1000.0
     if not 0 < volume < np.inf:
         raise UnreadableImage("bad-geometry", "a segmentation without the size of its voxels")
     return volume
