@@ -144,8 +144,8 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="For privacy: the folder of PneumoniaMNIST.")] = None,
     plot: Annotated[Path | None, typer.Option(help="For privacy: write the table as an SVG picture.")] = None,
 ) -> None:
-    """Measure ourselves against a peer or a floor in the same run: dp, encryption, harmonisation,
-    link, masking, memory, privacy."""
+    """Measure ourselves against a peer or a floor in the same run: cache, dp, encryption,
+    harmonisation, importing, link, masking, memory, privacy."""
     from salus.simulations.benchmarks import BENCHMARKS
 
     options = {"parameters": params, "sites": sites, "net": net, "data": data}

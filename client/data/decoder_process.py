@@ -139,12 +139,13 @@ def _check_depth(dataset: pydicom.Dataset, depth: int = 0) -> None:
 
 def load_decoders() -> None:
     """Import everything that a picture may need, because nothing can be opened later."""
-    import nibabel.nicom.dicomwrappers  # noqa: F401 - for mosaics
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
 
     warnings.simplefilter("ignore")
+    import nibabel.nicom.dicomwrappers  # noqa: F401 - for mosaics
+
     decoders: list[bool] = []
     for syntax in AllTransferSyntaxes:
         with contextlib.suppress(NotImplementedError, ValueError):

@@ -70,6 +70,11 @@ class Isolated:
     ) -> None:
         self._stop()
 
+    @property
+    def process_id(self) -> int:
+        """The child's process id, 0 while there is none; for measuring."""
+        return (self._process.pid or 0) if self._process is not None else 0
+
     def clean(self, data: bytes) -> Clean:
         """Return the de-identified object of a file's bytes.
 

@@ -10,9 +10,11 @@ BENCHMARKS = Registry(
     "benchmark",
     "salus.benchmarks",
     {
+        "cache": "salus.simulations.benchmarks.cache:run",
         "dp": "salus.simulations.benchmarks.dp:run",
         "encryption": "salus.simulations.benchmarks.encryption:run",
         "harmonisation": "salus.simulations.benchmarks.harmonisation:run",
+        "importing": "salus.simulations.benchmarks.importing:run",
         "link": "salus.simulations.benchmarks.link:run",
         "masking": "salus.simulations.benchmarks.masking:run",
         "memory": "salus.simulations.benchmarks.memory:run",
