@@ -239,6 +239,17 @@ def remove(folder: Folder, name: Name) -> None:
     out.print(f"Removed {name}.")
 
 
+@app.command(epilog=example("salus dataset patient ./site 0123456789abcdef0123456789abcdef"))
+def patient(folder: Folder, pseudonym: Annotated[str, typer.Argument(help="As the catalogue has it.")]) -> None:
+    """Tell the hospital's own identifier of an imported patient: for a finding, or for a patient who withdraws."""
+    from salus.client.config import open_catalogue
+    from salus.client.data.patient_map import PatientMap
+
+    open_catalogue(folder)  # says so if this is no site's folder
+    secret = (folder / "keys" / "pseudonym.key").read_bytes()
+    out.print(PatientMap(folder / "keys").find(pseudonym, secret), markup=False)
+
+
 @app.command(epilog=example("salus dataset cache ./site --clear"))
 def cache(folder: Folder, clear: Annotated[bool, typer.Option(help="Remove all prepared samples.")] = False) -> None:
     """Show what prepared samples take on disk, and the limit; they are made again when they are needed."""

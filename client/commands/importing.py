@@ -17,6 +17,7 @@ from salus.client.data.dimse import DicomNetwork, pushed
 from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
 from salus.client.data.isolation import Isolated
 from salus.client.data.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.patient_map import PatientMap
 from salus.client.data.receiver import DimseOptions
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
@@ -69,7 +70,7 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     with Isolated(secret, masks) as child, Bar(console=err, transient=True) as bar:
         task = bar.add_task("Importing ...", total=None)
         found = files(Progress(store, secret), lambda done, of: bar.update(task, completed=done, total=of or None))
-        report = import_images(found, known, secret, store, child)
+        report = import_images(found, known, secret, store, child, PatientMap(target.folder / "keys"))
     return _register(catalogue, target, store, report)
 
 

@@ -22,7 +22,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from salus.client.data.annotations import MAX_FOUND, Annotation, annotations_of
 from salus.client.data.deidentify import Clean, PixelMask, Rules, deidentify
 from salus.client.data.dicom import MAX_PIXELS, Facts, decode, guarded
+from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
+from salus.client.data.sealing import Sealer
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
@@ -50,6 +52,7 @@ class Answer(Strict):
     patient: Digits = ""
     study: Digits = ""
     vendor: Annotated[str, Field(pattern=r"^[A-Z]{0,20}$")] = ""
+    sealed_patient: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]{0,5000}$")] = ""
     counts: dict[str, int] = Field(default_factory=dict)
 
 
@@ -65,7 +68,8 @@ def serve(pipe: Connection, secret: bytes, masks: tuple[PixelMask, ...], memory_
     """Run in the child."""
     load_decoders()
     close_in(memory_bytes)
-    rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks)
+    seal = Sealer(secret, PURPOSE).seal if secret else (lambda text: "")
+    rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal)
     pipe.send_bytes(b"ready")
     while True:
         try:
@@ -82,7 +86,13 @@ def serve(pipe: Connection, secret: bytes, masks: tuple[PixelMask, ...], memory_
 
 def _cleaned(data: bytes, rules: Rules) -> tuple[bytes, bytes]:
     clean = _clean(data, rules)
-    answer = Answer(patient=clean.patient, study=clean.study, vendor=clean.vendor, counts=clean.counts)
+    answer = Answer(
+        patient=clean.patient,
+        study=clean.study,
+        vendor=clean.vendor,
+        sealed_patient=clean.sealed_patient,
+        counts=clean.counts,
+    )
     return answer.model_dump_json().encode(), clean.data
 
 

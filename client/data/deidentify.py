@@ -117,11 +117,13 @@ class Rules:
     Args:
         pseudonym: from a kind (``patient``, ``study``) and the source's own key to the catalogue's pseudonym.
         secret: at least 16 bytes, for UIDs and date shifts.
+        seal: hides the patient's own identifier so that only the site can open it.
     """
 
     pseudonym: Callable[[str, str], str]
     secret: bytes
     masks: tuple[PixelMask, ...] = ()
+    seal: Callable[[str], str] = lambda text: ""  # nothing is kept where nobody asks for it
 
 
 @dataclass
@@ -132,6 +134,7 @@ class Clean:
         data: the new file.
         name: its content hash, hex; the only name it is stored under.
         patient, study: pseudonyms.
+        sealed_patient: the file's own identifier, to be opened with the site's secret only.
         counts: for the import's report: elements kept and dropped, by rule.
     """
 
@@ -140,6 +143,7 @@ class Clean:
     patient: str
     study: str
     vendor: str
+    sealed_patient: str = ""
     counts: dict[str, int] = field(default_factory=dict)
 
 
@@ -166,7 +170,8 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
         counts["kept" if kept else rule] += 1
     data = _file(clean)
     study = rules.pseudonym("study", str(dataset.get("StudyInstanceUID", "") or ""))
-    return Clean(data, hashlib.sha256(data).hexdigest(), patient, study, vendor, counts)
+    sealed = rules.seal(patient_id)
+    return Clean(data, hashlib.sha256(data).hexdigest(), patient, study, vendor, sealed, counts)
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from salus.client.data.deidentify import Clean
 from salus.client.data.isolation import MAX_FILE_BYTES, Isolated
+from salus.client.data.patient_map import PatientMap
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sources.labels import Labels
 from salus.common.errors import DataError, UnreadableImage
@@ -70,9 +71,17 @@ class ImportReport:
 
 
 def import_images(
-    files: Iterable[Incoming], labels: Labels, secret: bytes, store: Path, child: Isolated
+    files: Iterable[Incoming],
+    labels: Labels,
+    secret: bytes,
+    store: Path,
+    child: Isolated,
+    patients: PatientMap | None = None,
 ) -> ImportReport:
     """De-identify and store every usable file and return the report.
+
+    Args:
+        patients: takes who each pseudonym is.
 
     Guarantees: one bad file never ends the import; nothing is written outside `store`; every file is counted once.
 
@@ -92,6 +101,8 @@ def import_images(
                 if label is None:
                     raise UnreadableImage("unlabelled", "no label for this file, its study or its patient")
                 key = f"{clean.name[:2]}/{clean.name}.dcm"
+                if patients is not None:
+                    patients.remember(clean.patient, clean.sealed_patient)
                 known.put(key, label)  # before the image: a crash in between leaves a label too many, never one too few
                 if _store(store / key, clean.data):
                     report.images += 1

@@ -85,7 +85,7 @@ class Isolated:
         if answer.reason:
             raise UnreadableImage(answer.reason, answer.detail)
         name = hashlib.sha256(cleaned).hexdigest()
-        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.counts)
+        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, answer.counts)
 
     def read(self, data: bytes, name: str) -> DicomImage:
         """Return the decoded picture of a file's bytes; errors as in `clean`.
