@@ -6,7 +6,7 @@ noised   one row of norm one or less for each patient, whatever it holds, and no
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.vocabulary import OTHER
 from salus.client.running import Account
-from salus.common.analyses.base import Analysis, Float64Vector, Measured, mean_row, norm_of
-from salus.common.analyses.exact import exact_size, to_limbs
+from salus.common.analyses.base import Analysis, Float64Vector, Measured, cells_of, mean_row, norm_of
+from salus.common.analyses.exact import to_limbs
 from salus.common.analyses.state import state_from_bytes
 from salus.common.errors import UnreadableImage, describe, where
 from salus.common.events import EventSink
@@ -37,7 +37,7 @@ class Measurer:
 
     Args:
         patients: those whose budget allows the job, or None for a job without noise.
-        min_patients: of the site's policy; the larger of it and the job's counts.
+        min_patients: returns the site's policy as it is now; the larger of it and the job's counts.
         random: source of cryptographic randomness.
     """
 
@@ -47,30 +47,44 @@ class Measurer:
         job: Job,
         analysis: Analysis,
         patients: frozenset[str] | None,
-        min_patients: int,
+        min_patients: Callable[[], int],
         random: Callable[[int], bytes],
     ) -> None:
         assert job.statistics is not None  # Safe because only jobs with statistics are measured.
         self._catalogue, self._job, self.analysis = catalogue, job, analysis
         self._patients, self._random = patients, random
-        self._least = max(min_patients, job.statistics.min_patients)
+        self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self.left_out: Counter[str] = Counter()
 
     def exact(self, step: int, state: Sequence[float]) -> Float64Vector:
         """Return this site's numbers, ready for an exact sum."""
         self.left_out.clear()
-        return to_limbs(self.analysis.measure(step, state, self._by_patient(), self._least))
+        least = max(self._min_patients(), self._asked)
+        return to_limbs(self.analysis.measure(step, state, self._by_patient(), least))
 
     def noised(self, step: int, state: Sequence[float], plan: Plan) -> Float64Vector:
         """Return the sum of all patients' rows ``[1, images, row] / their largest norm``, with noise in local mode."""
         self.left_out.clear()
-        total = np.zeros(2 + self.analysis.cells(step))
+        total = np.zeros(2 + cells_of(self.analysis, step))
         for mine in self._by_patient():
-            row = mean_row(self.analysis, step, state, mine)
-            if row is not None:
-                images = min(1.0, len(mine) / self._job.privacy.images_per_patient)
-                total += np.concatenate([[1.0, images], row]) / norm_of(self.analysis, step)
+            total += self._patient(step, state, mine)
         return self.with_noise(total, plan)
+
+    def _patient(self, step: int, state: Sequence[float], mine: Iterable[Measured]) -> Float64Vector:
+        """Return one patient's part, of norm one or less; whatever goes wrong with a patient costs that patient only."""
+        nothing = np.zeros(2 + cells_of(self.analysis, step))
+        try:
+            found = mean_row(self.analysis, step, state, mine)
+        except Exception as problem:
+            # A failure that reached further would let one patient switch the whole site off, and everybody could see that.
+            self.left_out[type(problem).__name__] += 1
+            return nothing
+        if found is None:
+            return nothing
+        row, count = found
+        images = min(1.0, count / self._job.privacy.images_per_patient)
+        part: Float64Vector = np.concatenate([[1.0, images], row]) / norm_of(self.analysis, step)
+        return part
 
     def with_noise(self, total: Float64Vector, plan: Plan) -> Float64Vector:
         """Return the sum with this site's noise; in distributed mode the protection adds its share."""
@@ -80,7 +94,7 @@ class Measurer:
         result: Float64Vector = noised(torch.from_numpy(total), sigma, Stream(self._random)).numpy()
         return result
 
-    def _by_patient(self) -> Iterator[list[Measured]]:
+    def _by_patient(self) -> Iterator[Iterator[Measured]]:
         """Yield the readable images of one patient after the other, those of a private job at most as many as it allows."""
         dataset = self._job.task.dataset
         source = self._catalogue.source(dataset)
@@ -92,9 +106,8 @@ class Measurer:
                 if patient not in self._patients:
                     continue
                 mine = mine[: self._job.privacy.images_per_patient]
-            measured = [m for m in (self._measured(source, image, facts) for image, facts in mine) if m is not None]
-            if measured:
-                yield measured
+            read = (self._measured(source, image, facts) for image, facts in mine)
+            yield (measured for measured in read if measured is not None)  # one image in memory at a time
 
     def _measured(self, source: Source, image: CataloguedImage, facts: ImageFacts) -> Measured | None:
         try:
@@ -129,7 +142,7 @@ class MeasuringJob:
     usable: bool = True
 
     def shape(self, request: Request, kind: Kind) -> Shape:
-        return measured_shape(self.job, 2 + self.measurer.analysis.cells(request.round))
+        return measured_shape(self.job, 2 + cells_of(self.measurer.analysis, request.round))
 
     def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
         state = state_from_bytes(blob, self.measurer.analysis.state_size(request.round))
@@ -145,7 +158,7 @@ class MeasuringJob:
             if not self.protection.protects:
                 raise
             self._nothing(request, problem)  # whether a site refuses would say something about its patients
-            numbers = np.zeros(exact_size(2 + self.measurer.analysis.cells(request.round)))
+            numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.analysis, request.round)))
         return Contribution(np.zeros(0, np.float32), 0.0, numbers)
 
     def _noised(self, request: Request, state: Sequence[float], plan: Plan) -> Float64Vector:
@@ -157,7 +170,7 @@ class MeasuringJob:
             except Exception as problem:
                 self._nothing(request, problem)
                 self.broken = True  # from now on noise only, see `RunningJob`
-        return self.measurer.with_noise(np.zeros(2 + self.measurer.analysis.cells(request.round)), plan)
+        return self.measurer.with_noise(np.zeros(2 + cells_of(self.measurer.analysis, request.round)), plan)
 
     def _measured(self, request: Request) -> None:
         self.events.emit("measured", job=request.job_id, round=request.round, left_out=dict(self.measurer.left_out))

@@ -22,7 +22,7 @@ from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Contribution, Shape, scale_of
-from salus.privacy.dp.plan import Kind, Plan, shape_of
+from salus.privacy.dp.plan import COHORT, Kind, Plan, shape_of
 from salus.privacy.protection import Protection
 
 
@@ -131,7 +131,9 @@ class RunningJob:
             if not self.protection.protects:
                 raise
             self._nothing(request, problem)
-            return Contribution(np.zeros(shape.parameters, np.float32), 0.0, np.zeros(shape.statistics))
+            nobody = to_limbs(np.zeros(len(COHORT)))  # the same length of zeros as a site without patients has
+            metrics = np.zeros(shape.statistics - len(nobody))
+            return Contribution(np.zeros(shape.parameters, np.float32), 0.0, np.concatenate([metrics, nobody]))
 
     def _plain(self, request: Request, model: FloatVector, shape: Shape, site: int) -> Contribution:
         job, trainer, data = self.job, self.trainer, self.data

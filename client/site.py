@@ -184,9 +184,11 @@ class Site:
             patients = self._reserve(job, plan, account.name)
         if analysis is None:
             return self._prepare_training(job, document, job_id, account, patients)
-        measurer = Measurer(
-            self._catalogue, job, analysis, patients, self._policy().min_patients_per_cell, self._random
-        )
+
+        def least() -> int:
+            return self._policy().min_patients_per_cell  # as it is at every step
+
+        measurer = Measurer(self._catalogue, job, analysis, patients, least, self._random)
         return MeasuringJob(job, job_id, document, protection_of(job), measurer, self._events, account)
 
     def _prepare_training(

@@ -21,8 +21,12 @@ CONTEXT = "salus/job/1"
 MAX_INPUT_NUMBERS = 2**26  # a 400^3 volume; more does not fit a hospital's GPU
 MAX_COLUMNS = 10_000
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")  # of an image, see `analyses.features`
 MEASURED = "none"  # task and model of a job that only measures
 Label = Annotated[str, Field(min_length=1, max_length=64)]
+Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]  # what a picture can hold; far below where single precision ends
+Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
+LEAST_RANGE = 1e-6
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -45,8 +49,8 @@ class Column(Strict):
     """One column of a table and the public constants that bring it to a common scale at every site."""
 
     name: Label
-    centre: float = 0.0
-    scale: PositiveFloat = 1.0
+    centre: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
+    scale: Annotated[float, Field(ge=1e-12, le=1e12)] = 1.0
     values: tuple[float, ...] = ()  # for a category: one input per value, and the column's own scale is not used
 
 
@@ -138,9 +142,9 @@ class Statistics(Strict):
     """What is measured over all sites, instead of training."""
 
     kind: Name
-    intensity_low: float = 0.0  # of the range in which intensities are counted, in the modality's units; CT: -1024
-    intensity_high: float = 65_535.0  # what 16 bits hold
-    bins: Annotated[int, Field(ge=4, le=256)] = 64
+    intensity_low: Intensity = 0.0  # of the range in which intensities are counted, in the modality's units; CT: -1024
+    intensity_high: Intensity = 65_535.0  # what 16 bits hold
+    bins: Annotated[int, Field(ge=4, le=4096)] = 64  # quantiles are known to the width of one
     quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=32)] = (
         0.01,
         0.25,
@@ -157,11 +161,11 @@ class Statistics(Strict):
     vendors: Annotated[
         tuple[Label, ...], Field(max_length=16)
     ] = ()  # quantiles for each of them; none: for all together
-    min_patients: Annotated[int, Field(ge=1)] = 5  # a site leaves a cell at zero in which fewer have a part
+    min_patients: Annotated[int, Field(ge=1)] = 5  # a site hides numbers in which fewer have a part
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        if not self.intensity_low < self.intensity_high:
+        if self.intensity_high - self.intensity_low < LEAST_RANGE:
             raise ValueError("expected intensity_low below intensity_high")
         for names in (self.modalities, self.vendors, self.quantiles):
             if len(set(names)) != len(names):
@@ -173,11 +177,11 @@ class Harmonise(Strict):
     """How every site brings its images to a common scale before training, with constants from statistics over all sites."""
 
     kind: Literal["nyul", "zscore", "features", "combat"]
-    landmarks: tuple[float, ...] = ()  # nyul: the standard scale
-    groups: tuple[tuple[Label, float, float], ...] = ()  # zscore: vendor or ALL, centre, scale
-    constants: tuple[float, ...] = ()  # combat: the common model
-    intensity_low: float = 0.0  # features and combat: as in the statistics
-    intensity_high: float = 65_535.0
+    landmarks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()  # nyul: the standard scale
+    groups: tuple[tuple[Label, Intensity, Scale], ...] = ()  # zscore: vendor or ALL, centre, scale
+    constants: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()  # combat: the common model
+    intensity_low: Intensity = 0.0  # features and combat: as in the statistics
+    intensity_high: Intensity = 65_535.0
 
     @model_validator(mode="after")
     def _what_the_kind_needs(self) -> Self:
@@ -188,9 +192,22 @@ class Harmonise(Strict):
         rising = all(a <= b for a, b in zip(self.landmarks, self.landmarks[1:], strict=False))
         if self.landmarks and (len(self.landmarks) != 11 or not rising or self.landmarks[0] >= self.landmarks[-1]):
             raise ValueError("expected 11 rising landmarks")
-        if any(scale <= 0 for _, _, scale in self.groups) or not self.intensity_low < self.intensity_high:
-            raise ValueError("expected positive scales and intensity_low below intensity_high")
+        if self.intensity_high - self.intensity_low < LEAST_RANGE:
+            raise ValueError("expected intensity_low below intensity_high")
         return self
+
+
+def _check_features(harmonise: Harmonise, task: TaskSettings) -> None:
+    """Refuse what would fail at every site: other columns than the features, or another number of constants."""
+    wrong = [column.name for column in task.columns if column.name not in FEATURES]
+    if task.shape or not task.columns or wrong:
+        raise ValueError(f"expected no task.shape and task.columns among {', '.join(FEATURES)} with features")
+    count = len(FEATURES)
+    if harmonise.kind == "combat":
+        if len(harmonise.constants) != count * (1 + len(task.classes)):
+            raise ValueError(f"expected {count * (1 + len(task.classes))} constants for {len(task.classes)} classes")
+        if min(harmonise.constants[count : 2 * count]) <= 0:
+            raise ValueError("expected positive scales among the constants")
 
 
 class Job(Strict):
@@ -213,6 +230,8 @@ class Job(Strict):
             )
         if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
             raise ValueError("expected task.kind and task.model, or a section statistics")
+        if self.harmonise is not None and self.harmonise.kind in ("features", "combat"):
+            _check_features(self.harmonise, self.task)
         if self.harmonise is not None and self.harmonise.kind == "combat" and self.privacy.noised:
             # What ComBat takes from an image depends on the site's other patients, so no patient's part would be bounded.
             raise ValueError(

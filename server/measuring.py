@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from salus.common.analyses import analysis_of
-from salus.common.analyses.base import Totals, norm_of
+from salus.common.analyses.base import Totals, cells_of, norm_of
 from salus.common.analyses.exact import from_limbs
 from salus.common.analyses.state import state_to_bytes
 from salus.common.errors import RoundError
@@ -42,7 +42,7 @@ class StatisticsRun:
             attempts.events.emit("resumed", job=job_id, round=len(done))
         for step in range(len(done) + 1, self.analysis.steps + 1):
             started = time.monotonic()
-            shape = measured_shape(self.job, 2 + self.analysis.cells(step))
+            shape = measured_shape(self.job, 2 + cells_of(self.analysis, step))
             total = attempts.sum(step, "measure", state_to_bytes(state), shape)
             totals = self._totals(step, total, shape)
             if totals.patients <= 0:

@@ -44,7 +44,7 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
     ]
     if result.get("noise_sd"):
         rows.append(("standard deviation of the noise in each number", f"{result['noise_sd']:.3g}"))
-    small = "Further on, a number in which too few patients of a site have a part is without that site."
+    small = "Further on, a number in which too few patients of a site have a part is without that site or joined with others."
     small = "" if result.get("noise_sd") else small
     sections = [Section("Cohort", text=small, rows=rows)]
     for name, cells in result.get("blocks", {}).items():
@@ -88,7 +88,7 @@ def write_statistics_report(
                 "small numbers",
                 "noise stands in every number"
                 if job.privacy.noised
-                else f"a site leaves a number at zero in which fewer than {least} of its patients have a part",
+                else f"a site hides numbers in which fewer than {least} of its patients have a part, and joins such bins of histograms",
             ),
             ("sites in each step", "; ".join(", ".join(map(str, record["sites"])) for record in records)),
         ],

@@ -290,7 +290,10 @@ def _finished(entries: Sequence[Entry]) -> bool:
     """Return whether an open job has sent all that its plan has."""
     first = entries[0]
     assert isinstance(first, Reserve)  # Safe because nothing else can begin a job's entries.
-    last = first.rounds + (1 if any(r.sampling_rate == 1.0 for r in first.releases) else 0)
+    evaluated = (
+        len({release.sampling_rate for release in first.releases}) > 1
+    )  # training samples patients, evaluation does not
+    last = first.rounds + (1 if evaluated else 0)
     sent = [entry.round for entry in entries if isinstance(entry, Commit)]
     return not isinstance(entries[-1], Close) and max(sent, default=0) >= last
 

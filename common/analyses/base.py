@@ -4,14 +4,14 @@
 
 Two ways of adding, of which a job takes one:
 
-    exact    each image's row counts; a cell in which fewer than `least` patients of a site have a part is left at zero
+    exact    each image's row counts; cells in which fewer than `least` patients of a site have a part are hidden, see `Block`
     noised   each patient's row is the mean of its images' rows, of bounded norm, and noise is added to the sum
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,26 @@ class Totals:
     noise_sd: float = 0.0
 
 
+Patients = Iterable[Iterable[Measured]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Cells of a row that belong together, and how too small ones among them are hidden.
+
+    ordered   neighbouring cells are joined until enough patients have a part, and share what they hold evenly
+    named     the small cells are set to zero, and with them so many others that what is hidden is of enough patients too
+    whole     sums in which every patient has a part; enough patients at the site are enough
+
+    Args:
+        family: ordered blocks of one family hold each image once between them, so they are hidden together like named cells.
+    """
+
+    size: int
+    kind: Literal["ordered", "named", "whole"]
+    family: str = ""
+
+
 class Analysis(Protocol):
     """What is measured, in how many steps; built from a job.
 
@@ -73,8 +93,8 @@ class Analysis(Protocol):
     def state_size(self, step: int) -> int:
         """Return how many public numbers the sites get at this step, from 1."""
 
-    def cells(self, step: int) -> int:
-        """Return the length of a row."""
+    def blocks(self, step: int) -> Sequence[Block]:
+        """Return what the cells of a row are."""
 
     def reach(self, step: int) -> float:
         """Return the largest Euclidean norm of a row."""
@@ -82,9 +102,7 @@ class Analysis(Protocol):
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
         """Return an image's row, or None for an image that says nothing to this analysis."""
 
-    def measure(
-        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
-    ) -> Float64Vector:
+    def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return a site's own numbers without noise, ``[patients, images, cells ...]``, before they are protected.
 
         Args:
@@ -99,34 +117,107 @@ class Analysis(Protocol):
         """Return what was found, as plain JSON."""
 
 
-def sum_of_rows(
-    analysis: Analysis, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
-) -> Float64Vector:
-    """Return ``[patients, images, cells ...]`` of one site; all zero where it has fewer than `least` patients."""
-    total = np.zeros(analysis.cells(step))
-    present = np.zeros(analysis.cells(step), dtype=np.int64)
-    people = images = 0
+def cells_of(analysis: Analysis, step: int) -> int:
+    """Return the length of a row."""
+    return sum(block.size for block in analysis.blocks(step))
+
+
+def sum_of_rows(analysis: Analysis, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
+    """Return ``[patients, images, cells ...]`` of one site, small cells hidden; all zero where it has too few patients."""
+    total = np.zeros(cells_of(analysis, step))
+    parts: list[npt.NDArray[np.bool_]] = []
+    images = 0
     for mine in patients:
-        rows = [row for row in (analysis.row(step, state, image) for image in mine) if row is not None]
-        if not rows:
-            continue
-        added = np.sum(rows, axis=0)
-        total += added
-        present += added > 0
-        people, images = people + 1, images + len(rows)
-    if people < least:
+        part = np.zeros(len(total), dtype=np.bool_)
+        before = images
+        for image in mine:
+            row = analysis.row(step, state, image)
+            if row is not None:
+                total += row
+                part |= row > 0
+                images += 1
+        if images > before:
+            parts.append(part)
+    if len(parts) < least:
         return np.zeros(2 + len(total))
-    total[present < least] = 0.0
-    return np.concatenate([[people, images], total])
+    present = np.stack(parts) if parts else np.zeros((0, len(total)), dtype=np.bool_)
+    return np.concatenate([[len(parts), images], hidden(analysis.blocks(step), total, present, least)])
 
 
-def mean_row(analysis: Analysis, step: int, state: Sequence[float], mine: Sequence[Measured]) -> Float64Vector | None:
-    """Return a patient's row, the mean of its images' rows, cut to `reach`; None where no image says anything."""
-    rows = [row for row in (analysis.row(step, state, image) for image in mine) if row is not None]
-    if not rows:
+def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[np.bool_], least: int) -> Float64Vector:
+    """Return a row's sums with the small cells hidden.
+
+    Args:
+        present: which patients (rows) have a part in which cell.
+
+    Guarantees: every number that is left, and what a block's or a family's known total leaves for the hidden ones, is of
+    `least` patients or more, or of none. It says nothing about what two answers to different questions give together.
+    """
+    result, place = cells.copy(), 0
+    families: dict[str, list[slice]] = {}
+    for block in blocks:
+        here = slice(place, place + block.size)
+        place += block.size
+        if block.kind == "named":
+            result[here][_small(present[:, here], least)] = 0.0
+        elif block.kind == "ordered":
+            families.setdefault(block.family or str(place), []).append(here)
+    for members in families.values():
+        together = np.stack([present[:, here].any(axis=1) for here in members], axis=1)
+        for here, small in zip(members, _small(together, least), strict=True):
+            if small:
+                result[here] = 0.0
+                continue
+            for group in _groups(present[:, here], least):
+                result[here][group] = cells[here][group].mean()
+    return result
+
+
+def _small(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bool_]:
+    """Return which cells are to be zero: small ones, and the next smallest until those hidden are of enough patients."""
+    counts = present.sum(axis=0)
+    small: npt.NDArray[np.bool_] = (counts > 0) & (counts < least)
+    while small.any() and present[:, small].any(axis=1).sum() < least:
+        rest = np.where(~small & (counts > 0))[0]
+        if not len(rest):
+            break
+        small[rest[np.argmin(counts[rest])]] = True
+    return small
+
+
+def _groups(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
+    """Return neighbouring cells that together have enough patients or none; too few at the end join the group before."""
+    groups: list[slice] = []
+    start, size = 0, present.shape[1]
+    people = np.zeros(len(present), dtype=np.bool_)
+    for place in range(size):
+        people = people | present[:, place]
+        if not people.any() or people.sum() >= least:
+            groups.append(slice(start, place + 1))
+            start, people = place + 1, np.zeros(len(present), dtype=np.bool_)
+    if start < size:
+        while groups:
+            before = groups.pop()
+            start = before.start
+            if present[:, before].any():
+                break
+        groups.append(slice(start, size))
+    return groups
+
+
+def mean_row(
+    analysis: Analysis, step: int, state: Sequence[float], mine: Iterable[Measured]
+) -> tuple[Float64Vector, int] | None:
+    """Return a patient's row, the mean of its images' rows, cut to `reach`, and of how many; None where none says anything."""
+    total, count = np.zeros(cells_of(analysis, step)), 0
+    for image in mine:
+        row = analysis.row(step, state, image)
+        if row is not None:
+            total, count = total + row, count + 1
+    if not count:
         return None
-    mean: Float64Vector = np.nan_to_num(np.mean(rows, axis=0), nan=0.0, posinf=0.0, neginf=0.0)
-    return mean * min(1.0, analysis.reach(step) / max(float(np.linalg.norm(mean)), 1e-300))
+    mean: Float64Vector = np.nan_to_num(total / count, nan=0.0, posinf=0.0, neginf=0.0)
+    return mean * min(1.0, analysis.reach(step) / max(float(np.linalg.norm(mean)), 1e-300)), count
 
 
 def norm_of(analysis: Analysis, step: int) -> float:
@@ -140,9 +231,17 @@ def finite(intensities: FloatArray) -> bool:
 
 
 def bins_of(values: npt.NDArray[np.floating[Any]], low: float, high: float, bins: int) -> Float64Vector:
-    """Return the shares of values in `bins` equal bins, those outside in the first or last; empty arrays give zeros."""
-    if values.size == 0 or high <= low:
+    """Return the shares of values in `bins` equal bins, those outside in the first or last.
+
+    Values that are no number have no part; a range that is none, or an empty array, gives zeros. It never raises: one image
+    that did would change what its whole site says.
+    """
+    width = high - low
+    known = values[np.isfinite(values)].astype(np.float64)
+    if known.size == 0 or not (math.isfinite(width) and width > 0 and math.isfinite(low)):
         return np.zeros(bins)
-    places = np.clip(np.floor((values.astype(np.float64) - low) / (high - low) * bins), 0, bins - 1).astype(np.int64)
-    shares: Float64Vector = np.bincount(places.reshape(-1), minlength=bins) / values.size
+    with np.errstate(all="ignore"):
+        places = np.nan_to_num((known - low) / width * bins, nan=0.0, posinf=bins, neginf=0.0)
+    whole = np.clip(np.floor(places), 0, bins - 1).astype(np.int64)
+    shares: Float64Vector = np.bincount(whole.reshape(-1), minlength=bins) / values.size
     return shares

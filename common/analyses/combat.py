@@ -9,14 +9,14 @@ A batch is what one vendor's devices made at one site. x tells the class, so tha
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from salus.common.analyses.base import Float64Vector, Measured, Totals
+from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, cells_of
 from salus.common.analyses.features import FEATURES, image_features
 from salus.common.errors import JobError
 from salus.common.job import Job
@@ -46,9 +46,9 @@ class Combat:
     def state_size(self, step: int) -> int:
         return 0
 
-    def cells(self, step: int) -> int:
+    def blocks(self, step: int) -> Sequence[Block]:
         k = self._covariates
-        return k + F + k * k + k * F + F
+        return [Block(k + F + k * k + k * F + F, "whole")]
 
     def reach(self, step: int) -> float:
         raise JobError("Statistics of kind 'combat' take no noise.", remedy='Use noise = "none".')
@@ -59,18 +59,21 @@ class Combat:
             return None
         return image_features(image.intensities, self._low, self._high)
 
-    def measure(
-        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
-    ) -> Float64Vector:
-        """Return the sums over all batches of at least `least` patients; smaller ones are left out."""
-        total, people = np.zeros(1 + self.cells(step)), set()
+    def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
+        """Return the sums over all batches; a class of a batch with fewer than `least` patients is left out, since the
+        products with its covariate would be that class's own sums."""
+        total, people = np.zeros(1 + cells_of(self, step)), set()
         batches: dict[str, list[tuple[int, int, Float64Vector]]] = defaultdict(list)
         for number, mine in enumerate(patients):
             for image in mine:
                 features = self.row(step, state, image)
                 if features is not None and image.label is not None:
                     batches[image.vendor].append((number, image.label, features))
-        for rows in batches.values():
+        for found in batches.values():
+            of_class: dict[int, set[int]] = defaultdict(set)
+            for number, label, _ in found:
+                of_class[label].add(number)
+            rows = [row for row in found if len(of_class[row[1]]) >= least]
             there = {number for number, _, _ in rows}
             if len(there) < max(least, 2):
                 continue

@@ -3,18 +3,21 @@
 import numpy as np
 
 from salus.common.analyses.base import Float64Vector, FloatArray
+from salus.common.job import FEATURES
 
-FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")
+__all__ = ["FEATURES", "image_features"]
 
 
 def image_features(intensities: FloatArray, low: float, high: float) -> Float64Vector | None:
     """Return the numbers of `FEATURES`, of intensities of which `low` is brought to 0 and `high` to 1; None for no image.
 
+    What lies more than once the range beyond it is cut, so that one odd image cannot carry a sum away.
+
     ``edge`` is the mean length of the gradient per pixel, over the axes longer than one.
     """
     if intensities.size == 0 or not np.isfinite(intensities).all():
         return None
-    values = (intensities.astype(np.float64) - low) / (high - low)
+    values = np.clip((intensities.astype(np.float64) - low) / (high - low), -1.0, 2.0)
     axes = [axis for axis in range(1, values.ndim) if values.shape[axis] > 1]
     slopes = [np.gradient(values, axis=axis) for axis in axes]
     edge = float(np.sqrt(np.sum([slope**2 for slope in slopes], axis=0)).mean()) if slopes else 0.0

@@ -5,12 +5,12 @@ is a mean over images, so a sum over sites gives exactly what all images in one 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from salus.common.analyses.base import Float64Vector, FloatArray, Measured, Totals, finite, sum_of_rows
+from salus.common.analyses.base import Block, Float64Vector, FloatArray, Measured, Patients, Totals, finite, sum_of_rows
 from salus.common.job import Job
 
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
@@ -28,8 +28,8 @@ class Nyul:
     def state_size(self, step: int) -> int:
         return 0
 
-    def cells(self, step: int) -> int:
-        return len(PERCENTILES)
+    def blocks(self, step: int) -> Sequence[Block]:
+        return [Block(len(PERCENTILES), "whole")]
 
     def reach(self, step: int) -> float:
         return math.sqrt(len(PERCENTILES) - 1)  # the first is 0, all are at most 1
@@ -38,9 +38,7 @@ class Nyul:
         own = percentiles_of(image.intensities)
         return None if own is None else (own - own[0]) / (own[-1] - own[0])
 
-    def measure(
-        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
-    ) -> Float64Vector:
+    def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         return sum_of_rows(self, step, state, patients, least)
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
@@ -76,5 +74,5 @@ def to_standard_scale(intensities: FloatArray, landmarks: Sequence[float]) -> Fl
     half = (marks[-1] - marks[0]) / 2
     places = np.concatenate([[places[0] - reach], places, [places[-1] + reach]])
     marks = np.concatenate([[marks[0] - half], marks, [marks[-1] + half]])
-    standard: FloatArray = (np.interp(intensities, places, marks) / 2 + 0.25).astype(np.float32)
+    standard: FloatArray = np.clip(np.interp(intensities, places, marks) / 2 + 0.25, 0.0, 1.0).astype(np.float32)
     return standard

@@ -1,108 +1,100 @@
-"""Quantiles of pixel intensities over all sites, by vendor where asked: a histogram around each, refined in every step.
+"""Quantiles of pixel intensities over all sites, by vendor where asked, from one histogram: known to the width of a bin.
 
-Each image counts alike, whatever its size. After three steps of 64 bins a quantile is known to a 260 000th of the range.
+Each image counts alike, whatever its size. There is one question and not several finer ones about the same pixels, because
+answers that overlap could be subtracted from each other until one patient is left.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from salus.common.analyses.base import Float64Vector, Measured, Totals, bins_of, finite, sum_of_rows
+from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
 from salus.common.job import Job
 
 NORMAL_IQR = 1.3489795  # distance of the quartiles of a standard normal distribution
 
 
 class Quantiles:
-    """Refines a bracket [low, high] for every group and probability; the state is those brackets."""
+    """One histogram for every group, in one step; the state is the quantiles."""
 
-    steps = 3
+    steps = 1
     takes_noise = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.
         self._settings = job.statistics
         self._groups = self._settings.vendors or ("ALL",)
-        self._probabilities = self._settings.quantiles
-        self._width = self._settings.bins + 2  # below the bracket, its bins, above it
 
     def state_size(self, step: int) -> int:
-        return 0 if step == 1 else 2 * len(self._groups) * len(self._probabilities)
+        return 0
 
-    def cells(self, step: int) -> int:
-        return len(self._groups) * len(self._probabilities) * self._width
+    def blocks(self, step: int) -> Sequence[Block]:
+        return [Block(self._settings.bins, "ordered", "intensities") for _ in self._groups]
 
     def reach(self, step: int) -> float:
-        return math.sqrt(len(self._probabilities))  # a distribution for each, in one group
+        return 1.0  # a distribution, in one group
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
         group = image.vendor if self._settings.vendors else "ALL"
         if group not in self._groups or image.intensities.size == 0 or not finite(image.intensities):
             return None
-        values = np.sort(image.intensities, axis=None)
-        rows = np.zeros((len(self._groups), len(self._probabilities), self._width))
-        number = self._groups.index(group)
-        for place, (low, high) in enumerate(self._brackets(state)[number]):
-            first, last = np.searchsorted(values, low, "left"), np.searchsorted(values, high, "left")
-            inside = values[first:last]
-            shares = bins_of(inside, low, high, self._settings.bins) * (inside.size / values.size)
-            rows[number, place] = [first / values.size, *shares, (values.size - last) / values.size]
+        rows = np.zeros((len(self._groups), self._settings.bins))
+        settings = self._settings
+        rows[self._groups.index(group)] = bins_of(
+            image.intensities, settings.intensity_low, settings.intensity_high, settings.bins
+        )
         return rows.reshape(-1)
 
-    def measure(
-        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
-    ) -> Float64Vector:
+    def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         return sum_of_rows(self, step, state, patients, least)
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
-        """Return for each quantile the bin of its bracket in which the distribution crosses its probability."""
-        brackets = self._brackets(state)
-        cells = np.maximum(totals.cells, 0.0).reshape(len(self._groups), len(self._probabilities), self._width)
-        folded: list[float] = []
-        for group in range(len(self._groups)):
-            for place, probability in enumerate(self._probabilities):
-                low, high = brackets[group][place]
-                counts = cells[group, place]
-                folded += _crossing(counts, probability, low, high, self._settings.bins)
-        return folded
+        """Return for each group and probability where its cumulated histogram crosses it, linear within a bin.
+
+        Noise is not cut away before it is cumulated: cells cut at zero would add up to a mass that nobody has.
+        """
+        settings = self._settings
+        edges = np.linspace(settings.intensity_low, settings.intensity_high, settings.bins + 1)
+        found: list[float] = []
+        for cells in totals.cells.reshape(len(self._groups), settings.bins):
+            rising = np.maximum.accumulate(np.maximum(np.concatenate([[0.0], np.cumsum(cells)]), 0.0))
+            for probability in settings.quantiles:
+                found.append(_crossing(rising, edges, probability * max(float(cells.sum()), 0.0)))
+        return found
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         """Return the quantiles by group, and centre and scale of a z-score that bright spots do not move."""
-        brackets = self._brackets(state)
+        settings, count = self._settings, len(self._settings.quantiles)
         found: dict[str, Any] = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
-        shares = totals.cells.reshape(len(self._groups), -1).sum(axis=1)
+        found["known_to"] = (settings.intensity_high - settings.intensity_low) / settings.bins
+        mass = totals.cells.reshape(len(self._groups), settings.bins).sum(axis=1)
         for number, group in enumerate(self._groups):
-            if shares[number] <= 0:
+            if mass[number] <= 0:
                 continue
-            values = [(low + high) / 2 for low, high in brackets[number]]
+            values = list(state[number * count : (number + 1) * count])
             found.setdefault("groups", {})[group] = {
-                "quantiles": {f"{p:g}": value for p, value in zip(self._probabilities, values, strict=True)},
-                **_centre_and_scale(self._probabilities, values),
+                "quantiles": {f"{p:g}": value for p, value in zip(settings.quantiles, values, strict=True)},
+                **_centre_and_scale(settings.quantiles, values, found["known_to"]),
             }
         return found
 
-    def _brackets(self, state: Sequence[float]) -> list[list[tuple[float, float]]]:
-        count = len(self._probabilities)
-        if not state:
-            whole = (self._settings.intensity_low, self._settings.intensity_high)
-            return [[whole] * count for _ in self._groups]
-        pairs = list(zip(state[::2], state[1::2], strict=True))
-        return [pairs[number * count : (number + 1) * count] for number in range(len(self._groups))]
+
+def _crossing(rising: Float64Vector, edges: Float64Vector, target: float) -> float:
+    """Return where a cumulated histogram first reaches `target`."""
+    place = int(np.searchsorted(rising, target, side="left"))
+    if place == 0:
+        return float(edges[0])
+    if place >= len(rising):
+        return float(edges[-1])
+    step = rising[place] - rising[place - 1]
+    share = (target - rising[place - 1]) / step if step > 0 else 1.0
+    return float(edges[place - 1] + share * (edges[place] - edges[place - 1]))
 
 
-def _crossing(counts: Float64Vector, probability: float, low: float, high: float, bins: int) -> list[float]:
-    """Return the ends of the bin in which the cumulated counts cross a share of all; outside the bracket, its nearest end."""
-    target = probability * counts.sum()
-    reached = int(np.searchsorted(np.cumsum(counts), target, side="left"))
-    place = min(max(reached - 1, 0), bins - 1)
-    width = (high - low) / bins
-    return [low + place * width, low + (place + 1) * width]
-
-
-def _centre_and_scale(probabilities: Sequence[float], values: Sequence[float]) -> dict[str, float]:
+def _centre_and_scale(probabilities: Sequence[float], values: Sequence[float], width: float) -> dict[str, float]:
+    """Return median and normalised distance of the quartiles; nothing where the quartiles cannot be told apart."""
     known = dict(zip(probabilities, values, strict=True))
-    if not {0.25, 0.5, 0.75} <= set(known):
+    if not {0.25, 0.5, 0.75} <= set(known) or known[0.75] - known[0.25] < width / 2:
         return {}
-    return {"centre": known[0.5], "scale": max((known[0.75] - known[0.25]) / NORMAL_IQR, 1e-9)}
+    return {"centre": known[0.5], "scale": (known[0.75] - known[0.25]) / NORMAL_IQR}

@@ -1,12 +1,12 @@
 """What there is at all sites together: patients, images, labels, modalities, spacing, sizes, intensities, columns."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
-from salus.common.analyses.base import Float64Vector, Measured, Totals, bins_of, finite, sum_of_rows
+from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
 from salus.common.job import Column, Job
 
 SPACING_EDGES_MM = tuple(0.05 * 2 ** (k / 2) for k in range(17))  # 0.05 to 12.8 mm in steps of half an octave
@@ -28,23 +28,27 @@ class Summary:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.
         self._settings, self._task = job.statistics, job.task
         self._modalities = (*self._settings.modalities, "OTHER")
-        self._blocks: list[tuple[str, list[str]]] = [("labels", [*job.task.classes, "other label"])]
+        self._blocks: list[tuple[str, list[str], Literal["ordered", "named"]]] = [
+            ("labels", [*job.task.classes, "other label"], "named")
+        ]
         if job.task.columns:
-            self._blocks += [(f"column {column.name}", self._column_names(column)) for column in job.task.columns]
+            self._blocks += [
+                (f"column {column.name}", self._column_names(column), "named") for column in job.task.columns
+            ]
         else:
             self._blocks += [
-                ("modalities", list(self._modalities)),
-                ("pixel spacing in mm", _edge_names(SPACING_EDGES_MM)),
-                ("slice spacing in mm", _edge_names(SPACING_EDGES_MM)),
-                ("rows", _edge_names(SIZE_EDGES)),
-                *((f"intensities {name}", self._intensity_names()) for name in self._modalities),
+                ("modalities", list(self._modalities), "named"),
+                ("pixel spacing in mm", _edge_names(SPACING_EDGES_MM), "named"),
+                ("slice spacing in mm", _edge_names(SPACING_EDGES_MM), "named"),
+                ("rows", _edge_names(SIZE_EDGES), "named"),
+                *((f"intensities {name}", self._intensity_names(), "ordered") for name in self._modalities),
             ]
 
     def state_size(self, step: int) -> int:
         return 0
 
-    def cells(self, step: int) -> int:
-        return sum(len(names) for _, names in self._blocks)
+    def blocks(self, step: int) -> Sequence[Block]:
+        return [Block(len(names), kind, "intensities") for _, names, kind in self._blocks]
 
     def reach(self, step: int) -> float:
         return math.sqrt(1 + len(self._task.columns)) if self._task.columns else math.sqrt(6)
@@ -70,9 +74,7 @@ class Summary:
             [*parts, *(shares if m == modality else np.zeros(settings.bins) for m in range(len(self._modalities)))]
         )
 
-    def measure(
-        self, step: int, state: Sequence[float], patients: Iterable[Sequence[Measured]], least: int
-    ) -> Float64Vector:
+    def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         return sum_of_rows(self, step, state, patients, least)
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
@@ -83,7 +85,7 @@ class Summary:
         found: dict[str, Any] = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
         place = 0
         blocks: dict[str, dict[str, float]] = {}
-        for block, names in self._blocks:
+        for block, names, _ in self._blocks:
             blocks[block] = dict(
                 zip(names, [round(value, 6) for value in state[place : place + len(names)]], strict=True)
             )

@@ -29,12 +29,12 @@ TABLE = (
     DATA
     + 'kind = "tabular"\nmodel = "logistic"\ncolumns = [{columns}]\n[training]\nbatch_size = 16\nlearning_rate = 0.05\n'
 )
-ROUNDS = 12
+ROUNDS = 30
 RANGE = "intensity_low = 0.0\nintensity_high = 4095.0\n"
 VENDORS = ", ".join(f'"Phantom{letter}"'.upper() for letter in "ABCDE")
 STATISTICS: Mapping[str, tuple[int, str]] = {
     "nyul": (1, ""),
-    "zscore": (3, f"vendors = [{VENDORS}]\n"),
+    "zscore": (1, f"vendors = [{VENDORS}]\nbins = 1024\n"),
     "combat": (1, ""),
 }
 

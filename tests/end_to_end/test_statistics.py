@@ -18,7 +18,7 @@ POLICY = "allow_without_noise = true\n"
 STATISTICS = """
 [job]
 name = "intensities"
-rounds = 3
+rounds = 1
 min_sites = 5
 [task]
 dataset = "toy"
@@ -28,6 +28,7 @@ noise = "none"
 [statistics]
 kind = "quantiles"
 intensity_high = 1.0
+bins = 4096
 """
 TRAINING = """
 [job]
@@ -73,7 +74,7 @@ def test_salus_stats_measures_over_daemons_and_writes_a_page(tmp_path: Path) -> 
     found = json.loads(shown.stdout)["groups"]["ALL"]["quantiles"]
     pooled = np.concatenate(values) / 255
     for name in ("0.25", "0.5", "0.75"):
-        assert abs(found[name] - np.quantile(pooled, float(name), method="inverted_cdf")) < 1e-4
+        assert abs(found[name] - np.quantile(pooled, float(name), method="inverted_cdf")) < 2 / 255
     page = (trial.coordinator / "reports" / "intensities-0001.html").read_text()
     assert "Intensities ALL" in page
     assert "kind = &#34;zscore&#34;" in page

@@ -1,21 +1,34 @@
 """Statistics over sites in this process: real site code, real protection, against all images in one place."""
 
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.builders import toy_catalogue
+from tests.builders import toy_catalogue, write_npz
 from tests.server.test_rounds import World
 
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.records import ImageRecord
+from salus.client.data.sources import open_source
+from salus.client.data.sources.base import SourceOptions
+from salus.client.measuring import Measurer
 from salus.client.policy import Policy
-from salus.common.errors import RoundError
+from salus.common.analyses import analysis_of
+from salus.common.analyses.base import Measured, Totals
+from salus.common.analyses.state import state_from_bytes
+from salus.common.errors import RoundError, WireError
 from salus.common.events import EventLog, read_events
 from salus.common.job import Job, parse_job
 from salus.common.packets import Request
+from salus.privacy.dp.plan import measured_shape, plan_of
 from salus.server.attempts import Attempts
 from salus.server.measuring import StatisticsRun
+from salus.server.transcripts import Transcript
 
-STEPS = {"summary": 1, "nyul": 1, "combat": 1, "quantiles": 3}
+STEPS = {"summary": 1, "nyul": 1, "combat": 1, "quantiles": 1}
 JOB = """
 [job]
 name = "measure"
@@ -45,8 +58,8 @@ def job_of(kind: str, protection: str = "masking", privacy: str = 'noise = "none
     )
 
 
-def run(world: World) -> dict[str, object]:
-    attempts = Attempts(
+def attempts_of(world: World) -> Attempts:
+    return Attempts(
         world.job,
         world.job_id,
         world.signed,
@@ -56,7 +69,18 @@ def run(world: World) -> dict[str, object]:
         world.keys,
         world.transcript,
     )
-    return StatisticsRun(attempts).run()
+
+
+def run(world: World) -> dict[str, object]:
+    return StatisticsRun(attempts_of(world)).run()
+
+
+def again(world: World, folder: Path) -> World:
+    """Return the same world with the same job submitted once more."""
+    copied = World.__new__(World)
+    copied.__dict__ |= world.__dict__ | {"job_id": world.store.submit(world.signed, "again")}
+    copied.transcript = Transcript(folder / f"{copied.job_id}.jsonl")
+    return copied
 
 
 def pooled_labels(folder: Path, sites: int) -> dict[str, int]:
@@ -97,23 +121,110 @@ def test_masked_steps_end_where_one_place_would(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("mode", ["local", "distributed"])
-def test_noised_counts_cost_what_the_job_says_and_stay_near(tmp_path: Path, mode: str) -> None:
-    job = job_of("summary", privacy=f'noise = "{mode}"\nepsilon = 8.0')
+def test_noise_is_what_the_result_says_and_costs_what_the_plan_says(tmp_path: Path, mode: str) -> None:
+    text = JOB.replace("bins = 16", "bins = 4000").replace("max_patients = 100", "max_patients = 500")
+    job = parse_job(
+        text.format(
+            rounds=1,
+            kind="quantiles",
+            protection="masking",
+            privacy=f'noise = "{mode}"\nepsilon = 8.0',
+            least=5,
+            holder="",
+        )
+    )
     world = World(tmp_path, job, sites=5)
     for site in world.sites.sites.values():
         rules = Policy(allow_distributed_noise=True)
         site._policy = lambda rules=rules: rules  # type: ignore[misc]
-    found = run(world)
-    noise = found["noise_sd"]
-    assert isinstance(noise, float)
-    assert 0.5 < noise < 60
-    truth = pooled_labels(tmp_path, 5)
-    labels = found["blocks"]["labels"]  # type: ignore[index]
-    assert all(abs(labels[name] - truth[name]) < 5 * noise for name in truth)
-    assert any(labels[name] != truth[name] for name in truth)
+    totals: list[Totals] = []
+    attempts = attempts_of(world)
+    run_ = StatisticsRun(attempts)
+    fold = run_.analysis.fold
+    run_.analysis.fold = lambda step, state, t: (totals.append(t), fold(step, state, t))[1]  # type: ignore[method-assign, func-returns-value]
+    found = run_.run()
+    # 256 grey values fill at most 256 of 4000 bins, so most cells hold noise alone.
+    whole = totals[0].cells
+    inside = np.abs(whole - np.median(whole)) < 4 * totals[0].noise_sd
+    measured = float(np.median(np.abs(whole[inside] - np.median(whole[inside]))) / 0.6745)
+    assert measured == pytest.approx(totals[0].noise_sd, rel=0.1)
+    assert abs(found["patients"] - 400) < 5 * totals[0].noise_sd  # type: ignore[operator]
+    plan = plan_of(job)
+    assert plan is not None
     for site in world.sites.sites.values():
-        spent = [entry for _, (entry, _) in enumerate(site._ledger.entries())]
-        assert [entry.kind for entry in spent][:2] == ["reserve", "commit"]
+        entries = [entry for entry, _ in site._ledger.entries()]
+        assert [entry.kind for entry in entries] == ["reserve", "commit"]
+        assert entries[1].release == plan.charge("measure")  # type: ignore[union-attr]
+        assert entries[1].release.sampling_rate == 1.0  # type: ignore[union-attr]
+        site._ledger.close_finished(but="another job")
+        assert [entry.kind for entry, _ in site._ledger.entries()] == ["reserve", "commit", "close"]
+
+
+def test_local_noise_is_not_cut_together_with_what_it_covers() -> None:
+    job = job_of("summary", privacy='noise = "local"\nepsilon = 0.5')
+    cells, plan = 400, plan_of(job)
+    assert plan is not None
+    noise = plan.noise_multiplier * np.sqrt(cells)
+    assert measured_shape(job, cells).clip_norm_l2 > 100 + noise  # all patients of the job's bound, and the noise
+
+
+def test_one_patient_moves_a_noised_sum_by_one_at_most_whatever_it_does(tmp_path: Path) -> None:
+    """A failure of one patient once switched the whole site off."""
+    columns = 'columns = [{{name = "age", scale = 1e12}}]'
+    text = JOB.replace('classes = ["no", "yes"]', f'classes = ["no", "yes"]\n{columns}')
+    job = parse_job(
+        text.format(
+            rounds=1,
+            kind="summary",
+            protection="masking",
+            privacy='noise = "distributed"\nepsilon = 8.0',
+            least=5,
+            holder="",
+        )
+    )
+    plan = plan_of(job)
+    assert plan is not None
+    nothing = np.zeros(0, np.float32)
+    others = [[Measured(0, nothing, columns={"age": 40.0})] for _ in range(20)]
+
+    def breaks() -> Iterator[Measured]:
+        yield Measured(0, nothing)
+        raise MemoryError
+
+    catalogue = toy_catalogue(tmp_path)
+
+    def measured(patients: Sequence[Iterable[Measured]]) -> np.ndarray:
+        measurer = Measurer(catalogue, job, analysis_of(job), None, lambda: 5, os.urandom)
+        measurer._by_patient = lambda: iter(patients)  # type: ignore[method-assign, assignment, return-value]
+        return measurer.noised(1, [], plan)
+
+    before = measured(others)
+    assert np.linalg.norm(before) > 5
+    strange = [Measured(1, nothing, columns={"age": age}) for age in (np.nan, np.inf, 1e308, -1e308)]
+    for patient in (*([image] for image in strange), strange * 50, breaks()):
+        assert np.linalg.norm(measured([*others, patient]) - before) <= 1 + 1e-12
+
+
+def test_no_more_images_of_a_patient_are_read_than_the_job_allows(tmp_path: Path) -> None:
+    job = job_of("nyul", privacy='noise = "local"\nimages_per_patient = 2')
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    npz = write_npz(tmp_path / "toy.npz")
+    source = open_source("medmnist", npz, SourceOptions())
+    found = [replace(r, patient=f"p{n // 10}") for n, r in enumerate(source.scan()) if isinstance(r, ImageRecord)]
+    catalogue.add_records("toy", "medmnist", npz, SourceOptions(), found)
+    everybody = frozenset(image.patient for image in catalogue.images("toy"))
+    measurer = Measurer(catalogue, job, analysis_of(job), everybody, lambda: 1, os.urandom)
+    assert [len(list(mine)) for mine in measurer._by_patient()] == [2] * len(everybody)
+
+
+def test_a_policy_that_becomes_stricter_counts_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, job_of("summary"), sites=5)
+    limits = dict.fromkeys(world.sites.sites, 5)
+    for n, site in world.sites.sites.items():
+        site._policy = lambda n=n: Policy(allow_without_noise=True, min_patients_per_cell=limits[n])  # type: ignore[misc]
+    assert run(world)["images"] == 400
+    limits[2] = 1000
+    assert run(again(world, tmp_path))["images"] == 320
 
 
 def test_a_site_below_its_operators_minimum_gives_nothing_and_nobody_learns_which(tmp_path: Path) -> None:
@@ -125,11 +236,8 @@ def test_a_site_below_its_operators_minimum_gives_nothing_and_nobody_learns_whic
     assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 4, 5]
     for site in world.sites.sites.values():
         site._policy = lambda: strict
-    again = World.__new__(World)
-    again.__dict__ |= world.__dict__ | {"job_id": world.store.submit(world.signed, "again")}
-    again.transcript = type(world.transcript)(tmp_path / "again.jsonl")
     with pytest.raises(RoundError, match="enough patients"):
-        run(again)
+        run(again(world, tmp_path))
 
 
 def test_a_site_whose_data_are_gone_gives_nothing_and_its_operator_sees_why(tmp_path: Path) -> None:
@@ -151,7 +259,11 @@ def test_requests_that_do_not_belong_to_the_job_are_refused_before_data_are_read
         values = {"kind": kind, "job_id": "x", "job": world.signed, "round": round_, "attempt": 0}
         return site.handle(Request.model_validate({**values, "sites": (1, 2, 3, 4, 5)}), blob)[0].error
 
-    for kind, round_ in (("train", 1), ("evaluate", 1), ("evaluate", 4), ("measure", 0), ("measure", 4)):
+    for kind, round_ in (("train", 1), ("evaluate", 1), ("evaluate", 2), ("measure", 0), ("measure", 2)):
         assert ask(kind, round_, b"[]") == "Refused"
     for blob in (b"[1.0]", b"[NaN]", b"{}", b"\x80", b"[" * 100_000, b'["1"]', b"[" + b"1," * 9 + b"1e999]"):
-        assert ask("measure", 2, blob) == "WireError"
+        assert ask("measure", 1, blob) == "WireError"
+    for blob in (b'["1.0"]', b"[true]", b"[NaN]", b"[1e999]", b"[null]"):
+        with pytest.raises(WireError):
+            state_from_bytes(blob, 1)
+    assert state_from_bytes(b"[1, -2.5]", 2) == [1.0, -2.5]

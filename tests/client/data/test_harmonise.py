@@ -109,13 +109,27 @@ def test_sections_that_do_not_fit_are_refused() -> None:
         ('kind = "nyul"', "expected landmarks"),
         ('kind = "zscore"\nlandmarks = [0.0, 1.0]\ngroups = [["ALL", 0.0, 1.0]]', "no landmarks"),
         (f'kind = "nyul"\nlandmarks = {list(reversed(LANDMARKS))}', "rising"),
-        ('kind = "zscore"\ngroups = [["ALL", 0.0, 0.0]]', "positive scales"),
+        ('kind = "zscore"\ngroups = [["ALL", 0.0, 0.0]]', "greater than or equal"),
         ('kind = "features"\nintensity_low = 9.0\nintensity_high = 1.0', "below"),
     ):
         with pytest.raises(JobError, match=reason):
             job_of("classification", "shape = [8, 8]", harmonise)
-    text = JOB.format(task="tabular", more="", harmonise=f'kind = "combat"\nconstants = {[1.0] * 3 * F}').replace(
-        'noise = "none"', 'noise = "local"'
+    columns = ", ".join(f'{{name = "{name}"}}' for name in FEATURES)
+    good = JOB.format(
+        task="tabular", more=f"columns = [{columns}]", harmonise=f'kind = "combat"\nconstants = {[1.0] * 3 * F}'
     )
-    with pytest.raises(JobError, match="nyul"):
-        parse_job(text)
+    parse_job(good)
+    for old, new, reason in (
+        ('noise = "none"', 'noise = "local"', "nyul"),
+        (str([1.0] * 3 * F), str([1.0] * 4 * F), "27 constants"),
+        (str([1.0] * 3 * F), str([1.0] * 2 * F + [0.0] * F), ""),
+        (str([1.0] * 3 * F), str([0.0] * 3 * F), "positive scales"),
+        ('name = "mean"', 'name = "age"', "columns among"),
+        ('dataset = "toy"', 'dataset = "toy"\nshape = [8, 8]', r"no task\.shape"),
+    ):
+        assert old in good
+        if reason:
+            with pytest.raises(JobError, match=reason):
+                parse_job(good.replace(old, new))
+        else:
+            parse_job(good.replace(old, new))  # effects of a class may be nothing

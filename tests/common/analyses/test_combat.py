@@ -50,7 +50,7 @@ def textbook(batches: Batches) -> tuple[np.ndarray, ...]:
 
 
 def test_divided_data_give_the_textbook_result() -> None:
-    parts = hospitals(seed=4)
+    parts = hospitals(seed=4, sizes=(25, 30, 40))
     batches = batches_of(parts)
     alpha, sigma, beta, effects = textbook(batches)
     state, _ = federated(built("combat"), parts)
@@ -86,18 +86,24 @@ def test_batches_are_alike_afterwards_and_were_not_before() -> None:
     assert between(after) < 0.1
 
 
-def test_small_batches_are_left_out_and_their_site_keeps_its_other_ones() -> None:
-    parts = hospitals(seed=6)
-    few = [patient for patient in parts[0] if all(image.vendor == "GE" for image in patient)]
-    rest = [patient for patient in parts[0] if all(image.vendor != "GE" for image in patient)]
+def test_a_class_of_few_patients_in_a_batch_is_left_out() -> None:
+    """Otherwise the products with its covariate would be that patient's own features."""
+    rng = np.random.default_rng(6)
+    well = [[Measured(0, rng.gamma(2, 50, (1, 6, 6)).astype(np.float32), vendor="GE")] for _ in range(9)]
+    sick = [[Measured(1, rng.gamma(3, 50, (1, 6, 6)).astype(np.float32), vendor="GE")] for _ in range(6)]
     analysis = built("combat")
-    least = len(few) + 1
-    assert few
-    assert rest
-    assert not analysis.measure(1, [], few, least).any()
-    both = analysis.measure(1, [], [*few, *(rest * 9)], least)  # the other vendor's batch is large enough
-    assert np.allclose(both, analysis.measure(1, [], rest * 9, least))
-    assert both.any()
+    assert np.allclose(analysis.measure(1, [], [*well, *sick[:4]], 5), analysis.measure(1, [], well, 5))
+    assert not np.allclose(analysis.measure(1, [], [*well, *sick], 5), analysis.measure(1, [], well, 5))
+    assert not analysis.measure(1, [], sick[:4], 5).any()
+    twice = [[image, image] for (image,) in sick[:3]]  # six images, three patients
+    assert np.allclose(analysis.measure(1, [], [*well, *twice], 5), analysis.measure(1, [], well, 5))
+
+
+def test_one_odd_image_cannot_carry_a_sum_away() -> None:
+    huge = np.full((1, 6, 6), 3e38, np.float32)
+    features = image_features(huge, 0, 1000)
+    assert features is not None
+    assert np.abs(features).max() <= 2
 
 
 def test_noise_wrong_constants_and_wrong_rounds_are_refused() -> None:

@@ -1,8 +1,12 @@
+from typing import Literal
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.common.analyses.builders import built, federated, hospitals
 
-from salus.common.analyses.base import Measured
+from salus.common.analyses.base import Block, Measured, bins_of, hidden, mean_row
 
 
 def test_counts_of_divided_data_are_those_of_all() -> None:
@@ -46,13 +50,14 @@ def test_columns_of_a_table() -> None:
     assert blocks["column sex"] == {"0": 1, "1": 1, "another value": 1, "missing": 1}
 
 
-def test_cells_of_too_few_patients_and_sites_of_too_few_stay_at_zero() -> None:
+def test_small_cells_stay_hidden_even_from_subtraction() -> None:
     analysis = built("summary")
     rare = Measured(1, np.zeros((1, 4, 4), np.float32))
     common = Measured(0, np.zeros((1, 4, 4), np.float32))
     site = [*([[common]] * 7), *([[rare, rare, rare]] * 4)]  # four patients with twelve images
     state, totals = federated(analysis, [site], least=5)
-    assert analysis.result(state, totals)["blocks"]["labels"] == {"no": 7, "yes": 0, "other label": 0}
+    # Shown alone, the seven would say that nineteen images less seven are of few patients.
+    assert "labels" not in analysis.result(state, totals)["blocks"]
     state, totals = federated(analysis, [site], least=4)
     assert analysis.result(state, totals)["blocks"]["labels"] == {"no": 7, "yes": 12, "other label": 0}
     _, totals = federated(analysis, [site], least=12)
@@ -60,23 +65,91 @@ def test_cells_of_too_few_patients_and_sites_of_too_few_stay_at_zero() -> None:
     assert not totals.cells.any()
 
 
+def test_intensities_of_a_rare_modality_are_hidden_with_another_one() -> None:
+    analysis = built("summary", statistics="bins = 4")
+    pixels = np.linspace(0, 999, 16, dtype=np.float32).reshape(1, 4, 4)
+    site = [[Measured(0, pixels, modality=name)] for name in ["CT"] * 9 + ["MR"] * 6 + ["CR"] * 2]
+    state, totals = federated(analysis, [site], least=5)
+    blocks = analysis.result(state, totals)["blocks"]
+    assert "intensities CR" not in blocks
+    assert "intensities MR" not in blocks  # else CT and MR subtracted from all would be CR
+    assert sum(blocks["intensities CT"].values()) == pytest.approx(9)
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=1, max_size=25),
+    st.sampled_from(["named", "ordered"]),
+)
+def test_what_is_shown_and_what_is_left_over_is_of_enough_patients(
+    least: int, rows: list[list[bool]], kind: Literal["named", "ordered"]
+) -> None:
+    present = np.array(rows)
+    cells = np.where(present, np.random.default_rng(0).uniform(0.5, 1, present.shape), 0).sum(axis=0)
+    shown = hidden([Block(7, kind)], cells, present, least)
+    missing = (shown == 0) & (cells > 0)
+    behind = present[:, missing].any(axis=1).sum()
+    assert behind == 0 or behind >= least or not shown.any()
+    if kind == "named":
+        assert all(present[:, c].sum() >= least for c in range(7) if shown[c] > 0)
+        assert np.array_equal(shown[~missing], cells[~missing])
+        return
+    assert shown.sum() == pytest.approx(cells.sum()) or not shown.any()
+    for value in set(shown[shown > 0].tolist()):  # cells of one joined group hold the same
+        assert present[:, shown == value].any(axis=1).sum() >= least
+
+
+def test_ordered_cells_are_joined_and_share_evenly() -> None:
+    present = np.eye(6, dtype=bool)[[0, 0, 1, 1, 3, 4, 5]]
+    cells = np.array([2.0, 2.0, 0.0, 1.0, 1.0, 1.0])
+    assert hidden([Block(6, "ordered")], cells, present, 1).tolist() == cells.tolist()
+    assert hidden([Block(6, "ordered")], cells, present, 2).tolist() == [2.0, 2.0, 0.0, 1.0, 1.0, 1.0]
+    assert hidden([Block(6, "ordered")], cells, present, 4).tolist() == pytest.approx([7 / 6] * 6)
+
+
 @pytest.mark.parametrize("kind", ["summary", "quantiles", "nyul"])
 def test_no_image_has_a_row_beyond_its_bound(kind: str) -> None:
-    analysis = built(kind, rounds={"quantiles": 3}.get(kind, 1))
     rng = np.random.default_rng(1)
     wild = [
         rng.normal(0, 1e30, (1, 5, 5)),
         np.full((3, 2, 2), np.nan),
         np.array([[[np.inf, -np.inf, 0.0]]]),
         np.zeros((1, 0, 0)),
+        np.full((1, 2, 2), 3e38),
         np.arange(64.0).reshape(1, 4, 4, 4),
     ]
-    state: list[float] = [] if kind != "quantiles" else [0.0, 1.0] * 5
-    for values in wild:
-        for spacing in ((), (np.nan, np.inf), (0.0, 1.0, 2.0)):
-            image = Measured(None, values.astype(np.float32), spacing, "?", "?")
-            row = analysis.row(2 if kind == "quantiles" else 1, state, image)
-            if row is not None and np.isfinite(row).all():
-                assert row.min() >= 0
-                assert row.max() <= 1 + 1e-12
-                assert np.linalg.norm(row) <= analysis.reach(1) + 1e-9
+    columns = (
+        'columns = [{name = "age", scale = 1e12}, {name = "sex", values = [0.0, 1.0]}]' if kind == "summary" else ""
+    )
+    for analysis in (built(kind), built(kind, task=columns)):
+        for values in wild:
+            for spacing in ((), (np.nan, np.inf), (0.0, 1.0, 2.0)):
+                for age in (0.0, 1e308, -np.inf, np.nan):
+                    image = Measured(None, values.astype(np.float32), spacing, "?", "?", {"age": age, "sex": age})
+                    row = analysis.row(1, [], image)
+                    if row is not None:
+                        assert np.isfinite(row).all()
+                        assert row.min() >= 0
+                        assert row.max() <= 1 + 1e-12
+                        assert np.linalg.norm(row) <= analysis.reach(1) + 1e-9
+
+
+def test_bins_never_raise_and_never_count_what_is_no_number() -> None:
+    values = np.array([np.nan, np.inf, -np.inf, 1e308, 0.0, 5.0])
+    for low, high in ((0.0, 10.0), (0.0, np.inf), (-1e308, 1e308), (5.0, 5.0), (np.nan, 1.0), (3.0, -3.0)):
+        shares = bins_of(values, low, high, 4)
+        assert np.isfinite(shares).all()
+        assert 0 <= shares.sum() <= 1
+    assert bins_of(values, 0.0, 10.0, 2).tolist() == pytest.approx([1 / 6, 2 / 6])
+
+
+def test_a_mean_of_rows_is_cut_to_its_bound() -> None:
+    analysis = built("nyul")
+    image = hospitals()[0][0][0]
+    row = analysis.row(1, [], image)
+    assert row is not None
+    analysis.row = lambda step, state, image: 100 * row  # type: ignore[method-assign, assignment, misc]
+    found = mean_row(analysis, 1, [], [image, image])
+    assert found is not None
+    assert np.linalg.norm(found[0]) == pytest.approx(analysis.reach(1))
+    assert found[1] == 2
