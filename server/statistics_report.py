@@ -88,7 +88,7 @@ def write_statistics_report(
                 "small numbers",
                 "noise stands in every number"
                 if job.privacy.noised
-                else f"a site hides numbers in which fewer than {least} of its patients have a part, and joins such bins of histograms",
+                else f"a site hides numbers in which fewer than {least} of its patients have a part, and joins such bins",
             ),
             ("sites in each step", "; ".join(", ".join(map(str, record["sites"])) for record in records)),
         ],
