@@ -158,12 +158,9 @@ def transform_hash(job: Job, options: str) -> str | None:
     """
     if not job.task.shape or (job.harmonise is not None and job.harmonise.kind == "combat"):
         return None
-    task = job.task
     parts = {
         "version": VERSION,
-        "kind": task.kind,
-        "shape": list(task.shape),
-        "channels": task.channels,
+        "task": job.task.model_dump(mode="json", exclude={"model", "dataset", "classes"}),
         "harmonise": None if job.harmonise is None else job.harmonise.model_dump(mode="json"),
         "source": options,
     }
