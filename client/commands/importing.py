@@ -137,7 +137,9 @@ def _place(text: str, option: str) -> tuple[str, str, int]:
 
 def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportReport) -> dict[str, object]:
     plain = report.to_json()
-    (store / REPORT).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    partial = (store / REPORT).with_suffix(".partial")
+    partial.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
+    partial.replace(store / REPORT)
     at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     page = target.folder / "reports" / f"import-{target.name}-{at}.html"
     write_page(page, f"Import into {target.name}", f"{METHOD}; {at} UTC.", sections_of(report))

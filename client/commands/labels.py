@@ -39,9 +39,11 @@ def write_labels(source: Path, output: Path, name: str, above: float | None) -> 
     if not found:
         listed = ", ".join(sorted(names)[:20]) or "none"
         raise DataError(f"Found no number named {name!r}; there are: {listed}.", remedy="Correct --name.")
-    with os.fdopen(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", newline="") as file:
+    partial = output.with_name(output.name + ".partial")
+    with os.fdopen(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("StudyInstanceUID", "PatientID", "label"))
         for study, (patient, value) in sorted(found.items()):
             writer.writerow((study, patient, f"{value:g}" if above is None else int(value > above)))
+    partial.replace(output)
     return {"studies": len(found), **{f"not used: {reason}": count for reason, count in refused.items()}}
