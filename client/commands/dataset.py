@@ -136,7 +136,7 @@ def check(
             if section.rows:
                 table(section.title, section.columns or ["", ""], section.rows)
         for warning in found.warnings:
-            out.print(f"[yellow]{warning}[/]")
+            out.print(warning, style="yellow", markup=False)
         for bad in catalogue.quarantined(name):
             out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
         out.print(f"Page: {page}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """What `salus dataset import` and `receive` do: source, child, store, catalogue and report together."""
 
+import contextlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.common.console import err
 from salus.common.errors import ConfigError, DataError
+from salus.common.lock import FolderLock
 from salus.common.pages import Section, write_page
 from salus.common.strict import validate
 
@@ -67,11 +69,23 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
     known = read_labels(target.labels.parent, options)
     masks = tuple(parse_mask(text) for text in target.masks)
-    with Isolated(secret, masks) as child, Bar(console=err, transient=True) as bar:
+    store.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with held(store), Isolated(secret, masks) as child, Bar(console=err, transient=True) as bar:
         task = bar.add_task("Importing ...", total=None)
-        found = files(Progress(store, secret), lambda done, of: bar.update(task, completed=done, total=of or None))
-        report = import_images(found, known, secret, store, child, PatientMap(target.folder / "keys"))
+        progress = Progress(store, secret)
+        found = files(progress, lambda done, of: bar.update(task, completed=done, total=of or None))
+        report = import_images(found, known, secret, store, child, PatientMap(target.folder / "keys"), progress)
     return _register(catalogue, target, store, report)
+
+
+@contextlib.contextmanager
+def held(store: Path) -> Iterator[None]:
+    """Hold a store's lock: two imports at once would lose each other's labels."""
+    lock = FolderLock(store)
+    try:
+        yield
+    finally:
+        lock.close()
 
 
 def local_files(source: Path) -> Files:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -21,8 +22,9 @@ def write_labels(source: Path, output: Path, name: str, above: float | None) -> 
     """
     if not source.is_dir():
         raise DataError(f"Expected a folder at {source.name!r}, but there is nothing.", remedy="Check the path.")
-    found: dict[str, tuple[str, float]] = {}
+    found: dict[tuple[str, str], float] = {}
     names: Counter[str] = Counter()
+    units: set[str] = set()
     refused: Counter[str] = Counter()
     with Isolated() as child:
         for incoming in from_folder(source):
@@ -30,20 +32,25 @@ def write_labels(source: Path, output: Path, name: str, above: float | None) -> 
                 if isinstance(incoming.data, UnreadableImage):
                     raise incoming.data
                 for item in child.annotations(incoming.data):
-                    names[item.name] += 1
+                    names["".join(letter for letter in item.name if letter.isprintable())] += 1
                     if item.name == name:
-                        before = found.get(item.study, (item.patient, item.value))
-                        found[item.study] = (item.patient, max(before[1], item.value))
+                        key = item.study, item.patient
+                        found[key] = max(found.get(key, item.value), item.value)
+                        units.add(item.unit)
             except UnreadableImage as problem:
                 refused[problem.reason] += 1
+    if len(units) > 1:
+        raise DataError(
+            f"The numbers named {name!r} are in different units.", remedy="Bring them to one unit, or sort the objects."
+        )
     if not found:
         listed = ", ".join(sorted(names)[:20]) or "none"
         raise DataError(f"Found no number named {name!r}; there are: {listed}.", remedy="Correct --name.")
-    partial = output.with_name(output.name + ".partial")
-    with os.fdopen(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", newline="") as file:
+    handle, partial = tempfile.mkstemp(dir=output.parent, prefix=".labels-")  # new, and its owner's only
+    with os.fdopen(handle, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("StudyInstanceUID", "PatientID", "label"))
-        for study, (patient, value) in sorted(found.items()):
+        for (study, patient), value in sorted(found.items()):
             writer.writerow((study, patient, f"{value:g}" if above is None else int(value > above)))
-    partial.replace(output)
+    Path(partial).replace(output)
     return {"studies": len(found), **{f"not used: {reason}": count for reason, count in refused.items()}}

@@ -65,9 +65,10 @@ def _segments(dataset: Dataset) -> Iterator[Annotation]:
     volumes = dict.fromkeys(labels, 0.0)
     pixels = dataset.pixel_array.reshape(frames, int(dataset.Rows), int(dataset.Columns))
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * frames
+    several = _planes(dataset) > 1
     for frame, group in zip(pixels, groups, strict=True):
         number = int(_item(dataset, group, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-        volumes[number] += float(frame.sum(dtype=np.float64)) / full * _voxel_ml(dataset, group)
+        volumes[number] += float(frame.sum(dtype=np.float64)) / full * _voxel_ml(dataset, group, several=several)
     for number, label in labels.items():
         for study in _studies(dataset):
             yield _annotation(dataset, study, label, volumes[number], "ml")
@@ -91,10 +92,10 @@ def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
     raise UnreadableImage("damaged", "a segmentation without what the standard demands of every frame")
 
 
-def _voxel_ml(dataset: Dataset, frame: Dataset) -> float:
+def _voxel_ml(dataset: Dataset, frame: Dataset, *, several: bool) -> float:
     measures = _item(dataset, frame, "PixelMeasuresSequence")
     # Writers put anything into the distance of slices where there is one slice only.
-    names = ("SpacingBetweenSlices", "SliceThickness") if _planes(dataset) > 1 else ("SliceThickness",)
+    names = ("SpacingBetweenSlices", "SliceThickness") if several else ("SliceThickness",)
     depth = next((measures.get(name) for name in names if measures.get(name)), 0.0)
     rows, columns = (float(value) for value in measures.PixelSpacing)
     volume = rows * columns * abs(float(depth)) / 1000.0
@@ -124,6 +125,8 @@ def _content(item: Dataset) -> Iterator[Dataset]:
 
 
 def _annotation(dataset: Dataset, study: str, name: str, value: float, unit: str) -> Annotation:
+    if not study:
+        raise UnreadableImage("no-study", "it names no study")
     if not np.isfinite(value):
         raise UnreadableImage("not-finite", "a measurement that is not a number")
     patient = str(dataset.get("PatientID", "") or "")

@@ -1,18 +1,20 @@
 """Prepared tensors on disk, mapped into memory: decoded and resampled once per content and transform, bounded in bytes.
 
     <folder>/<transform>/tensors.bin    equal slots, one tensor each
-                        /index.bin      one record per slot, written after its tensor is on disk: key, stamp, checksum
+                        /index.bin      one record per slot, written after its tensor: key, stamp, checksum
 
 After a crash a record may be missing or cut, and a tensor may differ from its checksum; both are made again. A tensor
-holds pixels and no name. Its image is used only while the source's file is there with the size and time it had, so what an
-operator deletes or replaces is not trained on.
+holds pixels and no name. Its image is used only while the source's file is there as it was (size, times, inode), so what
+an operator deletes or replaces is not trained on.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
 import struct
+import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,12 +39,18 @@ class TensorCache:
         folder: of the site's whole cache.
         transform: `transform_hash` of the job.
         max_bytes: of the whole cache; older transforms are removed first, then nothing more is kept.
+
+    Raises:
+        OSError: the folder cannot be written, or another cache of this transform is open.
     """
 
     def __init__(self, folder: Path, transform: str, max_bytes: int) -> None:
         self._folder, self._place, self._max_bytes = folder, folder / transform, max_bytes
         self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.utime(self._place)
+        lock = os.open(self._place / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        self._release = weakref.finalize(self, os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two writers would overwrite each other's slots
         self._slots: dict[bytes, tuple[int, Stamp, int]] = {}
         self._checked: set[int] = set()
         self._count = 0
@@ -83,6 +91,10 @@ class TensorCache:
         except OSError:
             self._full = True
 
+    def close(self) -> None:
+        """Let others open this transform; what has been read stays valid."""
+        self._release()
+
     @property
     def bytes_used(self) -> int:
         """Bytes of this transform on disk."""
@@ -103,7 +115,8 @@ class TensorCache:
 
     def _read_index(self) -> None:
         path = self._place / "index.bin"
-        if not path.exists():
+        if not path.exists() or not (self._place / "tensors.bin").exists():
+            path.unlink(missing_ok=True)  # what is left of a cache that somebody cleared
             return
         data = path.read_bytes()
         whole = len(data) - len(data) % RECORD.size

@@ -20,7 +20,11 @@ from salus.client.data.receiver import SUCCESS, DimseOptions, Receiver
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
 PENDING = (0xFF00, 0xFF01)
-MAX_STUDIES = 1_000_000
+MAX_ROWS = 1_000_000
+LONGEST_FIND_S, LONGEST_MOVE_S = (
+    600.0,
+    7200.0,
+)  # an archive may bring a study from tape, and need not say anything meanwhile
 
 
 class DicomNetwork:
@@ -61,15 +65,16 @@ class DicomNetwork:
         found: dict[str, None] = {}
         with self._associated(StudyRootQueryRetrieveInformationModelFind) as association:
             answers = association.send_c_find(self._identifier, StudyRootQueryRetrieveInformationModelFind)
-            for status, row in answers:
+            deadline = time.monotonic() + LONGEST_FIND_S
+            for number, (status, row) in enumerate(answers, start=1):
                 code = int(status.get("Status", -1)) if status else -1
                 if code not in (*PENDING, SUCCESS):
                     raise LinkError(f"The PACS answered the query with status {code:#06x}.", remedy="Check --query.")
+                if number > MAX_ROWS or time.monotonic() > deadline:
+                    raise LinkError("The PACS answered a query with too long a list.", remedy="Narrow --query.")
                 uid = str(row.get("StudyInstanceUID", "")) if row is not None else ""
                 if UID.match(uid):
                     found[uid] = None
-                if len(found) > MAX_STUDIES:
-                    raise LinkError("The PACS answered a query with too long a list.", remedy="Narrow --query.")
         return list(found)
 
     def _study(self, receiver: Receiver, study: str) -> Generator[Incoming, None, bool]:
@@ -77,26 +82,29 @@ class DicomNetwork:
         for attempt in range(1, TRIES + 1):
             moving = _Move(self, study)
             moving.start()
+            arrived = set()
             for name, data in receiver.objects(lambda moving=moving: not moving.is_alive()):  # type: ignore[misc]
+                arrived.add(name)
                 yield Incoming(name, data, study)
             moving.join()
-            if moving.whole:
+            # A PACS may call it a success that it sent nothing, or sent it to somebody else of our title.
+            if moving.sent is not None and arrived and len(arrived) >= moving.sent:
                 return True
             if attempt < TRIES:
                 self._sleep(PAUSE_S * attempt)
         return False
 
-    def move(self, study: str) -> bool:
-        """Have a study sent to us; return whether all of it was."""
+    def move(self, study: str) -> int | None:
+        """Have a study sent to us; return how many objects the PACS says it has sent, None if not all of them."""
         wanted = Dataset()
         wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", study
-        with self._associated(StudyRootQueryRetrieveInformationModelMove) as association:
-            last = -1
-            for status, _ in association.send_c_move(
-                wanted, self._options.title, StudyRootQueryRetrieveInformationModelMove
-            ):
+        model = StudyRootQueryRetrieveInformationModelMove
+        last, sent = -1, 0
+        with self._associated(model, LONGEST_MOVE_S) as association:
+            for status, _ in association.send_c_move(wanted, self._options.title, model):
                 last = int(status.get("Status", -1)) if status else -1
-        return last == SUCCESS
+                sent = max(sent, int(status.get("NumberOfCompletedSuboperations", 0) or 0) if status else 0)
+        return sent if last == SUCCESS else None
 
     def _tried(self, action: Callable[[], list[str]]) -> list[str]:
         for attempt in range(1, TRIES + 1):
@@ -109,12 +117,13 @@ class DicomNetwork:
         raise AssertionError("unreachable")
 
     @contextlib.contextmanager
-    def _associated(self, service: str) -> Iterator[Any]:
+    def _associated(self, service: str, silence_s: float = 0.0) -> Iterator[Any]:
         options = self._options
+        silence_s = max(silence_s, options.timeout_s)
         entity = AE(ae_title=options.title)
         entity.add_requested_context(service)
         entity.acse_timeout = entity.connection_timeout = options.timeout_s
-        entity.dimse_timeout = entity.network_timeout = options.timeout_s
+        entity.dimse_timeout = entity.network_timeout = silence_s
         context = options.context(server=False)
         association = entity.associate(
             options.host,
@@ -139,12 +148,12 @@ class _Move(threading.Thread):
     def __init__(self, network: DicomNetwork, study: str) -> None:
         super().__init__(daemon=True)
         self._network, self._study = network, study
-        self.whole = False
+        self.sent: int | None = None
 
     def run(self) -> None:
         """Wait for the end of the move."""
         with contextlib.suppress(LinkError):
-            self.whole = self._network.move(self._study)
+            self.sent = self._network.move(self._study)
 
 
 def pushed(

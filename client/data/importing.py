@@ -27,6 +27,8 @@ from salus.common.errors import DataError, UnreadableImage
 
 MAX_ZIP_MEMBERS = 1_000_000
 MAX_ZIP_RATIO = 200  # DICOM compresses three times; 42.zip a hundred million times
+# What another run may mend: a label file that was corrected, a machine that is less busy.
+WORTH_ANOTHER_TRY = {"unlabelled", "too-slow", "crashed", "pacs"}
 LABELS, PROGRESS = "labels.csv", "progress.jsonl"
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml", ".zip"}
@@ -77,11 +79,13 @@ def import_images(
     store: Path,
     child: Isolated,
     patients: PatientMap | None = None,
+    progress: "Progress | None" = None,
 ) -> ImportReport:
     """De-identify and store every usable file and return the report.
 
     Args:
         patients: takes who each pseudonym is.
+        progress: hears of studies that another import should try again.
 
     Guarantees: one bad file never ends the import; nothing is written outside `store`; every file is counted once.
 
@@ -113,6 +117,8 @@ def import_images(
                 report.vendors[clean.vendor] += 1
             except UnreadableImage as problem:
                 report.refused[problem.reason] += 1
+                if progress is not None and problem.reason in WORTH_ANOTHER_TRY:
+                    progress.unfinished(incoming.study)
     return report
 
 
@@ -250,7 +256,8 @@ class Progress:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path, self._secret = store / PROGRESS, secret
         lines = self._path.read_text().splitlines() if self._path.exists() else []
-        self._done = set()
+        self._done: set[str] = set()
+        self._unfinished: set[str] = set()
         for line in lines:
             with contextlib.suppress(ValueError):  # the last line of an interrupted run may be cut
                 self._done.add(str(json.loads(line)))
@@ -259,8 +266,14 @@ class Progress:
         """Return whether a study was finished before."""
         return pseudonym(self._secret, "study", study) in self._done
 
+    def unfinished(self, study: str) -> None:
+        """Hear that a file of a study was refused for a reason that may pass; the study is then asked for again next time."""
+        self._unfinished.add(study)
+
     def finish(self, study: str) -> None:
-        """Remember that every file of a study was stored or counted."""
+        """Remember that every file of a study was stored, or refused for good."""
+        if study in self._unfinished:
+            return
         name = pseudonym(self._secret, "study", study)
         self._done.add(name)
         with self._path.open("a") as file:

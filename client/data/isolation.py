@@ -1,4 +1,4 @@
-"""DICOM parsing and decoding in a child process that can open nothing: no file, no socket, with limits of memory and time.
+"""DICOM parsing and decoding in a child process that can open nothing new: no file, no socket; with limits of memory and time.
 
 A decoder is C code fed with what a stranger made. The child (`decoder_process`) gets bytes over a pipe and answers with a
 de-identified object, a picture or a reason. A child that dies or takes too long costs one file.
@@ -85,7 +85,8 @@ class Isolated:
         if answer.reason:
             raise UnreadableImage(answer.reason, answer.detail)
         name = hashlib.sha256(cleaned).hexdigest()
-        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, answer.counts)
+        counts: dict[str, int] = {str(rule): count for rule, count in answer.counts.items()}
+        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts)
 
     def read(self, data: bytes, name: str) -> DicomImage:
         """Return the decoded picture of a file's bytes; errors as in `clean`.
@@ -123,13 +124,18 @@ class Isolated:
             # Bytes and JSON, never pickles: a decoder that was taken over must not reach this process.
             answer = kind.model_validate_json(pipe.recv_bytes(MAX_ANSWER_BYTES))
             rest = pipe.recv_bytes(MAX_CLEAN_BYTES) if not answer.reason else b""
-        except (EOFError, OSError, ValueError):
+        except (EOFError, OSError, ValueError, MemoryError):
             self._stop()
             if self._late:
                 raise UnreadableImage("too-slow", f"decoding took longer than {self._seconds:g} s") from None
             raise UnreadableImage("crashed", "the decoder died or ran out of memory") from None
+        except BaseException:
+            self._stop()  # else the next file would get the answer to this one
+            raise
         finally:
             watch.cancel()
+        if self._late:  # it was in time, and the child was ended all the same
+            self._stop()
         return answer, rest
 
     def _start(self) -> None:

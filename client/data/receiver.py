@@ -9,6 +9,7 @@ this machine is TLS with certificates on both sides, unless the operator says th
 
 import logging
 import queue
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import pydicom
 import pynetdicom
 from pydantic import Field
 from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+from pynetdicom.transport import ThreadedAssociationServer
 
 from salus.client.data.isolation import MAX_FILE_BYTES
 from salus.client.data.pacs import LOOPBACK, UID
@@ -29,11 +32,18 @@ from salus.common.errors import ConfigError
 from salus.common.strict import Strict
 
 SUCCESS, REFUSED, BUSY = 0x0000, 0x0124, 0xA700
+CONNECTIONS = 16
+SILENCE_S = 30.0  # a sender that stops in the middle of a message is gone
+MAX_PDU_BYTES = 2**20  # we ask for messages of 16 kB; the first one may list many kinds of objects
 WAITING_OBJECTS = 4  # received and not yet stored; the sender waits for its answer meanwhile
 SYNTAXES = [syntax for syntax in AllTransferSyntaxes if syntax != DeflatedExplicitVRLittleEndian]
 Title = Annotated[str, Field(pattern=r"^[A-Z0-9_-]{1,16}$")]
-# Its logs hold the identifiers of queries and answers.
-logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+# Their logs hold the identifiers of queries and answers, and of what cannot be read.
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+pydicom.config.settings.reading_validation_mode = (
+    pydicom.config.IGNORE
+)  # it would quote what does not fit, in warnings too
 pynetdicom._config.LOG_HANDLER_LEVEL = "none"
 pynetdicom._config.LOG_REQUEST_IDENTIFIERS = pynetdicom._config.LOG_RESPONSE_IDENTIFIERS = False
 
@@ -100,6 +110,44 @@ class _Arrived:
     stored: threading.Event = field(default_factory=threading.Event)
 
 
+class _Server(ThreadedAssociationServer):
+    """Shakes hands with each caller in that caller's own thread and within a time, so that a silent one holds up nobody."""
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        """Accept a connection; nothing is read from it here."""
+        assert self.socket is not None  # Safe because it is bound when it serves.
+        client, address = self.socket.accept()
+        client.settimeout(SILENCE_S)
+        if self.ssl_context is not None:
+            client = self.ssl_context.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
+        return client, address
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Shake hands, then serve; a caller without a certificate of ours ends here."""
+        try:
+            if isinstance(request, ssl.SSLSocket):
+                request.do_handshake()
+        except OSError:
+            self.shutdown_request(request)
+            return
+        super().process_request_thread(request, client_address)
+
+
+def _bounded(event: Any) -> None:
+    """Refuse messages that declare more bytes than any of ours have, before they are read."""
+    channel = event.assoc.dul.socket
+    receive = channel.recv
+
+    def bounded(count: int) -> bytearray:
+        if count > MAX_PDU_BYTES:
+            channel.close()
+            return bytearray()
+        data: bytearray = receive(count)
+        return data
+
+    channel.recv = bounded
+
+
 class Receiver:
     """Listens for objects of one sender and hands them on one by one."""
 
@@ -117,28 +165,33 @@ class Receiver:
         entity.add_supported_context(Verification)
         entity.require_called_aet = True
         entity.require_calling_aet = [self._options.called]
-        entity.maximum_associations = 4
+        entity.maximum_associations = CONNECTIONS
         entity.network_timeout = self._options.timeout_s
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
+            (evt.EVT_CONN_OPEN, _bounded),
             (evt.EVT_DATA_RECV, self._count),
             (evt.EVT_CONN_CLOSE, self._forget),
         ]
         try:
-            self._server = entity.start_server(
+            self._server = entity.make_server(
                 (self._options.listen_host, self._options.listen_port),
-                block=False,
                 evt_handlers=handlers,
                 ssl_context=self._options.context(server=True),
+                server_class=_Server,
             )
         except OSError:
             raise ConfigError(
                 f"Cannot listen on port {self._options.listen_port}.", remedy="Choose another --listen-port."
             ) from None
+        entity._servers.append(self._server)  # as its own `start_server` does
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        for association in self._server.active_associations:
+            association.dul.socket.close()  # whoever stays connected does not keep us from ending
         self._server.shutdown()
 
     @property

@@ -1,5 +1,8 @@
 """The interface of a source, and the options an operator may give."""
 
+import hashlib
+import os
+import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -30,19 +33,23 @@ class SourceOptions(Strict):
     masks: str = ""
 
 
-Stamp = tuple[int, int]  # bytes, and nanoseconds of the last change
+Stamp = tuple[int, int]  # two halves of a hash
 
 
 def stamp_of(paths: Iterable[Path]) -> Stamp | None:
-    """Return the joint size and the latest change of files, or None if one is missing."""
-    size = latest = 0
+    """Return what changes when any of these files is replaced, changed or moved, without reading them; None if one is missing."""
+    digest = hashlib.sha256()
     for path in paths:
         try:
             found = path.stat()
         except OSError:
             return None
-        size, latest = size + found.st_size, max(latest, found.st_mtime_ns)
-    return size, latest
+        if not os.access(path, os.R_OK):
+            return None
+        facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        digest.update(repr((path.name, *facts)).encode("utf-8", "surrogateescape"))
+    first, second = struct.unpack("<qq", digest.digest()[:16])
+    return first, second
 
 
 class Source(Protocol):

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from salus.common.errors import DataError, UnreadableImage
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_VOXELS = 2**28
-MAX_BYTES = 4 * 2**30  # of a decompressed file
+MAX_BYTES = 2 * 2**30  # of a volume
+MAX_OFFSET = 2**20  # of the voxels in a file; extensions of the header are far smaller
 HEADER_BYTES = 352
 
 
@@ -37,17 +39,19 @@ class NiftiFolder:
             raise DataError(
                 f"Expected a folder of masks {options.masks!r} in the data folder.", remedy="Check --masks."
             )
+        images = [path.relative_to(root) for path in root.rglob("*") if self._is_image(path)]
+        self._names = Counter(path.name for path in images)
+        self._below = Counter(path.parts[1:] for path in images)  # places without the first folder, such as ``images``
         self._labels = None if self._masks is not None else read_labels(root, options)
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         for path in sorted(self._root.rglob("*")):
-            inside = self._masks is not None and self._masks in path.parents
-            if not path.name.endswith(SUFFIXES) or inside or path.is_symlink() or path.name.startswith("."):
+            if not self._is_image(path):
                 continue
             key = path.relative_to(self._root).as_posix()
             try:
                 sample = self.load(key)
-                row = self._label(key)
+                row = self._label(key, sample)
             except UnreadableImage as problem:
                 yield Quarantined(key, problem.reason, problem.detail)
                 continue
@@ -65,6 +69,11 @@ class NiftiFolder:
                 patient, patient, key, row.label, row.split, sample.sha256, sample.pixel_sha256, info=info
             )
 
+    def _is_image(self, path: Path) -> bool:
+        inside = self._masks is not None and self._masks in path.parents
+        named = path.name.endswith(SUFFIXES) and not path.name.startswith(".")
+        return named and not inside and not path.is_symlink() and path.is_file()
+
     def load(self, key: str) -> Sample:
         """Return ``[1, z, y, x]``, stretched from its smallest to its largest value."""
         data = _read(self._root / key)
@@ -76,39 +85,55 @@ class NiftiFolder:
     def stamp(self, key: str) -> Stamp | None:
         return stamp_of([self._root / key])
 
-    def _label(self, key: str) -> LabelRow:
+    def _label(self, key: str, sample: Sample) -> LabelRow:
         if self._labels is not None:
-            row = self._labels.find(file=key) or self._labels.find(file=Path(key).name)
+            row = self._labels.find(file=key)
+            if row is None and self._names[Path(key).name] == 1:
+                row = self._labels.find(file=Path(key).name)
             if row is None:
                 raise UnreadableImage("unlabelled", "no label for this file")
             return row
         assert self._masks is not None  # Safe because there is one or the other.
-        path = self._masks / Path(key).name
-        if not path.exists():
-            raise UnreadableImage("unlabelled", "no mask of this name")
-        mask, spacing = _volume(_read(path))
+        mask, spacing = _volume(_read(self._mask_of(key, self._masks)))
+        if mask.shape != sample.measured.shape[1:] or not np.allclose(spacing, sample.spacing_mm, rtol=1e-3):
+            raise UnreadableImage("mask-mismatch", "the mask has another size or spacing than its image")
         wanted = self._options.label_column
         inside = mask == int(wanted) if wanted.isdecimal() else mask > 0
         volume_ml = float(inside.sum()) * float(np.prod(spacing)) / 1000.0
         above = self._options.positive_above
         return LabelRow(f"{volume_ml:.3f}" if above is None else str(int(volume_ml > above)))
 
+    def _mask_of(self, key: str, masks: Path) -> Path:
+        """Return an image's mask: at the same place below the folder of masks, or by its name where only one image has it."""
+        place = Path(key)
+        places = [masks / place]
+        if self._below[place.parts[1:]] == 1 and len(place.parts) > 1:
+            places.append(masks / Path(*place.parts[1:]))
+        if self._names[place.name] == 1:
+            places.append(masks / place.name)
+        found = next((path for path in places if path.is_file()), None)
+        if found is None:
+            raise UnreadableImage("unlabelled", "no mask of this name, or several images that it could be of")
+        return found
+
 
 def _read(path: Path) -> bytes:
     """Return a file's decompressed bytes, at most `MAX_BYTES` of them."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as plain:
+            data = plain.read(HEADER_BYTES)
+            if data[:2] != b"\x1f\x8b":  # of a sparse file of many gigabytes no more than it declares
+                return data + plain.read(max(_declared_bytes(data) - len(data), 0))
+            data += plain.read(MAX_BYTES)
     except FileNotFoundError:
         raise UnreadableImage("missing", "the file is not there any more") from None
     except OSError:
         raise UnreadableImage("unreadable", "the file cannot be read") from None
-    if data[:2] != b"\x1f\x8b":
-        return data
     try:
         with gzip.open(io.BytesIO(data)) as file:
             head = file.read(HEADER_BYTES)
             expected = _declared_bytes(head)
-            return head + file.read(expected - len(head) + 16_384)  # extensions may follow the header; not a byte more
+            return head + file.read(max(expected - len(head), 0))  # not a byte more
     except (OSError, EOFError, zlib.error):
         raise UnreadableImage("damaged", "the file cannot be decompressed") from None
 
@@ -117,10 +142,11 @@ def _declared_bytes(head: bytes) -> int:
     try:
         header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(head[:348]))  # type: ignore[no-untyped-call]
         voxels = int(np.prod([int(side) for side in header.get_data_shape()], dtype=object))
-        size = int(header["vox_offset"]) + voxels * int(header.get_data_dtype().itemsize)
+        offset = int(header["vox_offset"])
+        size = offset + voxels * int(header.get_data_dtype().itemsize)
     except Exception:  # nibabel raises its own, ValueError, OverflowError ... on damaged headers
         raise UnreadableImage("damaged", "no NIfTI header") from None
-    if not 0 < voxels <= MAX_VOXELS or not 0 < size <= MAX_BYTES:
+    if not 0 < voxels <= MAX_VOXELS or not 0 < size <= MAX_BYTES or not 0 <= offset <= MAX_OFFSET:
         raise UnreadableImage("too-large", f"it declares {voxels} voxels")
     return size
 

@@ -1,3 +1,5 @@
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ from salus.client.data.cache import RECORD, TensorCache, size_of, transform_hash
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.prefetch import batches
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.base import SourceOptions, stamp_of
 from salus.client.data.sources.image_folder import ImageFolder
 from salus.common.errors import UnreadableImage
+from salus.common.job import Harmonise, Job
 from salus.common.tasks import make_task
 
 LARGE = 2**30
@@ -30,7 +33,13 @@ def filled(folder: Path, count: int = 5) -> TensorCache:
 
 
 def test_tensors_come_back_in_this_process_and_the_next(tmp_path: Path) -> None:
-    for cache in (filled(tmp_path), TensorCache(tmp_path, "a" * 32, LARGE)):
+    first = filled(tmp_path)
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        TensorCache(tmp_path, "a" * 32, LARGE)  # a second writer would overwrite slots
+    for reopened in (False, True):
+        if reopened:
+            first.close()
+        cache = TensorCache(tmp_path, "a" * 32, LARGE) if reopened else first
         for n in range(5):
             found = cache.get(f"content{n}", (10, n), (1, 4, 6))
             assert found is not None
@@ -45,20 +54,21 @@ def test_tensors_come_back_in_this_process_and_the_next(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [1, RECORD.size - 1, RECORD.size, 2 * RECORD.size + 7])
 def test_a_cut_index_loses_entries_and_never_gives_a_wrong_tensor(tmp_path: Path, cut: int) -> None:
-    filled(tmp_path)
+    filled(tmp_path).close()
     index = tmp_path / ("a" * 32) / "index.bin"
     index.write_bytes(index.read_bytes()[:-cut])
     cache = TensorCache(tmp_path, "a" * 32, LARGE)
     kept = [n for n in range(5) if cache.get(f"content{n}", (10, n), (1, 4, 6)) is not None]
     assert kept == list(range(5 - -(-cut // RECORD.size)))
     cache.put("new", (1, 1), tensor(77))
+    cache.close()
     again = TensorCache(tmp_path, "a" * 32, LARGE).get("new", (1, 1), (1, 4, 6))
     assert again is not None
     assert torch.equal(again, tensor(77))
 
 
 def test_damaged_and_missing_tensors_are_not_used(tmp_path: Path) -> None:
-    filled(tmp_path)
+    filled(tmp_path).close()
     path = tmp_path / ("a" * 32) / "tensors.bin"
     data = bytearray(path.read_bytes())
     data[96 * 2 + 5] ^= 1
@@ -87,12 +97,56 @@ def test_the_bound_holds_and_older_transforms_go_first(tmp_path: Path) -> None:
     assert small.get("0", (1, 1), (1, 4, 6)) is None
 
 
-def test_a_transform_has_its_own_name() -> None:
+def test_what_is_left_of_a_cleared_cache_is_no_cache(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    (tmp_path / ("a" * 32) / "tensors.bin").unlink()
+    cache = TensorCache(tmp_path, "a" * 32, LARGE)
+    assert cache.get("content1", (10, 1), (1, 4, 6)) is None
+    cache.put("content1", (10, 1), tensor(5))
+    found = cache.get("content1", (10, 1), (1, 4, 6))
+    assert found is not None
+    assert torch.equal(found, tensor(5))
+
+
+def test_everything_that_changes_a_tensor_changes_its_transforms_name() -> None:
     job = tiny_job()
-    other = job.model_copy(update={"task": job.task.model_copy(update={"shape": (9, 9)})})
-    names = {transform_hash(job, "x"), transform_hash(job, "y"), transform_hash(other, "x")}
-    assert len(names) == 3
-    assert transform_hash(job.model_copy(update={"task": job.task.model_copy(update={"shape": ()})}), "x") is None
+
+    def with_task(**changes: object) -> Job:
+        return job.model_copy(update={"task": job.task.model_copy(update=changes)})
+
+    def with_scale(**changes: object) -> Job:
+        return job.model_copy(update={"harmonise": Harmonise.model_validate(changes)})
+
+    marks = tuple(n / 10 for n in range(11))
+    jobs = [
+        job,
+        with_task(shape=(9, 9)),
+        with_task(channels=3),
+        with_task(kind="other"),
+        with_scale(kind="nyul", landmarks=marks),
+        with_scale(kind="nyul", landmarks=(*marks[:5], 0.55, *marks[6:])),
+        with_scale(kind="zscore", groups=(("GE", 0.0, 1.0),)),
+    ]
+    names = [transform_hash(one, "x") for one in jobs] + [transform_hash(job, "y")]
+    assert len(set(names)) == len(names)
+    assert None not in names
+    assert transform_hash(with_task(classes=("a", "b"), model="cnn", dataset="z"), "x") == names[0]
+    assert transform_hash(with_task(shape=()), "x") is None
+    assert transform_hash(with_scale(kind="combat", constants=(1.0,)), "x") is None
+
+
+def test_a_stamp_sees_a_replaced_file_of_the_same_size_and_time(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"12345")
+    paths = [tmp_path / "a", tmp_path / "b"]
+    before = stamp_of(paths)
+    old = paths[0].stat()
+    (tmp_path / "c").write_bytes(b"54321")
+    os.utime(tmp_path / "c", ns=(old.st_atime_ns, old.st_mtime_ns))
+    (tmp_path / "c").replace(paths[0])
+    assert stamp_of(paths) not in (None, before)
+    paths[1].unlink()
+    assert stamp_of(paths) is None
 
 
 def picture_catalogue(folder: Path) -> Catalogue:
@@ -115,12 +169,17 @@ def test_training_reads_each_picture_once_and_never_one_that_was_taken_away(
     task = make_task(job.task)
     memory = Memory(0, tmp_path / "cache", LARGE)
     first = local_data(catalogue, job, task, memory)
+    assert first.train._disk is not None
     rows = torch.arange(len(first.train))
     expected = first.train.batch(rows)[0]
     load = ImageFolder.load
     monkeypatch.setattr(ImageFolder, "load", lambda self, key: pytest.fail("a picture was decoded again"))
     assert not first.train.in_memory
-    assert torch.equal(local_data(catalogue, job, task, memory).train.batch(rows)[0], expected)
+    first.train._disk.close()
+    second = local_data(catalogue, job, task, memory).train
+    assert torch.equal(second.batch(rows)[0], expected)
+    assert second._disk is not None
+    second._disk.close()
     monkeypatch.setattr(ImageFolder, "load", load)
     (tmp_path / "data" / "3.png").unlink()
     (tmp_path / "data" / "4.png").write_bytes((tmp_path / "data" / "5.png").read_bytes())
@@ -136,9 +195,12 @@ def test_batches_are_read_ahead_in_order_and_errors_arrive(tmp_path: Path, monke
     for ours, theirs in zip(batches(streamed, parts, cpu), batches(stored, parts, cpu), strict=True):
         assert torch.equal(ours[0], theirs[0])
         assert torch.equal(ours[1], theirs[1])
+    before = threading.active_count()
     reading = batches(streamed, parts, cpu)
     next(reading)
+    assert threading.active_count() > before
     reading.close()  # a round that fails in the middle; the thread ends with it
+    assert threading.active_count() == before
     monkeypatch.setattr(streamed, "batch", lambda rows: (_ for _ in ()).throw(UnreadableImage("missing", "gone")))
     with pytest.raises(UnreadableImage):
         list(batches(streamed, parts, cpu))

@@ -1,6 +1,7 @@
 """Classic DICOM against a real Orthanc over TLS on both sides, and senders that misbehave."""
 
 import gc
+import io
 import json
 import socket
 import ssl
@@ -19,7 +20,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+from pydicom.uid import UID
 from pynetdicom import AE
+from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from tests.client.data.test_deidentify import SECRET, image, leaks
 from tests.client.data.test_importing import file_bytes
@@ -312,14 +315,90 @@ def test_a_pacs_that_is_not_there_and_a_study_that_does_not_come(
     with pytest.raises(LinkError):
         list(network.incoming(Progress(tmp_path / "store", SECRET)))
     assert waits == [1.0, 2.0]
-    monkeypatch.setattr(network, "studies", lambda: ["1.2.3", "1.2.4"])
-    monkeypatch.setattr(network, "move", lambda study: study == "1.2.4")
+    port = free_port()
+    network = DicomNetwork(options.model_copy(update={"listen_port": port, "called": "MODALITY"}), sleep=waits.append)
+    said = {"1.2.1": None, "1.2.2": 0, "1.2.3": 5, "1.2.4": 2}  # failed; nothing sent; fewer arrived than sent; whole
+
+    def move(study_uid: str) -> int | None:
+        if study_uid in ("1.2.3", "1.2.4"):
+            assert send(port, study(4, 2)) == [SUCCESS, SUCCESS]
+        return said[study_uid]
+
+    monkeypatch.setattr(network, "studies", lambda: list(said))
+    monkeypatch.setattr(network, "move", move)
     progress = Progress(tmp_path / "store", SECRET)
     found = list(network.incoming(progress))
-    assert [item.study for item in found] == ["1.2.3"]
-    assert isinstance(found[0].data, UnreadableImage)
-    assert not progress.finished("1.2.3")
-    assert progress.finished("1.2.4")
+    assert [item.study for item in found if isinstance(item.data, UnreadableImage)] == ["1.2.1", "1.2.2", "1.2.3"]
+    assert [uid for uid in said if progress.finished(uid)] == ["1.2.4"]
+
+
+def test_a_silent_caller_holds_up_nobody_and_a_large_message_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver_module, "SILENCE_S", 2.0)
+    tls = write_tls(tmp_path / "tls")
+    names = {"authority": str(tls / "root.crt"), "certificate": str(tls / "site.crt"), "key": str(tls / "site.key")}
+    options = DimseOptions(called="MODALITY", listen_port=0, **names)  # type: ignore[arg-type]
+    ours = ssl.create_default_context(cafile=str(tls / "root.crt"))
+    ours.load_cert_chain(tls / "pacs.crt", tls / "pacs.key")
+    strange = write_tls(tmp_path / "strange")
+    theirs = ssl.create_default_context(cafile=str(tls / "root.crt"))
+    theirs.load_cert_chain(strange / "pacs.crt", strange / "pacs.key")
+    nobody = ssl.create_default_context(cafile=str(tls / "root.crt"))
+    answers: list[int] = []
+    with Receiver(options) as receiver:
+        silent = [socket.create_connection(("127.0.0.1", receiver.port)) for _ in range(3)]
+        assert send(receiver.port, study(1, 1), context=nobody) == []  # the right title and no certificate
+        assert send(receiver.port, study(1, 1), context=theirs) == []  # one of another authority
+        thread = threading.Thread(target=lambda: answers.extend(send(receiver.port, study(1, 1), context=ours)))
+        thread.start()
+        assert len(list(receiver.objects(lambda: not thread.is_alive()))) == 1
+        assert answers == [SUCCESS]
+        for caller in silent:
+            caller.close()
+    plain = DimseOptions(called="MODALITY", listen_port=0)
+    with Receiver(plain) as receiver, socket.create_connection(("127.0.0.1", receiver.port)) as raw:
+        raw.sendall(b"\x01\x00" + (0xFFFFFFFF).to_bytes(4, "big"))
+        with pytest.raises(OSError, match="reset|Broken pipe"):
+            flood(raw)
+
+
+def flood(raw: socket.socket) -> None:
+    for _ in range(400):
+        raw.sendall(bytes(1_000_000))
+
+
+def test_our_side_demands_the_right_host_and_authority(tmp_path: Path) -> None:
+    tls = write_tls(tmp_path / "tls")
+    names = {"authority": str(tls / "root.crt"), "certificate": str(tls / "site.crt"), "key": str(tls / "site.key")}
+    options = DimseOptions(called="PACS", **names)  # type: ignore[arg-type]
+    client, server = options.context(server=False), options.context(server=True)
+    assert client is not None
+    assert server is not None
+    assert client.check_hostname
+    assert client.verify_mode == server.verify_mode == ssl.CERT_REQUIRED
+    assert min(client.minimum_version, server.minimum_version) >= ssl.TLSVersion.TLSv1_2
+
+
+def test_nothing_of_what_cannot_be_read_is_quoted(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    caplog.set_level("DEBUG")
+    with Receiver(DimseOptions(called="MODALITY", listen_port=0)) as receiver:
+        wrong = image(PatientID="P", SOPInstanceUID="CANARY^JOHN", StudyInstanceUID="CANARY^DOE")
+        wrong.SOPClassUID = CTImageStorage
+        entity = AE(ae_title="MODALITY")
+        entity.add_requested_context(CTImageStorage)
+        association = entity.associate("127.0.0.1", receiver.port, ae_title="SALUS")
+        request = C_STORE()
+        request.MessageID, request.AffectedSOPClassUID, request.Priority = 1, CTImageStorage, 2
+        request._affected_sop_instance_uid = UID("CANARY^JOHN", validation_mode=0)
+        request.DataSet = io.BytesIO(b"")
+        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
+        association.dimse.get_msg(block=True)
+        association.abort()
+    quoted = "".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn)
+    assert "CANARY" not in quoted
 
 
 def test_addresses_and_queries_that_do_not_read_are_refused(tmp_path: Path) -> None:

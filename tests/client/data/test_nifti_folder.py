@@ -1,4 +1,5 @@
 import gzip
+import os
 from pathlib import Path
 
 import nibabel
@@ -50,16 +51,31 @@ def test_masks_become_volumes_or_classes(tmp_path: Path) -> None:
         write(tmp_path / "images" / f"{name}.nii.gz", VALUES)
         write(tmp_path / "masks" / f"{name}.nii.gz", mask)
     write(tmp_path / "images" / "orphan.nii.gz", VALUES)
+    write(tmp_path / "masks" / "small.nii.gz", np.ones((2, 2, 2), np.uint8))
+    write(tmp_path / "images" / "small.nii.gz", VALUES)
     found = list(open_source("nifti", tmp_path, SourceOptions(masks="masks")).scan())
     labels = {item.key: item.label for item in found if isinstance(item, ImageRecord)}
     assert labels == {"images/a.nii.gz": "0.060", "images/b.nii.gz": "0.240", "images/c.nii.gz": "0.000"}
-    assert [item.reason for item in found if isinstance(item, Quarantined)] == ["unlabelled"]
+    assert [item.reason for item in found if isinstance(item, Quarantined)] == ["unlabelled", "mask-mismatch"]
     above = open_source("nifti", tmp_path, SourceOptions(masks="masks", positive_above=0.1))
     assert [item.label for item in above.scan() if isinstance(item, ImageRecord)] == ["0", "1", "0"]
     second = open_source("nifti", tmp_path, SourceOptions(masks="masks", label_column="2"))
     assert [item.label for item in second.scan() if isinstance(item, ImageRecord)] == ["0.030", "0.030", "0.000"]
     with pytest.raises(DataError, match="masks"):
         open_source("nifti", tmp_path, SourceOptions(masks="nowhere"))
+
+
+def test_images_of_one_name_have_their_own_masks_or_none(tmp_path: Path) -> None:
+    for patient, voxels in (("sub-01", 10), ("sub-02", 40)):
+        write(tmp_path / "images" / patient / "T1.nii.gz", VALUES)
+        mask = np.zeros(VALUES.shape, np.uint8)
+        mask.reshape(-1)[:voxels] = 1
+        write(tmp_path / "own" / patient / "T1.nii.gz", mask)
+    write(tmp_path / "one" / "T1.nii.gz", mask)
+    found = open_source("nifti", tmp_path / "images", SourceOptions(masks="../own")).scan()
+    assert [item.label for item in found if isinstance(item, ImageRecord)] == ["0.060", "0.240"]
+    shared = list(open_source("nifti", tmp_path / "images", SourceOptions(masks="../one")).scan())
+    assert [item.reason for item in shared if isinstance(item, Quarantined)] == ["unlabelled"] * 2
 
 
 def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
@@ -72,6 +88,13 @@ def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
     huge = bytearray(good)
     huge[42:48] = np.array([30000, 30000, 30000], np.int16).tobytes()
     (tmp_path / "huge.nii").write_bytes(bytes(huge))
+    far = bytearray(good)
+    far[108:112] = np.float32(1.9e9).tobytes()
+    (tmp_path / "far.nii").write_bytes(bytes(far))
+    os.mkfifo(tmp_path / "pipe.nii")
+    with (tmp_path / "sparse.nii").open("wb") as sparse:
+        sparse.write(good)
+        sparse.truncate(8 * 2**30)
     nan = VALUES.astype(np.float32)
     nan[0, 0, 0] = np.nan
     write(tmp_path / "nan.nii", nan)
@@ -81,8 +104,10 @@ def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text(f"file,label\n{rows}\n")
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
     summary = catalogue.add("n", "nifti", tmp_path, SourceOptions())
-    assert summary.images == 2  # the good one, and the bomb of which no byte beyond the volume was expanded
-    assert summary.quarantined == {"damaged": 4, "too-large": 1, "not-finite": 1, "unsupported": 1}
+    assert (
+        summary.images == 3
+    )  # the good one, and the bomb and the sparse one of which no byte beyond the volume was read
+    assert summary.quarantined == {"damaged": 4, "too-large": 2, "not-finite": 1, "unsupported": 1}
 
 
 @pytest.mark.shared_data
