@@ -73,7 +73,7 @@ class Readiness:
     def to_json(self) -> dict[str, Any]:
         """Return the plain object for a machine; no picture and no file name."""
         plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
-        plain["summary"] = asdict(self.summary)
+        plain["summary"] = {name: value for name, value in asdict(self.summary).items() if name != "root"}
         del plain["thumbnails"]
         plain["unreadable"] = dict(Counter(reason for _, reason in self.unreadable))
         return {**plain, "warnings": self.warnings}

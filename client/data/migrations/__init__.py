@@ -42,6 +42,8 @@ def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
     with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA secure_delete=ON")  # what is sealed now must not stay in freed pages
+        connection.commit()
         connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at once
         with EnvironmentContext(
             config, script, fn=lambda revision, _: script._upgrade_revs(HEAD, revision)

@@ -163,6 +163,7 @@ def _try_to_escape(pipe: "decoder_process.Connection") -> None:
     decoder_process.load_decoders()
     decoder_process.close_in()
     opened = []
+    os.close(0)  # whoever runs code here can free a descriptor; it must not help
     for name, action in (
         ("file", lambda: os.open("/etc/passwd", os.O_RDONLY)),
         ("write", lambda: os.open("/tmp/escaped", os.O_CREAT | os.O_WRONLY)),
@@ -187,6 +188,42 @@ def test_the_child_can_open_no_file_and_no_socket_and_take_no_more_memory() -> N
     assert ours.poll(60)
     assert ours.recv_bytes() == b""
     process.join(10)
+
+
+def test_an_answer_is_never_taken_for_the_next_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception between question and answer once left the answer in the pipe."""
+    first, second = (file_bytes(image(PatientID=name)) for name in ("P1", "P2"))
+    with Isolated(SECRET) as child:
+        expected = child.clean(second).patient
+        pipe = child._pipe
+        assert pipe is not None
+        for problem in (MemoryError, KeyboardInterrupt):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(pipe), "recv_bytes", lambda *_: (_ for _ in ()).throw(problem))  # noqa: B023
+                with pytest.raises((UnreadableImage, KeyboardInterrupt)):
+                    child.clean(first)
+            assert child.clean(second).patient == expected
+
+
+def test_a_study_is_asked_for_again_where_another_try_may_help(tmp_path: Path, child: Isolated) -> None:
+    def studies(progress: Progress) -> Iterator[Incoming]:
+        for study, patient in (("1.2.1", "P1"), ("1.2.2", "P2"), ("1.2.3", "P1")):
+            if not progress.finished(study):
+                data = (
+                    b"junk" * 100 if study == "1.2.3" else file_bytes(image(PatientID=patient, StudyInstanceUID=study))
+                )
+                yield Incoming("x", data, study)
+                progress.finish(study)
+
+    labels = {"P1": LabelRow("a")}
+    for expected in ({"unlabelled": 1, "not-dicom": 1}, {}):
+        progress = Progress(tmp_path, SECRET)
+        found = Labels({"PatientID": labels})
+        report = import_images(studies(progress), found, SECRET, tmp_path, child, progress=progress)
+        assert (report.images, dict(report.refused)) == (1, expected)
+        labels["P2"] = LabelRow("b")  # the label file is corrected
+    again = Progress(tmp_path, SECRET)
+    assert all(again.finished(study) for study in ("1.2.1", "1.2.2", "1.2.3"))
 
 
 def test_labels_are_found_by_the_identifiers_of_the_label_file(tmp_path: Path, child: Isolated) -> None:
