@@ -177,6 +177,8 @@ class Site:
     def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
         """Reserve the job's cost, then read its data."""
         analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
+        if analysis is not None:
+            protection_of(job).check(job, len(self._keys))
         plan = plan_of(job)
         account, patients = None, None
         if plan is not None:

@@ -15,7 +15,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from salus.client.data.importing import Incoming, Progress
-from salus.client.data.pacs import PAUSE_S, TRIES, UID
+from salus.client.data.pacs import PAUSE_S, TRIES, UID, tried
 from salus.client.data.receiver import SUCCESS, DimseOptions, Receiver
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
@@ -47,7 +47,7 @@ class DicomNetwork:
             LinkError: the PACS cannot be reached or refuses the query.
             ConfigError: the port cannot be had, or TLS is missing.
         """
-        studies = self._tried(self.studies)
+        studies = tried(self.studies, self._sleep)
         with Receiver(self._options) as receiver:
             for done, study in enumerate(studies):
                 tell(done, len(studies))
@@ -105,16 +105,6 @@ class DicomNetwork:
                 last = int(status.get("Status", -1)) if status else -1
                 sent = max(sent, int(status.get("NumberOfCompletedSuboperations", 0) or 0) if status else 0)
         return sent if last == SUCCESS else None
-
-    def _tried(self, action: Callable[[], list[str]]) -> list[str]:
-        for attempt in range(1, TRIES + 1):
-            try:
-                return action()
-            except LinkError:
-                if attempt == TRIES:
-                    raise
-                self._sleep(PAUSE_S * attempt)
-        raise AssertionError("unreachable")
 
     @contextlib.contextmanager
     def _associated(self, service: str, silence_s: float = 0.0) -> Iterator[Any]:

@@ -115,7 +115,7 @@ class DicomWeb:
             for series, instance in instances:
                 path = f"/studies/{study}/series/{series}/instances/{instance}"
                 try:
-                    yield Incoming(instance, self._tried(lambda path=path: self._object(path)), study)  # type: ignore[misc]
+                    yield Incoming(instance, tried(lambda path=path: self._object(path), self._sleep), study)  # type: ignore[misc]
                 except UnreadableImage as problem:
                     yield Incoming(instance, problem, study)
                 except LinkError:
@@ -151,21 +151,11 @@ class DicomWeb:
                 raise LinkError("The PACS answered a query with something else than a list.", remedy="Check its URL.")
             return rows
 
-        return self._tried(once)
+        return tried(once, self._sleep)
 
     def _object(self, path: str) -> bytes:
         data = self._get(path, 'multipart/related; type="application/dicom"; transfer-syntax=*', MAX_FILE_BYTES, {})
         return first_part(data)
-
-    def _tried(self, action: Callable[[], T]) -> T:
-        for attempt in range(1, TRIES + 1):
-            try:
-                return action()
-            except LinkError:
-                if attempt == TRIES:
-                    raise
-                self._sleep(PAUSE_S * attempt)
-        raise AssertionError("unreachable")
 
     def _get(self, path: str, accept: str, most: int, query: Mapping[str, str]) -> bytes:
         self._sleep(1.0 / self._options.requests_per_s)
@@ -186,6 +176,16 @@ class DicomWeb:
                 f"The PACS cannot be reached ({type(problem).__name__}).",
                 remedy="Check its URL, certificate and network.",
             ) from None
+
+
+def tried(action: Callable[[], T], sleep: Callable[[float], None]) -> T:
+    """Return what `action` gives, tried a few times with growing pauses; raises its last LinkError."""
+    for attempt in range(1, TRIES):
+        try:
+            return action()
+        except LinkError:
+            sleep(PAUSE_S * attempt)
+    return action()
 
 
 def _limited(response: httpx.Response, most: int) -> bytes:

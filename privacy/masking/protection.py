@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 
+from salus.common.analyses import analysis_of
+from salus.common.analyses.base import cells_of
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Shape
-from salus.privacy.dp.plan import plan_of, sensitivity_l2
+from salus.privacy.dp.plan import measured_shape, plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.encoding import FixedPoint, choose_encoding
 from salus.privacy.masking.parameters import thresholds
@@ -35,7 +37,12 @@ class Masking:
                 f"{'with' if job.privacy.noised else 'without'} differential privacy, found {sites}.",
                 remedy="Add sites; with fewer, a sum says too much about each.",
             )
-        noise_share(job, Shape(1, 0, job.aggregation.update_clip_norm_l2), sites)
+        if job.statistics is None:
+            noise_share(job, Shape(1, 0, job.aggregation.update_clip_norm_l2), sites)
+            return
+        analysis = analysis_of(job)
+        for step in range(1, analysis.steps + 1):
+            noise_share(job, measured_shape(job, 2 + cells_of(analysis, step)), sites)
 
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round can end, for a roster of `sites`."""

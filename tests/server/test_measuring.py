@@ -19,12 +19,13 @@ from salus.client.policy import Policy
 from salus.common.analyses import analysis_of
 from salus.common.analyses.base import Measured, Totals
 from salus.common.analyses.state import state_from_bytes
-from salus.common.errors import RoundError, WireError
+from salus.common.errors import JobError, ProtectionError, RoundError, WireError
 from salus.common.events import EventLog, read_events
 from salus.common.job import Job, parse_job
 from salus.common.packets import Request
 from salus.privacy.dp.plan import measured_shape, plan_of
 from salus.server.attempts import Attempts
+from salus.server.daemon import check_job
 from salus.server.measuring import StatisticsRun
 from salus.server.transcripts import Transcript
 
@@ -267,3 +268,17 @@ def test_requests_that_do_not_belong_to_the_job_are_refused_before_data_are_read
         with pytest.raises(WireError):
             state_from_bytes(blob, 1)
     assert state_from_bytes(b"[1, -2.5]", 2) == [1.0, -2.5]
+
+
+def test_statistics_whose_sums_would_not_fit_are_refused_before_anything_is_spent(tmp_path: Path) -> None:
+    text = JOB.replace("max_patients = 100", "max_patients = 2000000000").replace(
+        "{privacy}", 'noise = "local"\nepsilon = 8.0'
+    )
+    job = parse_job(text.format(rounds=1, kind="summary", protection="masking", least=5, holder=""))
+    with pytest.raises((JobError, ProtectionError)):
+        check_job(job, 5)
+    world = World(tmp_path, job, sites=5)
+    site = world.sites.sites[1]
+    values = {"kind": "measure", "job_id": "x", "job": world.signed, "round": 1, "attempt": 0, "sites": (1, 2, 3, 4, 5)}
+    assert site.handle(Request.model_validate(values), b"[]")[0].error == "ProtectionError"
+    assert site._ledger.entries() == []
