@@ -135,7 +135,7 @@ def test_kinds_are_guessed_and_missing_things_are_named(tmp_path: Path) -> None:
     assert guess_kind(tmp_path / "d") == "dicom"
     with pytest.raises(DataError, match="nothing"):
         open_source("dicom", tmp_path / "absent", SourceOptions())
-    with pytest.raises(DataError, match="dicom, images, imported, medmnist, table"):
+    with pytest.raises(DataError, match="dicom, images, imported, medmnist, nifti, table"):
         open_source("floppy", tmp_path, SourceOptions())
 
 
