@@ -6,6 +6,7 @@ one could do; calls that need no descriptor (removing a file by its path, a sign
 another user.
 """
 
+import codecs
 import contextlib
 import functools
 import io
@@ -152,6 +153,8 @@ def _check_depth(dataset: pydicom.Dataset, depth: int = 0) -> None:
 
 def load_decoders() -> None:
     """Import everything that a picture may need, because nothing can be opened later."""
+    from PIL import Image
+    from pydicom.charset import python_encoding
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID, AllTransferSyntaxes, ExplicitVRLittleEndian
@@ -159,6 +162,9 @@ def load_decoders() -> None:
     warnings.simplefilter("ignore")
     import nibabel.nicom.dicomwrappers  # noqa: F401 - for mosaics
 
+    Image.init()  # Pillow decodes JPEG for pydicom, and loads its parts when they are first needed
+    for encoding in {*python_encoding.values(), "ascii", "utf-8", "latin-1"}:
+        codecs.lookup(encoding)  # hospitals write names in all of them, and each is a module of its own
     decoders: list[bool] = []
     for syntax in AllTransferSyntaxes:
         with contextlib.suppress(NotImplementedError, ValueError):
