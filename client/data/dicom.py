@@ -197,8 +197,8 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         intensities=intensities,
         pixel_sha256=array_digest(rescaled),
         info={
-            "modality": facts.modality,
-            "vendor": facts.vendor,
+            "modality": modality_of(facts.modality),  # of the list again: what a child says is not believed
+            "vendor": vendor_of(facts.vendor),
             "rows": int(values.shape[-2]),
             "columns": int(values.shape[-1]),
             "frames": int(values.shape[0]),

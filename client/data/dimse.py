@@ -21,10 +21,8 @@ from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
 PENDING = (0xFF00, 0xFF01)
 MAX_ROWS = 1_000_000
-LONGEST_FIND_S, LONGEST_MOVE_S = (
-    600.0,
-    7200.0,
-)  # an archive may bring a study from tape, and need not say anything meanwhile
+# An archive may bring a study from tape, and need not say anything meanwhile.
+LONGEST_FIND_S, LONGEST_MOVE_S = 600.0, 7200.0
 
 
 class DicomNetwork:

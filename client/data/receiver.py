@@ -41,9 +41,8 @@ Title = Annotated[str, Field(pattern=r"^[A-Z0-9_-]{1,16}$")]
 # Their logs hold the identifiers of queries and answers, and of what cannot be read.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-pydicom.config.settings.reading_validation_mode = (
-    pydicom.config.IGNORE
-)  # it would quote what does not fit, in warnings too
+# It would quote what does not fit, in warnings too.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 pynetdicom._config.LOG_HANDLER_LEVEL = "none"
 pynetdicom._config.LOG_REQUEST_IDENTIFIERS = pynetdicom._config.LOG_RESPONSE_IDENTIFIERS = False
 

@@ -1,5 +1,7 @@
 """Words that may be kept of free text in a header: vendors and modalities from fixed lists, everything else is ``OTHER``."""
 
+import re
+
 VENDORS = (
     "GE",
     "SIEMENS",
@@ -22,12 +24,13 @@ MODALITIES = frozenset(
     {"CT", "MR", "CR", "DX", "MG", "PT", "NM", "RF", "XA", "OP", "OPT", "US", "SC", "OT", "IO", "PX"}
 )
 OTHER = "OTHER"
+WORDS = {"GE": r"GE(MS)?\b"}  # two letters begin many words
 
 
 def vendor_of(text: object) -> str:
-    """Return the vendor in a header's free text, or ``OTHER``."""
+    """Return the vendor in a header's free text, at the beginning of a word, or ``OTHER``."""
     upper = str(text or "").upper()
-    return next((vendor for vendor in VENDORS if vendor in upper), OTHER)
+    return next((vendor for vendor in VENDORS if re.search(rf"\b{WORDS.get(vendor, vendor)}", upper)), OTHER)
 
 
 def modality_of(text: object) -> str:

@@ -88,7 +88,6 @@ class Analysis(Protocol):
     """
 
     steps: int
-    takes_noise: bool  # whether its numbers are sums of rows of bounded norm
 
     def state_size(self, step: int) -> int:
         """Return how many public numbers the sites get at this step, from 1."""

@@ -31,7 +31,6 @@ class Combat:
     """Sums of centred products, in one step. It takes no noise: a product of two features has no useful bound."""
 
     steps = 1
-    takes_noise = False
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.

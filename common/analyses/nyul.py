@@ -20,7 +20,6 @@ class Nyul:
     """Means of the percentiles between the first and the last, in one step."""
 
     steps = 1
-    takes_noise = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.

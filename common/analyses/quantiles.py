@@ -19,7 +19,6 @@ class Quantiles:
     """One histogram for every group, in one step; the state is the quantiles."""
 
     steps = 1
-    takes_noise = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.

@@ -22,7 +22,6 @@ class Summary:
     """
 
     steps = 1
-    takes_noise = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.

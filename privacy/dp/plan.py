@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from salus.common.analyses import analysis_of
+from salus.common.analyses.base import cells_of
 from salus.common.analyses.exact import exact_size
 from salus.common.errors import JobError
 from salus.common.job import Job
@@ -18,11 +20,8 @@ from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import Release, epsilon, solve_noise
 
 Kind = Literal["train", "evaluate", "measure"]
-COHORT = (
-    "patients",
-    "images",
-    "left_out",
-)  # what a round without noise was trained on, in exact numbers, over all sites
+# What a round without noise was trained on, in exact numbers, over all sites.
+COHORT = ("patients", "images", "left_out")
 TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma less than once in 1e14
 EVALUATION_ATTEMPTS = 2
 ROUNDING = (
@@ -158,6 +157,12 @@ def measured_shape(job: Job, cells: int) -> Shape:
         room = sigma * (math.sqrt(cells) + TAIL)
         return Shape(cells, 0, float(job.aggregation.max_patients) + room, "measure")
     return Shape(0, exact_size(cells), job.aggregation.update_clip_norm_l2, "measure")
+
+
+def measured_shapes(job: Job) -> list[Shape]:
+    """Return the shapes of all steps of a job of statistics, so that a protection can refuse sums that do not fit it."""
+    analysis = analysis_of(job)
+    return [measured_shape(job, 2 + cells_of(analysis, step)) for step in range(1, analysis.steps + 1)]
 
 
 def sensitivity_l2(job: Job, kind: str) -> float:

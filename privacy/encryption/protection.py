@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Shape
+from salus.privacy.dp.plan import measured_shapes
 from salus.privacy.encryption.coordinator import EncryptedCoordinator
 from salus.privacy.encryption.packing import choose_packing
 from salus.privacy.encryption.site import EncryptedSite
@@ -33,6 +34,8 @@ class Encryption:
                 f"Expected aggregation.key_holder to be a site from 1 to {sites}, got {job.aggregation.key_holder}.",
                 remedy="Name the site that holds the key; it is never the coordinator.",
             )
+        for shape in measured_shapes(job) if job.statistics is not None else ():
+            choose_packing(sites, shape.clip_norm_l2)
         choose_packing(sites, job.aggregation.update_clip_norm_l2)
         if job.privacy.noised and job.privacy.evaluation_noise_multiplier > 0:
             choose_packing(sites, float(job.aggregation.max_patients))  # the evaluation's sums, see `shape_of`

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import cells_of
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Shape
-from salus.privacy.dp.plan import measured_shape, plan_of, sensitivity_l2
+from salus.privacy.dp.plan import measured_shapes, plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.encoding import FixedPoint, choose_encoding
 from salus.privacy.masking.parameters import thresholds
@@ -40,9 +38,8 @@ class Masking:
         if job.statistics is None:
             noise_share(job, Shape(1, 0, job.aggregation.update_clip_norm_l2), sites)
             return
-        analysis = analysis_of(job)
-        for step in range(1, analysis.steps + 1):
-            noise_share(job, measured_shape(job, 2 + cells_of(analysis, step)), sites)
+        for shape in measured_shapes(job):
+            noise_share(job, shape, sites)
 
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round can end, for a roster of `sites`."""

@@ -1,7 +1,7 @@
 """Statistics over sites in this process: real site code, real protection, against all images in one place."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
-from salus.common.analyses import analysis_of
+from salus.common.analyses import ANALYSES, analysis_of
 from salus.common.analyses.base import Measured, Totals
+from salus.common.analyses.nyul import Nyul
 from salus.common.analyses.state import state_from_bytes
 from salus.common.errors import JobError, ProtectionError, RoundError, WireError
 from salus.common.events import EventLog, read_events
@@ -282,3 +283,55 @@ def test_statistics_whose_sums_would_not_fit_are_refused_before_anything_is_spen
     values = {"kind": "measure", "job_id": "x", "job": world.signed, "round": 1, "attempt": 0, "sites": (1, 2, 3, 4, 5)}
     assert site.handle(Request.model_validate(values), b"[]")[0].error == "ProtectionError"
     assert site._ledger.entries() == []
+
+
+class TwoSteps(Nyul):
+    """Means, and then squared distances from them: the second step needs the first one's public state."""
+
+    steps = 2
+
+    def state_size(self, step: int) -> int:
+        return 0 if step == 1 else 11
+
+    def row(self, step: int, state: Sequence[float], image: Measured) -> np.ndarray | None:
+        own = super().row(step, state, image)
+        return own if step == 1 or own is None else (own - np.array(state)) ** 2
+
+    def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
+        return [float(value) for value in totals.cells / totals.weight]
+
+
+def test_several_steps_share_a_public_state_and_go_on_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ANALYSES._builtin, "nyul", f"{__name__}:TwoSteps")
+    monkeypatch.setitem(STEPS, "nyul", 2)
+    whole = run(World(tmp_path / "whole", job_of("nyul"), sites=5))
+    world = World(tmp_path / "killed", job_of("nyul"), sites=5)
+    save = world.store.save_record
+
+    def killed(job_id: str, round_: int, record: Mapping[str, object]) -> None:
+        save(job_id, round_, record)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(world.store, "save_record", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(world)
+    monkeypatch.setattr(world.store, "save_record", save)
+    assert [record["round"] for record in world.store.records(world.job_id)] == [1]
+    assert run(world) == whole
+    assert run(world) == whole  # a finished one is not measured again
+    assert [asked for asked in world.sites.asked if asked[0] == "measure"] == [
+        *[("measure", 1, 0)] * 5,
+        *[("measure", 2, 0)] * 5,
+    ]
+    images = []
+    for n in range(1, 6):
+        catalogue = toy_catalogue(tmp_path / f"p{n}", seed=n)
+        source = catalogue.source("toy")
+        images += [source.load(image.key).values for image in catalogue.images("toy")]
+    own = np.stack([np.percentile(i, (1, 10, 20, 30, 40, 50, 60, 70, 80, 90, 99)) for i in images])
+    mapped = (own - own[:, :1]) / (own[:, -1:] - own[:, :1])
+    landmarks = whole["landmarks"]
+    assert isinstance(landmarks, list)
+    assert np.abs(np.array(landmarks) - mapped.var(axis=0)).max() < 1e-6

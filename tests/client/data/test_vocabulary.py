@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+from tests.client.data.dicom_files import write
+
+from salus.client.data.dicom import Facts, decode, picture
+from salus.client.data.vocabulary import modality_of, vendor_of
+
+
+@pytest.mark.parametrize(
+    ("text", "vendor"),
+    [
+        ("GE MEDICAL SYSTEMS", "GE"),
+        ("GEMS", "GE"),
+        ("Image Systems", "OTHER"),
+        ("Siemens Healthineers", "SIEMENS"),
+        ("Dr. German", "OTHER"),
+        ("FUJIFILM Corporation", "FUJI"),
+        ("Canon Inc.", "CANON"),
+        (None, "OTHER"),
+        ("", "OTHER"),
+    ],
+)
+def test_vendors_stand_at_the_beginning_of_a_word(text: object, vendor: str) -> None:
+    assert vendor_of(text) == vendor
+    assert vendor_of(vendor) == vendor  # of the list again
+
+
+def test_modalities_are_those_of_the_list() -> None:
+    assert [modality_of(text) for text in ("ct", " MR ", "DOE^JOHN", None)] == ["CT", "MR", "OTHER", "OTHER"]
+
+
+def test_what_a_child_says_of_a_picture_is_not_believed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = write(tmp_path_factory.mktemp("v") / "a.dcm", np.zeros((3, 3), np.uint16))
+    facts, numbers = decode(path.read_bytes(), "a")
+    lying: Facts = facts.model_copy(update={"modality": "DOE^JOHN", "vendor": "born 1970"})
+    info = picture(lying, numbers, "", "a").info
+    assert (info["modality"], info["vendor"]) == ("OTHER", "OTHER")
