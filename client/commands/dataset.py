@@ -233,9 +233,8 @@ def remove(folder: Folder, name: Name) -> None:
     from salus.client.config import CACHE, open_catalogue
 
     open_catalogue(folder).remove(name)
-    shutil.rmtree(
-        folder / CACHE, ignore_errors=True
-    )  # its tensors are among those of other data sets; all are made again
+    # Its tensors are among those of other data sets; all are made again.
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
     out.print(f"Removed {name}.")
 
 

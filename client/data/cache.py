@@ -95,11 +95,6 @@ class TensorCache:
         """Let others open this transform; what has been read stays valid."""
         self._release()
 
-    @property
-    def bytes_used(self) -> int:
-        """Bytes of this transform on disk."""
-        return size_of(self._place)
-
     def _write(self, key: bytes, stamp: Stamp, shape: tuple[int, ...], data: bytes) -> None:
         slot = self._count
         with (self._place / "tensors.bin").open("r+b" if slot else "wb") as file:

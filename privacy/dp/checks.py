@@ -97,9 +97,8 @@ def _agrees(
     expected = looped_sum(model, loss, inputs, targets, patients, clip)
     try:
         found = clipper.clipped_sum(inputs, targets, patients, clip)
-    except (
-        Exception
-    ):  # whatever an engine cannot do with a network, the fallback is tried, and after it the job is refused
+    except Exception:
+        # Whatever an engine cannot do with a network, the fallback is tried, and after it the job is refused.
         return False
     error = torch.stack([(a - b).norm() for a, b in zip(expected.gradients, found.gradients, strict=True)]).norm()
     size = torch.stack([a.norm() for a in expected.gradients]).norm().clamp(min=1e-12)
