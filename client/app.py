@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 
 from salus.client.site import Site
 from salus.common.errors import SalusError, describe
-from salus.common.packets import MESSAGE_TYPES, Reply, pack, unpack_request
+from salus.common.packets import MESSAGE_TYPES, Reply, pack, refusal, unpack_request
 
 SiteOf = Callable[[Context], Site]
 
@@ -36,7 +36,7 @@ def _answer(site_of: SiteOf, message: Message, context: Context) -> tuple[Reply,
     try:
         request, blob = unpack_request(message.content)
     except SalusError as problem:
-        return Reply(kind="refused", site=site.site_id, error=type(problem).__name__, text=describe(problem)), b""
+        return refusal(site.site_id, problem, describe(problem)), b""
     if MESSAGE_TYPES[request.kind] != message.metadata.message_type:
         return Reply(kind="refused", site=site.site_id, error="WireError", text="The message is not what it says."), b""
     return site.handle(request, blob)

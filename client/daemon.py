@@ -21,7 +21,7 @@ from salus.common.clock import Clock
 from salus.common.errors import LinkError, Refused, describe
 from salus.common.events import EventLog
 from salus.common.health import HealthServer
-from salus.common.packets import Reply, pack
+from salus.common.packets import pack, refusal
 
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
 FIRST_PAUSE_S = 1.0
@@ -113,10 +113,7 @@ class SiteDaemon:
             return self._app(message, context)
         except Exception as problem:
             self._events.emit("refused", error=type(problem).__name__, text=describe(problem))
-            refusal = Reply(
-                kind="refused", site=self._folder.site_id, error=type(problem).__name__, text=describe(problem)
-            )
-            return Message(pack(refusal), reply_to=message)
+            return Message(pack(refusal(self._folder.site_id, problem, describe(problem))), reply_to=message)
         finally:
             self._attempts.end()
 

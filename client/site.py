@@ -24,7 +24,7 @@ from salus.common.events import EventSink
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
-from salus.common.packets import Reply, Request
+from salus.common.packets import Reply, Request, refusal
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, Shape
@@ -94,7 +94,7 @@ class Site:
             text = describe(problem)
             if isinstance(problem, DataError | BudgetError):
                 text = DATA_REFUSED if isinstance(problem, DataError) else BUDGET_REFUSED
-            return Reply(kind="refused", site=self.site_id, error=type(problem).__name__, text=text), b""
+            return refusal(self.site_id, problem, text), b""
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
         match request.kind:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from salus.common.errors import SalusError
+from salus.common.errors import SalusError, storage_error
 
 INTERRUPTED = 130
 out = Console()
@@ -44,6 +44,10 @@ def run(app: Callable[[], None]) -> None:
         err.print("Interrupted.")
         sys.exit(INTERRUPTED)
     except Exception as problem:
+        known = storage_error(problem) if isinstance(problem, OSError) else None
+        if known is not None:
+            err.print(f"[bold red]Error:[/] {_plain(str(known))}", soft_wrap=True)
+            sys.exit(known.exit_code)
         handle, path = tempfile.mkstemp(prefix="salus-error-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
             logger = logging.Logger("salus")

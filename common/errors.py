@@ -13,11 +13,14 @@
     │   └── LedgerError            42  nothing is reserved, or the ledger does not hold
     │       └── BudgetError        43  a patient's privacy budget would be exceeded
     ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
-    └── RoundError                 50  a round or a job that cannot go on
+    ├── RoundError                 50  a round or a job that cannot go on
+    └── StorageError               60  this machine cannot read or write: disk full, read-only, damaged, no permission
 
 A message says what was expected, what came, and what to do. It never holds a secret, a patient's value or an absolute
 path: such a message may travel to the other side of the federation and into a log.
 """
+
+import errno
 
 
 class SalusError(Exception):
@@ -125,11 +128,52 @@ class RoundError(SalusError):
     exit_code = 50
 
 
+class StorageError(SalusError):
+    """This machine cannot read or write a file: full, read-only, damaged, locked, or not permitted."""
+
+    exit_code = 60
+
+
+STORAGE_PROBLEMS: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: ("the disk is full", "Free some space and run the command again; what was written before is intact."),
+    errno.EDQUOT: (
+        "the disk quota is used up",
+        "Free some space, or ask for a larger quota, and run the command again.",
+    ),
+    errno.EFBIG: (
+        "the file would be larger than allowed",
+        "Raise the limit on file sizes (ulimit -f) and run it again.",
+    ),
+    errno.EROFS: ("the file system is read-only", "Mount it for writing, or choose another folder."),
+    errno.EACCES: ("permission is denied", "Run as the user who owns the folder, or correct its permissions."),
+    errno.EPERM: ("the operation is not permitted", "Run as the user who owns the folder, or correct its permissions."),
+    errno.EIO: ("the disk reports an error", "Check the disk; restore the folder from a backup if it is failing."),
+    errno.EMFILE: ("too many files are open", "Raise the limit on open files (ulimit -n, or LimitNOFILE in systemd)."),
+    errno.ENFILE: ("the machine has too many open files", "Raise fs.file-max, or stop other programs."),
+    errno.ENOENT: ("the file or its folder does not exist", "Check the path."),
+    errno.ENOTDIR: ("a part of the path is not a folder", "Check the path."),
+    errno.EEXIST: ("it exists already", "Move it away, or choose another path."),
+    errno.EISDIR: ("it is a folder", "Name a file instead."),
+}
+
+
+def storage_error(problem: OSError) -> StorageError | None:
+    """Return what went wrong with a file and the remedy, without its folder; None for anything else than storage."""
+    known = STORAGE_PROBLEMS.get(problem.errno or 0)
+    if known is None:
+        return None
+    name = str(problem.filename or "").rstrip("/").rsplit("/", 1)[-1]
+    what = f"Cannot use the file {name!r}" if name else "Cannot read or write a file"
+    return StorageError(f"{what}: {known[0]}.", remedy=known[1])
+
+
 def describe(error: BaseException) -> str:
     """Return what may be shown to the other side or written to a log: our own words, never a library's.
 
     Guarantees: the text of a foreign exception is dropped, because it may hold a path or a patient's value.
     """
+    if isinstance(error, OSError):
+        error = storage_error(error) or error
     if isinstance(error, SalusError):
         return str(error)
     return f"An unexpected {type(error).__name__} occurred. See the local log of the process where it happened."

@@ -14,6 +14,7 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
 """
 
 import json
+import re
 import secrets
 from typing import Annotated, Literal
 
@@ -37,6 +38,12 @@ MESSAGE_TYPES = {
 
 
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+JobId = Annotated[
+    str, Field(pattern=r"^([a-z0-9][a-z0-9-]{0,79})?$")
+]  # a job's name and number; it names rows and files
+MAX_TEXT = 2000
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+SiteId = Annotated[int, Field(ge=1, le=10_000)]
 
 
 def _nonce() -> str:
@@ -50,11 +57,11 @@ class Request(Strict):
 
     kind: Literal["train", "answer", "evaluate", "measure", "hello"]
     nonce: Nonce = Field(default_factory=_nonce)
-    job_id: str = ""
+    job_id: JobId = ""
     job: Signed | None = None
-    round: int = 0
-    attempt: int = 0
-    sites: tuple[int, ...] = ()
+    round: Count = 0
+    attempt: Count = 0
+    sites: Annotated[tuple[SiteId, ...], Field(max_length=10_000)] = ()
 
 
 class Reply(Strict):
@@ -62,9 +69,16 @@ class Reply(Strict):
 
     kind: Literal["ok", "refused"]
     nonce: Nonce = Field(default_factory=_nonce)
-    site: int = 0
-    error: str = ""
-    text: str = ""
+    site: Annotated[int, Field(ge=0, le=10_000)] = 0
+    error: Annotated[str, Field(pattern=r"^[A-Za-z]{0,64}$")] = ""
+    text: Annotated[str, Field(max_length=MAX_TEXT, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")] = ""
+
+
+def refusal(site: int, problem: BaseException, text: str) -> Reply:
+    """Return a site's refusal; control characters become spaces, and what is longer than a reply can hold is cut."""
+    plain = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text.encode(errors="replace").decode())
+    error = re.sub(r"[^A-Za-z]", "", type(problem).__name__)
+    return Reply(kind="refused", site=site, error=error[:64], text=plain[:MAX_TEXT])
 
 
 def pack(header: Request | Reply, blob: bytes = b"") -> RecordDict:

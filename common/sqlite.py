@@ -1,22 +1,44 @@
 """One way to open a SQLite file: write-ahead log, synchronous FULL, foreign keys on, private to its owner."""
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from salus.common.errors import StorageError, storage_error
+
 BUSY_TIMEOUT_S = 30.0  # a second process (the command line beside the daemon) waits for the lock instead of failing
+# What SQLite's result codes mean to an operator; a code that is missing here is a mistake in our own SQL.
+PROBLEMS: tuple[tuple[str, str, str], ...] = (
+    ("SQLITE_FULL", "the disk is full", "Free some space and start again; everything committed before is intact."),
+    ("SQLITE_READONLY", "it is read-only", "Make the file and its folder writable for the user who runs Salus."),
+    ("SQLITE_PERM", "permission is denied", "Make the file and its folder accessible to the user who runs Salus."),
+    ("SQLITE_CANTOPEN", "it cannot be opened", "Check the permissions and the free space of the folder and its files."),
+    ("SQLITE_BUSY", "another process has locked it", "Wait for the other command to end, or stop it, and try again."),
+    ("SQLITE_LOCKED", "another process has locked it", "Wait for the other command to end, or stop it, and try again."),
+    ("SQLITE_CORRUPT", "it is damaged", "Stop the daemon, keep a copy, and restore the latest backup of the file."),
+    ("SQLITE_NOTADB", "it is damaged", "Stop the daemon, keep a copy, and restore the latest backup of the file."),
+    ("SQLITE_IOERR", "the disk reports an error", "Check the free space and the disk, then start again."),
+    ("SQLITE_PROTOCOL", "another process has locked it", "Wait for the other command to end, and try again."),
+)
 
 
 def open_sqlite(path: Path) -> sa.Engine:
     """Return an engine over `path`, created with mode 0600 if absent.
 
     Guarantees: a committed transaction survives `kill -9` and loss of power (SQLite, WAL with synchronous FULL).
+
+    Raises:
+        StorageError: here and from every later statement, if the file cannot be read or written, or is damaged.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as problem:
+        raise storage_error(problem) or problem from None
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S}, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")
@@ -26,4 +48,21 @@ def open_sqlite(path: Path) -> sa.Engine:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    @sa.event.listens_for(engine, "handle_error")
+    def _translate(context: sa.engine.ExceptionContext) -> None:
+        known = sqlite_problem(context.original_exception, path.name)
+        if known is not None:
+            raise known from None
+
     return engine
+
+
+def sqlite_problem(problem: BaseException, name: str) -> StorageError | None:
+    """Return what SQLite's error means for the database file `name`; None for an error that is not the machine's."""
+    code = getattr(problem, "sqlite_errorname", "")
+    if not isinstance(problem, sqlite3.Error):
+        return None
+    for prefix, meaning, remedy in PROBLEMS:
+        if code.startswith(prefix):
+            return StorageError(f"Cannot use the database {name!r}: {meaning}.", remedy=remedy)
+    return None

@@ -81,7 +81,7 @@ def _explain(model: type[Strict], problems: ValidationError, *, error: type[Salu
     lines = []
     remedy = "Correct the file."
     for problem in problems.errors()[:5]:
-        place = ".".join(str(part) for part in problem["loc"])
+        place = ".".join(str(part)[:80] for part in problem["loc"][:8])  # the other side may have chosen the names
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, problem["loc"][:-1])
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
