@@ -1,4 +1,4 @@
-"""A site's folder: its settings, keys, papers, catalogue and logs, and how they are opened together."""
+"""A site's folder: its settings, keys, installed kit, catalogue and logs, and how they are opened together."""
 
 import os
 import ssl
@@ -19,19 +19,13 @@ from salus.common.certificates import check_certificate, client_context
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, IdentityError
 from salus.common.events import EventSink
-from salus.common.identity import Identity, load_private_key, unhex
-from salus.common.kit import (
-    AUTHORITY,
-    CERTIFICATE,
-    NODE_KEY,
-    SIGNING_KEY,
-    TRANSPORT_KEY,
-    MemberRequest,
-    create_keys,
-    installed_roster,
-)
-from salus.common.roster import Roster, site_key
+from salus.common.files import check_new_folder, write_whole
+from salus.common.identity import Identity, load_private_key, save_secret, unhex
+from salus.common.kit import NODE_KEY, SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
+from salus.common.names import check_name
+from salus.common.roster import Roster
 from salus.common.strict import Strict, load_toml
+from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
 
 PSEUDONYM_KEY_BYTES = 32
 CONFIG_TEMPLATE = """\
@@ -65,6 +59,8 @@ period_days = 365
 
 
 CACHE = "cache"
+PSEUDONYM_KEY = "pseudonym.key"
+REQUEST = "site.request"
 
 
 class SiteConfig(Strict):
@@ -76,21 +72,28 @@ class SiteConfig(Strict):
 
 
 def init_site(folder: Path, name: str) -> MemberRequest:
-    """Make a new site folder: keys, a pseudonym key and commented settings; returns the request for the consortium."""
+    """Make a new site's folder: keys, a pseudonym key, settings with comments, and the request, which is returned.
+
+    Raises:
+        ConfigError: a name that may not be shown, or a folder that holds anything; nothing is written then.
+    """
+    try:
+        check_name(name)
+    except ValueError as problem:
+        raise ConfigError(f"The site's name cannot be used: {problem}.", remedy="Choose another name.") from None
+    check_new_folder(folder, "site.toml", "keys")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     request = create_keys(folder, "site", name)
-    handle = os.open(folder / "keys" / "pseudonym.key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(os.urandom(PSEUDONYM_KEY_BYTES))
-    for file_name, text in (("site.toml", CONFIG_TEMPLATE), ("policy.toml", POLICY_TEMPLATE)):
-        if not (folder / file_name).exists():
-            (folder / file_name).write_text(text)
+    save_secret(os.urandom(PSEUDONYM_KEY_BYTES), folder / "keys" / PSEUDONYM_KEY)
+    write_whole(folder / "policy.toml", POLICY_TEMPLATE.encode())
+    write_json(folder / REQUEST, request)
+    write_whole(folder / "site.toml", CONFIG_TEMPLATE.encode())  # last: it marks a folder that is complete
     return request
 
 
 def open_catalogue(folder: Path) -> Catalogue:
     """Open a site's catalogue; raises ConfigError if the folder is not a site's."""
-    key = folder / "keys" / "pseudonym.key"
+    key = folder / "keys" / PSEUDONYM_KEY
     if not key.exists():
         raise ConfigError(
             f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init FOLDER --name NAME."
@@ -107,11 +110,11 @@ def open_ledger(folder: Path, clock: Clock) -> Ledger:
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """Everything a daemon needs, checked: settings, roster, identity, transport."""
+    """Everything that the daemon needs, checked: settings, installed kit, identity, transport."""
 
     folder: Path
     config: SiteConfig
-    roster: Roster
+    trust: Trust
     identity: Identity
     node_key: ec.EllipticCurvePrivateKey
 
@@ -126,22 +129,27 @@ class SiteFolder:
             raise ConfigError(f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init.")
         config = load_toml(SiteConfig, folder / "site.toml", error=ConfigError, what="site file")
         load_policy(folder / "policy.toml")
-        roster = installed_roster(folder, clock)
+        trust = Trust.open(folder, clock)
         identity = Identity.load(folder / "keys" / SIGNING_KEY)
         node_key = load_private_key(folder / "keys" / NODE_KEY)
         if not isinstance(node_key, ec.EllipticCurvePrivateKey):
-            raise IdentityError("Expected an elliptic-curve node key.", remedy="Make the site's folder again.")
-        check_certificate(folder / "trust" / CERTIFICATE, clock.now())
-        return cls(folder, config, roster, identity, node_key)
+            raise IdentityError("Expected an elliptic-curve node key.", remedy="Restore it from a backup.")
+        check_certificate(folder / TRUST / CERTIFICATE, clock.now())
+        return cls(folder, config, trust, identity, node_key)
+
+    @property
+    def roster(self) -> Roster:
+        """The newest roster that is installed."""
+        return self.trust.newest
 
     @property
     def site_id(self) -> int:
-        """This site's position on the roster."""
+        """This site's id, which the consortium gave it."""
         return self.roster.id_of(self.identity.public_key)
 
     def tls(self) -> ssl.SSLContext:
         """Return the TLS context for the coordinator's port."""
-        trust = self.folder / "trust"
+        trust = self.folder / TRUST
         return client_context(trust / AUTHORITY, trust / CERTIFICATE, self.folder / "keys" / TRANSPORT_KEY)
 
     def site(self, events: EventSink, clock: Clock) -> Site:
@@ -149,7 +157,7 @@ class SiteFolder:
         return Site(
             site_id=self.site_id,
             identity=self.identity,
-            keys={site_id: site_key(self.roster, site_id) for site_id in self.roster.site_ids()},
+            keys=self.roster.keys(),
             store=SqliteSessionStore(self.folder / "sessions.sqlite"),
             coordinator_key=unhex(self.roster.coordinator.public_key),
             catalogue=open_catalogue(self.folder),

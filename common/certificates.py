@@ -1,8 +1,9 @@
-"""Transport certificates: the consortium's authority, certificates for requests, and TLS contexts that accept nobody else.
+"""Transport certificates: the consortium's authority, the certificates that it issues, and TLS contexts that accept no others.
 
-Every private key is made where it is used; only certificate requests travel.
+Every private key is made on the machine that uses it; only certificate requests travel.
 """
 
+import hashlib
 import ipaddress
 import ssl
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -17,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from salus.common.errors import IdentityError
 
 CURVE = ec.SECP256R1
-BACKDATE = timedelta(minutes=5)  # clocks of hospital machines are not exact
+BACKDATE = timedelta(minutes=5)  # the clocks of hospital machines differ
 
 
 def new_transport_key() -> ec.EllipticCurvePrivateKey:
@@ -41,6 +43,47 @@ def public_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+
+
+def authority_hash(authority_pem: str) -> str:
+    """Return the SHA-256, in hex, of the authority's certificate, as the roster names it; raises IdentityError."""
+    return hashlib.sha256(_parse(authority_pem, "authority").public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def _parse(pem: str, what: str) -> x509.Certificate:
+    try:
+        (certificate,) = x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        raise IdentityError(
+            f"Expected one {what} certificate in PEM.", remedy="Ask the consortium for the kit again."
+        ) from None
+    return certificate
+
+
+def check_issued(certificate_pem: str, authority_pem: str, own: ec.EllipticCurvePublicKey, now: datetime) -> None:
+    """Check a member's new transport certificate before it replaces the old one.
+
+    Args:
+        own: the public half of this member's transport key.
+
+    Raises:
+        IdentityError: not signed by this authority, made for another key, or not valid at `now`.
+    """
+    certificate, authority = _parse(certificate_pem, "transport"), _parse(authority_pem, "authority")
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        raise IdentityError(
+            "The transport certificate in this kit is not signed by the consortium's certificate authority.",
+            remedy="Ask the consortium for the kit again; the installed one stays in place.",
+        ) from None
+    if certificate.public_key() != own:
+        raise IdentityError(
+            "The transport certificate in this kit is for another key: this is another member's kit.",
+            remedy="Install the kit that was issued for this member; the installed one stays in place.",
+        )
+    _check_dates(certificate, "transport.crt", now)
+    _check_dates(authority, "authority.crt", now)
 
 
 def make_authority(key: ec.EllipticCurvePrivateKey, name: str, now: datetime, days: int) -> x509.Certificate:
@@ -143,14 +186,20 @@ def check_certificate(path: Path, now: datetime) -> x509.Certificate:
             f"Expected a certificate {path.name!r}.", remedy="Install the consortium's kit first."
         ) from None
     except (ValueError, OSError):
-        raise IdentityError(f"Cannot read the certificate {path.name!r}.", remedy="Install the kit again.") from None
+        raise IdentityError(
+            f"Cannot read the certificate {path.name!r}.", remedy="Install the consortium's kit again."
+        ) from None
+    _check_dates(certificate, path.name, now)
+    return certificate
+
+
+def _check_dates(certificate: x509.Certificate, name: str, now: datetime) -> None:
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise IdentityError(
-            f"The certificate {path.name!r} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
+            f"The certificate {name!r} is valid from {certificate.not_valid_before_utc:%Y-%m-%d} to "
             f"{certificate.not_valid_after_utc:%Y-%m-%d}, but the clock says {now:%Y-%m-%d}.",
-            remedy="Check the clock, or ask the consortium to issue a new kit.",
+            remedy="Check the clock, or ask the consortium for a new kit.",
         )
-    return certificate
 
 
 def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -175,6 +224,6 @@ def _fill(context: ssl.SSLContext, authority: Path, certificate: Path, key: Path
         context.load_cert_chain(str(certificate), str(key))
     except (OSError, ssl.SSLError):
         raise IdentityError(
-            "The transport key, its certificate and the authority's certificate do not fit together.",
-            remedy="Install the newest kit from the consortium again.",
+            "The transport key, its certificate and the authority's certificate do not belong together.",
+            remedy="Install the newest kit from the consortium.",
         ) from None

@@ -1,4 +1,8 @@
-"""What every command shares: one way to fail, one way to show a table, one way to print for a machine."""
+"""What every command shares: one way to fail, one way to show a table, one way to print for a machine.
+
+Everything that is printed goes through `SafeConsole`, which lets no control character of anybody's text reach the terminal.
+Text that goes into a string with rich markup goes through `shown` as well, so that it is never read as markup.
+"""
 
 import json
 import logging
@@ -10,14 +14,42 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
 from salus.common.errors import SalusError, storage_error
+from salus.common.names import visible
 
 INTERRUPTED = 130
-out = Console()
-err = Console(stderr=True)
+
+
+class SafeConsole(Console):
+    """A console on which text cannot move the cursor, change colours, write to the clipboard or turn the direction of reading.
+
+    Only rich's own control segments (colours, the progress bar's cursor) reach the terminal.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of `renderable`, their text made visible."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                style = segment.style
+                if style is not None and style.link:  # a link's address is an escape sequence of its own
+                    style = style.update_link(None)
+                yield Segment(visible(segment.text, keep="\n\t"), style)
+
+
+out: Console = SafeConsole()
+err: Console = SafeConsole(stderr=True)
+
+
+def shown(value: object) -> str:
+    """Return a value as text for a string with rich markup: no markup of its own, no control character, one line."""
+    return escape(visible(str(value)))
 
 
 def group(help_text: str) -> typer.Typer:
@@ -33,12 +65,12 @@ def example(text: str) -> str:
 def run(app: Callable[[], None]) -> None:
     """Run the command line: every failure is one clear line and a non-zero exit code, never a traceback.
 
-    An error nobody foresaw leaves its traceback in a private file, because it may quote data; the line says which.
+    An unforeseen error leaves its traceback in a private file, because it may quote data; the line names the file.
     """
     try:
         app()
     except SalusError as problem:
-        err.print(f"[bold red]Error:[/] {_plain(str(problem))}", soft_wrap=True)
+        err.print(f"[bold red]Error:[/] {shown(problem)}", soft_wrap=True)
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         err.print("Interrupted.")
@@ -46,7 +78,7 @@ def run(app: Callable[[], None]) -> None:
     except Exception as problem:
         known = storage_error(problem) if isinstance(problem, OSError) else None
         if known is not None:
-            err.print(f"[bold red]Error:[/] {_plain(str(known))}", soft_wrap=True)
+            err.print(f"[bold red]Error:[/] {shown(str(known))}", soft_wrap=True)
             sys.exit(known.exit_code)
         handle, path = tempfile.mkstemp(prefix="salus-error-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
@@ -54,29 +86,25 @@ def run(app: Callable[[], None]) -> None:
             logger.addHandler(logging.StreamHandler(file))
             logger.exception("unexpected")
         err.print(
-            f"[bold red]Error:[/] An unexpected {type(problem).__name__} occurred; the details are in {path}. "
+            f"[bold red]Error:[/] An unexpected {type(problem).__name__} occurred; the details are in {shown(path)}. "
             "Please report it without patient data.",
             soft_wrap=True,
         )
         sys.exit(1)
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
-
-
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table."""
-    shown = Table(title=title or None, title_justify="left", header_style="bold")
+    """Print a table; title and cells are plain text."""
+    grid = Table(title=shown(title) or None, title_justify="left", header_style="bold")
     for column in columns:
-        shown.add_column(column)
+        grid.add_column(shown(column))
     for row in rows:
-        shown.add_row(*(_plain(str(cell)) for cell in row))
-    out.print(shown)
+        grid.add_row(*(shown(cell) for cell in row))
+    out.print(grid)
 
 
 def emit_json(value: Any, target: str = "-") -> None:
-    """Write one JSON object to a file, or to standard output for ``-``."""
+    """Write one JSON object to a file, or to standard output for ``-``; everything but printable ASCII is escaped."""
     text = json.dumps(value, indent=1, allow_nan=False)
     if target == "-":
         sys.stdout.write(text + "\n")

@@ -1,4 +1,4 @@
-"""Who signs: Ed25519 key pairs, signatures over named statements, key files that only their owner can read.
+"""Who signs: Ed25519 key pairs, signatures over named statements, key files that their owner alone can read.
 
 Every signature covers a *context* (what kind of statement this is) and the statement, joined by `hash_parts`, so that a
 signature made for one purpose is never valid for another.
@@ -86,7 +86,7 @@ def verify_raw(public_key: bytes, signature: bytes, message: bytes, *, what: str
     except (InvalidSignature, ValueError):
         raise IdentityError(
             f"Expected {who}'s signature over the {what} statement, but it does not verify.",
-            remedy="Do not go on; compare the key fingerprints of both sides by telephone.",
+            remedy="Do not go on. Compare the key fingerprints of both sides by telephone.",
         ) from None
 
 
@@ -101,9 +101,16 @@ PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 def save_private_key(key: PrivateKey, path: Path) -> None:
     """Write `key` as PKCS#8 PEM to a new file of mode 0600, on disk when this returns."""
-    data = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = serialization.Encoding.PEM
+    save_secret(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()), path)
+
+
+def save_secret(data: bytes, path: Path) -> None:
+    """Write `data` to a new file of mode 0600, on disk when this returns; an existing file is never overwritten.
+
+    Raises:
+        IdentityError: the file exists.
+    """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE)
     except FileExistsError:
@@ -124,7 +131,7 @@ def load_private_key(path: Path) -> PrivateKey:
         if mode & 0o077:
             raise IdentityError(
                 f"Expected mode 0600 on the key file {path.name!r}, but it is {mode:04o}.",
-                remedy=f"Run `chmod 600 {path.name}` and consider the key known to others.",
+                remedy=f"Run `chmod 600 {path.name}`; other users of this machine may have read the key.",
             )
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except FileNotFoundError:
@@ -132,7 +139,9 @@ def load_private_key(path: Path) -> PrivateKey:
     except (ValueError, TypeError, OSError):
         raise IdentityError(f"Cannot read the key file {path.name!r}.", remedy="Restore it from a backup.") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
-        raise IdentityError(f"Expected an Ed25519 or elliptic-curve key in {path.name!r}.", remedy="Restore it.")
+        raise IdentityError(
+            f"Expected an Ed25519 or elliptic-curve key in {path.name!r}.", remedy="Restore it from a backup."
+        )
     return key
 
 
@@ -174,5 +183,5 @@ def unhex(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise IdentityError(
-            "Expected a value in hexadecimal.", remedy="The file is damaged; ask for it again."
+            "Expected a value in hexadecimal.", remedy="The file is damaged. Ask for it again."
         ) from None

@@ -1,4 +1,4 @@
-"""Papers that travel between the consortium and its members: requests one way, kits the other; nothing secret in either."""
+"""Files that travel between the consortium and its members: requests one way, kits the other; neither holds a secret."""
 
 import json
 from pathlib import Path
@@ -8,34 +8,35 @@ from pydantic import Field
 
 from salus.common.canonical import canonical_json
 from salus.common.certificates import make_request, new_node_key, new_transport_key, public_pem
-from salus.common.clock import Clock
-from salus.common.errors import ConfigError, IdentityError, RosterError
-from salus.common.identity import Identity, Signed, save_private_key, unhex
-from salus.common.roster import HexKey, PersonName, Roster, open_roster
+from salus.common.errors import ConfigError
+from salus.common.files import write_whole
+from salus.common.identity import Identity, Signed, save_private_key
+from salus.common.names import DisplayName
+from salus.common.roster import HexKey
 from salus.common.strict import Strict, read_text, validate
 
 SIGNING_KEY, TRANSPORT_KEY, NODE_KEY = "signing.pem", "transport.pem", "node.pem"
-AUTHORITY, CERTIFICATE, ROSTER = "authority.crt", "transport.crt", "roster.json"
+MAX_PEM = 20_000
 
 
 class MemberRequest(Strict):
     """What a site or a coordinator asks the consortium for: its public keys and a certificate request."""
 
     role: Literal["site", "coordinator"]
-    name: PersonName
-    url: str = ""
+    name: DisplayName
+    url: Annotated[str, Field(max_length=300)] = ""
     public_key: HexKey
-    node_key: str = ""
-    certificate_request: str
+    node_key: Annotated[str, Field(max_length=2000)] = ""
+    certificate_request: Annotated[str, Field(max_length=MAX_PEM)]
 
 
 class Kit(Strict):
-    """What the consortium gives a member: who may be trusted, and the member's certificate."""
+    """What the consortium gives a member: the signed roster, the TLS authority and the member's own certificate."""
 
-    name: PersonName
+    name: DisplayName
     consortium_key: HexKey
-    authority: Annotated[str, Field(min_length=1)]
-    certificate: Annotated[str, Field(min_length=1)]
+    authority: Annotated[str, Field(min_length=1, max_length=MAX_PEM)]
+    certificate: Annotated[str, Field(min_length=1, max_length=MAX_PEM)]
     roster: Signed
 
 
@@ -43,7 +44,7 @@ def create_keys(folder: Path, role: Literal["site", "coordinator"], name: str, u
     """Make a member's private keys in ``folder/keys`` (mode 0700) and return its request.
 
     Raises:
-        IdentityError: there are keys already; they are never overwritten.
+        IdentityError: the folder has keys already; they are never overwritten.
     """
     keys = folder / "keys"
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,70 +65,25 @@ def create_keys(folder: Path, role: Literal["site", "coordinator"], name: str, u
 
 def read_request(path: Path) -> MemberRequest:
     """Read a request file; raises ConfigError for anything else."""
-    return validate(MemberRequest, _json(path, "request"), error=ConfigError, what="request")
+    return validate(MemberRequest, read_json(path, "request"), error=ConfigError, what="request")
 
 
 def read_kit(path: Path) -> Kit:
     """Read a kit file; raises ConfigError for anything else."""
-    return validate(Kit, _json(path, "kit"), error=ConfigError, what="kit")
+    return validate(Kit, read_json(path, "kit"), error=ConfigError, what="kit")
 
 
-def _json(path: Path, what: str) -> object:
+def read_json(path: Path, what: str) -> object:
+    """Return the contents of a JSON file; raises ConfigError."""
     try:
         return json.loads(read_text(path, error=ConfigError, what=what))
     except (ValueError, RecursionError):
-        raise ConfigError(f"Expected {path.name!r} to be a {what} file.", remedy="Ask for the file again.") from None
+        raise ConfigError(
+            f"Expected a {what} file, but {path.name!r} is not JSON.",
+            remedy="Check the path, or ask for the file again.",
+        ) from None
 
 
 def write_json(path: Path, document: Strict) -> None:
-    """Write a request or a kit."""
-    path.write_bytes(canonical_json(document.model_dump(mode="json")) + b"\n")
-
-
-def install_kit(folder: Path, kit: Kit, clock: Clock) -> Roster:
-    """Check a kit against this member's own keys and write its parts into ``folder/trust``.
-
-    The consortium's key is pinned by the first kit; a later kit signed by another key is refused.
-
-    Raises:
-        IdentityError: a roster that does not verify, another consortium than before, or a member that is not this one.
-    """
-    trust = folder / "trust"
-    pinned = trust / "consortium.key"
-    consortium_key = unhex(kit.consortium_key)
-    if pinned.exists() and pinned.read_text().strip() != kit.consortium_key:
-        raise IdentityError(
-            "This kit is from another consortium than the one this member joined.",
-            remedy="If the change is meant, begin in a new folder.",
-        )
-    roster = open_roster(kit.roster, consortium_key, clock)
-    own = Identity.load(folder / "keys" / SIGNING_KEY).public_key
-    if roster.coordinator.public_key != own.hex():
-        roster.id_of(own)  # raises if this member is not on the roster
-    if (trust / ROSTER).exists():
-        newest = json.loads(
-            validate(Signed, _json(trust / ROSTER, "roster"), error=ConfigError, what="roster").document
-        )
-        if newest["serial"] > roster.serial:
-            raise RosterError(
-                f"This kit's roster has serial {roster.serial}, but {newest['serial']} is installed.",
-                remedy="Use the newest kit.",
-            )
-    trust.mkdir(mode=0o700, exist_ok=True)
-    pinned.write_text(kit.consortium_key + "\n")
-    (trust / AUTHORITY).write_text(kit.authority)
-    (trust / CERTIFICATE).write_text(kit.certificate)
-    (trust / ROSTER).write_bytes(kit.roster.to_bytes())
-    return roster
-
-
-def installed_roster(folder: Path, clock: Clock) -> Roster:
-    """Return the installed roster after checking its signature and dates again; raises IdentityError or RosterError."""
-    trust = folder / "trust"
-    if not (trust / ROSTER).exists():
-        raise ConfigError(
-            f"{folder.name!r} has not joined a consortium yet.",
-            remedy="Install the kit that the consortium sent: join.",
-        )
-    signed = validate(Signed, _json(trust / ROSTER, "roster"), error=ConfigError, what="roster")
-    return open_roster(signed, unhex((trust / "consortium.key").read_text().strip()), clock)
+    """Write a request or a kit: the whole file or nothing."""
+    write_whole(path, canonical_json(document.model_dump(mode="json")) + b"\n")

@@ -1,9 +1,13 @@
-"""The roster: the consortium's signed list of who takes part, with every key, pinned at every site.
+"""The roster: the consortium's signed list of its members with every key, pinned at every site.
 
-A site's id is its position in the roster, from 1. The consortium's key signs the roster; the coordinator cannot change it.
+A site's id is a number that the consortium gives once and never again, so a roster may have gaps. The consortium's key signs
+the roster; the coordinator cannot change it. The roster also names the TLS authority by its hash: whoever could swap the
+authority on the way would otherwise decide who may connect.
 """
 
-from datetime import datetime
+import hashlib
+import json
+from datetime import datetime, timedelta
 from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -12,79 +16,112 @@ from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import RosterError
 from salus.common.identity import PUBLIC_KEY_BYTES, Identity, Signed, unhex
+from salus.common.names import DisplayName, name_key
 from salus.common.strict import Strict, validate
 
-CONTEXT = "salus/roster/1"
+CONTEXT = "salus/roster/2"
+WARN_BEFORE = timedelta(days=30)  # long enough to issue and install new kits at every hospital
+MAX_SITES = 10_000
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-PersonName = Annotated[str, Field(min_length=1, max_length=100)]
+SiteId = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class RosterSite(Strict):
-    """One hospital: its name, its Ed25519 key and the key of its transport node (PEM, public)."""
+    """One hospital: its id and name, its Ed25519 key and the key of its transport node (PEM, public)."""
 
-    name: PersonName
+    id: SiteId
+    name: DisplayName
     public_key: HexKey
-    node_key: str
+    node_key: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class RosterCoordinator(Strict):
     """The coordinator: where it listens and the Ed25519 key that signs its jobs."""
 
-    name: PersonName
-    url: Annotated[str, Field(pattern=r"^https://[^\s/]+$")]
+    name: DisplayName
+    url: Annotated[str, Field(pattern=r"^https://[^\s/]+$", max_length=300)]
     public_key: HexKey
 
 
 class Roster(Strict):
-    """Everybody in the consortium, valid between two instants."""
+    """All members of the consortium, valid between two instants.
 
-    consortium: PersonName
+    Args:
+        serial: the number of the roster; a newer one has a larger number.
+        authority_sha256: of the certificate (DER) of the consortium's TLS authority, in hex.
+        sites: by ascending id.
+    """
+
+    consortium: DisplayName
     serial: Annotated[int, Field(ge=1)]
     valid_from: AwareDatetime
     valid_until: AwareDatetime
+    authority_sha256: HexKey
     coordinator: RosterCoordinator
-    sites: tuple[RosterSite, ...]
+    sites: Annotated[tuple[RosterSite, ...], Field(max_length=MAX_SITES)]
 
     @model_validator(mode="after")
     def _everyone_once(self) -> Self:
         keys = [site.public_key for site in self.sites] + [self.coordinator.public_key]
         nodes = [site.node_key for site in self.sites]
-        names = [site.name for site in self.sites]
+        names = [name_key(site.name) for site in self.sites]
         if len(set(keys)) != len(keys) or len(set(nodes)) != len(nodes) or len(set(names)) != len(names):
             raise ValueError("expected every name and every key at most once")
+        if list(self.site_ids()) != sorted(set(self.site_ids())):
+            raise ValueError("expected the sites by ascending id, every id once")
         if self.valid_until <= self.valid_from:
             raise ValueError("expected valid_until after valid_from")
         return self
 
     def site_ids(self) -> tuple[int, ...]:
-        """Return all site ids, ascending from 1."""
-        return tuple(range(1, len(self.sites) + 1))
+        """Return all site ids, ascending; there may be gaps."""
+        return tuple(site.id for site in self.sites)
 
     def site(self, site_id: int) -> RosterSite:
         """Return the site with this id; raises RosterError for an id that is not on the roster."""
-        if not 1 <= site_id <= len(self.sites):
-            raise RosterError(
-                f"Expected a site id from 1 to {len(self.sites)}, got {site_id}.", remedy="Use the newest roster."
-            )
-        return self.sites[site_id - 1]
+        for site in self.sites:
+            if site.id == site_id:
+                return site
+        raise RosterError(
+            f"Expected the id of a site on roster {self.serial}, got {site_id}.", remedy="Use the newest roster."
+        )
 
     def id_of(self, public_key: bytes) -> int:
         """Return the id of the site that holds this Ed25519 key; raises RosterError if none does."""
-        for position, site in enumerate(self.sites, start=1):
+        for site in self.sites:
             if site.public_key == public_key.hex():
-                return position
+                return site.id
         raise RosterError(
-            "This key is not on the roster.", remedy="Ask the consortium to add the site and to issue a new roster."
+            f"This member's key is not on roster {self.serial} of the consortium.",
+            remedy="Ask the consortium to add this member and to issue new kits.",
         )
+
+    def keys(self) -> dict[int, bytes]:
+        """Return the 32-byte Ed25519 public key of every site, by id."""
+        return {site.id: unhex(site.public_key) for site in self.sites}
+
+    def names(self) -> dict[int, str]:
+        """Return the name of every site, by id."""
+        return {site.id: site.name for site in self.sites}
 
     def check_dates(self, now: datetime) -> None:
         """Raise RosterError outside the roster's validity."""
         if not self.valid_from <= now <= self.valid_until:
             raise RosterError(
-                f"Expected a date between {self.valid_from:%Y-%m-%d} and {self.valid_until:%Y-%m-%d}, "
+                f"The consortium's roster is valid from {self.valid_from:%Y-%m-%d} to {self.valid_until:%Y-%m-%d}, "
                 f"but the clock says {now:%Y-%m-%d %H:%M} UTC.",
-                remedy="Check the clock, or ask the consortium for a new roster.",
+                remedy="Check the clock, or ask the consortium for a new kit.",
             )
+
+    def warning(self, now: datetime) -> str:
+        """Return what to tell the operator when the roster ends within 30 days; empty before that."""
+        left = self.valid_until - now
+        if left > WARN_BEFORE:
+            return ""
+        return (
+            f"The consortium's roster ends on {self.valid_until:%Y-%m-%d}, in {max(0, left.days)} days; then this member takes "
+            "part in nothing. Ask the consortium for a new kit."
+        )
 
 
 def seal_roster(roster: Roster, consortium: Identity) -> Signed:
@@ -92,26 +129,33 @@ def seal_roster(roster: Roster, consortium: Identity) -> Signed:
     return Signed.seal(consortium, CONTEXT, canonical_json(roster.model_dump(mode="json")))
 
 
-def open_roster(signed: Signed, consortium_key: bytes, clock: Clock) -> Roster:
-    """Check signature and dates and return the roster.
+def roster_hash(signed: Signed) -> str:
+    """Return the SHA-256, in hex, of a signed roster's document: what a job and a transcript name it by."""
+    return hashlib.sha256(signed.document.encode()).hexdigest()
+
+
+def read_roster(signed: Signed, consortium_key: bytes) -> Roster:
+    """Check the signature and return the roster, whatever the date: for what was done in its time.
 
     Args:
-        consortium_key: 32 bytes, pinned when the site joined.
+        consortium_key: 32 bytes, pinned when the member joined.
 
     Raises:
         IdentityError: not signed by this consortium.
-        RosterError: expired, not yet valid, or not a roster.
+        RosterError: not a roster.
     """
-    import json
-
     if len(consortium_key) != PUBLIC_KEY_BYTES:
-        raise RosterError("Expected a consortium key of 32 bytes.", remedy="Join again with a new kit.")
+        raise RosterError("Expected a consortium key of 32 bytes.", remedy="Ask the consortium for a new kit.")
     document = signed.open(consortium_key, CONTEXT, who="the consortium")
-    roster = validate(Roster, json.loads(document), error=RosterError, what="roster")
+    try:
+        values = json.loads(document)
+    except (ValueError, RecursionError):
+        raise RosterError("Expected a roster in JSON.", remedy="Ask the consortium for a new kit.") from None
+    return validate(Roster, values, error=RosterError, what="roster")
+
+
+def open_roster(signed: Signed, consortium_key: bytes, clock: Clock) -> Roster:
+    """Check signature and dates and return the roster; errors as in `read_roster`, and RosterError outside its dates."""
+    roster = read_roster(signed, consortium_key)
     roster.check_dates(clock.now())
     return roster
-
-
-def site_key(roster: Roster, site_id: int) -> bytes:
-    """Return the 32-byte Ed25519 public key of a site."""
-    return unhex(roster.site(site_id).public_key)

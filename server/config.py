@@ -1,5 +1,6 @@
-"""The coordinator's folder: its settings, keys and papers, and how they are opened together."""
+"""The coordinator's folder: its settings, keys and installed kit, and how they are opened together."""
 
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +11,20 @@ from pydantic import Field
 
 from salus.common.certificates import check_certificate, server_context
 from salus.common.clock import Clock
-from salus.common.errors import ConfigError
+from salus.common.errors import ConfigError, IdentityError
+from salus.common.files import check_new_folder, write_whole
 from salus.common.identity import Identity
-from salus.common.kit import (
-    AUTHORITY,
-    CERTIFICATE,
-    SIGNING_KEY,
-    TRANSPORT_KEY,
-    MemberRequest,
-    create_keys,
-    installed_roster,
-)
+from salus.common.kit import SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
+from salus.common.names import check_name
 from salus.common.roster import Roster
 from salus.common.strict import Strict, load_toml
+from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
 
 ADMIN_SOCKET = "admin.sock"
+REQUEST = "coordinator.request"
+HOST = re.compile(
+    r"^[A-Za-z0-9.:_-]{1,253}$"
+)  # a name or an address; what else TOML or a certificate could misread is out
 CONFIG_TEMPLATE = """\
 # Settings of the coordinator.
 listen = "{listen}"      # the address hospitals reach; 127.0.0.1 serves this machine only
@@ -42,23 +42,50 @@ class ServerConfig(Strict):
 
 
 def init_server(folder: Path, name: str, url: str, listen: str) -> MemberRequest:
-    """Make a new coordinator's folder and return its request for the consortium; raises ConfigError for a wrong URL."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
-        raise ConfigError(f"Expected a URL such as https://salus.example.org:8443, got {url!r}.", remedy="Correct it.")
+    """Make a new coordinator's folder and return its request for the consortium, which is also in the folder.
+
+    Raises:
+        ConfigError: a wrong name, URL or address, or a folder that holds anything; nothing is written then.
+    """
+    port = _port_of(url)
+    try:
+        check_name(name)
+    except ValueError as problem:
+        raise ConfigError(f"The coordinator's name cannot be used: {problem}.", remedy="Choose another name.") from None
+    if not HOST.match(listen):
+        raise ConfigError(
+            f"Expected an address to listen on, such as 127.0.0.1 or 0.0.0.0, got {listen[:80]!r}.",
+            remedy="Correct --listen.",
+        )
+    check_new_folder(folder, "server.toml", "keys")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     request = create_keys(folder, "coordinator", name, url.rstrip("/"))
-    (folder / "server.toml").write_text(CONFIG_TEMPLATE.format(listen=listen, port=parts.port or 443))
+    write_whole(folder / "server.toml", CONFIG_TEMPLATE.format(listen=listen, port=port).encode())
+    write_json(folder / REQUEST, request)
     return request
+
+
+def _port_of(url: str) -> int:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 443
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    plain = not (parts.query or parts.fragment or parts.username or parts.password) and parts.path in ("", "/")
+    if parts.scheme != "https" or not HOST.match((parts.hostname or "").strip("[]")) or not plain or len(url) > 300:
+        raise ConfigError(
+            f"Expected a URL such as https://salus.example.org:8443, got {url[:120]!r}.", remedy="Correct --url."
+        )
+    return port
 
 
 @dataclass(frozen=True)
 class ServerFolder:
-    """Everything the daemon needs, checked."""
+    """Everything that the daemon needs, checked."""
 
     folder: Path
     config: ServerConfig
-    roster: Roster
+    trust: Trust
     identity: Identity
 
     @classmethod
@@ -67,13 +94,24 @@ class ServerFolder:
         if not (folder / "server.toml").exists():
             raise ConfigError(f"{folder.name!r} is not a coordinator's folder.", remedy="Make one: salus server init.")
         config = load_toml(ServerConfig, folder / "server.toml", error=ConfigError, what="server file")
-        roster = installed_roster(folder, clock)
-        check_certificate(folder / "trust" / CERTIFICATE, clock.now())
-        return cls(folder, config, roster, Identity.load(folder / "keys" / SIGNING_KEY))
+        trust = Trust.open(folder, clock)
+        check_certificate(folder / TRUST / CERTIFICATE, clock.now())
+        identity = Identity.load(folder / "keys" / SIGNING_KEY)
+        if identity.public_key.hex() != trust.newest.coordinator.public_key:
+            raise IdentityError(
+                "The roster names another coordinator than this folder's key.",
+                remedy="Install the kit that the consortium issued for this coordinator.",
+            )
+        return cls(folder, config, trust, identity)
+
+    @property
+    def roster(self) -> Roster:
+        """The newest roster that is installed."""
+        return self.trust.newest
 
     def tls(self) -> ssl.SSLContext:
         """Return the TLS context of the hospitals' port."""
-        trust = self.folder / "trust"
+        trust = self.folder / TRUST
         return server_context(trust / AUTHORITY, trust / CERTIFICATE, self.folder / "keys" / TRANSPORT_KEY)
 
     def node_keys(self) -> dict[int, str]:

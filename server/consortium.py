@@ -1,40 +1,60 @@
-"""The consortium: its own keys, the members that asked to join, and the kits that it issues.
+"""The consortium: its own keys, its members, and the kits that it issues.
 
-    init            consortium.key and the authority's key, made once, kept off the coordinator's machine if possible
-    add-site        a member's request is recorded
-    issue           a signed roster and one kit per member; again whenever a member was added or a date comes near
+    init            consortium.key and the authority's key, made once; keep them off the coordinator's machine if possible
+    add-site        records the request of a new member; replaces a known one only when told to
+    remove-site     ends a membership; the site's id is never given again
+    issue           signs a new roster and writes one kit per member: after every change, and before the old one expires
 
 It never sees a member's private key.
 """
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from salus.common.certificates import check_certificate, issue, make_authority, new_transport_key
+from salus.common.certificates import authority_hash, check_certificate, issue, make_authority, new_transport_key
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, IdentityError
-from salus.common.identity import Identity, load_private_key, save_private_key
+from salus.common.files import check_new_folder
+from salus.common.identity import Identity, fingerprint, load_private_key, save_private_key, unhex
 from salus.common.kit import Kit, MemberRequest, write_json
-from salus.common.roster import PersonName, Roster, RosterCoordinator, RosterSite, seal_roster
+from salus.common.names import DisplayName, check_name, same_name
+from salus.common.roster import Roster, RosterCoordinator, RosterSite, SiteId, seal_roster
 from salus.common.strict import Strict, read_text, validate
 
 AUTHORITY_DAYS = 3650
 STATE = "consortium.json"
+REPLACE = (
+    "Compare the new fingerprint by telephone; if the member did make new keys, repeat the command with --replace."
+)
+
+
+class Member(Strict):
+    """One site of the consortium: the id that was given to it, and its request."""
+
+    id: SiteId
+    request: MemberRequest
 
 
 class ConsortiumState(Strict):
-    """What the consortium remembers between commands."""
+    """What the consortium remembers between commands.
 
-    name: PersonName
+    Args:
+        next_id: the id of the next new site; ids of removed sites are never given again.
+    """
+
+    name: DisplayName
     serial: Annotated[int, Field(ge=0)] = 0
+    next_id: SiteId = 1
     coordinator: MemberRequest | None = None
-    sites: tuple[MemberRequest, ...] = ()
+    sites: tuple[Member, ...] = ()
 
 
 class Consortium:
@@ -43,21 +63,23 @@ class Consortium:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        import json
-
         text = read_text(folder / STATE, error=ConfigError, what="consortium's file")
         try:
             values = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ConfigError("The consortium's file is damaged.", remedy="Restore it from a backup.") from None
         self.state = validate(ConsortiumState, values, error=ConfigError, what="consortium's file")
         self._identity = Identity.load(folder / "keys" / "consortium.pem")
 
     @classmethod
     def create(cls, folder: Path, name: str, clock: Clock) -> "Consortium":
-        """Make the keys and the authority of a new consortium; an existing one is never overwritten."""
-        if (folder / STATE).exists():
-            raise ConfigError(f"There is a consortium in {folder.name!r} already.", remedy="Choose another folder.")
+        """Make the keys and the authority of a new consortium in a new or empty folder.
+
+        Raises:
+            ConfigError: a name that may not be shown, or a folder that holds anything; nothing is written then.
+        """
+        checked_name(name, "consortium")
+        check_new_folder(folder, STATE)
         keys = folder / "keys"
         keys.mkdir(mode=0o700, parents=True, exist_ok=True)
         Identity.generate().save(keys / "consortium.pem")
@@ -73,76 +95,124 @@ class Consortium:
         """The key that every member pins."""
         return self._identity.public_key
 
-    def add(self, request: MemberRequest) -> int:
+    def add(self, request: MemberRequest, *, replace: bool = False) -> int:
         """Record a member's request and return a site's id, or 0 for the coordinator.
 
-        A site that asks again under its name with new keys replaces its old entry and keeps its id.
+        Args:
+            replace: whether a member of this name, or the coordinator, may get these new keys; a site keeps its id.
+
+        Raises:
+            ConfigError: a request that does not fit its role.
+            IdentityError: a known member and not `replace`, with both fingerprints; or a key that another member has.
         """
+        request = _checked(request)
         if request.role == "coordinator":
-            if not request.url.startswith("https://"):
-                raise ConfigError(
-                    "Expected the coordinator's URL to begin with https://.", remedy="Make a new request."
-                )
+            self._check_replace("The coordinator", self.state.coordinator, request, replace)
+            self._check_keys(request, [member.request for member in self.state.sites])
             self._save(self.state.model_copy(update={"coordinator": request}))
             return 0
-        if request.url:
+        known = next((member for member in self.state.sites if same_name(member.request.name, request.name)), None)
+        self._check_replace(f"The site {request.name!r}", known.request if known else None, request, replace)
+        others = [member for member in self.state.sites if member is not known]
+        coordinator = [self.state.coordinator] if self.state.coordinator else []
+        self._check_keys(request, [*coordinator, *(member.request for member in others)])
+        number = known.id if known else self.state.next_id
+        sites = sorted([*others, Member(id=number, request=request)], key=lambda member: member.id)
+        following = max(self.state.next_id, number + 1)
+        self._save(self.state.model_copy(update={"sites": tuple(sites), "next_id": following}))
+        return number
+
+    def member(self, request: MemberRequest) -> MemberRequest | None:
+        """Return the member that a request would replace, or None for a new member."""
+        if request.role == "coordinator":
+            return self.state.coordinator
+        return next((m.request for m in self.state.sites if same_name(m.request.name, request.name)), None)
+
+    def remove(self, site: str) -> Member:
+        """End the membership of a site, by name or id, and return it; it holds from the next roster on.
+
+        Raises:
+            ConfigError: no such site.
+        """
+        found = [m for m in self.state.sites if same_name(m.request.name, site) or str(m.id) == site]
+        if len(found) != 1:
+            names = ", ".join(f"{member.id} {member.request.name}" for member in self.state.sites)
             raise ConfigError(
-                "Expected no URL in a site's request; only the coordinator is connected to.", remedy="Refuse it."
+                f"{'No site is' if not found else 'Several sites are'} called {site[:80]!r}.",
+                remedy=f"Name one of: {names or 'there are no sites yet'}.",
             )
-        if not request.node_key:
-            raise ConfigError(
-                "Expected a node key in a site's request.", remedy="Make a new request: salus client init."
-            )
-        sites = list(self.state.sites)
-        position = next((i for i, site in enumerate(sites) if site.name == request.name), len(sites))
-        taken = [site.name for i, site in enumerate(sites) if i != position and site.public_key == request.public_key]
-        if taken:
-            raise IdentityError(f"The site {taken[0]!r} has this key already.", remedy="Each site makes its own keys.")
-        sites[position : position + 1] = [request]
-        self._save(self.state.model_copy(update={"sites": tuple(sites)}))
-        return position + 1
+        rest = tuple(member for member in self.state.sites if member is not found[0])
+        self._save(self.state.model_copy(update={"sites": rest}))
+        return found[0]
+
+    @staticmethod
+    def _check_replace(who: str, known: MemberRequest | None, request: MemberRequest, replace: bool) -> None:
+        if known is None or replace or known == request:
+            return
+        raise IdentityError(
+            f"{who} is a member already, with key fingerprint {fingerprint(unhex(known.public_key))}; "
+            f"this request has {fingerprint(unhex(request.public_key))}.",
+            remedy=REPLACE,
+        )
+
+    @staticmethod
+    def _check_keys(request: MemberRequest, others: list[MemberRequest]) -> None:
+        for other in others:
+            if other.public_key == request.public_key or (request.node_key and other.node_key == request.node_key):
+                raise IdentityError(
+                    f"The member {other.name!r} has this key already.", remedy="Each member makes its own keys."
+                )
 
     def issue(self, output: Path, *, days: int) -> list[Path]:
-        """Sign a new roster and write one kit per member; returns the kit files.
+        """Sign a new roster and write one kit per member, the coordinator's first; returns the kit files.
 
         Raises:
             ConfigError: no coordinator or no site yet.
         """
         coordinator = self.state.coordinator
         if coordinator is None or not self.state.sites:
-            raise ConfigError("Expected a coordinator and at least one site.", remedy="Add their requests first.")
+            raise ConfigError("A roster needs a coordinator and at least one site.", remedy="Add their requests first.")
         now = self._clock.now()
-        roster = Roster(
+        certificate = check_certificate(self._folder / "authority.crt", now)
+        authority = certificate.public_bytes(serialization.Encoding.PEM).decode()
+        roster = self._roster(coordinator, authority, days)
+        signed = seal_roster(roster, self._identity)
+        # The serial is used up before anything signed with it can leave: a number never names two lists.
+        self._save(self.state.model_copy(update={"serial": roster.serial}))
+        output.mkdir(parents=True, exist_ok=True)
+        members = [("coordinator.kit", coordinator), *((f"site-{m.id}.kit", m.request) for m in self.state.sites)]
+        for name, member in members:
+            kit = Kit(
+                name=member.name,
+                consortium_key=self.public_key.hex(),
+                authority=authority,
+                certificate=self._certificate(certificate, member, days),
+                roster=signed,
+            )
+            write_json(output / name, kit)
+        return [output / name for name, _ in members]
+
+    def _roster(self, coordinator: MemberRequest, authority: str, days: int) -> Roster:
+        now = self._clock.now()
+        return Roster(
             consortium=self.state.name,
             serial=self.state.serial + 1,
             valid_from=now - timedelta(minutes=5),
             valid_until=now + timedelta(days=days),
+            authority_sha256=authority_hash(authority),
             coordinator=RosterCoordinator(
                 name=coordinator.name, url=coordinator.url, public_key=coordinator.public_key
             ),
             sites=tuple(
-                RosterSite(name=site.name, public_key=site.public_key, node_key=site.node_key)
-                for site in self.state.sites
+                RosterSite(
+                    id=member.id,
+                    name=member.request.name,
+                    public_key=member.request.public_key,
+                    node_key=member.request.node_key,
+                )
+                for member in self.state.sites
             ),
         )
-        signed = seal_roster(roster, self._identity)
-        authority = check_certificate(self._folder / "authority.crt", now)
-        output.mkdir(parents=True, exist_ok=True)
-        written = []
-        for number, member in enumerate([coordinator, *self.state.sites]):
-            certificate = self._certificate(authority, member, days)
-            kit = Kit(
-                name=member.name,
-                consortium_key=self.public_key.hex(),
-                authority=authority.public_bytes(serialization.Encoding.PEM).decode(),
-                certificate=certificate,
-                roster=signed,
-            )
-            path = output / ("coordinator.kit" if number == 0 else f"site-{number}.kit")
-            write_json(path, kit)
-            written.append(path)
-        self._save(self.state.model_copy(update={"serial": roster.serial}))
-        return written
 
     def _certificate(self, authority: x509.Certificate, member: MemberRequest, days: int) -> str:
         key = load_private_key(self._folder / "keys" / "authority.pem")
@@ -157,7 +227,35 @@ class Consortium:
         )
 
     def _save(self, state: ConsortiumState) -> None:
-        beside = self._folder / f"{STATE}.part"
-        write_json(beside, state)
-        beside.replace(self._folder / STATE)
+        write_json(self._folder / STATE, state)
         self.state = state
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return a name that a person typed; raises ConfigError for one that may not be shown."""
+    try:
+        return check_name(name)
+    except ValueError as problem:
+        raise ConfigError(f"The {what}'s name cannot be used: {problem}.", remedy="Choose another name.") from None
+
+
+def _checked(request: MemberRequest) -> MemberRequest:
+    """Return a request whose fields fit its role, with its node key in one form."""
+    if request.role == "coordinator":
+        if not request.url.startswith("https://"):
+            raise ConfigError(
+                "The coordinator's URL must begin with https://.", remedy="Make a new request: salus server init."
+            )
+        return request
+    if request.url:
+        raise ConfigError("A site's request has no URL; only the coordinator is connected to.", remedy="Refuse it.")
+    try:
+        node = serialization.load_pem_public_key(request.node_key.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        node = None
+    if not isinstance(node, ec.EllipticCurvePublicKey):
+        raise ConfigError(
+            "A site's request needs an elliptic-curve node key.", remedy="Make a new request: salus client init."
+        )
+    pem = node.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return request.model_copy(update={"node_key": pem.decode()})

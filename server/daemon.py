@@ -24,7 +24,6 @@ from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, parse_job, seal_job
 from salus.common.models import build_model
-from salus.common.roster import site_key
 from salus.common.strict import validate
 from salus.common.tasks import make_task
 from salus.privacy.dp.checks import checked_clipper
@@ -136,8 +135,7 @@ class CoordinatorDaemon:
         run_of(attempts).run()
 
     def _keys(self) -> dict[int, bytes]:
-        roster = self._folder.roster
-        return {site_id: site_key(roster, site_id) for site_id in roster.site_ids()}
+        return self._folder.roster.keys()
 
     def _must_end(self, job_id: str) -> bool:
         return self._stop.is_set() or job_id in self._cancelled
@@ -152,7 +150,7 @@ class CoordinatorDaemon:
         """Write the report and the model's card; a full disk costs the report, not the job."""
         job = self._checkpoints.job(job_id).job
         folder, roster = self._folder.folder, self._folder.roster
-        names = {site: roster.site(site).name for site in roster.site_ids()}
+        names = roster.names()
         try:
             card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", self._keys(), names)
             if job.statistics is not None:
@@ -181,6 +179,7 @@ class CoordinatorDaemon:
         online = self._link.directory()
         return {
             "consortium": roster.consortium,
+            "roster": roster.serial,
             "coordinator": roster.coordinator.name,
             "roster_valid_until": roster.valid_until.isoformat(),
             "job": self._running,

@@ -7,7 +7,7 @@ from typing import Any
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import ProtectionError, RoundError
-from salus.common.roster import Roster, site_key
+from salus.common.roster import Roster
 from salus.privacy.masking.transcript import Verified, verify_transcript
 
 
@@ -35,7 +35,7 @@ def verify_file(path: Path, roster: Roster) -> Verified:
     Raises:
         ProtectionError: it does not hold, or is no transcript.
     """
-    return verify_entries(path, {site: site_key(roster, site) for site in roster.site_ids()})
+    return verify_entries(path, roster.keys())
 
 
 def verify_entries(path: Path, keys: Mapping[int, bytes]) -> Verified:

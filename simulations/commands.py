@@ -184,7 +184,7 @@ def verify(
     papers = read_kit(kit)
     roster = open_roster(papers.roster, unhex(papers.consortium_key), SystemClock())
     verified = verify_file(transcript, roster)
-    names = {number: site.name for number, site in zip(roster.site_ids(), roster.sites, strict=True)}
+    names = roster.names()
     card = privacy_card(verified.job, verified.sent, names)
     if as_json:
         emit_json({"sums": verified.sums, "privacy": card.model_dump(mode="json")})

@@ -19,7 +19,8 @@ from typing import Any
 from salus.client.config import init_site
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError, RoundError
-from salus.common.kit import install_kit, read_kit
+from salus.common.kit import read_kit
+from salus.common.trust import install_kit
 from salus.server.admin_client import AdminClient
 from salus.server.config import init_server
 from salus.server.consortium import Consortium

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, table
+from salus.common.console import emit_json, example, group, out, shown, table
 
 app = group("The hospital: make a site, join a consortium, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -18,14 +18,12 @@ def init(
     folder: Folder, name: Annotated[str, typer.Option(help="The hospital's name, as the consortium knows it.")]
 ) -> None:
     """Make a site's folder with its own keys, and a request for the consortium."""
-    from salus.client.config import init_site
+    from salus.client.config import REQUEST, init_site
     from salus.common.identity import fingerprint, unhex
-    from salus.common.kit import write_json
 
     request = init_site(folder, name)
-    write_json(folder / "site.request", request)
     out.print(
-        f"Made [bold]{folder}[/]. Send [bold]{folder / 'site.request'}[/] to the consortium; it holds nothing secret."
+        f"Made [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium; it holds no secret."
     )
     out.print(f"Key fingerprint, to compare by telephone: [bold]{fingerprint(unhex(request.public_key))}[/]")
 
@@ -34,16 +32,17 @@ def init(
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium sent.")]) -> None:
     """Install the consortium's kit; the consortium's key is pinned from now on."""
     from salus.common.identity import fingerprint, unhex
-    from salus.common.kit import install_kit, read_kit
+    from salus.common.kit import read_kit
+    from salus.common.trust import install_kit
 
-    papers = read_kit(kit)
-    roster = install_kit(folder, papers, SystemClock())
+    read = read_kit(kit)
+    roster = install_kit(folder, read, SystemClock())
     out.print(
-        f"Joined [bold]{roster.consortium}[/], {len(roster.sites)} sites, valid until {roster.valid_until:%Y-%m-%d}."
+        f"Joined [bold]{shown(roster.consortium)}[/], roster {roster.serial}, {len(roster.sites)} sites, "
+        f"valid until {roster.valid_until:%Y-%m-%d}."
     )
-    out.print(
-        f"Consortium's fingerprint, to compare by telephone: [bold]{fingerprint(unhex(papers.consortium_key))}[/]"
-    )
+    out.print(f"Consortium's fingerprint, to compare by telephone: [bold]{fingerprint(unhex(read.consortium_key))}[/]")
+    out.print("Restart the site's daemon if it is running. Running jobs keep the roster that they began with.")
 
 
 @app.command(epilog=example("salus client start ./site"))
@@ -79,7 +78,7 @@ def _say(state: str) -> None:
 
 
 @app.command(epilog=example("salus client status ./site"))
-def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show whether the daemon runs, whether it is connected, and what was used in the last round."""
     from salus.client.config import SiteFolder
     from salus.common.events import read_events

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, table
+from salus.common.console import emit_json, example, group, out, shown, table
 
 app = group("The coordinator: make its folder, install its kit, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
@@ -22,29 +22,33 @@ def init(
 ) -> None:
     """Make the coordinator's folder with its own keys, and a request for the consortium."""
     from salus.common.identity import fingerprint, unhex
-    from salus.common.kit import write_json
-    from salus.server.config import init_server
+    from salus.server.config import REQUEST, init_server
 
     request = init_server(folder, name, url, listen)
-    write_json(folder / "coordinator.request", request)
-    out.print(f"Made [bold]{folder}[/]. Give [bold]{folder / 'coordinator.request'}[/] to the consortium.")
+    out.print(f"Made [bold]{shown(folder)}[/]. Give [bold]{shown(folder / REQUEST)}[/] to the consortium.")
     out.print(f"Key fingerprint: [bold]{fingerprint(unhex(request.public_key))}[/]")
 
 
 @app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium issued.")]) -> None:
     """Install the consortium's kit; restart the daemon afterwards."""
-    from salus.common.kit import install_kit, read_kit
+    from salus.common.identity import fingerprint, unhex
+    from salus.common.kit import read_kit
+    from salus.common.trust import install_kit
 
-    roster = install_kit(folder, read_kit(kit), SystemClock())
+    read = read_kit(kit)
+    roster = install_kit(folder, read, SystemClock())
     out.print(
-        f"Coordinates [bold]{roster.consortium}[/], {len(roster.sites)} sites, valid until {roster.valid_until:%Y-%m-%d}."
+        f"Coordinates [bold]{shown(roster.consortium)}[/], roster {roster.serial}, {len(roster.sites)} sites, "
+        f"valid until {roster.valid_until:%Y-%m-%d}."
     )
+    out.print(f"Consortium's fingerprint, to compare by telephone: [bold]{fingerprint(unhex(read.consortium_key))}[/]")
+    out.print("Restart the coordinator's daemon if it is running. Running jobs keep the roster that they began with.")
 
 
 @app.command(epilog=example("salus server start ./coordinator"))
 def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
-    """Run the coordinator's daemon until it is stopped; an interrupted job is taken up again at the next start."""
+    """Run the coordinator's daemon until it is stopped; an interrupted job is resumed at the next start."""
     from salus.common.events import Event
     from salus.common.lock import FolderLock
     from salus.server.config import ServerFolder
@@ -69,7 +73,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
 
 @app.command(epilog=example("salus server status ./coordinator"))
-def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show the sites that are online and the job that runs."""
     from salus.server.admin_client import AdminClient
 
@@ -78,7 +82,8 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         emit_json(values)
         return
     out.print(
-        f"[bold]{values['consortium']}[/], roster valid until {values['roster_valid_until'][:10]}, job: {values['job']}"
+        f"[bold]{shown(values['consortium'])}[/], roster {values['roster']} valid until "
+        f"{shown(values['roster_valid_until'][:10])}, job: {shown(values['job'] or 'none')}"
     )
     table(
         "",

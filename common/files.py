@@ -1,0 +1,58 @@
+"""Files that are there whole or not at all, whenever the process is killed or the disk is full."""
+
+import os
+from pathlib import Path
+
+from salus.common.errors import ConfigError
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, bring it to disk and put it in place of `path` in one step.
+
+    Raises:
+        ConfigError: the disk is full, or the folder cannot be written to; `path` is what it was.
+    """
+    beside = path.with_name(path.name + ".part")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        beside.unlink(missing_ok=True)
+        raise ConfigError(
+            f"Cannot write {path.name!r}: {problem.strerror}.", remedy="Free the disk, or check who may write there."
+        ) from None
+
+
+def check_new_folder(folder: Path, *made_by: str) -> None:
+    """Check, before anything is made, that a member's folder can be made at `folder`.
+
+    Args:
+        made_by: names whose presence means that the folder was made before.
+
+    Raises:
+        ConfigError: not a folder, not empty, or not writable; with the remedy.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"{folder.name!r} is not a folder.", remedy="Choose another name.")
+    if folder.exists():
+        found = {entry.name for entry in folder.iterdir()}
+        if found & set(made_by):
+            raise ConfigError(
+                f"{folder.name!r} was made before; its keys are never overwritten.", remedy="Choose another folder."
+            )
+        if found:
+            raise ConfigError(f"The folder {folder.name!r} is not empty.", remedy="Choose a new or empty folder.")
+    nearest = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"Cannot make the folder {folder.name!r}: {nearest.name!r} cannot be written to.",
+            remedy="Choose another place, or check who may write there.",
+        )
