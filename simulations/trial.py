@@ -11,10 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from salus.client.config import init_site
 from salus.common.clock import SystemClock
@@ -26,8 +26,12 @@ from salus.server.config import init_server
 from salus.server.consortium import Consortium
 
 MARK = ".salus-trial"  # only a folder with this file in it is ever emptied
-START_TIMEOUT_S = 90.0
-STOP_TIMEOUT_S = 10.0
+BACKSTOP_S = 1800.0  # against a hang; a daemon that has ended ends the wait at once
+STOP_TIMEOUT_S = 60.0
+POLL_S = 0.1
+DAEMON = "from salus.common import lifeline; lifeline.watch(); from salus.cli import main; main()"
+
+Found = TypeVar("Found")
 
 
 def free_port() -> int:
@@ -88,60 +92,89 @@ class Trial:
     ) -> None:
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
-        for process in self._processes.values():
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        for member in list(self._processes):
+            self._end(member)
+
+    def _end(self, member: Path) -> None:
+        process = self._processes.pop(member)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdin is not None  # Safe because `start` asks for a pipe.
+        process.stdin.close()
 
     def start(self, member: Path) -> "subprocess.Popen[bytes]":
         """Start a member's daemon; its output goes to ``daemon.log`` in its folder."""
         role = "server" if member == self.coordinator else "client"
         with (member / "daemon.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "salus.cli", role, "start", str(member)],
+                [sys.executable, "-c", DAEMON, role, "start", str(member)],
                 stdout=log,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it closes when this process dies, see `lifeline`
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         self._processes[member] = process
         return process
 
+    def start_missing(self) -> None:
+        """Start every daemon that is not running."""
+        for member in [self.coordinator, *self.sites]:
+            if member not in self._processes:
+                self.start(member)
+
     def start_all(self) -> None:
         """Start every daemon and wait until every site is online."""
-        for member in [self.coordinator, *self.sites]:
-            self.start(member)
+        self.start_missing()
         self.wait_online(len(self.sites))
 
     def kill(self, member: Path) -> None:
         """End a member's daemon with SIGKILL."""
-        process = self._processes.pop(member)
-        process.kill()
-        process.wait()
+        self._processes[member].kill()
+        self._end(member)
+
+    def stop(self, member: Path) -> None:
+        """End a member's daemon with SIGTERM; a site says goodbye, so that nobody waits for it."""
+        self._processes[member].send_signal(signal.SIGTERM)
+        self._end(member)
 
     def process_id(self, member: Path) -> int:
         """Return the process id of a member's daemon."""
         return self._processes[member].pid
 
-    def wait_online(self, count: int, timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait_online(self, count: int, timeout_s: float = BACKSTOP_S) -> None:
         """Wait until this many sites are online; raises LinkError with the end of the daemons' logs."""
+
+        def online() -> bool | None:
+            return sum(site["online"] for site in self.admin.get("/status")["sites"]) >= count or None
+
+        self._wait(online, f"{count} sites online", timeout_s)
+
+    def _wait(self, look: Callable[[], Found | None], what: str, timeout_s: float) -> Found:
+        """Return what `look` finds, as soon as it finds something; a coordinator that is away for a while is waited for.
+
+        Raises:
+            LinkError: a daemon has ended, or the time is up; with the last line of its log.
+        """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             dead = [member for member, process in self._processes.items() if process.poll() is not None]
             if dead:
-                raise LinkError(f"{dead[0].name} ended: {self.log_tail(dead[0])}", remedy="See its daemon.log.")
+                raise LinkError(
+                    f"{dead[0].name} ended while waiting for {what}: {self.log_tail(dead[0])}",
+                    remedy="See its daemon.log.",
+                )
             try:
-                if sum(site["online"] for site in self.admin.get("/status")["sites"]) >= count:
-                    return
+                found = look()
             except LinkError:
-                pass
-            time.sleep(0.1)
+                found = None
+            if found is not None:
+                return found
+            time.sleep(POLL_S)
         logs = "; ".join(f"{member.name}: {self.log_tail(member)}" for member in self._processes)
-        raise LinkError(
-            f"Expected {count} sites online within {timeout_s:.0f} s ({logs}).", remedy="See the daemon.log files."
-        )
+        raise LinkError(f"Waited {timeout_s:.0f} s for {what} ({logs}).", remedy="See the daemon.log files.")
 
     def log_tail(self, member: Path) -> str:
         """Return the last line of a daemon's output."""
@@ -152,16 +185,27 @@ class Trial:
         """Submit a job file's text and return the job's id."""
         return str(self.admin.post("/jobs", job)["job"])
 
-    def wait_for(self, job_id: str, timeout_s: float = 300.0) -> dict[str, Any]:
+    def wait_for(self, job_id: str, timeout_s: float = BACKSTOP_S) -> dict[str, Any]:
         """Wait for a job to end and return its result; survives a coordinator that is away for a while."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                result: dict[str, Any] = self.admin.get(f"/jobs/{job_id}")
-            except LinkError:
-                time.sleep(0.2)
-                continue
-            if result["status"] not in ("waiting", "running"):
-                return result
-            time.sleep(0.1)
-        raise RoundError(f"The job {job_id} did not end within {timeout_s:.0f} s.", remedy="See the coordinator's log.")
+
+        def result() -> dict[str, Any] | None:
+            found: dict[str, Any] = self.admin.get(f"/jobs/{job_id}")
+            return None if found["status"] in ("waiting", "running") else found
+
+        return self._wait(result, f"the end of job {job_id}", timeout_s)
+
+    def wait_for_round(self, job_id: str, round_: int, timeout_s: float = BACKSTOP_S) -> None:
+        """Wait until a job has finished this many rounds; raises RoundError if it ends before."""
+
+        def reached() -> bool | None:
+            found = self.admin.get(f"/jobs/{job_id}")
+            if len(found["rounds"]) >= round_:
+                return True
+            if found["status"] not in ("waiting", "running"):
+                raise RoundError(
+                    f"The job {job_id} {found['status']} before round {round_}: {found['reason']}",
+                    remedy="See its events.",
+                )
+            return None
+
+        self._wait(reached, f"round {round_} of {job_id}", timeout_s)

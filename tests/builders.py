@@ -22,11 +22,11 @@ name = "tiny"
 rounds = {rounds}
 min_sites = {min_sites}
 round_timeout_s = {round_timeout_s}
-join_timeout_s = 60.0
+join_timeout_s = 3600.0
 [task]
 kind = "classification"
 model = "{model}"
-dataset = "toy"
+dataset = "{dataset}"
 classes = ["no", "yes"]
 shape = [8, 8]
 [training]
@@ -46,7 +46,8 @@ def job_text(
     rounds: int = 2,
     min_sites: int = 2,
     model: str = "logistic",
-    round_timeout_s: float = 60.0,
+    round_timeout_s: float = 3600.0,
+    dataset: str = "toy",
     training: str = "",
     protection: str = "none",
     privacy: str = 'noise = "none"',
@@ -57,6 +58,7 @@ def job_text(
         min_sites=min_sites,
         model=model,
         round_timeout_s=round_timeout_s,
+        dataset=dataset,
         training=training,
         protection=protection,
         privacy=privacy,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ |= {"COLUMNS": "200", "NO_COLOR": "1"}  # before rich reads them: tables are compared as text
 settings.register_profile("salus", deadline=None, max_examples=60)  # machines are shared: time says nothing
 settings.load_profile("salus")
 

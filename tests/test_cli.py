@@ -13,18 +13,11 @@ import click
 import pytest
 import typer
 from tests.builders import job_text, write_npz
+from tests.cli import Result, salus
 
 from salus.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def salus(*arguments: str | Path, cwd: Path | None = None, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "salus.cli", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, timeout=timeout, stdin=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-    )  # fmt: skip
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], click.Command]]:
@@ -57,7 +50,7 @@ def test_the_promised_commands_exist() -> None:
         assert part.strip() in names
 
 
-def failed(result: "subprocess.CompletedProcess[str]", code: int, *texts: str) -> None:
+def failed(result: Result, code: int, *texts: str) -> None:
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     lines = [line for line in result.stderr.splitlines() if line.strip()]

@@ -17,6 +17,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from salus.client.data.importing import Incoming, Progress
 from salus.client.data.pacs import PAUSE_S, TRIES, UID, tried
 from salus.client.data.receiver import SUCCESS, DimseOptions, Receiver
+from salus.common.clock import Clock, SystemClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
 PENDING = (0xFF00, 0xFF01)
@@ -145,18 +146,19 @@ class _Move(threading.Thread):
 
 
 def pushed(
-    options: DimseOptions, idle_s: float, tell: Callable[[int], None] = lambda count: None
+    options: DimseOptions, idle_s: float, tell: Callable[[int], None] = lambda count: None, clock: Clock | None = None
 ) -> Iterator[Incoming]:
     """Yield what others push to us, until nothing has come for `idle_s` seconds.
 
     Raises:
         ConfigError: the port cannot be had, or TLS is missing.
     """
-    last = [time.monotonic()]
+    time_ = clock or SystemClock()
+    last = [time_.monotonic_s()]
     with Receiver(options) as receiver:
-        for count, (name, data) in enumerate(receiver.objects(lambda: time.monotonic() - last[0] > idle_s), start=1):
+        for count, (name, data) in enumerate(receiver.objects(lambda: time_.monotonic_s() - last[0] > idle_s), start=1):
             yield Incoming(name, data)
-            last[0] = time.monotonic()
+            last[0] = time_.monotonic_s()
             tell(count)
 
 

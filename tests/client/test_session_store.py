@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.processes import start
 
 from salus.client.session_store import SqliteSessionStore
 from salus.common.errors import ProtectionError
@@ -67,7 +68,7 @@ def test_killed_at_random_points_no_session_is_signed_twice(tmp_path: Path, kill
     """Each life begins the sessions from the first again; what an earlier life signed must never be signed once more."""
     signed: list[str] = []
     for life in range(kills):
-        process = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "s.sqlite")], stdout=subprocess.PIPE)
+        process = start([sys.executable, "-c", CHILD, tmp_path / "s.sqlite"], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(0.002 + (life * 0.37) % 0.05)

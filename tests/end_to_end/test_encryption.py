@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.builders import job_text, write_npz
-from tests.end_to_end.test_federation import found
 
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
@@ -17,7 +16,9 @@ from salus.common.models import build_model
 from salus.common.vectors import layout_of
 from salus.server.checkpoints import Checkpoints
 from salus.server.daemon import check_job
+from salus.simulations.benchmarks.environment import peak_rss_mb
 from salus.simulations.simulate import SimulationResult, simulate
+from salus.simulations.trial import Trial
 
 WITH_KEY = 'encryption"\nkey_holder = 2\nupdate_clip_norm_l2 = 4.0\nstrategy = "fedavg'
 
@@ -63,17 +64,12 @@ def test_an_encrypted_job_with_local_noise_runs(tmp_path: Path) -> None:
     assert result.privacy.source == "plan"  # this protection keeps no transcript that a third party could count
 
 
-def test_an_encrypted_job_over_daemons_survives_a_killed_key_holder(tmp_path: Path) -> None:
-    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\nkey_holders = [2]\n")
-    with trial:
-        trial.start_all()
-        job = trial.submit(job_text(rounds=4, model="cnn", round_timeout_s=20, protection=WITH_KEY))
-        from tests.end_to_end.test_federation import wait_for_round
-
-        wait_for_round(trial, job, 1)
-        trial.kill(trial.sites[1])
-        trial.start(trial.sites[1])
-        result = trial.wait_for(job)
+def test_an_encrypted_job_over_daemons_survives_a_killed_key_holder(federation: Trial) -> None:
+    job = federation.submit(job_text(rounds=4, model="cnn", protection=WITH_KEY))
+    federation.wait_for_round(job, 1)
+    federation.kill(federation.sites[1])
+    federation.start(federation.sites[1])
+    result = federation.wait_for(job)
     assert result["status"] == "finished"
     assert len(result["rounds"]) == 4
     assert all(record["sites"] == [1, 2, 3, 4, 5] for record in result["rounds"])
@@ -102,22 +98,15 @@ def test_a_site_refuses_a_key_holder_that_its_operator_has_not_named() -> None:
 
 
 @pytest.mark.slow
-def test_an_eleven_million_parameter_job_over_daemons_stays_small(tmp_path: Path) -> None:
+def test_an_eleven_million_parameter_job_over_daemons_stays_small(federation: Trial) -> None:
     """ResNet-18, five daemons, one round; memory as in docs/results.md."""
-    from salus.simulations.benchmarks.environment import peak_rss_mb
-
-    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\nkey_holders = [2]\n")
-    with trial:
-        trial.start_all()
-        job = trial.submit(
-            job_text(rounds=1, model="resnet18", round_timeout_s=300, protection=WITH_KEY.replace("4.0", "1.0"))
-        )
-        result = trial.wait_for(job)
-        peaks = {
-            "coordinator": peak_rss_mb(trial.process_id(trial.coordinator)),
-            "key_holder": peak_rss_mb(trial.process_id(trial.sites[1])),
-            "site": peak_rss_mb(trial.process_id(trial.sites[2])),
-        }
+    job = federation.submit(job_text(rounds=1, model="resnet18", protection=WITH_KEY.replace("4.0", "1.0")))
+    result = federation.wait_for(job)
+    peaks = {
+        "coordinator": peak_rss_mb(federation.process_id(federation.coordinator)),
+        "key_holder": peak_rss_mb(federation.process_id(federation.sites[1])),
+        "site": peak_rss_mb(federation.process_id(federation.sites[2])),
+    }
     assert result["status"] == "finished"
     print(json.dumps({"peak_mb": peaks, "seconds": result["rounds"][0]["seconds"]}))
     assert max(peaks.values()) < 1500

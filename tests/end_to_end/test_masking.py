@@ -1,67 +1,53 @@
 """Masked sums over real daemons, and what a listener finds on the wire."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.builders import job_text, tiny_job, write_npz
-from tests.end_to_end.test_federation import found, wait_for_round
+from tests.cli import salus
 from tests.server.test_rounds import Here, World
 
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
+from salus.common.clock import SystemClock
 from salus.common.errors import ProtectionError, SalusError
 from salus.common.job import load_job
 from salus.common.packets import Reply, Request
+from salus.server.config import ServerFolder
 from salus.server.transcripts import verify_file
 from salus.simulations.simulate import simulate
+from salus.simulations.trial import Trial
 
 JOBS = Path(__file__).resolve().parents[2] / "simulations" / "jobs"
 
 
-def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_holds(tmp_path: Path) -> None:
-    trial = found(tmp_path / "t", sites=5, policy="allow_without_noise = true\n")
-    with trial:
-        trial.start_all()
-        job = trial.submit(
-            job_text(rounds=5, model="cnn", round_timeout_s=20, training="local_epochs = 8", protection="masking")
-        )
-        wait_for_round(trial, job, 2)
-        trial.kill(trial.sites[2])
-        trial.start(trial.sites[2])
-        result = trial.wait_for(job)
+def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_holds(
+    federation: Trial, tmp_path: Path
+) -> None:
+    job = federation.submit(job_text(rounds=5, model="cnn", training="local_epochs = 8", protection="masking"))
+    federation.wait_for_round(job, 2)
+    federation.kill(federation.sites[2])
+    federation.start(federation.sites[2])
+    result = federation.wait_for(job)
     assert result["status"] == "finished"
     assert all(record["sites"] == [1, 2, 3, 4, 5] for record in result["rounds"])
-    from salus.common.clock import SystemClock
-    from salus.server.config import ServerFolder
-
-    roster = ServerFolder.open(trial.coordinator, SystemClock()).roster
-    path = trial.coordinator / "transcripts" / f"{job}.jsonl"
+    roster = ServerFolder.open(federation.coordinator, SystemClock()).roster
+    path = federation.coordinator / "transcripts" / f"{job}.jsonl"
     sums = verify_file(path, roster).sums
     assert [line["round"] for line in sums] == [1, 2, 3, 4, 5, 6]
-    command = [
-        sys.executable,
-        "-m",
-        "salus.cli",
-        "verify",
-        str(path),
-        "--kit",
-        str(trial.folder / "kits" / "site-1.kit"),
-        "--json",
-    ]
-    verified = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    kit = federation.folder / "kits" / "site-1.kit"
+    verified = salus("verify", path, "--kit", kit, "--json")
+    assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["sums"] == sums
     assert "no formal privacy" in json.loads(verified.stdout)["privacy"]["statement"]
-    forged = path.read_text().replace('"round":3', '"round":4', 1)
-    (tmp_path / "forged.jsonl").write_text(forged)
+    forged = tmp_path / "forged.jsonl"
+    forged.write_text(path.read_text().replace('"round":3', '"round":4', 1))
     with pytest.raises(ProtectionError, match="does not hold"):
-        verify_file(tmp_path / "forged.jsonl", roster)
-    command[4] = str(tmp_path / "forged.jsonl")
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        verify_file(forged, roster)
+    refused = salus("verify", forged, "--kit", kit, "--json")
     assert refused.returncode == 41
     assert "Traceback" not in refused.stderr
 

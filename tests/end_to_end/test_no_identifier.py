@@ -15,6 +15,7 @@ from pydicom.dataset import FileDataset
 from tests.builders import toy_identity, toy_keys
 from tests.client.data.test_deidentify import image, leaks, planted
 from tests.client.data.test_pacs import free_port
+from tests.processes import running
 from tests.server.test_measuring import job_of
 from tests.server.test_rounds import World
 
@@ -160,7 +161,7 @@ def import_all(folder: Path, hospitals: Mapping[int, Path]) -> None:
         if number == 1:
             port = free_port()
             command = [sys.executable, "-c", MODALITY, str(port), str(data)]
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+            with running(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
                 run_import(target, pushed_files("MODALITY", f"SALUS@127.0.0.1:{port}", 4.0, NoTls()))
         elif number == 2:
             open_catalogue(site).add("toy", "dicom", data, SourceOptions())

@@ -1,14 +1,12 @@
 """Jobs with noise from the coordinator's round to the site's ledger, over virtual sites and over real daemons."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.builders import job_text, tiny_job, toy_site, write_npz
-from tests.end_to_end.test_federation import found
+from tests.cli import salus
 
 from salus.client.data.sources.base import SourceOptions
 from salus.client.ledger.entries import Commit
@@ -25,6 +23,7 @@ from salus.common.packets import Request
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp.plan import plan_of
 from salus.simulations.simulate import simulate
+from salus.simulations.trial import Trial
 
 PRIVACY = """
 noise = "{noise}"
@@ -180,29 +179,28 @@ def test_a_site_notices_by_itself_that_its_ledger_was_restored(tmp_path: Path) -
     assert asked.commits() == 1  # and it was not let grow again
 
 
-def test_daemons_keep_ledgers_and_verify_prints_the_card(tmp_path: Path) -> None:
-    trial = found(tmp_path / "t", sites=4, policy="[budget]\nepsilon = 30.0\n")
-    with trial:
-        trial.start_all()
-        job = trial.submit(
-            job_text(rounds=3, min_sites=3, protection="masking", privacy=PRIVACY.format(noise="distributed"))
-        )
-        result = trial.wait_for(job)
+def test_daemons_keep_ledgers_and_verify_prints_the_card(federation: Trial, tmp_path: Path) -> None:
+    job = federation.submit(
+        job_text(rounds=3, min_sites=3, protection="masking", privacy=PRIVACY.format(noise="distributed"))
+    )
+    result = federation.wait_for(job)
     assert result["status"] == "finished"
-    card = json.loads((trial.coordinator / "reports" / f"{job}.card.json").read_text())
+    card = json.loads((federation.coordinator / "reports" / f"{job}.card.json").read_text())
 
-    def salus(*arguments: str) -> str:
-        command = [sys.executable, "-m", "salus.cli", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    def good(*words: object) -> str:
+        done = salus(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-    path = trial.coordinator / "transcripts" / f"{job}.jsonl"
-    kit = trial.folder / "kits" / "site-1.kit"
-    assert json.loads(salus("verify", str(path), "--kit", str(kit), "--json"))["privacy"] == card
-    shown = json.loads(salus("ledger", "show", str(trial.sites[0]), "--json"))
-    assert shown["jobs"][0]["spent_epsilon"] == pytest.approx(card["sites"][0]["epsilon"], abs=1e-4)
-    assert "all of them in this ledger" in salus("ledger", "verify", str(trial.sites[0]), "--transcript", str(path))
-    assert "given back" in salus("ledger", "close", str(trial.sites[0]), shown["jobs"][0]["job"])
-    salus("ledger", "export", str(trial.sites[0]), str(tmp_path / "ledger.json"))
+    path, site = federation.coordinator / "transcripts" / f"{job}.jsonl", federation.sites[0]
+    kit = federation.folder / "kits" / "site-1.kit"
+    assert json.loads(good("verify", path, "--kit", kit, "--json"))["privacy"] == card
+    shown = json.loads(good("ledger", "show", site, "--json"))
+    (mine,) = [line for line in shown["jobs"] if line["job"].startswith(f"{job}/")]
+    assert mine["spent_epsilon"] == pytest.approx(card["sites"][0]["epsilon"], abs=1e-4)
+    assert "all of them in this ledger" in good("ledger", "verify", site, "--transcript", path)
+    assert "given back" in good("ledger", "close", site, mine["job"])
+    good("ledger", "export", site, tmp_path / "ledger.json")
     assert [entry["kind"] for entry in json.loads((tmp_path / "ledger.json").read_text())][-1] == "close"
 
 

@@ -1,20 +1,17 @@
 """Statistics and unreadable files in whole federations: real processes, real TLS."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
-from tests.builders import write_npz
+from tests.cli import salus
 
 from salus.client.config import open_catalogue
 from salus.client.data.sources.base import SourceOptions
 from salus.common.events import read_events
 from salus.simulations.phantoms import Hospital, write_hospital
-from salus.simulations.trial import Trial, empty
+from salus.simulations.trial import Trial
 
-POLICY = "allow_without_noise = true\n"
 STATISTICS = """
 [job]
 name = "intensities"
@@ -46,28 +43,18 @@ noise = "none"
 """
 
 
-def salus(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "salus.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_salus_stats_measures_over_daemons_and_writes_a_page(tmp_path: Path) -> None:
-    empty(tmp_path / "t")
-    trial = Trial(tmp_path / "t", [f"Site {n}" for n in range(1, 6)], policy=POLICY)
+def test_salus_stats_measures_over_daemons_and_writes_a_page(federation: Trial, tmp_path: Path) -> None:
     values = []
-    for number, site in enumerate(trial.sites, start=1):
-        data = write_npz(site / "toy.npz", seed=number, images=60)
-        open_catalogue(site).add("toy", "medmnist", data, SourceOptions())
-        with np.load(data) as arrays:
+    for site in federation.sites:
+        with np.load(site / "toy.npz") as arrays:
             values += [arrays[f"{split}_images"].ravel() for split in ("train", "val", "test")]
     (tmp_path / "job.toml").write_text(STATISTICS)
     (tmp_path / "train.toml").write_text(TRAINING)
-    with trial:
-        trial.start_all()
-        done = salus("stats", tmp_path / "job.toml", trial.coordinator)
-        assert done.returncode == 0, done.stderr
-        shown = salus("stats", "intensities-0001", trial.coordinator, "--json")
-        wrong = salus("stats", tmp_path / "train.toml", trial.coordinator)
+    done = salus("stats", tmp_path / "job.toml", federation.coordinator)
+    assert done.returncode == 0, done.stderr
+    number = next(row["job"] for row in federation.admin.get("/jobs") if row["job"].startswith("intensities-"))
+    shown = salus("stats", number, federation.coordinator, "--json")
+    wrong = salus("stats", tmp_path / "train.toml", federation.coordinator)
     assert wrong.returncode != 0
     assert "salus job submit" in wrong.stderr
     assert 'kind = "zscore"' in done.stdout
@@ -75,16 +62,16 @@ def test_salus_stats_measures_over_daemons_and_writes_a_page(tmp_path: Path) -> 
     pooled = np.concatenate(values) / 255
     for name in ("0.25", "0.5", "0.75"):
         assert abs(found[name] - np.quantile(pooled, float(name), method="inverted_cdf")) < 2 / 255
-    page = (trial.coordinator / "reports" / "intensities-0001.html").read_text()
+    page = (federation.coordinator / "reports" / f"{number}.html").read_text()
     assert "Intensities ALL" in page
     assert "kind = &#34;zscore&#34;" in page
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_a_site_with_48_unreadable_studies_of_191_takes_part_and_everybody_concerned_sees_48(tmp_path: Path) -> None:
-    empty(tmp_path / "t")
-    trial = Trial(tmp_path / "t", [f"Site {n}" for n in range(1, 6)], policy=POLICY)
-    for number, site in enumerate(trial.sites, start=1):
+def test_a_site_with_48_unreadable_studies_of_191_takes_part_and_everybody_concerned_sees_48(
+    federation: Trial, tmp_path: Path
+) -> None:
+    for number, site in enumerate(federation.sites, start=1):
         data = tmp_path / f"data{number}"
         hospital = Hospital(f"H{number}", "PhantomA Imaging", 1.0, (600, 1200), False, 0.5, 60, 110, damaged=0)
         write_hospital(data, hospital, seed=number, side=16)
@@ -101,17 +88,19 @@ def test_a_site_with_48_unreadable_studies_of_191_takes_part_and_everybody_conce
                 whole = image.read_bytes()
                 image.write_bytes([whole[: len(whole) // 2], b"", whole[:-100], b"not dicom" * 40][number_ % 4])
         open_catalogue(site).add("phantoms", "dicom", data, SourceOptions())
-    summary = open_catalogue(trial.sites[1]).summary("phantoms")
+    summary = open_catalogue(federation.sites[1]).summary("phantoms")
     assert (summary.images, sum(summary.quarantined.values())) == (191 - 48, 48)
-    with trial:
-        trial.start_all()
-        result = trial.wait_for(trial.submit(TRAINING))
+    result = federation.wait_for(federation.submit(TRAINING))
     assert result["status"] == "finished"
     assert all(record["sites"] == [1, 2, 3, 4, 5] for record in result["rounds"])
     assert [record["cohort"]["left_out"] for record in result["rounds"]] == [48, 48]
     assert "48 files could not be used" in Path(result["report"]).read_text()
-    seen = [event for event in read_events(trial.sites[1] / "events.jsonl") if event.kind == "trained"]
+    seen = [
+        event
+        for event in read_events(federation.sites[1] / "events.jsonl")
+        if event.kind == "trained" and event.fields["job"] == result["job"]
+    ]
     assert seen
     assert all(sum(event.fields["left_out"].values()) == 48 for event in seen)  # type: ignore[attr-defined]
-    shown = json.loads(salus("dataset", "show", trial.sites[1], "phantoms", "--json").stdout)
+    shown = json.loads(salus("dataset", "show", federation.sites[1], "phantoms", "--json").stdout)
     assert sum(shown["quarantined"].values()) == 48

@@ -3,7 +3,6 @@
 import contextlib
 import ssl
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.fleet_pb2 import PushMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import add_header_to_object_body, get_object_id
+from tests.processes import BACKSTOP_S, wait_until
 
 from salus.client.config import SiteFolder
 from salus.client.link import FleetLink
@@ -87,7 +87,7 @@ def serve(link: FleetLink, site: int, count: int) -> threading.Thread:
     return thread
 
 
-def ask(world: World, sites: list[int], blob: bytes, timeout_s: float = 20.0) -> dict[int, bytes]:
+def ask(world: World, sites: list[int], blob: bytes, timeout_s: float = BACKSTOP_S) -> dict[int, bytes]:
     requests = dict.fromkeys(sites, (REQUEST, blob))
     return {s: b for s, reply, b in world.federation().exchange(requests, timeout_s) if isinstance(reply, Reply)}
 
@@ -105,7 +105,7 @@ def test_messages_of_every_size_go_to_all_sites_and_back(world: World, size: int
         blob = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
         assert ask(world, [1, 2], blob) == {1: shifted(blob, 1), 2: shifted(blob, 2)}
         for thread in threads:
-            thread.join(10)
+            thread.join()
     assert world.link.directory() == {}
 
 
@@ -115,11 +115,11 @@ def test_a_long_poll_waits_for_its_message(world: World) -> None:
         got: list[Message | None] = []
         thread = threading.Thread(target=lambda: got.append(one.receive()), daemon=True)
         thread.start()
-        time.sleep(0.5)
+        thread.join(0.5)  # a poll that returns empty does so within this time; a correct one never fails by it
         assert not got
         node = world.link.directory()[1]
         list(world.grid.push_messages([Message(pack(REQUEST), node, "query.hello")]))
-        thread.join(5)
+        thread.join()
         assert got
         assert got[0] is not None
 
@@ -134,11 +134,9 @@ def test_a_site_that_took_a_message_and_died_gets_it_again_when_it_comes_back(wo
     with world.connect(1) as second:
         assert second.activate() == node
         thread = serve(second, 1, 1)
-        deadline = time.monotonic() + 10
         replies: list[Message] = []
-        while not replies and time.monotonic() < deadline:
-            replies = list(world.grid.pull_messages(waiting))
-        thread.join(5)
+        wait_until(lambda: bool(replies.extend(world.grid.pull_messages(waiting)) or replies), "the reply")
+        thread.join()
         assert len(replies) == 1
         assert not replies[0].has_error(), replies[0]
 
@@ -148,7 +146,7 @@ def test_an_answered_message_is_not_taken_twice_after_a_reconnection(world: Worl
         one.activate()
         thread = serve(one, 1, 1)
         assert ask(world, [1], b"once") == {1: shifted(b"once", 1)}
-        thread.join(5)
+        thread.join()
         one.activate()
         got: list[Message | None] = []
 
@@ -230,7 +228,7 @@ def test_nothing_is_left_in_the_store_after_a_run(world: World) -> None:
         thread = serve(one, 1, 3)
         for _ in range(3):
             ask(world, [1], b"y" * 100_000)
-        thread.join(5)
+        thread.join()
         assert len(world.grid._store) == 0
 
 
@@ -257,9 +255,9 @@ def test_a_forged_reply_costs_its_own_site_only(world: World) -> None:
 
         other = threading.Thread(target=misbehave, daemon=True)
         other.start()
-        answers = list(world.federation().exchange(dict.fromkeys([1, 2], (REQUEST, b"abc")), 20))
-        thread.join(5)
-        other.join(5)
+        answers = list(world.federation().exchange(dict.fromkeys([1, 2], (REQUEST, b"abc")), BACKSTOP_S))
+        thread.join()
+        other.join()
     kinds = {site: type(reply).__name__ for site, reply, _ in answers}
     assert kinds == {1: "WireError", 2: "Reply"}
 
@@ -310,7 +308,7 @@ def test_reconnecting_never_makes_a_site_look_offline(world: World) -> None:
         for _ in range(20):
             one.activate()
         stop.set()
-        thread.join(5)
+        thread.join()
         assert set(seen) == {1}
 
 
@@ -321,5 +319,5 @@ def test_a_run_that_flower_has_ended_is_opened_again(world: World) -> None:
         world.grid._state.finish_task(world.grid._task, "failed", "")
         thread = serve(one, 1, 1)
         assert ask(world, [1], b"still here") == {1: shifted(b"still here", 1)}
-        thread.join(5)
+        thread.join()
         assert world.grid.run.run_id != before

@@ -35,7 +35,7 @@ JOB = """
 [job]
 name = "measure"
 rounds = {rounds}
-join_timeout_s = 60.0
+join_timeout_s = 3600.0
 [task]
 dataset = "toy"
 classes = ["no", "yes"]

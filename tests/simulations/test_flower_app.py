@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 from flwr.supercore.object_ref import load_app
 from tests.builders import job_text, write_npz
+from tests.processes import BACKSTOP_S
 
 from salus.common.errors import ConfigError
 from salus.server.checkpoints import Checkpoints
@@ -66,5 +67,5 @@ def test_flowers_ray_engine_runs_them_too(tmp_path: Path) -> None:
         f"backend_config={{'client_resources': {{'num_cpus': {os.cpu_count()}}}}})\n"
     )
     environment = {**os.environ, **{f"SALUS_{k.upper()}": str(v) for k, v in settings(tmp_path).items()}}
-    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=280)
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=BACKSTOP_S)
     assert finished(tmp_path)

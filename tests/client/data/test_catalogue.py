@@ -2,11 +2,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.processes import start
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord, Quarantined
@@ -86,10 +86,10 @@ Catalogue(folder / "c.sqlite", b"s" * 16).add_records("half", "dicom", folder, S
 
 def test_killed_in_the_middle_a_data_set_is_not_there_at_all(tmp_path: Path) -> None:
     Catalogue(tmp_path / "c.sqlite", b"s" * 16).add_records("whole", "dicom", tmp_path, SourceOptions(), records(4))
-    process = subprocess.Popen([sys.executable, "-c", SLOW_ADD, str(tmp_path)], stdout=subprocess.PIPE)
+    process = start([sys.executable, "-c", SLOW_ADD, tmp_path], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(0.1)
+    for _ in range(10):  # in the middle: some records are read, and nearly all are not
+        process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()

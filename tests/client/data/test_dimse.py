@@ -5,9 +5,7 @@ import io
 import json
 import socket
 import ssl
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +24,8 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from tests.client.data.test_deidentify import SECRET, image, leaks
 from tests.client.data.test_importing import file_bytes
-from tests.client.data.test_pacs import ORTHANC, free_port, real, study
+from tests.client.data.test_pacs import free_port, real, running_orthanc, study
+from tests.processes import BACKSTOP_S, wait_until
 from typer.testing import CliRunner
 
 from salus.cli import app
@@ -35,6 +34,7 @@ from salus.client.data import receiver as receiver_module
 from salus.client.data.dimse import DicomNetwork, pushed
 from salus.client.data.importing import Incoming, Progress
 from salus.client.data.receiver import REFUSED, SUCCESS, DimseOptions, Receiver
+from salus.common.clock import ManualClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -121,23 +121,8 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pacs]:
         "DicomModalities": {"salus": {"AET": "SALUS", "Host": "127.0.0.1", "Port": found.ours, "UseDicomTls": True}},
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    process = subprocess.Popen(
-        [ORTHANC, str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(100):
-            try:
-                if httpx.get(f"{found.root}/system", auth=AUTH).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.2)
-        else:
-            pytest.fail("Orthanc did not start")
+    with running_orthanc(folder / "orthanc.json", found.root, AUTH):
         yield found
-    finally:
-        process.kill()
-        process.wait()
 
 
 def arguments(pacs: Pacs, site: Path, labels: Path) -> list[str]:
@@ -187,7 +172,7 @@ def test_a_real_pacs_pushes_over_tls_and_is_refused_without_its_certificate(pacs
     answers: list[int] = []
 
     def push() -> None:
-        answer = httpx.post(f"{pacs.root}/modalities/salus/store", auth=AUTH, json=found[0], timeout=30)
+        answer = httpx.post(f"{pacs.root}/modalities/salus/store", auth=AUTH, json=found[0], timeout=BACKSTOP_S)
         answers.append(answer.status_code)
 
     with Receiver(options) as receiver:
@@ -221,7 +206,7 @@ def send(
 
     entity = AE(ae_title=title)
     entity.add_requested_context(CTImageStorage)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = BACKSTOP_S
     association = entity.associate(
         "127.0.0.1", port, ae_title=called, tls_args=(context, "127.0.0.1") if context else None
     )
@@ -240,7 +225,7 @@ def test_the_sender_hears_of_success_after_storing_and_not_when_we_stop_before(t
         thread.start()
         objects = receiver.objects(lambda: not thread.is_alive())
         next(objects)
-        time.sleep(0.3)
+        thread.join(0.3)  # an answer that comes too early comes within this time; a correct receiver never fails by it
         assert heard == []  # the first object is not stored yet
         next(objects)  # now it is, and the second one is not
     thread.join()
@@ -284,11 +269,19 @@ def test_a_push_ends_when_nothing_comes(tmp_path: Path) -> None:
     port = free_port()
     results: list[Incoming] = []
     options = DimseOptions(called="MODALITY", listen_port=port)
-    thread = threading.Thread(target=lambda: results.extend(pushed(options, idle_s=1.5)))
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    thread = threading.Thread(target=lambda: results.extend(pushed(options, idle_s=1.5, clock=clock)))
     thread.start()
-    deadline = time.monotonic() + 10
-    while not (answers := send(port, study(3, 2))) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    answers: list[int] = []
+
+    def sent() -> bool:
+        answers.extend(send(port, study(3, 2)))
+        return bool(answers)
+
+    wait_until(sent, "the listener")
+    assert thread.is_alive()  # it waits until the clock says that nothing has come
+    wait_until(lambda: len(results) == 2, "both objects")
+    clock.sleep(2.0)
     thread.join()
     assert answers == [SUCCESS, SUCCESS]
     assert len(results) == 2

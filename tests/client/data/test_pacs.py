@@ -1,10 +1,10 @@
 """DICOMweb against a real Orthanc, and against servers that lie."""
 
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from tests.client.data.test_deidentify import SECRET, image, leaks
 from tests.client.data.test_importing import file_bytes
+from tests.processes import running, wait_until
 from typer.testing import CliRunner
 
 from salus.cli import app
@@ -34,6 +35,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@contextlib.contextmanager
+def running_orthanc(settings: Path, root: str, auth: tuple[str, str]) -> Iterator[None]:
+    """Run a real Orthanc, which dies with the tests, and wait until it answers."""
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{root}/system", auth=auth).status_code == 200
+        return False
+
+    with running([ORTHANC, settings], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_until(answers, "Orthanc", process=process)
+        yield
+
+
 @pytest.fixture(scope="module")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a real Orthanc with DICOMweb and basic authentication and return its root."""
@@ -46,24 +61,9 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }  # fmt: skip
     (folder / "orthanc.json").write_text(json.dumps(settings))
-    process = subprocess.Popen(
-        [ORTHANC, str(folder / "orthanc.json")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     root = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            try:
-                if httpx.get(f"{root}/system", auth=("salus", "orthanc-test")).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.2)
-        else:
-            pytest.fail("Orthanc did not start")
+    with running_orthanc(folder / "orthanc.json", root, ("salus", "orthanc-test")):
         yield root
-    finally:
-        process.kill()
-        process.wait()
 
 
 def store(root: str, data: bytes) -> None:

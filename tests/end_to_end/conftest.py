@@ -1,0 +1,52 @@
+"""One real federation for all tests that need one: five sites and a coordinator, started once for each test process.
+
+A test gets it whole: every daemon runs, every site is online and has the usual policy. It may kill, stop and restart what
+it likes. Data sets, jobs and cohorts of earlier tests are still there, as in any federation that has been used.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from tests.builders import write_npz
+
+from salus.client.config import open_catalogue
+from salus.client.data.sources.base import SourceOptions
+from salus.simulations.trial import Trial, empty
+
+POLICY = """
+allow_unprotected = true
+allow_without_noise = true
+key_holders = [2]
+[budget]
+epsilon = 30.0
+"""
+SITES = 5
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of the federation in one test process, so that it is started once."""
+    for item in items:
+        if "federation" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("federation"))
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    folder = tmp_path_factory.mktemp("federation")
+    empty(folder)
+    trial = Trial(folder, [f"Site {n}" for n in range(1, SITES + 1)], policy=POLICY)
+    for number, site in enumerate(trial.sites, start=1):
+        data = write_npz(site / "toy.npz", seed=number, images=60)
+        open_catalogue(site).add("toy", "medmnist", data, SourceOptions())
+    with trial:
+        yield trial
+
+
+@pytest.fixture
+def federation(started: Trial) -> Trial:
+    """The federation, whole."""
+    for site in started.sites:
+        (site / "policy.toml").write_text(POLICY)
+    started.start_missing()
+    started.wait_online(SITES)
+    return started
