@@ -28,6 +28,8 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+from salus.client.link_guard import BodySignatureInterceptor, check_response
+from salus.common.clock import Clock, SystemClock
 from salus.common.errors import LinkError, WireError
 from salus.common.objects import Incomplete, assemble
 
@@ -45,9 +47,12 @@ class FleetLink:
         url: ``https://host:port`` of the coordinator.
         tls: context with the consortium's CA and this site's certificate.
         node_key: the private key whose public half is on the roster.
+        clock: whose time is signed with each request.
     """
 
-    def __init__(self, url: str, tls: ssl.SSLContext, node_key: ec.EllipticCurvePrivateKey) -> None:
+    def __init__(
+        self, url: str, tls: ssl.SSLContext, node_key: ec.EllipticCurvePrivateKey, clock: Clock | None = None
+    ) -> None:
         public = node_key.public_key()
         self._public = public_key_to_bytes(public)
         self._client = FleetHttpClient(
@@ -57,8 +62,13 @@ class FleetLink:
             interceptors=[
                 RuntimeVersionHttpInterceptor(component_name="SuperNode"),
                 NodeAuthHttpInterceptor(node_key, public),
+                BodySignatureInterceptor(node_key, clock or SystemClock()),
             ],
         )
+        http = self._client._client
+        http.follow_redirects = False
+        http.headers["accept-encoding"] = "identity"
+        http.event_hooks = {"response": [check_response]}
         self._node: Node | None = None
         self._answered: deque[str] = deque(maxlen=REMEMBERED)
 
@@ -84,7 +94,7 @@ class FleetLink:
             alive = self._client.SendNodeHeartbeat(request).success
         if not alive:
             raise LinkError(
-                "The coordinator does not know this site's connection any more.", remedy="It is made again."
+                "The coordinator has forgotten this site's connection.", remedy="The site reconnects by itself."
             )
 
     def receive(self) -> Message | None:
@@ -104,7 +114,7 @@ class FleetLink:
                 content = RecordDict()  # an empty message is refused by the app, so that the coordinator hears of it
             except Incomplete:
                 raise LinkError(
-                    "A part of a message is no longer there.", remedy="The coordinator has given it up."
+                    "A part of a message is gone.", remedy="The coordinator has abandoned it; nothing to do."
                 ) from None
         # No ConfirmMessageReceived: the coordinator keeps the parts until the reply, in case this process dies before it.
         whole: Message = Message(metadata=bare.metadata, content=content)  # type: ignore[call-overload]
@@ -119,9 +129,7 @@ class FleetLink:
             if response.object_available:
                 return bytes(response.object_content)
             time.sleep(UNAVAILABLE_WAIT_S)
-        raise LinkError(
-            "A part of a message is no longer there.", remedy="The coordinator has given it up; nothing to do."
-        )
+        raise LinkError("A part of a message is gone.", remedy="The coordinator has abandoned it; nothing to do.")
 
     def send(self, reply: Message) -> None:
         """Send a reply, message first, then its parts, as Flower's protocol wants it."""
@@ -149,18 +157,18 @@ class FleetLink:
         self._answered.append(reply.metadata.reply_to_message_id)
 
     def close(self) -> None:
-        """Say goodbye if possible and close the connection."""
+        """Tell the coordinator, if it can be reached, and close the connection."""
         if self._node is not None:
             try:
                 with _translated():
                     self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
             except LinkError:
-                pass  # the coordinator finds out by itself
+                pass  # the coordinator notices the missing heartbeat
         self._client.close()
 
     def _here(self) -> Node:
         if self._node is None:
-            raise LinkError("There is no connection yet.", remedy="It is made first.")
+            raise LinkError("The site is not connected yet.", remedy="Call activate first.")
         return self._node
 
 
@@ -182,13 +190,13 @@ def translate(error: BaseException) -> LinkError:
         if error.response.status_code in (401, 403):
             return LinkError(
                 "The coordinator refuses this site's node key, or has restarted.",
-                remedy="Check that the site is on the coordinator's roster and that both clocks are right.",
+                remedy="Check that the coordinator's roster has this site, and that both clocks are right.",
             )
         return LinkError(f"The coordinator answered with status {error.response.status_code}.", remedy="See its log.")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return LinkError(
-            "The coordinator's certificate is expired, for another host, or not from the consortium's authority.",
-            remedy="Check the clock and the URL; if both are right, do not go on and call the coordinator.",
+            "The coordinator's certificate has expired, is for another host, or is not from the consortium's authority.",
+            remedy="Check the clock and the URL; if both are right, stop the site and call the coordinator.",
         )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return LinkError(
@@ -197,6 +205,6 @@ def translate(error: BaseException) -> LinkError:
     if "alert" in text or isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
         return LinkError(
             "The coordinator closed the connection.",
-            remedy="If this goes on, this site's certificate may have expired: ask the consortium to issue a new kit.",
+            remedy="If this happens again and again, the site's certificate may have expired: ask the consortium for a new kit.",
         )
-    return LinkError(f"The link failed ({type(error).__name__}).", remedy="It is made again.")
+    return LinkError(f"The connection failed ({type(error).__name__}).", remedy="The site reconnects by itself.")

@@ -5,8 +5,8 @@ site. Here only the Fleet router is mounted, under mutual TLS and node keys from
 The classes of Flower used here are not public API: the version is pinned and `tests/server/test_link.py` holds the contract.
 
     middlewares, outermost first     what each does
+    signed requests                  a roster node's signature over the body, and its size, before the body is read
     error translator (Flower)        errors to JSON without internals
-    size limit                       refuses a body larger than any chunk can be, before reading it
     protobuf translation (Flower)
     node authentication (Flower)     signature over the time, and the claimed node id must be the key's
     own rules                        a reply may only speak for its own node; a restarted site is taken back at once
@@ -40,12 +40,12 @@ from flwr.superlink.routers.fleet.router import router as fleet_router
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
+from salus.common.clock import Clock, SystemClock
 from salus.common.objects import MAX_OBJECTS
+from salus.server.link_auth import SignedRequests
 from salus.server.link_grid import Bell, LinkGrid
 
 LONG_POLL_S = 20.0  # below the client's 30 s read time-out and below what proxies usually cut
-MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
-FLEET = "/v1/fleet/"
 
 
 class Link:
@@ -53,9 +53,11 @@ class Link:
 
     Args:
         node_keys: PEM public key of each site's node, by site id.
+        clock: against which the time in a request's signature is checked.
     """
 
-    def __init__(self, node_keys: Mapping[int, str]) -> None:
+    def __init__(self, node_keys: Mapping[int, str], clock: Clock | None = None) -> None:
+        clock = clock or SystemClock()
         self._factory = LinkStateFactory(
             FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
         )
@@ -66,7 +68,7 @@ class Link:
         }
         self._bell = Bell()
         self._grid: LinkGrid | None = None
-        self.app = self._make_app()
+        self.app = self._make_app(list(node_keys.values()), clock)
 
     def directory(self) -> dict[int, int]:
         """Return the node ids of the sites that are online now, by site id."""
@@ -80,7 +82,7 @@ class Link:
         self._grid = LinkGrid(self._factory, self._bell)
         return self._grid
 
-    def _make_app(self) -> FastAPI:
+    def _make_app(self, node_keys: list[str], clock: Clock) -> FastAPI:
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
         app.state.linkstate_factory = self._factory
         app.state.enable_supernode_auth = True
@@ -90,18 +92,19 @@ class Link:
         app.add_middleware(BaseHTTPMiddleware, dispatch=self._own_rules)
         app.add_middleware(NodeAuthMiddleware)
         app.add_middleware(ProtobufTranslationMiddleware)
-        app.add_middleware(BaseHTTPMiddleware, dispatch=_limit_size)
         app.add_middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
+        app.add_middleware(SignedRequests, node_keys=node_keys, clock=clock)
         return app
 
     async def _own_rules(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         body = getattr(request.state, "protobuf_request", None)
         if isinstance(body, PushMessagesRequest) and not self._acceptable(body):
             return JSONResponse(
-                {"detail": "One reply, of this node, with a tree of its own, to a request still open"}, 403
+                {"detail": "Expected one reply of this node, with a tree of its own, to a request that is still open"},
+                403,
             )
         if isinstance(body, PushObjectRequest) and not self._within_budget(body):
-            return JSONResponse({"detail": "More bytes than a reply can have"}, status_code=413)
+            return JSONResponse({"detail": "The reply has more bytes than are allowed"}, status_code=413)
         if isinstance(body, ConfirmMessageReceivedRequest):
             # Flower would drop the message's parts now; they are kept until the reply, in case the site dies before it.
             request.state.protobuf_response = ConfirmMessageReceivedResponse()
@@ -153,12 +156,3 @@ class Link:
                 self._bell.ring(body.node.node_id)  # leave the message for the site's next connection
                 return Response(status_code=499)
         return await call_next(request)
-
-
-async def _limit_size(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    length = request.headers.get("content-length", "")
-    if not request.url.path.startswith(FLEET):
-        return JSONResponse({"detail": "Not found"}, status_code=404)
-    if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-        return JSONResponse({"detail": "The body has no length or is too large"}, status_code=413)
-    return await call_next(request)

@@ -4,35 +4,78 @@ import os
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
 from salus.common.errors import ConfigError
+from salus.server.door import Door, GuardedProtocol, Limits
 
 START_TIMEOUT_S = 20.0
 BACKLOG = 2048
 
 
-class Listener:
-    """A running server; `close` stops it."""
+class _Server(uvicorn.Server):
+    """uvicorn behind a `Door`: its own accept loop has no limits, and stops for good where descriptors run out."""
 
-    def __init__(self, app: FastAPI, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listening: socket.socket,
+        tls: ssl.SSLContext | None,
+        tell: Callable[[str], None],
+        limits: Limits,
+    ) -> None:
+        super().__init__(config)
+        self._opened = listening, tls, tell, limits
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await self.lifespan.startup()
+        listening, tls, tell, limits = self._opened
+
+        def make() -> GuardedProtocol:
+            return GuardedProtocol(
+                door, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        door = Door(listening, tls, limits.within_descriptors(), make, tell)
+        self.servers = [door]  # type: ignore[list-item]
+        self.started = True
+
+
+class Listener:
+    """A running server; `close` stops it.
+
+    Args:
+        tls: our own context: TLS 1.3, client certificate required; None for the admin socket.
+        tell: told in one sentence when connections are turned away.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        listening: socket.socket,
+        tls: ssl.SSLContext | None,
+        tell: Callable[[str], None] = lambda text: None,
+        limits: Limits | None = None,
+    ) -> None:
         config = uvicorn.Config(
             app,
+            loop="asyncio",
+            ws="none",
             log_config=None,
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=1,  # a long poll need not be waited for
             timeout_keep_alive=60,
+            h11_max_incomplete_event_size=Limits.head_bytes,
             server_header=False,
         )
-        config.load()
-        config.ssl = tls  # our own context: TLS 1.3, client certificate required
         self._socket = listening
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
+        self._server = _Server(config, listening, tls, tell, limits or Limits())
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         waited = threading.Event()
         for _ in range(int(START_TIMEOUT_S / 0.02)):
@@ -41,7 +84,7 @@ class Listener:
             waited.wait(0.02)
         if not self._server.started:
             raise ConfigError(
-                "The server did not start.", remedy="See its log; the machine may be out of memory or files."
+                "The server did not start.", remedy="See its log; the machine may be short of memory or open files."
             )
 
     def close(self) -> None:
@@ -51,8 +94,15 @@ class Listener:
         self._socket.close()
 
 
-def listen_tcp(app: FastAPI, host: str, port: int, tls: ssl.SSLContext) -> Listener:
-    """Serve on ``host:port`` over TLS; raises ConfigError if the port cannot be had."""
+def listen_tcp(
+    app: FastAPI,
+    host: str,
+    port: int,
+    tls: ssl.SSLContext,
+    tell: Callable[[str], None] = lambda text: None,
+    limits: Limits | None = None,
+) -> Listener:
+    """Serve on ``host:port`` over TLS; raises ConfigError if the address is not free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -65,7 +115,7 @@ def listen_tcp(app: FastAPI, host: str, port: int, tls: ssl.SSLContext) -> Liste
             f"Cannot listen on {host}:{port}: {problem.strerror}.",
             remedy="Another process may use the port: stop it, or change listen and port in server.toml.",
         ) from None
-    return Listener(app, listening, tls)
+    return Listener(app, listening, tls, tell, limits)
 
 
 def listen_unix(app: FastAPI, path: Path) -> Listener:
@@ -85,7 +135,8 @@ def listen_unix(app: FastAPI, path: Path) -> Listener:
         listening.listen(BACKLOG)
     except OSError as problem:
         raise ConfigError(
-            f"Cannot make the admin socket: {problem.strerror}.", remedy="Check the folder's rights."
+            f"Cannot create the admin socket: {problem.strerror}.",
+            remedy="Check the permissions of the coordinator's folder.",
         ) from None
     finally:
         os.umask(old)

@@ -1,0 +1,263 @@
+"""Who may hold a connection to the coordinator, and for how long.
+
+    accepted ──TLS handshake──> certificate known ──head──> body ──> answer ──> idle, or the next head
+       │ too long, or the oldest of too many  │ every step has its own time; the oldest of too many of one certificate
+       └────────────────────────> closed <────┘
+
+A stranger can hold only a bounded number of descriptors, each for seconds, and never takes the last ones: the rest of the
+process (databases, models) keeps half of what the system allows. A flood from one address costs only that address: the
+oldest unfinished handshakes make room for new ones, so a site behind the same address gets through.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import resource
+import socket
+import ssl
+import struct
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+ACCEPTS_AT_ONCE = 64
+ACCEPT_RETRY_S = 0.5
+TELL_EVERY_S = 60.0
+WANTED_FILES = 65_536
+LOCAL = b""  # in place of a certificate: the admin socket, which only its owner can open
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many connections, and how long each step may take.
+
+    Args:
+        total: connections at once, over all.
+        waiting: of these, TLS handshakes that are not finished.
+        waiting_per_address: of these, from one address.
+        per_certificate: connections of one site: a long poll, a heartbeat, an upload, and those of its last life.
+        head_bytes: of a request line with all its headers.
+        body_rate: bytes a second that a body must keep up, after `head_s`.
+    """
+
+    total: int = 2048
+    waiting: int = 256
+    waiting_per_address: int = 64
+    per_certificate: int = 8
+    head_bytes: int = 16 * 1024
+    handshake_s: float = 10.0
+    head_s: float = 10.0
+    answer_s: float = 330.0  # a long poll, then 8 MiB over a slow line
+    body_rate: float = 16 * 1024.0
+
+    def within_descriptors(self) -> "Limits":
+        """Return limits that leave half of the process's descriptors to everything else."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        total = self.total if soft == resource.RLIM_INFINITY else min(self.total, soft // 2)
+        waiting = min(self.waiting, total // 2)
+        per_address = min(self.waiting_per_address, max(1, waiting // 2))
+        return replace(self, total=total, waiting=waiting, waiting_per_address=per_address)
+
+
+def raise_open_files() -> None:
+    """Raise the soft limit on open files as far as the system allows; many systems start programs with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Door:
+    """Accepts connections within limits; what uvicorn calls a server: it has `close` and `wait_closed`.
+
+    Args:
+        make: returns a new protocol for a connection.
+        tell: told in one sentence that connections are turned away, at most once a minute.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        tls: ssl.SSLContext | None,
+        limits: Limits,
+        make: Callable[[], asyncio.Protocol],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listening, self._tls, self._make, self._tell = listening, tls, make, tell
+        self.limits = limits
+        self._waiting: OrderedDict[socket.socket, str] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._inside: OrderedDict[asyncio.Protocol, bytes] = OrderedDict()
+        self._told = float("-inf")
+        self._closed = False
+        listening.setblocking(False)
+        self._loop.add_reader(listening.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accept nobody any more and drop unfinished handshakes."""
+        if not self._closed:
+            self._closed = True
+            self._loop.remove_reader(self._listening.fileno())
+            for task in self._tasks:
+                task.cancel()
+
+    async def wait_closed(self) -> None:
+        """Wait until the unfinished handshakes have ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                connection, address = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # out of descriptors or memory: the kernel keeps what waits
+                self._say("The system's limit on open files or memory is reached; new connections wait.")
+                self._loop.remove_reader(self._listening.fileno())
+                self._loop.call_later(ACCEPT_RETRY_S, self._resume)
+                return
+            connection.setblocking(False)
+            self._admit(connection, str(address[0]) if isinstance(address, tuple) else "")
+
+    def _resume(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _admit(self, connection: socket.socket, address: str) -> None:
+        """Make room for a new handshake among those that are not finished; without room it is refused."""
+        same = [other for other, owner in self._waiting.items() if owner == address]
+        if len(same) >= self.limits.waiting_per_address:
+            self._drop(same[0])
+        elif len(self._waiting) >= self.limits.waiting or len(self._waiting) + len(self._inside) >= self.limits.total:
+            crowd = self._largest_crowd()
+            if crowd is None:
+                self._say("The limit on connections is reached; new ones are refused.")
+                _reset(connection)
+                return
+            self._drop(crowd)
+        self._waiting[connection] = address
+        task = self._loop.create_task(self._let_in(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _largest_crowd(self) -> socket.socket | None:
+        """Return the oldest unfinished handshake of the address that has the most of them."""
+        counts: dict[str, int] = {}
+        for owner in self._waiting.values():
+            counts[owner] = counts.get(owner, 0) + 1
+        if not counts:
+            return None
+        busiest = max(counts, key=counts.__getitem__)
+        return next(connection for connection, owner in self._waiting.items() if owner == busiest)
+
+    def _drop(self, connection: socket.socket) -> None:
+        self._say("Too many unfinished connections; the oldest ones of the busiest address are closed.")
+        del self._waiting[connection]
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)  # the transport that owns it sees the end and closes it
+
+    async def _let_in(self, connection: socket.socket) -> None:
+        times = {"ssl_handshake_timeout": self.limits.handshake_s, "ssl_shutdown_timeout": self.limits.head_s}
+        try:
+            await self._loop.connect_accepted_socket(
+                self._make, connection, ssl=self._tls, **(times if self._tls else {})
+            )
+        except (OSError, asyncio.CancelledError):
+            connection.close()  # refused, too slow, or not TLS: nothing to say to a stranger
+        finally:
+            self._waiting.pop(connection, None)
+
+    def entered(self, protocol: "GuardedProtocol", certificate: bytes) -> None:
+        """Count a connection whose certificate is known; the oldest of too many of this certificate is closed."""
+        same = [other for other, owner in self._inside.items() if owner == certificate != LOCAL]
+        if len(same) >= self.limits.per_certificate:
+            self._say("A site holds too many connections; its oldest one is closed.")
+            self.left(same[0])
+            assert isinstance(same[0], GuardedProtocol)  # Safe because nothing else enters.
+            same[0].transport.abort()
+        self._inside[protocol] = certificate
+
+    def left(self, protocol: asyncio.Protocol) -> None:
+        """Forget a connection that has ended."""
+        self._inside.pop(protocol, None)
+
+    def _say(self, text: str) -> None:
+        now = self._loop.time()
+        if now - self._told >= TELL_EVERY_S:
+            self._told = now
+            self._tell(text)
+
+
+def _reset(connection: socket.socket) -> None:
+    """Close at once, without the states in which the kernel remembers a connection."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+class GuardedProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 over h11, with a time for each step of a request; h11 itself bounds the size of a head."""
+
+    def __init__(self, door: Door, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._door = door
+        self._step = ""
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        tls = transport.get_extra_info("ssl_object")
+        shown = tls.getpeercert(binary_form=True) if tls is not None else None
+        self._door.entered(self, hashlib.sha256(shown).digest() if shown else LOCAL)
+        self._at("head", self._door.limits.head_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._at("")
+        self._door.left(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # the rest of a body that was refused
+        if self.conn.their_state is h11.IDLE and not self._step:
+            self._at("head", self._door.limits.head_s)
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        self._at("")
+        super().on_response_complete()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Set the time of the step that the other side is in now."""
+        limits = self._door.limits
+        if self.conn.their_state is h11.SEND_BODY and self._step in ("", "head"):
+            declared = dict(self.headers).get(b"content-length", b"0")
+            length = int(declared) if declared.isdigit() and len(declared) < 10 else 0
+            self._at("body", 3 * limits.head_s + length / limits.body_rate)
+        elif self.conn.their_state not in (h11.IDLE, h11.SEND_BODY) and self._answering and self._step != "answer":
+            self._at("answer", limits.answer_s)
+
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _at(self, step: str, seconds: float = 0.0) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._step = step
+        if step:
+            self._timer = self.loop.call_later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.abort()

@@ -1,0 +1,130 @@
+"""Who may send a body to the hospitals' port, and how large: decided from a request's head, before the body is read.
+
+Part of the link (`server/link.py`). The node key of a site on the roster must have signed method, path, time and the hash
+of the body (`common/link_signature.py`). Anything else is answered at once and its connection is closed, so a body that
+nobody vouches for is never held in memory.
+"""
+
+import binascii
+import hashlib
+import json
+from base64 import b64decode
+from collections.abc import Iterable
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from salus.common.clock import Clock
+from salus.common.link_signature import signed_body
+
+MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
+MAX_TREE_BYTES = 4 * 2**20  # names of the most objects that a reply may have
+MAX_CALL_BYTES = 64 * 2**10  # everything else: a node id, a name
+FLEET = "/v1/fleet/"
+BODY_LIMITS = {
+    FLEET + "activate-node": MAX_CALL_BYTES,
+    FLEET + "deactivate-node": MAX_CALL_BYTES,
+    FLEET + "send-node-heartbeat": MAX_CALL_BYTES,
+    FLEET + "pull-messages": MAX_CALL_BYTES,
+    FLEET + "pull-object": MAX_CALL_BYTES,
+    FLEET + "confirm-message-received": MAX_CALL_BYTES,
+    FLEET + "push-messages": MAX_TREE_BYTES,
+    FLEET + "push-object": MAX_BODY_BYTES,
+}
+
+
+class SignedRequests:
+    """The outermost layer of the app; hands on nothing but whole, signed, bounded requests of roster nodes.
+
+    Args:
+        node_keys: PEM public keys of the roster's nodes.
+    """
+
+    def __init__(self, app: ASGIApp, node_keys: Iterable[str], clock: Clock) -> None:
+        self._app = app
+        self._clock = clock
+        self._keys: dict[bytes, ec.EllipticCurvePublicKey] = {}
+        for pem in node_keys:
+            key = serialization.load_pem_public_key(pem.encode())
+            assert isinstance(key, ec.EllipticCurvePublicKey)  # Safe because the roster's model checked it.
+            self._keys[public_key_to_bytes(key)] = key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refused = _refused(scope, headers)
+        digest = None if refused else self._digest(scope, headers)
+        if refused is None and digest is None:
+            refused = 401, "The request is not signed by the node key of a site on the roster, or a clock is wrong"
+        body = None if refused else await _read(receive, int(headers["content-length"]))
+        if refused is None and body is None:
+            return  # the connection has ended
+        if body is not None and hashlib.sha256(body).hexdigest() != digest:
+            refused = 401, "The body is not the one that was signed"
+        if refused is not None:
+            await _refuse(send, *refused)
+            return
+        assert body is not None  # Safe because every other case has returned.
+        await self._app(scope, _replay(body, receive), send)
+
+    def _digest(self, scope: Scope, headers: dict[str, str]) -> str | None:
+        """Return the hash that the body must have, or None for a request that no node of the roster has signed."""
+        try:
+            claimed = b64decode(headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER.lower(), ""), validate=True)
+        except binascii.Error:
+            return None
+        key = self._keys.get(claimed)
+        if key is None:
+            return None
+        return signed_body(key, scope["method"], scope["path"], headers, self._clock.now())
+
+
+def _refused(scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
+    """Return status and reason for a request whose head alone shows that it is not to be served."""
+    limit = BODY_LIMITS.get(scope["path"])
+    if limit is None or scope["method"] != "POST" or scope["query_string"]:
+        return 404, "Not found"
+    if headers.get("content-encoding", "identity") != "identity" or "transfer-encoding" in headers:
+        return 415, "Only a plain body of known length is accepted"
+    length = headers.get("content-length", "")
+    if not length.isdecimal() or len(length) > 9 or int(length) > limit:
+        return 413, f"The body has no length, or more than {limit} bytes"
+    return None
+
+
+async def _read(receive: Receive, length: int) -> bytes | None:
+    """Return the whole body, or None if the connection ends before; h11 lets through no more than `length` bytes."""
+    body = bytearray()
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        more = message.get("more_body", False) and len(body) <= length
+    return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives the body once, then whatever the connection says."""
+    waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return again
+
+
+async def _refuse(send: Send, status: int, detail: str) -> None:
+    body = json.dumps({"detail": detail}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),  # what is still to come of the body is not read
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
