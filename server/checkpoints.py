@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from salus.common.errors import RoundError
+from salus.common.errors import RoundError, StorageError, storage_error
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_sqlite
@@ -56,6 +56,7 @@ COHORTS = sa.Table(
     sa.Column("sites", sa.String, nullable=False),
 )
 STATE_PREFIX = "strategy/"
+LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
 ACTIVE = ("waiting", "running")
 
@@ -83,6 +84,7 @@ class Checkpoints:
         self._folder = folder
         self._engine = open_sqlite(folder / "coordinator.sqlite")
         METADATA.create_all(self._engine)
+        self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job does not go on where none fits
 
     def submit(self, signed: Signed, name: str) -> str:
         """Record a new job and return its id, unique in this coordinator's life."""
@@ -133,6 +135,28 @@ class Checkpoints:
             connection.execute(ATTEMPTS.insert().values(job_id=job_id, round=round_, attempt=attempt))
         return attempt
 
+    def check_writable(self, job_id: str) -> None:
+        """Make sure, before hours of work, that this machine can write the job's rows, model, transcript and report.
+
+        Raises:
+            StorageError: it cannot; nothing has been changed.
+        """
+        with self._engine.begin() as connection:
+            mine = JOBS.c.job_id == job_id
+            connection.execute(JOBS.update().where(mine).values(reason=JOBS.c.reason))  # a write that changes nothing
+        for name in (f"models/{job_id}", "transcripts", "reports"):
+            probe = self._folder / name / ".probe"
+            try:
+                probe.parent.mkdir(parents=True, exist_ok=True)
+                with probe.open("wb") as file:
+                    file.write(bytes(self._room_bytes))
+                    file.flush()
+                    os.fsync(file.fileno())
+                probe.unlink()
+            except OSError as problem:
+                probe.unlink(missing_ok=True)
+                raise storage_error(problem) or problem from None
+
     def set_cohort(self, scope: str, sites: Sequence[int]) -> None:
         """Remember the sites that a sum over a data set is announced for; the first set of a scope stays."""
         row = {"scope": scope, "sites": json.dumps(sorted(sites))}
@@ -159,6 +183,7 @@ class Checkpoints:
         path = self.model_path(job_id, round_)
         tensors: dict[str, npt.NDArray[np.generic]] = dict(layout.unflatten(model))
         tensors |= {STATE_PREFIX + name: array for name, array in state.items()}
+        self._room_bytes = max(self._room_bytes, LEAST_ROOM_BYTES + sum(array.nbytes for array in tensors.values()))
         _write_durably(path, tensors)
         self.save_record(job_id, round_, record)
         for old in range(round_ - 1):  # keep the last two: the newest, and one to compare with
@@ -203,15 +228,25 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 
 
 def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
-    """Write beside, fsync, rename: a reader sees the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write to a file beside, fsync, rename: a reader sees the whole file or none. Raises StorageError."""
     beside = path.with_suffix(".part")
-    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside)
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as problem:
+        beside.unlink(missing_ok=True)
+        raise storage_error(problem) or problem from None
+    except SafetensorError:  # how safetensors reports a write that failed
+        beside.unlink(missing_ok=True)
+        raise StorageError(
+            f"The model {path.name!r} cannot be written: the disk may be full.",
+            remedy="Free some space; the job goes on from the last complete round.",
+        ) from None

@@ -18,7 +18,7 @@ from flwr.app import Context, RecordDict
 from salus.common.analyses import analysis_of
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
-from salus.common.errors import JobError, SalusError, describe, where
+from salus.common.errors import JobError, SalusError, StorageError, describe, storage_error, where
 from salus.common.events import Event, EventLog, read_events
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
@@ -35,6 +35,7 @@ from salus.server.attempts import Attempts, Cancelled
 from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.config import ADMIN_SOCKET, ServerFolder
+from salus.server.door import raise_open_files
 from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
@@ -45,6 +46,7 @@ from salus.server.strategies import strategy_of
 from salus.server.transcripts import Transcript
 
 IDLE_POLL_S = 0.2
+STORAGE_RETRY_S = 30.0  # an operator who has freed the disk waits at most this long
 
 
 class CoordinatorDaemon:
@@ -67,6 +69,8 @@ class CoordinatorDaemon:
         self._cancelled: set[str] = set()
         self._stop = threading.Event()
         self._running: str | None = None
+        self._health: HealthServer | None = None
+        self._trouble = ""
 
     def stop(self) -> None:
         """Ask the daemon to end; a running job is resumed at the next start. Callable from a signal handler."""
@@ -79,23 +83,51 @@ class CoordinatorDaemon:
             ConfigError: the port or the socket cannot be had.
         """
         config = self._folder.config
-        hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls())
+        raise_open_files()
+        hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls(), self._turned_away)
         admin = listen_unix(make_admin_app(self), self._folder.folder / ADMIN_SOCKET)
-        health = HealthServer(config.health_port) if config.health_port else None
-        if health is not None:
-            health.set(serving=True)
+        self._health = HealthServer(config.health_port) if config.health_port else None
+        self._healthy("")
         self._events.emit("listening", port=config.port, sites=len(self._folder.roster.sites))
+        pause_s = IDLE_POLL_S
         try:
-            while not self._stop.wait(IDLE_POLL_S):
-                row = self._checkpoints.next_active()
-                if row is not None:
-                    self._run_job(row)
+            while not self._stop.wait(pause_s):
+                pause_s = self._look_for_work(pause_s)
         finally:
-            if health is not None:
-                health.close()
+            if self._health is not None:
+                self._health.close()
             admin.close()
             hospitals.close()
             (self._folder.folder / ADMIN_SOCKET).unlink(missing_ok=True)
+
+    def _look_for_work(self, pause_s: float) -> float:
+        """Run the next job, if there is one; return how long to wait before looking again.
+
+        A disk that is full or a database that cannot be opened ends neither the coordinator nor the job: the job stays as it
+        was, and is taken up again when the machine can write.
+        """
+        try:
+            row = self._checkpoints.next_active()
+            if row is not None:
+                self._checkpoints.check_writable(row.job_id)
+                self._healthy("")
+                self._run_job(row)
+            self._healthy("")
+        except (StorageError, OSError) as problem:
+            self._healthy(describe(problem))
+            return min(2 * max(pause_s, 1.0), STORAGE_RETRY_S)
+        return IDLE_POLL_S
+
+    def _healthy(self, trouble: str) -> None:
+        """Say once, and to the health service, that the machine cannot store anything, or that it can again."""
+        if self._health is not None:
+            self._health.set(serving=not trouble)
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._events.emit("storage-failed" if trouble else "storage-restored", text=trouble)
+
+    def _turned_away(self, text: str) -> None:
+        self._events.emit("connections-refused", text=text)
 
     def _run_job(self, row: JobRow) -> None:
         self._running = row.job_id
@@ -111,9 +143,13 @@ class CoordinatorDaemon:
         except Cancelled:
             if row.job_id in self._cancelled:
                 self._end(row.job_id, "cancelled")
+        except StorageError:
+            raise  # not the job's fault: it is resumed when the machine can write again
         except SalusError as problem:
             self._end(row.job_id, "failed", describe(problem))
         except Exception as problem:  # a job never takes the coordinator down with it
+            if isinstance(problem, OSError) and storage_error(problem) is not None:
+                raise  # as above
             self._events.emit("unexpected", job=row.job_id, error=type(problem).__name__, where=where(problem))
             self._end(row.job_id, "failed", describe(problem))
         finally:

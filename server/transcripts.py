@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from salus.common.canonical import canonical_json
-from salus.common.errors import ProtectionError, RoundError
+from salus.common.errors import ProtectionError, storage_error
 from salus.common.roster import Roster
 from salus.privacy.masking.transcript import Verified, verify_transcript
 
 
 class Transcript:
-    """Appends entries to a file; a disk that is full ends the round, because a sum without a transcript must not happen."""
+    """Appends entries to a file; raises StorageError, because a sum without a transcript must not happen."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -24,9 +24,7 @@ class Transcript:
             with self._path.open("ab") as file:
                 file.write(canonical_json({"kind": kind, **fields}) + b"\n")
         except OSError as problem:
-            raise RoundError(
-                f"The transcript cannot be written: {problem.strerror}.", remedy="Free the disk."
-            ) from None
+            raise storage_error(problem) or problem from None
 
 
 def verify_file(path: Path, roster: Roster) -> Verified:
