@@ -58,7 +58,10 @@ class PrivateTrainer:
         trainer.model.train()
         stream = Stream(self._random)
         optimizer = PatientOptimizer(
-            make_optimizer(trainer.model, trainer.job.training),
+            # One step is sent as it is: its size, momentum and decay are the server's, as in distributed mode.
+            torch.optim.SGD(trainer.model.parameters(), 1.0)
+            if self._plan.steps == 1
+            else make_optimizer(trainer.model, trainer.job.training),
             noise_multiplier=self._plan.noise_multiplier
             * sensitivity_l2(trainer.job, "train")
             / self._privacy.clip_norm_l2,

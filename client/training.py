@@ -45,7 +45,7 @@ class Trainer:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             self.model.train()
-            for _ in range(settings.local_epochs):
+            for _ in range(settings.epochs):
                 order = torch.randperm(len(data), generator=shuffle)
                 rows = torch.split(order, settings.batch_size)
                 for inputs, targets in batches(data, rows, self.device):

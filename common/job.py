@@ -79,7 +79,9 @@ class TaskSettings(Strict):
 class Training(Strict):
     """How each site trains between two rounds."""
 
-    local_epochs: Annotated[int, Field(ge=1, le=1000)] = 1  # one pass: the usual compromise between drift and traffic
+    local_epochs: Annotated[int, Field(ge=1, le=1000)] | None = (
+        None  # without noise 1: the usual compromise between drift and traffic; with noise see privacy.steps_per_round
+    )
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
@@ -87,19 +89,26 @@ class Training(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by sgd only
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # where the site's data have no split of their own
 
+    @property
+    def epochs(self) -> int:
+        """Passes over a site's data in one round without noise."""
+        return self.local_epochs or 1
+
 
 class Aggregation(Strict):
     """How updates become one model."""
 
-    strategy: Name = "fedavg"
+    strategy: Name | None = None  # fedavg; fedavgm where a round is one noised step, see `Job.one_step`
     protection: Name = "masking"  # the coordinator sees sums only
     key_holder: Annotated[int, Field(ge=0)] = (
         0  # encryption only: the site, by its place on the roster, that decrypts the sum
     )
     max_patients: PositiveInt = 1000  # weights are min(patients, this) / this: a public bound, so a weight is at most 1
-    server_learning_rate: PositiveFloat = 1.0  # 1 is plain averaging
+    server_learning_rate: PositiveFloat | None = None  # 1, plain averaging; 0.3 where a round is one noised step
     server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by fedavgm only
-    server_decay: Literal["none", "linear"] = "none"  # read by fedavgm only; linear reaches zero after the last round
+    server_decay: Literal["none", "linear"] | None = (
+        None  # read by fedavgm only; linear falls to zero after the last round and is the default of one noised step
+    )
     update_clip_norm_l2: PositiveFloat = 100.0  # a broken site cannot move the model further than this in one round
 
     @model_validator(mode="after")
@@ -114,12 +123,16 @@ class Privacy(Strict):
 
     unit: Literal["patient"] = "patient"
     noise: Literal["local", "distributed", "none"] = "local"  # local holds even if every other party colludes
-    epsilon: PositiveFloat = 3.0  # of the whole job, retries and evaluation included, for each patient of each site
-    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5  # well below one over the patients of a large site
+    # of the whole job, retries and evaluation included, for each patient of each site; above 50 it promises nothing
+    epsilon: Annotated[float, Field(gt=0, le=50)] = 3.0
+    delta: Annotated[float, Field(ge=1e-12, lt=0.1)] = 1e-5  # well below one over the patients of a large site
     clip_norm_l2: Annotated[float, Field(ge=1e-4, le=1e4)] = (
         1.0  # of one patient's gradient; float32 is exact enough in between
     )
-    sampling_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05  # chance of a patient to take part in one step
+    sampling_rate: Annotated[float, Field(ge=1e-6, le=0.5)] = 0.05  # chance of a patient to take part in one step
+    steps_per_round: Annotated[int, Field(ge=1, le=10_000)] | None = (
+        None  # 1, the most accurate; more, or training.local_epochs, make fewer rounds of it where links are slow
+    )
     patients_per_site: PositiveInt = 1000  # public guess; only scales the step, a wrong one costs accuracy, not privacy
     images_per_patient: PositiveInt = 8  # more of one patient are not used in one step
     spare_rounds: Annotated[float, Field(ge=0, le=10)] = 0.1  # share of further rounds that are paid for, for retries
@@ -244,6 +257,31 @@ class Job(Strict):
         if self.privacy.noise == "distributed" and self.aggregation.protection != "masking":
             raise ValueError('noise = "distributed" needs protection = "masking": each site adds a share of the noise')
         return self
+
+    @model_validator(mode="after")
+    def _steps_of_a_round(self) -> Self:
+        steps, epochs = self.privacy.steps_per_round, self.training.local_epochs
+        if self.privacy.noised and steps is not None and epochs is not None:
+            raise ValueError("expected privacy.steps_per_round or training.local_epochs, not both")
+        if (self.privacy.noise == "distributed" or self.statistics is not None) and (steps or 1) > 1:
+            raise ValueError("expected privacy.steps_per_round = 1 with distributed noise and for statistics")
+        if self.privacy.noise == "distributed" and epochs is not None:
+            raise ValueError("expected no training.local_epochs with distributed noise: a round is one step")
+        return self
+
+    @property
+    def noised_steps(self) -> int:
+        """Noised steps that a site takes in one round; 0 without noise."""
+        if not self.privacy.noised:
+            return 0
+        if self.training.local_epochs is not None and self.statistics is None:
+            return max(1, round(self.training.local_epochs / self.privacy.sampling_rate))
+        return self.privacy.steps_per_round or 1
+
+    @property
+    def one_step(self) -> bool:
+        """Whether a round of training is one noised step: sites send noised gradients, and only the server takes steps."""
+        return self.statistics is None and self.noised_steps == 1
 
     def canonical_bytes(self) -> bytes:
         """Return the one encoding of this job, defaults included, that is signed and hashed."""

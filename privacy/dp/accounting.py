@@ -1,9 +1,9 @@
 """What releases cost: epsilon at a given delta for one patient, under adding or removing that patient.
 
-Local noise is Gaussian and counted by its privacy loss distribution (Koskela et al. 2020, arXiv 1906.03049; Google's
-dp-accounting, which rounds to the safe side). Distributed noise is a sum of discrete Gaussians and counted by the zCDP of
-the discrete Gaussian (Canonne, Kamath, Steinke 2020, arXiv 2004.00010) with a subsampling bound proven for noise on a
-lattice (`_discrete_renyi`), never by a one-dimensional accountant: no single number describes a shift of a lattice.
+Both kinds of noise are counted by the privacy loss distribution of the sampled Gaussian (Koskela, Jalko, Honkela 2020,
+arXiv 1906.03049; Google's dp-accounting, which rounds to the safe side). For sums of discrete Gaussians this is proved in
+docs/decisions/0005: up to a factor e^(+-`DISCRETE_GAP`) in each release, such a sum is a continuous Gaussian that was rounded
+at random, provided that its variance exceeds the counted one by `SMOOTHING_VARIANCE` squared grid steps.
 """
 
 import functools
@@ -16,20 +16,30 @@ from pydantic import Field
 from salus.common.errors import JobError
 from salus.common.strict import Strict
 
-INTEGER_ORDERS = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
 PLD_INTERVAL = 1e-4
 COARSE_PLD_INTERVAL = 1e-3
 SMALLEST_NOISE, LARGEST_NOISE = 0.2, 2000.0
 NOISE_STEP = 1e-3  # noise multipliers are rounded up to it, so that all parties compute the same one
 
+SMOOTHING_VARIANCE = 4.0  # tau squared with tau = 2 grid steps
+LARGEST_DIMENSION = 2**32  # of a vector of discrete noise; MASKING counts its words in 32 bits
+DISCRETE_GAP = 4.0 * LARGEST_DIMENSION * math.exp(-2 * math.pi**2 * SMOOTHING_VARIANCE)  # 9e-25 for each release
+
+# What keeps the accountant's own cost small, whatever a job asks for: beyond these the cheaper bound is good enough.
+LARGEST_COUNT = 10**6  # releases of one job
+PLD_COUNT = 10**5
+PLD_EPSILON = 100.0  # memory grows with epsilon / interval
+LEAST_COUNTED_NOISE = 1e-6  # with less there is no promise; its square would not be a number
+INTEGER_ORDERS = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
+
 
 class Release(Strict):
-    """A number of like releases of sums over sampled patients.
+    """A number of releases of the same kind: noisy sums over sampled patients.
 
     Args:
         mechanism: ``gaussian``, or ``discrete-gaussian`` for sums of discrete shares.
         noise_multiplier: standard deviation of the whole noise over the largest change by one patient.
-        sampling_rate: probability with which a patient takes part in one of them; 1 where all do.
+        sampling_rate: probability with which a patient takes part in one of them; 1 if all patients do.
         count: how many.
     """
 
@@ -39,12 +49,12 @@ class Release(Strict):
     count: Annotated[int, Field(ge=0)]
 
     def times(self, count: int) -> "Release":
-        """Return this many of them instead."""
+        """Return the same kind of release with another count."""
         return self.model_copy(update={"count": count})
 
 
 def merged(releases: Sequence[Release]) -> tuple[Release, ...]:
-    """Return the same releases with like ones counted together, in a fixed order."""
+    """Return the same releases with equal kinds counted together, in a fixed order."""
     counts: dict[tuple[str, float, float], int] = {}
     for r in releases:
         key = (r.mechanism, r.noise_multiplier, r.sampling_rate)
@@ -57,10 +67,12 @@ def merged(releases: Sequence[Release]) -> tuple[Release, ...]:
 
 
 def epsilon(releases: Sequence[Release], delta: float) -> float:
-    """Return the epsilon of all these releases together, an upper bound; 0 for none.
+    """Return an upper bound on the epsilon of all these releases together; 0 for none.
 
     Args:
         delta: in (0, 1).
+
+    Guarantees: takes less than a few seconds and a few hundred megabytes, whatever the releases are.
     """
     return _epsilon(merged(releases), delta, PLD_INTERVAL)
 
@@ -69,88 +81,20 @@ def epsilon(releases: Sequence[Release], delta: float) -> float:
 def _epsilon(releases: tuple[Release, ...], delta: float, interval: float) -> float:
     if not releases:
         return 0.0
-    if any(r.mechanism != "gaussian" for r in releases):
-        return renyi_epsilon(releases, delta)
-    return pld_epsilon(releases, delta, interval)
-
-
-def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
-    """Return epsilon by Renyi divergences (Mironov 2017, arXiv 1702.07476), for any mixture of mechanisms."""
-    from dp_accounting import rdp
-
-    discrete = any(r.mechanism != "gaussian" for r in releases)
-    orders = list(INTEGER_ORDERS) if discrete else list(rdp.rdp_privacy_accountant.DEFAULT_RDP_ORDERS)
-    totals = [0.0] * len(orders)
-    for release in releases:
-        for place, value in enumerate(_renyi_curve(release, tuple(orders))):
-            totals[place] += value * release.count
-    return max(0.0, float(rdp.compute_epsilon(orders, totals, delta)[0]))
-
-
-@functools.lru_cache(maxsize=4096)
-def _renyi_curve(release: Release, orders: tuple[float, ...]) -> tuple[float, ...]:
-    from dp_accounting import rdp
-
-    if release.mechanism == "discrete-gaussian":
-        return tuple(_discrete_renyi(release.noise_multiplier, release.sampling_rate, int(a)) for a in orders)
-    accountant = rdp.RdpAccountant(orders=list(orders))
-    accountant.compose(_event(release.times(1)))
-    return tuple(float(value) for value in accountant._rdp)
-
-
-def _discrete_renyi(noise_multiplier: float, sampling_rate: float, order: int) -> float:
-    """Return a bound on the Renyi divergence of one release of sampled patients with noise Y on the integers' lattice.
-
-    Why it holds. Given the other patients and all coins, one patient moves the noise's law P0 by a whole vector v to P1 with
-    probability q. The reflection x -> v - x maps the lattice to itself and exchanges P0 and P1, so the divergence of
-    (1 - q) P0 + q P1 from P0 is the larger of the two directions (Mironov, Talwar, Zhang 2019, arXiv 1908.10530, theorem
-    5). It is a binomial sum of moments E[(P1 / P0)^k], and those are at most exp(k (k - 1) / (2 z^2)) by the zCDP of the
-    discrete Gaussian. The generic bound (`generic_poisson_renyi`) asks for no symmetry and is three times looser in
-    most terms; where many patients are sampled it asks for ten times the noise.
-    """
-    if sampling_rate == 1.0:
-        return order / (2 * noise_multiplier**2)
-    log_q, log_rest = math.log(sampling_rate), math.log1p(-sampling_rate)
-    terms = [
-        _log_choose(order, k) + (order - k) * log_rest + k * log_q + k * (k - 1) / (2 * noise_multiplier**2)
-        for k in range(order + 1)
-    ]
-    return _log_sum(terms) / (order - 1)
-
-
-def generic_poisson_renyi(plain: Callable[[int], float], sampling_rate: float, order: int) -> float:
-    """Return the bound for Poisson sampling before any mechanism (Zhu and Wang 2019, theorem 6).
-
-    Args:
-        plain: Renyi divergence of the mechanism without sampling, by integer order.
-    """
-    q, log_q, log_rest = sampling_rate, math.log(sampling_rate), math.log1p(-sampling_rate)
-    terms = [
-        (order - 1) * log_rest + math.log(order * q - q + 1),
-        _log_choose(order, 2) + 2 * log_q + (order - 2) * log_rest + plain(2),
-    ]
-    for k in range(3, order + 1):
-        terms.append(math.log(3) + _log_choose(order, k) + (order - k) * log_rest + k * log_q + (k - 1) * plain(k))
-    return _log_sum(terms) / (order - 1)
-
-
-def _log_sum(terms: Sequence[float]) -> float:
-    largest = max(terms)
-    return largest + math.log(math.fsum(math.exp(term - largest) for term in terms))
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    gap = DISCRETE_GAP * sum(r.count for r in releases if r.mechanism == "discrete-gaussian")
+    delta *= math.exp(-gap)
+    value = renyi_epsilon(releases, delta)
+    if value <= PLD_EPSILON and sum(r.count for r in releases) <= PLD_COUNT:
+        value = min(value, pld_epsilon(releases, delta, interval))
+    return value + 2 * gap
 
 
 def pld_epsilon(releases: Sequence[Release], delta: float, interval: float = PLD_INTERVAL) -> float:
-    """Return epsilon by the privacy loss distribution; Gaussian releases only. Coarser intervals give larger values."""
+    """Return epsilon by the privacy loss distribution of sampled Gaussians; coarser intervals give larger values."""
     from dp_accounting import pld
 
     accountant = pld.PLDAccountant(value_discretization_interval=interval)
     for release in releases:
-        if release.mechanism != "gaussian":
-            raise ValueError("expected Gaussian releases only")
         accountant.compose(_event(release))
     return float(accountant.get_epsilon(delta))
 
@@ -164,35 +108,102 @@ def _event(release: Release):  # type: ignore[no-untyped-def]  # dp_accounting h
     return dp_accounting.SelfComposedDpEvent(event, release.count)
 
 
+def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
+    """Return epsilon by Renyi divergences of integer order (Mironov 2017, arXiv 1702.07476): cheap, a few percent larger.
+
+    It needs no statement about smoothing: it holds for discrete noise on its own (docs/decisions/0005).
+    """
+    from dp_accounting import rdp
+
+    totals = [0.0] * len(INTEGER_ORDERS)
+    for release in releases:
+        for place, value in enumerate(_renyi_curve(release.noise_multiplier, release.sampling_rate)):
+            totals[place] += value * release.count
+    return max(0.0, float(rdp.compute_epsilon(INTEGER_ORDERS, totals, delta)[0]))
+
+
+@functools.lru_cache(maxsize=4096)
+def _renyi_curve(noise_multiplier: float, sampling_rate: float) -> tuple[float, ...]:
+    return tuple(renyi_divergence(noise_multiplier, sampling_rate, order) for order in INTEGER_ORDERS)
+
+
+def renyi_divergence(noise_multiplier: float, sampling_rate: float, order: int) -> float:
+    """Return the Renyi divergence of one release of sampled patients: exact for a Gaussian, a bound for a discrete one.
+
+    Why it holds on a lattice. Given the other patients and all coins, one patient moves the noise's law P0 by a whole vector
+    v to P1 with probability q. The reflection x -> v - x maps the lattice to itself and exchanges P0 and P1, so the
+    divergence of (1 - q) P0 + q P1 from P0 is the larger of the two directions (Mironov, Talwar, Zhang 2019, arXiv
+    1908.10530, theorem 5). It is a binomial sum of moments E[(P1 / P0)^k], and those are at most exp(k (k - 1) / (2 z^2)) by
+    the zCDP of the discrete Gaussian (Canonne, Kamath, Steinke 2020, arXiv 2004.00010).
+    """
+    if noise_multiplier < LEAST_COUNTED_NOISE:
+        return math.inf
+    inverse = 1.0 / noise_multiplier
+    if sampling_rate == 1.0:
+        return order * inverse * inverse / 2
+    log_q, log_rest = math.log(sampling_rate), math.log1p(-sampling_rate)
+    terms = [
+        _log_choose(order, k) + (order - k) * log_rest + k * log_q + k * (k - 1) * inverse * inverse / 2
+        for k in range(order + 1)
+    ]
+    largest = max(terms)
+    return (largest + math.log(math.fsum(math.exp(term - largest) for term in terms))) / (order - 1)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def solve_noise(target_epsilon: float, delta: float, releases: Callable[[float], Sequence[Release]]) -> float:
     """Return the smallest noise multiplier, in steps of 0.001, with which `releases` cost at most `target_epsilon`.
 
     Raises:
-        JobError: no noise suffices, because something else in the job costs more already.
+        JobError: no noise is enough because something else in the job already costs more, or there are too many releases.
     """
+    count = sum(r.count for r in releases(1.0))
+    if count > LARGEST_COUNT:
+        raise JobError(
+            f"Expected at most {LARGEST_COUNT} noised steps in a job, got {count}.",
+            remedy="Lower job.rounds, privacy.steps_per_round or training.local_epochs, or raise privacy.sampling_rate.",
+        )
 
-    def fits(steps: int, interval: float) -> bool:
-        return _epsilon(merged(releases(steps * NOISE_STEP)), delta, interval) <= target_epsilon
+    def fits(steps: int, bound: Callable[[tuple[Release, ...]], float]) -> bool:
+        return bound(merged(releases(steps * NOISE_STEP))) <= target_epsilon
 
-    # The coarse distribution never says less, so its answer is safe; the fine one then only lowers it.
-    low, high = _bisect(round(SMALLEST_NOISE / NOISE_STEP), None, lambda s: fits(s, COARSE_PLD_INTERVAL))
-    while high > low and fits(high - 1, PLD_INTERVAL):
-        high -= 1
+    # Each bound is never below the next one, so an answer of one is safe, and the next one only has to look below it.
+    high = _at_least(round(SMALLEST_NOISE / NOISE_STEP), lambda s: fits(s, lambda r: renyi_epsilon(r, delta)))
+    high = _at_most(high, high // 64 + 1, lambda s: fits(s, lambda r: _epsilon(r, delta, COARSE_PLD_INTERVAL)))
+    high = _at_most(high, 1, lambda s: fits(s, lambda r: _epsilon(r, delta, PLD_INTERVAL)))
     return round(high * NOISE_STEP, 6)
 
 
-def _bisect(low: int, high: int | None, fits: Callable[[int], bool]) -> tuple[int, int]:
-    floor = low
-    if high is None:
-        high = low
-        while not fits(high):
-            low, high = high, high * 2
-            if high * NOISE_STEP > LARGEST_NOISE:
-                raise JobError(
-                    "No amount of noise reaches the job's epsilon.",
-                    remedy="Raise privacy.epsilon, or the evaluation's noise.",
-                )
+def _at_least(low: int, fits: Callable[[int], bool]) -> int:
+    """Return the smallest number from `low` on that fits."""
+    high = low
+    while not fits(high):
+        low, high = high, high * 2
+        if high * NOISE_STEP > LARGEST_NOISE:
+            raise JobError(
+                "No amount of noise reaches the job's epsilon.",
+                remedy="Raise privacy.epsilon, or the noise of the evaluation.",
+            )
+    return _between(low, high, fits)
+
+
+def _at_most(high: int, step: int, fits: Callable[[int], bool]) -> int:
+    """Return the smallest number up to `high`, which fits, that fits too; it is looked for about `step` below at first."""
+    floor = round(SMALLEST_NOISE / NOISE_STEP)
+    while high > floor:
+        low = max(floor, high - step)
+        if not fits(low):
+            return _between(low, high, fits)
+        high, step = low, 2 * step
+    return high
+
+
+def _between(low: int, high: int, fits: Callable[[int], bool]) -> int:
+    """Return the smallest number in (low, high] that fits, where `high` does."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return floor, high
+    return high

@@ -1,7 +1,7 @@
 """From a job to its noise and its charges, the same at every party because only the job goes in.
 
 mode          one training attempt                                    what protects a patient
-local         every step of the local epochs, noised at the site      the site's own noise; all others may collude
+local         one step, or as many as asked, noised at the site       the site's own noise; all others may collude
 distributed   one step, one masked sum of discrete shares             the honest sites' shares together
 """
 
@@ -73,13 +73,6 @@ class Plan:
         return whole, self.charge("evaluate").times(EVALUATION_ATTEMPTS)
 
 
-def steps_per_attempt(job: Job) -> int:
-    """Return how many noised steps one attempt at a round has."""
-    if job.privacy.noise == "distributed" or job.statistics is not None:
-        return 1
-    return max(1, round(job.training.local_epochs / job.privacy.sampling_rate))
-
-
 def plan_of(job: Job) -> Plan | None:
     """Return the plan of a job, or None for a job without noise.
 
@@ -102,7 +95,7 @@ def _plan(job: Job) -> Plan:
             noise_multiplier,
             0.0 if measures else privacy.evaluation_noise_multiplier,
             1.0 if measures else privacy.sampling_rate,
-            steps_per_attempt(job),
+            job.noised_steps,
             attempts,
             privacy.epsilon,
             privacy.delta,

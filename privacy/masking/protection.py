@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Shape
+from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
 from salus.privacy.dp.plan import measured_shapes, plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.encoding import FixedPoint, choose_encoding
@@ -74,9 +75,8 @@ def noise_share(job: Job, shape: Shape, sites: int) -> tuple[FixedPoint, float]:
     """Return the encoding of a session and the standard deviation, in words, of one site's share of distributed noise.
 
     One patient moves the words of a site by at most ``S = sensitivity / grid + sqrt(d)``, the second term for the rounding
-    of each entry. The sum must carry noise of standard deviation ``z S`` when only h = t - c survivors are honest, so
-    each adds ``z S / sqrt(h)``. A sum of h discrete Gaussians of such widths differs from a discrete Gaussian by less than
-    e^-600 (Kairouz, Liu, Steinke 2021, arXiv 2102.06387, proposition 13).
+    of each entry. The sum must carry noise of variance ``(z S)^2 + tau^2`` when only h = t - c survivors are honest, so each
+    adds its h-th part; with tau = 2 grid steps the sum is a rounded Gaussian of multiplier z (docs/decisions/0005).
 
     Raises:
         ProtectionError: the sum does not fit 31 bits, or the noise would be too narrow for that statement.
@@ -92,7 +92,8 @@ def noise_share(job: Job, shape: Shape, sites: int) -> tuple[FixedPoint, float]:
     coarse = choose_encoding(sites, shape.clip_norm_l2, z * reach * spread)
     rounding = math.sqrt(shape.parameters) / coarse.scale
     encoding = choose_encoding(sites, shape.clip_norm_l2, z * (reach + rounding) * spread)
-    sigma = z * (reach * encoding.scale + math.sqrt(shape.parameters)) / math.sqrt(limits.honest)
+    change = reach * encoding.scale + math.sqrt(shape.parameters)
+    sigma = math.sqrt(((z * change) ** 2 + SMOOTHING_VARIANCE) / limits.honest)
     if sigma < NARROWEST_SIGMA:
         raise ProtectionError(
             f"Expected noise of at least {NARROWEST_SIGMA} grid steps, got {sigma:.3g}.",

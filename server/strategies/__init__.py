@@ -19,6 +19,7 @@ STRATEGIES = Registry(
 
 
 def strategy_of(job: Job) -> Strategy:
-    """Return the strategy that a job names; raises JobError for an unknown one."""
-    strategy: Strategy = STRATEGIES.get(job.aggregation.strategy, error=JobError)(job)
+    """Return the strategy that a job names, or the one for its kind of rounds; raises JobError for an unknown name."""
+    name = job.aggregation.strategy or ("fedavgm" if job.one_step else "fedavg")
+    strategy: Strategy = STRATEGIES.get(name, error=JobError)(job)
     return strategy

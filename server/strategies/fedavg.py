@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from salus.common.job import Job
 from salus.common.vectors import FloatVector
-from salus.server.strategies.base import State
+from salus.server.strategies.base import State, learning_rate_of
 
 
 class FedAvg:
     """``model + server_learning_rate * mean_update``; it has no state."""
 
     def __init__(self, job: Job) -> None:
-        self._learning_rate = job.aggregation.server_learning_rate
+        self._learning_rate = learning_rate_of(job)
 
     def init(self, parameters: int) -> State:
         return {}

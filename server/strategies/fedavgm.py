@@ -9,14 +9,16 @@ import numpy.typing as npt
 
 from salus.common.job import Job
 from salus.common.vectors import FloatVector
-from salus.server.strategies.base import State
+from salus.server.strategies.base import State, learning_rate_of
 
 
 class FedAvgM:
     """Momentum over the mean updates of all rounds; its state is the velocity and the number of rounds done."""
 
     def __init__(self, job: Job) -> None:
-        self._settings, self._rounds = job.aggregation, job.job.rounds
+        self._momentum, self._rounds = job.aggregation.server_momentum, job.job.rounds
+        self._learning_rate = learning_rate_of(job)
+        self._decays = (job.aggregation.server_decay or ("linear" if job.one_step else "none")) == "linear"
 
     def init(self, parameters: int) -> State:
         return {"velocity": np.zeros(parameters), "rounds": np.zeros(1)}
@@ -25,8 +27,6 @@ class FedAvgM:
         self, state: State, model: FloatVector, mean_update: npt.NDArray[np.float64]
     ) -> tuple[State, FloatVector]:
         done = float(state["rounds"][0])
-        rate = self._settings.server_learning_rate
-        if self._settings.server_decay == "linear":
-            rate *= max(0.0, 1.0 - done / self._rounds)
-        velocity = self._settings.server_momentum * state["velocity"] + mean_update
+        rate = self._learning_rate * (max(0.0, 1.0 - done / self._rounds) if self._decays else 1.0)
+        velocity = self._momentum * state["velocity"] + mean_update
         return {"velocity": velocity, "rounds": np.array([done + 1])}, (model + rate * velocity).astype(np.float32)

@@ -72,19 +72,19 @@ evaluation_noise_multiplier = 0.0
 
 def job_of(mode: str, epsilon: float, seed: int, steps: int) -> Job:
     """Return the job of one cell of the table."""
-    single = mode in ("distributed", "pooled")
+    noised = mode != "none"
     text = JOB.format(
-        rounds={"none": max(1, steps // 15)}.get(mode, steps if single else max(1, round(steps * RATE))),
-        optimizer="adamw" if mode == "none" else "sgd",
-        learning_rate=2e-3 if mode == "none" else 0.25,
-        batch_size=32 if mode == "none" else 64,
-        strategy="fedavg" if mode == "none" else "fedavgm",
+        rounds=steps if noised else max(1, steps // 15),
+        optimizer="sgd" if noised else "adamw",
+        learning_rate=0.25 if noised else 2e-3,
+        batch_size=64 if noised else 32,
+        strategy="fedavgm" if noised else "fedavg",
         seed=seed,
-        server_rate=LEARNING_RATE if single else 1.0,
-        server_momentum=MOMENTUM if single else 0.0,
+        server_rate=LEARNING_RATE if noised else 1.0,
+        server_momentum=MOMENTUM if noised else 0.0,
         noise={"pooled": "local", "none": "none"}.get(mode, mode),
     )
-    if mode != "none":
+    if noised:
         per_site = PATIENTS if mode == "pooled" else round(PATIENTS / SITES)
         text += PRIVATE.format(epsilon=epsilon, delta=1 / PATIENTS, rate=RATE, per_site=per_site)
     return parse_job(text)

@@ -72,3 +72,32 @@ def test_only_the_coordinators_signature_opens_a_job() -> None:
         open_job(changed, coordinator.public_key)
     with pytest.raises(IdentityError, match="statement"):
         open_job(signed.model_copy(update={"context": "salus/roster/1"}), coordinator.public_key)
+
+
+def test_local_noise_takes_one_step_a_round_unless_the_job_asks_for_more() -> None:
+    def steps(training: str = "", **privacy: object) -> int:
+        section = "\n".join(f"{key} = {value!r}" for key, value in {"noise": "local", **privacy}.items())
+        job = parse_job(job_text(training=training, privacy=section.replace("'", '"')))
+        assert job.one_step == (job.noised_steps == 1)
+        assert job_from_canonical(job.canonical_bytes()) == job
+        return job.noised_steps
+
+    assert steps() == 1
+    assert steps(steps_per_round=7) == 7
+    assert steps("local_epochs = 2", sampling_rate=0.1) == 20
+    assert steps(noise="none") == 0
+
+
+@pytest.mark.parametrize(
+    ("training", "privacy", "named"),
+    [
+        ("local_epochs = 2", 'noise = "local"\nsteps_per_round = 4', "not both"),
+        ("local_epochs = 2", 'noise = "distributed"', "local_epochs"),
+        ("", 'noise = "distributed"\nsteps_per_round = 2', "steps_per_round"),
+        ("", 'noise = "none"\nsteps_per_round = 2', "steps_per_round"),
+        ("", 'noise = "local"\nsteps_per_round = 0', "steps_per_round"),
+    ],
+)
+def test_steps_without_effect_are_refused(training: str, privacy: str, named: str) -> None:
+    with pytest.raises(JobError, match=named):
+        parse_job(job_text(training=training, privacy=privacy, protection="masking"))

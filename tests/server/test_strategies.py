@@ -48,3 +48,17 @@ def test_unknown_strategies_are_refused() -> None:
     with pytest.raises(JobError, match="fedavg"):
         strategy_of(wrong)
     assert STRATEGIES.names() == ["fedavg", "fedavgm"]
+
+
+def test_one_noised_step_a_round_gets_momentum_and_decay_and_other_jobs_keep_averaging() -> None:
+    single = tiny_job(rounds=4, protection="masking", privacy='noise = "local"')
+    strategy = strategy_of(single)
+    assert isinstance(strategy, FedAvgM)
+    state, model = strategy.init(1), np.zeros(1, np.float32)
+    for _ in range(2):
+        state, model = strategy.apply(state, model, np.ones(1))
+    assert model[0] == pytest.approx(0.3 + 0.3 * 0.75 * 1.9)
+    for privacy in ('noise = "none"', 'noise = "local"\nsteps_per_round = 4'):
+        job = tiny_job(protection="masking", privacy=privacy)
+        assert isinstance(strategy_of(job), FedAvg)
+        assert strategy_of(job).apply({}, np.zeros(1, np.float32), np.ones(1))[1].tolist() == [1.0]

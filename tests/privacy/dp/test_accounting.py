@@ -1,18 +1,23 @@
-"""Epsilon against published and recomputed values, and the lattice bound against exact sums."""
+"""Epsilon against published and recomputed values, from below by exact sums over the integers, from above by older bounds."""
 
+import contextlib
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from salus.common.errors import JobError
+from salus.privacy.dp import accounting
 from salus.privacy.dp.accounting import (
+    DISCRETE_GAP,
+    LARGEST_DIMENSION,
+    SMOOTHING_VARIANCE,
     Release,
-    _discrete_renyi,
     epsilon,
-    generic_poisson_renyi,
     merged,
     pld_epsilon,
+    renyi_divergence,
     renyi_epsilon,
     solve_noise,
 )
@@ -24,6 +29,23 @@ def gaussian(z: float, q: float, count: int) -> Release:
 
 def discrete(z: float, q: float, count: int) -> Release:
     return Release(mechanism="discrete-gaussian", noise_multiplier=z, sampling_rate=q, count=count)
+
+
+def generic_poisson_renyi(plain: Callable[[int], float], q: float, order: int) -> float:
+    """Return the bound for Poisson sampling before any mechanism (Zhu and Wang 2019, theorem 6).
+
+    Args:
+        plain: Renyi divergence of the mechanism without sampling, by integer order.
+    """
+    log_q, log_rest = math.log(q), math.log1p(-q)
+    terms = [
+        (order - 1) * log_rest + math.log(order * q - q + 1),
+        math.log(math.comb(order, 2)) + 2 * log_q + (order - 2) * log_rest + plain(2),
+    ]
+    for k in range(3, order + 1):
+        ways = math.log(3) + math.log(math.comb(order, k))
+        terms.append(ways + (order - k) * log_rest + k * log_q + (k - 1) * plain(k))
+    return float(np.logaddexp.reduce(terms)) / (order - 1)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +69,7 @@ def test_reference_values_of_the_generic_bound_and_ours_is_below_it(z: float, re
     curve = [1000 * generic_poisson_renyi(lambda a: a / (2 * z * z), 0.01, order) for order in orders]
     value = float(rdp.compute_epsilon(orders, curve, 1e-5)[0])
     assert reference <= value <= reference * 1.005
-    ours = epsilon([discrete(z, 0.01, 1000)], 1e-5)
+    ours = renyi_epsilon([discrete(z, 0.01, 1000)], 1e-5)
     assert pld_epsilon([gaussian(z, 0.01, 1000)], 1e-5) <= ours <= value
 
 
@@ -68,7 +90,7 @@ def test_the_lattice_bound_covers_both_directions_of_the_exact_divergence(
     inside = (p0 > 1e-180) & (p1 > 1e-180)
     p0, p1 = p0[inside], p1[inside]
     mixed = (1 - rate) * p0 + rate * p1
-    bound = _discrete_renyi(sigma * math.sqrt(shares) / shift, rate, order)
+    bound = renyi_divergence(sigma * math.sqrt(shares) / shift, rate, order)
     for a, b in ((mixed, p0), (p0, mixed)):
         exact = math.log(float((b * (a / b) ** order).sum())) / (order - 1)
         assert exact <= bound * (1 + 1e-6)
@@ -125,3 +147,134 @@ def test_the_solved_noise_is_enough_and_a_step_less_is_not() -> None:
 def test_an_epsilon_that_no_noise_reaches_is_an_error() -> None:
     with pytest.raises(JobError, match="epsilon"):
         solve_noise(0.01, 1e-5, lambda z: [gaussian(z, 0.1, 10), gaussian(1.0, 1.0, 1)])
+
+
+def exact_lattice_epsilon(sigma: float, shift: int, rate: float, count: int, delta: float) -> float:
+    """Return a lower bound on epsilon for one word of discrete noise: exact probabilities, losses rounded down."""
+    from dp_accounting.pld import privacy_loss_distribution as distribution
+
+    reach = int(14 * sigma) + shift
+    x = np.arange(-reach, reach + 1)
+    law = np.exp(-(x**2) / (2 * sigma**2))
+    law /= law.sum()
+    moved = np.exp(-((x - shift) ** 2) / (2 * sigma**2)) / np.exp(-(x**2) / (2 * sigma**2)).sum()
+    mixed = (1 - rate) * law + rate * moved
+    found = []
+    for lower, upper in ((law, mixed), (mixed, law)):
+        pld = distribution.from_two_probability_mass_functions(
+            {int(k): float(np.log(p)) for k, p in zip(x, lower, strict=True) if p > 0},
+            {int(k): float(np.log(p)) for k, p in zip(x, upper, strict=True) if p > 0},
+            pessimistic_estimate=False,
+            value_discretization_interval=1e-4,
+        )
+        found.append(pld.self_compose(count).get_epsilon_for_delta(delta))
+    return float(max(found))
+
+
+@pytest.mark.parametrize(
+    ("shift", "z", "rate", "count"),
+    [(15, 3.0, 0.054, 300), (40, 3.0, 0.054, 300), (30, 1.0, 0.01, 1000), (25, 0.8, 0.05, 100), (10, 4.0, 1.0, 8)],
+)
+def test_discrete_noise_costs_what_exact_sums_over_the_integers_say_and_hardly_more(
+    shift: int, z: float, rate: float, count: int
+) -> None:
+    """From below: exact probabilities of the noise that sites add, its smoothing variance included."""
+    sigma = math.sqrt((z * shift) ** 2 + SMOOTHING_VARIANCE)
+    exact = exact_lattice_epsilon(sigma, shift, rate, count, 1e-5)
+    counted = epsilon([discrete(z, rate, count)], 1e-5)
+    assert exact <= counted <= exact * 1.04  # a part of it is the rounding of losses here
+    assert counted < exact_lattice_epsilon(sigma * 0.9, shift, rate, count, 1e-5)  # a mutant: a tenth less noise
+    assert counted <= renyi_epsilon([discrete(z, rate, count)], 1e-5)  # from above: the bound used before
+
+
+def rounded_gaussian_gap(sigma: float, tau: float, shares: int, moved: float) -> float:
+    """Return the largest |ln(sum of discrete Gaussians / randomly rounded continuous Gaussian)| over the integers.
+
+    The continuous Gaussian of variance sigma^2 - tau^2 is rounded to y with probability in proportion to
+    exp(-(y - x)^2 / (2 tau^2)); its centre `moved` is a whole number, and the rounding does not know it.
+    """
+    y = np.arange(-int(6 * sigma), int(6 * sigma) + 1)
+    narrow = math.sqrt(sigma**2 - tau**2)
+    x = np.linspace(-12 * sigma, 12 * sigma, 80_001)
+    near = np.round(x)[:, None] + np.arange(-20, 21)[None, :]
+    normaliser = np.exp(-((near - x[:, None]) ** 2) / (2 * tau**2)).sum(axis=1)
+    density = np.exp(-((x - moved) ** 2) / (2 * narrow**2)) / (narrow * math.sqrt(2 * math.pi)) * (x[1] - x[0])
+    rounded = np.array([(density * np.exp(-((k + moved - x) ** 2) / (2 * tau**2)) / normaliser).sum() for k in y])
+    far = np.arange(-int(14 * sigma), int(14 * sigma) + 1)
+    one = np.exp(-(far**2) * shares / (2 * sigma**2))
+    one /= one.sum()
+    law = one
+    for _ in range(shares - 1):
+        law = np.convolve(law, one)
+    middle = len(law) // 2
+    return float(np.abs(np.log(law[middle - y[-1] : middle + y[-1] + 1] / rounded)).max())
+
+
+@pytest.mark.parametrize(("shares", "moved"), [(1, 0.0), (1, 3.0), (2, 5.0)])
+def test_a_sum_of_discrete_gaussians_is_a_rounded_continuous_one(shares: int, moved: float) -> None:
+    sigma = 8.0 * math.sqrt(shares)
+    assert (
+        rounded_gaussian_gap(sigma, math.sqrt(SMOOTHING_VARIANCE), shares, moved) < 1e-9
+    )  # what the sums here can see
+    narrow = rounded_gaussian_gap(sigma, 0.5, shares, moved)
+    assert 1e-6 < narrow < 4 * math.exp(-2 * math.pi**2 * 0.25)  # too small a tau is seen, within the proof's bound
+
+
+def test_the_gap_between_both_laws_is_negligible_for_the_largest_vector_and_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert 1e6 * DISCRETE_GAP < 1e-16
+    assert LARGEST_DIMENSION == 2**32
+    plain = epsilon([discrete(3.0, 0.1, 100)], 1e-5)
+    assert epsilon([gaussian(3.0, 0.1, 100)], 1e-5) == plain
+    monkeypatch.setattr(accounting, "DISCRETE_GAP", 1e-3)
+    accounting._epsilon.cache_clear()
+    wide = epsilon([discrete(3.0, 0.1, 100)], 1e-5)
+    accounting._epsilon.cache_clear()
+    assert wide > plain + 0.2
+
+
+def test_the_published_gain_over_the_bound_used_before() -> None:
+    delta = 1 / 4708
+    before = 3.267
+    assert (
+        renyi_epsilon([discrete(before, 0.054, 300)], delta)
+        <= 1.0
+        < renyi_epsilon([discrete(before - 0.002, 0.054, 300)], delta)
+    )
+    assert solve_noise(1.0, delta, lambda z: [discrete(z, 0.054, 300)]) == pytest.approx(2.954, abs=0.0015)
+
+
+@pytest.mark.parametrize(
+    ("target", "delta", "rate", "count", "beside"),
+    [
+        (50.0, 1e-5, 0.5, 10**5, 0.0),
+        (1.0, 1e-12, 0.5, 10**6, 0.0),
+        (50.0, 1e-5, 1e-6, 10**6, 0.0),
+        (50.0, 1e-5, 0.5, 10**5, 1e-9),
+        (50.0, 1e-5, 0.5, 10**9, 0.0),
+        (1e-9, 1e-5, 0.5, 10, 1e300),
+    ],
+)
+def test_no_job_makes_the_accountant_expensive(
+    target: float, delta: float, rate: float, count: int, beside: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is built is bounded before it is built: few distributions, none over a wide range or of very many releases."""
+    built = []
+
+    def counted(releases: tuple[Release, ...], delta: float, interval: float = accounting.PLD_INTERVAL) -> float:
+        cells = 2 * renyi_epsilon(releases, 1e-15) / interval
+        built.append((sum(r.count for r in releases), cells))
+        return renyi_epsilon(releases, delta)
+
+    monkeypatch.setattr(accounting, "pld_epsilon", counted)
+    accounting._epsilon.cache_clear()
+    with contextlib.suppress(JobError):  # some of these ask for what no noise reaches
+        solve_noise(
+            target,
+            delta,
+            lambda z: [gaussian(z, rate, count), *([gaussian(beside, 1.0, 2)] if beside else [])],
+        )
+    accounting._epsilon.cache_clear()
+    assert len(built) <= 60
+    assert all(releases <= accounting.PLD_COUNT and cells < 2**23 for releases, cells in built)

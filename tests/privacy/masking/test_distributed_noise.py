@@ -11,6 +11,7 @@ from tests.privacy.masking.world import identity
 
 from salus.common.job import Job
 from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
 from salus.privacy.dp.head import Head
 from salus.privacy.dp.plan import ROUNDING, plan_of
 from salus.privacy.masking import protection
@@ -68,7 +69,20 @@ def test_the_honest_shares_alone_carry_the_jobs_noise_over_the_largest_change() 
     largest_change = job().privacy.clip_norm_l2 * ROUNDING * encoding.scale + math.sqrt(LENGTH)
     honest = thresholds(SITES, noised=True).honest
     assert honest == 4
-    assert sigma * math.sqrt(honest) == pytest.approx(plan.noise_multiplier * largest_change, rel=1e-12)
+    counted = math.sqrt(sigma**2 * honest - SMOOTHING_VARIANCE)
+    assert counted == pytest.approx(plan.noise_multiplier * largest_change, rel=1e-12)
+
+
+def test_narrow_noise_is_wider_by_what_the_accounting_needs() -> None:
+    """Where one patient moves the words by few steps, the four squared steps of smoothing are a visible part."""
+    coarse = job()
+    coarse = coarse.model_copy(update={"privacy": coarse.privacy.model_copy(update={"clip_norm_l2": 1e-4})})
+    plan = plan_of(coarse)
+    assert plan is not None
+    encoding, sigma = noise_share(coarse, Shape(1, 0, 100.0), SITES)
+    change = 1e-4 * ROUNDING * encoding.scale + 1
+    honest = thresholds(SITES, noised=True).honest
+    assert sigma**2 * honest - (plan.noise_multiplier * change) ** 2 == pytest.approx(SMOOTHING_VARIANCE, rel=1e-6)
 
 
 def test_rounding_to_the_grid_moves_a_patient_by_less_than_is_counted() -> None:
