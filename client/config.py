@@ -13,6 +13,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
+from salus.client.rosters import JobRosters
 from salus.client.session_store import SqliteSessionStore
 from salus.client.site import Site
 from salus.common.certificates import check_certificate, client_context
@@ -166,4 +167,5 @@ class SiteFolder:
             events=events,
             ledger=open_ledger(self.folder, clock),
             cache=self.folder / CACHE,
+            rosters=JobRosters(self.folder / "rosters.sqlite", self.trust, self.identity.public_key),
         )

@@ -16,6 +16,7 @@ from salus.client.measuring import Measurer, MeasuringJob
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
+from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
 from salus.common.analyses import analysis_of
@@ -43,11 +44,12 @@ class Site:
     Args:
         site_id: position on the roster, from 1.
         identity: this site's signing key.
-        keys: Ed25519 keys of the whole pinned roster, by site id.
+        keys: Ed25519 keys of the whole newest roster, by site id.
         store: what protected sums must remember beyond a crash.
         coordinator_key: the Ed25519 key, from the pinned roster, whose signature a job must carry.
         ledger: what this site's patients have spent.
         cache: folder for prepared samples, or None for none.
+        rosters: which roster each job began with; None where there is one roster only, as in a simulation.
         policy: called for every job, so that a changed policy file counts at once.
     """
 
@@ -65,6 +67,7 @@ class Site:
         events: EventSink,
         ledger: Ledger,
         cache: Path | None = None,
+        rosters: JobRosters | None = None,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -75,6 +78,7 @@ class Site:
         self._events = events
         self._ledger = ledger
         self._cache = cache
+        self._rosters = rosters
         self._random: Callable[[int], bytes] = os.urandom
         self._running: Running | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
@@ -149,6 +153,8 @@ class Site:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
         job, document = open_job(request.job, self._coordinator_key)
         self._policy().check(job)
+        if self._rosters is not None:  # the keys of the roster with which this job began
+            self._keys = self._rosters.keys(f"{request.job_id}/{hashlib.sha256(document).hexdigest()}", request.roster)
         others = set(request.sites)
         if (
             not others <= set(self._keys)
@@ -156,8 +162,8 @@ class Site:
             or len(others) < max(job.job.min_sites, len(request.sites))
         ):
             raise Refused(
-                f"Expected this site among at least {job.job.min_sites} different sites of the pinned roster.",
-                remedy="Wait until enough sites take part, and use the newest roster.",
+                f"Expected this site among at least {job.job.min_sites} different sites of the job's roster.",
+                remedy="Wait until enough sites take part.",
             )
         _check_round(request, job)
         if job.task.dataset not in self._catalogue.names():

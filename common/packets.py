@@ -62,6 +62,7 @@ class Request(Strict):
     round: Count = 0
     attempt: Count = 0
     sites: Annotated[tuple[SiteId, ...], Field(max_length=10_000)] = ()
+    roster: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # hash of the roster that the job began with
 
 
 class Reply(Strict):

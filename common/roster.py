@@ -21,9 +21,9 @@ from salus.common.strict import Strict, validate
 
 CONTEXT = "salus/roster/2"
 WARN_BEFORE = timedelta(days=30)  # long enough to issue and install new kits at every hospital
-MAX_SITES = 10_000
+MAX_SITES = 10_000  # ids are never given again, so this is also the most that ever joined
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-SiteId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+SiteId = Annotated[int, Field(ge=1, le=MAX_SITES)]
 
 
 class RosterSite(Strict):

@@ -21,6 +21,7 @@ from salus.privacy.protection import CoordinatorEnd, protection_of
 from salus.privacy.session import Session, manifest_hash
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
+from salus.server.participants import Participants, scope_of
 
 MAX_ATTEMPTS = 5  # of one round in one life of the coordinator; after that something needs a person
 POLL_S = 0.2
@@ -37,8 +38,9 @@ class Attempts:
     """Makes the protected sums of one job.
 
     Args:
-        keys: Ed25519 keys of the whole roster, by site id.
+        keys: Ed25519 keys of the whole roster with which the job began, by site id.
         record: takes the transcript of protected sums.
+        participants: the members of that roster and why others cannot take part; None where there is one roster only.
         cancelled: asked between and during exchanges.
         seconds: of the last attempt, by step.
     """
@@ -51,11 +53,15 @@ class Attempts:
     events: EventSink
     keys: Mapping[int, bytes]
     record: Recorder = no_record
+    participants: Participants | None = None
     cancelled: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
+        self._who = self.participants or Participants(self.keys)
+        self._told: dict[int, str] = {}
+        self._advertised: set[int] = set()
 
     def sum(
         self, round_: int, kind: Kind, blob: bytes, shape: Shape, check: Callable[[Sum], object] = lambda total: None
@@ -104,14 +110,45 @@ class Attempts:
 
     @property
     def _scope(self) -> str:
-        return f"{self.job.task.dataset}/{self.job.job.cohort_epoch}"
+        return scope_of(self.job)
 
     def _recorded(self, kind: str, **fields: Any) -> None:
         """Record an entry of the transcript; survivors are remembered before they are announced, because sites that consent
         to them will consent to no others."""
-        self.record(kind, **fields)
-        if kind == "survivors" and not self.job.privacy.noised:
+        if kind == "session":
+            self._advertised = set()
+        elif kind == "advert":
+            self._advertised.add(fields["site"])
+        elif kind == "survivors" and not self.job.privacy.noised:
+            self._check_first_cohort(set(fields["sites"]))
+            self.record(kind, **fields)
             self.checkpoints.set_cohort(self._scope, fields["sites"])
+            return
+        self.record(kind, **fields)
+
+    def _check_first_cohort(self, survivors: set[int]) -> None:
+        """Refuse to fix the cohort of a data set with a sum in which a site that began it is missing.
+
+        One lying site can make another one stop in the middle, with a box that does not open. If that fixed the cohort, the
+        other would be out of every sum of this epoch. So a lying site can stop a job, and the refusal names it, but it
+        cannot expel anybody.
+        """
+        lost = sorted(self._advertised - survivors)
+        if lost and not self.checkpoints.cohort(self._scope):
+            raise ProtectionError(
+                f"Sites {', '.join(map(str, lost))} began the first sum over {self._scope} and did not finish it; that sum "
+                "would fix which sites take part in this epoch.",
+                remedy="See each site's answer in the events. Stop a faulty site, or remove it from the consortium.",
+            )
+
+    def _tell_absent(self, online: tuple[int, ...]) -> None:
+        """Say of every site that is not asked why, once for each reason."""
+        cohort = self.checkpoints.cohort(self._scope) if self._same_cohort else ()
+        absent = self._who.absent(self.job, online, cohort)
+        for site, reason in absent.items():
+            if self._told.get(site) != reason:
+                self.events.emit("not-asked", job=self.job_id, site=site, text=reason)
+        self._told = absent
 
     def _invited(self) -> tuple[int, ...] | None:
         """Return the sites to ask now, or None while too few are online.
@@ -143,6 +180,7 @@ class Attempts:
                 raise Cancelled("The job was cancelled.", remedy="")
             sites = self._invited()
             if sites is not None:
+                self._tell_absent(self.federation.online())
                 return sites
             online, holder = self.federation.online(), self.job.aggregation.key_holder
             if time.monotonic() > deadline:
@@ -155,6 +193,7 @@ class Attempts:
                 )
             if not announced:
                 self.events.emit("waiting", job=self.job_id, online=list(online), needed=self._needed)
+                self._tell_absent(online)
                 announced = True
             time.sleep(POLL_S)
 
@@ -169,7 +208,7 @@ class Attempts:
             tuple(sorted(self.keys)) if self.protection.protects else sites,
         )
         end = self.protection.coordinator_end(session, shape, self.job, self.keys, self._recorded)
-        common = {"job_id": self.job_id, "round": round_, "attempt": attempt}
+        common = {"job_id": self.job_id, "round": round_, "attempt": attempt, "roster": self._who.roster}
         first = Request.model_validate({"kind": kind, "job": self.signed, "sites": session.roster, **common})
         self.seconds = {}
         requests = dict.fromkeys(sites, (first, blob))

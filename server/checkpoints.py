@@ -34,6 +34,7 @@ JOBS = sa.Table(
     sa.Column("status", sa.String, nullable=False),
     sa.Column("reason", sa.String, nullable=False, server_default=""),
     sa.Column("submitted_at", sa.String, nullable=False),
+    sa.Column("roster", sa.String, nullable=False, server_default=""),
 )
 ATTEMPTS = sa.Table(
     "attempts",
@@ -63,13 +64,18 @@ ACTIVE = ("waiting", "running")
 
 @dataclass(frozen=True)
 class JobRow:
-    """A submitted job and where it stands: waiting, running, finished, failed or cancelled."""
+    """A submitted job and where it stands: waiting, running, finished, failed or cancelled.
+
+    Args:
+        roster: hash of the roster with which it began; empty while it waits.
+    """
 
     job_id: str
     signed: Signed
     status: str
     reason: str
     submitted_at: str
+    roster: str = ""
 
     @property
     def job(self) -> Job:
@@ -85,6 +91,9 @@ class Checkpoints:
         self._engine = open_sqlite(folder / "coordinator.sqlite")
         METADATA.create_all(self._engine)
         self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job does not go on where none fits
+        with self._engine.begin() as connection:  # made before jobs remembered their roster
+            if "roster" not in {column["name"] for column in sa.inspect(connection).get_columns("jobs")}:
+                connection.execute(sa.text("ALTER TABLE jobs ADD COLUMN roster VARCHAR NOT NULL DEFAULT ''"))
 
     def submit(self, signed: Signed, name: str) -> str:
         """Record a new job and return its id, unique in this coordinator's life."""
@@ -125,6 +134,15 @@ class Checkpoints:
         with self._engine.begin() as connection:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
             connection.execute(JOBS.update().where(mine).values(status=status, reason=reason))
+
+    def begin(self, job_id: str, roster: str) -> str:
+        """Record that a job runs, and over which roster; return the roster with which it began first."""
+        with self._engine.begin() as connection:
+            first = sa.and_(JOBS.c.job_id == job_id, JOBS.c.roster == "")
+            connection.execute(JOBS.update().where(first).values(roster=roster))
+            running = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
+            connection.execute(JOBS.update().where(running).values(status="running", reason=""))
+        return self.job(job_id).roster
 
     def begin_attempt(self, job_id: str, round_: int) -> int:
         """Reserve and return the next attempt number of a round, from 0; on disk when this returns."""
@@ -224,7 +242,7 @@ class Checkpoints:
 
 def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
     signed = Signed.model_validate_json(row.signed)
-    return JobRow(row.job_id, signed, row.status, row.reason, row.submitted_at)
+    return JobRow(row.job_id, signed, row.status, row.reason, row.submitted_at, row.roster)
 
 
 def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:

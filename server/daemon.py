@@ -39,11 +39,12 @@ from salus.server.door import raise_open_files
 from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
+from salus.server.participants import Participants, participants, scope_of
 from salus.server.report import write_report
 from salus.server.rounds import run_of
 from salus.server.statistics_report import harmonise_section, write_statistics_report
 from salus.server.strategies import strategy_of
-from salus.server.transcripts import Transcript
+from salus.server.transcripts import ROSTER, Transcript
 
 IDLE_POLL_S = 0.2
 STORAGE_RETRY_S = 30.0  # an operator who has freed the disk waits at most this long
@@ -131,12 +132,14 @@ class CoordinatorDaemon:
 
     def _run_job(self, row: JobRow) -> None:
         self._running = row.job_id
-        self._checkpoints.set_status(row.job_id, "running")
+        who = self._participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
         grid = self._link.begin_run()
         try:
             self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
             app = make_server_app(
-                lambda federation: self._work(row, federation), self._link.directory, lambda: self._must_end(row.job_id)
+                lambda federation: self._work(row, federation, who),
+                lambda: who.present(self._link.directory()),
+                lambda: self._must_end(row.job_id),
             )
             app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
             self._end(row.job_id, "finished")
@@ -156,7 +159,13 @@ class CoordinatorDaemon:
             grid.close()
             self._running = None
 
-    def _work(self, row: JobRow, federation: Federation) -> None:
+    def _participants(self, roster: str) -> Participants:
+        trust = self._folder.trust
+        return participants(trust.roster(roster or trust.digest), trust.newest, roster or trust.digest)
+
+    def _work(self, row: JobRow, federation: Federation, who: Participants) -> None:
+        transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")
+        transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
         attempts = Attempts(
             row.job,
             row.job_id,
@@ -164,14 +173,12 @@ class CoordinatorDaemon:
             federation,
             self._checkpoints,
             self._events,
-            self._keys(),
-            Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl"),
+            who.keys,
+            transcript,
+            who,
             cancelled=lambda: self._must_end(row.job_id),
         )
         run_of(attempts).run()
-
-    def _keys(self) -> dict[int, bytes]:
-        return self._folder.roster.keys()
 
     def _must_end(self, job_id: str) -> bool:
         return self._stop.is_set() or job_id in self._cancelled
@@ -184,11 +191,11 @@ class CoordinatorDaemon:
 
     def _report(self, job_id: str) -> None:
         """Write the report and the model's card; a full disk costs the report, not the job."""
-        job = self._checkpoints.job(job_id).job
-        folder, roster = self._folder.folder, self._folder.roster
-        names = roster.names()
+        row = self._checkpoints.job(job_id)
+        job, folder, trust = row.job, self._folder.folder, self._folder.trust
+        roster = trust.roster(row.roster or trust.digest)
         try:
-            card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", self._keys(), names)
+            card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
             if job.statistics is not None:
                 records = self._checkpoints.records(job_id)
                 write_statistics_report(folder / "reports" / f"{job_id}.html", job, job_id, records, card)
@@ -272,9 +279,20 @@ class CoordinatorDaemon:
             "statistics": found,
             "harmonise": harmonise_section(row.job, found) if isinstance(found, dict) else "",
             "of": row.job.job.rounds,
+            "absent": self._absent(row),
             "model": str(model) if model.exists() else None,
             "report": str(report) if report.exists() else None,
         }
+
+    def _absent(self, row: JobRow) -> list[dict[str, Any]]:
+        """Return the sites that a job does not ask now, with names and reasons."""
+        who = self._participants(row.roster)
+        trust = self._folder.trust
+        names = {**trust.roster(who.roster).names(), **trust.newest.names()}
+        bound = protection_of(row.job).protects and not row.job.privacy.noised
+        cohort = self._checkpoints.cohort(scope_of(row.job)) if bound else ()
+        absent = who.absent(row.job, self._link.directory(), cohort)
+        return [{"site": site, "name": names[site], "reason": reason} for site, reason in absent.items()]
 
 
 def check_job(job: Job, sites: int) -> None:

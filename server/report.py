@@ -101,7 +101,7 @@ def write_report(
         plots=curves(records, final if isinstance(final, Mapping) else {}),
         final=final,
         phases=phases(records),
-        left_out=[event for event in events if event.kind in ("left-out", "abandoned", "resumed")],
+        left_out=[event for event in events if event.kind in ("not-asked", "left-out", "abandoned", "resumed")],
         sites=sites,
         card=card,
         protects=protection_of(job).protects,

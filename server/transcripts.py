@@ -1,14 +1,25 @@
-"""Transcripts of protected sums, one file of JSON lines per job, for anybody who wants to check them later."""
+"""Transcripts of protected sums, one file of JSON lines per job, for anybody who wants to check them later.
+
+A transcript begins with the signed roster with which the job began, so it can be checked when the consortium has changed.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from salus.common.canonical import canonical_json
-from salus.common.errors import ProtectionError, storage_error
-from salus.common.roster import Roster
-from salus.privacy.masking.transcript import Verified, verify_transcript
+from salus.common.errors import ConfigError, JobError, ProtectionError, storage_error
+from salus.common.identity import Signed
+from salus.common.job import Job, job_from_canonical
+from salus.common.roster import Roster, read_roster
+from salus.common.strict import validate
+from salus.privacy.encryption.transcript import EncryptedCheck
+from salus.privacy.masking.transcript import Entry, SessionCheck, Verified, verify_transcript
+
+ROSTER = "roster"
+CHECKS: Mapping[str, type[SessionCheck]] = {"masking": SessionCheck, "encryption": EncryptedCheck}
 
 
 class Transcript:
@@ -17,6 +28,7 @@ class Transcript:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(path)
 
     def __call__(self, kind: str, **fields: Any) -> None:
         """Append an entry."""
@@ -27,19 +39,84 @@ class Transcript:
             raise storage_error(problem) or problem from None
 
 
-def verify_file(path: Path, roster: Roster) -> Verified:
-    """Check a transcript file against a roster; see `verify_transcript`.
+def _drop_half_line(path: Path) -> None:
+    """Cut off a line that a killed process did not finish, so that the next entry is not read as a part of it."""
+    data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A transcript that holds.
+
+    Args:
+        roster: with which the job began, signed by the consortium.
+        unproven: what such a transcript cannot show, in sentences.
+    """
+
+    verified: Verified
+    roster: Roster
+    unproven: Sequence[str]
+
+
+def verify_file(path: Path, consortium_key: bytes) -> Checked:
+    """Check a transcript file with the roster that it names, whatever the date; see `verify_transcript`.
+
+    Args:
+        consortium_key: the 32 bytes that every member pins; it must have signed the roster.
 
     Raises:
-        ProtectionError: it does not hold, or is no transcript.
+        ProtectionError: something does not hold, or the file is not a transcript.
+        IdentityError: the roster is not signed by this consortium.
     """
-    return verify_entries(path, roster.keys())
+    entries = _entries(path)
+    rosters = [entry for entry in entries if entry["kind"] == ROSTER]
+    if not entries or entries[0]["kind"] != ROSTER:
+        raise ProtectionError(
+            f"Expected the transcript {path.name!r} to begin with the roster of its job.",
+            remedy="Ask the coordinator for the whole file.",
+        )
+    if any(entry != rosters[0] for entry in rosters):
+        raise ProtectionError("The transcript does not hold: it names several rosters.", remedy="Ask the consortium.")
+    signed = validate(Signed, entries[0].get("signed"), error=ProtectionError, what="transcript's roster")
+    roster = read_roster(signed, consortium_key)
+    verified = _verify(entries, roster.keys())
+    return Checked(verified, roster, CHECKS[verified.job.aggregation.protection].UNPROVEN)
 
 
 def verify_entries(path: Path, keys: Mapping[int, bytes]) -> Verified:
     """Check a transcript file against the sites' keys; errors as in `verify_file`."""
+    return _verify(_entries(path), keys)
+
+
+def _verify(entries: Sequence[Entry], keys: Mapping[int, bytes]) -> Verified:
+    rest = [entry for entry in entries if entry["kind"] != ROSTER]
+    name = _job(rest).aggregation.protection
+    if name not in CHECKS:
+        raise ProtectionError(
+            f"The transcript of a job with protection {name!r} has nothing to verify: sites sign nothing in it.",
+            remedy="Use masking or encryption.",
+        )
+    return verify_transcript(rest, keys, CHECKS[name])
+
+
+def _job(entries: Sequence[Entry]) -> Job:
+    try:
+        return job_from_canonical(str(entries[0]["document"]).encode())
+    except (JobError, KeyError, IndexError):
+        raise ProtectionError(
+            "The transcript does not hold: it does not begin with its job.",
+            remedy="Ask the coordinator for the whole file.",
+        ) from None
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
     try:
         entries = [json.loads(line) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError, RecursionError):
-        raise ProtectionError(f"Expected a transcript in {path.name!r}.", remedy="Check the path.") from None
-    return verify_transcript(entries, keys)
+        raise ConfigError(f"Expected a transcript in {path.name!r}.", remedy="Check the path.") from None
+    if not all(isinstance(entry, dict) and isinstance(entry.get("kind"), str) for entry in entries):
+        raise ProtectionError(f"Expected a transcript in {path.name!r}.", remedy="Check the path.")
+    return entries

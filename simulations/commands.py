@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salus.common.console import emit_json, err, example, out, table
+from salus.common.console import emit_json, err, example, out, shown, table
 from salus.common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -169,26 +169,36 @@ def bench(
 
 def verify(
     transcript: Annotated[Path, typer.Argument(help="A transcript, from the coordinator's folder transcripts/.")],
-    kit: Annotated[Path, typer.Option(help="A kit of the consortium: its roster says whose signatures count.")],
+    kit: Annotated[Path, typer.Option(help="A kit of the consortium, of any date: its key says which roster counts.")],
     as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
 ) -> None:
-    """Check a transcript of masked sums as a third party: signatures, thresholds, cohorts, ledgers; print the
-    privacy that each site has spent; exit code 41 if it does not hold."""
-    from salus.common.clock import SystemClock
+    """Check a transcript of protected sums as a third party, with the roster with which its job began: signatures,
+    thresholds, cohorts, ledgers. Print the privacy that each site has spent; exit code 41 if it does not hold."""
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
-    from salus.common.roster import open_roster
+    from salus.privacy.protection import protection_of
     from salus.server.card import privacy_card
     from salus.server.transcripts import verify_file
 
-    papers = read_kit(kit)
-    roster = open_roster(papers.roster, unhex(papers.consortium_key), SystemClock())
-    verified = verify_file(transcript, roster)
-    names = roster.names()
-    card = privacy_card(verified.job, verified.sent, names)
+    checked = verify_file(transcript, unhex(read_kit(kit).consortium_key))
+    verified, roster = checked.verified, checked.roster
+    counted = protection_of(verified.job).transcript
+    card = privacy_card(verified.job, verified.sent if counted else None, roster.names())
     if as_json:
-        emit_json({"sums": verified.sums, "privacy": card.model_dump(mode="json")})
+        named = {"serial": roster.serial, "valid_until": roster.valid_until.isoformat(), "sites": roster.names()}
+        emit_json(
+            {
+                "sums": verified.sums,
+                "privacy": card.model_dump(mode="json"),
+                "roster": named,
+                "not_shown": list(checked.unproven),
+            }
+        )
         return
+    out.print(
+        f"The transcript holds. Roster {roster.serial} of [bold]{shown(roster.consortium)}[/], {len(roster.sites)} sites, "
+        f"valid from {roster.valid_from:%Y-%m-%d} to {roster.valid_until:%Y-%m-%d}."
+    )
     table(
         f"{len(verified.sums)} sums, all allowed",
         ["round", "attempt", "kind", "sites", "consents"],
@@ -202,6 +212,9 @@ def verify(
             for row in card.sites
         ],
     )
+    out.print("A transcript cannot show:")
+    for sentence in checked.unproven:
+        out.print(f"- {sentence}", markup=False)
 
 
 def register(app: typer.Typer) -> None:

@@ -1,12 +1,12 @@
 """The transcript of a session and its check by a third party: who signed what, and whether the sum was allowed.
 
-An entry is plain data; vectors are named by their hash, so a transcript reveals nothing that the wire did not. A verifier
+An entry is plain data; vectors are named by their hash, so a transcript reveals nothing that the network did not. A verifier
 needs the transcript and the roster's keys, nothing secret.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from salus.common.errors import IdentityError, JobError, ProtectionError
 from salus.common.identity import verify_raw
@@ -31,26 +31,37 @@ def no_record(kind: str, **fields: Any) -> None:
     """Record nothing."""
 
 
-ORDER = ("advert", "shared", "masked", "survivors", "consent", "wrong-share", "sum")
 KINDS: tuple[Kind, ...] = ("train", "evaluate", "measure")
-ONCE = ("shared", "survivors", "sum")
 
 
-class _Check:
-    """One session's entries, checked in their order."""
+class SessionCheck:
+    """One session of masked sums: its entries, checked in their order.
 
-    def __init__(self, entry: Entry, keys: Mapping[int, bytes], document: bytes) -> None:
+    Args:
+        entry: the entry that opens the session.
+        keys: Ed25519 keys of the whole roster with which the job began, by site id.
+        job: of the transcript; `document` are its signed bytes.
+    """
+
+    ORDER: ClassVar[tuple[str, ...]] = ("advert", "shared", "masked", "survivors", "consent", "wrong-share", "sum")
+    ONCE: ClassVar[tuple[str, ...]] = ("shared", "survivors", "sum")
+    UNPROVEN: ClassVar[tuple[str, ...]] = (
+        "that the coordinator recorded every session: the sites' own databases hold their consents",
+        "what the sums are of: a site may have sent any vector, and nobody can look behind a mask",
+    )
+
+    def __init__(self, entry: Entry, keys: Mapping[int, bytes], job: Job, document: bytes) -> None:
         self.session = Session(
             str(entry["job"]), int(entry["round"]), int(entry["attempt"]), bytes.fromhex(entry["manifest"]),
-            bytes.fromhex(entry["model"]), tuple(_numbers(entry["roster"])),
+            bytes.fromhex(entry["model"]), tuple(numbers(entry["roster"])),
         )  # fmt: skip
         if self.session.id.hex() != entry["session"]:
-            raise _wrong("the session id is not that of its job, round, attempt, model and roster")
+            raise wrong("the session id is not that of its job, round, attempt, model and roster")
         if set(self.session.roster) != set(keys):
-            raise _wrong("the session's roster is not the given one")
-        self.keys = keys
+            raise wrong("the session's roster is not that of the job")
+        self.keys, self.job = keys, job
         self.kind = self._kind(entry, document)
-        self.noised = job_from_canonical(document).privacy.noised
+        self.noised = job.privacy.noised
         self.limits = thresholds(len(keys), noised=self.noised)
         self.heads: dict[int, Head] = {}
         self.adverts: set[int] = set()
@@ -61,39 +72,73 @@ class _Check:
         self.place = -1
         self.summed = False
 
+    @property
+    def sent(self) -> set[int]:
+        """The sites that signed that they take part; each may have spent privacy."""
+        return self.adverts
+
     def take(self, entry: Entry) -> None:
         """Check the next entry; kinds come in the protocol's order, and what is said once cannot be said again."""
-        sid, kind = self.session.id, entry["kind"]
-        if kind not in ORDER:
-            raise _wrong(f"an entry of unknown kind {str(kind)[:40]!r}")
-        place = ORDER.index(kind)
-        if place < self.place or (place == self.place and kind in ONCE):
-            raise _wrong(f"the entry {kind!r} is repeated or out of order")
+        kind = entry["kind"]
+        if kind not in self.ORDER:
+            raise wrong(f"an entry of unknown kind {str(kind)[:40]!r}")
+        place = self.ORDER.index(kind)
+        if place < self.place or (place == self.place and kind in self.ONCE):
+            raise wrong(f"the entry {kind!r} is repeated or out of order")
         self.place = place
+        if kind == "survivors":
+            self.survivors = frozenset(numbers(entry["sites"]))
+        elif kind == "consent":
+            self.check_signature(entry, self.consent_statement(), "consent")
+            site = int(entry["site"])
+            if self.noised:
+                self.heads[site] = open_head(bytes.fromhex(entry["ledger"]), self.keys[site], self.session.id, site)
+            self.consents.add(site)
+        elif kind == "sum":
+            self.check_sum(frozenset(numbers(entry["sites"])))
+            self.summed = True
+        else:
+            self.take_own(entry)
+
+    def take_own(self, entry: Entry) -> None:
+        """Check an entry that only this protection has."""
+        sid, kind = self.session.id, entry["kind"]
         if kind == "advert":
-            advert = Advert(
-                bytes.fromhex(entry["channel"]), bytes.fromhex(entry["mask"]), bytes.fromhex(entry["signature"])
-            )
-            self._signed(entry, advert.signature, advert.statement(sid, int(entry["site"])), "advert")
+            advert = Advert(bytes.fromhex(entry["channel"]), bytes.fromhex(entry["mask"]), b"")
+            self.check_signature(entry, advert.statement(sid, int(entry["site"])), "advert")
             self.adverts.add(int(entry["site"]))
         elif kind == "shared":
-            self.shared = frozenset(_numbers(entry["sites"]))
+            self.shared = frozenset(numbers(entry["sites"]))
         elif kind == "masked":
             statement = masked_statement(sid, int(entry["site"]), ids(self.shared), bytes.fromhex(entry["sha256"]))
-            self._signed(entry, bytes.fromhex(entry["signature"]), statement, "masked vector")
+            self.check_signature(entry, statement, "masked vector")
             self.masked.add(int(entry["site"]))
-        elif kind == "survivors":
-            self.survivors = frozenset(_numbers(entry["sites"]))
-        elif kind == "consent":
-            statement = consent_statement(sid, ids(self.survivors))
-            self._signed(entry, bytes.fromhex(entry["signature"]), statement, "consent")
-            if self.noised:
-                site = int(entry["site"])
-                self.heads[site] = open_head(bytes.fromhex(entry["ledger"]), self.keys[site], sid, site)
-            self.consents.add(int(entry["site"]))
-        elif kind == "sum":
-            self._allowed(frozenset(_numbers(entry["sites"])))
-            self.summed = True
+
+    def consent_statement(self) -> bytes:
+        """Return what a consent in this session covers."""
+        return consent_statement(self.session.id, ids(self.survivors))
+
+    def check_sum(self, summed: frozenset[int]) -> None:
+        """Check that a sum over these sites was allowed."""
+        if not summed == self.survivors == self.masked <= self.shared <= self.adverts:
+            raise wrong("the sum is not over those who advertised, shared, masked and were announced")
+        self.check_consents(summed)
+
+    def check_consents(self, summed: frozenset[int]) -> None:
+        """Check that a sum is over enough sites and that enough of them consented to it."""
+        if len(summed) < self.limits.needed or len(self.consents & summed) < self.limits.threshold:
+            raise wrong(
+                f"the sum is over {len(summed)} sites with {len(self.consents & summed)} consents, where "
+                f"{self.limits.needed} and {self.limits.threshold} are needed"
+            )
+
+    def check_signature(self, entry: Entry, statement: bytes, what: str) -> None:
+        """Check that the entry's site signed `statement`."""
+        site = int(entry["site"])
+        try:
+            verify_raw(self.keys[site], bytes.fromhex(entry["signature"]), statement, what=what, who=f"site {site}")
+        except (IdentityError, KeyError):
+            raise wrong(f"the {what} of site {site} is not signed by it for this session") from None
 
     def _kind(self, entry: Entry, document: bytes) -> Kind:
         """Return what the session was for; its manifest must be that of the transcript's job."""
@@ -101,23 +146,7 @@ class _Check:
         for kind in KINDS:
             if manifest_hash(document, kind, *sizes) == self.session.manifest_hash:
                 return kind
-        raise _wrong("a session is of another job than the transcript's")
-
-    def _signed(self, entry: Entry, signature: bytes, statement: bytes, what: str) -> None:
-        site = int(entry["site"])
-        try:
-            verify_raw(self.keys[site], signature, statement, what=what, who=f"site {site}")
-        except (IdentityError, KeyError):
-            raise _wrong(f"the {what} of site {site} is not signed by it for this session") from None
-
-    def _allowed(self, summed: frozenset[int]) -> None:
-        if not summed == self.survivors == self.masked <= self.shared <= self.adverts:
-            raise _wrong("the sum is not over those who advertised, shared, masked and were announced")
-        if len(summed) < self.limits.needed or len(self.consents & summed) < self.limits.threshold:
-            raise _wrong(
-                f"the sum is over {len(summed)} sites with {len(self.consents & summed)} consents, where "
-                f"{self.limits.needed} and {self.limits.threshold} are needed"
-            )
+        raise wrong("a session is of another job than the transcript's")
 
 
 @dataclass(frozen=True)
@@ -135,17 +164,23 @@ class Verified:
     sent: dict[int, dict[Kind, int]]
 
 
-def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> Verified:
+def verify_transcript(
+    entries: Iterable[Entry], keys: Mapping[int, bytes], kind: type[SessionCheck] = SessionCheck
+) -> Verified:
     """Check the transcript of a job and return what it proves.
+
+    Args:
+        keys: Ed25519 keys of the whole roster with which the job began, by site id.
+        kind: checks the sessions of the job's protection.
 
     Raises:
         ProtectionError: a signature, a threshold, a cohort, a ledger or an order that does not hold; the session is named.
     """
-    sessions, document = _read(entries, keys)
+    sessions, job = _read(entries, keys, kind)
     if len({check.session.id for check in sessions}) != len(sessions):
-        raise _wrong("a session is there twice")
+        raise wrong("a session is repeated")
     if len({check.session.job_id for check in sessions}) > 1:
-        raise _wrong("it mixes several jobs")
+        raise wrong("it mixes several jobs")
     _check_order(sessions)
     sums: list[dict[str, object]] = [
         {
@@ -160,61 +195,65 @@ def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> Ve
     ]
     sent: dict[int, dict[Kind, int]] = {site: dict.fromkeys(KINDS, 0) for site in keys}
     for check in sessions:
-        for site in check.adverts:
+        for site in check.sent:
             sent[site][check.kind] += 1
-    return Verified(job_from_canonical(document), sums, sent)
+    return Verified(job, sums, sent)
 
 
-def _read(entries: Iterable[Entry], keys: Mapping[int, bytes]) -> tuple[list[_Check], bytes]:
+def _read(
+    entries: Iterable[Entry], keys: Mapping[int, bytes], kind: type[SessionCheck]
+) -> tuple[list[SessionCheck], Job]:
     """Return the sessions, each checked by itself, and the signed job."""
-    sessions: list[_Check] = []
+    sessions: list[SessionCheck] = []
     document = b""
+    job: Job | None = None
     for entry in entries:
         try:
             if entry["kind"] == "job":
                 given = str(entry["document"]).encode()
                 if document and given != document:
-                    raise _wrong("it mixes several jobs")
-                document = given
-            elif not document:
-                raise _wrong("it does not begin with its job")
+                    raise wrong("it mixes several jobs")
+                document, job = given, job or job_from_canonical(given)
+            elif job is None:
+                raise wrong("it does not begin with its job")
             elif entry["kind"] == "session":
-                sessions.append(_Check(entry, keys, document))
+                sessions.append(kind(entry, keys, job, document))
             elif not sessions:
-                raise _wrong("it does not begin with a session")
+                raise wrong("it does not begin with a session")
             else:
                 sessions[-1].take(entry)
         except (KeyError, ValueError, TypeError, OverflowError):
-            raise _wrong("an entry is damaged") from None
+            raise wrong("an entry is damaged") from None
         except JobError:
-            raise _wrong("its job is damaged") from None
-    if not document:
-        raise _wrong("it does not begin with its job")
-    return sessions, document
+            raise wrong("its job is damaged") from None
+    if job is None:
+        raise wrong("it does not begin with its job")
+    return sessions, job
 
 
-def _check_order(sessions: Sequence[_Check]) -> None:
+def _check_order(sessions: Sequence[SessionCheck]) -> None:
     """Check what holds between sessions: the cohort without noise, the ledgers with noise."""
     # With t consents a sum could be made, whether or not the coordinator says so.
     could = [check for check in sessions if len(check.consents) >= check.limits.threshold]
     newest: dict[int, Head] = {}
     for number, check in enumerate(could):
         if not check.noised and not may_follow((earlier.survivors for earlier in could[:number]), check.survivors):
-            raise _wrong(f"the sum of round {check.session.round} is over other sites than an earlier one")
+            raise wrong(f"the sum of round {check.session.round} is over other sites than an earlier one")
     for check in sessions:
         for site, head in check.heads.items():
             if site in newest and not head.follows(newest[site]):
-                raise _wrong(f"the privacy ledger of site {site} went back in round {check.session.round}")
+                raise wrong(f"the privacy ledger of site {site} went back in round {check.session.round}")
             newest[site] = head
 
 
-def _wrong(what: str) -> ProtectionError:
+def wrong(what: str) -> ProtectionError:
+    """Return the error for a transcript that does not hold."""
     return ProtectionError(
         f"The transcript does not hold: {what}.", remedy="Ask the coordinator and the sites for theirs."
     )
 
 
-def _numbers(value: Any) -> list[int]:
+def numbers(value: Any) -> list[int]:
     """Return a list of whole numbers; raises ValueError for anything else."""
     if not isinstance(value, list) or any(type(item) is not int for item in value):
         raise ValueError

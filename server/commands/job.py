@@ -144,7 +144,7 @@ def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:
             f"{k} {fields['metrics'][k]:.3f}" for k in ("auc", "accuracy", "loss") if k in fields["metrics"]
         )
         progress.update(bar, completed=fields["round"], description=f"round {fields['round']}/{fields['of']}  {shown}")
-    elif event["kind"] in ("left-out", "abandoned", "resumed", "waiting"):
+    elif event["kind"] in ("left-out", "not-asked", "abandoned", "resumed", "waiting"):
         progress.console.print(
             f"{event['kind']}: round {fields.get('round', '')} {fields.get('text', '')}", markup=False
         )

@@ -34,9 +34,9 @@ def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_hol
     result = federation.wait_for(job)
     assert result["status"] == "finished"
     assert all(record["sites"] == [1, 2, 3, 4, 5] for record in result["rounds"])
-    roster = ServerFolder.open(federation.coordinator, SystemClock()).roster
+    consortium_key = ServerFolder.open(federation.coordinator, SystemClock()).trust.consortium_key
     path = federation.coordinator / "transcripts" / f"{job}.jsonl"
-    sums = verify_file(path, roster).sums
+    sums = verify_file(path, consortium_key).verified.sums
     assert [line["round"] for line in sums] == [1, 2, 3, 4, 5, 6]
     kit = federation.folder / "kits" / "site-1.kit"
     verified = salus("verify", path, "--kit", kit, "--json")

@@ -209,3 +209,65 @@ def test_evaluation_is_only_for_the_end_and_training_never(tmp_path: Path) -> No
             {"kind": kind, "job_id": "x", "job": world.signed, "round": round_, "attempt": 0, "sites": (1, 2, 3, 4, 5)}
         )
         assert world.sites.sites[1].handle(request, model)[0].error == "Refused"
+
+
+class Poisoner:
+    """Site 1 sends site 5 a box of shares that does not open, so that site 5 stops in the middle of the session."""
+
+    def __init__(self, sites: Here) -> None:
+        self.inner = sites
+
+    def online(self) -> tuple[int, ...]:
+        return self.inner.online()
+
+    def exchange(
+        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
+    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
+        for site, reply, blob in self.inner.exchange(requests, timeout_s):
+            assert isinstance(reply, Reply)
+            if site == 1 and 0 < len(blob) < 1000 and len(blob) % 4 == 0 and len(blob) // 4 > 4 and self._boxes(blob):
+                blob = blob[:-40] + bytes(40)
+            yield site, reply, blob
+
+    def _boxes(self, blob: bytes) -> bool:
+        """Whether this reply is a table of boxes for the sites 2 to 5."""
+        width = len(blob) // 4
+        return [int.from_bytes(blob[n * width : n * width + 4], "big") for n in range(4)] == [2, 3, 4, 5]
+
+
+def test_a_lying_site_can_stop_a_job_but_cannot_expel_another_from_the_cohort(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(min_sites=4, protection="masking"), sites=5)
+    honest = world.sites
+    world.sites = Poisoner(honest)  # type: ignore[assignment]
+    # Four survivors are too few for five sites, so the smallest cohort is lowered: the rule must hold where they are enough.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("salus.privacy.masking.parameters.SMALLEST_COHORT", 4)
+        with pytest.raises(RoundError, match="failed in 5 attempts"):
+            world.run()
+        abandoned = [str(event.fields["text"]) for event in world.events if event.kind == "abandoned"]
+        assert all("Sites 5 began the first sum over toy/0 and did not finish it" in text for text in abandoned)
+        named = [event.fields for event in world.events if event.kind == "left-out"]
+        assert {fields["site"] for fields in named} == {5}
+        assert all("site 1" in str(fields["text"]) for fields in named), "the victim's answer names the liar"
+        assert world.store.cohort("toy/0") == ()
+        world.sites = honest
+        world.run()
+        assert world.store.cohort("toy/0") == (1, 2, 3, 4, 5)
+
+
+def test_every_site_that_is_not_asked_is_named_with_the_reason_once(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=3))
+    away = world.sites.sites.pop(2)
+    assert away is not None
+    world.run()
+    told = [(event.fields["site"], event.fields["text"]) for event in world.events if event.kind == "not-asked"]
+    assert told == [(2, "offline")]
+
+
+def test_who_is_outside_the_cohort_is_told_so(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(protection="masking", min_sites=5), sites=6)
+    world.store.set_cohort("toy/0", [1, 2, 3, 4, 5])
+    world.run()
+    (event,) = [event for event in world.events if event.kind == "not-asked"]
+    assert event.fields["site"] == 6
+    assert "not in the cohort of toy in epoch 0" in str(event.fields["text"])

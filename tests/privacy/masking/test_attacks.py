@@ -311,7 +311,7 @@ def test_the_transcript_is_checked_by_a_third_party() -> None:
         (changed("consent", signature="00" * 64), "consent of site 1"),
         (changed("sum", sites=[1, 2, 3, 4, 5]), "not over those"),
         (changed("shared", sites=[1, 2, 3, 4, 5, 6]), "masked vector"),
-        ([*world.record, *world.record], "twice"),
+        ([*world.record, *world.record], "repeated"),
         ([*world.record, world.record[-1]], "repeated"),
         (changed("session", roster="1234567"), "damaged"),
         (changed("sum", kind="coffee"), "unknown kind"),
@@ -319,7 +319,7 @@ def test_the_transcript_is_checked_by_a_third_party() -> None:
         ([e for e in world.record if e["kind"] != "consent"], "0 consents"),
         ([world.record[0], *world.record[2:]], "does not begin"),
         (changed("job", document=tiny_job(rounds=9).canonical_bytes().decode()), "another job"),
-        (changed("job", document="{}"), "another job"),
+        (changed("job", document="{}"), "job is damaged"),
         (changed("session", parameters=5), "another job"),
         (changed("advert", site="x"), "damaged"),
     ):

@@ -1,0 +1,87 @@
+"""Over which roster a job runs at this site: the newest when it begins, and the same one until it ends.
+
+    first request of a job    it must name the newest roster that is installed here; that is remembered on disk
+    later requests            they must name the remembered one, whatever was installed since
+
+So a coordinator can neither begin a job over a list that was replaced, nor change the list under a running one.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from salus.common.errors import Refused
+from salus.common.roster import Roster
+from salus.common.sqlite import open_sqlite
+from salus.common.trust import Trust
+
+METADATA = sa.MetaData()
+BEGUN = sa.Table(
+    "begun",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("roster", sa.String, nullable=False),
+)
+
+
+class JobRosters:
+    """The rosters of this site's jobs.
+
+    Args:
+        public_key: of this site; a running job goes on only while the site has the keys with which it began.
+    """
+
+    def __init__(self, path: Path, trust: Trust, public_key: bytes) -> None:
+        self._engine = open_sqlite(path)
+        METADATA.create_all(self._engine)
+        self._trust, self._public_key = trust, public_key
+
+    def keys(self, job: str, digest: str) -> Mapping[int, bytes]:
+        """Return the Ed25519 keys of the roster over which a job runs, by site id.
+
+        Args:
+            job: names the job and its contents.
+            digest: hash of the roster that the coordinator names, see `roster_hash`.
+
+        Raises:
+            Refused: another roster than the job's own, or one that does not have this site's key.
+            RosterError: a roster that was never installed here.
+        """
+        known = self._begun(job)
+        if known is not None and known != digest:
+            raise Refused(
+                "This job began at this site over another roster.",
+                remedy="Submit it again as a new job; see its events.",
+            )
+        if known is None and digest != self._trust.digest:
+            raise self._not_newest(digest)
+        roster = self._trust.roster(digest)
+        if self._public_key not in roster.keys().values():
+            raise Refused(
+                f"This site's key is not on roster {roster.serial}, with which the job began.",
+                remedy="The site takes part again in the next job.",
+            )
+        if known is None:
+            with self._engine.begin() as connection:
+                connection.execute(BEGUN.insert().values(job=job, roster=digest))
+        return roster.keys()
+
+    def _begun(self, job: str) -> str | None:
+        with self._engine.connect() as connection:
+            found: str | None = connection.scalar(sa.select(BEGUN.c.roster).where(BEGUN.c.job == job))
+        return found
+
+    def _not_newest(self, digest: str) -> Refused:
+        newest: Roster = self._trust.newest
+        try:
+            other = self._trust.roster(digest)
+        except Exception:
+            return Refused(
+                f"The coordinator uses a roster that is not installed at this site, which has roster {newest.serial}.",
+                remedy="Install the newest kit at this site and at the coordinator, then restart both.",
+            )
+        return Refused(
+            f"A new job needs the newest roster: the coordinator has roster {other.serial}, this site {newest.serial}.",
+            remedy="Install the newest kit at the coordinator and restart it.",
+        )

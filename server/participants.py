@@ -1,0 +1,74 @@
+"""Who takes part in a job, and why the others do not: membership, then cohort, then the line.
+
+A running job goes on over the roster with which it began. A member that left since, or has other keys now, is away for it; a
+member that joined since takes part from the next job on.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from salus.common.job import Job
+from salus.common.roster import Roster
+
+OFFLINE = "offline"
+
+
+def scope_of(job: Job) -> str:
+    """Return over what sums without noise must be over the same sites: data set and epoch."""
+    return f"{job.task.dataset}/{job.job.cohort_epoch}"
+
+
+@dataclass(frozen=True)
+class Participants:
+    """The sites of one job.
+
+    Args:
+        keys: Ed25519 keys of the whole roster with which the job began, by site id.
+        outside: sites that cannot take part because of their membership, with the reason.
+        roster: hash of that roster, which every request names; empty where there is none, as in a simulation.
+    """
+
+    keys: Mapping[int, bytes]
+    outside: Mapping[int, str] = field(default_factory=dict)
+    roster: str = ""
+
+    def present(self, nodes: Mapping[int, int]) -> dict[int, int]:
+        """Return the nodes of those online that may take part."""
+        return {site: node for site, node in nodes.items() if site in self.keys and site not in self.outside}
+
+    def absent(self, job: Job, online: Collection[int], cohort: Collection[int]) -> dict[int, str]:
+        """Return why each site that is not asked is not asked, by site id.
+
+        Args:
+            cohort: sites of earlier sums without noise over this data set; empty where none binds this job.
+        """
+        reasons = dict(self.outside)
+        for site in self.keys:
+            if site in reasons:
+                continue
+            if cohort and site not in cohort:
+                reasons[site] = (
+                    f"not in the cohort of {job.task.dataset} in epoch {job.job.cohort_epoch}: all sums without noise over a "
+                    "data set are over the same sites until all operators agree on the next cohort_epoch"
+                )
+            elif site not in online:
+                reasons[site] = OFFLINE
+        return dict(sorted(reasons.items()))
+
+
+def participants(began: Roster, newest: Roster, digest: str = "") -> Participants:
+    """Return the sites of a job that began with one roster and runs while another is the newest.
+
+    Args:
+        digest: hash of `began`.
+    """
+    reasons: dict[int, str] = {}
+    now = {site.id: site for site in newest.sites}
+    for site in began.sites:
+        if site.id not in now:
+            reasons[site.id] = "left the consortium since the job began"
+        elif (site.public_key, site.node_key) != (now[site.id].public_key, now[site.id].node_key):
+            reasons[site.id] = "has new keys since the job began; it takes part from the next job on"
+    for number in set(now) - set(began.site_ids()):
+        reasons[number] = "joined the consortium after the job began; it takes part from the next job on"
+    return Participants(began.keys(), reasons, digest)
