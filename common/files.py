@@ -1,16 +1,17 @@
 """Files that are there whole or not at all, whenever the process is killed or the disk is full."""
 
+import contextlib
 import os
 from pathlib import Path
 
-from salus.common.errors import ConfigError
+from salus.common.errors import ConfigError, storage_error
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, bring it to disk and put it in place of `path` in one step.
 
     Raises:
-        ConfigError: the disk is full, or the folder cannot be written to; `path` is what it was.
+        StorageError: the disk is full, or the folder cannot be written to; `path` is what it was.
     """
     beside = path.with_name(path.name + ".part")
     try:
@@ -25,10 +26,9 @@ def write_whole(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as problem:
-        beside.unlink(missing_ok=True)
-        raise ConfigError(
-            f"Cannot write {path.name!r}: {problem.strerror}.", remedy="Free the disk, or check who may write there."
-        ) from None
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise storage_error(problem) or problem from None
 
 
 def check_new_folder(folder: Path, *made_by: str) -> None:
