@@ -1,4 +1,4 @@
-"""`salus simulate`, `salus demo` and `salus bench`."""
+"""`salus simulate`, `salus demo`, `salus phantoms` and `salus bench`."""
 
 import inspect
 import tempfile
@@ -134,6 +134,24 @@ def demo(
     run_demo(folder, rounds=rounds, sites=sites)
 
 
+def phantoms(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    kind: Annotated[list[str] | None, typer.Option(help="npz, dicom or nifti; may be given several times.")] = None,
+    patients: Annotated[int, typer.Option(min=20, max=100_000, help="Patients of the npz and NIfTI sets.")] = 600,
+    side: Annotated[int, typer.Option(min=8, max=512, help="Pixels of an image's side.")] = 48,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
+) -> None:
+    """Write small synthetic data sets to try Salus with: MedMNIST arrays, DICOM folders, NIfTI volumes with masks."""
+    from salus.simulations.samples import KINDS, write_samples
+
+    with err.status("Drawing phantoms ..."):
+        written = write_samples(folder, tuple(kind or KINDS), patients=patients, seed=seed, side=side)
+    table("Phantoms: drawn, not measured, and nobody's", ["kind", "where"], [(k, str(p)) for k, p in written.items()])
+    if "npz" in written:
+        out.print("Try: salus simulate simulations/jobs/phantom-lesion.toml --sites 5 --data", end=" ", soft_wrap=True)
+        out.print(str(written["npz"]), markup=False, soft_wrap=True)
+
+
 def bench(
     name: Annotated[str, typer.Argument(help="Which benchmark; see `salus bench --help`.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -226,5 +244,6 @@ def register(app: typer.Typer) -> None:
         )
     )(simulate)
     app.command(epilog=example("salus demo"))(demo)
+    app.command(epilog=example("salus phantoms phantoms"))(phantoms)
     app.command(epilog=example("salus bench link --json"))(bench)
     app.command(epilog=example("salus verify coordinator/transcripts/job-0001.jsonl --kit kits/site-1.kit"))(verify)
