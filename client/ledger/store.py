@@ -23,7 +23,7 @@ from salus.common.sqlite import open_sqlite
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release, merged
 from salus.privacy.dp.head import Head
-from salus.privacy.dp.plan import Plan
+from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
 
 METADATA = sa.MetaData()
 ENTRIES = sa.Table(
@@ -56,9 +56,9 @@ class Budget(Strict):
         period_days: how long a job counts after its last release; one that is open always counts, and in full.
     """
 
-    epsilon: Annotated[float, Field(gt=0)] = 10.0  # three jobs of the default epsilon in a period
-    delta: Annotated[float, Field(gt=0, lt=0.1)] = 1e-5
-    period_days: Annotated[int, Field(ge=1)] = 365
+    epsilon: Annotated[float, Field(gt=0)] = BUDGET_EPSILON
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = BUDGET_DELTA
+    period_days: Annotated[int, Field(ge=1)] = BUDGET_DAYS
 
 
 class Ledger:

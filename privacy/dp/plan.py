@@ -24,6 +24,8 @@ Kind = Literal["train", "evaluate", "measure"]
 COHORT = ("patients", "images", "left_out")
 TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma less than once in 1e14
 EVALUATION_ATTEMPTS = 2
+# What a site allows each patient in a period unless its policy says otherwise: three jobs of the default epsilon in a year.
+BUDGET_EPSILON, BUDGET_DELTA, BUDGET_DAYS = 10.0, 1e-5, 365
 ROUNDING = (
     1 + 2.0**-12
 )  # clipping is computed in float32, see `layers.LEAST_SHARE`; noise is scaled to what that may add
@@ -102,6 +104,11 @@ def _plan(job: Job) -> Plan:
         )
 
     return with_noise(solve_noise(privacy.epsilon, privacy.delta, lambda z: with_noise(z).reserved()))
+
+
+def budget_cost(plan: Plan) -> float:
+    """Return the epsilon that a whole job takes of a site's default budget, at the budget's own delta."""
+    return epsilon(plan.reserved(), BUDGET_DELTA)
 
 
 def spent(plan: Plan, training_attempts: int, evaluations: int) -> float:

@@ -2,13 +2,16 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from salus.common.console import emit_json, example, group, out, table
 from salus.common.errors import JobError, RoundError
 from salus.common.job import Job
+
+if TYPE_CHECKING:  # importing it costs seconds, and most commands do not need it
+    from salus.privacy.dp.plan import Plan
 
 app = group("Jobs: check, sign, submit, follow, cancel.")
 JobFile = Annotated[Path, typer.Argument(help="A job file.")]
@@ -59,9 +62,20 @@ def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
         rows += [
             ("noise", f"{plan.mode}, multiplier {plan.noise_multiplier:g}"),
             ("noised steps", f"{plan.steps} in each of {plan.attempts} rounds, spare ones included"),
+            ("cost for each patient", _cost(plan)),
             ("it assumes", card.assumes),
         ]
     return rows
+
+
+def _cost(plan: "Plan") -> str:
+    """Return what a job takes of the budget that a site's policy has by default; a site may have set another one."""
+    from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, budget_cost
+
+    cost = budget_cost(plan)
+    share = f"{cost / BUDGET_EPSILON:.0%} of a site's default budget of {BUDGET_EPSILON:g} in {BUDGET_DAYS} days"
+    warning = "; sites with that budget will refuse this job" if cost > BUDGET_EPSILON else ""
+    return f"epsilon {cost:.2f} at delta {BUDGET_DELTA:g}: {share}{warning}"
 
 
 @app.command(epilog=example("salus job sign simulations/jobs/pneumonia.toml ./coordinator --output signed.json"))
