@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
 from salus.client.data.catalogue import Catalogue
+from salus.client.ledger.key import bind_key
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
@@ -60,6 +61,7 @@ period_days = 365
 
 
 CACHE = "cache"
+LEDGER = "ledger.sqlite"
 PSEUDONYM_KEY = "pseudonym.key"
 REQUEST = "site.request"
 
@@ -92,21 +94,41 @@ def init_site(folder: Path, name: str) -> MemberRequest:
     return request
 
 
-def open_catalogue(folder: Path) -> Catalogue:
-    """Open a site's catalogue; raises ConfigError if the folder is not a site's."""
-    key = folder / "keys" / PSEUDONYM_KEY
-    if not key.exists():
+def pseudonym_key(folder: Path) -> bytes:
+    """Return the site's pseudonym key after comparing it with the one that the ledger remembers.
+
+    Raises:
+        ConfigError: the folder is not a site's, or its key is missing or damaged.
+        LedgerError: another key than the one that the ledger was begun with.
+    """
+    path = folder / "keys" / PSEUDONYM_KEY
+    if not path.exists():
+        if (folder / "site.toml").exists():
+            raise ConfigError(
+                f"Expected the key file {PSEUDONYM_KEY!r}.", remedy="Restore it from the backup of this site."
+            )
         raise ConfigError(
             f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init FOLDER --name NAME."
         )
-    return Catalogue(folder / "catalogue.sqlite", key.read_bytes(), isolated=True)
+    secret = path.read_bytes()
+    if len(secret) != PSEUDONYM_KEY_BYTES:
+        raise ConfigError(
+            f"Expected {PSEUDONYM_KEY_BYTES} bytes in {PSEUDONYM_KEY!r}, found {len(secret)}.",
+            remedy="Restore it from the backup of this site.",
+        )
+    bind_key(folder / LEDGER, secret)
+    return secret
+
+
+def open_catalogue(folder: Path) -> Catalogue:
+    """Open a site's catalogue; errors as in `pseudonym_key`."""
+    return Catalogue(folder / "catalogue.sqlite", pseudonym_key(folder), isolated=True)
 
 
 def open_ledger(folder: Path, clock: Clock) -> Ledger:
-    """Open a site's privacy ledger; raises ConfigError if the folder is not a site's."""
-    if not (folder / "policy.toml").exists():
-        raise ConfigError(f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init.")
-    return Ledger(folder / "ledger.sqlite", clock)
+    """Open a site's privacy ledger; errors as in `pseudonym_key`."""
+    pseudonym_key(folder)
+    return Ledger(folder / LEDGER, clock)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 waiting ──taken──> running ──all rounds──> finished
                       │ too few sites, or a round that fails in every attempt ──> failed
                       │ cancelled by the admin ──> cancelled
-                      └ the process ends ──> still running; taken up again from the last checkpoint
+                      └ the process ends, or the roster does ──> still running; resumed from the last checkpoint
 """
 
 import json
@@ -20,6 +20,7 @@ from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import JobError, SalusError, StorageError, describe, storage_error, where
 from salus.common.events import Event, EventLog, read_events
+from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, parse_job, seal_job
@@ -67,6 +68,7 @@ class CoordinatorDaemon:
         log = folder.folder / "events.jsonl"
         self._history = read_events(log) if log.exists() else []
         self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
+        self._dates = RosterWatch(folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._cancelled: set[str] = set()
         self._stop = threading.Event()
         self._running: str | None = None
@@ -109,7 +111,7 @@ class CoordinatorDaemon:
         """
         try:
             row = self._checkpoints.next_active()
-            if row is not None:
+            if self._dates.valid() and row is not None:
                 self._checkpoints.check_writable(row.job_id)
                 self._healthy("")
                 self._run_job(row)
@@ -132,9 +134,9 @@ class CoordinatorDaemon:
 
     def _run_job(self, row: JobRow) -> None:
         self._running = row.job_id
-        who = self._participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
         grid = self._link.begin_run()
         try:
+            who = self._participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
             self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
             app = make_server_app(
                 lambda federation: self._work(row, federation, who),
@@ -181,7 +183,8 @@ class CoordinatorDaemon:
         run_of(attempts).run()
 
     def _must_end(self, job_id: str) -> bool:
-        return self._stop.is_set() or job_id in self._cancelled
+        """Whether a running job must stop now; unless it was cancelled, it is resumed later."""
+        return self._stop.is_set() or job_id in self._cancelled or not self._dates.valid()
 
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
         if status == "finished":
@@ -193,8 +196,8 @@ class CoordinatorDaemon:
         """Write the report and the model's card; a full disk costs the report, not the job."""
         row = self._checkpoints.job(job_id)
         job, folder, trust = row.job, self._folder.folder, self._folder.trust
-        roster = trust.roster(row.roster or trust.digest)
         try:
+            roster = trust.roster(row.roster or trust.digest)
             card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
             if job.statistics is not None:
                 records = self._checkpoints.records(job_id)

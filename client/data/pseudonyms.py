@@ -11,3 +11,8 @@ def pseudonym(secret: bytes, kind: str, value: str) -> str:
         kind: what is named, such as ``patient``; the same text has another pseudonym as another kind.
     """
     return hmac.new(secret, f"{kind}\0{value}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
+
+
+def key_fingerprint(secret: bytes) -> str:
+    """Return 16 hex digits that tell one pseudonym key from another and say nothing else about it."""
+    return pseudonym(secret, "pseudonym-key-fingerprint", "")[:16]

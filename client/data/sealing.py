@@ -39,6 +39,6 @@ class Sealer:
         except (ValueError, InvalidTag):
             raise DataError(
                 "The catalogue cannot be opened with this site's pseudonym key.",
-                remedy="Bring back keys/pseudonym.key, or register the data sets again.",
+                remedy="Restore keys/pseudonym.key from the backup of this site.",
             ) from None
         return plain.decode("utf-8", "surrogateescape")

@@ -1,0 +1,49 @@
+"""Which pseudonym key a ledger was begun with.
+
+The ledger knows patients by their pseudonyms. Under another key every patient would be a stranger with a whole budget, so the
+ledger's file remembers the key's fingerprint and nothing goes on with another one.
+"""
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from salus.client.data.pseudonyms import key_fingerprint
+from salus.common.errors import LedgerError
+from salus.common.sqlite import open_sqlite
+
+METADATA = sa.MetaData()
+KEY = sa.Table("pseudonym_key", METADATA, sa.Column("fingerprint", sa.String, primary_key=True))
+FIXED = (
+    "CREATE TRIGGER IF NOT EXISTS pseudonym_key_{verb} BEFORE {verb} ON pseudonym_key "
+    "BEGIN SELECT RAISE(ABORT, 'the pseudonym key of a ledger never changes'); END"
+)
+
+
+def bind_key(ledger: Path, secret: bytes) -> None:
+    """Remember the fingerprint of the site's pseudonym key in its ledger's file, or compare it with the remembered one.
+
+    Args:
+        ledger: of the SQLite file, made if absent.
+        secret: the pseudonym key, 32 bytes.
+
+    Raises:
+        LedgerError: the ledger was begun with another key.
+    """
+    engine = open_sqlite(ledger)
+    METADATA.create_all(engine)
+    mine = key_fingerprint(secret)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        for verb in ("UPDATE", "DELETE"):
+            connection.execute(sa.text(FIXED.format(verb=verb)))
+        known = connection.scalar(sa.select(KEY.c.fingerprint))
+        if known is None:
+            connection.execute(KEY.insert().values(fingerprint=mine))
+        connection.commit()
+    if known not in (None, mine):
+        raise LedgerError(
+            f"The ledger was begun with the pseudonym key {known}, but keys/pseudonym.key is {mine}: every patient's budget "
+            "would begin anew.",
+            remedy="Restore keys/pseudonym.key from the backup of this site.",
+        )

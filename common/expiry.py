@@ -1,0 +1,40 @@
+"""The roster's dates while a daemon runs: a warning well before the end, and nothing after it."""
+
+from collections.abc import Callable
+from datetime import date
+
+from salus.common.clock import Clock
+from salus.common.errors import RosterError
+from salus.common.roster import Roster
+
+ENDS, ENDED = "roster-ends", "roster-ended"
+
+
+class RosterWatch:
+    """Looks at the dates of the newest roster again and again.
+
+    Args:
+        tell: called with the kind of event and what to do, at most once a day for each kind.
+    """
+
+    def __init__(self, roster: Roster, clock: Clock, tell: Callable[[str, str], None]) -> None:
+        self._roster, self._clock, self._tell = roster, clock, tell
+        self._told: tuple[str, date] | None = None
+
+    def valid(self) -> bool:
+        """Return whether this member may take part now; say so to its operator when that ends, or will within a month."""
+        now = self._clock.now()
+        try:
+            self._roster.check_dates(now)
+            kind, text = ENDS, self._roster.warning(now)
+        except RosterError as problem:
+            kind, text = ENDED, str(problem)
+        if text and self._told != (kind, now.date()):
+            self._told = kind, now.date()
+            self._tell(kind, text)
+        return kind == ENDS
+
+    def check(self) -> None:
+        """Raise RosterError unless this member may take part now."""
+        if not self.valid():
+            self._roster.check_dates(self._clock.now())
