@@ -20,6 +20,7 @@ from salus.client.link import FleetLink
 from salus.common.clock import Clock
 from salus.common.errors import LinkError, Refused, describe
 from salus.common.events import EventLog
+from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
 from salus.common.packets import pack, refusal
 
@@ -64,6 +65,7 @@ class SiteDaemon:
         self._clock = clock
         self._tell = listener
         self._events = EventLog(folder.folder / "events.jsonl", clock=clock)
+        self._dates = RosterWatch(folder.roster, clock, self._say_dates)
         site = folder.site(self._events, clock)
         self._attempts = Attempts(folder.folder / "working.json")
         self._app: ClientApp = make_client_app(lambda context: site)
@@ -98,6 +100,7 @@ class SiteDaemon:
     def _serve(self, link: FleetLink, node: int) -> None:
         context = Context(0, node, {}, RecordDict(), {})
         while not self._stop.is_set():
+            self._dates.valid()  # says so well before the roster ends
             message = link.receive()
             if message is None:
                 continue
@@ -108,6 +111,7 @@ class SiteDaemon:
     def _answer(self, message: Message, context: Context) -> Message:
         """Return the app's reply, or a refusal; a request that has ended this process twice is not tried again."""
         try:
+            self._dates.check()
             if not self._attempts.begin(message.metadata.message_id):
                 raise Refused("This request has ended the site's process before.", remedy="See the site's system log.")
             return self._app(message, context)
@@ -133,6 +137,10 @@ class SiteDaemon:
                 link.heartbeat()
             except LinkError:
                 continue  # the main loop meets the same error and connects again
+
+    def _say_dates(self, kind: str, text: str) -> None:
+        self._events.emit(kind, text=text)
+        self._tell(text)
 
     def _state(self, state: str, text: str = "") -> None:
         if self._health is not None:

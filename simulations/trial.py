@@ -80,7 +80,7 @@ class Trial:
             consortium.add(init_site(site, name))
             (site / "policy.toml").write_text(policy)
             (site / "site.toml").write_text(f"reconnect_max_s = 2.0\n[performance]\nthreads = {threads}\n")
-        kits = consortium.issue(self.folder / "kits", days=30)
+        kits = consortium.issue(self.folder / "kits", days=365)
         for member, kit in zip([self.coordinator, *self.sites], kits, strict=True):
             install_kit(member, read_kit(kit), clock)
 
