@@ -21,11 +21,11 @@ from salus.client.running import Account
 from salus.common.analyses.base import Analysis, Float64Vector, Measured, cells_of, mean_row, norm_of
 from salus.common.analyses.exact import to_limbs
 from salus.common.analyses.state import state_from_bytes
-from salus.common.errors import UnreadableImage, describe, where
+from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
-from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.plan import Kind, Plan, measured_shape, sensitivity_l2
 from salus.privacy.dp.randomness import Stream
@@ -56,11 +56,12 @@ class Measurer:
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self.left_out: Counter[str] = Counter()
 
-    def exact(self, step: int, state: Sequence[float]) -> Float64Vector:
-        """Return this site's numbers, ready for an exact sum."""
+    def exact(self, step: int, state: Sequence[float]) -> tuple[int, Float64Vector]:
+        """Return of how many patients this site's numbers are, and the numbers, ready for an exact sum."""
         self.left_out.clear()
         least = max(self._min_patients(), self._asked)
-        return to_limbs(self.analysis.measure(step, state, self._by_patient(), least))
+        numbers = self.analysis.measure(step, state, self._by_patient(), least)
+        return int(numbers[0]), to_limbs(numbers)
 
     def noised(self, step: int, state: Sequence[float], plan: Plan) -> Float64Vector:
         """Return the sum of all patients' rows ``[1, images, row] / their largest norm``, with noise in local mode."""
@@ -144,22 +145,31 @@ class MeasuringJob:
     def shape(self, request: Request, kind: Kind) -> Shape:
         return measured_shape(self.job, 2 + cells_of(self.measurer.analysis, request.round))
 
-    def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
+    def contribution(
+        self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
+    ) -> Contribution:
         state = state_from_bytes(blob, self.measurer.analysis.state_size(request.round))
         if self.account is not None:
             plan = self.account.plan
             return self.account.spend(
                 request, "measure", blob, lambda: Contribution(self._noised(request, state, plan), 1.0, np.zeros(0))
             )
+        kind = DataKind.NONE
         try:
-            numbers = self.measurer.exact(request.round, state)
+            if DataKind.MEASURED in late:
+                raise DataError(
+                    "This site contributed nothing to earlier statistics of this data set, so it contributes nothing now.",
+                    remedy="It takes part from the next cohort_epoch on, when all operators agree on one.",
+                )
+            patients, numbers = self.measurer.exact(request.round, state)
+            kind = DataKind.MEASURED if patients else DataKind.NONE
             self._measured(request)
         except Exception as problem:
             if not self.protection.protects:
                 raise
             self._nothing(request, problem)  # whether a site refuses would say something about its patients
             numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.analysis, request.round)))
-        return Contribution(np.zeros(0, np.float32), 0.0, numbers)
+        return Contribution(np.zeros(0, np.float32), 0.0, numbers, kind)
 
     def _noised(self, request: Request, state: Sequence[float], plan: Plan) -> Float64Vector:
         if not self.broken:

@@ -21,7 +21,7 @@ from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.vectors import FloatVector
-from salus.privacy.contribution import Contribution, Shape, scale_of
+from salus.privacy.contribution import Contribution, DataKind, Shape, scale_of
 from salus.privacy.dp.plan import COHORT, Kind, Plan, shape_of
 from salus.privacy.protection import Protection
 
@@ -72,8 +72,13 @@ class Running(Interface):
     def shape(self, request: Request, kind: Kind) -> Shape:
         """Return the shape of the vectors that a request asks for."""
 
-    def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
+    def contribution(
+        self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
+    ) -> Contribution:
         """Return what this site says in answer to `request`, ready to be protected.
+
+        Args:
+            late: kinds of data that this site must leave out, see `privacy.contributors.late_data`.
 
         Guarantees: under differential privacy its cost is in the ledger, on disk, before this returns.
 
@@ -115,7 +120,9 @@ class RunningJob:
     def shape(self, request: Request, kind: Kind) -> Shape:
         return shape_of(self.job, kind, self.trainer.layout.size, self.trainer.task)
 
-    def contribution(self, request: Request, blob: bytes, shape: Shape, site: int) -> Contribution:
+    def contribution(
+        self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
+    ) -> Contribution:
         model = self.trainer.layout.decode(blob)
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
@@ -123,7 +130,7 @@ class RunningJob:
                 request, shape.kind, blob, lambda: self._private(private, account.plan, request, model, shape)
             )
         try:
-            contribution = self._plain(request, model, shape, site)
+            contribution = self._plain(request, model, shape, site, late)
             scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
             return contribution
         except Exception as problem:
@@ -135,18 +142,26 @@ class RunningJob:
             metrics = np.zeros(shape.statistics - len(nobody))
             return Contribution(np.zeros(shape.parameters, np.float32), 0.0, np.concatenate([metrics, nobody]))
 
-    def _plain(self, request: Request, model: FloatVector, shape: Shape, site: int) -> Contribution:
+    def _plain(self, request: Request, model: FloatVector, shape: Shape, site: int, late: DataKind) -> Contribution:
         job, trainer, data = self.job, self.trainer, self.data
         if data is None:
             raise DataError("This site has no usable data for this job.", remedy="See its log.")
+        if DataKind.TRAINING in late:
+            raise DataError(
+                "This site contributed no training data to an earlier sum over this data set, so it contributes none now.",
+                remedy="It takes part from the next cohort_epoch on, when all operators agree on one.",
+            )
         bound = job.aggregation.max_patients
         used = data.train.patients, len(data.train), sum(data.left_out.values())
-        statistics = np.concatenate([trainer.evaluate(model, data.validation) / bound, to_limbs(np.array(used, float))])
+        validated = len(data.validation) > 0 and DataKind.VALIDATION not in late
+        metrics = trainer.evaluate(model, data.validation) if validated else np.zeros(trainer.task.statistics_size)
+        kinds = DataKind.TRAINING | (DataKind.VALIDATION if validated else DataKind.NONE)
+        statistics = np.concatenate([metrics / bound, to_limbs(np.array(used, float))])
         if shape.kind == "evaluate":
-            return Contribution(np.zeros(0, np.float32), 0.0, statistics)
+            return Contribution(np.zeros(0, np.float32), 0.0, statistics, kinds)
         update = trainer.train(model, data.train, training_seed(job, site, request.round))
         self._trained(request, data)
-        return Contribution(update, min(data.train.patients, bound) / bound, statistics)
+        return Contribution(update, min(data.train.patients, bound) / bound, statistics, kinds)
 
     def _private(
         self, private: Private, plan: Plan, request: Request, model: FloatVector, shape: Shape

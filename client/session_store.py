@@ -1,4 +1,4 @@
-"""What a site remembers of masked sums, in SQLite: sessions opened, and the one consent given in each.
+"""What a site remembers of protected sums, in SQLite: sessions opened, and the one consent given in each.
 
 The database's own uniqueness decides, and a transaction is on disk before the method returns, so neither two processes nor
 `kill -9` between signing and sending can make a site consent twice.
@@ -10,10 +10,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from salus.common.errors import ConfigError
 from salus.common.sqlite import open_sqlite
+from salus.privacy.contribution import DataKind
+from salus.privacy.contributors import Consent, Contributors
 from salus.privacy.dp.head import Head, went_back
 from salus.privacy.masking.store import consented_before, opened_before
 
+FORMAT = 2  # raised with every change of the tables; 1 knew no contributors
 METADATA = sa.MetaData()
 SESSIONS = sa.Table(
     "sessions",
@@ -27,8 +31,9 @@ CONSENTS = sa.Table(
     METADATA,
     sa.Column("session", sa.ForeignKey("sessions.session"), primary_key=True),
     sa.Column("survivors", sa.String, nullable=False),
+    sa.Column("way", sa.String, nullable=False),
+    sa.Column("contributors", sa.String),
 )
-
 
 HEADS = sa.Table(
     "ledger_heads",
@@ -44,7 +49,16 @@ class SqliteSessionStore:
 
     def __init__(self, path: Path) -> None:
         self._engine = open_sqlite(path)
-        METADATA.create_all(self._engine)
+        with self._engine.begin() as connection:
+            known = connection.execute(sa.text("PRAGMA user_version")).scalar_one()
+            fresh = not sa.inspect(connection).has_table("sessions")
+            if not fresh and known != FORMAT:
+                raise ConfigError(
+                    f"Expected {path.name} in format {FORMAT}, found {known}.",
+                    remedy="Another version of Salus wrote it. Use that version, or found the consortium anew.",
+                )
+            METADATA.create_all(connection)
+            connection.execute(sa.text(f"PRAGMA user_version = {FORMAT}"))
 
     def open_session(self, session: bytes, scope: str) -> None:
         """Remember a session and its scope; raises ProtectionError if it was opened before."""
@@ -55,20 +69,28 @@ class SqliteSessionStore:
         except sa.exc.IntegrityError:
             raise opened_before() from None
 
-    def consent(self, session: bytes, survivors: frozenset[int]) -> None:
+    def consent(self, session: bytes, consent: Consent) -> None:
         """Remember the consent of an opened session; raises ProtectionError if one was given in it already."""
-        row = {"session": session, "survivors": json.dumps(sorted(survivors))}
+        row = {
+            "session": session,
+            "survivors": json.dumps(sorted(consent.survivors)),
+            "way": consent.way,
+            "contributors": _write(consent.contributors),
+        }
         try:
             with self._engine.begin() as connection:
                 connection.execute(CONSENTS.insert().values(row))
         except sa.exc.IntegrityError:
             raise consented_before() from None
 
-    def cohorts(self, scope: str) -> list[frozenset[int]]:
-        """Return the survivor sets this site has consented to in a scope, whatever the job."""
-        query = sa.select(CONSENTS.c.survivors).join(SESSIONS).where(SESSIONS.c.scope == scope)
+    def consents(self, scope: str) -> list[Consent]:
+        """Return every consent given in a scope, whatever the job."""
+        query = sa.select(CONSENTS).join(SESSIONS).where(SESSIONS.c.scope == scope)
         with self._engine.connect() as connection:
-            return [frozenset(json.loads(row)) for row in connection.scalars(query)]
+            return [
+                Consent(frozenset(json.loads(row.survivors)), row.way, _read(row.contributors))
+                for row in connection.execute(query)
+            ]
 
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember the newest ledger head of a site; raises ProtectionError if that ledger went back."""
@@ -78,3 +100,16 @@ class SqliteSessionStore:
                 raise went_back(site, Head(row.length, row.last), head)
             connection.execute(HEADS.delete().where(HEADS.c.site == site))
             connection.execute(HEADS.insert().values(site=site, length=head.length, last=head.last))
+
+
+def _write(contributors: Contributors | None) -> str | None:
+    """Return the contributors as JSON: kind of data, as its number, to sites."""
+    if contributors is None:
+        return None
+    return json.dumps({str(int(kind)): sorted(sites) for kind, sites in contributors.items()}, sort_keys=True)
+
+
+def _read(text: str | None) -> Contributors | None:
+    if text is None:
+        return None
+    return {DataKind(int(kind)): frozenset(sites) for kind, sites in json.loads(text).items()}

@@ -20,7 +20,7 @@ from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
 from salus.common.analyses import analysis_of
-from salus.common.errors import BudgetError, DataError, IdentityError, Refused, SalusError, describe, where
+from salus.common.errors import BudgetError, DataError, IdentityError, NotOpened, Refused, SalusError, describe, where
 from salus.common.events import EventSink
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
@@ -28,7 +28,8 @@ from salus.common.models import build_model
 from salus.common.packets import Reply, Request, refusal
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
-from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.contribution import Contribution, DataKind, Shape
+from salus.privacy.contributors import late_data
 from salus.privacy.dp.plan import Kind, Plan, plan_of
 from salus.privacy.masking.store import SessionStore
 from salus.privacy.protection import SiteEnd, SiteParty, protection_of
@@ -89,8 +90,14 @@ class Site:
             return Reply(kind="ok", site=self.site_id), self._answer(request, blob)
         except Exception as problem:
             self._open = None
+            detail = {"detail": problem.detail} if isinstance(problem, NotOpened) else {}  # names sites: not sent
             self._events.emit(
-                "refused", job=request.job_id, round=request.round, error=type(problem).__name__, text=describe(problem)
+                "refused",
+                job=request.job_id,
+                round=request.round,
+                error=type(problem).__name__,
+                text=describe(problem),
+                **detail,
             )
             if not isinstance(problem, SalusError):
                 self._events.emit("unexpected", error=type(problem).__name__, where=where(problem))
@@ -117,7 +124,10 @@ class Site:
     def _ask(self, request: Request, blob: bytes, kind: Kind) -> bytes:
         running = self._accept(request)
         shape = running.shape(request, kind)
-        contribution = running.contribution(request, blob, shape, self.site_id)
+        scope = scope_of(running.job)
+        counted = running.protection.protects and running.account is None
+        late = late_data(self.site_id, self._store.consents(scope)) if counted else DataKind.NONE
+        contribution = running.contribution(request, blob, shape, self.site_id, late)
         return self._protect(request, running, blob, shape, contribution)
 
     def _protect(

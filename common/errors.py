@@ -13,6 +13,7 @@
     │   └── LedgerError            42  nothing is reserved, or the ledger does not hold
     │       └── BudgetError        43  a patient's privacy budget would be exceeded
     ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
+    │   └── NotOpened              44  too few sites contributed data to a sum, so it stays closed
     ├── RoundError                 50  a round or a job that cannot go on
     └── StorageError               60  this machine cannot read or write: disk full, read-only, damaged, no permission
 
@@ -120,6 +121,26 @@ class ProtectionError(SalusError):
     """An update cannot be protected, or the protected updates cannot be combined."""
 
     exit_code = 41
+
+
+class NotOpened(ProtectionError):
+    """A sum stays closed, because too few sites contributed data to it, or not those of an earlier sum over the same data.
+
+    Args:
+        required: fewest sites, a public number.
+        detail: the reason with names of sites, for the operator of the site that refuses; never sent.
+    """
+
+    exit_code = 44
+
+    def __init__(self, required: int, *, detail: str) -> None:
+        super().__init__(
+            f"The sum was not opened: fewer than {required} sites contributed data to it, or not the same sites as to an "
+            "earlier sum over this data set.",
+            remedy="The sites' operators see the reason in their logs. Check that the job's data set, classes and columns fit "
+            "every site.",
+        )
+        self.detail = detail
 
 
 class RoundError(SalusError):

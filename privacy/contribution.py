@@ -1,10 +1,11 @@
-"""The first steps of the way of a round at a site: update, clip, weight; one vector in, nothing beside it.
+"""What a site contributes to a round: its update is clipped and weighted, and everything travels in one vector.
 
 The vector is ``[ w * clip(update) ... , w, statistics ... ]``. Statistics are already divided by a public bound, so every
 entry after the update lies in 0 .. 1, and a site's sample counts travel only inside the vector.
 """
 
 from dataclasses import dataclass
+from enum import IntFlag
 from typing import Literal
 
 import numpy as np
@@ -15,19 +16,43 @@ from salus.common.errors import ProtectionError
 Float64Vector = npt.NDArray[np.float64]
 
 
+class DataKind(IntFlag):
+    """Kinds of a site's own data; the values are part of the protocol."""
+
+    NONE = 0
+    TRAINING = 1
+    VALIDATION = 2
+    MEASURED = 4
+    ALL = 7
+
+    @classmethod
+    def kinds(cls) -> "tuple[DataKind, ...]":
+        """Return the single kinds."""
+        return cls.TRAINING, cls.VALIDATION, cls.MEASURED
+
+    @property
+    def words(self) -> str:
+        """The kind in words, for messages."""
+        names = {DataKind.TRAINING: "training data", DataKind.VALIDATION: "validation data"}
+        return names.get(self, "data for statistics")
+
+
 @dataclass(frozen=True)
 class Contribution:
-    """What one site has to say in one round.
+    """What one site contributes to one round.
 
     Args:
         update: local minus global parameters, float32 or float64, length d.
         weight: min(patients, public bound) / public bound, in (0, 1]; 0 only with a zero update (an evaluation).
         statistics: additive statistics over a public bound, each in 0 .. 1, length m.
+        data: the kinds of this site's data that the numbers were computed from; NONE for a vector of zeros. Read in jobs
+            without noise only.
     """
 
     update: npt.NDArray[np.float32] | Float64Vector
     weight: float
     statistics: Float64Vector
+    data: DataKind = DataKind.NONE
 
 
 @dataclass(frozen=True)
@@ -86,7 +111,7 @@ def scale_of(contribution: Contribution, shape: Shape) -> tuple[float, Float64Ve
         )
     if (tail < 0).any() or (tail > 1).any():
         raise ProtectionError(
-            "Expected weight and statistics within 0 .. 1.", remedy="Report this as an error in the task."
+            "Expected weight and statistics from 0 to 1.", remedy="Report this as an error in the task."
         )
     return (contribution.weight * min(1.0, shape.clip_norm_l2 / norm) if norm > 0 else 0.0), tail
 
@@ -108,7 +133,8 @@ class Sum:
         weight = float(self.vector[shape.parameters])
         if weight <= 0:
             raise ProtectionError(
-                "Expected a positive total weight.", remedy="Sites hold no training patients; check them."
+                "Expected a positive total weight, got none.",
+                remedy="No site has training patients for this job; check its data set and classes.",
             )
         mean: Float64Vector = self.vector[: shape.parameters] / weight
         return mean

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from salus.common.errors import ProtectionError, RoundError, SalusError
+from salus.common.errors import NotOpened, ProtectionError, RoundError, SalusError
 from salus.common.events import EventSink
 from salus.common.identity import Signed
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.dp.plan import Kind
+from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.transcript import Recorder, no_record
 from salus.privacy.protection import CoordinatorEnd, protection_of
 from salus.privacy.session import Session, manifest_hash
@@ -76,6 +77,7 @@ class Attempts:
             Cancelled: the job was cancelled.
             RoundError: too few sites for too long, or a round that failed in every attempt.
         """
+        last = ""
         for _ in range(MAX_ATTEMPTS):
             sites = self._wait_for_sites()
             attempt = self.checkpoints.begin_attempt(self.job_id, round_)
@@ -92,11 +94,12 @@ class Attempts:
                 if isinstance(problem, Cancelled):
                     raise
                 self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
+                last = problem.problem
                 time.sleep(RETRY_PAUSE_S)
                 continue
             return total
         raise RoundError(
-            f"Round {round_} failed in {MAX_ATTEMPTS} attempts.",
+            f"Round {round_} failed in {MAX_ATTEMPTS} attempts. The last one: {last}",
             remedy="See the events of the job for each site's answer.",
         )
 
@@ -215,10 +218,15 @@ class Attempts:
         step = "train"
         while True:
             started = time.monotonic()
-            self._collect(requests, end, round_)
+            closed = self._collect(requests, end, round_)
             self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
             started = time.monotonic()
-            following = end.close()
+            try:
+                following = end.close()
+            except ProtectionError:
+                if closed:  # the sites themselves keep the sum closed, which says more than that consents are missing
+                    raise NotOpened(self._contributors_needed, detail="") from None
+                raise
             self.seconds["combine"] = self.seconds.get("combine", 0.0) + time.monotonic() - started
             if following is None:
                 return end.result
@@ -226,15 +234,23 @@ class Attempts:
             requests = {site: (further, part) for site, part in following.items()}
             step = f"exchange_{min(len(self.seconds), LAST_NAMED_EXCHANGE)}"
 
-    def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> None:
-        """Ask, and hand each answer to the protection as it arrives, so that it can be added and freed."""
-        answered = 0
+    @property
+    def _contributors_needed(self) -> int:
+        return max(self.job.job.min_sites, thresholds(len(self.keys)).minimum_cohort)
+
+    def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> bool:
+        """Ask, and hand each answer to the protection as it arrives, so that it can be added and freed.
+
+        Returns whether a site refused because too few sites contributed data.
+        """
+        answered, closed = 0, False
         for site, reply, blob in self.federation.exchange(requests, self.job.job.round_timeout_s):
             problem: str | None = None
             if isinstance(reply, SalusError):
                 problem = str(reply)
             elif reply.kind == "refused":
                 problem = reply.text[:500]
+                closed = closed or reply.error == NotOpened.__name__
             else:
                 try:
                     end.receive(site, blob)
@@ -246,3 +262,4 @@ class Attempts:
                 self.events.emit("left-out", job=self.job_id, round=round_, site=site, text=problem)
         if self.cancelled():
             raise Cancelled("The job was cancelled.", remedy="")
+        return closed

@@ -17,6 +17,7 @@ import numpy as np
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Shape, Sum
+from salus.privacy.contributors import STATEMENT_BYTES
 from salus.privacy.dp.head import open_head
 from salus.privacy.encryption.messages import (
     KEY_BYTES,
@@ -41,6 +42,7 @@ from salus.privacy.session import Session
 LEFT_OUT = "It is left out of this round."
 UPLOAD_CHUNKS = 16  # 3.5 MB from each site per exchange
 SEAL_BYTES = 16
+LARGEST_CHUNK_BYTES = STATEMENT_BYTES + LARGEST_CIPHERTEXT_BYTES + SEAL_BYTES
 DECRYPT_CIPHERTEXTS = 80  # 18 MB to the key holder per exchange
 
 
@@ -65,8 +67,11 @@ class _Spool:
         self.hashes: dict[int, list[bytes]] = {}
 
     def append(self, site: int, part: bytes) -> None:
-        if len(part) > LARGEST_CIPHERTEXT_BYTES + SEAL_BYTES:
-            raise ProtectionError(f"A chunk of site {site} has {len(part)} bytes, more than any.", remedy=LEFT_OUT)
+        if len(part) > LARGEST_CHUNK_BYTES:
+            raise ProtectionError(
+                f"A chunk of site {site} has {len(part)} bytes; at most {LARGEST_CHUNK_BYTES} are possible.",
+                remedy=LEFT_OUT,
+            )
         try:
             self._places.setdefault(site, []).append((self._file.seek(0, 2), len(part)))
             self._file.write(part)
@@ -132,7 +137,7 @@ class EncryptedCoordinator:
     def receive(self, site: int, reply: bytes) -> None:
         """Take one site's reply to the current step; raises ProtectionError naming the site and the check."""
         if site not in self._keys or site in self._answered:
-            raise ProtectionError(f"Expected no reply of site {site} now.", remedy=LEFT_OUT)
+            raise ProtectionError(f"Expected no reply from site {site} now.", remedy=LEFT_OUT)
         match self._step:
             case Step.KEYS:
                 self._take_keys(site, reply)
@@ -160,7 +165,7 @@ class EncryptedCoordinator:
                 case Step.DECRYPTING:
                     requests = self._ask_more_decryption()
                 case _:
-                    raise ProtectionError("The session has ended.", remedy="Begin a new attempt.")
+                    raise ProtectionError("The session has ended.", remedy="Start a new attempt.")
         except BaseException:
             self._step = Step.ABANDONED
             self._end()
@@ -246,7 +251,7 @@ class EncryptedCoordinator:
         self._need(len(self._consents), self._limits.threshold, "consents")
         if self._holder not in self._consents:
             raise ProtectionError(
-                f"The key holder, site {self._holder}, did not consent.", remedy="Begin a new attempt."
+                f"The key holder, site {self._holder}, did not consent.", remedy="Start a new attempt."
             )
         self._step = Step.DECRYPTING
         assert self._spool is not None  # Safe because it lives until the end.
@@ -280,7 +285,8 @@ class EncryptedCoordinator:
     def _ask_more_decryption(self) -> Mapping[int, bytes] | None:
         if self._holder not in self._answered:
             raise ProtectionError(
-                f"The key holder, site {self._holder}, did not decrypt.", remedy="See its log; begin a new attempt."
+                f"The key holder, site {self._holder}, did not decrypt.",
+                remedy="See its log, then start a new attempt.",
             )
         if self._asked.stop < self._chunks:
             self._asked = range(self._asked.stop, min(self._asked.stop + self._per_decryption, self._chunks))
@@ -295,6 +301,6 @@ class EncryptedCoordinator:
     def _need(self, count: int, needed: int, what: str) -> None:
         if count < needed:
             raise ProtectionError(
-                f"Expected {what} of at least {needed} sites, got {count}; nothing was decrypted.",
-                remedy="Begin a new attempt.",
+                f"Expected {what} from at least {needed} sites, got {count}; nothing was decrypted.",
+                remedy="Start a new attempt.",
             )

@@ -51,7 +51,7 @@ class Encryption:
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> EncryptedSite:
         """Return the site's end."""
         packing = choose_packing(len(session.roster), shape.clip_norm_l2)
-        return EncryptedSite(session, shape, packing, job.aggregation.key_holder, party)
+        return EncryptedSite(session, shape, packing, job.aggregation.key_holder, party, job.job.min_sites)
 
     def coordinator_end(
         self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder

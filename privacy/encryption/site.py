@@ -14,6 +14,7 @@ from enum import Enum
 from salus.common.canonical import hash_parts
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.contributors import STATEMENT_BYTES, Consent, Statement, check_contributors, check_survivors
 from salus.privacy.dp.head import SIGNED_HEAD_BYTES, open_head, sign_head
 from salus.privacy.encryption.messages import (
     HASH_BYTES,
@@ -36,7 +37,7 @@ from salus.privacy.encryption.scheme import Encryptor, KeyPair
 from salus.privacy.masking.encoding import FixedPoint, encode
 from salus.privacy.masking.keys import public_of
 from salus.privacy.masking.messages import read_table
-from salus.privacy.masking.parameters import may_follow, thresholds
+from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.prg import Words
 from salus.privacy.masking.secret import Secret
 from salus.privacy.protection import SiteParty
@@ -77,16 +78,20 @@ class EncryptedSite:
 
     Args:
         holder: id of the key holder.
+        job_minimum: fewest sites that must contribute data, from the job.
 
     Guarantees: nothing leaves in clear; it consents at most once; as key holder it decrypts at most one sum per session, over
     uploads that their sites signed and t sites consented to, each chunk once, with a key that never leaves memory.
     """
 
-    def __init__(self, session: Session, shape: Shape, packing: Packing, holder: int, party: SiteParty) -> None:
+    def __init__(
+        self, session: Session, shape: Shape, packing: Packing, holder: int, party: SiteParty, job_minimum: int = 0
+    ) -> None:
         if set(session.roster) != set(party.keys) or party.site not in party.keys or holder not in party.keys:
             raise ProtectionError("Expected a session over the whole pinned roster.", remedy="Use the newest roster.")
         self._session, self._shape, self._packing, self._holder, self._me = session, shape, packing, holder, party
         self._limits = thresholds(len(session.roster), noised=party.head is not None)
+        self._way, self._job_minimum, self._statement = f"encryption/{holder}", job_minimum, Statement()
         self._chunks = packing.chunks(shape.length)
         self._state = State.NEW
         self._words: Words | None = None
@@ -108,6 +113,8 @@ class EncryptedSite:
         self._state = State.FAILED
         self._me.store.open_session(self._session.id, self._me.scope)
         self._words = encode(contribution, self._shape, FixedPoint(self._packing.fraction_bits), self._me.random)
+        if self._me.head is None:  # with noise, whether a site has data is nobody's business
+            self._statement = Statement(contribution.data, self._me.minimum_cohort)
         self._channel = Secret(self._me.random(KEY_BYTES))
         if self._me.site == self._holder:
             self._pair = KeyPair()
@@ -129,7 +136,7 @@ class EncryptedSite:
             return self._last[1]  # the link lost our reply and asks again; nothing is encrypted or decrypted twice
         step, state = steps.get(self._state), self._state
         if step is None or (state is State.CONSENTED and self._pair is None):
-            raise ProtectionError(f"Expected no request in state {state.value!r}.", remedy="Begin a new attempt.")
+            raise ProtectionError(f"Expected no request in state {state.value!r}.", remedy="Start a new attempt.")
         self._state = State.FAILED
         try:
             reply = step(request)
@@ -163,7 +170,8 @@ class EncryptedSite:
         for chunk in chunks:
             size = self._packing.per_chunk
             slots = self._packing.pack(words[chunk * size : (chunk + 1) * size])
-            sealed = upload.box.seal(chunk, upload.encryptor.encrypt(slots))
+            before = self._statement.to_bytes() if chunk == 0 else b""  # for the key holder, see `_check_contributors`
+            sealed = upload.box.seal(chunk, before + upload.encryptor.encrypt(slots))
             upload.hashes.append(hashlib.sha256(sealed).digest())
             parts.append(sealed)
         if len(upload.hashes) < self._chunks:
@@ -192,13 +200,9 @@ class EncryptedSite:
         if mine[KEY_BYTES : KEY_BYTES + HASH_BYTES] != self._root:
             raise ProtectionError("This site's own upload is missing or changed.", remedy=REMEDY)
         survivors = frozenset(rows)
-        if self._me.head is None and not may_follow(self._me.store.cohorts(self._me.scope), survivors):
-            raise ProtectionError(
-                "These sites are not those of an earlier sum over the same data: the difference of the two sums would show "
-                "single sites.",
-                remedy="Wait until the same sites are there again, or let all operators agree on a new cohort_epoch.",
-            )
-        self._me.store.consent(self._session.id, survivors)  # on disk before the signature exists
+        if self._me.head is None:
+            check_survivors(survivors, self._way, self._me.store.consents(self._me.scope))
+        self._me.store.consent(self._session.id, Consent(survivors, self._way))  # on disk before the signature exists
         consent = self._me.identity.sign_raw(consent_statement(self._session.id, request))
         self._state = State.CONSENTED
         if self._me.head is None:
@@ -241,6 +245,9 @@ class EncryptedSite:
             opened = [
                 (site, self._opened(decryption, site, chunk, data)) for site, data in zip(sites, mine, strict=True)
             ]
+            if chunk == 0:
+                self._check_contributors({site: data[:STATEMENT_BYTES] for site, data in opened})
+                opened = [(site, data[STATEMENT_BYTES:]) for site, data in opened]
             slots = pair.decrypt_sum(opened)
             self._packing.unpack(
                 slots, len(sites), self._packing.per_chunk
@@ -278,8 +285,25 @@ class EncryptedSite:
                 raise ProtectionError(f"The chunks of site {site} are not those that it signed.", remedy=REMEDY)
             boxes[site] = Box(self._session.id, site, self._channel.reveal(), rows[site][:KEY_BYTES])
         # On disk before the first sum leaves: whatever happens to this process, a session is decrypted once.
-        self._me.store.open_session(hash_parts("encrypted/decrypt", self._session.id), self._me.scope)
+        self._me.store.open_session(self._decryption_id, self._me.scope)
         return _Decryption(boxes, known)
+
+    @property
+    def _decryption_id(self) -> bytes:
+        return hash_parts("encrypted/decrypt", self._session.id)
+
+    def _check_contributors(self, said: dict[int, bytes]) -> None:
+        """Refuse to decrypt a sum without noise to which too few sites contributed data, or others than to an earlier one.
+
+        Only the key holder can check this: the statements are in the sealed uploads.
+        """
+        if self._me.head is not None:
+            return
+        statements = {site: Statement.from_bytes(data, site) for site, data in said.items()}
+        required = max(self._limits.minimum_cohort, self._me.minimum_cohort, self._job_minimum)
+        found = check_contributors(statements, required, self._me.store.consents(self._me.scope))
+        agreed = Consent(frozenset(statements), self._way, found)
+        self._me.store.consent(self._decryption_id, agreed)  # on disk before the first sum leaves
 
     def _check_consents(self, table: bytes, listed: set[int], consents: bytes) -> None:
         noised = self._me.head is not None

@@ -108,7 +108,7 @@ class MaskingCoordinator:
         """Take one site's reply to the current step; raises ProtectionError naming the site and the check."""
         receiver = self._receivers.get(self._step)
         if receiver is None or site not in self._keys:
-            raise ProtectionError(f"Expected no reply of site {site} now.", remedy=LEFT_OUT)
+            raise ProtectionError(f"Expected no reply from site {site} now.", remedy=LEFT_OUT)
         receiver(site, reply)
 
     def close(self) -> Mapping[int, bytes] | None:
@@ -122,7 +122,7 @@ class MaskingCoordinator:
         }
         closer = closers.get(self._step)
         if closer is None:
-            raise ProtectionError("The session has ended.", remedy="Begin a new attempt.")
+            raise ProtectionError("The session has ended.", remedy="Start a new attempt.")
         try:
             requests = closer()
         except ProtectionError:
@@ -144,7 +144,7 @@ class MaskingCoordinator:
         agree(bytes(range(1, 33)), advert.mask, who=f"site {site}")
         others = {key for owner, known in self._adverts.items() if owner != site for key in (known.channel, known.mask)}
         if advert.channel in others or advert.mask in others or advert.channel == advert.mask:
-            raise ProtectionError(f"Site {site} advertised a key that is in use already.", remedy=LEFT_OUT)
+            raise ProtectionError(f"Site {site} advertised a key that is already in use.", remedy=LEFT_OUT)
         if self._adverts.setdefault(site, advert) != advert:
             raise ProtectionError(f"Site {site} advertised twice.", remedy=LEFT_OUT)
         self._record(
@@ -181,7 +181,7 @@ class MaskingCoordinator:
         signature, data = reply[:SIGNATURE_BYTES], memoryview(reply)[SIGNATURE_BYTES:]
         if site not in self._shared or site in self._survivors or len(data) != 4 * self._shape.length:
             raise ProtectionError(
-                f"Site {site} sent no masked vector of {self._shape.length} words, or two.", remedy=LEFT_OUT
+                f"Expected one masked vector of {self._shape.length} words from site {site}.", remedy=LEFT_OUT
             )
         digest = hashlib.sha256(data).digest()
         statement = masked_statement(self._session.id, site, ids(self._shared), digest)
@@ -258,7 +258,7 @@ class MaskingCoordinator:
         if not agreed:
             raise ProtectionError(
                 f"The shares of site {site}'s seed contradict each other; a site among {sorted(shares)} sent a wrong one.",
-                remedy="Begin a new attempt.",
+                remedy="Start a new attempt.",
             )
         return seed
 
@@ -275,7 +275,7 @@ class MaskingCoordinator:
                 return combine(rest, threshold)
         raise ProtectionError(
             f"The shares of site {site}'s mask key do not give its advertised key; one of {sorted(shares)} sent a wrong one.",
-            remedy="Begin a new attempt.",
+            remedy="Start a new attempt.",
         )
 
     def _verify(self, site: int, signature: bytes, statement: bytes, what: str, why: str) -> None:
@@ -287,8 +287,8 @@ class MaskingCoordinator:
     def _need(self, count: int, needed: int, what: str) -> None:
         if count < needed:
             raise ProtectionError(
-                f"Expected {what} of at least {needed} sites, got {count}; nothing was unmasked.",
-                remedy="Begin a new attempt.",
+                f"Expected {what} from at least {needed} sites, got {count}; nothing was unmasked.",
+                remedy="Start a new attempt.",
             )
 
 

@@ -28,7 +28,7 @@ def agree(private: bytes, public: bytes, *, who: str) -> bytes:
     try:
         return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
-        raise ProtectionError(f"The key of {who} is not acceptable.", remedy="Leave that site out.") from None
+        raise ProtectionError(f"The X25519 key of {who} has low order.", remedy="Leave that site out.") from None
 
 
 def derive(session: bytes, material: bytes, *info: bytes | str) -> bytes:
@@ -67,9 +67,11 @@ class ShareChannel:
     def _associated(self) -> bytes:
         return hash_parts(self.session, u32(self.sender), u32(self.receiver), self.adverts_hash)
 
-    def seal(self, private: Secret, receiver_public: bytes, shares: bytes) -> bytes:
+    def seal(self, private: Secret, receiver_public: bytes, message: bytes) -> bytes:
         """Encrypt at the sender."""
-        return self._cipher(private.reveal(), receiver_public, self.receiver).encrypt(NONCE, shares, self._associated())
+        return self._cipher(private.reveal(), receiver_public, self.receiver).encrypt(
+            NONCE, message, self._associated()
+        )
 
     def open(self, private: Secret, sender_public: bytes, box: bytes) -> bytes:
         """Decrypt at the receiver; raises ProtectionError naming the sender if it does not authenticate."""

@@ -1,14 +1,17 @@
-"""The five messages in bytes: fixed lengths, strict readers, nothing that differs between sites but keys, boxes and signatures.
+"""The five messages in bytes: fixed lengths, strict readers; only keys, boxes and signatures differ between sites.
 
 request 2   advertised keys: (u32 id, channel 32, mask 32, signature 64) each, ids ascending
-request 3   boxes for one site: (u32 sender, box 148) each, senders ascending
+request 3   boxes for one site: (u32 sender, box 151) each, senders ascending
 request 4   survivors: u32 each, ascending
 request 5   consents: (u32 id, signature 64) each, ids ascending
 reply 1     channel 32, mask 32, signature 64
-reply 2     (u32 receiver, box 148) each, receivers ascending
+reply 2     (u32 receiver, box 151) each, receivers ascending
 reply 3     signature 64, then the masked words, little-endian
 reply 4     signature 64
 reply 5     66 bytes per survivor (self seed), then 66 bytes per dropped site (mask key), ids ascending
+
+A box holds, under ChaCha20-Poly1305: a share of the self seed 66, a share of the mask key 66, a statement 3 (see
+`privacy.contributors`; zeros in sessions with noise).
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,11 +19,12 @@ from dataclasses import dataclass
 
 from salus.common.canonical import hash_parts, u32
 from salus.common.errors import ProtectionError
+from salus.privacy.contributors import STATEMENT_BYTES
 from salus.privacy.masking.shamir import SHARE_BYTES
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
-BOX_BYTES = 2 * SHARE_BYTES + 16
+BOX_BYTES = 2 * SHARE_BYTES + STATEMENT_BYTES + 16
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,12 @@ def consent_statement(session: bytes, survivors: bytes) -> bytes:
 
 
 def write_table(rows: Mapping[int, bytes]) -> bytes:
-    """Return (u32 id, value) for each row, ids ascending."""
+    """Return u32 id and value of each row, ids ascending."""
     return b"".join(u32(site) + rows[site] for site in sorted(rows))
 
 
 def read_table(data: bytes, width: int, what: str) -> dict[int, bytes]:
-    """Read rows of an id and `width` bytes; ids must ascend, so that none is there twice."""
+    """Read rows of an id and `width` bytes; ids must ascend, so that none is repeated."""
     step = 4 + width
     if len(data) % step:
         raise _bad(what, data)
@@ -78,7 +82,7 @@ def read_table(data: bytes, width: int, what: str) -> dict[int, bytes]:
         site = int.from_bytes(data[start : start + 4], "big")
         if site <= last:
             raise ProtectionError(
-                f"Expected ascending site ids in {what}; one is there twice or out of order.", remedy=REMEDY
+                f"Expected ascending site ids in {what}; one is repeated or out of order.", remedy=REMEDY
             )
         rows[site] = data[start + 4 : start + step]
         last = site
@@ -95,8 +99,8 @@ def read_ids(data: bytes, what: str) -> frozenset[int]:
     return frozenset(read_table(data, 0, what))
 
 
-REMEDY = "The coordinator is faulty or hostile; do not go on with this round."
+REMEDY = "The coordinator is faulty or hostile; do not continue with this round."
 
 
 def _bad(what: str, data: bytes) -> ProtectionError:
-    return ProtectionError(f"Expected {what}, got {len(data)} bytes that are none.", remedy=REMEDY)
+    return ProtectionError(f"Expected {what}, got {len(data)} bytes in another format.", remedy=REMEDY)

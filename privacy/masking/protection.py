@@ -60,6 +60,7 @@ class Masking:
             party.random,
             party.scope,
             party.head,
+            job.job.min_sites,
         )
         return MaskingSite(session, shape, encoding, member, sigma)
 

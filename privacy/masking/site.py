@@ -1,6 +1,6 @@
 """A site's side of the masked sum, sans-IO: request in, reply out, one session, used once.
 
-    new ──open──> ADVERTISED ──request 2──> SHARED ──request 3──> MASKED ──request 4──> CONSENTED ──request 5──> DONE
+    NEW ──open──> ADVERTISED ──request 2──> SHARED ──request 3──> MASKED ──request 4──> CONSENTED ──request 5──> DONE
      any refusal or error ──> FAILED; secrets are dropped in DONE and FAILED
 
 Order of the file: the order of the protocol (Bonawitz et al. 2017, doi 10.1145/3133956.3133982, active-adversary variant
@@ -14,7 +14,8 @@ from enum import Enum
 
 from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import Identity, verify_raw
-from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.contribution import Contribution, DataKind, Shape
+from salus.privacy.contributors import Consent, Statement, check_contributors, check_survivors
 from salus.privacy.dp.head import SIGNED_HEAD_BYTES, Head, open_head, sign_head
 from salus.privacy.dp.randomness import Stream
 from salus.privacy.masking.encoding import FixedPoint, add_discrete_noise, encode
@@ -32,12 +33,15 @@ from salus.privacy.masking.messages import (
     read_table,
     write_table,
 )
-from salus.privacy.masking.parameters import may_follow, thresholds
+from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.prg import Mask, Words, add_masks
 from salus.privacy.masking.secret import Secret
 from salus.privacy.masking.shamir import SHARE_BYTES, Random, split
 from salus.privacy.masking.store import SessionStore
 from salus.privacy.session import Session, ids
+
+WAY = "masking"
+SECRET_BYTES = 2 * SHARE_BYTES
 
 
 class State(Enum):
@@ -58,10 +62,11 @@ class Member:
 
     Args:
         keys: Ed25519 public keys of the whole roster, by site id, from the roster pinned at this site.
-        minimum_cohort: the site's own policy; the protocol's own minimum holds besides.
+        minimum_cohort: fewest sites that this site's policy allows; the protocol has its own minimum as well.
         scope: what the cohort rule holds over: the site's data set and the epoch that its operator allows.
         head: the head of this site's privacy ledger, for sums under differential privacy; None for others.
         random: source of cryptographic randomness, such as `os.urandom`.
+        job_minimum: fewest sites that must contribute data, from the job.
     """
 
     site: int
@@ -72,24 +77,31 @@ class Member:
     random: Random
     scope: str
     head: Callable[[], Head] | None = None
+    job_minimum: int = 0
 
 
 class MaskingSite:
     """One site in one session.
 
     Guarantees: of what this object ever returns, the masked vector is uniform without the shares of t sites; it never
-    releases both secrets of one site; it consents at most once; every refusal names the site and the check.
+    releases both secrets of one site; it consents at most once, and without noise only to a sum to which enough sites
+    contributed data; every refusal names the site and the check.
     """
 
     def __init__(
         self, session: Session, shape: Shape, encoding: FixedPoint, member: Member, noise_sigma: float = 0.0
     ) -> None:
-        """Begin a session; `noise_sigma` is the standard deviation, in words, of this site's share of distributed noise."""
+        """Begin a session.
+
+        Args:
+            noise_sigma: standard deviation, in grid steps, of this site's share of distributed noise.
+        """
         if set(session.roster) != set(member.keys) or member.site not in member.keys:
             raise ProtectionError("Expected a session over the whole pinned roster.", remedy="Use the newest roster.")
         self._session, self._shape, self._encoding, self._me = session, shape, encoding, member
         self._noise_sigma = noise_sigma
         self._limits = thresholds(len(session.roster), noised=member.head is not None)
+        self._statement = Statement()
         self._state = State.NEW
         self._words: Words | None = None
         self._secrets: list[Secret] = []
@@ -110,15 +122,17 @@ class MaskingSite:
         words = encode(contribution, self._shape, self._encoding, self._me.random)
         if self._noise_sigma:
             add_discrete_noise(words[: self._shape.parameters], self._noise_sigma, Stream(self._me.random))
-        return self.open_words(words)
+        return self.open_words(words, contribution.data)
 
-    def open_words(self, words: Words) -> bytes:
-        """Like `open`, for words that are encoded already; they are masked in place later."""
+    def open_words(self, words: Words, data: DataKind = DataKind.TRAINING) -> bytes:
+        """Like `open`, for words that are encoded already and were computed from `data`; they are masked in place later."""
         if self._state is not State.NEW:
             raise ProtectionError("Expected a new session.", remedy="A session is used once.")
         self._state = State.FAILED  # until the session is on disk, nothing may be released
         self._me.store.open_session(self._session.id, self._me.scope)
         self._words = words
+        if self._me.head is None:  # with noise, whether a site has data is nobody's business
+            self._statement = Statement(data, self._me.minimum_cohort)
         self._channel, self._mask_key, self._seed = (Secret(self._me.random(KEY_BYTES)) for _ in range(3))
         self._secrets = [self._channel, self._mask_key, self._seed]
         advert = Advert(public_of(self._channel.reveal()), public_of(self._mask_key.reveal()), b"")
@@ -131,7 +145,7 @@ class MaskingSite:
         """Return the reply to request 2, 3, 4 or 5, in this order; raises ProtectionError and ends the session otherwise."""
         step = self._steps.get(self._state)
         if step is None:
-            raise ProtectionError(f"Expected no request in state {self._state.value!r}.", remedy="Begin a new attempt.")
+            raise ProtectionError(f"Expected no request in state {self._state.value!r}.", remedy="Start a new attempt.")
         self._state = State.FAILED
         try:
             reply = step[0](request)
@@ -163,9 +177,10 @@ class MaskingSite:
         masks = split(self._mask_key.reveal(), threshold, everyone, self._me.random)
         self._own_seed_share = Secret(seeds[self._me.site])
         self._secrets.append(self._own_seed_share)
+        said = self._statement.to_bytes()
         return write_table(
             {
-                peer: self._to(peer).seal(self._channel, adverts[peer].channel, seeds[peer] + masks[peer])
+                peer: self._to(peer).seal(self._channel, adverts[peer].channel, seeds[peer] + masks[peer] + said)
                 for peer in everyone
                 if peer != self._me.site
             }
@@ -217,9 +232,11 @@ class MaskingSite:
                 f"Expected shares of {self._limits.threshold} sites, got {len(shared)}.", remedy="Wait for more sites."
             )
         self._shares: dict[int, tuple[Secret, Secret]] = {}
+        self._statements = {self._me.site: self._statement}
         for peer, box in boxes.items():
             plain = self._from(peer).open(self._channel, self._adverts[peer].channel, box)
-            pair = Secret(plain[:SHARE_BYTES]), Secret(plain[SHARE_BYTES:])
+            pair = Secret(plain[:SHARE_BYTES]), Secret(plain[SHARE_BYTES:SECRET_BYTES])
+            self._statements[peer] = Statement.from_bytes(plain[SECRET_BYTES:], peer)
             self._shares[peer] = pair
             self._secrets.extend(pair)
         self._shared = shared
@@ -253,13 +270,10 @@ class MaskingSite:
             raise ProtectionError(
                 f"Expected at least {needed} survivors, got {len(survivors)}.", remedy="Wait for more sites."
             )
-        if self._me.head is None and not may_follow(self._me.store.cohorts(self._me.scope), survivors):
-            raise ProtectionError(
-                "These survivors are not those of an earlier sum over the same data: the difference of the two sums would show "
-                "single sites.",
-                remedy="Wait until the same sites are there again, or let all operators agree on a new cohort_epoch.",
-            )
-        self._me.store.consent(self._session.id, survivors)  # on disk before the signature exists
+        agreed = Consent(survivors, WAY)
+        if self._me.head is None:
+            agreed = self._checked_without_noise(survivors)
+        self._me.store.consent(self._session.id, agreed)  # on disk before the signature exists
         self._survivors = survivors
         consent = self._me.identity.sign_raw(consent_statement(self._session.id, ids(survivors)))
         if self._me.head is None:
@@ -267,6 +281,14 @@ class MaskingSite:
         head = self._me.head()
         self._me.store.ledger_seen(self._me.site, head)
         return consent + sign_head(self._me.identity, self._session.id, self._me.site, head)
+
+    def _checked_without_noise(self, survivors: frozenset[int]) -> Consent:
+        """Return the consent to a sum without noise, after checking it against every earlier sum over the same data."""
+        earlier = self._me.store.consents(self._me.scope)
+        check_survivors(survivors, WAY, earlier)
+        said = {site: self._statements[site] for site in survivors}
+        required = max(self._limits.minimum_cohort, self._me.minimum_cohort, self._me.job_minimum)
+        return Consent(survivors, WAY, check_contributors(said, required, earlier))
 
     # 5. unmask
 

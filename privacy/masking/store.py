@@ -1,8 +1,9 @@
-"""What a site must remember beyond a crash: sessions it has opened, and the one consent it gave in each."""
+"""What a site must remember after a crash: the sessions it has opened, and the one consent it gave in each."""
 
 from typing import Protocol
 
 from salus.common.errors import ProtectionError
+from salus.privacy.contributors import Consent
 from salus.privacy.dp.head import Head, went_back
 
 
@@ -12,11 +13,11 @@ class SessionStore(Protocol):
     def open_session(self, session: bytes, scope: str) -> None:
         """Remember a session and its scope; raises ProtectionError if it was opened before."""
 
-    def consent(self, session: bytes, survivors: frozenset[int]) -> None:
+    def consent(self, session: bytes, consent: Consent) -> None:
         """Remember the consent of a session; raises ProtectionError if one was given in it already."""
 
-    def cohorts(self, scope: str) -> list[frozenset[int]]:
-        """Return the survivor sets this site has consented to in a scope, whatever the job: a coordinator signs what it likes."""
+    def consents(self, scope: str) -> list[Consent]:
+        """Return every consent given in a scope, whatever the job: a coordinator can sign any number of jobs."""
 
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember the newest ledger head of another site; raises ProtectionError if that ledger went back."""
@@ -27,7 +28,7 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self._opened: dict[bytes, str] = {}
-        self._consents: dict[bytes, frozenset[int]] = {}
+        self._consents: dict[bytes, Consent] = {}
         self._heads: dict[int, Head] = {}
 
     def open_session(self, session: bytes, scope: str) -> None:
@@ -36,15 +37,15 @@ class MemoryStore:
             raise opened_before()
         self._opened[session] = scope
 
-    def consent(self, session: bytes, survivors: frozenset[int]) -> None:
+    def consent(self, session: bytes, consent: Consent) -> None:
         """Remember a consent."""
         if session in self._consents:
             raise consented_before()
-        self._consents[session] = survivors
+        self._consents[session] = consent
 
-    def cohorts(self, scope: str) -> list[frozenset[int]]:
-        """Return the survivor sets of a scope."""
-        return [sites for session, sites in self._consents.items() if self._opened.get(session) == scope]
+    def consents(self, scope: str) -> list[Consent]:
+        """Return the consents of a scope."""
+        return [consent for session, consent in self._consents.items() if self._opened.get(session) == scope]
 
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember a head."""
@@ -56,12 +57,12 @@ class MemoryStore:
 
 def opened_before() -> ProtectionError:
     """Return the error for a session that is opened a second time."""
-    return ProtectionError("This session was opened before.", remedy="Begin a new attempt; a session is used once.")
+    return ProtectionError("This session was opened before.", remedy="Start a new attempt; a session is used once.")
 
 
 def consented_before() -> ProtectionError:
     """Return the error for a second consent."""
     return ProtectionError(
         "A consent was given in this session already.",
-        remedy="The coordinator asks for two; do not go on, and show the transcript to the consortium.",
+        remedy="The coordinator asked twice; stop the job and show the transcript to the consortium.",
     )

@@ -29,7 +29,7 @@ from flwr.common.secure_aggregation.secaggplus_utils import pseudo_rand_gen
 from flwr.compat.common.parameter import bytes_to_ndarray, ndarray_to_bytes
 
 from salus.common.identity import Identity
-from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.encoding import FixedPoint
 from salus.privacy.masking.prg import Mask, Words, add_masks
@@ -65,7 +65,7 @@ class _World:
             )
             for site in self.keys
         }
-        self.contribution = Contribution(np.full(length - 1, 1e-4, np.float32), 1.0, np.zeros(0))
+        self.contribution = Contribution(np.full(length - 1, 1e-4, np.float32), 1.0, np.zeros(0), DataKind.TRAINING)
         self.coordinator = MaskingCoordinator(session, self.shape, ENCODING, self.keys, no_record)
 
     def until_masking(self, words: Callable[[int], Words] | None) -> dict[int, bytes]:

@@ -2,16 +2,18 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from tests.processes import start
 
 from salus.client.session_store import SqliteSessionStore
-from salus.common.errors import ProtectionError
+from salus.common.errors import ConfigError, ProtectionError
+from salus.privacy.contribution import DataKind
+from salus.privacy.contributors import Consent, Statement, contributors_of, late_data
 from salus.privacy.masking.store import MemoryStore, SessionStore
 
 
@@ -24,19 +26,38 @@ def test_a_session_opens_once_and_gets_one_consent(store: SessionStore) -> None:
     store.open_session(b"a" * 32, "toy/0")
     with pytest.raises(ProtectionError, match="opened before"):
         store.open_session(b"a" * 32, "toy/0")
-    store.consent(b"a" * 32, frozenset({1, 2}))
+    given = Consent(frozenset({1, 2}), "masking", contributors_of({1: Statement(DataKind.TRAINING), 2: Statement()}))
+    store.consent(b"a" * 32, given)
     with pytest.raises(ProtectionError, match="consent was given"):
-        store.consent(b"a" * 32, frozenset({1, 2}))
+        store.consent(b"a" * 32, given)
     store.open_session(b"b" * 32, "other/0")
-    store.consent(b"b" * 32, frozenset({3}))
-    assert store.cohorts("toy/0") == [frozenset({1, 2})]
-    assert store.cohorts("toy/1") == []
+    store.consent(b"b" * 32, Consent(frozenset({3}), "encryption/2"))
+    assert store.consents("toy/0") == [given]
+    assert store.consents("other/0") == [Consent(frozenset({3}), "encryption/2", None)]
+    assert store.consents("toy/1") == []
 
 
-def test_a_restarted_site_remembers(tmp_path: Path) -> None:
-    SqliteSessionStore(tmp_path / "s.sqlite").open_session(b"a" * 32, "toy/0")
+def test_a_restarted_site_remembers_sessions_and_contributors(tmp_path: Path) -> None:
+    store = SqliteSessionStore(tmp_path / "s.sqlite")
+    store.open_session(b"a" * 32, "toy/0")
+    kinds = DataKind.TRAINING | DataKind.VALIDATION
+    given = Consent(frozenset({1, 2, 3}), "masking", contributors_of({1: Statement(kinds), 3: Statement(kinds)}))
+    store.consent(b"a" * 32, given)
+    again = SqliteSessionStore(tmp_path / "s.sqlite")
     with pytest.raises(ProtectionError):
-        SqliteSessionStore(tmp_path / "s.sqlite").open_session(b"a" * 32, "toy/0")
+        again.open_session(b"a" * 32, "toy/0")
+    (remembered,) = again.consents("toy/0")
+    assert remembered == given
+    assert late_data(2, [remembered]) == kinds
+    assert late_data(3, [remembered]) == DataKind.NONE
+
+
+def test_a_file_of_another_format_is_refused_with_its_remedy(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "s.sqlite") as connection:
+        connection.execute("CREATE TABLE sessions (session BLOB PRIMARY KEY)")
+    connection.close()
+    with pytest.raises(ConfigError, match=r"Expected s.sqlite in format 2, found 0\. Another version"):
+        SqliteSessionStore(tmp_path / "s.sqlite")
 
 
 CHILD = """
@@ -44,6 +65,7 @@ import sys
 from pathlib import Path
 from salus.client.session_store import SqliteSessionStore
 from salus.common.errors import ProtectionError
+from salus.privacy.contributors import Consent
 store = SqliteSessionStore(Path(sys.argv[1]))
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 number = 0
@@ -55,7 +77,7 @@ while True:
     except ProtectionError:
         pass
     try:
-        store.consent(session, frozenset({1, number}))
+        store.consent(session, Consent(frozenset({1, number})))
     except ProtectionError:
         continue
     sys.stdout.write(f"{number - 1}\\n"); sys.stdout.flush()  # the signature leaves
@@ -71,8 +93,8 @@ def test_killed_at_random_points_no_session_is_signed_twice(tmp_path: Path, kill
         process = start([sys.executable, "-c", CHILD, tmp_path / "s.sqlite"], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(0.002 + (life * 0.37) % 0.05)
-        os.kill(process.pid, signal.SIGKILL)
+        signed += [process.stdout.readline().decode().strip() for _ in range(life % 4)]
+        os.kill(process.pid, signal.SIGKILL)  # somewhere in the next session, or before the first
         lines = process.stdout.read().decode().split("\n")
         process.stdout.close()
         process.wait()

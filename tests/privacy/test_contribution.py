@@ -34,8 +34,8 @@ def test_small_updates_are_only_weighted_and_zero_stays_zero() -> None:
         (Contribution(np.zeros(5, np.float32), float("nan"), np.zeros(2)), "finite"),
         (Contribution(np.zeros(4, np.float32), 1.0, np.zeros(2)), "5 parameters"),
         (Contribution(np.zeros(5, np.float32), 1.0, np.zeros(3)), "2 statistics"),
-        (Contribution(np.zeros(5, np.float32), 1.1, np.zeros(2)), "0 .. 1"),
-        (Contribution(np.zeros(5, np.float32), 1.0, np.array([0, -0.1])), "0 .. 1"),
+        (Contribution(np.zeros(5, np.float32), 1.1, np.zeros(2)), "from 0 to 1"),
+        (Contribution(np.zeros(5, np.float32), 1.0, np.array([0, -0.1])), "from 0 to 1"),
     ],
 )
 def test_anything_else_is_refused(contribution: Contribution, message: str) -> None:

@@ -226,27 +226,28 @@ def test_a_policy_that_becomes_stricter_counts_at_once(tmp_path: Path) -> None:
         site._policy = lambda n=n: Policy(allow_without_noise=True, min_patients_per_cell=limits[n])  # type: ignore[misc]
     assert run(world)["images"] == 400
     limits[2] = 1000
-    assert run(again(world, tmp_path))["images"] == 320
+    with pytest.raises(RoundError, match="not opened: fewer than 5 sites contributed"):
+        run(again(world, tmp_path))  # site 2 contributed nothing any more
 
 
 def test_a_site_below_its_operators_minimum_gives_nothing_and_nobody_learns_which(tmp_path: Path) -> None:
-    world = World(tmp_path, job_of("summary", least=1), sites=5)
+    world = World(tmp_path, job_of("summary", least=1), sites=6)
     strict = Policy(allow_without_noise=True, min_patients_per_cell=81)
     world.sites.sites[3]._policy = lambda: strict
     found = run(world)
-    assert found["images"] == 4 * 80
-    assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 4, 5]
+    assert found["images"] == 5 * 80
+    assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 4, 5, 6]
     for site in world.sites.sites.values():
         site._policy = lambda: strict
-    with pytest.raises(RoundError, match="enough patients"):
+    with pytest.raises(RoundError, match="not opened"):
         run(again(world, tmp_path))
 
 
 def test_a_site_whose_data_are_gone_gives_nothing_and_its_operator_sees_why(tmp_path: Path) -> None:
-    world = World(tmp_path, job_of("summary"), sites=5)
+    world = World(tmp_path, job_of("summary"), sites=6)
     (tmp_path / "s2" / "toy.npz").write_bytes(b"")
     found = run(world)
-    assert found["images"] == 4 * 80
+    assert found["images"] == 5 * 80
     seen = read_events(tmp_path / "s2" / "events.jsonl")
     assert [event.kind for event in seen if event.kind == "contributed-nothing"]
     assert str(tmp_path) not in (tmp_path / "s2" / "events.jsonl").read_text()
@@ -335,3 +336,14 @@ def test_several_steps_share_a_public_state_and_go_on_after_a_restart(
     landmarks = whole["landmarks"]
     assert isinstance(landmarks, list)
     assert np.abs(np.array(landmarks) - mapped.var(axis=0)).max() < 1e-6
+
+
+@pytest.mark.parametrize("protection", ["masking", "encryption"])
+def test_statistics_to_which_one_site_alone_contributes_are_not_opened(tmp_path: Path, protection: str) -> None:
+    world = World(tmp_path, job_of("summary", protection), sites=5)
+    for n, site in world.sites.sites.items():
+        least = 5 if n == 4 else 1000
+        site._policy = lambda n=least: Policy(allow_without_noise=True, min_patients_per_cell=n, key_holders=(2,))  # type: ignore[misc]
+    with pytest.raises(RoundError, match="not opened: fewer than 5 sites contributed data"):
+        run(world)
+    assert "sum" not in (tmp_path / "transcript.jsonl").read_text().replace("summary", "")

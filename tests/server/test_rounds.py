@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from tests.builders import tiny_job, toy_keys, toy_site
 
+from salus.client.data.catalogue import Catalogue
+from salus.client.policy import Policy
 from salus.client.site import Site
 from salus.common.errors import RoundError, SalusError, WireError
-from salus.common.events import Event, EventLog
+from salus.common.events import Event, EventLog, read_events
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
@@ -271,3 +273,57 @@ def test_who_is_outside_the_cohort_is_told_so(tmp_path: Path) -> None:
     (event,) = [event for event in world.events if event.kind == "not-asked"]
     assert event.fields["site"] == 6
     assert "not in the cohort of toy in epoch 0" in str(event.fields["text"])
+
+
+def without_data(world: World, sites: set[int]) -> None:
+    """Take away the data set of these sites."""
+    for number in sites:
+        world.sites.sites[number]._catalogue.remove("toy")
+
+
+@pytest.mark.parametrize("protection", ["masking", "encryption"])
+def test_an_update_of_one_hospital_is_never_the_sum_over_five(tmp_path: Path, protection: str) -> None:
+    """Finding A: the job names a data set that one hospital has; the others send zeros, and the sum is its update."""
+    holder = 'encryption"\nkey_holder = 2 #' if protection == "encryption" else protection
+    job = tiny_job(rounds=1, protection=holder)
+    world = World(tmp_path, job, sites=5)
+    for site in world.sites.sites.values():
+        site._policy = lambda: Policy(allow_without_noise=True, key_holders=(2,))
+    without_data(world, {1, 2, 4, 5})
+    with pytest.raises(RoundError, match="not opened: fewer than 5 sites contributed data"):
+        world.run()
+    assert world.store.records(world.job_id) == []
+    told = " ".join(str(event.fields) for event in world.events)
+    assert "contributed training data" not in told, "the coordinator must not learn who contributed"
+    details = [event.fields.get("detail") for event in read_events(tmp_path / "s2" / "events.jsonl")]
+    assert any("1 sites contributed training data: [3]" in str(detail) for detail in details)
+
+
+def test_a_job_that_is_repeated_after_one_hospital_lost_its_data_is_not_summed(tmp_path: Path) -> None:
+    """The difference of the two sums would be that hospital's update."""
+    world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=6)
+    world.run()
+    without_data(world, {6})
+    world.job_id = world.store.submit(world.signed, "again")
+    world.transcript = Transcript(tmp_path / "again.jsonl")
+    with pytest.raises(RoundError, match="not opened"):
+        world.run()
+
+
+def test_a_hospital_that_gets_data_later_leaves_them_out_until_the_next_epoch(tmp_path: Path) -> None:
+    """Its data would make the contributors others than before, and no sum of the epoch could be opened any more."""
+    world = World(tmp_path, tiny_job(rounds=2, protection="masking"), sites=6)
+    kept = world.sites.sites[6]._catalogue
+    empty = Catalogue(tmp_path / "empty.sqlite", b"secret for tests")
+    world.sites.sites[6]._catalogue = empty
+    save = world.store.save_round
+
+    def data_arrive(*arguments: object, **keywords: object) -> Path:
+        world.sites.sites[6]._catalogue = kept
+        return save(*arguments, **keywords)  # type: ignore[arg-type]
+
+    world.store.save_round = data_arrive  # type: ignore[method-assign, assignment]
+    world.run()
+    assert [record["cohort"]["patients"] for record in world.store.records(world.job_id)] == [200, 200]  # type: ignore[index]
+    events = read_events(tmp_path / "s6" / "events.jsonl")
+    assert any("contributed no training data to an earlier sum" in str(event.fields.get("text")) for event in events)

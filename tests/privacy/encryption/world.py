@@ -8,7 +8,7 @@ import numpy as np
 from tests.builders import tiny_job
 from tests.privacy.masking.world import identity
 
-from salus.privacy.contribution import Contribution, Shape
+from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.dp.head import Head
 from salus.privacy.encryption.coordinator import EncryptedCoordinator, Step
 from salus.privacy.encryption.packing import Packing, choose_packing
@@ -40,7 +40,7 @@ class World:
             update = (
                 np.trunc(update / np.linalg.norm(update) / grid) * grid
             )  # on the grid, so that rounding changes nothing
-            self.inputs[site] = Contribution(update.astype(np.float32), 1.0, np.array([0.5]))
+            self.inputs[site] = Contribution(update.astype(np.float32), 1.0, np.array([0.5]), DataKind.TRAINING)
         self.sites = {site: self.site(site) for site in self.keys}
         self.record: list[dict[str, object]] = []
         self.coordinator = EncryptedCoordinator(

@@ -90,7 +90,7 @@ def test_a_whole_session_with_a_dropped_site(v: dict[str, Any]) -> None:
         sites[int(number)] = MaskingSite(session, shape, encoding, member)
     coordinator = MaskingCoordinator(session, shape, encoding, keys, no_record)
     # The vectors' cohort of four is smaller than the protocol's own minimum; only this test lowers it.
-    lowered = type("Lowered", (), {"colluders": 1, "threshold": 4, "needed": 4, "sites": 5})()
+    lowered = type("Lowered", (), {"colluders": 1, "threshold": 4, "needed": 4, "minimum_cohort": 4, "sites": 5})()
     for party in (*sites.values(), coordinator):
         party._limits = lowered
     for number, end in sites.items():

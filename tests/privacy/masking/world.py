@@ -15,7 +15,7 @@ from tests.builders import tiny_job
 
 from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
-from salus.privacy.contribution import Shape
+from salus.privacy.contribution import DataKind, Shape
 from salus.privacy.dp.head import Head
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.encoding import FixedPoint
@@ -75,6 +75,7 @@ class World:
         self.session = Session(job_id, round_, attempt, manifest, b"g" * 32, tuple(self.keys))
         self.record: list[dict[str, Any]] = [{"kind": "job", "document": document.decode()}]
         rng = np.random.default_rng(seed)
+        self.data = dict.fromkeys(self.keys, DataKind.TRAINING)
         self.inputs: dict[int, Words] = {s: rng.integers(-1000, 1000, length).astype(np.uint32) for s in self.keys}
         self.sites = {site: self.site(site) for site in self.keys}
         self.coordinator = self.new_coordinator()
@@ -92,14 +93,21 @@ class World:
         self, number: int, session: Session | None = None, cohort: int = 0, random: Any = os.urandom
     ) -> MaskingSite:
         """Return a site's end of a session."""
-        member = Member(number, identity(number), self.keys, self.stores[number], cohort, random, "data/0")
+        member = Member(number, identity(number), self.keys, self.stores[number], cohort, random, "data/0", None, 2)
         if self.noised:
             member = replace(member, head=lambda: self.heads[number])
         return MaskingSite(session or self.session, Shape(self.length - 2, 1, 1.0), ENCODING, member)
 
+    def following(self, *, job_id: str = "job-1", round_: int = 2) -> "World":
+        """Return another session over the same data and sites; its sites remember this one."""
+        other = World(self.n, length=self.length, job_id=job_id, round_=round_, noised=self.noised)
+        other.stores, other.data = self.stores, dict(self.data)
+        other.sites = {site: other.site(site) for site in other.keys}
+        return other
+
     def adverts(self, sites: Iterable[int] | None = None) -> dict[int, bytes]:
         """Open the sites and return their adverts."""
-        return {site: self.sites[site].open_words(self.inputs[site].copy()) for site in (sites or self.keys)}
+        return {s: self.sites[s].open_words(self.inputs[s].copy(), self.data[s]) for s in (sites or self.keys)}
 
     def exchange(self, replies: Mapping[int, bytes]) -> Mapping[int, bytes] | None:
         """Hand replies to the coordinator and close the step."""
