@@ -5,7 +5,9 @@ somebody else knows, least of all on one that is the same at every site.
 """
 
 import contextlib
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +15,20 @@ import torch
 
 from salus.client.data.loading import TensorSet
 from salus.client.training import EVALUATION_BATCH, Trainer, make_optimizer
-from salus.common.errors import DataError
+from salus.common.errors import UnreadableImage, WireError
+from salus.common.job import Job
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
-from salus.privacy.dp.checks import checked_clipper
+from salus.privacy.dp.checks import checked_clipper, independent_rows, without_dropout
+from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
-from salus.privacy.dp.patients import Patients
+from salus.privacy.dp.patients import Part, Patients, grid, places_of
 from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.dp.randomness import Random, Stream
 from salus.privacy.dp.sampling import capped, poisson_sample
 
-UNREADABLE = (DataError, OSError)
+# Far beyond what a network that learns has, and far below what overflows within a few layers.
+LARGEST_PARAMETER = 1e6
+MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more in one pass save little time, and free rows cost it
 Batch = tuple[torch.Tensor, torch.Tensor, Patients]
 DoubleVector = npt.NDArray[np.float64]
 
@@ -34,6 +40,8 @@ class PrivateTrainer:
         trainer: the network, task and device of the job.
         random: source of cryptographic randomness.
 
+    ``left_out`` counts, for the operator, the patients that added nothing in the last call, once for each step, by reason.
+
     Raises:
         ProtectionError: the network or loss cannot be trained with differential privacy, see `checks`.
     """
@@ -43,7 +51,22 @@ class PrivateTrainer:
         self._privacy = trainer.job.privacy
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa are too few for a bound on a norm
         torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False  # an algorithm chosen by a stopwatch differs from step to step
+        torch.backends.cudnn.deterministic = True
         self._clipper = checked_clipper(trainer.model, trainer.task)
+        self._rows: dict[int, int] = {}
+        self.left_out: Counter[str] = Counter()
+
+    def check(self, parameters: FloatVector) -> None:
+        """Raise WireError for parameters that no trained network has; they are public, so a refusal says nothing of patients.
+
+        The clipping does not depend on this; it holds for any parameters.
+        """
+        if parameters.size and not float(np.abs(parameters).max()) <= LARGEST_PARAMETER:
+            raise WireError(
+                f"Expected model parameters between {-LARGEST_PARAMETER:g} and {LARGEST_PARAMETER:g}.",
+                remedy="Training has diverged, or the model was made to reveal patients. End the job.",
+            )
 
     def train(self, start: FloatVector, data: TensorSet | None) -> FloatVector:
         """Return the update after the plan's steps from `start`; without data it is an update of noise alone.
@@ -54,6 +77,7 @@ class PrivateTrainer:
         from salus.privacy.dp.optimizer import PatientOptimizer
 
         trainer = self._trainer
+        self.left_out.clear()
         write_parameters(trainer.model, trainer.layout, start)
         trainer.model.train()
         stream = Stream(self._random)
@@ -73,9 +97,7 @@ class PrivateTrainer:
             for _ in range(self._plan.steps):
                 optimizer.zero_grad(set_to_none=True)
                 for batch in self._sampled(data, stream):
-                    for p, gradient in zip(trainer.model.parameters(), self._clipped(batch), strict=True):
-                        p.grad = gradient
-                    optimizer.accumulate()
+                    optimizer.accumulate(self._clipped(batch))
                 optimizer.step()
         return read_parameters(trainer.model, trainer.layout) - start
 
@@ -83,6 +105,7 @@ class PrivateTrainer:
         """Return minus the sum of clipped gradients over one sample of patients, without noise: for distributed noise,
         where the protection adds this site's share; float64."""
         trainer = self._trainer
+        self.left_out.clear()
         write_parameters(trainer.model, trainer.layout, start)
         trainer.model.train()
         stream = Stream(self._random)
@@ -99,67 +122,91 @@ class PrivateTrainer:
         trainer = self._trainer
         task = trainer.task
         total = torch.zeros(task.private_statistics_size, dtype=torch.float64)
+        self.left_out.clear()
         write_parameters(trainer.model, trainer.layout, parameters)
         trainer.model.eval()
         with torch.inference_mode():
             for images in data.by_patient() if data is not None else []:
                 try:
-                    rows = [self._rows(data, part) for part in torch.split(torch.tensor(images), EVALUATION_BATCH)]
-                except UNREADABLE:
+                    rows = [self._rows_of(data, part) for part in torch.split(torch.tensor(images), EVALUATION_BATCH)]
+                    mean = torch.nan_to_num(torch.cat(rows).mean(dim=0), 0.0, 0.0, 0.0)
+                except Exception as problem:
+                    self._without(problem)
                     continue
-                mean = torch.nan_to_num(torch.cat(rows).mean(dim=0), 0.0, 0.0, 0.0)
                 total += mean / max(1.0, float(mean.norm()))
         if self._plan.mode == "local":
             sigma = self._plan.evaluation_noise_multiplier * sensitivity_l2(trainer.job, "evaluate")
             total = noised(total, sigma, Stream(self._random))
         return total.numpy().astype(np.float32)
 
-    def _rows(self, data: TensorSet | None, images: torch.Tensor) -> torch.Tensor:
+    def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> torch.Tensor:
         assert data is not None  # Safe because rows are only asked for of a data set's patients.
         inputs, targets = data.batch(images)
         return self._trainer.task.private_statistics(self._trainer.model(inputs.to(self._trainer.device)), targets)
 
     def _sampled(self, data: TensorSet | None, stream: Stream) -> Iterator[Batch]:
-        """Yield one Poisson sample of patients in micro-batches; a patient is never cut in two."""
+        """Yield one Poisson sample of patients in batches of public sizes, see `patients`; a patient is never cut in two."""
         if data is None:
             return
         by_patient = data.by_patient()
-        waiting: list[list[int]] = []
+        waiting: dict[int, list[Part]] = {}
         for patient in poisson_sample(len(by_patient), self._plan.sampling_rate, stream).tolist():
             images = capped(by_patient[patient], self._privacy.images_per_patient, stream)
-            full = sum(map(len, waiting)) + len(images) > self._trainer.job.training.batch_size
-            if waiting and full:
-                yield from self._batch(data, waiting)
-                waiting = []
-            waiting.append(images)
-        if waiting:
-            yield from self._batch(data, waiting)
-
-    def _readable(self, data: TensorSet, patients: list[list[int]]) -> list[list[int]]:
-        """Return the patients whose images can all be read: one that cannot must not take the others with it."""
-        readable = []
-        for images in patients:
             try:
-                data.batch(torch.tensor(images))
-            except UNREADABLE:
+                part = data.batch(torch.tensor(images))
+            except Exception as problem:
+                self._without(problem)  # one that cannot be read must not take the others with it
                 continue
-            readable.append(images)
-        return readable
+            places = places_of(len(images), self._privacy.images_per_patient)
+            mine = waiting.setdefault(places, [])
+            mine.append(part)
+            if len(mine) == self._rows_for(places):
+                yield self._batch(mine, places)
+                del waiting[places]
+        for places, parts in waiting.items():
+            yield self._batch(parts, places)
 
-    def _batch(self, data: TensorSet, patients: list[list[int]]) -> Iterator[Batch]:
-        try:
-            inputs, targets = data.batch(torch.tensor([image for images in patients for image in images]))
-        except UNREADABLE:
-            readable = self._readable(data, patients)
-            if readable and len(readable) < len(patients):
-                yield from self._batch(data, readable)
-            return
-        numbers = torch.tensor([number for number, images in enumerate(patients) for _ in images])
+    def _batch(self, parts: Sequence[Part], places: int) -> Batch:
+        inputs, targets, patients = grid(parts, self._rows_for(places), places)
         device = self._trainer.device
-        yield inputs.to(device), targets.to(device), Patients(numbers.to(device), len(patients))
+        return inputs.to(device), targets.to(device), patients.to(device)
+
+    def _rows_for(self, places: int) -> int:
+        """Return how many patients with so many places share a batch, from public numbers and this machine."""
+        if places not in self._rows:
+            rows = max(1, batch_rows(self._trainer.job, self._trainer.device) // places)
+            self._rows[places] = rows if rows == 1 or self._independent(rows, places) else 1
+        return self._rows[places]
+
+    def _independent(self, rows: int, places: int) -> bool:
+        trainer = self._trainer
+        clipper = self._clipper.of_copy(without_dropout(trainer.model))
+        with torch.random.fork_rng(devices=[]):
+            return independent_rows(clipper, trainer.task, rows, places, trainer.device)
 
     def _clipped(self, batch: Batch) -> list[torch.Tensor]:
-        return self._clipper.clipped_sum(*batch, self._privacy.clip_norm_l2).gradients
+        """Return the clipped sum of a batch; if that fails, of those of its patients for whom it does not fail."""
+        inputs, targets, patients = batch
+        try:
+            found = self._clipper.clipped_sum(inputs, targets, patients, self._privacy.clip_norm_l2)
+        except Exception as problem:
+            rows = torch.arange(patients.count, device=patients.images.device)
+            present = rows[patients.present].tolist()
+            if len(present) == 1:
+                self._without(problem)
+                return [torch.zeros_like(p, dtype=torch.float64) for p in self._trainer.model.parameters()]
+            # The same size and the same row, so that everybody adds the same as with the others.
+            each = [Patients(patients.images * (rows == row), patients.places) for row in present]
+            sums = [self._clipped((inputs, targets, one)) for one in each]
+            return [torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)]
+        broken = int((~(found.norms_l2 <= LARGEST_NORM)).sum())
+        if broken:
+            self.left_out["gradient-not-finite"] += broken
+        return found.gradients
+
+    def _without(self, problem: Exception) -> None:
+        """Count a patient that adds nothing to this step, for the operator."""
+        self.left_out[problem.reason if isinstance(problem, UnreadableImage) else type(problem).__name__] += 1
 
     @contextlib.contextmanager
     def _dropout_seeded(self, stream: Stream) -> Iterator[None]:
@@ -168,3 +215,11 @@ class PrivateTrainer:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(stream.words64(1)[0]) >> 1)
             yield
+
+
+def batch_rows(job: Job, device: torch.device) -> int:
+    """Return how many images share a pass through the network: about a quarter of an expected sample, so that few rows stay
+    free, at most the job's batch, and no more than the device computes efficiently."""
+    expected = job.privacy.sampling_rate * job.privacy.patients_per_site
+    efficient = MOST_ROWS_CPU if device.type == "cpu" else MOST_ROWS
+    return min(job.training.batch_size, efficient, 1 << max(0, round(math.log2(max(1.0, expected / 4)))))

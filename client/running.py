@@ -5,7 +5,8 @@ private    update of weight one, nothing beside it; every failure becomes a cont
 """
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
@@ -126,6 +127,7 @@ class RunningJob:
         model = self.trainer.layout.decode(blob)
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
+            private.trainer.check(model)  # before anything is spent or read
             return account.spend(
                 request, shape.kind, blob, lambda: self._private(private, account.plan, request, model, shape)
             )
@@ -169,7 +171,7 @@ class RunningJob:
         try:
             update = self._noised(private, plan, self.data, model, shape)
             if self.data is not None and shape.kind == "train":
-                self._trained(request, self.data)
+                self._trained(request, self.data, private.trainer.left_out)
         except Exception as problem:
             # Unreadable patients were left out one by one before this. What is left is a fault of the machine; from now on the
             # site sends noise, because falling silent now and then would say which samples make it fail.
@@ -192,7 +194,7 @@ class RunningJob:
         scale_of(Contribution(update, 1.0, np.zeros(0)), shape)
         return update
 
-    def _trained(self, request: Request, data: LocalData) -> None:
+    def _trained(self, request: Request, data: LocalData, also: Mapping[str, int] | None = None) -> None:
         self.events.emit(
             "trained",
             job=request.job_id,
@@ -200,7 +202,7 @@ class RunningJob:
             patients=data.train.patients,
             images=len(data.train),
             validation_images=len(data.validation),
-            left_out=data.left_out,
+            left_out=dict(Counter(data.left_out) + Counter(also or {})),
         )
 
     def _nothing(self, request: Request, problem: Exception) -> None:

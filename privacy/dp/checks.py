@@ -1,7 +1,9 @@
 """What must hold before the first step of a job: the clipping is right for this very network and loss.
 
 The checks use random inputs, never data. They catch what would break the guarantee in silence: statistics shared between
-patients, losses that couple the items of a batch, and an engine that does not know a layer as well as it believes.
+patients, losses that couple the items of a batch, and an engine that does not know a layer as well as it believes. What they
+cannot prove: a network or loss written to couple patients only for inputs that no check tries passes. The engine asks the loss
+for one image at a time, so a loss that passes by such luck couples the images of one patient at most.
 """
 
 import copy
@@ -11,13 +13,15 @@ from torch import nn
 
 from salus.common.errors import ProtectionError
 from salus.common.tasks.base import Task
-from salus.privacy.dp.clipping import Clipper, Loss, VmapClipper, looped_sum, make_clipper
-from salus.privacy.dp.patients import Patients
+from salus.privacy.dp.clipped import Clipper, Loss, looped_sum
+from salus.privacy.dp.clipping import VmapClipper, make_clipper
+from salus.privacy.dp.coupling import refuse_coupled_items, refuse_coupled_outputs
+from salus.privacy.dp.patients import Patients, grid
 
 TOLERANCE = 1e-5
 SHARED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
-# Three patients, one of them with two images, not in order.
-OF_IMAGE = (0, 1, 2, 1)
+# Images of the patients of the trial: one full row, one with a copy, one free row.
+TRIAL = (2, 1, 1, 0)
 
 
 def checked_clipper(model: nn.Module, task: Task) -> Clipper:
@@ -27,13 +31,10 @@ def checked_clipper(model: nn.Module, task: Task) -> Clipper:
         ProtectionError: the network or the loss couples patients, or no clipper is right for it.
     """
     refuse_shared_statistics(model)
-    # In training mode, because that is how it will run; without dropout, whose coins would only blur the comparison.
-    trial = copy.deepcopy(model).double().cpu().train()
-    for layer in trial.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.p = 0.0
-    inputs, targets = task.example(len(OF_IMAGE))
-    inputs = inputs.double()
+    # In training mode, because that is how it will run.
+    trial = without_dropout(model).double().cpu().train()
+    inputs, targets = task.example(sum(TRIAL))
+    inputs = inputs.double() if inputs.is_floating_point() else inputs
     loss = task.loss
 
     def exact_loss(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -41,21 +42,33 @@ def checked_clipper(model: nn.Module, task: Task) -> Clipper:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        refuse_coupled_items(trial, exact_loss, inputs, targets)
-        patients = Patients(torch.tensor(OF_IMAGE), max(OF_IMAGE) + 1)
+        outputs = refuse_coupled_outputs(trial, inputs)
+        refuse_coupled_items(exact_loss, outputs, targets)
+        parts, first = [], 0
+        for images in TRIAL:
+            parts.append((inputs[first : first + images], targets[first : first + images]))
+            first += images
+        batch = grid([part for part in parts if len(part[0])], len(TRIAL), max(TRIAL))
         clipper = make_clipper(model, loss)
         if not isinstance(clipper, VmapClipper) and not _agrees(
-            make_clipper(trial, exact_loss), trial, exact_loss, inputs, targets, patients
+            make_clipper(trial, exact_loss), trial, exact_loss, *batch
         ):
             clipper = VmapClipper(model, loss)
-        if isinstance(clipper, VmapClipper) and not _agrees(
-            VmapClipper(trial, exact_loss), trial, exact_loss, inputs, targets, patients
-        ):
+        if isinstance(clipper, VmapClipper) and not _agrees(VmapClipper(trial, exact_loss), trial, exact_loss, *batch):
             raise ProtectionError(
                 "The clipped gradients of this network differ from those of a plain loop over patients.",
                 remedy="Choose another model; this one cannot be trained with differential privacy.",
             )
     return clipper
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    """Return a copy of a network whose dropout drops nothing, because its coins would only blur a comparison."""
+    trial = copy.deepcopy(model)
+    for layer in trial.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.p = 0.0
+    return trial
 
 
 def refuse_shared_statistics(model: nn.Module) -> None:
@@ -68,32 +81,11 @@ def refuse_shared_statistics(model: nn.Module) -> None:
             )
 
 
-def refuse_coupled_items(model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-    """Raise ProtectionError unless outputs do not depend on the batch and its loss is the mean of its items' losses."""
-    with torch.no_grad():
-        together = model(inputs)
-        alone = torch.cat([model(inputs[i : i + 1]) for i in range(len(inputs))])
-        if not torch.allclose(together, alone, rtol=TOLERANCE, atol=TOLERANCE):
-            raise ProtectionError(
-                "The network's output for one image depends on the others in its batch.",
-                remedy="Remove BatchNorm, dropout in evaluation and other shared statistics.",
-            )
-        # Outputs of other sizes than the initial network gives, so that a loss cannot agree by accident.
-        spread = together * 3 + torch.randn_like(together)
-        whole = loss(spread, targets)
-        items = torch.stack([loss(spread[i : i + 1], targets[i : i + 1]) for i in range(len(inputs))])
-    if not torch.allclose(whole, items.mean(), rtol=TOLERANCE, atol=TOLERANCE):
-        raise ProtectionError(
-            "The loss of a batch is not the mean of the losses of its items, so no patient's share can be bounded.",
-            remedy="Use a loss without batch-wide sums: Dice with batch=False, cross-entropy without class weights.",
-        )
-
-
 def _agrees(
     clipper: Clipper, model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients
 ) -> bool:
     expected = looped_sum(model, loss, inputs, targets, patients, 1e9)
-    clip = float(expected.norms_l2.detach().median())  # some patients are clipped, others not
+    clip = float(expected.norms_l2[patients.present].median())  # some patients are clipped, others not
     expected = looped_sum(model, loss, inputs, targets, patients, clip)
     try:
         found = clipper.clipped_sum(inputs, targets, patients, clip)
@@ -104,3 +96,34 @@ def _agrees(
     size = torch.stack([a.norm() for a in expected.gradients]).norm().clamp(min=1e-12)
     norms = (expected.norms_l2 - found.norms_l2).abs().max() / expected.norms_l2.max().clamp(min=1e-12)
     return bool(error / size < TOLERANCE) and bool(norms < TOLERANCE)
+
+
+def independent_rows(clipper: Clipper, task: Task, rows: int, places: int, device: torch.device) -> bool:
+    """Return whether, on this machine and to the last bit, a row's norm depends neither on its place nor on the other rows.
+
+    A library may compute the rows of one batch by different instructions. Where it does, patients must be computed alone:
+    a network can be made that turns a last bit into another gradient. Random inputs show a different order of additions
+    almost surely; which instructions a library takes depends on sizes, not on values.
+
+    Args:
+        clipper: of a network without dropout.
+        rows, places: size of the batch, see `patients.grid`.
+    """
+    inputs, targets = (x.to(device) for x in task.example(rows * places))
+    patients = Patients(torch.full((rows,), places), places).to(device)
+
+    def norms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return clipper.clipped_sum(x, y, patients, 1.0).norms_l2
+
+    alone = norms(inputs, targets)
+    for shift in {1, rows // 2} - {0, rows}:
+        moved = norms(inputs.roll(shift * places, 0), targets.roll(shift * places, 0))
+        if not torch.equal(moved, alone.roll(shift)):
+            return False
+    others = inputs.clone()
+    odd = torch.arange(rows, device=device).repeat_interleave(places) % 2 == 1
+    others[odd] = others[odd] * -3 if others.is_floating_point() else others[odd].flip(0)
+    if others.is_floating_point():
+        others[odd.nonzero()[:places, 0]] = float("nan")
+    found = norms(others, targets)
+    return torch.equal(found[::2], alone[::2])

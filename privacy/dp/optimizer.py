@@ -1,10 +1,11 @@
 """Opacus' optimiser contract around any torch optimiser, with clipping done by our engine and noise of our own.
 
 begin a step     zero_grad()
-each micro-batch p.grad = sum of clipped per-patient gradients; accumulate()
+each micro-batch accumulate(sums of clipped per-patient gradients), in double precision
 end of the step  step(): noise once, divide by the expected number of patients, inner step, accountant's hook
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,23 +46,20 @@ class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
         )
         self._stream = stream
 
-    def accumulate(self) -> None:
-        """Add ``p.grad``, the clipped sum of a micro-batch, to ``p.summed_grad``."""
-        for p in self.params:
-            if p.grad is not None:
-                p.summed_grad = p.grad if p.summed_grad is None else p.summed_grad + p.grad
-            p.grad = None
+    def accumulate(self, clipped: Sequence[torch.Tensor]) -> None:
+        """Add the clipped sum of a micro-batch, one float64 tensor per parameter, to ``p.summed_grad``."""
+        for p, gradient in zip(self.params, clipped, strict=True):
+            p.summed_grad = gradient if p.summed_grad is None else p.summed_grad + gradient
 
     def add_noise(self) -> None:
         """Set ``p.grad`` to ``p.summed_grad`` plus noise of standard deviation noise multiplier times clip norm."""
         for p in self.params:
             clipped = torch.zeros_like(p) if p.summed_grad is None else p.summed_grad
-            p.grad = noised(clipped, self.noise_multiplier * self.max_grad_norm, self._stream)
+            p.grad = noised(clipped, self.noise_multiplier * self.max_grad_norm, self._stream).to(p)
             p.summed_grad = None
 
     def pre_step(self, closure: Any = None) -> bool:
-        """Accumulate what is left, add noise, scale, and tell the accountant."""
-        self.accumulate()
+        """Add noise, scale, and tell the accountant."""
         self.add_noise()
         self.scale_grad()
         if self.step_hook:

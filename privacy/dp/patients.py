@@ -1,65 +1,86 @@
-"""Which images of a batch belong to which patient."""
+"""The patients of one pass through a network: a grid of public size, in which every patient has a row of its own.
 
+A library chooses its kernels, and with them the order of additions, by the size of a batch. So the size of a pass depends on
+public numbers only, and on the number of images of the patients in it; free places are filled up.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
+Part = tuple[torch.Tensor, torch.Tensor]  # one patient's images and targets
+
 
 @dataclass(frozen=True)
 class Patients:
-    """The patients of one batch.
+    """Who is in a batch: image ``p * places + j`` is image j of patient p.
 
     Args:
-        of_image: ``[images]``, for each image the number of its patient, 0 .. count - 1; int64.
-        count: number of patients; each has at least one image.
+        images: ``[patients]``, number of images of each patient, 0 .. places; int64. A patient without images is a free row.
+        places: images for which each row has room; a patient with fewer has copies of its first image behind them.
     """
 
-    of_image: torch.Tensor
-    count: int
-
-    @cached_property
-    def images(self) -> torch.Tensor:
-        """Number of images of each patient, ``[count]``."""
-        return torch.bincount(self.of_image, minlength=self.count)
-
-    @cached_property
-    def most_images(self) -> int:
-        """The largest number of images of one patient."""
-        return int(self.images.max()) if self.count else 0
-
-    @cached_property
-    def single(self) -> bool:
-        """Whether image i is the only one of patient i."""
-        return self.count == len(self.of_image) and bool(
-            (self.of_image == torch.arange(self.count, device=self.of_image.device)).all()
-        )
-
-    @cached_property
-    def _place(self) -> torch.Tensor:
-        """The place of each image among its patient's, ``[images]``."""
-        same = self.of_image[:, None] == self.of_image[None, :]
-        return torch.tril(same, diagonal=-1).sum(1)
+    images: torch.Tensor
+    places: int = 1
 
     @property
-    def image_weights(self) -> torch.Tensor:
-        """One over the number of images of each image's patient, float64 ``[images]``: a patient's loss is its images' mean."""
-        return 1.0 / self.images[self.of_image].double()
+    def count(self) -> int:
+        """Number of rows, free ones included."""
+        return len(self.images)
+
+    @cached_property
+    def of_row(self) -> list[int]:
+        """The number of images of each row, as Python integers."""
+        return [int(images) for images in self.images]
+
+    @cached_property
+    def present(self) -> torch.Tensor:
+        """Which rows hold a patient, boolean ``[patients]``."""
+        return self.images > 0
+
+    def numbers(self) -> list[tuple[int, int]]:
+        """Return (place in the batch, patient) of every real image."""
+        return [(p * self.places + j, p) for p, images in enumerate(self.of_row) for j in range(images)]
 
     def joined(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``[images, T, d]`` as ``[count, most_images * T, d]``: a patient's positions behind each other, zeros after."""
-        if self.single:
-            return x
-        padded = x.new_zeros(self.count, self.most_images, *x.shape[1:])
-        padded[self.of_image, self._place] = x
-        return padded.flatten(1, 2)
+        """Return ``[images, T, d]`` as ``[patients, places * T, d]``: a patient's positions behind each other."""
+        return x.reshape(self.count, self.places * x.shape[1], *x.shape[2:])
 
     def summed(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``[images, ...]`` summed over each patient's images: ``[count, ...]``."""
-        if self.single:
-            return x
-        return x.new_zeros(self.count, *x.shape[1:]).index_add_(0, self.of_image, x)
+        """Return ``[images, ...]`` summed over each patient's places: ``[patients, ...]``."""
+        return x if self.places == 1 else x.reshape(self.count, self.places, *x.shape[1:]).sum(1)
+
+    def spread(self, x: torch.Tensor, dimensions: int) -> torch.Tensor:
+        """Return ``[patients]`` as ``[images, 1, ...]`` with so many dimensions, each patient's value at all its places."""
+        return x.repeat_interleave(self.places).reshape(-1, *[1] * (dimensions - 1))
 
     def to(self, device: torch.device) -> "Patients":
         """Return the same on another device."""
-        return Patients(self.of_image.to(device), self.count)
+        return Patients(self.images.to(device), self.places)
+
+
+def places_of(images: int, most: int) -> int:
+    """Return for how many images the row of a patient has room: the next power of two, at most `most`.
+
+    It depends on the patient's own number of images, never on another's.
+    """
+    return min(most, 1 << max(0, images - 1).bit_length())
+
+
+def grid(parts: Sequence[Part], rows: int, places: int) -> tuple[torch.Tensor, torch.Tensor, Patients]:
+    """Return inputs ``[rows * places, ...]``, targets and patients; free rows hold zeros.
+
+    Args:
+        parts: images and targets of at most `rows` patients, each with 1 to `places` images.
+    """
+    first_inputs, first_targets = parts[0]
+    inputs = first_inputs.new_zeros(rows * places, *first_inputs.shape[1:])
+    targets = first_targets.new_zeros(rows * places, *first_targets.shape[1:])
+    for row, (x, y) in enumerate(parts):
+        mine = [j if j < len(x) else 0 for j in range(places)]
+        inputs[row * places : (row + 1) * places] = x[mine]
+        targets[row * places : (row + 1) * places] = y[mine]
+    images = torch.tensor([len(x) for x, _ in parts] + [0] * (rows - len(parts)))
+    return inputs, targets, Patients(images, places)

@@ -26,9 +26,8 @@ TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more th
 EVALUATION_ATTEMPTS = 2
 # What a site allows each patient in a period unless its policy says otherwise: three jobs of the default epsilon in a year.
 BUDGET_EPSILON, BUDGET_DELTA, BUDGET_DAYS = 10.0, 1e-5, 365
-ROUNDING = (
-    1 + 2.0**-12
-)  # clipping is computed in float32, see `layers.LEAST_SHARE`; noise is scaled to what that may add
+# Clipped sums and norms are computed in double precision (`ghost`), whose rounding is far below this; noise is scaled to it.
+ROUNDING = 1 + 2.0**-12
 
 
 @dataclass(frozen=True)

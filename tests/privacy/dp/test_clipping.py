@@ -1,7 +1,6 @@
 """The engine against a plain loop over patients: every layer it knows, every network of the registry, and brute force."""
 
 import itertools
-import math
 from typing import Any
 
 import pytest
@@ -14,8 +13,10 @@ from salus.common.models import MODELS, build_model
 from salus.common.tasks import make_task
 from salus.privacy.dp import layers
 from salus.privacy.dp.checks import checked_clipper
-from salus.privacy.dp.clipping import FastClipper, VmapClipper, looped_sum, make_clipper
-from salus.privacy.dp.patients import Patients
+from salus.privacy.dp.clipped import ClippedSum, looped_sum
+from salus.privacy.dp.clipping import VmapClipper, make_clipper
+from salus.privacy.dp.fast import FastClipper
+from salus.privacy.dp.patients import Patients, grid
 
 GROUPS = ([0, 1, 2, 3], [0, 1, 0, 2], [1, 0, 1, 1])
 
@@ -24,20 +25,31 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(outputs.double(), targets)
 
 
-def patients_of(numbers: list[int]) -> Patients:
-    return Patients(torch.tensor(numbers), max(numbers) + 1)
+Batch = tuple[torch.Tensor, torch.Tensor, Patients]
+
+
+def batch_of(x: torch.Tensor, y: torch.Tensor, numbers: list[int], free: int = 1) -> Batch:
+    """Return images of patients with these numbers as a grid with some free rows."""
+    patients = sorted(set(numbers))
+    images = [[i for i, p in enumerate(numbers) if p == patient] for patient in patients]
+    return grid([(x[i], y[i]) for i in images], len(patients) + free, max(map(len, images)))
+
+
+def flat(found: ClippedSum) -> torch.Tensor:
+    return torch.cat([g.detach().flatten() for g in found.gradients])
 
 
 def distance(model: nn.Module, clipper: object, x: torch.Tensor, y: torch.Tensor, numbers: list[int]) -> float:
     """Return the relative distance of a clipper's sum and norms from the plain loop's."""
-    patients = patients_of(numbers)
-    clip = float(looped_sum(model, loss, x, y, patients, 1e9).norms_l2.detach().median())
-    expected = looped_sum(model, loss, x, y, patients, clip)
-    found = clipper.clipped_sum(x, y, patients, clip)  # type: ignore[attr-defined]
-    a, b = (torch.cat([g.detach().flatten() for g in r.gradients]) for r in (expected, found))
+    batch = batch_of(x, y, numbers)
+    present = batch[2].present
+    clip = float(looped_sum(model, loss, *batch, 1e9).norms_l2[present].median())
+    expected = looped_sum(model, loss, *batch, clip)
+    found = clipper.clipped_sum(*batch, clip)  # type: ignore[attr-defined]
+    a, b = flat(expected), flat(found)
     if expected.norms_l2.shape != found.norms_l2.shape:
         return float((a - b).norm() / a.norm())
-    norms = (expected.norms_l2.detach() - found.norms_l2).abs().max() / expected.norms_l2.detach().max()
+    norms = (expected.norms_l2 - found.norms_l2).abs().max() / expected.norms_l2.max()
     return max(float((a - b).norm() / a.norm()), float(norms))
 
 
@@ -169,10 +181,10 @@ def test_a_patient_with_a_broken_image_adds_nothing_and_the_others_stay() -> Non
     broken = x.clone()
     broken[2] = float("nan")
     for make in (FastClipper, VmapClipper):
-        found = make(model, loss).clipped_sum(broken, y, patients_of([0, 1, 2, 2]), 0.3)
-        expected = looped_sum(model, loss, x[:2], y[:2], patients_of([0, 1]), 0.3)
-        for a, b in zip(expected.gradients, found.gradients, strict=True):
-            assert torch.allclose(a, b, atol=1e-10)
+        found = make(model, loss).clipped_sum(*batch_of(broken, y, [0, 1, 2, 2]), 0.3)
+        expected = looped_sum(model, loss, *batch_of(x[:2], y[:2], [0, 1]), 0.3)
+        assert torch.allclose(flat(found), flat(expected), atol=1e-10)
+        assert not torch.isfinite(found.norms_l2[2])
 
 
 def largest_change(model: nn.Module, clipper: object, x: torch.Tensor, y: torch.Tensor, clip: float) -> float:
@@ -183,9 +195,8 @@ def largest_change(model: nn.Module, clipper: object, x: torch.Tensor, y: torch.
         images = [i for i, p in enumerate(numbers) if p in kept]
         if not images:
             return torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
-        renumbered = [kept.index(numbers[i]) for i in images]
-        result = clipper.clipped_sum(x[images], y[images], patients_of(renumbered), clip)  # type: ignore[attr-defined]
-        return torch.cat([g.detach().flatten() for g in result.gradients])
+        batch = batch_of(x[images], y[images], [numbers[i] for i in images])
+        return flat(clipper.clipped_sum(*batch, clip))  # type: ignore[attr-defined]
 
     changes = []
     for size in range(1, 4):
@@ -214,15 +225,18 @@ class ImageInsteadOfPatient(FastClipper):
     """Mutant: every image is clipped as if it were a patient."""
 
     def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
-        return super().clipped_sum(inputs, targets, Patients(torch.arange(len(inputs)), len(inputs)), clip_norm_l2)
+        places = [place for place, _ in patients.numbers()]
+        each = Patients(torch.ones(len(places), dtype=torch.long))
+        return super().clipped_sum(inputs[places], targets[places], each, clip_norm_l2)
 
 
 class ClipAfterAveraging(FastClipper):
     """Mutant: the whole batch is clipped at once, to its number of patients times the clip norm."""
 
     def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
-        one = Patients(torch.zeros(len(inputs), dtype=torch.long), 1)
-        return super().clipped_sum(inputs, targets, one, patients.count * clip_norm_l2)
+        places = [place for place, _ in patients.numbers()]
+        one = Patients(torch.tensor([len(places)]), len(places))
+        return super().clipped_sum(inputs[places], targets[places], one, int(patients.present.sum()) * clip_norm_l2)
 
 
 class OneLayerNotClipped(FastClipper):
@@ -271,37 +285,40 @@ def test_a_model_made_to_cancel_the_ghost_norm_moves_nothing_beyond_the_clip_nor
     sizes = []
     for image in range(4):
         found = FastClipper(model, single).clipped_sum(
-            x[image : image + 1], y[image : image + 1], patients_of([0]), 1.0
+            *batch_of(x[image : image + 1], y[image : image + 1], [0], 0), 1.0
         )
-        sizes.append(float(torch.cat([g.flatten().double() for g in found.gradients]).norm()))
+        sizes.append(float(flat(found).norm()))
         assert sizes[-1] <= 1 + 2.0**-12
     assert max(sizes) > 0.99
 
 
-@pytest.mark.parametrize("positions", [4, 64])
-def test_an_untrusted_ghost_norm_is_replaced_by_the_gradient_itself(
-    positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("positions", [4, 40])
+def test_a_ghost_norm_that_cancels_is_never_below_the_gradient(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Output gradients that sum to zero over positions of nearly the same input."""
     torch.manual_seed(2)
     layer = nn.Linear(256, 256, bias=False)
-    inputs = torch.full((2, positions, 256), 1e4) + torch.randn(2, positions, 256) * 1e-3
+    inputs = torch.full((2, positions, 256), 1e4) + torch.randn(2, positions, 256) * 1e-8
     gradient = torch.randn(2, positions, 256)
     gradient -= gradient.mean(1, keepdim=True)
 
     def worst() -> float:
         """Return the largest ratio of what a patient adds to the norm it is believed to have."""
-        found = layers.passed(layer, inputs, gradient, patients_of([0, 1]))
+        found = layers.passed(layer, inputs, gradient, Patients(torch.tensor([1, 1])))
         ratios = []
         for patient in range(2):
             alone = torch.zeros(2, dtype=torch.float64)
             alone[patient] = 1.0
-            added = float(found.weighted(alone)[layer.weight].double().norm())
-            ratios.append(added / max(1e-12, float(found.squared_norms[patient].clamp(min=0).sqrt())))
+            added = float(found.weighted(alone)[layer.weight].norm())
+            ratios.append(added / max(1e-300, float(found.squared_norms[patient].sqrt())))
         return max(ratios)
 
-    assert worst() <= 1 + 2.0**-12
-    monkeypatch.setattr(layers, "LEAST_SHARE", -math.inf)  # a mutant: every ghost norm is believed
+    assert worst() <= 1 + 2.0**-40
+
+    def rounded(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """A mutant: Gram matrices in single precision."""
+        return (torch.bmm(a, a.mT).double() * torch.bmm(b, b.mT).double()).sum((1, 2)).clamp(min=0)
+
+    monkeypatch.setattr(layers, "ghost_norms", rounded)
     assert worst() > 1.05
 
 
@@ -314,6 +331,6 @@ def test_tiny_gradients_do_not_escape_a_tiny_clip_norm() -> None:
         return (outputs.sum(1) * 1e-13).mean()
 
     for make in (FastClipper, VmapClipper):
-        found = make(layer, tiny).clipped_sum(x, torch.tensor([0, 1]), patients_of([0, 1]), 1e-29)
-        size = float(torch.cat([g.flatten().double() for g in found.gradients]).norm())
+        found = make(layer, tiny).clipped_sum(*batch_of(x, torch.tensor([0, 1]), [0, 1]), 1e-29)
+        size = float(flat(found).norm())
         assert size <= 2e-29 * 1.001

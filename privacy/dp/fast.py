@@ -1,0 +1,85 @@
+"""The fast engine: ghost norm or instantiated gradient for each layer, with one backward pass (see `layers`)."""
+
+import functools
+
+import torch
+from torch import nn
+
+from salus.privacy.dp.clipped import ClippedSum, Loss, clip_factors, output_gradient, with_parameters
+from salus.privacy.dp.ghost import Gradients, Passed
+from salus.privacy.dp.layers import Moments, group_norm_with_moments, passed
+from salus.privacy.dp.patients import Patients
+
+
+class FastClipper:
+    """Clips in networks of which `layers` knows every layer that has parameters."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self._model, self._loss = model, loss
+        self._layers = with_parameters(model)
+
+    def of_copy(self, model: nn.Module) -> "FastClipper":
+        """See `Clipper`."""
+        return FastClipper(model, self._loss)
+
+    def clipped_sum(
+        self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients, clip_norm_l2: float
+    ) -> ClippedSum:
+        """See `Clipper`.
+
+        Raises:
+            RuntimeError: a layer was used twice in one pass; the caller then takes the fallback.
+        """
+        collected = self._collect(inputs, targets, patients)
+        with torch.no_grad():
+            # Added one after the other: a library's reduction may add in another order for another row.
+            squares = functools.reduce(torch.add, [part.squared_norms for part in collected.values()])
+            norms = torch.where(patients.present, squares.sqrt(), torch.zeros_like(squares))
+            factors = torch.where(patients.present, clip_factors(norms, clip_norm_l2), torch.zeros_like(norms))
+            found: Gradients = {}
+            for layer in list(collected):
+                found |= collected.pop(layer).weighted(factors)
+            nothing = {p: torch.zeros_like(p, dtype=torch.float64) for p in self._model.parameters() if p not in found}
+            return ClippedSum([found[p] if p in found else nothing[p] for p in self._model.parameters()], norms)
+
+    def _collect(self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients) -> dict[nn.Module, Passed]:
+        collected: dict[nn.Module, Passed] = {}
+        moments: dict[nn.Module, Moments] = {}
+        anchor = torch.zeros((), device=inputs.device, requires_grad=True)
+
+        def watch(layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            seen = given[0].detach()
+            if not output.requires_grad:
+                output = output + anchor  # the first layer: its weights do not ask for gradients, its output must
+
+            def take(gradient: torch.Tensor) -> None:
+                if layer in collected:
+                    raise RuntimeError("a layer was used twice")
+                with torch.no_grad():
+                    collected[layer] = passed(layer, seen, gradient, patients, moments.pop(layer, None))
+
+            output.register_hook(take)  # type: ignore[no-untyped-call]
+            return output
+
+        def normalise(layer: nn.GroupNorm, given: torch.Tensor) -> torch.Tensor:
+            output, moments[layer] = group_norm_with_moments(layer, given)
+            return output
+
+        norms = [layer for layer in self._layers if isinstance(layer, nn.GroupNorm)]
+        for norm in norms:
+            norm.forward = functools.partial(normalise, norm)  # type: ignore[method-assign]
+        handles = [layer.register_forward_hook(watch) for layer in self._layers]
+        flags = [parameter.requires_grad for parameter in self._model.parameters()]
+        try:
+            for parameter in self._model.parameters():
+                parameter.requires_grad_(False)  # the ordinary weight gradients are never computed
+            outputs = self._model(inputs)
+            outputs.backward(output_gradient(self._loss, outputs, targets, patients).to(outputs.dtype))
+        finally:
+            for handle in handles:
+                handle.remove()
+            for norm in norms:
+                del norm.forward  # the class's own method again
+            for parameter, flag in zip(self._model.parameters(), flags, strict=True):
+                parameter.requires_grad_(flag)
+        return collected

@@ -1,0 +1,201 @@
+"""What one patient adds depends on that patient alone: not on who shares the batch, how many there are, or its own row."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from salus.common.job import TaskSettings
+from salus.common.models import build_model
+from salus.common.tasks import make_task
+from salus.privacy.dp.checks import independent_rows
+from salus.privacy.dp.clipped import LARGEST_NORM, ClippedSum, clip_factors
+from salus.privacy.dp.clipping import VmapClipper, make_clipper
+from salus.privacy.dp.fast import FastClipper
+from salus.privacy.dp.patients import Part, Patients, grid, places_of
+
+ROWS, CLIP = 8, 0.5
+CPU = torch.device("cpu")
+
+
+def task_settings(model: str, side: int = 16) -> TaskSettings:
+    return TaskSettings(kind="classification", model=model, dataset="d", classes=("a", "b"), shape=(side, side))
+
+
+def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs, targets)
+
+
+def parts_of(count: int, side: int = 16, images: int = 1) -> list[Part]:
+    generator = torch.Generator().manual_seed(4)
+    return [
+        (torch.rand(images, 1, side, side, generator=generator) * 2 - 1, torch.randint(0, 2, (images,)))
+        for _ in range(count)
+    ]
+
+
+def flat(found: ClippedSum) -> torch.Tensor:
+    return torch.cat([g.flatten() for g in found.gradients])
+
+
+def crafted(name: str, side: int = 16, scale: float = 1e20) -> nn.Module:
+    """Return a network whose last hidden values are about as large as `scale`, and whose head says nothing yet."""
+    model: Any = build_model(task_settings(name, side), 0)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.GroupNorm)]
+    heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        norms[-1].weight.fill_(scale)
+        norms[-1].bias.zero_()
+        heads[-1].weight.zero_()
+        heads[-1].bias.zero_()
+    return model  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e15, 1e20, 1e30])
+@pytest.mark.parametrize("kind", [FastClipper, VmapClipper])
+def test_one_patient_moves_the_sum_by_the_clip_norm_at_most_whatever_the_parameters(
+    scale: float, kind: type[FastClipper] | type[VmapClipper]
+) -> None:
+    """Found by an attack: with a weight of 1e20 one patient with two images decided whether all others counted."""
+    clipper = kind(crafted("cnn", scale=scale), loss)
+    parts = parts_of(ROWS - 1)
+    mine = (parts[0][0].repeat(2, 1, 1, 1), parts[0][1].repeat(2))
+    without = flat(clipper.clipped_sum(*grid(parts, ROWS, 2), CLIP))
+    found = flat(clipper.clipped_sum(*grid([*parts, mine], ROWS, 2), CLIP))
+    assert float((found - without).norm()) <= CLIP * (1 + 2.0**-12)
+
+
+def test_a_norm_beyond_the_largest_one_counts_as_not_finite_for_that_patient_alone() -> None:
+    norms = torch.tensor([1.0, LARGEST_NORM, 1.1 * LARGEST_NORM, float("inf"), float("nan"), 0.0], dtype=torch.float64)
+    assert clip_factors(norms, 0.5).tolist() == [0.5, 0.5 / LARGEST_NORM, 0.0, 0.0, 0.0, 1.0]
+    parts = parts_of(ROWS)
+    for strange in (1e19, 1e30, float("inf"), float("nan")):
+        x = [(images * (strange if place == 3 else 1.0), target) for place, (images, target) in enumerate(parts)]
+        model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
+        found = FastClipper(model, loss).clipped_sum(*grid(x, ROWS, 1), CLIP)
+        others = FastClipper(model, loss).clipped_sum(*grid([*parts[:3], *parts[4:]], ROWS, 1), CLIP)
+        assert found.norms_l2[[0, 1, 2, 4, 5, 6, 7]].tolist() == others.norms_l2[:7].tolist()
+        assert torch.allclose(flat(found), flat(others), atol=1e-12)
+
+
+class AllOrNothing(FastClipper):
+    """Mutant: one patient whose gradient overflows in single precision takes the batch with it, as before the attack."""
+
+    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        found = super().clipped_sum(inputs, targets, patients, clip_norm_l2)
+        overflows = bool(found.norms_l2.float().square().isinf().any())
+        return ClippedSum([g * (not overflows) for g in found.gradients], found.norms_l2)
+
+
+@pytest.mark.parametrize("kind", [FastClipper, AllOrNothing])
+def test_one_patient_with_huge_values_does_not_decide_for_all(kind: type[FastClipper]) -> None:
+    clipper = kind(nn.Sequential(nn.Flatten(), nn.Linear(256, 2)), lambda outputs, targets: outputs.sum(1).mean())
+    parts = parts_of(ROWS)
+    huge = [*parts[:3], (parts[3][0] * 1e20, parts[3][1]), *parts[4:]]
+    whole = flat(clipper.clipped_sum(*grid(huge, ROWS, 1), CLIP))
+    without = flat(clipper.clipped_sum(*grid([*parts[:3], *parts[4:]], ROWS, 1), CLIP))
+    holds = bool((whole - without).norm() <= CLIP * (1 + 2.0**-12))
+    assert holds == (kind is FastClipper)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("value", [1e-23, 1e-30, 1e-34])
+def test_activations_that_vanish_when_squared_are_clipped_all_the_same(value: float, images: int) -> None:
+    """Found by an attack: squares of 5e-24 are zero in single precision, so that the norm was zero and nothing was clipped."""
+    layer = nn.Conv2d(64, 64, 3, padding=1, bias=False)  # wide, with few positions: a ghost norm
+    inputs = torch.full((images, 64, 2, 2), value)
+
+    def steep(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs.flatten(1).sum(1) * (1e3 / value)).mean()
+
+    part = inputs, torch.zeros(images, dtype=torch.long)
+    found = FastClipper(layer, steep).clipped_sum(*grid([part], 2, places_of(images, 8)), 0.01)
+    assert 0.009 < float(flat(found).norm()) <= 0.01 * (1 + 2.0**-12)
+
+
+@pytest.mark.parametrize("model", ["logistic", "cnn", "resnet18"])
+@pytest.mark.parametrize("places", [1, 2])
+def test_every_rows_norm_is_the_same_to_the_last_bit_wherever_it_stands(model: str, places: int) -> None:
+    task = make_task(task_settings(model))
+    clipper = make_clipper(build_model(task.settings, 0), task.loss)
+    assert independent_rows(clipper, task, ROWS // places, places, CPU)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    order=st.permutations(range(ROWS)),
+    kept=st.sets(st.integers(1, ROWS - 1)),
+    scale=st.sampled_from([1.0, 1e-20, 1e10, float("nan")]),
+)
+def test_a_patients_clipped_gradient_depends_on_nobody_else(order: list[int], kept: set[int], scale: float) -> None:
+    """Patient 0 with any others in any order: its norm is the same to the last bit, and so are its part of the sum's norms."""
+    torch.manual_seed(0)
+    clipper = FastClipper(build_model(task_settings("cnn"), 0), loss)
+    parts = parts_of(ROWS)
+    parts = [(x if place == 0 else x * scale, y) for place, (x, y) in enumerate(parts)]
+    alone = clipper.clipped_sum(*grid(parts[:1], ROWS, 1), CLIP)
+    chosen = [place for place in order if place == 0 or place in kept]
+    found = clipper.clipped_sum(*grid([parts[place] for place in chosen], ROWS, 1), CLIP)
+    assert found.norms_l2[chosen.index(0)] == alone.norms_l2[0]
+    others = clipper.clipped_sum(*grid([parts[p] for p in chosen if p], ROWS, 1), CLIP) if kept else None
+    rest = flat(others) if others else 0.0
+    assert torch.allclose(flat(found) - rest, flat(alone), rtol=0, atol=1e-12)
+
+
+class Shared(nn.Module):
+    """A network whose rows share a kernel: what a row computes depends on the size of the largest one, in the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(256, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.flatten(1)
+        unit = x.abs().nan_to_num().max() * 3
+        result: torch.Tensor = self.last(x / unit * unit)
+        return result
+
+
+class FirstRowFaster(FastClipper):
+    """Mutant: the first row is computed in another order."""
+
+    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        found = super().clipped_sum(inputs, targets, patients, clip_norm_l2)
+        found.norms_l2[0] *= 1 + 2.0**-50
+        return found
+
+
+def test_rows_that_depend_on_their_place_or_on_other_rows_are_found() -> None:
+    task = make_task(task_settings("logistic"))
+    assert not independent_rows(FastClipper(Shared(), task.loss), task, ROWS, 1, CPU)
+    assert not independent_rows(FirstRowFaster(build_model(task.settings, 0), task.loss), task, ROWS, 1, CPU)
+
+
+def test_a_loss_that_fails_for_one_image_costs_its_patient_only() -> None:
+    def picky(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if (targets == 7).any():
+            raise ValueError("no such class")
+        return F.cross_entropy(outputs, targets)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
+    parts = parts_of(ROWS)
+    strange = [(x, torch.full_like(y, 7) if place == 2 else y) for place, (x, y) in enumerate(parts)]
+    found = FastClipper(model, picky).clipped_sum(*grid(strange, ROWS, 1), CLIP)
+    expected = FastClipper(model, picky).clipped_sum(*grid([*parts[:2], *parts[3:]], ROWS, 1), CLIP)
+    assert torch.isnan(found.norms_l2[2])
+    assert torch.allclose(flat(found), flat(expected), atol=1e-12)
+
+
+def test_a_grid_pads_a_row_with_the_patients_own_image_and_leaves_the_rest_free() -> None:
+    parts = [(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 2, 3])), (torch.tensor([[9.0]]), torch.tensor([9]))]
+    inputs, targets, patients = grid(parts, 3, 4)
+    assert inputs.flatten().tolist() == [1, 2, 3, 1, 9, 9, 9, 9, 0, 0, 0, 0]
+    assert targets.tolist() == [1, 2, 3, 1, 9, 9, 9, 9, 0, 0, 0, 0]
+    assert patients.numbers() == [(0, 0), (1, 0), (2, 0), (4, 1)]
+    assert patients.present.tolist() == [True, True, False]
+    assert [places_of(images, 6) for images in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
+    assert Patients(torch.tensor([1, 1])).count == 2
