@@ -1,8 +1,9 @@
 # The commands of this project, the same for people and for CI. `make demo` and `make test` set everything up themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+PRIVACY_FLOOR := 95
 
-.PHONY: install demo test test-slow lint types docs build bench clean
+.PHONY: install demo test test-slow coverage lint types docs build bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Salus needs Python 3.11 or newer, found %d.%d; set PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -15,11 +16,17 @@ install: .venv/.installed
 demo: install
 	$(BIN)/salus demo
 
+# One test process per core; `make test` ends with the coverage and fails where that of privacy/ is below its floor.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=
+	$(BIN)/coverage report --format=total | sed 's/^/Coverage of all code, percent: /'
+	$(BIN)/coverage report --include='privacy/*' --fail-under=$(PRIVACY_FLOOR)
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+coverage: install
+	$(BIN)/coverage report
 
 lint: install
 	$(BIN)/ruff check .

@@ -21,3 +21,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the reference data in ../shared/data")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one test process, because its fixtures start servers; a group of several files goes before."""
+    for item in items:
+        if not any(item.iter_markers("xdist_group")):
+            name = "federation" if "federation" in getattr(item, "fixturenames", ()) else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(name))

@@ -15,7 +15,7 @@ from salus.common.analyses.combat import Batch, CombatModel
 from salus.common.analyses.features import FEATURES, image_features
 from salus.common.analyses.nyul import to_standard_scale
 from salus.common.errors import UnreadableImage
-from salus.common.job import Harmonise
+from salus.common.job_statistics import Harmonise
 
 Z_REACH = 4.0  # this many scales to both sides of the centre become 0 .. 1
 Harmoniser = Callable[[Sample, str], Sample]

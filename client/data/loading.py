@@ -17,7 +17,8 @@ from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.vocabulary import OTHER
 from salus.common.errors import DataError, UnreadableImage
-from salus.common.job import Column, Job
+from salus.common.job import Job
+from salus.common.job_statistics import Column
 from salus.common.tasks.base import Task
 
 

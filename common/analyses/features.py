@@ -3,7 +3,7 @@
 import numpy as np
 
 from salus.common.analyses.base import Float64Vector, FloatArray
-from salus.common.job import FEATURES
+from salus.common.job_statistics import FEATURES
 
 __all__ = ["FEATURES", "image_features"]
 

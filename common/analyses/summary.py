@@ -7,7 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
-from salus.common.job import Column, Job
+from salus.common.job import Job
+from salus.common.job_statistics import Column
 
 SPACING_EDGES_MM = tuple(0.05 * 2 ** (k / 2) for k in range(17))  # 0.05 to 12.8 mm in steps of half an octave
 SIZE_EDGES = tuple(float(2**k) for k in range(4, 14))  # 16 to 8192 pixels

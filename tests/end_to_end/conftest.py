@@ -23,13 +23,6 @@ epsilon = 30.0
 SITES = 5
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the federation in one test process, so that it is started once."""
-    for item in items:
-        if "federation" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("federation"))
-
-
 @pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("federation")

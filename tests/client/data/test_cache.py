@@ -15,7 +15,8 @@ from salus.client.data.prefetch import batches
 from salus.client.data.sources.base import SourceOptions, stamp_of
 from salus.client.data.sources.image_folder import ImageFolder
 from salus.common.errors import UnreadableImage
-from salus.common.job import Harmonise, Job
+from salus.common.job import Job
+from salus.common.job_statistics import Harmonise
 from salus.common.tasks import make_task
 
 LARGE = 2**30

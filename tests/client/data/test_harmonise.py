@@ -10,7 +10,8 @@ from salus.client.data.records import Sample
 from salus.common.analyses.combat import CombatModel
 from salus.common.analyses.features import FEATURES, image_features
 from salus.common.errors import JobError, UnreadableImage
-from salus.common.job import Harmonise, Job, parse_job
+from salus.common.job import Job, parse_job
+from salus.common.job_statistics import Harmonise
 from salus.common.tasks import make_task
 
 LANDMARKS = tuple(float(x) for x in np.linspace(0, 1, 11))

@@ -12,7 +12,8 @@ from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.common.errors import DataError
-from salus.common.job import Column, TaskSettings
+from salus.common.job import TaskSettings
+from salus.common.job_statistics import Column
 from salus.common.tasks import make_task
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from salus.common.errors import DataError, JobError
-from salus.common.job import Column, TaskSettings
+from salus.common.job import TaskSettings
+from salus.common.job_statistics import Column
 from salus.common.tasks import make_task
 
 SETTINGS = TaskSettings(
