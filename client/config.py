@@ -51,12 +51,14 @@ tasks = []                  # kinds of tasks that may run; empty: every installe
 datasets = []               # data sets that may be used; empty: every registered one
 max_rounds = 1000
 min_sites = 2
-cohort_epoch = 0            # in one epoch all sums without noise over a data set are over the same sites
 
 [budget]                    # what one patient may spend over all jobs together
 epsilon = 10.0
 delta = 1e-5
 period_days = 365
+
+[cohort_epochs]             # jobs without noise only: in one epoch all sums over a data set are over the same sites
+# chest-xray = 1            # raise it when all operators agree that other sites take part; 0 where none is written
 """
 
 

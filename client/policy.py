@@ -23,8 +23,8 @@ class Policy(Strict):
         tasks: kinds of tasks that may run, or ``statistics``; empty means every installed one.
         datasets: data sets that may be used; empty means every registered one.
         max_rounds: longest job that is accepted.
-        cohort_epoch: the only epoch in which protected sums may be made. In one epoch every sum over a data set is over the same
-            sites; raising it, after all operators agreed, allows one change.
+        cohort_epochs: for each data set the only epoch in which sums without noise may be made, 0 for one that is not named. In
+            one epoch all of them are over the same sites; raising it, after all operators agreed, allows one change.
         allow_without_noise: accept jobs that give patients no formal privacy. Off unless written here.
         min_patients_per_cell: no number of statistics without noise is given in which fewer of this site's patients have a part.
         allow_distributed_noise: accept jobs whose noise is shared among sites, so that the guarantee counts on at most a third
@@ -43,7 +43,7 @@ class Policy(Strict):
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
-    cohort_epoch: Annotated[int, Field(ge=0)] = 0
+    cohort_epochs: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     min_sites: Annotated[int, Field(ge=2)] = 2  # a federation of one is a site's plain update
     budget: Budget = Budget()
 
@@ -83,10 +83,11 @@ class Policy(Strict):
             raise Refused(
                 f"This site's policy allows {self.max_rounds} rounds, not {job.job.rounds}.", remedy="Shorten the job."
             )
-        if job.job.cohort_epoch != self.cohort_epoch:
+        epoch, named = self.cohort_epochs.get(job.task.dataset, 0), job.job.cohort_epoch
+        if not job.privacy.noised and named != epoch:  # noise covers what sums over other sites would show
             raise Refused(
-                f"This site's policy allows cohort_epoch {self.cohort_epoch}, not {job.job.cohort_epoch}.",
-                remedy="All operators must agree to a new cohort; then each raises cohort_epoch in policy.toml.",
+                f"This site has cohort epoch {epoch} for the data set {job.task.dataset!r}; the job names {named}.",
+                remedy="When all operators agree on a new cohort, each raises it under [cohort_epochs] in policy.toml.",
             )
         if job.job.min_sites < self.min_sites:
             raise Refused(
@@ -96,7 +97,14 @@ class Policy(Strict):
 
 
 def load_policy(path: Path) -> Policy:
-    """Read ``policy.toml``; a missing file means the defaults, an unreadable one is an error, never a default."""
+    """Read ``policy.toml``.
+
+    Raises:
+        ConfigError: missing or unreadable. The operator's rules may have been narrower than the defaults, so nothing is guessed.
+    """
     if not path.exists():
-        return Policy()
+        raise ConfigError(
+            "This site's policy.toml is missing; until it is there, every job is refused.",
+            remedy="Restore it, or write a new one; salus client init in another folder makes one with comments.",
+        )
     return load_toml(Policy, path, error=ConfigError, what="policy file")

@@ -33,7 +33,7 @@ class JobHead(Strict):
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2  # with one site there is nothing federated about it
     cohort_epoch: Annotated[int, Field(ge=0)] = (
-        0  # raised when all sites' operators agree to sum over other sites than before
+        0  # of the data set, for jobs without noise; raised when all operators agree to sum over other sites
     )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # the same job twice gives the same model
     round_timeout_s: PositiveFloat = 3600.0  # an epoch on a slow hospital workstation fits in an hour

@@ -30,7 +30,7 @@ def test_jobs_without_noise_are_refused_unless_allowed_by_name() -> None:
         ({"datasets": ("other",)}, "data set 'toy'"),
         ({"max_rounds": 1}, "1 rounds"),
         ({"min_sites": 3}, "at least 3 sites"),
-        ({"cohort_epoch": 1}, "cohort_epoch 1, not 0"),
+        ({"cohort_epochs": {"toy": 1}}, "cohort epoch 1 for the data set 'toy'; the job names 0"),
     ],
 )
 def test_every_rule_refuses(rules: dict[str, object], message: str) -> None:
@@ -38,8 +38,23 @@ def test_every_rule_refuses(rules: dict[str, object], message: str) -> None:
         Policy(allow_unprotected=True, allow_without_noise=True, **rules).check(tiny_job())  # type: ignore[arg-type]
 
 
-def test_no_file_means_defaults_and_a_bad_file_is_an_error(tmp_path: Path) -> None:
-    assert load_policy(tmp_path / "policy.toml") == Policy()
+def test_the_cohort_epoch_is_of_one_data_set_and_binds_no_job_with_noise() -> None:
+    allowed = Policy(allow_unprotected=True, allow_without_noise=True, cohort_epochs={"other": 3})
+    allowed.check(tiny_job())
+    raised = Policy(cohort_epochs={"toy": 3})
+    raised.check(tiny_job(protection="masking", privacy='noise = "distributed"'))
+    raised.check(tiny_job(protection="masking", privacy='noise = "local"'))
+    for wrong in ({"toy": -1}, {"toy": "1"}):
+        with pytest.raises(ValueError, match="cohort_epochs"):
+            Policy(cohort_epochs=wrong)  # type: ignore[arg-type]
+
+
+def test_a_missing_file_refuses_every_job_and_never_means_wider_rules(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"policy.toml is missing.*Restore it"):
+        load_policy(tmp_path / "policy.toml")
+
+
+def test_the_template_has_the_defaults_and_a_bad_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(POLICY_TEMPLATE)
     assert load_policy(tmp_path / "policy.toml") == Policy()
     for bad in ("allow_unprotectd = true", "allow_unprotected = 'yes'", "= ="):
