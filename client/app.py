@@ -27,6 +27,7 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
     app.evaluate()(handle)
     app.query("measure")(handle)
     app.query("answer")(handle)
+    app.query("check")(handle)
     app.query("hello")(handle)
     return app
 

@@ -19,9 +19,9 @@ from salus.client.config import SiteFolder
 from salus.client.link import FleetLink
 from salus.common.clock import Clock
 from salus.common.errors import LinkError, Refused, describe
-from salus.common.events import EventLog
+from salus.common.events import Event, EventLog
 from salus.common.expiry import RosterWatch
-from salus.common.health import HealthServer
+from salus.common.health import DATA, HealthServer
 from salus.common.packets import pack, refusal
 
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
@@ -56,21 +56,27 @@ class SiteDaemon:
     """Serves one site until `stop` is called.
 
     Args:
-        listener: told of state changes in one word, for the console.
+        listener: told of what the operator should see, for the console: a line, and whether it is an alarm.
     """
 
-    def __init__(self, folder: SiteFolder, clock: Clock, listener: Callable[[str], None] = lambda state: None) -> None:
+    def __init__(
+        self, folder: SiteFolder, clock: Clock, listener: Callable[[str, bool], None] = lambda line, alarm: None
+    ) -> None:
         logging.getLogger("flwr").setLevel(logging.WARNING)
         self._folder = folder
         self._clock = clock
         self._tell = listener
-        self._events = EventLog(folder.folder / "events.jsonl", clock=clock)
+        self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,))
         self._dates = RosterWatch(folder.roster, clock, self._say_dates)
-        site = folder.site(self._events, clock)
+        self._site = site = folder.site(self._events, clock)
         self._attempts = Attempts(folder.folder / "working.json")
         self._app: ClientApp = make_client_app(lambda context: site)
         self._stop = threading.Event()
         self._health = HealthServer(folder.config.health_port) if folder.config.health_port else None
+        self._site.recheck()
+        self._data_state()
+        for trouble in self._site.troubles():
+            self._tell(trouble.line, True)
 
     def stop(self) -> None:
         """Ask the daemon to end after the message it works on; callable from a signal handler."""
@@ -103,6 +109,7 @@ class SiteDaemon:
             self._dates.valid()  # says so well before the roster ends
             message = link.receive()
             if message is None:
+                self._site.recheck()
                 continue
             self._state("working")
             self._deliver(link, self._answer(message, context))
@@ -140,11 +147,43 @@ class SiteDaemon:
 
     def _say_dates(self, kind: str, text: str) -> None:
         self._events.emit(kind, text=text)
-        self._tell(text)
+        self._tell(text, True)
 
     def _state(self, state: str, text: str = "") -> None:
         if self._health is not None:
             self._health.set(serving=state in ("connected", "working"))
         if state != "working":
             self._events.emit(state, text=text)
-        self._tell(f"{state}: {text}" if text else state)
+        self._tell(f"{state}: {text}" if text else state, False)
+
+    def _show(self, event: Event) -> None:
+        """Bring what the operator must see at once to the console, and the data's state to the health service."""
+        line = console_line(event)
+        if line:
+            self._tell(line, event.kind == "data-trouble")
+        if event.kind in ("data-trouble", "data-mended"):
+            self._data_state()
+
+    def _data_state(self) -> None:
+        if self._health is not None:
+            self._health.set(serving=not self._site.troubles(), service=DATA)
+
+
+def console_line(event: Event) -> str:
+    """Return the line that the operator sees of an event, or an empty text for one that is for the log only."""
+    fields = event.fields
+    match event.kind:
+        case "data-trouble":
+            return f"Data set {fields['dataset']!r}: {fields['text']}"
+        case "data-mended":
+            return f"Data set {fields['dataset']!r} can be read again."
+        case "reserved":
+            share = float(str(fields["epsilon"])) / float(str(fields["budget_epsilon"]))
+            return (
+                f"Accepted {fields['job']!r}: it reserves epsilon {fields['epsilon']:.3g} of the {fields['budget_epsilon']:g} "
+                f"that each patient of {fields['dataset']!r} may spend in {fields['period_days']} days ({share:.0%})."
+            )
+        case "refused":
+            return f"Refused: {fields['text']}"
+        case _:
+            return ""

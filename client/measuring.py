@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from salus.client.data.catalogue import Catalogue, CataloguedImage, ImageFacts
-from salus.client.data.loading import read_registered, target_of
-from salus.client.data.records import Sample
+from salus.client.data.catalogue import Catalogue, CataloguedImage
+from salus.client.data.loading import read_registered
+from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
+from salus.client.data.troubles import Finding, unreadable
 from salus.client.data.vocabulary import OTHER
 from salus.client.running import Account
 from salus.common.analyses.base import Analysis, Float64Vector, Measured, cells_of, mean_row, norm_of
 from salus.common.analyses.exact import to_limbs
 from salus.common.analyses.state import state_from_bytes
+from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
@@ -55,10 +57,12 @@ class Measurer:
         self._patients, self._random = patients, random
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self.left_out: Counter[str] = Counter()
+        self.lost: dict[str, str] = {}
 
     def exact(self, step: int, state: Sequence[float]) -> tuple[int, Float64Vector]:
         """Return of how many patients this site's numbers are, and the numbers, ready for an exact sum."""
         self.left_out.clear()
+        self.lost.clear()
         least = max(self._min_patients(), self._asked)
         numbers = self.analysis.measure(step, state, self._by_patient(), least)
         return int(numbers[0]), to_limbs(numbers)
@@ -66,6 +70,7 @@ class Measurer:
     def noised(self, step: int, state: Sequence[float], plan: Plan) -> Float64Vector:
         """Return the sum of all patients' rows ``[1, images, row] / their largest norm``, with noise in local mode."""
         self.left_out.clear()
+        self.lost.clear()
         total = np.zeros(2 + cells_of(self.analysis, step))
         for mine in self._by_patient():
             total += self._patient(step, state, mine)
@@ -115,6 +120,7 @@ class Measurer:
             sample = read_registered(source, image)
         except UnreadableImage as problem:
             self.left_out[problem.reason] += 1
+            self.lost[image.key] = problem.reason
             return None
         return measured_of(sample, target_of(image.label, self._job.task.classes), facts.info)
 
@@ -141,6 +147,13 @@ class MeasuringJob:
     account: Account | None
     broken: bool = False
     usable: bool = True
+    finding: Finding | None = None
+
+    def trouble(self) -> Finding | None:
+        return self.finding or (unreadable(self.measurer.lost) if self.measurer.lost else None)
+
+    def mended(self) -> None:
+        self.measurer.lost.clear()
 
     def shape(self, request: Request, kind: Kind) -> Shape:
         return measured_shape(self.job, 2 + cells_of(self.measurer.analysis, request.round))
@@ -149,6 +162,8 @@ class MeasuringJob:
         self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
     ) -> Contribution:
         state = state_from_bytes(blob, self.measurer.analysis.state_size(request.round))
+        if not self.broken:
+            self.finding = None
         if self.account is not None:
             plan = self.account.plan
             return self.account.spend(
@@ -166,6 +181,7 @@ class MeasuringJob:
             self._measured(request)
         except Exception as problem:
             if not self.protection.protects:
+                self.finding = Finding(describe(problem))
                 raise
             self._nothing(request, problem)  # whether a site refuses would say something about its patients
             numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.analysis, request.round)))
@@ -186,6 +202,7 @@ class MeasuringJob:
         self.events.emit("measured", job=request.job_id, round=request.round, left_out=dict(self.measurer.left_out))
 
     def _nothing(self, request: Request, problem: Exception) -> None:
+        self.finding = Finding(f"The running job was given nothing of it. {describe(problem)}")
         self.events.emit(
             "contributed-nothing",
             job=request.job_id,

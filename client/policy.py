@@ -3,6 +3,7 @@
 Unknown or unparsable means refuse. Nothing the coordinator sends can widen what stands here.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,10 @@ from salus.common.errors import ConfigError, Refused
 from salus.common.job import Job
 from salus.common.strict import Strict, load_toml
 from salus.privacy.protection import protection_of
+
+
+class OtherEpoch(Refused):
+    """The job is for another cohort epoch than this site's."""
 
 
 class Policy(Strict):
@@ -49,48 +54,53 @@ class Policy(Strict):
 
     def check(self, job: Job) -> None:
         """Raise Refused unless every rule allows this job."""
+        for refusal in self.objections(job):
+            raise refusal
+
+    def objections(self, job: Job) -> Iterator[Refused]:
+        """Yield what each rule that does not allow this job has to say."""
         if not protection_of(job).protects and not self.allow_unprotected:
-            raise Refused(
+            yield Refused(
                 f"The job's protection {job.aggregation.protection!r} lets the coordinator read this site's update.",
                 remedy="Use a protected job, or let the site's operator set allow_unprotected = true in policy.toml.",
             )
         if job.aggregation.key_holder and job.aggregation.key_holder not in self.key_holders:
-            raise Refused(
+            yield Refused(
                 f"This site's policy does not allow site {job.aggregation.key_holder} as the key holder: it could read updates.",
                 remedy="Use masking, or let the site's operator add it to key_holders in policy.toml.",
             )
         if not job.privacy.noised and not self.allow_without_noise:
-            raise Refused(
+            yield Refused(
                 'The job has noise = "none": nothing limits what its model reveals about one patient.',
                 remedy="Use a job with noise, or let the site's operator set allow_without_noise = true in policy.toml.",
             )
         if job.privacy.noise == "distributed" and not self.allow_distributed_noise:
-            raise Refused(
+            yield Refused(
                 "This site's policy does not allow distributed noise.",
                 remedy='Use noise = "local", or ask its operator.',
             )
         kind = "statistics" if job.statistics is not None else job.task.kind
         if self.tasks and kind not in self.tasks:
-            raise Refused(
+            yield Refused(
                 f"This site's policy allows the tasks {', '.join(self.tasks)}, not {kind!r}.",
                 remedy="Ask the site's operator.",
             )
         if self.datasets and job.task.dataset not in self.datasets:
-            raise Refused(
+            yield Refused(
                 f"This site's policy does not allow the data set {job.task.dataset!r}.", remedy="Ask its operator."
             )
         if job.job.rounds > self.max_rounds:
-            raise Refused(
+            yield Refused(
                 f"This site's policy allows {self.max_rounds} rounds, not {job.job.rounds}.", remedy="Shorten the job."
             )
         epoch, named = self.cohort_epochs.get(job.task.dataset, 0), job.job.cohort_epoch
         if not job.privacy.noised and named != epoch:  # noise covers what sums over other sites would show
-            raise Refused(
+            yield OtherEpoch(
                 f"This site has cohort epoch {epoch} for the data set {job.task.dataset!r}; the job names {named}.",
                 remedy="When all operators agree on a new cohort, each raises it under [cohort_epochs] in policy.toml.",
             )
         if job.job.min_sites < self.min_sites:
-            raise Refused(
+            yield Refused(
                 f"This site's policy requires at least {self.min_sites} sites, the job {job.job.min_sites}.",
                 remedy="Raise min_sites in the job.",
             )

@@ -13,6 +13,7 @@ from typing import Protocol as Interface
 import numpy as np
 
 from salus.client.data.loading import LocalData
+from salus.client.data.troubles import Finding
 from salus.client.ledger.store import Ledger
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
@@ -70,6 +71,12 @@ class Running(Interface):
     def usable(self) -> bool:
         """Whether it can go on as it is; otherwise it is prepared anew."""
 
+    def trouble(self) -> Finding | None:
+        """Return what is wrong with the data since the last step, for the site's operator only; None if nothing is."""
+
+    def mended(self) -> None:
+        """Take note that samples which could not be read are there again."""
+
     def shape(self, request: Request, kind: Kind) -> Shape:
         """Return the shape of the vectors that a request asks for."""
 
@@ -113,10 +120,18 @@ class RunningJob:
     events: EventSink
     account: Account | None
     private: Private | None
+    finding: Finding | None = None
 
     @property
     def usable(self) -> bool:
         return self.data is not None or (self.private is not None and self.private.broken)
+
+    def trouble(self) -> Finding | None:
+        return self.finding or (None if self.data is None else self.data.trouble())
+
+    def mended(self) -> None:
+        if self.data is not None:
+            self.data.mended()
 
     def shape(self, request: Request, kind: Kind) -> Shape:
         return shape_of(self.job, kind, self.trainer.layout.size, self.trainer.task)
@@ -125,6 +140,8 @@ class RunningJob:
         self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
     ) -> Contribution:
         model = self.trainer.layout.decode(blob)
+        if self.data is not None:
+            self.finding = None
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
             private.trainer.check(model)  # before anything is spent or read
@@ -206,6 +223,7 @@ class RunningJob:
         )
 
     def _nothing(self, request: Request, problem: Exception) -> None:
+        self.finding = self.finding or Finding(f"The running job was given nothing of it. {describe(problem)}")
         self.events.emit(
             "contributed-nothing",
             job=request.job_id,

@@ -9,8 +9,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from salus.client.checking import cost_of, offered, verdict_on
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, Memory, local_data
+from salus.client.data.troubles import Finding, Trouble
 from salus.client.ledger.store import Ledger
 from salus.client.measuring import Measurer, MeasuringJob
 from salus.client.performance import Performance
@@ -19,9 +21,21 @@ from salus.client.private_training import PrivateTrainer
 from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
+from salus.client.watch import DataWatch
 from salus.common.analyses import analysis_of
-from salus.common.errors import BudgetError, DataError, IdentityError, NotOpened, Refused, SalusError, describe, where
+from salus.common.errors import (
+    BudgetError,
+    DataError,
+    IdentityError,
+    NotOpened,
+    Refused,
+    SalusError,
+    StorageError,
+    describe,
+    where,
+)
 from salus.common.events import EventSink
+from salus.common.fit import require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
@@ -80,6 +94,7 @@ class Site:
         self._ledger = ledger
         self._cache = cache
         self._rosters = rosters
+        self._watch = DataWatch(catalogue, events)
         self._random: Callable[[int], bytes] = os.urandom
         self._running: Running | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
@@ -103,8 +118,10 @@ class Site:
                 self._events.emit("unexpected", error=type(problem).__name__, where=where(problem))
             # What is wrong with the data is the operator's business; the coordinator learns only that something is.
             text = describe(problem)
-            if isinstance(problem, DataError | BudgetError):
-                text = DATA_REFUSED if isinstance(problem, DataError) else BUDGET_REFUSED
+            if isinstance(problem, DataError | StorageError | OSError):  # the name of a file may be a person's
+                text = DATA_REFUSED
+            elif isinstance(problem, BudgetError):
+                text = BUDGET_REFUSED
             return refusal(self.site_id, problem, text), b""
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
@@ -113,6 +130,8 @@ class Site:
                 return b""
             case "answer":
                 return self._continue(request, blob)
+            case "check":
+                return self._verdict(request)
             case "train" | "evaluate" | "measure":
                 return self._ask(request, blob, request.kind)
 
@@ -127,7 +146,10 @@ class Site:
         scope = scope_of(running.job)
         counted = running.protection.protects and running.account is None
         late = late_data(self.site_id, self._store.consents(scope)) if counted else DataKind.NONE
-        contribution = running.contribution(request, blob, shape, self.site_id, late)
+        try:
+            contribution = running.contribution(request, blob, shape, self.site_id, late)
+        finally:
+            self._watch.look(running)
         return self._protect(request, running, blob, shape, contribution)
 
     def _protect(
@@ -157,12 +179,35 @@ class Site:
         self._open = (_key(request), end)
         return reply
 
-    def _accept(self, request: Request) -> Running:
-        """Return the job, after every check that can be made without reading data."""
+    def _verdict(self, request: Request) -> bytes:
+        """Return whether this site could run a job, and what it has declared."""
+        job, _ = self._opened(request)
+        account = self._running.account if self._running is not None else None
+        running = account.name if account is not None else ""
+        return verdict_on(job, self._policy(), self._catalogue, self._ledger, running).encode()
+
+    def troubles(self) -> list[Trouble]:
+        """Return what is wrong with this site's data sets now."""
+        return self._catalogue.troubles.all()
+
+    def recheck(self) -> None:
+        """Look whether what was wrong with a data set is mended; called when there is nothing else to do."""
+        self._watch.recheck(self._running)
+
+    def _opened(self, request: Request) -> tuple[Job, bytes]:
         if request.job is None:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
-        job, document = open_job(request.job, self._coordinator_key)
-        self._policy().check(job)
+        return open_job(request.job, self._coordinator_key)
+
+    def _accept(self, request: Request) -> Running:
+        """Return the job, after every check that can be made without reading data.
+
+        In this order: signature, policy, roster, round, and whether the job fits what is declared. All of these are refused
+        aloud. Only then is a budget reserved, and data are read last.
+        """
+        job, document = self._opened(request)
+        policy = self._policy()
+        policy.check(job)
         if self._rosters is not None:  # the keys of the roster with which this job began
             self._keys = self._rosters.keys(f"{request.job_id}/{hashlib.sha256(document).hexdigest()}", request.roster)
         others = set(request.sites)
@@ -176,11 +221,13 @@ class Site:
                 remedy="Wait until enough sites take part.",
             )
         _check_round(request, job)
-        if job.task.dataset not in self._catalogue.names():
-            self._running = None  # it may have been removed while the job ran
         known = self._running
         same = known is not None and known.document == document and known.job_id == request.job_id
-        if known is not None and same and known.usable:
+        if not same:
+            # A data set that is removed while a job runs is another matter: to fall silent then would say something.
+            require_fit(job, offered(self._catalogue, policy))
+        removed = job.task.dataset not in self._catalogue.names()
+        if known is not None and same and known.usable and not removed:
             return known
         sent = known.account.sent if known is not None and known.account is not None and same else {}
         self._running = known = None  # free the last job's data before the next one's are read
@@ -217,9 +264,12 @@ class Site:
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)
         private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
+        finding: Finding | None = None
         try:
             data: LocalData | None = local_data(self._catalogue, job, task, self._memory(), patients)
         except Exception as problem:
+            finding = Finding(describe(problem))
+            self._watch.note(job.task.dataset, finding)
             if not protection.protects and private is None:
                 raise
             data = None  # the site takes part with nothing, see `RunningJob.contribution`
@@ -232,7 +282,7 @@ class Site:
                 images=len(data.train),
                 left_out=data.left_out,
             )
-        return RunningJob(job, job_id, document, protection, trainer, data, self._events, account, private)
+        return RunningJob(job, job_id, document, protection, trainer, data, self._events, account, private, finding)
 
     def _memory(self) -> Memory:
         performance = self._performance
@@ -240,19 +290,13 @@ class Site:
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
         """Set aside the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
-        known = job.task.dataset in self._catalogue.names()
-        images = self._catalogue.images(job.task.dataset) if known else []
+        patients, budget = self._catalogue.patients(job.task.dataset), self._policy().budget
         # A ledger that was restored from a backup is shorter than what this site remembers apart from it.
         self._store.ledger_seen(self.site_id, self._ledger.head())
         self._ledger.close_finished(but=account)
-        return self._ledger.reserve(
-            account,
-            job.task.dataset,
-            frozenset(image.patient for image in images),
-            plan,
-            job.job.rounds,
-            self._policy().budget,
-        )
+        reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)
+        self._events.emit("reserved", **cost_of(job, plan, budget))
+        return reserved
 
 
 def _check_round(request: Request, job: Job) -> None:

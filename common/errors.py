@@ -10,6 +10,7 @@
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
     ├── LinkError                  31  the other side cannot be reached or refuses us
     ├── Refused                    40  a site's word: it will not do what was asked
+    │   ├── UnfitError             44  a job asks for what a site's data set does not declare
     │   └── LedgerError            42  nothing is reserved, or the ledger does not hold
     │       └── BudgetError        43  a patient's privacy budget would be exceeded
     ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
@@ -103,6 +104,12 @@ class Refused(SalusError):
     """A site refuses a request; decided in the site's own process before any data are read."""
 
     exit_code = 40
+
+
+class UnfitError(Refused):
+    """A job asks for what a site's data set does not declare; it says nothing about a patient, so everybody may read it."""
+
+    exit_code = 44
 
 
 class LedgerError(Refused):

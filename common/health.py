@@ -7,6 +7,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from salus.common.errors import ConfigError
 
+DATA = "salus.data"  # apart from the daemon's own state: a restart, which a failed probe brings, mends no disk
+
 
 class HealthServer:
     """Serves ``grpc.health.v1.Health`` on loopback; plaintext, because it says nothing but SERVING or NOT_SERVING."""
@@ -24,10 +26,14 @@ class HealthServer:
         self.set(serving=False)
         self._server.start()
 
-    def set(self, *, serving: bool) -> None:
-        """Say whether this daemon does its work now."""
+    def set(self, *, serving: bool, service: str = "") -> None:
+        """Say whether this daemon does its work now.
+
+        Args:
+            service: empty for the daemon as a whole; `DATA` for a site's data sets.
+        """
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        self._servicer.set("", status)
+        self._servicer.set(service, status)
 
     def close(self) -> None:
         """Stop serving."""

@@ -50,6 +50,7 @@ class TaskSettings(Strict):
     shape: tuple[PositiveInt, ...] = ()  # spatial size that every image is brought to; empty for a table
     channels: PositiveInt = 1
     columns: tuple[Column, ...] = ()
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{0,16}$")] = ""  # if given, a site's images must all be of this one
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:

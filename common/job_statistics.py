@@ -21,6 +21,7 @@ class Column(Strict):
     centre: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
     scale: Annotated[float, Field(ge=1e-12, le=1e12)] = 1.0
     values: tuple[float, ...] = ()  # for a category: one input per value, and the column's own scale is not used
+    unit: Annotated[str, Field(max_length=32)] = ""  # if given, every site must have declared the same unit
 
 
 class Statistics(Strict):

@@ -8,6 +8,7 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
     answer       coordinator   job, round, attempt        request       (a further exchange of the protection)
     evaluate     coordinator   job, round, attempt        model
     measure      coordinator   job, round, attempt        state of the statistics
+    check        coordinator   job                        -             (could this site run it? answered with a verdict)
     hello        coordinator   -                          -
     ok           site          -                          reply
     refused      site          code and text              -
@@ -33,6 +34,7 @@ MESSAGE_TYPES = {
     "answer": "query.answer",
     "evaluate": "evaluate",
     "measure": "query.measure",
+    "check": "query.check",
     "hello": "query.hello",
 }
 
@@ -55,7 +57,7 @@ def _nonce() -> str:
 class Request(Strict):
     """What the coordinator asks of one site."""
 
-    kind: Literal["train", "answer", "evaluate", "measure", "hello"]
+    kind: Literal["train", "answer", "evaluate", "measure", "check", "hello"]
     nonce: Nonce = Field(default_factory=_nonce)
     job_id: JobId = ""
     job: Signed | None = None

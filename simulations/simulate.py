@@ -13,11 +13,12 @@ import torch
 from flwr.app import Context, RecordDict
 
 from salus.client.data.harmonise import harmoniser_of
-from salus.client.data.loading import Item, TensorSet, target_of
+from salus.client.data.loading import Item, TensorSet
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.vocabulary import OTHER
 from salus.client.performance import Performance
 from salus.client.training import Trainer
+from salus.common.declaration import target_of
 from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job

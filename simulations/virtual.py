@@ -11,7 +11,8 @@ from flwr.clientapp import ClientApp
 
 from salus.client.app import make_client_app
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.declaration import propose
+from salus.client.data.records import ImageFacts, ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.ledger.store import Budget, Ledger
@@ -20,6 +21,7 @@ from salus.client.policy import Policy
 from salus.client.site import Site
 from salus.common.canonical import hash_parts, u32
 from salus.common.clock import SystemClock
+from salus.common.declaration import Declaration
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job
@@ -36,6 +38,7 @@ OPEN_POLICY = Policy(
     budget=Budget(epsilon=1e6),
     min_patients_per_cell=1,  # the job says what it asks for
 )
+MOST_PATIENTS = 10**9
 CENTRAL = 0  # the site number of the catalogue that holds the test split
 
 
@@ -98,12 +101,23 @@ def make_hospitals(
         patients = [Patient(p, r.label, r.group) for p, r in first.items() if r.split == split]
         for site, keys in enumerate(divide(partition, patients, sites, seed), start=1):
             owner |= dict.fromkeys(keys, site)
+    declared = _declaration(records, kind, data, options)
     for site in range(1, sites + 1):
         mine = [record for record in rest if owner[record.patient] == site]
-        open_catalogue(folder, site).add_records(job.task.dataset, kind, data, options, mine)
+        open_catalogue(folder, site).add_records(job.task.dataset, kind, data, options, mine, declare=declared)
     if test:
-        open_catalogue(folder, CENTRAL).add_records(job.task.dataset, kind, data, options, test)
+        open_catalogue(folder, CENTRAL).add_records(job.task.dataset, kind, data, options, test, declare=declared)
     return VirtualHospitals(folder, sites, quarantined)
+
+
+def _declaration(records: Sequence[ImageRecord], kind: str, data: Path, options: SourceOptions) -> Declaration | bool:
+    """Return what every virtual hospital declares: what there is at all of them, as real ones agree on beforehand."""
+    if not records:
+        return False  # refused with its reason when it is registered
+    facts = [ImageFacts(r.patient, r.label, r.pixel_sha256, dict(r.info)) for r in records]
+    source = open_source(kind, data, options)
+    found = propose(facts, lambda: source.load(records[0].key), len(records), least=1).declaration
+    return found.model_copy(update={"min_patients": MOST_PATIENTS})  # the researcher knows the data: nothing is hidden
 
 
 def _test_patients(records: Sequence[ImageRecord], seed: int) -> set[str]:

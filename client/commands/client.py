@@ -8,6 +8,7 @@ import typer
 
 from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, shown, table
+from salus.common.errors import DataError
 
 app = group("The hospital: make a site, join a consortium, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -54,7 +55,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
     opened = SiteFolder.open(folder, SystemClock())
     lock = FolderLock(folder)
-    daemon = SiteDaemon(opened, SystemClock(), (lambda state: None) if quiet else _say)
+    daemon = SiteDaemon(opened, SystemClock(), (lambda line, alarm: None) if quiet else _say)
 
     def stop(number: int, frame: object) -> None:
         daemon.stop()
@@ -71,16 +72,17 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
         lock.close()
 
 
-def _say(state: str) -> None:
+def _say(line: str, alarm: bool) -> None:
     from datetime import datetime
 
-    out.print(f"{datetime.now():%H:%M:%S} {state}", markup=False, highlight=False, soft_wrap=True)
+    style = "bold red" if alarm else None
+    out.print(f"{datetime.now():%H:%M:%S} {line}", style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog=example("salus client status ./site"))
 def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show whether the daemon runs, whether it is connected, and what was used in the last round."""
-    from salus.client.config import SiteFolder
+    """Show whether the daemon runs, whether it is connected, and what was used; exit code 20 if a data set cannot be read."""
+    from salus.client.config import SiteFolder, open_catalogue
     from salus.common.events import read_events
     from salus.common.lock import is_running
 
@@ -100,7 +102,13 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         "last_trained": dict(last["trained"].fields) if "trained" in last else None,
         "last_refused": dict(last["refused"].fields) if "refused" in last else None,
     }
+    troubles = open_catalogue(folder).troubles.all()
     if as_json:
-        emit_json(values)
+        listed = [{"dataset": t.dataset, "since": t.since, "problem": t.problem} for t in troubles]
+        emit_json({**values, "troubles": listed})
     else:
         table("", ["", ""], [(name.replace("_", " "), value) for name, value in values.items()])
+        for trouble in troubles:
+            out.print(trouble.line, style="bold red", markup=False, highlight=False, soft_wrap=True)
+    if troubles:
+        raise typer.Exit(DataError.exit_code)

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from salus.client.commands import intake
+from salus.client.commands.intake import Folder, Name, Yes
 from salus.common.console import emit_json, err, example, group, out, table
 
 app = group("The hospital's data: register, list, look, check.")
-Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
-Name = Annotated[str, typer.Argument(help="The name under which jobs ask for this data set.")]
 
 
 @app.command(epilog=example("salus dataset add ./site chest-xray ./dicom --labels labels.csv"))
@@ -28,9 +28,13 @@ def add(
     ] = "?,NA,NaN,nan",
     positive_above: Annotated[float | None, typer.Option(help="Make a label 1 above this number, else 0.")] = None,
     masks: Annotated[str, typer.Option(help="For NIfTI: the folder of masks; the label is their volume in ml.")] = "",
+    patient_column: Annotated[str, typer.Option(help="The column that tells patients apart, if not PatientID.")] = "",
+    yes: Yes = False,
 ) -> None:
-    """Read a source, register what can be used, and count what cannot."""
+    """Read a source, register what can be used, count what cannot, and show what will be public about it."""
+    from salus.client.commands.declaring import declare as declared
     from salus.client.config import open_catalogue
+    from salus.client.data.catalogue import check_name
     from salus.client.data.records import ImageRecord, Quarantined
     from salus.client.data.sources import guess_kind, open_source
     from salus.client.data.sources.base import SourceOptions
@@ -43,8 +47,10 @@ def add(
         missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
         masks=masks,
+        patient_column=patient_column,
     )
     catalogue = open_catalogue(folder)
+    check_name(name)
     if not path.exists():
         from salus.common.errors import DataError
 
@@ -58,8 +64,38 @@ def add(
                     progress.update(f"Reading ... {number} files")
                 yield item
 
-        catalogue.add_records(name, chosen, path, options, counted())
+        catalogue.add_records(name, chosen, path, options, counted(), declare=False)
     _show(catalogue.summary(name), as_json=False)
+    declared(folder, catalogue, name, yes=yes)
+
+
+@app.command(epilog=example("salus dataset declare ./site chest-xray --classes normal,pneumonia --min-patients 500"))
+def declare(
+    folder: Folder,
+    name: Name,
+    classes: Annotated[str, typer.Option(help="All labels that a job may use, by commas, as in the data.")] = "",
+    min_patients: Annotated[int, typer.Option(min=0, help="There are at least so many patients.")] = 0,
+    units: Annotated[str, typer.Option(help="Units of a table's columns, such as age=years,chol=mg/dl.")] = "",
+    modalities: Annotated[str, typer.Option(help="Of the images, by commas, such as CT.")] = "",
+    show: Annotated[bool, typer.Option("--show", help="Only show what is declared.")] = False,
+    yes: Yes = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the declaration as JSON, and change nothing.")] = False,
+) -> None:
+    """Say what is public about a data set: jobs are matched against it, and never against the data."""
+    from salus.client.commands.declaring import Edits, show_declaration, words
+    from salus.client.commands.declaring import declare as declared
+    from salus.client.commands.declaring import units as parsed_units
+    from salus.client.config import open_catalogue
+
+    catalogue = open_catalogue(folder)
+    known = catalogue.declarations.all().get(name)
+    if as_json:
+        emit_json(None if known is None else known.model_dump(mode="json"))
+    elif show and known is not None:
+        show_declaration(name, known, catalogue.propose(name))
+    else:
+        edits = Edits(words(classes), min_patients, parsed_units(units), words(modalities))
+        declared(folder, catalogue, name, yes=yes and not show, edits=edits)
 
 
 @app.command(epilog=example("salus dataset labels ./reports labels.csv --name Lesion --above 0.5"))
@@ -99,10 +135,19 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
 def show(
     folder: Folder, name: Name, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False
 ) -> None:
-    """Show one data set in counts."""
+    """Show one data set in counts, and what is public about it."""
+    from salus.client.commands.declaring import show_declaration
     from salus.client.config import open_catalogue
 
-    _show(open_catalogue(folder).summary(name), as_json=as_json)
+    catalogue = open_catalogue(folder)
+    _show(catalogue.summary(name), as_json=as_json)
+    known = catalogue.declarations.all()[name]
+    if known is not None and not as_json:
+        show_declaration(name, known, catalogue.propose(name))
+    elif not as_json:
+        out.print(
+            f"Not declared: jobs are refused until you run: salus dataset declare {folder} {name}", style="yellow"
+        )
 
 
 @app.command(epilog=example("salus dataset check ./site chest-xray"))
@@ -114,12 +159,14 @@ def check(
 ) -> None:
     """Read every registered image again; show what is there, what is not and what to look at; exit code 20 if one is gone."""
     from salus.client.config import open_catalogue
+    from salus.client.data.catalogue import check_name
     from salus.client.data.readiness import check as checked
     from salus.client.data.readiness import sections_of
     from salus.common.errors import DataError
     from salus.common.pages import write_page
 
     catalogue = open_catalogue(folder)
+    check_name(name)  # it names a page
     with err.status("Checking ...") as progress:
         found = checked(
             catalogue,
@@ -149,80 +196,7 @@ def check(
         )
 
 
-LabelFile = Annotated[Path, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
-LabelColumn = Annotated[str, typer.Option(help="Its column of labels.")]
-Volumes = Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")]
-Masks = Annotated[
-    list[str] | None, typer.Option(help="Where a device burns in text: GE:480x640:0,0,40,640; may be repeated.")
-]
-Listen = Annotated[str, typer.Option(help="Our title, address and port, as the PACS knows them.")]
-Authority = Annotated[str, typer.Option(help="Certificate authority of the PACS, a PEM file.")]
-Certificate = Annotated[str, typer.Option(help="Our certificate for classic DICOM over TLS, a PEM file.")]
-Key = Annotated[str, typer.Option(help="Its key, a PEM file.")]
-Trusted = Annotated[bool, typer.Option(help="The network to the PACS is secured by other means; do without TLS.")]
-HERE = "SALUS@127.0.0.1:11112"
-
-
-@app.command(name="import", epilog=example("salus dataset import ./site chest-xray ./export.zip --labels labels.csv"))
-def import_(
-    folder: Folder,
-    name: Name,
-    labels: LabelFile,
-    source: Annotated[Path | None, typer.Argument(help="A folder of DICOM files or a zip.")] = None,
-    pacs: Annotated[
-        str, typer.Option(help="Instead of a folder: https://host/dicom-web, or dicom://TITLE@host:port for C-MOVE.")
-    ] = "",
-    query: Annotated[str, typer.Option(help="Such as ModalitiesInStudy=CT,StudyDate=20200101-20201231.")] = "",
-    user: Annotated[str, typer.Option(help="For DICOMweb; the password is read from SALUS_PACS_PASSWORD.")] = "",
-    listen: Listen = HERE,
-    authority: Authority = "",
-    certificate: Certificate = "",
-    key: Key = "",
-    trusted_network: Trusted = False,
-    label_column: LabelColumn = "label",
-    volumes: Volumes = False,
-    mask: Masks = None,
-) -> None:
-    """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; goes on where it was."""
-    from salus.client.commands.importing import Target, Tls, local_files, pacs_files, run_import
-    from salus.common.errors import ConfigError
-
-    if (source is None) == (not pacs):
-        raise ConfigError("Expected a folder or zip, or --pacs, and not both.", remedy="Give one of them.")
-    tls = Tls(authority, certificate, key, trusted_network)
-    files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
-    _imported(run_import(Target(folder, name, labels, label_column, volumes, tuple(mask or ())), files))
-
-
-@app.command(epilog=example("salus dataset receive ./site chest-xray --labels labels.csv --sender MODALITY1"))
-def receive(
-    folder: Folder,
-    name: Name,
-    labels: LabelFile,
-    sender: Annotated[str, typer.Option(help="The title of the PACS or modality that may send.")],
-    idle_s: Annotated[float, typer.Option(min=1, help="End when nothing has come for so long.")] = 60.0,
-    listen: Listen = HERE,
-    authority: Authority = "",
-    certificate: Certificate = "",
-    key: Key = "",
-    trusted_network: Trusted = False,
-    label_column: LabelColumn = "label",
-    volumes: Volumes = False,
-    mask: Masks = None,
-) -> None:
-    """Take what a PACS or modality pushes (C-STORE), de-identify it into the site's own store, and register it."""
-    from salus.client.commands.importing import Target, Tls, pushed_files, run_import
-
-    files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
-    _imported(run_import(Target(folder, name, labels, label_column, volumes, tuple(mask or ())), files))
-
-
-def _imported(report: dict[str, object]) -> None:
-    rows = [(key, value) for key, value in report.items() if not isinstance(value, dict)]
-    rows += [
-        (f"{key}: {inner}", n) for key, value in report.items() if isinstance(value, dict) for inner, n in value.items()
-    ]
-    table("Import", ["", ""], rows)
+intake.register(app)
 
 
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))

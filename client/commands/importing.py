@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import Progress as Bar
 
 from salus.client.config import open_catalogue
-from salus.client.data.catalogue import Catalogue
+from salus.client.data.catalogue import Catalogue, check_name
 from salus.client.data.deidentify import METHOD, METHOD_CODES, parse_mask
 from salus.client.data.dimse import DicomNetwork, pushed
 from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
@@ -37,7 +37,11 @@ Files = Callable[[Progress, Tell], Iterator[Incoming]]
 
 @dataclass(frozen=True)
 class Target:
-    """Where an import goes, and how its files are labelled and read."""
+    """Where an import goes, and how its files are labelled and read.
+
+    Args:
+        declare: take the proposed declaration as it is; False leaves it to the operator to confirm.
+    """
 
     folder: Path
     name: str
@@ -45,6 +49,7 @@ class Target:
     label_column: str = "label"
     volumes: bool = False
     masks: tuple[str, ...] = ()
+    declare: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     """
     catalogue = open_catalogue(target.folder)
     secret = (target.folder / "keys" / "pseudonym.key").read_bytes()
-    store = target.folder / "images" / _safe(target.name)
+    store = target.folder / "images" / check_name(target.name)
     options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
     known = read_labels(target.labels.parent, options)
     masks = tuple(parse_mask(text) for text in target.masks)
@@ -163,7 +168,7 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
         )
     options = SourceOptions(volumes=target.volumes)  # images of earlier imports are in the store too
     found = open_source("imported", store, options, isolated=True).scan()
-    catalogue.add_records(target.name, "imported", store, options, found, replace=True)
+    catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
     return {**plain, "page": page.name}
 
 
@@ -198,10 +203,3 @@ def sections_of(report: ImportReport) -> list[Section]:
             rows=METHOD_CODES,
         ),
     ]
-
-
-def _safe(name: str) -> str:
-    """Return a data set's name if it can be a folder's; raises ConfigError otherwise."""
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ConfigError(f"Expected letters, digits and dashes in the name, got {name!r}.", remedy="Rename it.")
-    return name

@@ -5,35 +5,33 @@ under it, so the catalogue tells patients apart without naming them. A data set 
 is there whole or not at all.
 """
 
-import itertools
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter, ValidationError
 
+from salus.client.data.declaration import FEW_PATIENTS, Declarations, Proposal, propose
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
-from salus.client.data.records import ImageRecord, Quarantined
-from salus.client.data.schema import (
-    DATASETS,
-    IMAGES,
-    QUARANTINE,
-    STAGED,
-    STAGED_IMAGES,
-    STAGED_QUARANTINE,
-)
+from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Sample
+from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_IMAGES, STAGED_QUARANTINE
 from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.staging import BATCH, stage
+from salus.client.data.troubles import Troubles
+from salus.common.declaration import Declaration
 from salus.common.errors import DataError
+from salus.common.job import Name
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import validate
 
-BATCH = 5000
+NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +44,6 @@ class CataloguedImage:
     label: str
     split: str
     sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
-    """What the readiness report counts of one sample: no identifier, no path."""
-
-    patient: str
-    label: str
-    pixel_sha256: str
-    info: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -80,6 +68,10 @@ class Catalogue:
         path: the SQLite file, created if absent.
         secret: the site's secret for pseudonyms, at least 16 bytes.
         isolated: decode files in a child process, as every real site does.
+
+    Attributes:
+        declarations: what is public about each data set.
+        troubles: what is wrong with one right now.
     """
 
     def __init__(self, path: Path, secret: bytes, *, isolated: bool = False) -> None:
@@ -87,6 +79,8 @@ class Catalogue:
         self._secret, self._isolated = secret, isolated
         self._sealer = Sealer(secret, "catalogue")
         migrate(self._engine, self._sealer.seal)
+        self.declarations = Declarations(self._engine)
+        self.troubles = Troubles(self._engine, self._sealer)
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
@@ -94,6 +88,7 @@ class Catalogue:
 
     def add(self, name: str, kind: str, root: Path, options: SourceOptions) -> DatasetSummary:
         """Scan a source and register it under `name`; errors as in `add_records`."""
+        check_name(name)
         if name in self.names():  # said before hours of reading, and checked again when writing
             raise _taken(name)
         source = open_source(kind, root, options, isolated=self._isolated)
@@ -108,19 +103,22 @@ class Catalogue:
         found: Iterable[ImageRecord | Quarantined],
         *,
         replace: bool = False,
+        declare: Declaration | bool = True,
     ) -> DatasetSummary:
         """Register what a scan found, in one transaction.
 
         Args:
-            replace: take the place of a data set of this name, in the same transaction.
+            replace: take the place of a data set of this name, in the same transaction; its declaration stays.
+            declare: what is public about it; True takes the proposal as it is, False leaves it to the operator to confirm.
 
         Raises:
-            DataError: the name is taken, or nothing usable was found.
+            DataError: a name that breaks the rule of names or is taken, or nothing usable was found.
         """
+        check_name(name)
         with self._engine.connect() as connection:
             # A scan may take hours and find a million images: they wait in a temporary table, so that neither memory nor the
             # file's lock is held meanwhile.
-            images, bad = self._stage(connection, name, found)
+            images, bad = stage(connection, name, found, self._secret, self._sealer)
             if not images:
                 reasons = sorted(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason).distinct()))
                 listed = f" ({', '.join(reasons)})" if reasons else ""
@@ -129,7 +127,10 @@ class Catalogue:
                     remedy="Check the path, the kind of data and the label file.",
                 )
             connection.exec_driver_sql("BEGIN IMMEDIATE")
+            earlier = ""
             if replace:
+                mine = DATASETS.c.name == name
+                earlier = connection.scalar(sa.select(DATASETS.c.declaration).where(mine)) or ""
                 self._forget(connection, name)
             elif connection.execute(sa.select(DATASETS.c.name).where(DATASETS.c.name == name)).first():
                 raise _taken(name)
@@ -139,51 +140,24 @@ class Catalogue:
                 "kind": kind,
                 "root": seal(str(root.resolve())),
                 "options": seal(options.model_dump_json()),
+                "declaration": declare.model_dump_json() if isinstance(declare, Declaration) else earlier,
             }
             connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
             for staged, table in ((STAGED_IMAGES, IMAGES), (STAGED_QUARANTINE, QUARANTINE)):
                 names = [column.name for column in staged.columns]
                 connection.execute(table.insert().from_select(names, sa.select(staged).order_by(sa.text("rowid"))))
             connection.commit()
+        if declare is True and not earlier:
+            with contextlib.suppress(DataError):  # one that cannot be read stays undeclared, and is refused to jobs
+                self.declarations.put(name, self.propose(name).declaration)
         return self.summary(name)
 
-    def _stage(
-        self, connection: sa.Connection, name: str, found: Iterable[ImageRecord | Quarantined]
-    ) -> tuple[int, int]:
-        """Write a scan into temporary tables of this connection, in batches, and return how many of each kind."""
-        images = bad = 0
-        STAGED.create_all(connection)
-        for batch in _batched(found):
-            rows = [self._row(name, item) for item in batch if isinstance(item, ImageRecord)]
-            refused = [
-                {
-                    "dataset": name,
-                    "key": self._sealer.seal(item.key),
-                    "reason": item.reason,
-                    "detail": self._sealer.seal(item.detail),
-                }
-                for item in batch
-                if isinstance(item, Quarantined)
-            ]
-            for table, values in ((STAGED_IMAGES, rows), (STAGED_QUARANTINE, refused)):
-                if values:
-                    connection.execute(table.insert(), values)
-            connection.commit()
-            images, bad = images + len(rows), bad + len(refused)
-        return images, bad
+    def propose(self, name: str, least: int = FEW_PATIENTS) -> Proposal:
+        """Return the declaration to be confirmed; arguments and errors as in `declaration.propose`."""
+        return propose(self.facts(name), lambda: self._first_sample(name), len(self.patients(name)), least)
 
-    def _row(self, name: str, item: ImageRecord) -> dict[str, str]:
-        return {
-            "dataset": name,
-            "patient": item.patient if item.pseudonymous else self.pseudonym("patient", item.patient),
-            "study": self.pseudonym("study", item.study),
-            "key": self._sealer.seal(item.key),
-            "label": item.label,
-            "split": item.split,
-            "sha256": item.sha256,
-            "info": json.dumps(item.info, sort_keys=True),
-            "pixel_sha256": item.pixel_sha256,
-        }
+    def _first_sample(self, name: str) -> Sample:
+        return self.source(name).load(self.images(name)[0].key)
 
     def remove(self, name: str) -> None:
         """Forget a data set; the files stay where they are."""
@@ -211,6 +185,11 @@ class Catalogue:
             raise self._unknown(name)
         open_ = self._sealer.open
         return [CataloguedImage(row.patient, row.study, open_(row.key), *row[3:]) for row in rows]
+
+    def patients(self, name: str) -> frozenset[str]:
+        """Return the pseudonyms of all patients of a data set, empty for an unknown one."""
+        with self._engine.connect() as connection:
+            return frozenset(connection.scalars(sa.select(IMAGES.c.patient).where(IMAGES.c.dataset == name).distinct()))
 
     def facts(self, name: str) -> Iterator[ImageFacts]:
         """Yield what is known of every usable sample, in the order of `images`, without holding all of them."""
@@ -289,10 +268,15 @@ class Catalogue:
         )
 
 
-def _batched(found: Iterable[ImageRecord | Quarantined]) -> Iterator[list[ImageRecord | Quarantined]]:
-    items = iter(found)
-    while batch := list(itertools.islice(items, BATCH)):
-        yield batch
+def check_name(name: str) -> str:
+    """Return the name of a data set if it follows the rule of names; raises DataError otherwise."""
+    try:
+        return NAME.validate_python(name)
+    except ValidationError:
+        raise DataError(
+            f"Expected a name of small letters, digits and dashes, beginning with a letter or digit, got {name[:80]!r}.",
+            remedy="Choose a name such as chest-xray; jobs use the same name.",
+        ) from None
 
 
 def _taken(name: str) -> DataError:

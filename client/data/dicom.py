@@ -199,6 +199,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         info={
             "modality": modality_of(facts.modality),  # of the list again: what a child says is not believed
             "vendor": vendor_of(facts.vendor),
+            "channels": int(values.shape[1]) if values.ndim == 4 else 1,
             "rows": int(values.shape[-2]),
             "columns": int(values.shape[-1]),
             "frames": int(values.shape[0]),

@@ -15,7 +15,9 @@ from salus.client.data.catalogue import Catalogue, CataloguedImage
 from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
 from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
+from salus.client.data.troubles import Finding, unreadable
 from salus.client.data.vocabulary import OTHER
+from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import Job
 from salus.common.job_statistics import Column
@@ -63,6 +65,9 @@ class TensorSet:
         items: samples that were readable when the set was made.
         harmonise: brings each to the job's common scale, see `harmonise`.
         cache: keeps them on disk.
+
+    Attributes:
+        lost: samples that could not be read when they were last asked for, by key, with the reason.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class TensorSet:
         self._task = task
         self._disk = cache
         self.unreadable: Counter[str] = Counter()
+        self.lost: dict[str, str] = {}
         self._items: list[Item] = []
         cached: list[torch.Tensor] | None = []
         used = 0
@@ -101,6 +107,15 @@ class TensorSet:
         self.targets = torch.tensor([item.target for item in self._items], dtype=torch.long)
 
     def _read(self, item: Item) -> torch.Tensor:
+        try:
+            tensor = self._found(item)
+        except UnreadableImage as problem:
+            self.lost[item.image.key] = problem.reason
+            raise
+        self.lost.pop(item.image.key, None)
+        return tensor
+
+    def _found(self, item: Item) -> torch.Tensor:
         if self._disk is None:
             return self._prepared(item)
         stamp = self._source.stamp(item.image.key)
@@ -178,6 +193,24 @@ class LocalData:
     validation: TensorSet
     left_out: dict[str, int]
 
+    def trouble(self) -> Finding | None:
+        """Return what the site's operator should look at now: files that are gone, or nothing that can be used."""
+        lost = self.train.lost | self.validation.lost
+        if lost:
+            return unreadable(lost)
+        if len(self.train):
+            return None
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items())) or "no reason known"
+        return Finding(
+            f"Not one image or row can be used for training in the running job ({reasons}). Compare its labels with the "
+            "job's classes: salus dataset show."
+        )
+
+    def mended(self) -> None:
+        """Forget what could not be read, after somebody has looked again."""
+        self.train.lost.clear()
+        self.validation.lost.clear()
+
 
 def local_data(
     catalogue: Catalogue, job: Job, task: Task, memory: Memory, patients: frozenset[str] | None = None
@@ -239,14 +272,6 @@ def _readable(items: Sequence[Item], source: Source) -> list[Known]:
         with contextlib.suppress(UnreadableImage):
             found.append((read_registered(source, item.image), item.vendor, item.target))
     return found
-
-
-def target_of(label: str, classes: Sequence[str]) -> int | None:
-    """Return the class number of a label written as the class's name or its number, or None if it is neither."""
-    if label in classes:
-        return list(classes).index(label)
-    numbered = label.isdecimal() and int(label) < len(classes) and not any(name.isdecimal() for name in classes)
-    return int(label) if numbered else None
 
 
 def _hashed(patient: str, job: Job) -> str:

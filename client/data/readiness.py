@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from salus.client.data.catalogue import Catalogue, DatasetSummary, ImageFacts
+from salus.client.data.catalogue import Catalogue, DatasetSummary
+from salus.client.data.declaration import FEW_PATIENTS, differences, outside
 from salus.client.data.loading import read_registered
-from salus.client.data.records import Sample
+from salus.client.data.records import ImageFacts, Sample
+from salus.client.data.troubles import unreadable
 from salus.client.data.vocabulary import OTHER
 from salus.common.errors import UnreadableImage
 from salus.common.pages import Section
 
 THUMBNAILS, THUMBNAIL_SIDE = 24, 96
 HISTOGRAM_BINS = 32
-FEW_PATIENTS = 5  # of one label; fewer cannot be trained on, and statistics do not show them
+MAX_LISTED = 10
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Readiness:
         patients_by_label: different patients of each label.
         copies: images whose pixels another image has, those of the same patient and those of another one.
         unreadable: registered images that cannot be read now, by key and reason.
+        declared: where the declaration and the data do not agree.
         missing: missing values by column, for tables.
         intensities: histogram of the pictures' mean brightness, 0 .. 1.
     """
@@ -45,6 +48,7 @@ class Readiness:
     spacings: Counter[str] = field(default_factory=Counter)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
+    declared: list[str] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     intensities: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     thumbnails: list[tuple[str, str]] = field(default_factory=list)
@@ -65,6 +69,7 @@ class Readiness:
         few = sorted(label for label, count in self.patients_by_label.items() if count < FEW_PATIENTS)
         if few:
             found.append(f"Labels of fewer than {FEW_PATIENTS} patients: {', '.join(few)}.")
+        found += self.declared
         quarantined = sum(self.summary.quarantined.values())
         if quarantined:
             found.append(f"{quarantined} files could not be registered.")
@@ -80,7 +85,7 @@ class Readiness:
 
 
 def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = lambda done, of: None) -> Readiness:
-    """Read every registered image again and return what was found.
+    """Read every registered image again and return what was found; what cannot be read is noted as the data set's trouble.
 
     Args:
         tell: told of images read and their number.
@@ -90,6 +95,7 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
     """
     found = Readiness(catalogue.summary(name))
     _count(found, catalogue, name)
+    found.declared = _declared(catalogue, name)
     source = catalogue.source(name)
     images = catalogue.images(name)
     step = max(1, len(images) // THUMBNAILS)
@@ -109,7 +115,27 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
         found.intensities[max(place, 0)] += 1
         if number % step == 0 and len(found.thumbnails) < THUMBNAILS:
             found.thumbnails.append((image.label, thumbnail(sample)))
+    if found.unreadable:
+        catalogue.troubles.put(name, unreadable(dict(found.unreadable)))
+    else:
+        catalogue.troubles.clear(name)
     return found
+
+
+def _declared(catalogue: Catalogue, name: str) -> list[str]:
+    """Return where the declaration and the data do not agree."""
+    declaration = catalogue.declarations.all()[name]
+    if declaration is None:
+        return ["The data set is not declared, so every job on it is refused: salus dataset declare."]
+    proposal = catalogue.propose(name)
+    strange = outside(proposal.labels, declaration) if "class" in declaration.annotations else {}
+    lines = [f"Check the declaration: {text}." for text in differences(declaration, proposal)]
+    if strange:
+        listed = ", ".join(f"{label} ({count})" for label, count in sorted(strange.items())[:MAX_LISTED])
+        lines.append(
+            f"{sum(strange.values())} images have labels that are not declared, and no job uses them: {listed}."
+        )
+    return lines
 
 
 def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+PATIENT_BY = "patient_by"
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ImageRecord:
     """One sample as the catalogue keeps it.
 
     Args:
-        patient: the source's own patient key; it is replaced by a pseudonym before it is stored.
+        patient: the source's own patient key, or `picture_key` where it knows none; replaced by a pseudonym before it is stored.
         study: the source's own study key, replaced likewise.
         key: how the source finds the sample again, relative to its root: a path, several paths, or a row number.
         label: as written in the source; compared with the job's classes when a job runs.
@@ -23,7 +24,8 @@ class ImageRecord:
         sha256: hash of the stored bytes, hex.
         pixel_sha256: hash of the decoded pixels, hex; equal for two files that differ in their headers only.
         pseudonymous: whether patient already is this site's pseudonym, from an import.
-        info: plain facts for the readiness report (modality, vendor, rows, spacing ...), never identifiers.
+        info: plain facts for the readiness report and the declaration (modality, vendor, rows, channels, spacing ...), never
+            identifiers; `PATIENT_BY` says that the patient is not known by an identifier.
     """
 
     patient: str
@@ -36,6 +38,16 @@ class ImageRecord:
     pseudonymous: bool = False
     group: str = ""  # a column to partition by in simulations, such as the hospital
     info: dict[str, str | float | int | list[float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the readiness report counts of one sample: no identifier, no path."""
+
+    patient: str
+    label: str
+    pixel_sha256: str
+    info: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,15 @@ class Sample:
     def measured(self) -> FloatArray:
         """The intensities, or the values where the source knows no other scale."""
         return self.values if self.intensities is None else self.intensities
+
+
+def picture_key(digest: str) -> str:
+    """Return the patient key of a picture or row whose patient nobody has named: copies of it are one patient.
+
+    A path would not do: copying a folder would multiply the privacy budget of everybody in it. It does not find a copy that
+    was changed, and counts two pictures of one person as two patients; only an identifier does better.
+    """
+    return f"picture {digest}"
 
 
 def array_digest(array: npt.NDArray[Any]) -> str:

@@ -11,6 +11,7 @@ DATASETS = sa.Table(
     sa.Column("root", sa.String, nullable=False),
     sa.Column("options", sa.String, nullable=False),
     sa.Column("added_at", sa.String, nullable=False),
+    sa.Column("declaration", sa.String, nullable=False, server_default=""),  # JSON; empty until it is confirmed
 )
 IMAGES = sa.Table(
     "images",
@@ -34,6 +35,14 @@ QUARANTINE = sa.Table(
     sa.Column("key", sa.String, nullable=False),
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("detail", sa.String, nullable=False),
+)
+TROUBLES = sa.Table(
+    "troubles",
+    METADATA,
+    sa.Column("dataset", sa.String, primary_key=True),  # no foreign key: it may be about one that was removed
+    sa.Column("since", sa.String, nullable=False),
+    sa.Column("problem", sa.String, nullable=False),
+    sa.Column("keys", sa.String, nullable=False),
 )
 
 

@@ -115,6 +115,15 @@ class Ledger:
                 connection.execute(PATIENTS.insert(), [{"patient": p, "job": job} for p in sorted(patients)])
             return patients
 
+    def allows(self, patients: frozenset[str], plan: Plan, budget: Budget) -> bool:
+        """Return whether these patients' budgets would allow a job of this plan now; nothing is set aside."""
+        with self._engine.connect() as connection:
+            try:
+                self._check_budget(connection, patients, plan, budget, self._now(connection))
+            except BudgetError:
+                return False
+        return True
+
     def commit(self, job: str, round_: int, attempt: int, release: Release) -> None:
         """Write that a release is about to leave.
 

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from salus.client.data.loading import Item, TensorSet, target_of
+from salus.client.data.loading import Item, TensorSet
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
+from salus.common.declaration import target_of
 from salus.common.errors import ConfigError
 from salus.common.job import Job, parse_job
 from salus.common.models import build_model

@@ -121,9 +121,9 @@ def test_evaluation_sends_no_parameters(site: Site, coordinator: Identity) -> No
 
 
 def test_what_is_wrong_with_the_data_stays_at_the_site(tmp_path: Path, coordinator: Identity) -> None:
-    catalogue_owner = toy_site(tmp_path, 1, coordinator.public_key)
-    catalogue_owner._catalogue.remove("toy")
-    reply, _ = catalogue_owner.handle(request(coordinator), model_bytes())
+    owner = toy_site(tmp_path, 1, coordinator.public_key)
+    (tmp_path / "toy.npz").unlink()
+    reply, _ = owner.handle(request(coordinator), model_bytes())
     assert reply.error == "DataError"
     assert "toy" not in reply.text
     assert "toy" in (tmp_path / "events.jsonl").read_text()

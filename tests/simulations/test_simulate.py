@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from tests.builders import tiny_job, write_npz
 
-from salus.client.data.loading import Item, TensorSet, target_of
+from salus.client.data.loading import Item, TensorSet
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
 from salus.client.training import Trainer
+from salus.common.declaration import target_of
 from salus.common.job import load_job
 from salus.common.models import build_model
 from salus.common.tasks import make_task
@@ -113,6 +114,7 @@ def test_heart_disease_in_four_hospitals_is_as_good_as_pooled(tmp_path: Path, sh
         folder=tmp_path, options=HEART, performance=CPU,
     )  # fmt: skip
     pooled = pooled_auc(tmp_path, 4)
-    assert result.metrics["auc"] == pytest.approx(pooled, abs=0.01)
+    # The AUC of 180 test patients has a standard error of .025; the two models see the same ones, so they are closer.
+    assert result.metrics["auc"] == pytest.approx(pooled, abs=0.015)
     assert pooled > 0.8
     assert np.isfinite(result.metrics["loss"])

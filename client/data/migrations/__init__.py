@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from salus.common.errors import DataError
 
-HEAD = "0003"
+HEAD = "0004"
 
 
 def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:

@@ -17,6 +17,7 @@ class SourceOptions(Strict):
     Args:
         labels: CSV of labels, relative to the root or absolute.
         label_column: its column of labels.
+        patient_column: its column of patients, or the table's; empty for the usual names.
         volumes: take each DICOM series as one 3-D sample.
         columns: for a table, its input columns; needed where the file has no header.
         missing: for a table, what stands for a missing value.
@@ -26,6 +27,7 @@ class SourceOptions(Strict):
 
     labels: str = ""
     label_column: str = "label"
+    patient_column: str = ""
     volumes: bool = False
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample, array_digest
+from salus.client.data.records import (
+    PATIENT_BY,
+    FloatArray,
+    ImageRecord,
+    Quarantined,
+    Sample,
+    array_digest,
+    picture_key,
+)
 from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
 from salus.client.data.sources.labels import read_labels
 from salus.common.errors import UnreadableImage
@@ -20,11 +28,12 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # what the bytes must be, whatever the
 
 
 class ImageFolder:
-    """One sample per image file. Without a PatientID column each file counts as its own patient."""
+    """One sample per image file. Where the label file names no patient, every different picture counts as one."""
 
     def __init__(self, root: Path, options: SourceOptions) -> None:
         self._root = root
         self._labels = read_labels(root, options)
+        self._labels.check_patients()
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         for path in sorted(self._root.rglob("*")):
@@ -41,11 +50,14 @@ class ImageFolder:
                 yield Quarantined(key, problem.reason, problem.detail)
                 continue
             info: dict[str, str | float | int | list[float]] = {
+                "channels": sample.values.shape[0],
                 "rows": sample.values.shape[1],
                 "columns": sample.values.shape[2],
                 "intensity_range": [float(sample.values.min()), float(sample.values.max())],
             }
-            patient = row.patient or key
+            patient = row.patient
+            if not patient:
+                patient, info[PATIENT_BY] = picture_key(sample.pixel_sha256), "picture"
             yield ImageRecord(
                 patient, patient, key, row.label, row.split, sample.sha256, sample.pixel_sha256, info=info
             )

@@ -1,6 +1,8 @@
 """Labels in a CSV beside the images: by file, by study or by patient, whichever column the file has."""
 
 import csv
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,11 @@ from salus.client.data.sources.base import SourceOptions
 from salus.common.errors import DataError
 
 KEY_COLUMNS = ("file", "StudyInstanceUID", "PatientID")  # the most specific one wins
+PATIENT_COLUMN = "PatientID"
+LIKE_A_PATIENT = re.compile(
+    r"(patients?|subjects?|participants?|persons?|individuals?|mrn|pid|pat)(id|ids|no|nr|num|number|code|key|name|uid|identifier)*"
+    r"|case(id|no|nr|number)"
+)
 
 
 @dataclass(frozen=True)
@@ -20,10 +27,20 @@ class LabelRow:
 
 
 class Labels:
-    """A label file, looked up by file name, StudyInstanceUID or PatientID."""
+    """A label file, looked up by file name, StudyInstanceUID or PatientID.
 
-    def __init__(self, by: dict[str, dict[str, LabelRow]]) -> None:
-        self._by = by
+    Args:
+        overlooked: a column that looks like one of patients and was not read as one, or empty.
+    """
+
+    def __init__(self, by: dict[str, dict[str, LabelRow]], overlooked: str = "") -> None:
+        self._by, self._overlooked = by, overlooked
+
+    def check_patients(self) -> None:
+        """Raise DataError if every image would be a patient of its own although a column seems to name patients."""
+        if self._overlooked:
+            count = len(self._by.get("file", {}))
+            raise not_read_as_patients(self._overlooked, f"{count} patients for {count} images")
 
     def keys(self, column: str) -> list[str]:
         """Return every value of a key column, empty if the file has no such column."""
@@ -42,12 +59,12 @@ def read_labels(root: Path, options: SourceOptions) -> Labels:
     """Read the label file named in the options, or ``labels.csv`` in the root.
 
     Raises:
-        DataError: no such file, no key column, no label column, or two labels for one key.
+        DataError: no such file, no key column, no label column, no such patient column, or two labels for one key.
     """
     path = root / (options.labels or "labels.csv")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return _parse(csv.DictReader(file), path.name, options.label_column)
+            return _parse(csv.DictReader(file), path.name, options)
     except FileNotFoundError:
         raise DataError(
             f"Expected a label file {path.name!r} in the data folder.",
@@ -57,9 +74,31 @@ def read_labels(root: Path, options: SourceOptions) -> Labels:
         raise DataError(f"Cannot read the label file {path.name!r}.", remedy="Save it as UTF-8 CSV.") from None
 
 
-def _parse(rows: "csv.DictReader[str]", name: str, label_column: str) -> Labels:
-    columns = rows.fieldnames or []
-    keys = [column for column in KEY_COLUMNS if column in columns]
+def overlooked_column(columns: Sequence[str], read: Sequence[str]) -> str:
+    """Return the first of `columns` that looks like one of patients and is not among those that are read; empty if none."""
+    others = [column for column in columns if column not in read]
+    return next((c for c in others if LIKE_A_PATIENT.fullmatch(re.sub(r"[^a-z]", "", c.lower()))), "")
+
+
+def not_read_as_patients(column: str, what: str) -> DataError:
+    """Return the error for a column that seems to name patients under another name: privacy would be counted per image."""
+    return DataError(
+        f"{what}: is {column!r} the column of patients?",
+        remedy=f"If it is, add --patient-column {column!r}. If not, name the column that tells patients apart, "
+        "or rename this one.",
+    )
+
+
+def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> Labels:
+    columns, label_column = list(rows.fieldnames or []), options.label_column
+    patient_column = options.patient_column or PATIENT_COLUMN
+    if options.patient_column and options.patient_column not in columns:
+        raise DataError(
+            f"Expected a column {options.patient_column!r} in the label file {name!r}.",
+            remedy="Check --patient-column.",
+        )
+    present = [*columns, *([PATIENT_COLUMN] if patient_column in columns else [])]
+    keys = [column for column in KEY_COLUMNS if column in present]
     if not keys or label_column not in columns:
         raise DataError(
             f"Expected the columns {label_column!r} and one of {', '.join(KEY_COLUMNS)} in {name!r}, "
@@ -68,14 +107,17 @@ def _parse(rows: "csv.DictReader[str]", name: str, label_column: str) -> Labels:
         )
     by: dict[str, dict[str, LabelRow]] = {column: {} for column in keys}
     for number, row in enumerate(rows, start=2):
+        if PATIENT_COLUMN in keys:
+            row[PATIENT_COLUMN] = row.get(patient_column) or ""
         key = next((column for column in keys if row.get(column)), None)
         label = (row.get(label_column) or "").strip()
         if key is None or not label:
             continue  # an unlabelled row labels nothing; its images are counted as unlabelled
-        entry = LabelRow(label, (row.get("PatientID") or "").strip(), (row.get("split") or "").strip())
+        entry = LabelRow(label, (row.get(PATIENT_COLUMN) or "").strip(), (row.get("split") or "").strip())
         earlier = by[key].setdefault(row[key].strip(), entry)
         if earlier.label != label:
             raise DataError(
                 f"Two different labels for one {key} in {name!r}, line {number}.", remedy="Keep one of them."
             )
-    return Labels(by)
+    read = (*KEY_COLUMNS, label_column, "split")
+    return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read))

@@ -1,4 +1,4 @@
-"""An ``.npz`` in MedMNIST form: ``train_images``, ``train_labels`` and so on; every image is its own patient."""
+"""An ``.npz`` in MedMNIST form: ``train_images``, ``train_labels`` and so on; every different image is a patient of its own."""
 
 import hashlib
 import zipfile
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, picture_key
 from salus.client.data.sources.base import SourceOptions, Stamp
 from salus.common.errors import DataError, UnreadableImage
 
@@ -52,12 +52,19 @@ class MedMnist:
         for split, images in self._images.items():
             for row, (image, label) in enumerate(zip(images, self._labels[split].reshape(-1), strict=True)):
                 key = f"{split}/{row}"
+                coloured = image.shape[-1] == 3
+                sides = image.shape[:-1] if coloured else image.shape
                 info: dict[str, str | float | int | list[float]] = {
-                    "rows": image.shape[0],
-                    "columns": image.shape[1],
+                    PATIENT_BY: "picture",
+                    "channels": 3 if coloured else 1,
+                    **({"slices": sides[0]} if len(sides) == 3 else {}),
+                    "rows": sides[-2],
+                    "columns": sides[-1],
                     "intensity_range": [float(image.min()) / 255, float(image.max()) / 255],
                 }
-                yield ImageRecord(key, key, key, str(int(label)), split, _digest(image), _digest(image), info=info)
+                digest = _digest(image)
+                patient = picture_key(digest)
+                yield ImageRecord(patient, key, key, str(int(label)), split, digest, digest, info=info)
 
     def load(self, key: str) -> Sample:
         """Return ``[channels, *spatial]``; the last axis is colour if it has three entries."""

@@ -1,4 +1,4 @@
-"""A folder of NIfTI volumes, one patient each unless the label file says otherwise; labels from a CSV or from masks.
+"""A folder of NIfTI volumes; each is a patient of its own unless the label file says otherwise; labels from a CSV or from masks.
 
 With masks the label is the mask's volume in millilitres: of all its voxels above zero, or with `label_column` a number, of
 the voxels of that class. `positive_above` turns it into ``1`` or ``0``.
@@ -17,7 +17,15 @@ import nibabel
 import numpy as np
 
 from salus.client.data.dicom import Window, show
-from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample, array_digest
+from salus.client.data.records import (
+    PATIENT_BY,
+    FloatArray,
+    ImageRecord,
+    Quarantined,
+    Sample,
+    array_digest,
+    picture_key,
+)
 from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
 from salus.client.data.sources.labels import LabelRow, read_labels
 from salus.common.errors import DataError, UnreadableImage
@@ -43,6 +51,8 @@ class NiftiFolder:
         self._names = Counter(path.name for path in images)
         self._below = Counter(path.parts[1:] for path in images)  # places without the first folder, such as ``images``
         self._labels = None if self._masks is not None else read_labels(root, options)
+        if self._labels is not None:
+            self._labels.check_patients()
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         for path in sorted(self._root.rglob("*")):
@@ -58,13 +68,16 @@ class NiftiFolder:
             shape = sample.values.shape
             info: dict[str, str | float | int | list[float]] = {
                 "modality": "MR",
+                "channels": shape[0],
                 "slices": shape[1],
                 "rows": shape[2],
                 "columns": shape[3],
                 "spacing_mm": list(sample.spacing_mm),
                 "intensity_range": [float(sample.measured.min()), float(sample.measured.max())],
             }
-            patient = row.patient or key
+            patient = row.patient
+            if not patient:
+                patient, info[PATIENT_BY] = picture_key(sample.pixel_sha256), "picture"
             yield ImageRecord(
                 patient, patient, key, row.label, row.split, sample.sha256, sample.pixel_sha256, info=info
             )

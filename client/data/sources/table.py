@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from salus.client.data.records import FloatArray, ImageRecord, Quarantined, Sample
+from salus.client.data.records import PATIENT_BY, FloatArray, ImageRecord, Quarantined, Sample, picture_key
 from salus.client.data.sources.base import SourceOptions, Stamp
+from salus.client.data.sources.labels import not_read_as_patients, overlooked_column
 from salus.common.errors import DataError, UnreadableImage
 
 LARGEST = 1e30  # float32 holds it; a measurement never reaches it
-ID_COLUMNS = ("PatientID", "patient", "pid")
+ID_COLUMNS = ("PatientID", "patient", "pid")  # of patients; another one is named by the operator
 
 
 class Table:
-    """One sample per row; the label column and the inputs are named by the operator. A row is a patient unless an id says so.
+    """One sample per row; the label column and the inputs are named by the operator. Every different row is a patient unless
+    an identifier says otherwise.
 
     A file with a header names its columns itself; one without takes the names from the options, in order, the label's included.
     """
@@ -43,12 +45,26 @@ class Table:
             )
         if len(set(header)) != len(header):
             raise DataError(f"Two columns of {path.name!r} have the same name.", remedy="Rename one.")
+        self._check_patients(header, path.name)
         body = lines[1:] if named else lines
         # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be told apart.
         return [
             dict(zip(header, (cell.strip() for cell in line), strict=True)) if len(line) == len(header) else {}
             for line in body
         ]
+
+    def _check_patients(self, header: list[str], name: str) -> None:
+        wanted = self._options.patient_column
+        if wanted and wanted not in header:
+            raise DataError(f"Expected a column {wanted!r} in {name!r}.", remedy="Check --patient-column.")
+        read = (self._options.label_column, *self._options.columns)
+        found = overlooked_column(header, read)
+        if not wanted and found and not set(ID_COLUMNS) & set(header):
+            raise not_read_as_patients(found, f"Every row of {name!r} would be a patient of its own")
+
+    @property
+    def _ids(self) -> tuple[str, ...]:
+        return (self._options.patient_column,) if self._options.patient_column else ID_COLUMNS
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         for name, rows in self._rows.items():
@@ -62,8 +78,11 @@ class Table:
                 except UnreadableImage as problem:
                     yield Quarantined(key, problem.reason, problem.detail)
                     continue
-                patient = next((row[column] for column in ID_COLUMNS if row.get(column)), key)
-                yield ImageRecord(patient, patient, key, label, row.get("split", ""), _digest(row), group=name)
+                digest = _digest(row)
+                patient = next((row[column] for column in self._ids if row.get(column)), "")
+                info: dict[str, str | float | int | list[float]] = {} if patient else {PATIENT_BY: "row"}
+                patient = patient or picture_key(digest)
+                yield ImageRecord(patient, patient, key, label, row.get("split", ""), digest, group=name, info=info)
 
     def _label(self, row: dict[str, str]) -> str:
         label = row.get(self._options.label_column, "")
@@ -79,7 +98,7 @@ class Table:
     def _inputs(self) -> list[str]:
         first = next((rows[0] for rows in self._rows.values() if rows), {})
         named = self._options.columns or tuple(first)
-        left_out = {self._options.label_column, "split", *ID_COLUMNS}
+        left_out = {self._options.label_column, "split", *ID_COLUMNS, *self._ids}
         return [column for column in named if column not in left_out]
 
     def _values(self, row: dict[str, str]) -> FloatArray:

@@ -7,10 +7,11 @@ from PIL import Image
 from tests.builders import tiny_job, toy_catalogue, write_npz
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.loading import Memory, local_data, target_of
+from salus.client.data.loading import Memory, local_data
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
+from salus.common.declaration import target_of
 from salus.common.errors import DataError
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column

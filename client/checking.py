@@ -1,0 +1,61 @@
+"""What a site answers when it is asked whether it could run a job: its policy, its declarations, and its budget as yes or no."""
+
+from salus.client.data.catalogue import Catalogue
+from salus.client.ledger.store import Budget, Ledger
+from salus.client.policy import OtherEpoch, Policy
+from salus.common.declaration import Declaration
+from salus.common.errors import SalusError, describe
+from salus.common.fit import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict, problems_of
+from salus.common.job import Job
+from salus.privacy.dp.accounting import epsilon
+from salus.privacy.dp.plan import Plan, plan_of
+
+NO_BUDGET = "The privacy budget of this site's patients does not allow the job; its operator sees the numbers."
+
+
+def offered(catalogue: Catalogue, policy: Policy) -> dict[str, Declaration | None]:
+    """Return the declarations of the data sets that the policy allows; the names of others stay at the site."""
+    every = catalogue.declarations.all()
+    return {name: found for name, found in every.items() if not policy.datasets or name in policy.datasets}
+
+
+def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, running: str) -> Verdict:
+    """Return what speaks against a job here; nothing is reserved and no data are read.
+
+    Args:
+        running: the ledger's name of the job that runs now, or empty; others that have sent everything are closed first.
+    """
+    declarations = offered(catalogue, policy)
+    problems = [
+        _problem("epoch" if isinstance(refusal, OtherEpoch) else "policy", describe(refusal))
+        for refusal in policy.objections(job)
+    ]
+    if not policy.datasets or job.task.dataset in policy.datasets:
+        problems += problems_of(job, declarations)
+    if not problems:
+        try:
+            plan = plan_of(job)
+        except SalusError as problem:
+            problems.append(_problem("budget", describe(problem)))
+        else:
+            if plan is not None:
+                ledger.close_finished(but=running)
+                if not ledger.allows(catalogue.patients(job.task.dataset), plan, policy.budget):
+                    problems.append(_problem("budget", NO_BUDGET))
+    return Verdict(problems=tuple(problems[:MAX_PROBLEMS]), declarations=declarations)
+
+
+def cost_of(job: Job, plan: Plan, budget: Budget) -> dict[str, str | float | int]:
+    """Return what a job takes of each patient's budget, counted as the budget is, at its own delta."""
+    return {
+        "job": job.job.name,
+        "dataset": job.task.dataset,
+        "epsilon": round(epsilon(plan.reserved(), budget.delta), 4),
+        "delta": budget.delta,
+        "budget_epsilon": budget.epsilon,
+        "period_days": budget.period_days,
+    }
+
+
+def _problem(requirement: Requirement, text: str) -> Problem:
+    return Problem(requirement=requirement, text=text[:MAX_TEXT])

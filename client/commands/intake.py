@@ -1,0 +1,102 @@
+"""`salus dataset import` and `receive`: options of both, and what they print; the work is in `importing`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from salus.common.console import example, table
+
+Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
+Name = Annotated[str, typer.Argument(help="The name under which jobs ask for this data set.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Declare it as shown, without being asked.")]
+LabelFile = Annotated[Path, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
+LabelColumn = Annotated[str, typer.Option(help="Its column of labels.")]
+Volumes = Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")]
+Masks = Annotated[
+    list[str] | None, typer.Option(help="Where a device burns in text: GE:480x640:0,0,40,640; may be repeated.")
+]
+Listen = Annotated[str, typer.Option(help="Our title, address and port, as the PACS knows them.")]
+Authority = Annotated[str, typer.Option(help="Certificate authority of the PACS, a PEM file.")]
+Certificate = Annotated[str, typer.Option(help="Our certificate for classic DICOM over TLS, a PEM file.")]
+Key = Annotated[str, typer.Option(help="Its key, a PEM file.")]
+Trusted = Annotated[bool, typer.Option(help="The network to the PACS is secured by other means; do without TLS.")]
+HERE = "SALUS@127.0.0.1:11112"
+
+
+def import_(
+    folder: Folder,
+    name: Name,
+    labels: LabelFile,
+    source: Annotated[Path | None, typer.Argument(help="A folder of DICOM files or a zip.")] = None,
+    pacs: Annotated[
+        str, typer.Option(help="Instead of a folder: https://host/dicom-web, or dicom://TITLE@host:port for C-MOVE.")
+    ] = "",
+    query: Annotated[str, typer.Option(help="Such as ModalitiesInStudy=CT,StudyDate=20200101-20201231.")] = "",
+    user: Annotated[str, typer.Option(help="For DICOMweb; the password is read from SALUS_PACS_PASSWORD.")] = "",
+    listen: Listen = HERE,
+    authority: Authority = "",
+    certificate: Certificate = "",
+    key: Key = "",
+    trusted_network: Trusted = False,
+    label_column: LabelColumn = "label",
+    volumes: Volumes = False,
+    mask: Masks = None,
+    yes: Yes = False,
+) -> None:
+    """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; goes on where it was."""
+    from salus.client.commands.importing import Target, Tls, local_files, pacs_files, run_import
+    from salus.common.errors import ConfigError
+
+    if (source is None) == (not pacs):
+        raise ConfigError("Expected a folder or zip, or --pacs, and not both.", remedy="Give one of them.")
+    tls = Tls(authority, certificate, key, trusted_network)
+    files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
+    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False)
+    _imported(run_import(target, files), folder, name, yes)
+
+
+def receive(
+    folder: Folder,
+    name: Name,
+    labels: LabelFile,
+    sender: Annotated[str, typer.Option(help="The title of the PACS or modality that may send.")],
+    idle_s: Annotated[float, typer.Option(min=1, help="End when nothing has come for so long.")] = 60.0,
+    listen: Listen = HERE,
+    authority: Authority = "",
+    certificate: Certificate = "",
+    key: Key = "",
+    trusted_network: Trusted = False,
+    label_column: LabelColumn = "label",
+    volumes: Volumes = False,
+    mask: Masks = None,
+    yes: Yes = False,
+) -> None:
+    """Take what a PACS or modality pushes (C-STORE), de-identify it into the site's own store, and register it."""
+    from salus.client.commands.importing import Target, Tls, pushed_files, run_import
+
+    files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
+    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False)
+    _imported(run_import(target, files), folder, name, yes)
+
+
+def _imported(report: dict[str, object], folder: Path, name: str, yes: bool) -> None:
+    from salus.client.commands.declaring import declare as declared
+    from salus.client.config import open_catalogue
+
+    rows = [(key, value) for key, value in report.items() if not isinstance(value, dict)]
+    rows += [
+        (f"{key}: {inner}", n) for key, value in report.items() if isinstance(value, dict) for inner, n in value.items()
+    ]
+    table("Import", ["", ""], rows)
+    declared(folder, open_catalogue(folder), name, yes=yes)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(
+        name="import", epilog=example("salus dataset import ./site chest-xray ./export.zip --labels labels.csv")
+    )(import_)
+    app.command(epilog=example("salus dataset receive ./site chest-xray --labels labels.csv --sender MODALITY1"))(
+        receive
+    )

@@ -1,0 +1,108 @@
+"""What a site says in public about one of its data sets: what kind of data they are, never how they are for one patient.
+
+The site's operator confirms a declaration once. Jobs are matched against it (`fit`), and never against the data, so a job
+that does not fit can be refused aloud without saying anything about a patient.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from salus.common.job import MAX_COLUMNS, MAX_INPUT_NUMBERS
+from salus.common.strict import Strict
+
+MAX_CLASSES = 1000
+SPACINGS = ("unknown", "up to 0.25 mm", "0.25 to 0.5 mm", "0.5 to 1 mm", "1 to 2 mm", "above 2 mm")
+SPACING_EDGES_MM = (0.25, 0.5, 1.0, 2.0)
+ROUND_NUMBERS = (1, 2, 5)
+# No control characters and nothing invisible: a declaration is shown on other people's terminals.
+Word = Annotated[str, Field(pattern=r"^[^\p{C}\p{Z}]+( [^\p{C}\p{Z}]+)*$", min_length=1, max_length=64)]
+Modality = Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")]
+
+
+class DeclaredColumn(Strict):
+    """One column of a table; `unit` is empty where the operator has not stated one."""
+
+    name: Word
+    unit: Annotated[str, Field(pattern=r"^[^\p{C}]*$", max_length=32)] = ""
+
+
+class Declaration(Strict):
+    """What is public about a data set.
+
+    Args:
+        version: of this form; a newer one is refused, not guessed.
+        kind: images (and volumes), or rows of a table.
+        annotations: what each item is labelled with.
+        classes: every label that a job may use, spelt as in the data; the operator may name some that no patient has yet.
+        dimensions, channels: of the images.
+        modalities: of a fixed list of DICOM's codes; empty where the source knows none.
+        spacing: class of the usual distance of two pixels.
+        columns: inputs of a table.
+        min_patients: there are at least so many patients. The operator states it; the count itself stays at the site.
+        patient_ids: whether patients are told apart by an identifier; if not, every different picture counts as a patient.
+    """
+
+    version: Literal[1] = 1
+    kind: Literal["images", "table"]
+    annotations: Annotated[tuple[Literal["class", "measurement"], ...], Field(max_length=2)] = ("class",)
+    classes: Annotated[tuple[Word, ...], Field(max_length=MAX_CLASSES)] = ()
+    dimensions: Annotated[tuple[Literal[2, 3], ...], Field(max_length=2)] = ()
+    channels: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_INPUT_NUMBERS)], ...], Field(max_length=16)] = ()
+    modalities: Annotated[tuple[Modality, ...], Field(max_length=32)] = ()
+    spacing: Literal["unknown", "up to 0.25 mm", "0.25 to 0.5 mm", "0.5 to 1 mm", "1 to 2 mm", "above 2 mm"] = "unknown"
+    columns: Annotated[tuple[DeclaredColumn, ...], Field(max_length=MAX_COLUMNS)] = ()
+    min_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
+    patient_ids: bool = True
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is declared, line by line, for people."""
+        columns = [f"{column.name} [{column.unit}]" if column.unit else column.name for column in self.columns]
+        told = "by an identifier" if self.patient_ids else "by content: no identifier is known"
+        lines = [
+            ("kind", self.kind),
+            ("annotations", ", ".join(self.annotations)),
+            ("classes", ", ".join(self.classes)),
+            ("dimensions", ", ".join(map(str, self.dimensions))),
+            ("channels", ", ".join(map(str, self.channels))),
+            ("modalities", ", ".join(self.modalities)),
+            ("pixel spacing", self.spacing if self.kind == "images" else ""),
+            ("columns", ", ".join(columns)),
+            ("patients", f"at least {self.min_patients}"),
+            ("patients are told apart", told),
+        ]
+        return [(name, text) for name, text in lines if text]
+
+
+def spacing_class(spacing_mm: Sequence[float]) -> str:
+    """Return the class of `SPACINGS` of an image, by the larger distance within its plane (the last two axes)."""
+    if len(spacing_mm) < 2 or not max(spacing_mm[-2:]) > 0:
+        return SPACINGS[0]
+    return SPACINGS[1 + sum(max(spacing_mm[-2:]) > edge for edge in SPACING_EDGES_MM)]
+
+
+def rounded_down(count: int) -> int:
+    """Return the largest of 1, 2, 5, 10, 20, 50 ... that is at most `count`, and 1 below that.
+
+    >>> [rounded_down(count) for count in (0, 1, 4, 49, 588)]
+    [1, 1, 2, 20, 500]
+    """
+    best, power = 1, 1
+    while power <= count:
+        best = max([best, *(power * number for number in ROUND_NUMBERS if power * number <= count)])
+        power *= 10
+    return best
+
+
+def target_of(label: str, classes: Sequence[str]) -> int | None:
+    """Return the class number of a label written as the class's name or its number, or None if it is neither."""
+    if label in classes:
+        return list(classes).index(label)
+    numbered = (
+        label.isascii()
+        and label.isdecimal()
+        and int(label) < len(classes)
+        and not any(name.isdecimal() for name in classes)
+    )
+    return int(label) if numbered else None

@@ -1,0 +1,205 @@
+"""Does a job fit what a site has declared? A pure function of two public documents, with one text for both sides.
+
+What is found here is refused before a budget is reserved or a file is read, under every protection. It also bounds the
+classes and columns of a job by the declaration: a job cannot add classes that no site has in order to widen a model.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from salus.common.canonical import canonical_json
+from salus.common.declaration import Declaration, target_of
+from salus.common.errors import UnfitError, WireError
+from salus.common.job import Job
+from salus.common.strict import Strict, validate
+
+Requirement = Literal[
+    "data set", "labels", "classes", "images", "modality", "columns", "patients", "policy", "epoch", "budget"
+]
+MAX_TEXT = 600
+MAX_PROBLEMS = 40
+MAX_LISTED = 8
+MAX_VERDICT_BYTES = 4 * 2**20
+
+
+class Problem(Strict):
+    """One thing a job needs and a site does not have or allow, in a sentence that both sides may read."""
+
+    requirement: Requirement
+    text: Annotated[str, Field(max_length=MAX_TEXT)]
+
+
+class Verdict(Strict):
+    """A site's answer to the question whether it could run a job; nothing in it depends on one patient.
+
+    Whether the privacy budget allows the job is said without numbers, as it is when a job is refused.
+
+    Args:
+        declarations: of the data sets that the site's policy offers, by name; None for one that is not declared yet.
+    """
+
+    problems: Annotated[tuple[Problem, ...], Field(max_length=MAX_PROBLEMS)] = ()
+    declarations: Annotated[dict[str, Declaration | None], Field(default_factory=dict, max_length=1000)]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the site could run the job."""
+        return not self.problems
+
+    def encode(self) -> bytes:
+        """Return the bytes that travel."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+def read_verdict(data: bytes) -> Verdict:
+    """Return what `Verdict.encode` wrote; raises WireError for anything else."""
+    try:
+        if len(data) > MAX_VERDICT_BYTES:
+            raise ValueError
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise WireError(
+            "Expected a verdict on a job.", remedy="Both sides must run the same version of Salus."
+        ) from None
+    return validate(Verdict, values, error=WireError, what="verdict")
+
+
+def require_fit(job: Job, declarations: Mapping[str, Declaration | None]) -> None:
+    """Raise UnfitError, with all that does not fit, unless the job fits what this site has declared."""
+    found = problems_of(job, declarations)
+    if found:
+        raise UnfitError(
+            " ".join(problem.text for problem in found[:4]),
+            remedy="Correct the job, or let the site's operator correct the declaration: salus dataset declare.",
+        )
+
+
+def problems_of(job: Job, declarations: Mapping[str, Declaration | None]) -> list[Problem]:
+    """Return what keeps a job from running on what a site has declared; empty if it fits.
+
+    Args:
+        declarations: by the names of the site's data sets; None for one that is registered and not declared.
+    """
+    name = job.task.dataset
+    if name not in declarations:
+        known = f"has {_listed(declarations)}" if declarations else "has none"
+        text = f"The job asks for the data set {name!r}{_meant(name, declarations)}; this site {known}."
+        return [_problem("data set", text)]
+    declared = declarations[name]
+    if declared is None:
+        text = (
+            f"The data set {name!r} is registered here but not declared yet; its operator runs: salus dataset declare."
+        )
+        return [_problem("data set", text)]
+    found = [
+        *_labels(job, declared),
+        *_classes(job, declared),
+        *(_columns(job, declared) if _wants_table(job) else _images(job, declared)),
+        *_modality(job, declared),
+        *_patients(job, declared),
+    ]
+    return found[:MAX_PROBLEMS]
+
+
+def _labels(job: Job, declared: Declaration) -> Iterable[Problem]:
+    if "class" not in declared.annotations:
+        text = f"The job needs classes, but {job.task.dataset!r} is labelled with {' and '.join(declared.annotations)} here."
+        yield _problem("labels", text)
+
+
+def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
+    """Yield a problem for each class that no declared label stands for."""
+    if "class" not in declared.annotations:
+        return
+    classes = job.task.classes
+    stood_for = {target_of(label, classes) for label in declared.classes}
+    for number, name in enumerate(classes):
+        if number not in stood_for:
+            text = (
+                f"The job's class {name!r} is not a class of {job.task.dataset!r} here"
+                f"{_meant(name, declared.classes)}; declared: {_listed(declared.classes)}."
+            )
+            yield _problem("classes", text)
+
+
+def _wants_table(job: Job) -> bool:
+    """Return whether the job's columns are a table's; those of a job on image features are computed from images."""
+    features = job.harmonise is not None and job.harmonise.kind in ("features", "combat")
+    return bool(job.task.columns) and not features
+
+
+def _images(job: Job, declared: Declaration) -> Iterable[Problem]:
+    name, task = job.task.dataset, job.task
+    if declared.kind != "images":
+        yield _problem("images", f"The job needs images, but {name!r} is a table here.")
+        return
+    if not task.shape:
+        return  # statistics and image features take images of any size
+    if len(task.shape) not in declared.dimensions:
+        have = " and ".join(f"{sides}-D" for sides in declared.dimensions)
+        yield _problem("images", f"The job needs {len(task.shape)}-D images, but those of {name!r} are {have} here.")
+    if task.channels not in declared.channels:
+        have = " or ".join(map(str, declared.channels))
+        yield _problem(
+            "images", f"The job needs images of {task.channels} channel(s), but those of {name!r} have {have} here."
+        )
+
+
+def _columns(job: Job, declared: Declaration) -> Iterable[Problem]:
+    name = job.task.dataset
+    if declared.kind != "table":
+        yield _problem("columns", f"The job needs a table, but {name!r} holds images here.")
+        return
+    units = {column.name: column.unit for column in declared.columns}
+    for column in job.task.columns:
+        if column.name not in units:
+            text = f"The job's column {column.name!r} is not in {name!r} here{_meant(column.name, units)}."
+            yield _problem("columns", text)
+        elif column.unit and column.unit != units[column.name]:
+            have = repr(units[column.name]) if units[column.name] else "not declared"
+            yield _problem(
+                "columns", f"The job's column {column.name!r} is in {column.unit!r}, but its unit here is {have}."
+            )
+
+
+def _modality(job: Job, declared: Declaration) -> Iterable[Problem]:
+    wanted, name = job.task.modality, job.task.dataset
+    if wanted and declared.modalities != (wanted,):
+        have = " and ".join(declared.modalities) or "of unknown modality"
+        yield _problem("modality", f"The job needs {wanted} images only, but {name!r} is {have} here.")
+    counted = job.statistics.modalities if job.statistics is not None and job.statistics.kind == "summary" else ()
+    if counted and declared.modalities and not set(counted) & set(declared.modalities):
+        text = (
+            f"The job counts {_listed(counted)} apart, but {name!r} holds {_listed(declared.modalities)} here: "
+            "every image would be counted as 'OTHER'."
+        )
+        yield _problem("modality", text)
+
+
+def _patients(job: Job, declared: Declaration) -> Iterable[Problem]:
+    exact = job.statistics if not job.privacy.noised else None
+    if exact is not None and declared.min_patients < exact.min_patients:
+        text = (
+            f"The job hides numbers of fewer than {exact.min_patients} patients, and this site declares at least "
+            f"{declared.min_patients}; its operator may state more: salus dataset declare --min-patients."
+        )
+        yield _problem("patients", text)
+
+
+def _problem(requirement: Requirement, text: str) -> Problem:
+    return Problem(requirement=requirement, text=text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}...")
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did it mean {near[0]!r}?)" if near else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    every: Sequence[str] = list(names)
+    shown = ", ".join(map(repr, every[:MAX_LISTED])) or "none"
+    return f"{shown} and {len(every) - MAX_LISTED} more" if len(every) > MAX_LISTED else shown
