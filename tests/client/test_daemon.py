@@ -35,7 +35,7 @@ def test_nothing_is_answered_after_the_roster_has_ended(tmp_path: Path) -> None:
     _, kits = found(tmp_path)
     install_kit(tmp_path / "site-1", read_kit(kits[1]), clock)
     lines: list[str] = []
-    daemon = SiteDaemon(SiteFolder.open(tmp_path / "site-1", clock), clock, lines.append)
+    daemon = SiteDaemon(SiteFolder.open(tmp_path / "site-1", clock), clock, lambda line, alarm: lines.append(line))
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
     message = Message(pack(Request(kind="hello")), 7, "query.hello", ttl=60.0)
     message.metadata.__dict__["_message_id"] = "m"
@@ -47,4 +47,5 @@ def test_nothing_is_answered_after_the_roster_has_ended(tmp_path: Path) -> None:
     assert refused.kind == "refused"
     assert refused.error == "RosterError"
     assert "ask the consortium for a new kit" in refused.text
-    assert len(lines) == 2
+    assert len(lines) == 3  # that the roster has ended, and that a request was refused for it
+    assert lines[-1].startswith("Refused: ")
