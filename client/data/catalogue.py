@@ -27,7 +27,7 @@ from salus.client.data.staging import BATCH, stage
 from salus.client.data.troubles import Troubles
 from salus.common.declaration import Declaration
 from salus.common.errors import DataError
-from salus.common.job import Name
+from salus.common.job_statistics import Name
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import validate
 
