@@ -1,0 +1,171 @@
+"""Write `docs/reference.md`: every key of a job file, a site's policy and the two settings files, from the models themselves.
+
+What a key means is in its class's docstring (``Args``), why its default is what it is in the comment beside it, and what it
+may be in its type; this script only brings them together. A test fails when the page is older than the code.
+
+    python docs/generate_reference.py
+"""
+
+import ast
+import inspect
+import io
+import re
+import textwrap
+import tokenize
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from salus.client.config import SiteConfig
+from salus.client.policy import Policy
+from salus.common.job import Job
+from salus.server.config import ServerConfig
+
+PAGE = Path(__file__).with_name("reference.md")
+FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
+    ("A job file", "Signed by the coordinator and checked by every site. Required keys have no default.", Job),
+    ("policy.toml", "A site operator's rules. What is not allowed here does not run.", Policy),
+    ("site.toml", "A site's settings. None of them changes a guarantee.", SiteConfig),
+    ("server.toml", "The coordinator's settings.", ServerConfig),
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the source says about one key."""
+
+    meaning: str
+    reason: str
+
+
+def words_of(model: type[BaseModel]) -> dict[str, Words]:
+    """Return meaning and reason of every key of a model, from its docstring and the comments of its class."""
+    source = textwrap.dedent(inspect.getsource(model))
+    comments: dict[int, str] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]] = token.string.lstrip("# ").strip()
+    body = ast.parse(source).body[0]
+    assert isinstance(body, ast.ClassDef)  # Safe because it is the source of a class.
+    meanings = _arguments(ast.get_docstring(body) or "")
+    found = {}
+    for node in body.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            beside = " ".join(comments[line] for line in lines if line in comments)
+            found[node.target.id] = Words(meanings.get(node.target.id, ""), beside)
+    return found
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    """Return the entries of a docstring's ``Args`` section; ``a, b: text`` speaks of both."""
+    _, _, rest = docstring.partition("Args:\n")
+    section = re.split(r"\n\n", rest)[0]
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in section.splitlines():
+        entry = re.match(r"^ {4}([a-z_0-9, ]+): (.*)$", line)
+        if entry:
+            names = [name.strip() for name in entry[1].split(",")]
+            found |= dict.fromkeys(names, entry[2])
+        elif line.strip():
+            for name in names:
+                found[name] += " " + line.strip()
+    return found
+
+
+def page() -> str:
+    """Return the whole page."""
+    parts = ["# Every setting\n", "Written by `python docs/generate_reference.py` from the code; do not edit it here."]
+    for title, text, model in FILES:
+        parts += [f"\n## {title}\n", text]
+        parts += _section(model, "")
+    return "\n".join(parts) + "\n"
+
+
+def _section(model: type[BaseModel], place: str) -> list[str]:
+    words, nested = words_of(model), []
+    rows = []
+    schema = model.model_json_schema()
+    for name, field in model.model_fields.items():
+        inner, many = _model_in(field.annotation)
+        if inner is not None:
+            nested.append((inner, f"{place.strip('[]')}.{name}".strip("."), many))
+            continue
+        shape = schema["properties"][name]
+        default = "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True))}`"
+        said = words.get(name, Words("", ""))
+        meaning, reason = (_cell(_upper(part.rstrip("."))) for part in (said.meaning, said.reason))
+        rows.append(f"| `{name}` | {_type(shape)} | {default} | {meaning} | {reason} |")
+    lines = []
+    if place:
+        lines.append(f"\n### {place}\n")
+        lines.append((inspect.getdoc(model) or "").partition("\n")[0])
+    if rows:
+        lines += ["\n| key | value | default | meaning | note |", "|---|---|---|---|---|", *rows]
+    for inner, name, many in nested:
+        lines += _section(inner, f"[[{name}]]" if many else f"[{name}]")
+    return lines
+
+
+def _model_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the settings model in an annotation, and whether there may be several of it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    arguments = getattr(annotation, "__args__", ())
+    for argument in arguments:
+        inner, _ = _model_in(argument)
+        if inner is not None:
+            return inner, getattr(annotation, "__origin__", None) is tuple
+    return None, False
+
+
+def _type(shape: dict[str, Any]) -> str:
+    if "enum" in shape:
+        return " or ".join(f"`{_toml(value)}`" for value in shape["enum"])
+    if "const" in shape:
+        return f"`{_toml(shape['const'])}`"
+    if "anyOf" in shape:
+        return " or ".join(_type(part) for part in shape["anyOf"] if part.get("type") != "null")
+    kind = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}.get(
+        str(shape.get("type")), "list"
+    )
+    limits = [
+        f"{word} {shape[key]:g}"
+        for key, word in (
+            ("minimum", "from"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "to"),
+            ("exclusiveMaximum", "below"),
+        )
+        if key in shape
+    ]
+    if "maxLength" in shape:
+        limits.append(f"up to {shape['maxLength']} characters")
+    return f"{kind} {' '.join(limits)}".strip()
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("``", "`")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
