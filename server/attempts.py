@@ -4,11 +4,11 @@ A round that too few sites finish is abandoned, nothing of it is kept, and it is
 """
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from salus.common.clock import Clock, SystemClock
 from salus.common.errors import NotOpened, ProtectionError, RoundError, SalusError
 from salus.common.events import EventSink
 from salus.common.identity import Signed
@@ -57,6 +57,7 @@ class Attempts:
     participants: Participants | None = None
     cancelled: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=dict)
+    clock: Clock = field(default_factory=SystemClock)
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
@@ -95,7 +96,7 @@ class Attempts:
                     raise
                 self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
                 last = problem.problem
-                time.sleep(RETRY_PAUSE_S)
+                self.clock.sleep(RETRY_PAUSE_S)
                 continue
             return total
         raise RoundError(
@@ -176,7 +177,7 @@ class Attempts:
         return online if len(online) >= self._needed else None
 
     def _wait_for_sites(self) -> tuple[int, ...]:
-        deadline = time.monotonic() + self.job.job.join_timeout_s
+        deadline = self.clock.monotonic_s() + self.job.job.join_timeout_s
         announced = False
         while True:
             if self.cancelled():
@@ -186,7 +187,7 @@ class Attempts:
                 self._tell_absent(self.federation.online())
                 return sites
             online, holder = self.federation.online(), self.job.aggregation.key_holder
-            if time.monotonic() > deadline:
+            if self.clock.monotonic_s() > deadline:
                 raise RoundError(
                     f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
                     f"{f', the key holder {holder} among them' if holder else ''}"
@@ -198,7 +199,7 @@ class Attempts:
                 self.events.emit("waiting", job=self.job_id, online=list(online), needed=self._needed)
                 self._tell_absent(online)
                 announced = True
-            time.sleep(POLL_S)
+            self.clock.sleep(POLL_S)
 
     def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: Kind, blob: bytes, shape: Shape) -> Sum:
         session = Session(
@@ -217,17 +218,17 @@ class Attempts:
         requests = dict.fromkeys(sites, (first, blob))
         step = "train"
         while True:
-            started = time.monotonic()
+            started = self.clock.monotonic_s()
             closed = self._collect(requests, end, round_)
-            self.seconds[step] = self.seconds.get(step, 0.0) + time.monotonic() - started
-            started = time.monotonic()
+            self.seconds[step] = self.seconds.get(step, 0.0) + self.clock.monotonic_s() - started
+            started = self.clock.monotonic_s()
             try:
                 following = end.close()
             except ProtectionError:
                 if closed:  # the sites themselves keep the sum closed, which says more than that consents are missing
                     raise NotOpened(self._contributors_needed, detail="") from None
                 raise
-            self.seconds["combine"] = self.seconds.get("combine", 0.0) + time.monotonic() - started
+            self.seconds["combine"] = self.seconds.get("combine", 0.0) + self.clock.monotonic_s() - started
             if following is None:
                 return end.result
             further = Request.model_validate({"kind": "answer", **common})

@@ -1,12 +1,12 @@
 """How the round code reaches sites: by id, over any Flower `Grid` (our own link, the simulation's, or Flower's engines)."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
 
@@ -23,7 +23,7 @@ class Federation(Protocol):
     def exchange(
         self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
     ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
-        """Ask these sites and yield each answer as it comes; a site that stays silent yields nothing."""
+        """Ask these sites and yield each answer as it comes; one that is silent until the time is up yields a WireError."""
 
 
 class GridFederation:
@@ -35,8 +35,13 @@ class GridFederation:
     """
 
     def __init__(
-        self, grid: Grid, directory: Callable[[], Mapping[int, int]], cancelled: Callable[[], bool] = lambda: False
+        self,
+        grid: Grid,
+        directory: Callable[[], Mapping[int, int]],
+        cancelled: Callable[[], bool] = lambda: False,
+        clock: Clock | None = None,
     ) -> None:
+        self._clock = clock or SystemClock()
         self._grid = grid
         self._directory = directory
         self._cancelled = cancelled
@@ -61,8 +66,8 @@ class GridFederation:
         waiting = set(self._grid.push_messages(messages))
         site_of = {message.metadata.message_id: site for message, site in zip(messages, asked, strict=True)}
         del messages
-        deadline = time.monotonic() + timeout_s
-        while waiting and time.monotonic() < deadline and not self._cancelled():
+        deadline = self._clock.monotonic_s() + timeout_s
+        while waiting and self._clock.monotonic_s() < deadline and not self._cancelled():
             arrived = list(self._grid.pull_messages(waiting))
             while arrived:
                 message = arrived.pop()
@@ -70,7 +75,7 @@ class GridFederation:
                 waiting.discard(asked_by)
                 if asked_by in site_of:
                     yield (site_of[asked_by], *_read(message, site_of[asked_by]))
-            time.sleep(POLL_S)
+            self._clock.sleep(POLL_S)
         for identifier in waiting:
             site = site_of[identifier]
             yield site, WireError(f"Site {site} did not answer in time.", remedy="It is left out of this round."), b""

@@ -1,6 +1,5 @@
 """The coordinator's way of statistics: send the public state, take the protected sum, fold it into the next state."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +40,7 @@ class StatisticsRun:
         if done:
             attempts.events.emit("resumed", job=job_id, round=len(done))
         for step in range(len(done) + 1, self.analysis.steps + 1):
-            started = time.monotonic()
+            started = attempts.clock.monotonic_s()
             shape = measured_shape(self.job, 2 + cells_of(self.analysis, step))
             total = attempts.sum(step, "measure", state_to_bytes(state), shape)
             totals = self._totals(step, total, shape)
@@ -55,7 +54,7 @@ class StatisticsRun:
                 "round": step,
                 "sites": list(total.sites),
                 "state": state,
-                "seconds": {**attempts.seconds, "all": time.monotonic() - started},
+                "seconds": {**attempts.seconds, "all": attempts.clock.monotonic_s() - started},
             }
             if step == self.analysis.steps:
                 record["result"] = result = self.analysis.result(state, totals)

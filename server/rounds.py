@@ -3,7 +3,6 @@
 publish job and model -> sites train -> protected replies -> combine -> decode -> strategy -> checkpoint -> next round
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,7 +73,7 @@ class JobRun:
             self.events.emit("resumed", job=self.job_id, round=len(done))
         for round_ in range(len(done) + 1, self.job.job.rounds + 1):
             total, metrics = self._round(round_, "train")
-            started = time.monotonic()
+            started = self.attempts.clock.monotonic_s()
             shape = self._shape("train")
             direction = total.mean_update(shape) * self._step_scale
             state, self.model = self.strategy.apply(state, self.model, direction)
@@ -88,7 +87,7 @@ class JobRun:
             if self.evaluate is not None:
                 record["metrics"] = self.evaluate(self.model)
             self.checkpoints.save_round(self.job_id, round_, self.layout, self.model, state, record)
-            self.attempts.seconds["server"] = time.monotonic() - started
+            self.attempts.seconds["server"] = self.attempts.clock.monotonic_s() - started
             shown = record.get("metrics", metrics)
             assert isinstance(shown, dict)  # Safe because both branches are metric dictionaries.
             self.events.emit(

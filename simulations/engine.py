@@ -21,9 +21,11 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from salus.common.clock import SystemClock
 from salus.server.link_grid import RunGrid
 
 RUN_ID = 1
+POLL_S = 0.01
 WORKER_LOST = 1000  # our own error code: the process of this site ended
 
 AppFactory = Callable[[Sequence[int], int], ClientApp]
@@ -135,14 +137,13 @@ class PoolGrid(RunGrid):
         return [self._held.pop(identifier) for identifier in list(message_ids) if identifier in self._held]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        import time
-
+        clock = SystemClock()
         waiting = set(self.push_messages(messages))
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else clock.monotonic_s() + timeout
         replies: list[Message] = []
-        while waiting and (deadline is None or time.monotonic() < deadline):
+        while waiting and (deadline is None or clock.monotonic_s() < deadline):
             arrived = list(self.pull_messages(waiting))
             waiting -= {message.metadata.reply_to_message_id for message in arrived}
             replies += arrived
-            time.sleep(0.01)
+            clock.sleep(POLL_S)
         return replies

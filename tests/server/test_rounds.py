@@ -1,6 +1,7 @@
 """Rounds over sites in this process: the real site code, no network, and sites that misbehave."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tests.builders import tiny_job, toy_keys, toy_site
 from salus.client.data.catalogue import Catalogue
 from salus.client.policy import Policy
 from salus.client.site import Site
+from salus.common.clock import ManualClock
 from salus.common.errors import RoundError, SalusError, WireError
 from salus.common.events import Event, EventLog, read_events
 from salus.common.identity import Identity
@@ -60,6 +62,7 @@ class World:
         self.events: list[Event] = []
         self.cancelled = False
         self.transcript = Transcript(folder / "transcript.jsonl")
+        self.clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
 
     def run(self) -> np.ndarray:
         events = EventLog(listeners=(self.events.append,))
@@ -73,6 +76,7 @@ class World:
             self.keys,
             self.transcript,
             cancelled=lambda: self.cancelled,
+            clock=self.clock,
         )
         return JobRun(attempts).run()
 
@@ -140,7 +144,7 @@ def test_a_cancelled_job_ends(tmp_path: Path) -> None:
 
 def test_without_enough_sites_the_job_waits_and_then_says_so(tmp_path: Path) -> None:
     job = tiny_job(min_sites=3)
-    short = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 0.3})})
+    short = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 3600.0})})
     world = World(tmp_path, short, sites=2)
     with pytest.raises(RoundError, match="at least 3 sites online"):
         world.run()
@@ -187,7 +191,7 @@ def test_the_cohort_of_a_data_set_outlives_the_job(tmp_path: Path) -> None:
     world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=8)
     world.run()
     job = tiny_job(rounds=2, protection="masking")
-    impatient = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 0.2})})
+    impatient = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 3600.0})})
     world.job, world.signed = impatient, seal_job(impatient, world.coordinator)
     world.job_id = world.store.submit(world.signed, "again")
     away = world.sites.sites.pop(8)
