@@ -15,7 +15,7 @@ from typing import Protocol
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock, SystemClock
 
-Value = str | int | float | bool | None | list[str] | list[int] | dict[str, float] | dict[str, int]
+Value = str | int | float | bool | None | list[str] | list[int] | Mapping[str, object]  # of a mapping: plain JSON
 
 
 @dataclass(frozen=True)

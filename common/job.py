@@ -123,7 +123,9 @@ class Privacy(Strict):
     patients_per_site: PositiveInt = 1000  # public guess; only scales the step, a wrong one costs accuracy, not privacy
     images_per_patient: PositiveInt = 8  # more of one patient are not used in one step
     spare_rounds: Annotated[float, Field(ge=0, le=10)] = 0.1  # share of further rounds that are paid for, for retries
-    evaluation_noise_multiplier: Annotated[float, Field(ge=0)] = 20.0  # 0: the final model is not measured at the sites
+    evaluation_share: Annotated[float, Field(ge=0, le=0.9)] = (
+        0.4  # of epsilon, to measure the final model; training gets 6 to 10 % more noise for it. 0: it is not measured
+    )
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:

@@ -10,8 +10,8 @@ from salus.common.analyses.exact import from_limbs
 from salus.common.analyses.state import state_to_bytes
 from salus.common.errors import RoundError
 from salus.privacy.contribution import Shape, Sum
-from salus.privacy.dp.plan import measured_shape, plan_of, sensitivity_l2
-from salus.privacy.masking.parameters import thresholds
+from salus.privacy.dp.plan import measured_shape
+from salus.privacy.noise_in_sum import noise_in_sum
 from salus.server.attempts import Attempts
 
 
@@ -65,16 +65,12 @@ class StatisticsRun:
         return result
 
     def _totals(self, step: int, total: Sum, shape: Shape) -> Totals:
-        plan = plan_of(self.job)
-        if plan is None:
+        if not self.job.privacy.noised:
             numbers = from_limbs(total.statistics(shape, 1.0))
             return Totals(float(numbers[0]), float(numbers[1]), float(numbers[1]), numbers[2:])
         unit = norm_of(self.analysis, step)
         cells = total.vector[: shape.parameters] * unit
-        sites = float(len(total.sites))
-        if plan.mode == "distributed":  # each adds a share, and fewer than all shares are counted on
-            sites /= thresholds(len(self.attempts.keys), noised=True).honest
-        noise = plan.noise_multiplier * sensitivity_l2(self.job, "measure") * unit * sites**0.5
+        noise = unit * noise_in_sum(self.job, shape, roster=len(self.attempts.keys), sites=len(total.sites))
         patients = max(float(cells[0]), 0.0)
         images = max(float(cells[1]), 0.0) * self.job.privacy.images_per_patient
         return Totals(patients, images, patients, cells[2:], noise)

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from salus import __version__
+from salus.common.estimates import from_plain, shown
 from salus.common.events import Event
 from salus.common.job import Job
 from salus.privacy.protection import protection_of
@@ -39,15 +40,16 @@ class SiteRow:
     rounds: int
 
 
-def curves(records: Sequence[Mapping[str, object]], final: Mapping[str, float]) -> list[Plot]:
+def curves(records: Sequence[Mapping[str, object]], final: Mapping[str, object]) -> list[Plot]:
     """Return a plot per metric. A round's record holds the metrics of the model that the round began with, so the curve of
     the sites' validation patients begins at the initial model and ends with the final one."""
     series: dict[str, list[float]] = {name: [] for name in SHOWN_METRICS}
     for metrics in [*(record.get("metrics", record.get("metrics_before")) for record in records), final]:
         if isinstance(metrics, Mapping):
             for name in SHOWN_METRICS:
-                if isinstance(metrics.get(name), int | float):
-                    series[name].append(float(metrics[name]))
+                value = metrics.get(name)
+                if isinstance(value, int | float):
+                    series[name].append(float(value))
     return [_plot(name, values) for name, values in series.items() if len(values) > 1]
 
 
@@ -99,7 +101,7 @@ def write_report(
         records=records,
         cohort=records[-1].get("cohort", {}) if records else {},
         plots=curves(records, final if isinstance(final, Mapping) else {}),
-        final=final,
+        final={name: shown(metric) for name, metric in from_plain(final).items()},
         phases=phases(records),
         left_out=[event for event in events if event.kind in ("not-asked", "left-out", "abandoned", "resumed")],
         sites=sites,

@@ -9,11 +9,15 @@ from typing import Protocol
 
 from salus.common.analyses.exact import from_limbs
 from salus.common.errors import RoundError
+from salus.common.estimates import to_plain
+from salus.common.figures import Figures
 from salus.common.models import build_model
 from salus.common.tasks import make_task
+from salus.common.tasks.base import Totals
 from salus.common.vectors import FloatVector, layout_of, read_parameters
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.dp.plan import COHORT, Kind, shape_of
+from salus.privacy.noise_in_sum import noise_in_sum
 from salus.server.attempts import Attempts, Cancelled
 from salus.server.strategies import strategy_of
 
@@ -104,7 +108,7 @@ class JobRun:
 
     def _final_metrics(self) -> None:
         """Measure the final model at the sites; a job whose model is done does not fail because of this."""
-        if self.job.privacy.noised and self.job.privacy.evaluation_noise_multiplier == 0:
+        if self.job.privacy.noised and self.job.privacy.evaluation_share == 0:
             return
         try:
             total, metrics = self._round(self.job.job.rounds + 1, "evaluate")
@@ -113,9 +117,15 @@ class JobRun:
         except RoundError as problem:
             self.events.emit("not-evaluated", job=self.job_id, text=str(problem))
             return
-        self.events.emit("evaluated", job=self.job_id, sites=list(total.sites), metrics=metrics)
+        self.events.emit(
+            "evaluated",
+            job=self.job_id,
+            sites=list(total.sites),
+            metrics=metrics,
+            figures=self._figures(total).model_dump(mode="json"),
+        )
 
-    def _round(self, round_: int, kind: Kind) -> tuple[Sum, dict[str, float]]:
+    def _round(self, round_: int, kind: Kind) -> tuple[Sum, dict[str, object]]:
         """Return the sum of one round and the metrics of the model that the sites received."""
         shape = self._shape(kind)
 
@@ -133,13 +143,26 @@ class JobRun:
         numbers = from_limbs(total.statistics(self._shape("train"), 1.0)[self.task.statistics_size :])
         return {name: round(float(number)) for name, number in zip(COHORT, numbers, strict=True)}
 
-    def _metrics(self, total: Sum, kind: Kind) -> dict[str, float]:
-        """Return the metrics in a sum: of a job with noise only the evaluation has any, and they are noisy."""
-        shape = self._shape(kind)
+    def _metrics(self, total: Sum, kind: Kind) -> dict[str, object]:
+        """Return the metrics in a sum: of a job with noise only the evaluation has any, each with its standard error."""
         if not self.job.privacy.noised:
-            statistics = total.statistics(shape, self.job.aggregation.max_patients)
-            return self.task.metrics(statistics[: self.task.statistics_size])
-        return self.task.private_metrics(total.vector[: shape.parameters]) if kind == "evaluate" else {}
+            return to_plain(self.task.metrics(self._statistics(total, kind)))
+        return to_plain(self.task.private_metrics(*self._noised(total))) if kind == "evaluate" else {}
+
+    def _figures(self, total: Sum) -> Figures:
+        if not self.job.privacy.noised:
+            return self.task.figures(self._statistics(total, "evaluate"))
+        return self.task.private_figures(*self._noised(total))
+
+    def _statistics(self, total: Sum, kind: Kind) -> Totals:
+        statistics = total.statistics(self._shape(kind), self.job.aggregation.max_patients)
+        return statistics[: self.task.statistics_size]
+
+    def _noised(self, total: Sum) -> tuple[Totals, float]:
+        """Return the noisy statistics of an evaluation and the standard deviation of their noise."""
+        shape = self._shape("evaluate")
+        noise = noise_in_sum(self.job, shape, roster=len(self.attempts.keys), sites=len(total.sites))
+        return total.vector[: shape.parameters], noise
 
     def _shape(self, kind: Kind) -> Shape:
         return shape_of(self.job, kind, self.layout.size, self.task)

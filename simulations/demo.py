@@ -65,7 +65,7 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     final = next((e.fields["metrics"] for e in reversed(events) if e.kind == "evaluated"), {})
     if isinstance(final, dict):
         out.print(
-            "Final model on all hospitals' validation patients: " + ", ".join(f"{k} {v:.3f}" for k, v in final.items())
+            "Final model on all hospitals' validation patients: " + ", ".join(f"{k} {shown(v)}" for k, v in from_plain(final).items())
         )
     out.print(f"Model:  {result['model']}", soft_wrap=True)
     out.print(f"Report: {report.resolve()}", soft_wrap=True)

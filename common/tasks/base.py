@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from salus.common.estimates import Metric
+from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 
 FloatArray = npt.NDArray[np.float32]
@@ -44,11 +46,28 @@ class Task(Protocol):
     def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return few numbers per item, float64 ``[batch, private_statistics_size]``, whose noisy sum still says something."""
 
-    def private_metrics(self, totals: Totals) -> dict[str, float]:
-        """Return the metrics of noisy sums of `private_statistics`; empty if the noise drowns them."""
+    def private_metrics(self, totals: Totals, noise_sd: float) -> dict[str, Metric]:
+        """Return the metrics of noisy sums of `private_statistics`, each with its standard error and never clipped.
+
+        Args:
+            noise_sd: standard deviation of the noise in each entry of `totals`.
+        """
+
+    def private_figures(self, totals: Totals, noise_sd: float) -> Figures:
+        """Return what a report draws from noisy sums of `private_statistics`."""
+
+    def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
+        """Return metrics of a typical model as `private_metrics` would, to tell beforehand how exact they will be.
+
+        Args:
+            patients: for validation, at all sites together.
+        """
 
     def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return random inputs and targets of the job's shapes, always the same, for checks that must not touch data."""
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         """Return the metrics of summed statistics; empty if they describe no item."""
+
+    def figures(self, totals: Totals) -> Figures:
+        """Return what a report draws from summed statistics."""

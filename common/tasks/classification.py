@@ -4,21 +4,20 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
-import math
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from salus.common.errors import DataError, JobError
+from salus.common.estimates import Metric
+from salus.common.figures import MAX_CURVES, Figures, Roc, roc_points
 from salus.common.job import TaskSettings
 from salus.common.tasks.base import FloatArray, Totals
+from salus.common.tasks.coarse import Coarse
 
 SCORE_BINS = 256
 LOG_ODDS_LIMIT = 12.0  # beyond, float32 softmax is 0 or 1 anyway
 CALIBRATION_BINS = 15
-PRIVATE_BINS = 8  # noise is added to every bin, so few of them
-PRIVATE_LOSS_LIMIT = 4.0
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 
 
@@ -31,9 +30,13 @@ class Classification:
                 f"Expected task.shape with 2 or 3 sides for classification, got {list(settings.shape)}.",
                 remedy='Write for example "shape = [64, 64]".',
             )
+        self._set_classes(settings)
+
+    def _set_classes(self, settings: TaskSettings) -> None:
         self.settings = settings
         self.classes = len(settings.classes)
-        self.scores = 1 if self.classes == 2 else self.classes  # two classes have one score, the others one each
+        self.coarse = Coarse(settings.classes)
+        self.scores = self.coarse.scores
 
     def prepare(self, values: FloatArray) -> torch.Tensor:
         """Return the image resampled to the job's shape and brought from 0 .. 1 to -1 .. 1.
@@ -65,23 +68,21 @@ class Classification:
 
     @property
     def statistics_size(self) -> int:
-        return 2 + 2 * self.classes + self.scores * 2 * SCORE_BINS + 3 * CALIBRATION_BINS
+        return 2 + self.classes**2 + self.scores * 2 * SCORE_BINS + 3 * CALIBRATION_BINS
 
     def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> Totals:
-        """Return [items, loss, support per class, hits per class, score histograms, calibration bins]."""
+        """Return [items, loss, confusion matrix (rows are true classes), score histograms, calibration bins]."""
         logits = outputs.detach().double().cpu()
         labels = targets.cpu().numpy()
         losses = F.cross_entropy(logits, targets.cpu(), reduction="none").clamp(0, LOSS_LIMIT) / LOSS_LIMIT
         log_p = torch.log_softmax(logits, dim=1)
         confidence, predicted = (array.numpy() for array in log_p.exp().max(dim=1))
         hits = (predicted == labels).astype(np.float64)
-        support = np.bincount(labels, minlength=self.classes).astype(np.float64)
-        right = np.bincount(labels, weights=hits, minlength=self.classes)
+        confusion = np.bincount(labels * self.classes + predicted, minlength=self.classes**2).astype(np.float64)
         return np.concatenate(
             [
                 [float(len(labels)), float(losses.sum())],
-                support,
-                right,
+                confusion,
                 self._score_histograms(log_p.numpy(), labels),
                 _calibration(confidence, hits),
             ]
@@ -99,40 +100,23 @@ class Classification:
 
     @property
     def private_statistics_size(self) -> int:
-        return 3 + self.scores * 2 * PRIVATE_BINS
+        return self.coarse.size
 
     def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return rows of [1, loss, hit, one cell of a coarse score histogram], divided by the norm that this can have."""
-        logits = outputs.detach().double().cpu()
-        labels = targets.cpu()
-        losses = F.cross_entropy(logits, labels, reduction="none").clamp(0, PRIVATE_LOSS_LIMIT) / PRIVATE_LOSS_LIMIT
-        probability = torch.softmax(logits, dim=1)
-        rows = torch.zeros(len(labels), self.private_statistics_size, dtype=torch.float64)
-        rows[:, 0] = 1.0
-        rows[:, 1] = losses
-        rows[:, 2] = (logits.argmax(dim=1) == labels).double()
-        for score in range(self.scores):
-            label = 1 if self.scores == 1 else score
-            cell = (probability[:, label] * PRIVATE_BINS).long().clamp(0, PRIVATE_BINS - 1)
-            first = 3 + score * 2 * PRIVATE_BINS
-            rows[torch.arange(len(labels)), first + (labels == label).long() * PRIVATE_BINS + cell] = 1.0
-        return rows / math.sqrt(3 + self.scores)
+        """Return the rows of `Coarse`."""
+        return self.coarse.rows(outputs.detach().double().cpu(), targets.cpu())
 
-    def private_metrics(self, totals: Totals) -> dict[str, float]:
-        """Return noisy accuracy, loss and auc, each cut to its possible range."""
-        values = totals * math.sqrt(3 + self.scores)
-        items = float(values[0])
-        if items < 1.0:
-            return {}
-        result = {
-            "accuracy": float(np.clip(values[2] / items, 0, 1)),
-            "loss": float(np.clip(values[1] / items, 0, 1) * PRIVATE_LOSS_LIMIT),
-        }
-        histograms = np.maximum(values[3:], 0).reshape(self.scores, 2, PRIVATE_BINS)
-        areas = [area for area in (area_under_curve(h[0], h[1]) for h in histograms) if area is not None]
-        if areas:
-            result["auc"] = float(np.mean(areas))
-        return result
+    def private_metrics(self, totals: Totals, noise_sd: float) -> dict[str, Metric]:
+        """Return auc, accuracy and, with two classes, recall_<class>."""
+        return self.coarse.metrics(totals, noise_sd)
+
+    def private_figures(self, totals: Totals, noise_sd: float) -> Figures:
+        """Return the fitted ROC curves and, with two classes, the noisy confusion matrix."""
+        return self.coarse.figures(totals, noise_sd)
+
+    def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
+        """Return the metrics of a model with an area of 0.90."""
+        return self.coarse.foretold(patients, noise_sd)
 
     def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return standard normal inputs and uniform labels."""
@@ -148,9 +132,8 @@ class Classification:
         items = totals[0]
         if items < 0.5:  # nobody contributed an item
             return {}
-        support, right, rest = np.split(totals[2:], [self.classes, 2 * self.classes])
-        histograms = rest[: self.scores * 2 * SCORE_BINS].reshape(self.scores, 2, SCORE_BINS)
-        calibration = rest[self.scores * 2 * SCORE_BINS :].reshape(3, CALIBRATION_BINS)
+        confusion, histograms, calibration = self._parts(totals)
+        support, right = confusion.sum(axis=1), np.diag(confusion)
         result = {
             "accuracy": float(right.sum() / items),
             "loss": float(totals[1] * LOSS_LIMIT / items),
@@ -163,6 +146,29 @@ class Classification:
             if count > 0.5:
                 result[f"recall_{name}"] = float(hit / count)
         return result
+
+    def figures(self, totals: Totals) -> Figures:
+        """Return the exact confusion matrix and a ROC curve for each score."""
+        if totals[0] < 0.5:
+            return Figures()
+        confusion, histograms, _ = self._parts(totals)
+        names = self.settings.classes[1:] if self.scores == 1 else self.settings.classes
+        curves = [Roc(name=name, points=roc_points(h[0], h[1])) for name, h in zip(names, histograms, strict=True)]
+        return Figures(
+            curves=tuple(curve for curve in curves[:MAX_CURVES] if curve.points),
+            classes=self.settings.classes,
+            confusion=tuple(tuple(float(round(count)) for count in row) for row in confusion),
+        )
+
+    def _parts(self, totals: Totals) -> tuple[Totals, Totals, Totals]:
+        """Return the confusion matrix ``[true, predicted]``, the histograms ``[scores, 2, bins]`` and the calibration bins."""
+        ends = np.cumsum([self.classes**2, self.scores * 2 * SCORE_BINS])
+        confusion, histograms, calibration = np.split(totals[2:], ends)
+        return (
+            confusion.reshape(self.classes, self.classes),
+            histograms.reshape(self.scores, 2, SCORE_BINS),
+            calibration.reshape(3, CALIBRATION_BINS),
+        )
 
 
 def area_under_curve(negatives: Totals, positives: Totals) -> float | None:

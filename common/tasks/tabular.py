@@ -21,9 +21,7 @@ class Tabular(Classification):
                 "Expected task.columns and no task.shape for a tabular task.",
                 remedy='List each input as [[task.columns]] with "name", "centre" and "scale".',
             )
-        self.settings = settings
-        self.classes = len(settings.classes)
-        self.scores = 1 if self.classes == 2 else self.classes
+        self._set_classes(settings)
 
     def prepare(self, values: FloatArray) -> torch.Tensor:
         """Return the features of one row.

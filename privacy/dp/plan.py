@@ -23,9 +23,10 @@ Kind = Literal["train", "evaluate", "measure"]
 # What a round without noise was trained on, in exact numbers, over all sites.
 COHORT = ("patients", "images", "left_out")
 TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma less than once in 1e14
-EVALUATION_ATTEMPTS = 2
 # What a site allows each patient in a period unless its policy says otherwise: three jobs of the default epsilon in a year.
 BUDGET_EPSILON, BUDGET_DELTA, BUDGET_DAYS = 10.0, 1e-5, 365
+# A retry with local noise sends what was sent before; a site that restarted in between is left out of it.
+EVALUATION_ATTEMPTS = {"local": 1, "distributed": 2}
 # Clipped sums and norms are computed in double precision (`ghost`), whose rounding is far below this; noise is scaled to it.
 ROUNDING = 1 + 2.0**-12
 
@@ -36,6 +37,7 @@ class Plan:
 
     Args:
         noise_multiplier: standard deviation of the noise over the largest change by one patient.
+        evaluation_noise_multiplier: the same for the evaluation of the final model; 0 if there is none.
         steps: releases in one training attempt.
         attempts: training attempts that are paid for.
     """
@@ -65,13 +67,17 @@ class Plan:
             mechanism=mechanism, noise_multiplier=self.evaluation_noise_multiplier, sampling_rate=1.0, count=1
         )
 
+    def multiplier(self, kind: str) -> float:
+        """Return the noise multiplier of one kind of release."""
+        return self.evaluation_noise_multiplier if kind == "evaluate" else self.noise_multiplier
+
     def reserved(self) -> tuple[Release, ...]:
         """Return everything that the job may ever cost a patient."""
         training = self.charge("train")
         whole = training.times(self.steps * self.attempts)
         if self.evaluation_noise_multiplier == 0:
             return (whole,)
-        return whole, self.charge("evaluate").times(EVALUATION_ATTEMPTS)
+        return whole, self.charge("evaluate").times(EVALUATION_ATTEMPTS[self.mode])
 
 
 def plan_of(job: Job) -> Plan | None:
@@ -90,11 +96,13 @@ def _plan(job: Job) -> Plan:
     attempts = job.job.rounds + math.ceil(job.job.rounds * privacy.spare_rounds)
     mode: Literal["local", "distributed"] = "local" if privacy.noise == "local" else "distributed"
 
+    evaluation_noise = 0.0 if measures else _evaluation_noise(job, mode)
+
     def with_noise(noise_multiplier: float) -> Plan:
         return Plan(
             mode,
             noise_multiplier,
-            0.0 if measures else privacy.evaluation_noise_multiplier,
+            evaluation_noise,
             1.0 if measures else privacy.sampling_rate,
             job.noised_steps,
             attempts,
@@ -108,6 +116,22 @@ def _plan(job: Job) -> Plan:
 def budget_cost(plan: Plan) -> float:
     """Return the epsilon that a whole job takes of a site's default budget, at the budget's own delta."""
     return epsilon(plan.reserved(), BUDGET_DELTA)
+
+
+def _evaluation_noise(job: Job, mode: Literal["local", "distributed"]) -> float:
+    """Return the noise with which the evaluation by itself, all its attempts, costs its share of epsilon; 0 for no evaluation.
+
+    Together with training it costs less than the sum of both, and training gets what is left.
+    """
+    privacy = job.privacy
+    if privacy.evaluation_share == 0:
+        return 0.0
+
+    def alone(noise_multiplier: float) -> tuple[Release, ...]:
+        plan = Plan(mode, noise_multiplier, noise_multiplier, 1.0, 1, 1, privacy.epsilon, privacy.delta)
+        return (plan.charge("evaluate").times(EVALUATION_ATTEMPTS[mode]),)
+
+    return solve_noise(privacy.evaluation_share * privacy.epsilon, privacy.delta, alone)
 
 
 def spent(plan: Plan, training_attempts: int, evaluations: int) -> float:
@@ -129,7 +153,7 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
     evaluation take the update's place, so that they are noised.
 
     Raises:
-        JobError: an evaluation of a job that pays for none.
+        JobError: an evaluation of a job that has none.
     """
     clip_norm_l2 = job.aggregation.update_clip_norm_l2
     if not job.privacy.noised:
@@ -137,9 +161,10 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
         return Shape(parameters if kind == "train" else 0, statistics, clip_norm_l2, kind)
     if kind == "train":
         return Shape(parameters, 0, clip_norm_l2, kind)
-    if job.privacy.evaluation_noise_multiplier == 0:
-        raise JobError("This job pays for no evaluation.", remedy="Set privacy.evaluation_noise_multiplier.")
-    return Shape(task.private_statistics_size, 0, float(job.aggregation.max_patients), kind)
+    if job.privacy.evaluation_share == 0:
+        raise JobError("This job does not evaluate its model at the sites.", remedy="Raise privacy.evaluation_share.")
+    size = task.private_statistics_size
+    return Shape(size, 0, float(job.aggregation.max_patients) + _room(job, "evaluate", size), kind)
 
 
 def measured_shape(job: Job, cells: int) -> Shape:
@@ -148,14 +173,18 @@ def measured_shape(job: Job, cells: int) -> Shape:
     Args:
         cells: numbers of the step; those of a job with noise have norm at most one for each patient.
 
-    The bound on the norm leaves room for local noise, which would else be cut together with what it covers.
     """
-    plan = plan_of(job)
-    if plan is not None:
-        sigma = plan.noise_multiplier * sensitivity_l2(job, "measure") if plan.mode == "local" else 0.0
-        room = sigma * (math.sqrt(cells) + TAIL)
-        return Shape(cells, 0, float(job.aggregation.max_patients) + room, "measure")
+    if job.privacy.noised:
+        return Shape(cells, 0, float(job.aggregation.max_patients) + _room(job, "measure", cells), "measure")
     return Shape(0, exact_size(cells), job.aggregation.update_clip_norm_l2, "measure")
+
+
+def _room(job: Job, kind: Kind, numbers: int) -> float:
+    """Return what the bound on a vector's norm leaves for local noise, which would otherwise be cut with what it covers."""
+    plan = plan_of(job)
+    if plan is None or plan.mode != "local":
+        return 0.0
+    return plan.multiplier(kind) * sensitivity_l2(job, kind) * (math.sqrt(numbers) + TAIL)
 
 
 def measured_shapes(job: Job) -> list[Shape]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
+from salus.common.tasks import make_task
 from salus.privacy.contribution import Shape
-from salus.privacy.dp.plan import measured_shapes
+from salus.privacy.dp.plan import measured_shapes, shape_of
 from salus.privacy.encryption.coordinator import EncryptedCoordinator
 from salus.privacy.encryption.packing import choose_packing
 from salus.privacy.encryption.site import EncryptedSite
@@ -37,8 +38,8 @@ class Encryption:
         for shape in measured_shapes(job) if job.statistics is not None else ():
             choose_packing(sites, shape.clip_norm_l2)
         choose_packing(sites, job.aggregation.update_clip_norm_l2)
-        if job.privacy.noised and job.privacy.evaluation_noise_multiplier > 0:
-            choose_packing(sites, float(job.aggregation.max_patients))  # the evaluation's sums, see `shape_of`
+        if job.statistics is None and job.privacy.noised and job.privacy.evaluation_share > 0:
+            choose_packing(sites, shape_of(job, "evaluate", 0, make_task(job.task)).clip_norm_l2)
         if sites < self.needed(job, sites):
             raise ProtectionError(
                 f"Expected a roster of at least {self.needed(job, sites)} sites, found {sites}.", remedy="Add sites."

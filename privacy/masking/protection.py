@@ -86,7 +86,7 @@ def noise_share(job: Job, shape: Shape, sites: int) -> tuple[FixedPoint, float]:
     if plan is None or plan.mode == "local":
         return choose_encoding(sites, shape.clip_norm_l2), 0.0
     limits = thresholds(sites, noised=True)
-    z = plan.evaluation_noise_multiplier if shape.kind == "evaluate" else plan.noise_multiplier
+    z = plan.multiplier(shape.kind)
     reach = sensitivity_l2(job, shape.kind)
     spread = math.sqrt(sites / limits.honest)
     # The rounding term is not known before the grid is: a first grid without it, then the final one with it.

@@ -67,7 +67,7 @@ delta = {delta}
 sampling_rate = {rate}
 patients_per_site = {per_site}
 spare_rounds = 0.0
-evaluation_noise_multiplier = 0.0
+evaluation_share = 0.0
 """
 
 

@@ -30,7 +30,7 @@ noise = "{noise}"
 epsilon = 20.0
 sampling_rate = 0.5
 patients_per_site = 16
-evaluation_noise_multiplier = 8.0
+evaluation_share = 0.2
 """
 
 

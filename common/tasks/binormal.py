@@ -1,0 +1,125 @@
+"""The area under a ROC curve from two coarse, noisy histograms of scores, by a binormal fit.
+
+Few cells carry little noise, but the area between few thresholds is far too small, because pairs within a cell count half.
+So the curve is taken to be binormal: after some unknown rising transformation the scores of both classes are normal
+(Dorfman and Alf 1969; Hanley 1988 on how well real curves are fitted). The fit is penalised least squares, weighted with the
+variance of noise and counts; the standard error is that of the linearised fit. That the curve is binormal is an
+assumption: another form adds an error that the standard error does not contain (`docs/privacy.md`: how large it was).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from salus.common.estimates import NOTHING, Estimate
+
+Numbers = npt.NDArray[np.float64]
+# Weak prior knowledge, as mean and standard deviation, so that a fit exists whatever the noise is: distance of the classes,
+# logarithm of their ratio of spreads, first threshold, logarithm of the distance of two thresholds.
+DISTANCE, SPREAD, FIRST, GAP = (1.5, 2.0), (0.0, 0.4), (-1.35, 2.0), (-0.36, 1.5)
+LEAST_ITEMS = 2.0  # standard errors by which the number of items of a class must exceed zero
+STEPS, STEP = 60, 1e-5
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A fitted curve: true positive rate = Phi(distance + spread * Phi^-1(false positive rate))."""
+
+    area: Estimate
+    distance: float
+    spread: float
+
+    def points(self, count: int = 50) -> tuple[tuple[float, float], ...]:
+        """Return points from (0, 0) to (1, 1), false positive rate first."""
+        t = np.linspace(6, -6, count)
+        pairs = zip(_phi(-t), _phi(self.distance - self.spread * t), strict=True)
+        return ((0.0, 0.0), *((float(x), float(y)) for x, y in pairs), (1.0, 1.0))
+
+
+def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
+    """Return the curve of noisy counts, or None where a class cannot be told from an empty one.
+
+    Args:
+        counts: ``[2, cells]``, negatives first, cells by ascending score; may be negative.
+        noise_sd: standard deviation of the noise in each cell.
+    """
+    cells = counts.shape[1]
+    least = max(0.5, LEAST_ITEMS * noise_sd * float(np.sqrt(cells)))
+    if (counts.sum(axis=1) < least).any():
+        return None
+    y, (start, precision) = counts.reshape(-1), _prior(counts)
+    at = _minimise(y, noise_sd, start, precision)
+    expected, jacobian = _expected(at), _jacobian(at)
+    weights = 1 / (noise_sd**2 + np.maximum(expected, 1.0))
+    covariance = np.linalg.inv(jacobian.T @ (weights[:, None] * jacobian) + np.diag(precision))
+    gradient = _slope(_area, at)
+    by_cell = gradient @ covariance @ jacobian.T * weights
+    area = Estimate(
+        value=float(_area(at)),
+        standard_error=float(np.sqrt(gradient @ covariance @ gradient)),
+        noise_error=float(noise_sd * np.sqrt((by_cell**2).sum())),
+    )
+    return Curve(area, float(at[2]), float(np.exp(at[3])))
+
+
+def area_of(curve: Curve | None) -> Estimate:
+    """Return the area, or that nothing can be said."""
+    return NOTHING if curve is None else curve.area
+
+
+def _prior(counts: Numbers) -> tuple[Numbers, Numbers]:
+    """Return the prior means, which the fit starts from, and precisions: counts of both classes, distance, spread, thresholds."""
+    known = [DISTANCE, SPREAD, FIRST, *[GAP] * (counts.shape[1] - 2)]
+    mean = [*counts.sum(axis=1), *(mean for mean, _ in known)]
+    return np.array(mean), np.array([0.0, 0.0, *(sd**-2 for _, sd in known)])
+
+
+def _minimise(y: Numbers, noise_sd: float, start: Numbers, precision: Numbers) -> Numbers:
+    """Levenberg's and Marquardt's steps; the weights follow the fitted counts."""
+    at, damping = start, 1e-3
+    weights = 1 / (noise_sd**2 + np.maximum(y, 1.0))
+
+    def cost(where: Numbers) -> float:
+        return float((weights * (y - _expected(where)) ** 2).sum() + (precision * (where - start) ** 2).sum())
+
+    for number in range(STEPS):
+        if number % 10 == 0:
+            weights = 1 / (noise_sd**2 + np.maximum(_expected(at), 1.0))
+        jacobian = _jacobian(at)
+        curvature = jacobian.T @ (weights[:, None] * jacobian) + np.diag(precision)
+        pull = jacobian.T @ (weights * (y - _expected(at))) - precision * (at - start)
+        step = np.linalg.solve(curvature + damping * np.diag(np.diag(curvature)), pull)
+        if cost(at + step) <= cost(at):
+            at, damping = at + step, max(damping / 5, 1e-9)
+        else:
+            damping *= 8
+        if damping > 1e9 or float(np.abs(step).max()) < 1e-8:
+            break
+    return at
+
+
+def _expected(at: Numbers) -> Numbers:
+    negatives, positives, distance, spread = at[:4]
+    thresholds = at[4] + np.concatenate([[0.0], np.cumsum(np.exp(np.minimum(at[5:], 20.0)))])
+    below = [_phi(thresholds), _phi(np.exp(spread) * thresholds - distance)]
+    shares = [np.diff(np.concatenate([[0.0], part, [1.0]])) for part in below]
+    return np.concatenate([negatives * shares[0], positives * shares[1]])
+
+
+def _area(at: Numbers) -> Numbers:
+    return _phi(np.array(at[2] / np.sqrt(1 + np.exp(2 * at[3]))))
+
+
+def _jacobian(at: Numbers) -> Numbers:
+    return np.stack([(_expected(at + h) - _expected(at - h)) / (2 * STEP) for h in STEP * np.eye(len(at))], axis=1)
+
+
+def _slope(function, at: Numbers) -> Numbers:  # type: ignore[no-untyped-def]
+    return np.array([float(function(at + h) - function(at - h)) / (2 * STEP) for h in STEP * np.eye(len(at))])
+
+
+def _phi(x: Numbers) -> Numbers:
+    result: Numbers = torch.special.ndtr(torch.as_tensor(x, dtype=torch.float64)).numpy()
+    return result

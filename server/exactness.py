@@ -1,0 +1,49 @@
+"""How exact the evaluation of a job with noise will be, told before the job starts, from nothing but the job."""
+
+from salus.common.estimates import Estimate
+from salus.common.job import Job
+from salus.common.tasks import make_task
+from salus.privacy.dp.plan import shape_of
+from salus.privacy.noise_in_sum import noise_in_sum
+
+
+def foretold(job: Job, sites: int) -> dict[str, Estimate]:
+    """Return the metrics of a typical model with the errors to expect if `sites` sites answer; empty without noise.
+
+    The sites are taken to have ``privacy.patients_per_site`` patients, of whom ``training.validation_fraction`` are for validation.
+    """
+    if not job.privacy.noised or job.statistics is not None or job.privacy.evaluation_share == 0:
+        return {}
+    task = make_task(job.task)
+    noise = noise_in_sum(job, shape_of(job, "evaluate", 0, task), roster=sites, sites=sites)
+    metrics = task.foretold(sites * validation_patients(job), noise)
+    return {name: metric for name, metric in metrics.items() if isinstance(metric, Estimate)}
+
+
+def validation_patients(job: Job) -> float:
+    """Return the validation patients that one site is expected to have."""
+    return job.privacy.patients_per_site * job.training.validation_fraction
+
+
+def exactness(job: Job, sites: int) -> str:
+    """Return one sentence on how exact the final metrics of a job with noise will be; empty where there is nothing to say.
+
+    Args:
+        sites: on the roster, all of which are taken to answer.
+    """
+    if not job.privacy.noised or job.statistics is not None:
+        return ""
+    if job.privacy.evaluation_share == 0:
+        return "The final model will not be measured at the sites: privacy.evaluation_share is 0."
+    found = foretold(job, sites)
+    known = [
+        f"{'AUC' if name == 'auc' else name} to about +- {metric.standard_error:.2f}"
+        for name, metric in found.items()
+        if name in ("auc", "accuracy") and metric.standard_error is not None and not metric.too_noisy
+    ]
+    cohort = (
+        f"with {sites} sites of {job.privacy.patients_per_site} patients ({validation_patients(job):.0f} of them for validation)"
+    )
+    if not known:
+        return f"The final AUC will be too noisy to say {cohort}: raise privacy.evaluation_share or privacy.epsilon."
+    return f"The final model will be known {cohort} by its {' and its '.join(known)} (one standard error)."
