@@ -6,7 +6,6 @@ waiting ──taken──> running ──all rounds──> finished
                       └ the process ends, or the roster does ──> still running; resumed from the last checkpoint
 """
 
-import json
 import logging
 import threading
 from collections.abc import Callable
@@ -23,9 +22,8 @@ from salus.common.events import Event, EventLog, read_events
 from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
-from salus.common.job import Job, open_job, parse_job, seal_job
+from salus.common.job import Job, open_job, seal_job
 from salus.common.models import build_model
-from salus.common.strict import validate
 from salus.common.tasks import make_task
 from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.plan import plan_of
@@ -45,6 +43,7 @@ from salus.server.report import write_report
 from salus.server.rounds import run_of
 from salus.server.statistics_report import harmonise_section, write_statistics_report
 from salus.server.strategies import strategy_of
+from salus.server.submission import job_or_signed
 from salus.server.transcripts import ROSTER, Transcript
 
 IDLE_POLL_S = 0.2
@@ -242,13 +241,8 @@ class CoordinatorDaemon:
         return self._checkpoints.submit(signed, job.job.name)
 
     def _signed(self, text: str) -> Signed:
-        if not text.lstrip().startswith("{"):
-            return seal_job(parse_job(text), self._folder.identity)
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError):
-            raise JobError("Expected a job file or a signed job.", remedy="Sign the job again.") from None
-        return validate(Signed, values, error=JobError, what="signed job")
+        found = job_or_signed(text)
+        return seal_job(found, self._folder.identity) if isinstance(found, Job) else found
 
     def cancel(self, job_id: str) -> None:
         self._checkpoints.job(job_id)

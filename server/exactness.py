@@ -10,7 +10,7 @@ from salus.privacy.noise_in_sum import noise_in_sum
 def foretold(job: Job, sites: int) -> dict[str, Estimate]:
     """Return the metrics of a typical model with the errors to expect if `sites` sites answer; empty without noise.
 
-    The sites are taken to have ``privacy.patients_per_site`` patients, of whom ``training.validation_fraction`` are for validation.
+    Each site is taken to have ``privacy.patients_per_site`` patients, ``training.validation_fraction`` of them for validation.
     """
     if not job.privacy.noised or job.statistics is not None or job.privacy.evaluation_share == 0:
         return {}
@@ -37,13 +37,12 @@ def exactness(job: Job, sites: int) -> str:
         return "The final model will not be measured at the sites: privacy.evaluation_share is 0."
     found = foretold(job, sites)
     known = [
-        f"{'AUC' if name == 'auc' else name} to about +- {metric.standard_error:.2f}"
+        f"final {'AUC' if name == 'auc' else name} will be known to about +- {metric.standard_error:.2f}"
         for name, metric in found.items()
         if name in ("auc", "accuracy") and metric.standard_error is not None and not metric.too_noisy
     ]
-    cohort = (
-        f"with {sites} sites of {job.privacy.patients_per_site} patients ({validation_patients(job):.0f} of them for validation)"
-    )
+    size = f"{job.privacy.patients_per_site} patients, {validation_patients(job):.0f} of them for validation"
+    cohort = f"with {sites} sites of {size}"
     if not known:
         return f"The final AUC will be too noisy to say {cohort}: raise privacy.evaluation_share or privacy.epsilon."
-    return f"The final model will be known {cohort} by its {' and its '.join(known)} (one standard error)."
+    return f"The {' and the '.join(known)} (one standard error) {cohort}."

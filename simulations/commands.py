@@ -9,6 +9,7 @@ import typer
 
 from salus.common.console import emit_json, err, example, out, shown, table
 from salus.common.errors import ConfigError
+from salus.common.estimates import from_plain, shown
 
 if TYPE_CHECKING:
     from salus.common.job import Job
@@ -38,6 +39,7 @@ def simulate(
     from salus.client.data.sources.base import SourceOptions
     from salus.client.performance import Performance
     from salus.common.job import load_job
+    from salus.server.exactness import exactness
     from salus.simulations.simulate import simulate as run
 
     options = SourceOptions(
@@ -51,6 +53,8 @@ def simulate(
     loaded = load_job(job)
     if not data.exists():
         raise ConfigError(f"Expected data at {data.name!r}, but there is nothing.", remedy="Check --data.")
+    if sentence := exactness(loaded, sites):
+        err.print(sentence, soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="salus-") as temporary, _Follow(loaded.job.rounds) as follow:
         folder = output or Path(temporary)
         if output is not None and (output / "coordinator").exists():
@@ -86,8 +90,14 @@ def _show(job: "Job", result: "SimulationResult", json_out: str, *, kept: bool) 
         show(result.statistics)
         out.print(result.harmonise, markup=False, soft_wrap=True)
         return
-    shown = [*result.metrics.items(), ("seconds", result.seconds), ("peak memory, MB", result.peak_rss_mb)]
-    table("Final model on the test split", ["", ""], [(name, f"{value:.3f}") for name, value in shown])
+    if result.metrics:
+        table(
+            "Final model on the test split", ["", ""], [(name, shown(value)) for name, value in result.metrics.items()]
+        )
+    if result.evaluation:
+        rows = [(name, shown(value)) for name, value in result.evaluation.items()]
+        table("Final model on the sites' validation patients", ["", ""], rows)
+    out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
         out.print(f"Files not used: {result.quarantined}")
 
@@ -114,9 +124,8 @@ class _Follow:
         from salus.common.events import Event
 
         if isinstance(event, Event) and event.kind == "round":
-            metrics = event.fields["metrics"]
-            shown = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()) if isinstance(metrics, dict) else ""
-            self._progress.update(self._bar, advance=1, description=f"round {event.fields['round']}  {shown[:70]}")
+            text = ", ".join(f"{k} {shown(v)}" for k, v in from_plain(event.fields["metrics"]).items())
+            self._progress.update(self._bar, advance=1, description=f"round {event.fields['round']}  {text[:70]}")
         elif isinstance(event, Event) and event.kind in ("left-out", "abandoned"):
             self._progress.console.print(f"{event.kind}: {event.fields.get('text', '')}", markup=False)
 

@@ -19,6 +19,7 @@ from salus.client.data.vocabulary import OTHER
 from salus.client.performance import Performance
 from salus.client.training import Trainer
 from salus.common.declaration import target_of
+from salus.common.estimates import Metric, to_plain
 from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
@@ -31,6 +32,7 @@ from salus.server.card import PrivacyCard, card_of_job
 from salus.server.checkpoints import Checkpoints
 from salus.server.daemon import check_job
 from salus.server.federation import Federation
+from salus.server.quality import evaluation_in
 from salus.server.rounds import Evaluator, run_of
 from salus.server.statistics_report import harmonise_section
 from salus.server.transcripts import Transcript
@@ -54,7 +56,9 @@ class SimulationResult:
     """What a simulation found.
 
     Args:
-        metrics: of the final model on the test split; empty if the data have none.
+        metrics: of the final model on the test split, exact; empty if the data have none.
+        evaluation: of the final model on the sites' validation patients, as the coordinator of a real federation learns it: with
+            standard errors under differential privacy.
         rounds: one record per round.
         privacy: what each virtual site's patients have spent.
         statistics: what was found, for a job that measures instead of training.
@@ -63,6 +67,7 @@ class SimulationResult:
     """
 
     metrics: dict[str, float]
+    evaluation: dict[str, Metric]
     rounds: list[dict[str, object]]
     seconds: float
     peak_rss_mb: float
@@ -76,6 +81,7 @@ class SimulationResult:
         """Return the plain object that ``--json`` writes."""
         return {
             "metrics": self.metrics,
+            "evaluation": to_plain(self.evaluation),
             "rounds": self.rounds,
             "seconds": round(self.seconds, 3),
             "peak_rss_mb": round(self.peak_rss_mb, 1),
@@ -111,7 +117,8 @@ def simulate(
     signed = seal_job(job, coordinator)
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
-    events = EventLog(folder / "events.jsonl", listeners=(listener,))
+    evaluated: list[Event] = []
+    events = EventLog(folder / "events.jsonl", listeners=(listener, evaluated.append))
     secret = os.urandom(32)
     keys = virtual_keys(secret, sites)
     setup = WorkerSetup(folder, secret, sites, coordinator.public_key, OPEN_POLICY, performance)
@@ -131,6 +138,7 @@ def simulate(
     assert isinstance(found, dict)  # Safe because the run wrote it.
     return SimulationResult(
         metrics={str(k): float(v) for k, v in last.items()} if isinstance(last, dict) else {},
+        evaluation=evaluation_in(evaluated),
         rounds=rounds,
         seconds=time.monotonic() - started,
         peak_rss_mb=memory.peak_mb,

@@ -7,6 +7,7 @@ variance of noise and counts; the standard error is that of the linearised fit. 
 assumption: another form adds an error that the standard error does not contain (`docs/privacy.md`: how large it was).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ Numbers = npt.NDArray[np.float64]
 # Weak prior knowledge, as mean and standard deviation, so that a fit exists whatever the noise is: distance of the classes,
 # logarithm of their ratio of spreads, first threshold, logarithm of the distance of two thresholds.
 DISTANCE, SPREAD, FIRST, GAP = (1.5, 2.0), (0.0, 0.4), (-1.35, 2.0), (-0.36, 1.5)
-LEAST_ITEMS = 2.0  # standard errors by which the number of items of a class must exceed zero
+LEAST_ITEMS = 2.0  # the items of a class must be this many of their standard errors above zero
 STEPS, STEP = 60, 1e-5
 
 
@@ -95,29 +96,33 @@ def _minimise(y: Numbers, noise_sd: float, start: Numbers, precision: Numbers) -
             at, damping = at + step, max(damping / 5, 1e-9)
         else:
             damping *= 8
-        if damping > 1e9 or float(np.abs(step).max()) < 1e-8:
+        if damping > 1e9 or float(np.abs(step).max()) < 1e-7:
             break
     return at
 
 
 def _expected(at: Numbers) -> Numbers:
-    negatives, positives, distance, spread = at[:4]
-    thresholds = at[4] + np.concatenate([[0.0], np.cumsum(np.exp(np.minimum(at[5:], 20.0)))])
+    """Return the counts that parameters ``[..., p]`` stand for."""
+    distance, spread, first = at[..., 2:3], at[..., 3:4], at[..., 4:5]
+    thresholds = np.concatenate([first, first + np.cumsum(np.exp(np.minimum(at[..., 5:], 20.0)), axis=-1)], axis=-1)
     below = [_phi(thresholds), _phi(np.exp(spread) * thresholds - distance)]
-    shares = [np.diff(np.concatenate([[0.0], part, [1.0]])) for part in below]
-    return np.concatenate([negatives * shares[0], positives * shares[1]])
+    ends = [np.zeros_like(first), np.ones_like(first)]
+    shares = [np.diff(np.concatenate([ends[0], part, ends[1]], axis=-1), axis=-1) for part in below]
+    return np.concatenate([at[..., 0:1] * shares[0], at[..., 1:2] * shares[1]], axis=-1)
 
 
 def _area(at: Numbers) -> Numbers:
-    return _phi(np.array(at[2] / np.sqrt(1 + np.exp(2 * at[3]))))
+    return _phi(at[..., 2] / np.sqrt(1 + np.exp(2 * at[..., 3])))
 
 
 def _jacobian(at: Numbers) -> Numbers:
-    return np.stack([(_expected(at + h) - _expected(at - h)) / (2 * STEP) for h in STEP * np.eye(len(at))], axis=1)
+    return _slope(_expected, at).T
 
 
-def _slope(function, at: Numbers) -> Numbers:  # type: ignore[no-untyped-def]
-    return np.array([float(function(at + h) - function(at - h)) / (2 * STEP) for h in STEP * np.eye(len(at))])
+def _slope(function: Callable[[Numbers], Numbers], at: Numbers) -> Numbers:
+    """Return the derivative by each parameter, parameters first."""
+    moves = STEP * np.eye(len(at))
+    return (function(at + moves) - function(at - moves)) / (2 * STEP)
 
 
 def _phi(x: Numbers) -> Numbers:

@@ -56,6 +56,7 @@ def _what(job: Job) -> tuple[str, object]:
 def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
     from salus.privacy.dp.plan import plan_of
     from salus.server.card import privacy_card
+    from salus.server.exactness import exactness
 
     card, plan = privacy_card(job, None, dict.fromkeys(range(1, sites + 1), "")), plan_of(job)
     rows: list[tuple[str, object]] = [("privacy of a patient", card.statement)]
@@ -66,6 +67,8 @@ def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
             ("cost for each patient", _cost(plan)),
             ("it assumes", card.assumes),
         ]
+    if sentence := exactness(job, sites):
+        rows.append(("evaluation", sentence))
     return rows
 
 
@@ -100,8 +103,13 @@ def submit(
     """Give a job file, or a signed job, to the running coordinator."""
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
+    from salus.server.exactness import exactness
+    from salus.server.submission import job_in
 
-    job_id = AdminClient(folder).post("/jobs", read_text(path, error=JobError, what="job file"))["job"]
+    client, text = AdminClient(folder), read_text(path, error=JobError, what="job file")
+    if sentence := exactness(job_in(text), len(client.get("/status")["sites"])):
+        out.print(sentence, soft_wrap=True)
+    job_id = client.post("/jobs", text)["job"]
     out.print(f"Submitted [bold]{job_id}[/].")
     if follow:
         watch(folder, job_id)

@@ -1,0 +1,19 @@
+"""What a job's events say about the quality of its final model."""
+
+from collections.abc import Sequence
+
+from salus.common.estimates import Metric, from_plain
+from salus.common.events import Event
+from salus.common.figures import Figures, figures_of
+
+
+def evaluation_in(events: Sequence[Event]) -> dict[str, Metric]:
+    """Return the metrics of the last evaluation at the sites; empty if there was none."""
+    found = [event for event in events if event.kind == "evaluated"]
+    return from_plain(found[-1].fields.get("metrics")) if found else {}
+
+
+def figures_in(events: Sequence[Event]) -> Figures:
+    """Return what can be drawn of the last evaluation at the sites."""
+    found = [event for event in events if event.kind == "evaluated"]
+    return figures_of(found[-1].fields.get("figures")) if found else Figures()

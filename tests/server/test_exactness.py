@@ -1,0 +1,35 @@
+from pathlib import Path
+
+from tests.builders import tiny_job
+
+from salus.common.job import Job, load_job
+from salus.server.exactness import exactness, foretold
+
+JOBS = Path(__file__).parents[2] / "simulations" / "jobs"
+
+
+def default_private_job() -> Job:
+    job = load_job(JOBS / "pneumonia-private.toml")
+    privacy = {name: value for name, value in job.privacy.model_dump().items() if name in ("noise", "sampling_rate")}
+    return job.model_copy(update={"privacy": type(job.privacy)(**privacy, patients_per_site=600)})
+
+
+def test_five_sites_of_600_know_their_auc_to_three_hundredths_with_the_default_epsilon() -> None:
+    text = exactness(default_private_job(), 5)
+    assert text.startswith("The final AUC will be known to about +- 0.03 and the final accuracy")
+    assert text.endswith("with 5 sites of 600 patients, 120 of them for validation.")
+
+
+def test_more_sites_know_more_and_few_say_that_they_know_nothing() -> None:
+    job = default_private_job()
+    few, many = foretold(job, 5)["auc"].standard_error, foretold(job, 20)["auc"].standard_error
+    assert few is not None
+    assert many is not None
+    assert many < 0.75 * few
+    tiny = job.model_copy(update={"privacy": job.privacy.model_copy(update={"patients_per_site": 20})})
+    assert "too noisy to say" in exactness(tiny, 3)
+
+
+def test_jobs_without_noise_or_without_an_evaluation() -> None:
+    assert exactness(tiny_job(), 5) == ""
+    assert "evaluation_share is 0" in exactness(tiny_job(privacy="evaluation_share = 0.0"), 5)
