@@ -32,7 +32,7 @@ Metric = float | Estimate
 Metrics = Mapping[str, Metric]
 
 
-def shown(metric: Metric) -> str:
+def metric_text(metric: Metric) -> str:
     """Return a metric for people: ``0.953``, ``0.71 +- 0.20``, ``1.02 +- 0.03 (above 1: noise)``, ``too noisy to say``."""
     if not isinstance(metric, Estimate):
         return f"{metric:.3f}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from salus import __version__
-from salus.common.estimates import from_plain, shown
+from salus.common.estimates import from_plain, metric_text
 from salus.common.events import Event
 from salus.common.job import Job
 from salus.privacy.protection import protection_of
@@ -101,7 +101,7 @@ def write_report(
         records=records,
         cohort=records[-1].get("cohort", {}) if records else {},
         plots=curves(records, final if isinstance(final, Mapping) else {}),
-        final={name: shown(metric) for name, metric in from_plain(final).items()},
+        final={name: metric_text(metric) for name, metric in from_plain(final).items()},
         phases=phases(records),
         left_out=[event for event in events if event.kind in ("not-asked", "left-out", "abandoned", "resumed")],
         sites=sites,

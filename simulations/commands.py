@@ -9,7 +9,7 @@ import typer
 
 from salus.common.console import emit_json, err, example, out, shown, table
 from salus.common.errors import ConfigError
-from salus.common.estimates import from_plain, shown
+from salus.common.estimates import from_plain, metric_text
 
 if TYPE_CHECKING:
     from salus.common.job import Job
@@ -92,10 +92,12 @@ def _show(job: "Job", result: "SimulationResult", json_out: str, *, kept: bool) 
         return
     if result.metrics:
         table(
-            "Final model on the test split", ["", ""], [(name, shown(value)) for name, value in result.metrics.items()]
+            "Final model on the test split",
+            ["", ""],
+            [(name, metric_text(value)) for name, value in result.metrics.items()],
         )
     if result.evaluation:
-        rows = [(name, shown(value)) for name, value in result.evaluation.items()]
+        rows = [(name, metric_text(value)) for name, value in result.evaluation.items()]
         table("Final model on the sites' validation patients", ["", ""], rows)
     out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
@@ -124,7 +126,7 @@ class _Follow:
         from salus.common.events import Event
 
         if isinstance(event, Event) and event.kind == "round":
-            text = ", ".join(f"{k} {shown(v)}" for k, v in from_plain(event.fields["metrics"]).items())
+            text = ", ".join(f"{k} {metric_text(v)}" for k, v in from_plain(event.fields["metrics"]).items())
             self._progress.update(self._bar, advance=1, description=f"round {event.fields['round']}  {text[:70]}")
         elif isinstance(event, Event) and event.kind in ("left-out", "abandoned"):
             self._progress.console.print(f"{event.kind}: {event.fields.get('text', '')}", markup=False)

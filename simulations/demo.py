@@ -11,7 +11,7 @@ from salus.client.data.catalogue import DatasetSummary
 from salus.client.data.sources.base import SourceOptions
 from salus.common.console import out, table
 from salus.common.errors import RoundError
-from salus.common.estimates import from_plain, shown
+from salus.common.estimates import from_plain, metric_text
 from salus.common.events import read_events
 from salus.common.job import Job, parse_job
 from salus.server.card import privacy_card
@@ -67,7 +67,7 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     if isinstance(final, dict):
         out.print(
             "Final model on all hospitals' validation patients: "
-            + ", ".join(f"{k} {shown(v)}" for k, v in from_plain(final).items())
+            + ", ".join(f"{k} {metric_text(v)}" for k, v in from_plain(final).items())
         )
     out.print(f"Model:  {result['model']}", soft_wrap=True)
     out.print(f"Report: {report.resolve()}", soft_wrap=True)

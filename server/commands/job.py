@@ -8,7 +8,7 @@ import typer
 
 from salus.common.console import emit_json, example, group, out, table
 from salus.common.errors import JobError, RoundError
-from salus.common.estimates import from_plain, shown
+from salus.common.estimates import from_plain, metric_text
 from salus.common.job import Job
 
 if TYPE_CHECKING:  # importing it costs seconds, and most commands do not need it
@@ -164,12 +164,14 @@ def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:
     fields = event["fields"]
     if event["kind"] == "round":
         metrics = from_plain(fields["metrics"])
-        text = ", ".join(f"{k} {shown(metrics[k])}" for k in ("auc", "accuracy", "loss") if k in metrics)
+        text = ", ".join(f"{k} {metric_text(metrics[k])}" for k in ("auc", "accuracy", "loss") if k in metrics)
         progress.update(bar, completed=fields["round"], description=f"round {fields['round']}/{fields['of']}  {text}")
     elif event["kind"] == "evaluated":
         metrics = from_plain(fields["metrics"])
         for name, metric in metrics.items():
-            progress.console.print(f"Final {name} on the sites' validation patients: {shown(metric)}", markup=False)
+            progress.console.print(
+                f"Final {name} on the sites' validation patients: {metric_text(metric)}", markup=False
+            )
     elif event["kind"] in ("left-out", "not-asked", "abandoned", "resumed", "waiting"):
         progress.console.print(
             f"{event['kind']}: round {fields.get('round', '')} {fields.get('text', '')}", markup=False

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from salus.common.estimates import NOTHING, Estimate, from_plain, shown, to_plain
+from salus.common.estimates import NOTHING, Estimate, from_plain, metric_text, to_plain
 
 
 def estimate(value: float, error: float) -> Estimate:
@@ -22,7 +22,7 @@ def estimate(value: float, error: float) -> Estimate:
     ],
 )
 def test_a_metric_is_shown_with_its_standard_error_or_not_at_all(metric: float | Estimate, text: str) -> None:
-    assert shown(metric) == text
+    assert metric_text(metric) == text
 
 
 def test_metrics_survive_json_and_what_a_newer_version_adds() -> None:
