@@ -65,24 +65,43 @@ class Trial:
         self.folder = folder.resolve()
         self.port = free_port()
         self.coordinator = self.folder / "coordinator"
-        self.sites = [self.folder / f"site-{number}" for number in range(1, len(names) + 1)]
+        self.sites: list[Path] = []
+        self._policy, self._threads, self._clock = policy, threads, SystemClock()
         self._processes: dict[Path, subprocess.Popen[bytes]] = {}
-        self._found(names, policy, threads)
+        self._found(names)
         self.admin = AdminClient(self.coordinator)
 
-    def _found(self, names: Sequence[str], policy: str, threads: int) -> None:
-        clock = SystemClock()
-        consortium = Consortium.create(self.folder / "consortium", "Trial consortium", clock)
+    def _found(self, names: Sequence[str]) -> None:
+        consortium = Consortium.create(self.folder / "consortium", "Trial consortium", self._clock)
         consortium.add(
             init_server(self.coordinator, "Trial coordinator", f"https://127.0.0.1:{self.port}", "127.0.0.1")
         )
-        for site, name in zip(self.sites, names, strict=True):
-            consortium.add(init_site(site, name))
-            (site / "policy.toml").write_text(policy)
-            (site / "site.toml").write_text(f"reconnect_max_s = 2.0\n[performance]\nthreads = {threads}\n")
-        kits = consortium.issue(self.folder / "kits", days=365)
-        for member, kit in zip([self.coordinator, *self.sites], kits, strict=True):
-            install_kit(member, read_kit(kit), clock)
+        for name in names:
+            self.admit(name)
+        self.issue()
+
+    def admit(self, name: str) -> Path:
+        """Make a new site, add it to the consortium and return its folder; it takes part after `issue`."""
+        number = Consortium(self.folder / "consortium", self._clock).state.next_id
+        site = self.folder / f"site-{number}"
+        Consortium(self.folder / "consortium", self._clock).add(init_site(site, name))
+        (site / "policy.toml").write_text(self._policy)
+        (site / "site.toml").write_text(f"reconnect_max_s = 2.0\n[performance]\nthreads = {self._threads}\n")
+        if site not in self.sites:
+            self.sites.append(site)
+        return site
+
+    def issue(self) -> None:
+        """Sign a new roster and install the kits at all members; daemons see them at their next start."""
+        consortium = Consortium(self.folder / "consortium", self._clock)
+        for kit in consortium.issue(self.folder / "kits", days=365):
+            install_kit(self.folder / kit.stem, read_kit(kit), self._clock)
+
+    def remove(self, site: Path) -> None:
+        """End a site's daemon and its membership; it holds after `issue`."""
+        self.kill(site)
+        self.sites.remove(site)
+        Consortium(self.folder / "consortium", self._clock).remove(site.name.removeprefix("site-"))
 
     def __enter__(self) -> "Trial":
         return self
@@ -134,6 +153,13 @@ class Trial:
         """End a member's daemon with SIGKILL."""
         self._processes[member].kill()
         self._end(member)
+
+    def restart(self) -> None:
+        """Restart every daemon with what is installed now, the sites first."""
+        for member in [*self.sites, self.coordinator]:
+            if member in self._processes:
+                self.kill(member)
+            self.start(member)
 
     def stop(self, member: Path) -> None:
         """End a member's daemon with SIGTERM; a site says goodbye, so that nobody waits for it."""
