@@ -101,7 +101,7 @@ def _show(job: "Job", result: "SimulationResult", json_out: str, *, kept: bool) 
         table("Final model on the sites' validation patients", ["", ""], rows)
     out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
-        out.print(f"Files not used: {result.quarantined}")
+        out.print(f"Files not used: {shown(result.quarantined)}")
 
 
 class _Follow:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from salus.client.config import open_catalogue
 from salus.client.data.catalogue import DatasetSummary
 from salus.client.data.sources.base import SourceOptions
-from salus.common.console import out, table
+from salus.common.console import out, shown, table
 from salus.common.errors import RoundError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.events import read_events
@@ -67,10 +67,10 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     if isinstance(final, dict):
         out.print(
             "Final model on all hospitals' validation patients: "
-            + ", ".join(f"{k} {metric_text(v)}" for k, v in from_plain(final).items())
+            + ", ".join(f"{shown(k)} {shown(metric_text(v))}" for k, v in from_plain(final).items())
         )
-    out.print(f"Model:  {result['model']}", soft_wrap=True)
-    out.print(f"Report: {report.resolve()}", soft_wrap=True)
+    out.print(f"Model:  {shown(result['model'])}", soft_wrap=True)
+    out.print(f"Report: {shown(report.resolve())}", soft_wrap=True)
     out.print(
         f"Done in {time.monotonic() - started:.0f} s. The coordinator saw masked vectors and their sum; this job "
         'has noise = "none": no formal privacy for its (synthetic) patients.'

@@ -8,7 +8,7 @@ import typer
 
 from salus.client.commands import intake
 from salus.client.commands.intake import Folder, Name, Yes
-from salus.common.console import emit_json, err, example, group, out, table
+from salus.common.console import emit_json, err, example, group, out, shown, table
 
 app = group("The hospital's data: register, list, look, check.")
 
@@ -186,7 +186,7 @@ def check(
             out.print(warning, style="yellow", markup=False)
         for bad in catalogue.quarantined(name):
             out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
-        out.print(f"Page: {page}", soft_wrap=True)
+        out.print(f"Page: {shown(page)}", soft_wrap=True)
     if found.unreadable:
         if not as_json:
             table("No longer readable", ["file", "reason"], found.unreadable)
@@ -209,7 +209,7 @@ def remove(folder: Folder, name: Name) -> None:
     open_catalogue(folder).remove(name)
     # Its tensors are among those of other data sets; all are made again.
     shutil.rmtree(folder / CACHE, ignore_errors=True)
-    out.print(f"Removed {name}.")
+    out.print(f"Removed {shown(name)}.")
 
 
 @app.command(epilog=example("salus dataset patient ./site 0123456789abcdef0123456789abcdef"))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from salus.common.console import emit_json, example, group, out, table
+from salus.common.console import emit_json, example, group, out, shown, table
 
 app = group("The privacy ledger: what patients have spent, and on which jobs.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -46,14 +46,14 @@ def verify(
     """Check the chain of hashes, and that the ledger holds every head that this site has signed; exit code 42 if not."""
     ledger, _ = _open(folder)
     head = ledger.verify()
-    out.print(f"{head.length} entries, head {head.digest().hex()[:16]}: unchanged.")
+    out.print(f"{head.length} entries, head {shown(head.digest().hex()[:16])}: unchanged.")
     if transcript is not None:
         from salus.client.config import SiteFolder
         from salus.client.ledger.report import check_signed_heads
         from salus.common.clock import SystemClock
 
         count = check_signed_heads(ledger, transcript, SiteFolder.open(folder, SystemClock()).site_id)
-        out.print(f"{count} heads signed in the transcript, all of them in this ledger.")
+        out.print(f"{shown(count)} heads signed in the transcript, all of them in this ledger.")
 
 
 @app.command(epilog=example("salus ledger export ./site ledger.json"))

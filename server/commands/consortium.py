@@ -44,11 +44,11 @@ def add_site(
     role = f"site {number}" if number else "the COORDINATOR"
     new = fingerprint(unhex(member.public_key))
     if before is not None and before.public_key != member.public_key:
-        out.print(f"Replaced the keys of [bold]{shown(member.name)}[/], {role}.")
+        out.print(f"Replaced the keys of [bold]{shown(member.name)}[/], {shown(role)}.")
         out.print(f"Old key fingerprint: {fingerprint(unhex(before.public_key))}")
-        out.print(f"New key fingerprint: [bold]{new}[/]")
+        out.print(f"New key fingerprint: [bold]{shown(new)}[/]")
     else:
-        out.print(f"Added [bold]{shown(member.name)}[/] as {role}. Key fingerprint: [bold]{new}[/]")
+        out.print(f"Added [bold]{shown(member.name)}[/] as {shown(role)}. Key fingerprint: [bold]{shown(new)}[/]")
     out.print("Run salus consortium issue and send every member its new kit.")
 
 

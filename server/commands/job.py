@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from salus.common.console import emit_json, example, group, out, table
+from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.errors import JobError, RoundError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.job import Job
@@ -91,7 +91,7 @@ def sign(path: JobFile, folder: Folder, output: Annotated[Path, typer.Option(hel
 
     signed = seal_job(load_job(path), Identity.load(folder / "keys" / SIGNING_KEY))
     output.write_bytes(signed.to_bytes() + b"\n")
-    out.print(f"Signed {path.name} into {output}.")
+    out.print(f"Signed {shown(path.name)} into {shown(output)}.")
 
 
 @app.command(epilog=example("salus job submit simulations/jobs/pneumonia.toml ./coordinator"))
@@ -110,7 +110,9 @@ def submit(
     if sentence := exactness(job_in(text), len(client.get("/status")["sites"])):
         out.print(sentence, soft_wrap=True)
     job_id = client.post("/jobs", text)["job"]
-    out.print(f"Submitted [bold]{job_id}[/].")
+    out.print(f"Submitted [bold]{shown(job_id)}[/].")
+    for absent in client.get(f"/jobs/{job_id}")["absent"]:
+        out.print(f"Not asked now: site {absent['site']}, {absent['name']}: {absent['reason']}", markup=False)
     if follow:
         watch(folder, job_id)
 
@@ -156,8 +158,8 @@ def watch(folder: Folder, job_id: JobId) -> None:
     if result["status"] != "finished":
         raise RoundError(f"The job {result['status']}: {result['reason']}", remedy="")
     if result["model"]:
-        out.print(f"Model:  {result['model']}", soft_wrap=True)
-    out.print(f"Report: {result['report']}", soft_wrap=True)
+        out.print(f"Model:  {shown(result['model'])}", soft_wrap=True)
+    out.print(f"Report: {shown(result['report'])}", soft_wrap=True)
 
 
 def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:
@@ -173,9 +175,8 @@ def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:
                 f"Final {name} on the sites' validation patients: {metric_text(metric)}", markup=False
             )
     elif event["kind"] in ("left-out", "not-asked", "abandoned", "resumed", "waiting"):
-        progress.console.print(
-            f"{event['kind']}: round {fields.get('round', '')} {fields.get('text', '')}", markup=False
-        )
+        where = "".join(f" {name} {fields[name]}" for name in ("round", "site") if name in fields)
+        progress.console.print(f"{event['kind']}{where}: {fields.get('text', '')}", markup=False)
 
 
 @app.command(epilog=example("salus job cancel ./coordinator paediatric-pneumonia-0001"))
@@ -184,4 +185,4 @@ def cancel(folder: Folder, job_id: JobId) -> None:
     from salus.server.admin_client import AdminClient
 
     AdminClient(folder).post(f"/jobs/{job_id}/cancel")
-    out.print(f"Cancelled {job_id}.")
+    out.print(f"Cancelled {shown(job_id)}.")

@@ -82,7 +82,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         emit_json(values)
         return
     out.print(
-        f"[bold]{shown(values['consortium'])}[/], roster {values['roster']} valid until "
+        f"[bold]{shown(values['consortium'])}[/], roster {shown(values['roster'])} valid until "
         f"{shown(values['roster_valid_until'][:10])}, job: {shown(values['job'] or 'none')}"
     )
     table(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from salus.common.console import emit_json, example, out, table
+from salus.common.console import emit_json, example, out, shown, table
 from salus.common.errors import JobError
 
 
@@ -43,7 +43,7 @@ def stats(
     show(found["statistics"])
     if found["harmonise"]:
         out.print(found["harmonise"], markup=False, soft_wrap=True)
-    out.print(f"Report: {found['report']}", soft_wrap=True)
+    out.print(f"Report: {shown(found['report'])}", soft_wrap=True)
 
 
 def show(result: dict[str, Any]) -> None:
