@@ -1,14 +1,16 @@
 """`salus client`: make a site, join a consortium, run the daemon, see how it is."""
 
 import signal
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, shown, table
+from salus.common.console import emit_json, example, group, out, shown
 from salus.common.errors import DataError
+from salus.common.events import Event
 
 app = group("The hospital: make a site, join a consortium, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -86,7 +88,8 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
     from salus.common.events import read_events
     from salus.common.lock import is_running
 
-    opened = SiteFolder.open(folder, SystemClock())
+    clock = SystemClock()
+    opened = SiteFolder.open(folder, clock)
     log = folder / "events.jsonl"
     events = read_events(log) if log.exists() else []
     last = {event.kind: event for event in events}
@@ -94,9 +97,12 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
     running = is_running(folder)
     values = {
         "site": opened.site_id,
+        "name": opened.roster.site(opened.site_id).name,
         "consortium": opened.roster.consortium,
         "coordinator": opened.roster.coordinator.url,
+        "roster": opened.roster.serial,
         "roster_valid_until": opened.roster.valid_until.isoformat(),
+        "warning": opened.roster.warning(clock.now()),
         "running": running,
         "link": links[-1].kind if running and links else "stopped",
         "last_trained": dict(last["trained"].fields) if "trained" in last else None,
@@ -107,8 +113,38 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         listed = [{"dataset": t.dataset, "since": t.since, "problem": t.problem} for t in troubles]
         emit_json({**values, "troubles": listed})
     else:
-        table("", ["", ""], [(name.replace("_", " "), value) for name, value in values.items()])
+        for sentence in _sentences(values, last):
+            out.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        if values["warning"]:
+            out.print(values["warning"], style="yellow", markup=False, highlight=False, soft_wrap=True)
         for trouble in troubles:
             out.print(trouble.line, style="bold red", markup=False, highlight=False, soft_wrap=True)
     if troubles:
         raise typer.Exit(DataError.exit_code)
+
+
+def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Iterator[str]:
+    """Yield what `status` says in words."""
+    yield f"Site {values['site']}, {values['name']}, of {values['consortium']}."
+    link = {
+        "connected": f"The daemon runs and is connected to {values['coordinator']}.",
+        "disconnected": f"The daemon runs but cannot reach {values['coordinator']}; it keeps trying.",
+    }
+    running = link.get(str(values["link"]), "The daemon runs and has not connected yet.")
+    yield running if values["running"] else "The daemon is not running. Start it: salus client start."
+    yield f"Roster {values['roster']} is valid until {str(values['roster_valid_until'])[:10]}."
+    if "trained" in last:
+        fields = last["trained"].fields
+        yield (
+            f"Last trained {_when(last['trained'])}: {fields.get('patients')} patients, {fields.get('images')} images, "
+            f"round {fields.get('round')} of job {fields.get('job')}."
+        )
+    else:
+        yield "Nothing has been trained here yet."
+    if "refused" in last:
+        fields = last["refused"].fields
+        yield f"Last refused {_when(last['refused'])}, job {fields.get('job', 'unknown')}: {fields.get('text')}"
+
+
+def _when(event: Event) -> str:
+    return f"{event.at.astimezone():%Y-%m-%d %H:%M}"

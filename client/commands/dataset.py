@@ -146,7 +146,8 @@ def show(
         show_declaration(name, known, catalogue.propose(name))
     elif not as_json:
         out.print(
-            f"Not declared: jobs are refused until you run: salus dataset declare {folder} {name}", style="yellow"
+            f"Not declared: jobs are refused until you run: salus dataset declare {shown(folder)} {shown(name)}",
+            style="yellow",
         )
 
 

@@ -1,0 +1,55 @@
+"""`salus client status` says in sentences how a site is."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.cli import salus
+
+from salus.client.config import init_site
+from salus.common.clock import ManualClock, SystemClock
+from salus.common.events import EventLog
+from salus.common.kit import read_kit
+from salus.common.trust import install_kit
+from salus.server.config import init_server
+from salus.server.consortium import Consortium
+
+EVIL = "no\x1b]52;c;eA==\x07 [red]budget[/]"
+
+
+def joined(folder: Path, *, days: int) -> Path:
+    clock = SystemClock()
+    consortium = Consortium.create(folder / "consortium", "Test", clock)
+    consortium.add(init_server(folder / "server", "C", "https://127.0.0.1:8443", "127.0.0.1"))
+    consortium.add(init_site(folder / "site", "St. Mary"))
+    install_kit(folder / "site", read_kit(consortium.issue(folder / "kits", days=days)[1]), clock)
+    return folder / "site"
+
+
+def test_a_new_site_is_told_what_to_do(tmp_path: Path) -> None:
+    shown = salus("client", "status", joined(tmp_path, days=365))
+    assert shown.returncode == 0
+    assert shown.stdout.splitlines()[:2] == [
+        "Site 1, St. Mary, of Test.",
+        "The daemon is not running. Start it: salus client start.",
+    ]
+    assert "Nothing has been trained here yet." in shown.stdout
+    assert "new kit" not in shown.stdout
+
+
+def test_a_roster_that_ends_soon_is_a_warning(tmp_path: Path) -> None:
+    site = joined(tmp_path, days=20)
+    assert "Ask the consortium for a new kit." in salus("client", "status", site).stdout
+    assert "new kit" in json.loads(salus("client", "status", site, "--json").stdout)["warning"]
+
+
+def test_the_last_refusal_is_shown_and_obeyed_by_no_terminal(tmp_path: Path) -> None:
+    site = joined(tmp_path, days=365)
+    log = EventLog(site / "events.jsonl", clock=ManualClock(datetime(2026, 11, 1, 12, tzinfo=UTC)))
+    log.emit("trained", job="tiny-0001", round=3, patients=12, images=40)
+    log.emit("refused", job=EVIL, text=EVIL)
+    shown = salus("client", "status", site).stdout
+    assert "12 patients, 40 images, round 3 of job tiny-0001." in shown
+    assert "[red]budget[/]" in shown
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
