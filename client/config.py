@@ -4,12 +4,14 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
 from salus.client.data.catalogue import Catalogue
+from salus.client.data.isolation import ACCEPTED, Decoding
+from salus.client.data.sandbox import LAYERS
 from salus.client.ledger.key import bind_key
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
@@ -40,6 +42,7 @@ mixed_precision = false
 cache_mb = 4096          # prepared samples kept in memory
 disk_cache_mb = 20000    # and on disk, in the folder cache
 threads = 0              # CPU threads for training; 0 leaves the choice to torch
+decode_memory_mb = 6144  # for the process that decodes images
 """
 POLICY_TEMPLATE = """\
 # What this site allows. Nothing the coordinator sends can widen it; an unreadable file refuses every job.
@@ -73,7 +76,13 @@ class SiteConfig(Strict):
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     reconnect_max_s: Annotated[float, Field(gt=0)] = 60.0  # a coordinator that comes back is found within a minute
+    decode_without_sandbox: Literal["", ACCEPTED] = ""  # type: ignore[valid-type]  # where the kernel offers no seccomp filter
     performance: Performance = Performance()
+
+    def decoding(self) -> Decoding:
+        """Return how this site decodes files."""
+        layers = () if self.decode_without_sandbox else LAYERS
+        return Decoding(layers=layers, memory_mb=self.performance.decode_memory_mb)
 
 
 def init_site(folder: Path, name: str) -> MemberRequest:
@@ -124,7 +133,9 @@ def pseudonym_key(folder: Path) -> bytes:
 
 def open_catalogue(folder: Path) -> Catalogue:
     """Open a site's catalogue; errors as in `pseudonym_key`."""
-    return Catalogue(folder / "catalogue.sqlite", pseudonym_key(folder), isolated=True)
+    settings = folder / "site.toml"
+    config = load_toml(SiteConfig, settings, error=ConfigError, what="site file") if settings.exists() else SiteConfig()
+    return Catalogue(folder / "catalogue.sqlite", pseudonym_key(folder), config.decoding())
 
 
 def open_ledger(folder: Path, clock: Clock) -> Ledger:

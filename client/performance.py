@@ -18,6 +18,7 @@ class Performance(Strict):
         cache_mb: prepared samples kept in memory; beyond it they are read again each epoch.
         disk_cache_mb: prepared samples kept on disk between jobs and restarts; 0 for none.
         threads: CPU threads for training; 0 leaves torch's choice.
+        decode_memory_mb: memory of the process that decodes images; a whole MedMNIST archive is held there.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -25,6 +26,7 @@ class Performance(Strict):
     cache_mb: Annotated[int, Field(ge=0)] = 4096  # the usual workstation has 32 GB or more
     disk_cache_mb: Annotated[int, Field(ge=0)] = 20_000  # a few hundred thousand pictures of 128 x 128
     threads: Annotated[int, Field(ge=0)] = 0
+    decode_memory_mb: Annotated[int, Field(ge=256)] = 6144  # a volume of 2^28 voxels while it is turned and scaled
 
     def torch_device(self) -> torch.device:
         """Return the device; raises ConfigError if a GPU was demanded and there is none."""

@@ -4,6 +4,7 @@ A registry maps a name to ``module:attribute`` and imports on first use, so that
 adds its own through an entry-point group; a name that exists here cannot be replaced from outside.
 """
 
+import functools
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -30,11 +31,15 @@ class Registry:
         Raises:
             error: nobody registered the name; the known names are listed.
         """
+        module, _, attribute = self.reference(name, error=error).partition(":")
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+
+    def reference(self, name: str, *, error: type[SalusError] = ConfigError) -> str:
+        """Return ``module:attribute`` of the thing of this name without importing it; errors as in `get`."""
         if name in self._builtin:
-            module, _, attribute = self._builtin[name].partition(":")
-            return getattr(importlib.import_module(module), attribute)
+            return self._builtin[name]
         for point in entry_points(group=self.group, name=name):
-            return point.load()
+            return f"{point.module}:{point.attr}"
         raise error(
             f"Expected a {self.what} among {', '.join(self.names())}; got {name!r}.",
             remedy=f"Correct the name, or install the package that provides it (entry-point group {self.group!r}).",

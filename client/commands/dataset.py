@@ -59,7 +59,7 @@ def add(
     with err.status("Reading ...") as progress:
 
         def counted() -> Iterator[ImageRecord | Quarantined]:
-            for number, item in enumerate(open_source(chosen, path, options, isolated=True).scan(), start=1):
+            for number, item in enumerate(open_source(chosen, path, options, catalogue.decoding).scan(), start=1):
                 if number % 20 == 0:
                     progress.update(f"Reading ... {number} files")
                 yield item

@@ -13,16 +13,18 @@ from rich.progress import Progress as Bar
 
 from salus.client.config import open_catalogue
 from salus.client.data.catalogue import Catalogue, check_name
+from salus.client.data.cleaning import Isolated
 from salus.client.data.deidentify import METHOD, METHOD_CODES, parse_mask
 from salus.client.data.dimse import DicomNetwork, pushed
 from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
-from salus.client.data.isolation import Isolated
 from salus.client.data.pacs import DicomWeb, PacsOptions, parse_query
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.receiver import DimseOptions
+from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
+from salus.client.data.sources.local import LocalFiles
 from salus.common.console import err
 from salus.common.errors import ConfigError, DataError
 from salus.common.lock import FolderLock
@@ -72,10 +74,11 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     secret = (target.folder / "keys" / "pseudonym.key").read_bytes()
     store = target.folder / "images" / check_name(target.name)
     options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
-    known = read_labels(target.labels.parent, options)
+    known = read_labels(LocalFiles(target.labels.parent, options), options)
     masks = tuple(parse_mask(text) for text in target.masks)
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with held(store), Isolated(secret, masks) as child, Bar(console=err, transient=True) as bar:
+    layers = catalogue.decoding.layers if catalogue.decoding is not None else LAYERS
+    with held(store), Isolated(secret, masks, layers=layers) as child, Bar(console=err, transient=True) as bar:
         task = bar.add_task("Importing ...", total=None)
         progress = Progress(store, secret)
         found = files(progress, lambda done, of: bar.update(task, completed=done, total=of or None))
@@ -167,7 +170,7 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
     options = SourceOptions(volumes=target.volumes)  # images of earlier imports are in the store too
-    found = open_source("imported", store, options, isolated=True).scan()
+    found = open_source("imported", store, options, catalogue.decoding).scan()
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
     return {**plain, "page": page.name}
 

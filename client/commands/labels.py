@@ -6,8 +6,9 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from salus.client.data.cleaning import Isolated
 from salus.client.data.importing import from_folder
-from salus.client.data.isolation import Isolated
+from salus.common.cells import write_cell
 from salus.common.errors import DataError, UnreadableImage
 
 
@@ -51,6 +52,8 @@ def write_labels(source: Path, output: Path, name: str, above: float | None) -> 
         writer = csv.writer(file)
         writer.writerow(("StudyInstanceUID", "PatientID", "label"))
         for (study, patient), value in sorted(found.items()):
-            writer.writerow((study, patient, f"{value:g}" if above is None else int(value > above)))
+            writer.writerow(
+                (write_cell(study), write_cell(patient), f"{value:g}" if above is None else int(value > above))
+            )
     Path(partial).replace(output)
     return {"studies": len(found), **{f"not used: {reason}": count for reason, count in refused.items()}}

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
 
 from salus.client.data.declaration import FEW_PATIENTS, Declarations, Proposal, propose
+from salus.client.data.isolation import Decoding
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Sample
@@ -67,16 +68,16 @@ class Catalogue:
     Args:
         path: the SQLite file, created if absent.
         secret: the site's secret for pseudonyms, at least 16 bytes.
-        isolated: decode files in a child process, as every real site does.
+        decoding: decode files in a locked-in child process, as every real site does; None for files of one's own.
 
     Attributes:
         declarations: what is public about each data set.
         troubles: what is wrong with one right now.
     """
 
-    def __init__(self, path: Path, secret: bytes, *, isolated: bool = False) -> None:
+    def __init__(self, path: Path, secret: bytes, decoding: Decoding | None = None) -> None:
         self._engine = open_sqlite(path)
-        self._secret, self._isolated = secret, isolated
+        self._secret, self.decoding = secret, decoding
         self._sealer = Sealer(secret, "catalogue")
         migrate(self._engine, self._sealer.seal)
         self.declarations = Declarations(self._engine)
@@ -91,7 +92,7 @@ class Catalogue:
         check_name(name)
         if name in self.names():  # said before hours of reading, and checked again when writing
             raise _taken(name)
-        source = open_source(kind, root, options, isolated=self._isolated)
+        source = open_source(kind, root, options, self.decoding)
         return self.add_records(name, kind, root, options, source.scan())
 
     def add_records(
@@ -210,7 +211,7 @@ class Catalogue:
         options = validate(
             SourceOptions, json.loads(self._sealer.open(row.options)), error=DataError, what="data set's options"
         )
-        return open_source(row.kind, Path(self._sealer.open(row.root)), options, isolated=self._isolated)
+        return open_source(row.kind, Path(self._sealer.open(row.root)), options, self.decoding)
 
     def reading(self, name: str) -> str:
         """Return how a data set is read, its kind and options, as one text for comparing."""

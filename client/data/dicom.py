@@ -29,7 +29,6 @@ from salus.client.data.vocabulary import modality_of, vendor_of
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
-MAX_FILE_BYTES = 2**31
 MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
 
 Float64 = npt.NDArray[np.float64]
@@ -121,20 +120,27 @@ class Facts(Strict):
 
 
 def read_dicom(path: Path) -> DicomImage:
-    """Read and decode one file in this process; for files that others made, see `reading.read_isolated`.
+    """Read and decode one file in this process; errors as in `read_image`."""
+    return guarded(path.name, lambda: read_image(path.read_bytes(), path.name))
+
+
+def read_image(data: bytes, name: str) -> DicomImage:
+    """Decode a file's bytes in this process.
+
+    Args:
+        name: for messages.
 
     Raises:
         UnreadableImage: not DICOM, no pixels, truncated, unsupported, too large or damaged; with the reason.
     """
 
     def read() -> DicomImage:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UnreadableImage("too-large", f"{path.name} is larger than {MAX_FILE_BYTES} bytes")
-        data = path.read_bytes()
-        facts, rescaled = decode(data, path.name)
-        return picture(facts, rescaled, hashlib.sha256(data).hexdigest(), path.name)
+        if len(data) < 132:
+            raise UnreadableImage("not-dicom", f"{name} is shorter than a DICOM header")
+        facts, rescaled = decode(data, name)
+        return picture(facts, rescaled, hashlib.sha256(data).hexdigest(), name)
 
-    return guarded(path.name, read)
+    return guarded(name, read)
 
 
 def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
@@ -255,10 +261,16 @@ def _rescale(dataset: pydicom.Dataset, pixels: npt.NDArray[Any]) -> tuple[FloatA
 
 def show(values: FloatArray, window: Window, *, inverted: bool) -> FloatArray:
     """Return display values from 0 to 1, brighter is larger (PS3.3 C.11.2.1.2; `inverted` for MONOCHROME1)."""
+    low, high = float(values.min()), float(values.max())
+    shown = np.empty_like(values)
+    for row, part in enumerate(values):  # in double precision, but never all of a volume at once
+        shown[row] = _shown(part.astype(np.float64), window, low, high, inverted=inverted)
+    return shown
+
+
+def _shown(exact: Float64, window: Window, low: float, high: float, *, inverted: bool) -> Float64:
     centre, width = window.centre, window.width
-    exact = values.astype(np.float64)
     if window.function == "STRETCH":
-        low, high = float(exact.min()), float(exact.max())
         unit = (exact - low) / (high - low) if high > low else np.zeros_like(exact)
     elif window.function == "SIGMOID":
         unit = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (exact - centre) / width, -700, 700)))
@@ -268,7 +280,7 @@ def show(values: FloatArray, window: Window, *, inverted: bool) -> FloatArray:
         unit = (exact > centre - 0.5).astype(np.float64)
     else:
         unit = np.clip((exact - (centre - 0.5)) / (width - 1) + 0.5, 0.0, 1.0)
-    return (1.0 - unit if inverted else unit).astype(np.float32)
+    return 1.0 - unit if inverted else unit
 
 
 def _first(value: Any) -> float | None:

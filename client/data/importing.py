@@ -18,11 +18,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from salus.client.data.cleaning import Isolated
 from salus.client.data.deidentify import Clean
-from salus.client.data.isolation import MAX_FILE_BYTES, Isolated
+from salus.client.data.messages import MAX_FILE_BYTES
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sources.labels import Labels
+from salus.common.cells import read_cell, write_cell
 from salus.common.errors import DataError, UnreadableImage
 
 MAX_ZIP_MEMBERS = 1_000_000
@@ -151,7 +153,9 @@ class _LabelFile:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 self._rows = {
-                    row[0]: (row[1], row[2]) for row in csv.reader(file) if len(row) == 3 and row[0] != "file"
+                    row[0]: (read_cell(row[1]), read_cell(row[2]))
+                    for row in csv.reader(file)
+                    if len(row) == 3 and row[0] != "file"
                 }
 
     def __enter__(self) -> "_LabelFile":
@@ -167,14 +171,15 @@ class _LabelFile:
         """Write an image's label, on disk when this returns."""
         if self._rows.get(key) != label:
             self._rows[key] = label
-            csv.writer(self._file).writerow([key, *label])
+            csv.writer(self._file).writerow([key, *map(write_cell, label)])
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def _rewrite(self) -> None:
         partial = self._path.with_suffix(".partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([["file", "label", "split"], *([key, *row] for key, row in self._rows.items())])
+            rows = ([key, *map(write_cell, row)] for key, row in self._rows.items())
+            csv.writer(file).writerows([["file", "label", "split"], *rows])
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self._path)

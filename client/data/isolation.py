@@ -1,175 +1,270 @@
-"""DICOM parsing and decoding in a child process that can open nothing new: no file, no socket; with limits of memory and time.
+"""The parent's side of the decoding child: starts it, asks it one thing after the other, and ends it when it hangs.
 
-A decoder is C code fed with what a stranger made. The child (`decoder_process`) gets bytes over a pipe and answers with a
-de-identified object, a picture or a reason. A child that dies or takes too long costs one file.
+A decoder is C code fed with what a stranger made. It runs in a process that locks itself in (`sandbox`) before the first byte of
+a file reaches it, and that answers over a pipe. A child that dies or takes too long costs one file.
 """
 
-import contextlib
-import hashlib
-import math
-import multiprocessing
+import atexit
+import concurrent.futures
+import functools
+import json
+import os
+import subprocess
+import sys
 import threading
-from multiprocessing.connection import Connection
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
+from pydantic import Field
 
-from salus.client.data.annotations import Annotation
-from salus.client.data.decoder_process import (
-    ANNOTATIONS,
-    CLEAN,
-    MAX_MEMORY_BYTES,
-    READ,
-    UNNAMED,
+from salus.client.data.channel import Buffer, Channel, ProtocolError
+from salus.client.data.messages import (
+    ANSWER,
+    DATA,
+    OPERATION,
+    PROBLEM,
+    QUESTION,
+    READY,
+    SETUP,
     Answer,
-    Numbers,
-    Picture,
-    serve,
+    Operation,
+    Problem,
+    Question,
+    Ready,
+    Setup,
 )
-from salus.client.data.deidentify import Clean, PixelMask
-from salus.client.data.dicom import DicomImage, picture
-from salus.common.errors import UnreadableImage
+from salus.client.data.sandbox import LAYERS
+from salus.common.errors import ConfigError, DataError, UnreadableImage
+from salus.common.process import protect_memory
+from salus.common.strict import Strict
 
-MAX_FILE_BYTES = 2**29
-MAX_SECONDS = 5.0
-START_SECONDS = 60.0
-MAX_ANSWER_BYTES, MAX_CLEAN_BYTES = 2_000_000, 2**31
-A = TypeVar("A", Answer, Picture, Numbers)
+START_SECONDS = 120.0  # a busy machine needs seconds for the imports
+SLOWEST_BYTES_PER_S = 10e6  # large files get so much longer
+MAX_QUESTIONS = 100_000  # in one operation; a series has some thousand files
+ACCEPTED = "I accept that a damaged file may take over this site"
+BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from salus.client.data.decoder_process import main; main()"
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # never the rest: a PACS's password is among them
+A = TypeVar("A", bound=Answer)
+Serve = Callable[[Question], Buffer]
 
 
-class Isolated:
-    """A child process that de-identifies or reads one file after the other.
+class Decoding(Strict):
+    """How files are decoded at a site.
 
     Args:
-        secret: the site's secret for pseudonyms; not needed for reading.
-        seconds, memory_bytes: for one file.
-
-    Guarantees: no file makes the caller crash, hang for longer than the limit, or write anywhere.
+        layers: of the sandbox; empty where the operator has accepted to decode without one.
+        memory_mb: that a child may take beyond what it holds when it is ready.
+        seconds: for one file.
     """
 
-    def __init__(
-        self,
-        secret: bytes = b"",
-        masks: tuple[PixelMask, ...] = (),
-        *,
-        seconds: float = MAX_SECONDS,
-        memory_bytes: int = MAX_MEMORY_BYTES,
-    ) -> None:
-        self._secret, self._masks, self._seconds, self._memory_bytes = secret, masks, seconds, memory_bytes
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._pipe: Connection | None = None
-        self._late = False
+    layers: tuple[str, ...] = LAYERS
+    memory_mb: Annotated[int, Field(ge=64)] = (
+        6144  # a volume of 2^28 voxels, several times over while it is turned and scaled
+    )
+    seconds: Annotated[float, Field(gt=0)] = 60.0  # a thousand compressed slices in one file take a while
 
-    def __enter__(self) -> "Isolated":
-        self._start()
+
+class Child:
+    """A process that serves one role, started when it is first asked and again after it died.
+
+    Args:
+        role: ``module:class`` of what it serves, see `decoder_process`.
+        settings: for the role.
+        secret: given to the child over the pipe, never on its command line.
+
+    Guarantees: no file makes the caller crash, hang for longer than the limit, or write anywhere; safe to call from several
+    threads, one after the other.
+    """
+
+    def __init__(self, role: str, settings: Mapping[str, object], secret: bytes, decoding: Decoding) -> None:
+        self._setup = Setup(
+            role=role,
+            settings=json.dumps(dict(settings)),
+            memory_bytes=decoding.memory_mb * 2**20,
+            layers=decoding.layers,
+        )
+        self._secret, self._seconds = secret, decoding.seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self.lock = threading.RLock()
+        self.incarnation = 0  # changes whenever what the child held is lost
+        self.held: tuple[str, ...] = ()
+
+    @property
+    def process_id(self) -> int:
+        """The child's process id, 0 while there is none."""
+        return self._process.pid if self._process is not None else 0
+
+    def ask(
+        self,
+        name: str,
+        kind: type[A],
+        argument: str = "",
+        data: Buffer = b"",
+        serve: Serve | None = None,
+        seconds: float | None = None,
+    ) -> tuple[A, memoryview]:
+        """Return the child's answer to one operation, and the body that follows it.
+
+        Args:
+            serve: answers the child's questions about files.
+
+        Raises:
+            UnreadableImage: with the child's reason; ``too-slow`` or ``crashed`` where it had to be ended or died.
+            DataError: the data cannot be used at all.
+            ConfigError: this machine cannot lock a child in, and the operator has not accepted that.
+        """
+        with self.lock:
+            self.start()
+            channel = self._channel
+            assert channel is not None  # Safe because `start` made it.
+            channel.deadline = time.monotonic() + (seconds or self._seconds)
+            try:
+                return self._conversation(channel, Operation(name=name, argument=argument), kind, data, serve)
+            except (DataError, ConfigError):
+                raise
+            except TimeoutError:
+                self.stop()
+                raise UnreadableImage("too-slow", "decoding took longer than the limit") from None
+            except (EOFError, OSError, ValueError, MemoryError, ProtocolError):
+                self.stop()
+                raise UnreadableImage("crashed", "the decoder died, ran out of memory or was ended") from None
+            except BaseException:
+                self.stop()  # else the next file would get the answer to this one
+                raise
+
+    def _conversation(
+        self, channel: Channel, operation: Operation, kind: type[A], data: Buffer, serve: Serve | None
+    ) -> tuple[A, memoryview]:
+        channel.send(OPERATION, operation.model_dump_json().encode(), data)
+        for _ in range(MAX_QUESTIONS):
+            tag, header, length = channel.receive()
+            if tag == QUESTION and serve is not None and length == 0:
+                self._serve(channel, serve, header)
+            elif tag == PROBLEM and length == 0:
+                raise _raised(Problem.model_validate_json(header))
+            elif tag == ANSWER:
+                answer = kind.model_validate_json(header)
+                if length != answer.body_bytes:
+                    raise ProtocolError
+                channel.deadline += length / SLOWEST_BYTES_PER_S
+                body = memoryview(np.empty(length, np.uint8).data)
+                channel.read_into(body)
+                return answer, body
+            else:
+                raise ProtocolError
+        raise ProtocolError
+
+    @staticmethod
+    def _serve(channel: Channel, serve: Serve, header: bytes) -> None:
+        try:
+            found = serve(Question.model_validate_json(header))
+        except UnreadableImage as problem:
+            refusal = Problem(reason=problem.reason, detail=problem.detail)
+            channel.send(PROBLEM, refusal.model_dump_json().encode())
+            return
+        channel.deadline += len(found) / SLOWEST_BYTES_PER_S
+        channel.send(DATA, b"", found)
+
+    def start(self) -> None:
+        """Start the child if there is none, and wait until it is locked in; raises ConfigError as `ask`."""
+        if self._channel is not None:
+            return
+        protect_memory()  # before the child exists that might look at it
+        incoming, theirs_out = os.pipe()
+        theirs_in, outgoing = os.pipe()
+        try:
+            # By a thread that lives as long as this process: the child is killed when the thread that started it ends.
+            self._process = _starter().submit(_spawned, theirs_in, theirs_out).result()
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        self._channel = Channel(incoming, outgoing, deadlines=True)
+        self._channel.deadline = time.monotonic() + START_SECONDS
+        self.incarnation += 1
+        try:
+            self._channel.send(SETUP, self._setup.model_dump_json().encode(), self._secret)
+            tag, header, length = self._channel.receive()
+            ready = Ready.model_validate_json(header)
+            if tag != READY or length:
+                raise ProtocolError
+        except (EOFError, OSError, ValueError, ProtocolError):
+            self.stop()
+            raise DataError(
+                "The process that decodes files cannot be started.",
+                remedy="See that memory is free and the installation is whole, and try again.",
+            ) from None
+        if ready.failed:
+            self.stop()
+            raise DataError(
+                f"What reads this kind of data cannot be loaded ({ready.failed}).", remedy="Check the installation."
+            )
+        if ready.problem:
+            self.stop()
+            raise _unavailable(ready.problem)
+        self.held = ready.layers
+
+    def stop(self) -> None:
+        """End the child; the next question starts another."""
+        with self.lock:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            if self._channel is not None:
+                self._channel.close()
+            self._process = self._channel = None
+
+    def __enter__(self) -> "Child":
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.stop()
 
-    @property
-    def process_id(self) -> int:
-        """The child's process id, 0 while there is none; for measuring."""
-        return (self._process.pid or 0) if self._process is not None else 0
 
-    def clean(self, data: bytes) -> Clean:
-        """Return the de-identified object of a file's bytes.
+def _spawned(incoming: int, outgoing: int) -> "subprocess.Popen[bytes]":
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    # One thread: a process with several cannot enter its own user namespace.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    places = json.dumps([place for place in sys.path if place])
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", BOOT, places],
+        stdin=incoming,
+        stdout=outgoing,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=kept | threads,
+        start_new_session=True,  # Ctrl-C reaches the parent, which ends the child
+    )
 
-        Raises:
-            UnreadableImage: with its reason; ``too-slow`` or ``crashed`` where the child had to be ended or died.
-        """
-        answer, cleaned = self._asked(CLEAN, data, Answer)
-        if answer.reason:
-            raise UnreadableImage(answer.reason, answer.detail)
-        name = hashlib.sha256(cleaned).hexdigest()
-        counts: dict[str, int] = {str(rule): count for rule, count in answer.counts.items()}
-        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts)
 
-    def read(self, data: bytes, name: str) -> DicomImage:
-        """Return the decoded picture of a file's bytes; errors as in `clean`.
+@functools.cache
+def _starter() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
 
-        Args:
-            name: for messages; the child does not get it.
-        """
-        answer, numbers = self._asked(READ, data, Picture)
-        if answer.reason or answer.facts is None:
-            raise UnreadableImage(answer.reason or "crashed", answer.detail.replace(UNNAMED, name))
-        if len(numbers) != 4 * math.prod(answer.shape) or len(answer.shape) not in (3, 4):
-            raise UnreadableImage("crashed", "the decoder said one size and sent another")
-        rescaled = np.frombuffer(numbers, dtype=np.float32).reshape(answer.shape)
-        return picture(answer.facts, rescaled, hashlib.sha256(data).hexdigest(), name)
 
-    def annotations(self, data: bytes) -> tuple[Annotation, ...]:
-        """Return what a SEG or SR object measures; errors as in `clean`."""
-        answer, _ = self._asked(ANNOTATIONS, data, Numbers)
-        if answer.reason:
-            raise UnreadableImage(answer.reason, answer.detail)
-        return answer.found
+@functools.cache
+def shared_child(role: str, settings: str, decoding: Decoding) -> Child:
+    """Return this process's child for a role, the same one each time; it is ended with the process."""
+    child = Child(role, json.loads(settings), b"", decoding)
+    atexit.register(child.stop)
+    return child
 
-    def _asked(self, service: bytes, data: bytes, kind: type[A]) -> tuple[A, bytes]:
-        """Send a file and return the answer and what follows it; a child that hangs or dies costs this file only."""
-        if len(data) > MAX_FILE_BYTES:
-            raise UnreadableImage("too-large", f"more than {MAX_FILE_BYTES} bytes")
-        if self._pipe is None:
-            self._start()
-        pipe = self._pipe
-        assert pipe is not None  # Safe because `_start` made it.
-        watch = self._watch(self._seconds)
-        try:
-            pipe.send_bytes(service)
-            pipe.send_bytes(data)
-            # Bytes and JSON, never pickles: a decoder that was taken over must not reach this process.
-            answer = kind.model_validate_json(pipe.recv_bytes(MAX_ANSWER_BYTES))
-            rest = pipe.recv_bytes(MAX_CLEAN_BYTES) if not answer.reason else b""
-        except (EOFError, OSError, ValueError, MemoryError):
-            self._stop()
-            if self._late:
-                raise UnreadableImage("too-slow", f"decoding took longer than {self._seconds:g} s") from None
-            raise UnreadableImage("crashed", "the decoder died or ran out of memory") from None
-        except BaseException:
-            self._stop()  # else the next file would get the answer to this one
-            raise
-        finally:
-            watch.cancel()
-        if self._late:  # it was in time, and the child was ended all the same
-            self._stop()
-        return answer, rest
 
-    def _start(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(
-            target=serve, args=(theirs, self._secret, self._masks, self._memory_bytes), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        watch = self._watch(START_SECONDS)
-        with contextlib.suppress(EOFError, OSError):
-            self._pipe.recv_bytes(MAX_ANSWER_BYTES)  # ready; a child that cannot start shows at the first file
-        watch.cancel()
+def _raised(problem: Problem) -> DataError:
+    """Return a child's problem as an error; its words may be a decoder's, so only printable ones are kept."""
+    detail, remedy = ("".join(c for c in text if c.isprintable()) for text in (problem.detail, problem.remedy))
+    return UnreadableImage(problem.reason, detail) if problem.reason else DataError(detail, remedy=remedy)
 
-    def _watch(self, seconds: float) -> threading.Timer:
-        """Kill the child after so long: then every read and write of ours ends, wherever the child got stuck."""
-        process = self._process
-        assert process is not None  # Safe because only a started child is watched.
-        self._late = False
 
-        def end() -> None:
-            self._late = True
-            process.kill()
-
-        watch = threading.Timer(seconds, end)
-        watch.daemon = True
-        watch.start()
-        return watch
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-        if self._pipe is not None:
-            self._pipe.close()
-        self._process = self._pipe = None
+def _unavailable(problem: str) -> ConfigError:
+    return ConfigError(
+        f"Image decoders cannot be locked in on this machine: {problem}.",
+        remedy="Use Linux on x86-64 or AArch64 with seccomp; or, for files that you trust, write into site.toml: "
+        f'decode_without_sandbox = "{ACCEPTED}".',
+    )

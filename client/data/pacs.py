@@ -14,7 +14,7 @@ import httpx
 from pydantic import Field
 
 from salus.client.data.importing import Incoming, Progress
-from salus.client.data.isolation import MAX_FILE_BYTES
+from salus.client.data.messages import MAX_FILE_BYTES
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 from salus.common.strict import Strict
 
@@ -160,15 +160,20 @@ class DicomWeb:
     def _get(self, path: str, accept: str, most: int, query: Mapping[str, str]) -> bytes:
         self._sleep(1.0 / self._options.requests_per_s)
         try:
-            with self._client.stream(
-                "GET", self._options.url.rstrip("/") + path, params=dict(query), headers={"Accept": accept}
-            ) as response:
+            url, headers = self._options.url.rstrip("/") + path, {"Accept": accept, "Accept-Encoding": "identity"}
+            with self._client.stream("GET", url, params=dict(query), headers=headers) as response:
                 if response.status_code == 204:
                     return b""
                 if response.status_code != 200:
                     raise LinkError(
                         f"The PACS answered with status {response.status_code}.",
                         remedy="Check its URL, user and rights.",
+                    )
+                if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+                    # 77 kB of zstd can hold 3.4 GB; DICOM's own compression is what images need.
+                    raise LinkError(
+                        "The PACS compressed an answer although it was asked not to.",
+                        remedy="Turn off HTTP compression at the PACS or at the proxy in front of it.",
                     )
                 return _limited(response, most)
         except httpx.HTTPError as problem:
@@ -190,7 +195,7 @@ def tried(action: Callable[[], T], sleep: Callable[[float], None]) -> T:
 
 def _limited(response: httpx.Response, most: int) -> bytes:
     parts, size = [], 0
-    for part in response.iter_bytes():
+    for part in response.iter_bytes():  # of an answer without content encoding: nothing is inflated
         size += len(part)
         if size > most:
             raise UnreadableImage("too-large", f"more than {most} bytes")

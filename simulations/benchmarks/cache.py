@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from salus.client.data.catalogue import Catalogue
+from salus.client.data.isolation import Decoding
 from salus.client.data.loading import Memory, TensorSet, local_data
 from salus.client.data.prefetch import batches
 from salus.client.data.sources.base import SourceOptions
@@ -42,7 +43,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         patients = QUICK_PATIENTS if quick else PATIENTS
         hospital = Hospital("C", "PhantomA Imaging", 1.0, (600, 1200), False, 0.5, 60, patients, damaged=0)
         write_hospital(folder / "data", hospital, seed=1, side=SIDE)
-        catalogue = Catalogue(folder / "c.sqlite", b"secret of the benchmark", isolated=True)
+        catalogue = Catalogue(folder / "c.sqlite", b"secret of the benchmark", Decoding())
         catalogue.add("phantoms", "dicom", folder / "data", SourceOptions())
         disk = Memory(0, folder / "cache", 2**34)
         started = time.monotonic()

@@ -7,6 +7,7 @@ import typer
 from salus import __version__
 from salus.client.commands import client, dataset, ledger
 from salus.common.console import out, run
+from salus.common.process import protect_memory
 from salus.server.commands import consortium, job, server, statistics
 from salus.simulations import commands as simulations
 
@@ -43,7 +44,8 @@ def _main(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; no core file of it is written, and no other process may look into it."""
+    protect_memory()
     run(app)
 
 

@@ -1,8 +1,12 @@
-"""Where samples come from. A source is one file here that fulfils `Source`; to add one: that file, a test, a line below."""
+"""Where samples come from. A kind of data is one file here that fulfils `Reader`; to add one: that file, a test, a line below."""
 
 from pathlib import Path
 
+from salus.client.data.isolation import Decoding
 from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.sources.local import LocalFiles
+from salus.client.data.sources.opened import Direct
+from salus.client.data.sources.remote import Remote
 from salus.common.errors import DataError
 from salus.common.registry import Registry
 
@@ -20,20 +24,22 @@ SOURCES = Registry(
 )
 
 
-def open_source(kind: str, root: Path, options: SourceOptions, *, isolated: bool = False) -> Source:
+def open_source(kind: str, root: Path, options: SourceOptions, decoding: Decoding | None = None) -> Source:
     """Return the source of this kind over `root`.
 
     Args:
-        isolated: decode in a child process where the source can; for data that others made.
+        decoding: how to decode in a locked-in child process, for data that others made; None to decode in this process.
 
     Raises:
-        DataError: an unknown kind, a missing root, or options the source cannot work with.
+        DataError: an unknown kind, a missing root, or options that the source cannot work with.
+        ConfigError: a child cannot be locked in on this machine.
     """
     if not root.exists():
         raise DataError(f"Expected data at {root.name!r}, but there is nothing.", remedy="Check the path.")
-    make = SOURCES.get(kind, error=DataError)
-    source: Source = (getattr(make, "isolated", make) if isolated else make)(root, options)
-    return source
+    files = LocalFiles(root, options)
+    if decoding is not None:
+        return Remote(SOURCES.reference(kind, error=DataError), files, options, decoding)
+    return Direct(SOURCES.get(kind, error=DataError), files, options)
 
 
 def guess_kind(root: Path) -> str:

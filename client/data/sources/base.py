@@ -1,18 +1,22 @@
-"""The interface of a source, and the options an operator may give."""
+"""The interfaces of a source: what reads one kind of data (`Reader`), what it reads (`Files`), and what others see (`Source`)."""
 
 import hashlib
+import io
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.common.strict import Strict
 
+LABELS = "labels.csv"
+MAX_PICTURE_VALUES = 2**26  # of one flat picture, all colours together: 8000 x 8000 in grey
+READ_AHEAD = 2**20
+
 
 class SourceOptions(Strict):
-    """How to read a source; kept in the catalogue so that it is read alike later.
+    """How to read a source; kept in the catalogue so that it is read the same way later.
 
     Args:
         labels: CSV of labels, relative to the root or absolute.
@@ -35,23 +39,64 @@ class SourceOptions(Strict):
     masks: str = ""
 
 
+class Files(Protocol):
+    """The files of a data set, by names relative to its root with ``/`` between folders; nothing else can be read.
+
+    The label file and the folder of masks go by the names that the options give them, wherever they are.
+    """
+
+    def names(self, below: str = "") -> Iterator[str]:
+        """Yield every regular file, sorted by folder and name; symbolic links are not followed.
+
+        Args:
+            below: the folder of masks, instead of the root.
+        """
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes; raises UnreadableImage as `read`."""
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes | bytearray:
+        """Return a file's bytes.
+
+        Args:
+            length: at most this many; None for all of a file of at most `messages.MAX_FILE_BYTES`.
+
+        Raises:
+            UnreadableImage: ``missing``, ``unreadable`` or ``too-large``.
+        """
+
+
+class Reader(Protocol):
+    """Reads one kind of data. At a site it runs in a locked-in child process, and sees nothing but its `Files`.
+
+    It may raise `UnreadableImage` for files that cannot be used; any other error counts as ``damaged``. It cannot start threads,
+    and it cannot import modules while it reads: `prepare` does that before.
+    """
+
+    @staticmethod
+    def prepare() -> None:
+        """Import and load whatever a file may need; nothing can be loaded later."""
+
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        """Open the data; raises DataError for options or label files that cannot be used."""
+
+    def wants(self, name: str) -> bool:
+        """Return whether a file, by its name alone, may hold samples."""
+
+    def group(self, name: str) -> str:
+        """Return the name under which a file's samples are to be examined together with those of others; empty for alone."""
+
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield the samples of one file, or of all files of a group.
+
+        The key of a sample that is kept in the cache must be its file's name, or a JSON list of the names of its files.
+        """
+
+    def load(self, key: str) -> Sample:
+        """Return the sample of `key`; raises UnreadableImage if it is no longer what it was."""
+
+
 Stamp = tuple[int, int]  # two halves of a hash
-
-
-def stamp_of(paths: Iterable[Path]) -> Stamp | None:
-    """Return what changes when any of these files is replaced, changed or moved, without reading them; None if one is missing."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        if not os.access(path, os.R_OK):
-            return None
-        facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
-        digest.update(repr((path.name, *facts)).encode("utf-8", "surrogateescape"))
-    first, second = struct.unpack("<qq", digest.digest()[:16])
-    return first, second
 
 
 class Source(Protocol):
@@ -65,3 +110,46 @@ class Source(Protocol):
 
     def stamp(self, key: str) -> Stamp | None:
         """Return what changes when the sample's files do, without reading them; None where they are gone or not worth a cache."""
+
+
+def stamp_of(facts: Iterable[tuple[str, os.stat_result]]) -> Stamp:
+    """Return what changes when any of these files is replaced, changed or moved."""
+    digest = hashlib.sha256()
+    for name, found in facts:
+        numbers = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+        digest.update(repr((name, *numbers)).encode("utf-8", "surrogateescape"))
+    first, second = struct.unpack("<qq", digest.digest()[:16])
+    return first, second
+
+
+class FileView(io.RawIOBase):
+    """A file of `Files` as a stream that can be sought in, for formats that are too large to be read whole."""
+
+    def __init__(self, files: Files, name: str) -> None:
+        self._files, self._name, self._at = files, name, 0
+        self._size = files.size(name)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed's buffer type has no name here
+        data = self._files.read(self._name, self._at, min(len(buffer), 16 * READ_AHEAD))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def stream(files: Files, name: str) -> io.BufferedReader:
+    """Return a file as a buffered stream."""
+    return io.BufferedReader(FileView(files, name), READ_AHEAD)

@@ -2,18 +2,16 @@
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Self
+from pathlib import PurePosixPath
 
 import numpy as np
 
-from salus.client.data.dicom import DicomImage, Window, read_dicom
-from salus.client.data.reading import read_isolated
+from salus.client.data.decoders import load_decoders, try_volume
+from salus.client.data.dicom import DicomImage, Window, read_image
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
+from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
 from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
@@ -24,38 +22,57 @@ SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 
 
 class DicomFolder:
-    """Every file below `root` that is not plainly something else is tried; symbolic links are not followed."""
+    """Every file below the root that is not plainly something else is tried."""
 
-    def __init__(self, root: Path, options: SourceOptions, read: Callable[[Path], DicomImage] = read_dicom) -> None:
-        self._read = read
-        self._root = root
+    @staticmethod
+    def prepare() -> None:
+        """Load all decoders and character sets, and make one small volume."""
+        load_decoders()
+        try_volume()
+
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        self._files = files
         self._options = options
-        self._labels: Labels = read_labels(root, options)
+        self._labels: Labels = read_labels(files, options)
 
-    @classmethod
-    def isolated(cls, root: Path, options: SourceOptions) -> Self:
-        """Return the same source, with every file decoded in a child process."""
-        return cls(root, options, read_isolated)
+    def _read(self, name: str) -> DicomImage:
+        return read_image(bytes(self._files.read(name)), "the file")
 
-    def scan(self) -> Iterator[ImageRecord | Quarantined]:
-        for path in self._root.rglob("*"):
-            name = str(path.relative_to(self._root))
-            if _escaped(name) != name and path.is_file():
-                yield Quarantined(_escaped(name), "bad-name", "the file's name is not UTF-8 text; rename it")
+    def wants(self, name: str) -> bool:
+        """Return whether a file may be DICOM."""
+        path = PurePosixPath(name)
+        return path.name.upper() not in SKIPPED_NAMES and path.suffix.lower() not in SKIPPED_SUFFIXES
+
+    def group(self, name: str) -> str:
+        """Return the series of a slice where volumes are wanted."""
+        if not self._options.volumes:
+            return ""
+        image = self._read(name)
+        if not image.series_uid:
+            raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
+        # Multi-frame files are volumes of their own; a series is one patient's, whatever two files claim.
+        alone = name if image.values.shape[0] > 1 else ""
+        return json.dumps([image.patient_id, image.study_uid, image.series_uid, alone])
+
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield the sample of each file, or the volumes of a series."""
         if self._options.volumes:
-            yield from self._scan_series()
-        else:
-            yield from self._scan_files()
-
-    def _files(self) -> Iterator[Path]:
-        for path in sorted(self._root.rglob("*")):
-            skipped = path.name.upper() in SKIPPED_NAMES or path.suffix.lower() in SKIPPED_SUFFIXES
-            name = str(path.relative_to(self._root))
-            if path.is_file() and not path.is_symlink() and not skipped and _escaped(name) == name:
-                yield path
-
-    def _key(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+            yield from self._volumes(list(names))
+            return
+        for key in names:
+            image = self._read(key)
+            row = self._label(image, key)
+            yield ImageRecord(
+                self._patient(image, row),
+                image.study_uid,
+                key,
+                row.label,
+                row.split,
+                image.sha256,
+                image.pixel_sha256,
+                group=str(image.info["vendor"]),
+                info=image.info,
+            )
 
     def _label(self, image: DicomImage, key: str) -> LabelRow:
         row = self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
@@ -69,49 +86,9 @@ class DicomFolder:
             raise UnreadableImage("no-patient", "no PatientID in the file or in the label file")
         return patient
 
-    def _scan_files(self) -> Iterator[ImageRecord | Quarantined]:
-        for path in self._files():
-            key = self._key(path)
-            try:
-                image = self._read(path)
-                row = self._label(image, key)
-                yield ImageRecord(
-                    self._patient(image, row),
-                    image.study_uid,
-                    key,
-                    row.label,
-                    row.split,
-                    image.sha256,
-                    image.pixel_sha256,
-                    group=str(image.info["vendor"]),
-                    info=image.info,
-                )
-            except UnreadableImage as problem:
-                yield Quarantined(key, problem.reason, problem.detail)
-
-    def _scan_series(self) -> Iterator[ImageRecord | Quarantined]:
-        series: dict[tuple[str, str, str, str], list[str]] = defaultdict(list)
-        for path in self._files():
-            key = self._key(path)
-            try:
-                image = self._read(path)
-                if not image.series_uid:
-                    raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
-                # Multi-frame files are volumes of their own; a series is one patient's, whatever two files claim.
-                alone = key if image.values.shape[0] > 1 else ""
-                series[(image.patient_id, image.study_uid, image.series_uid, alone)].append(key)
-            except UnreadableImage as problem:
-                yield Quarantined(key, problem.reason, problem.detail)
-        for keys in series.values():
-            try:
-                yield from self._volumes(keys)
-            except UnreadableImage as problem:
-                for key in keys:
-                    yield Quarantined(key, problem.reason, problem.detail)
-
     def _volumes(self, keys: list[str]) -> list[ImageRecord]:
         """Return one record per volume of a series; a series in time holds several."""
-        images = {key: self._read(self._root / key) for key in keys}
+        images = {key: self._read(key) for key in keys}
         names = {id(image): key for key, image in images.items()}
         records = []
         for slices in split_times(list(images.values())):
@@ -141,8 +118,8 @@ class DicomFolder:
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``."""
         if self._options.volumes:
-            return _volume([self._read(self._root / name) for name in json.loads(key)])
-        image = self._read(self._root / key)
+            return _volume([self._read(name) for name in json.loads(key)])
+        image = self._read(key)
         if image.values.ndim == 3 and image.values.shape[0] > 1:
             return _volume([image])
         values, measured = image.values, image.intensities
@@ -155,10 +132,6 @@ class DicomFolder:
             intensities=measured,
             pixel_sha256=image.pixel_sha256,
         )
-
-    def stamp(self, key: str) -> Stamp | None:
-        names = json.loads(key) if self._options.volumes else [key]
-        return stamp_of(self._root / name for name in names)
 
 
 def _volume(slices: list[DicomImage]) -> Sample:
@@ -180,8 +153,3 @@ def _joined(digests: Iterable[str]) -> str:
 
 def _digest(slices: Sequence[DicomImage]) -> str:
     return _joined(image.sha256 for image in slices)
-
-
-def _escaped(key: str) -> str:
-    """Return a file name that can be stored and shown, whatever bytes it has."""
-    return key.encode("utf-8", "backslashreplace").decode()

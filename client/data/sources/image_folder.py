@@ -3,8 +3,8 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,7 +18,7 @@ from salus.client.data.records import (
     array_digest,
     picture_key,
 )
-from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
+from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.common.errors import UnreadableImage
 
@@ -30,25 +30,35 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # what the bytes must be, whatever the
 class ImageFolder:
     """One sample per image file. Where the label file names no patient, every different picture counts as one."""
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        self._root = root
-        self._labels = read_labels(root, options)
+    @staticmethod
+    def prepare() -> None:
+        """Load Pillow's decoders, and decode one picture with each."""
+        Image.init()
+        for kind in FORMATS:
+            buffer = io.BytesIO()
+            Image.new("RGB", (2, 2)).save(buffer, kind)
+            _decoded(buffer.getvalue())
+
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        self._files = files
+        self._labels = read_labels(files, options)
         self._labels.check_patients()
 
-    def scan(self) -> Iterator[ImageRecord | Quarantined]:
-        for path in sorted(self._root.rglob("*")):
-            if path.suffix.lower() not in SUFFIXES or not path.is_file() or path.is_symlink():
-                continue
-            key = path.relative_to(self._root).as_posix()
-            row = self._labels.find(file=key) or self._labels.find(file=path.name)
+    def wants(self, name: str) -> bool:
+        """Return whether a file is called like a picture."""
+        return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+    def group(self, name: str) -> str:
+        """Return nothing: each file is a sample."""
+        return ""
+
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield the sample of each file."""
+        for key in names:
+            row = self._labels.find(file=key) or self._labels.find(file=PurePosixPath(key).name)
             if row is None:
-                yield Quarantined(key, "unlabelled", "no label for this file")
-                continue
-            try:
-                sample = self.load(key)
-            except UnreadableImage as problem:
-                yield Quarantined(key, problem.reason, problem.detail)
-                continue
+                raise UnreadableImage("unlabelled", "no label for this file")
+            sample = self.load(key)
             info: dict[str, str | float | int | list[float]] = {
                 "channels": sample.values.shape[0],
                 "rows": sample.values.shape[1],
@@ -64,24 +74,30 @@ class ImageFolder:
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, turned as the file says."""
-        try:
-            data = (self._root / key).read_bytes()
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                    if getattr(image, "n_frames", 1) != 1:
-                        raise UnreadableImage("several-pictures", "the file holds several pictures")
-                    values = _unit_range(ImageOps.exif_transpose(image))
-        except UnreadableImage:
-            raise
-        except FileNotFoundError:
-            raise UnreadableImage("missing", "the file is not there any more") from None
-        except Exception:  # Pillow's plug-ins raise TypeError, SyntaxError, struct.error ... on damaged files
-            raise UnreadableImage("damaged", "the image cannot be decoded") from None
+        data = bytes(self._files.read(key))
+        values = _decoded(data)
         return Sample(values, sha256=hashlib.sha256(data).hexdigest(), pixel_sha256=array_digest(values))
 
-    def stamp(self, key: str) -> Stamp | None:
-        return stamp_of([self._root / key])
+
+def _decoded(data: bytes) -> FloatArray:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if getattr(image, "n_frames", 1) != 1:
+                    raise UnreadableImage("several-pictures", "the file holds several pictures")
+                colours = 1 if image.mode in ("1", "L", "LA") or image.mode.startswith("I;16") else 3
+                if image.width * image.height * colours > MAX_PICTURE_VALUES:  # the header's word, before decoding
+                    raise UnreadableImage("too-large", f"the picture declares {image.width} x {image.height} pixels")
+                return _unit_range(ImageOps.exif_transpose(image))
+    except UnreadableImage:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit
+        raise UnreadableImage("too-large", "the picture declares too many pixels") from None
+    except MemoryError:
+        raise UnreadableImage("too-large", "the picture needs more memory than it may have") from None
+    except Exception:  # Pillow's plug-ins raise TypeError, SyntaxError, struct.error ... on damaged files
+        raise UnreadableImage("damaged", "the image cannot be decoded") from None
 
 
 def _unit_range(image: Image.Image) -> FloatArray:

@@ -1,10 +1,10 @@
 """A store of de-identified images: a DICOM folder whose patients are pseudonyms already, and are not hashed again.
 
-So a patient that came in twice, once here and once as a plain folder, is one patient to the privacy ledger.
+So a patient that came in twice, once by import and once in a plain folder, is one patient to the privacy ledger.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from salus.client.data.records import ImageRecord, Quarantined
@@ -16,11 +16,11 @@ PSEUDONYM = re.compile(r"^[0-9a-f]{32}$")
 class ImportedFolder(DicomFolder):
     """What `salus dataset import` has stored."""
 
-    def scan(self) -> Iterator[ImageRecord | Quarantined]:
-        """Yield every stored image; one whose patient is no pseudonym is quarantined."""
-        for item in super().scan():
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield every stored image; one whose patient is not a pseudonym is quarantined."""
+        for item in super().examine(names):
             if isinstance(item, ImageRecord) and not PSEUDONYM.match(item.patient):
-                yield Quarantined(item.key, "not-imported", "its patient is no pseudonym; import it first")
+                yield Quarantined(item.key, "not-imported", "its patient is not a pseudonym; import it first")
             elif isinstance(item, ImageRecord):
                 yield replace(item, pseudonymous=True)
             else:

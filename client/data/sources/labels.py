@@ -1,13 +1,15 @@
 """Labels in a CSV beside the images: by file, by study or by patient, whichever column the file has."""
 
 import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from salus.client.data.sources.base import SourceOptions
-from salus.common.errors import DataError
+from salus.client.data.sources.base import LABELS, Files, SourceOptions
+from salus.common.cells import read_cell
+from salus.common.errors import DataError, UnreadableImage
 
 KEY_COLUMNS = ("file", "StudyInstanceUID", "PatientID")  # the most specific one wins
 PATIENT_COLUMN = "PatientID"
@@ -55,23 +57,26 @@ class Labels:
         return None
 
 
-def read_labels(root: Path, options: SourceOptions) -> Labels:
-    """Read the label file named in the options, or ``labels.csv`` in the root.
+def read_labels(files: Files, options: SourceOptions) -> Labels:
+    """Read the label file that the options name, or ``labels.csv``.
 
     Raises:
         DataError: no such file, no key column, no label column, no such patient column, or two labels for one key.
     """
-    path = root / (options.labels or "labels.csv")
+    named = options.labels or LABELS
+    name = PurePosixPath(named).name
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return _parse(csv.DictReader(file), path.name, options)
-    except FileNotFoundError:
-        raise DataError(
-            f"Expected a label file {path.name!r} in the data folder.",
-            remedy="Name one with --labels; it needs a column file, StudyInstanceUID or PatientID, and one of labels.",
-        ) from None
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise DataError(f"Cannot read the label file {path.name!r}.", remedy="Save it as UTF-8 CSV.") from None
+        text = files.read(named).decode("utf-8-sig")
+        return _parse(csv.DictReader(io.StringIO(text, newline="")), name, options)
+    except UnreadableImage as problem:
+        if problem.reason == "missing":
+            raise DataError(
+                f"Expected a label file {name!r} in the data folder.",
+                remedy="Name one with --labels; it needs a column file, StudyInstanceUID or PatientID, and one of labels.",
+            ) from None
+        raise DataError(f"Cannot read the label file {name!r}: {problem.detail}.", remedy="Check the file.") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise DataError(f"Cannot read the label file {name!r}.", remedy="Save it as UTF-8 CSV.") from None
 
 
 def overlooked_column(columns: Sequence[str], read: Sequence[str]) -> str:
@@ -110,14 +115,18 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         if PATIENT_COLUMN in keys:
             row[PATIENT_COLUMN] = row.get(patient_column) or ""
         key = next((column for column in keys if row.get(column)), None)
-        label = (row.get(label_column) or "").strip()
+        label = _cell(row, label_column)
         if key is None or not label:
             continue  # an unlabelled row labels nothing; its images are counted as unlabelled
-        entry = LabelRow(label, (row.get(PATIENT_COLUMN) or "").strip(), (row.get("split") or "").strip())
-        earlier = by[key].setdefault(row[key].strip(), entry)
+        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"))
+        earlier = by[key].setdefault(_cell(row, key), entry)
         if earlier.label != label:
             raise DataError(
                 f"Two different labels for one {key} in {name!r}, line {number}.", remedy="Keep one of them."
             )
     read = (*KEY_COLUMNS, label_column, "split")
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read))
+
+
+def _cell(row: "dict[str, str]", column: str) -> str:
+    return read_cell((row.get(column) or "").strip())

@@ -1,15 +1,15 @@
 """An ``.npz`` in MedMNIST form: ``train_images``, ``train_labels`` and so on; every different image is a patient of its own."""
 
 import hashlib
+import io
 import zipfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, picture_key
-from salus.client.data.sources.base import SourceOptions, Stamp
+from salus.client.data.sources.base import Files, SourceOptions, stream
 from salus.common.errors import DataError, UnreadableImage
 
 MAX_BYTES = 16 * 2**30  # a whole MedMNIST+ file at 224 pixels has 4 GB
@@ -19,20 +19,36 @@ SPLITS = ("train", "val", "test")
 class MedMnist:
     """One sample per row of the arrays; nothing is unpickled."""
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        path = root if root.is_file() else next(iter(sorted(root.glob("*.npz"))), root)
+    @staticmethod
+    def prepare() -> None:
+        """Read one archive, compressed as they come, so that all that this needs is loaded."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, x=np.zeros(1, np.uint8))
+        buffer.seek(0)
+        with np.load(buffer, allow_pickle=False) as arrays:
+            arrays["x"].sum()
+
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        names = list(files.names())
+        found = [name for name in names if name.endswith(".npz") and "/" not in name]
+        self._name = (found or names or [""])[0]
         try:
-            with zipfile.ZipFile(path) as archive:
+            with stream(files, self._name) as file, zipfile.ZipFile(file) as archive:
                 if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
                     raise ValueError
-            with np.load(path, allow_pickle=False) as arrays:
+            with stream(files, self._name) as file, np.load(file, allow_pickle=False) as arrays:
                 self._images = {s: arrays[f"{s}_images"] for s in SPLITS if f"{s}_images" in arrays}
                 self._labels = {s: arrays[f"{s}_labels"] for s in self._images}
             if "train" not in self._images:
                 raise ValueError
+        except MemoryError:
+            raise DataError(
+                f"The arrays of {self._name!r} need more memory than they may have.",
+                remedy="Raise decode_memory_mb in site.toml.",
+            ) from None
         except Exception:  # zipfile, zlib and numpy raise a dozen kinds on damaged archives
             raise DataError(
-                f"Expected an npz in MedMNIST form, but {path.name!r} cannot be read as one.",
+                f"Expected an npz in MedMNIST form, but {self._name!r} cannot be read as one.",
                 remedy="It needs train_images and train_labels, and likewise val and test.",
             ) from None
         for split, images in self._images.items():
@@ -48,7 +64,16 @@ class MedMnist:
                     remedy="Convert the arrays.",
                 )
 
-    def scan(self) -> Iterator[ImageRecord | Quarantined]:
+    def wants(self, name: str) -> bool:
+        """Return whether this is the archive."""
+        return name == self._name
+
+    def group(self, name: str) -> str:
+        """Return nothing: there is one file."""
+        return ""
+
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield every row of every split."""
         for split, images in self._images.items():
             for row, (image, label) in enumerate(zip(images, self._labels[split].reshape(-1), strict=True)):
                 key = f"{split}/{row}"
@@ -76,9 +101,6 @@ class MedMnist:
         values = image.astype(np.float32) / np.float32(255)
         channels_first = np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.shape[-1] == 3 else values[None]
         return Sample(channels_first, sha256=_digest(image), pixel_sha256=_digest(image))
-
-    def stamp(self, key: str) -> Stamp | None:
-        return None  # the arrays are in memory already
 
 
 def _digest(image: npt.NDArray[np.uint8]) -> str:

@@ -9,8 +9,8 @@ import hashlib
 import io
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 import nibabel
@@ -26,7 +26,7 @@ from salus.client.data.records import (
     array_digest,
     picture_key,
 )
-from salus.client.data.sources.base import SourceOptions, Stamp, stamp_of
+from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.labels import LabelRow, read_labels
 from salus.common.errors import DataError, UnreadableImage
 
@@ -35,36 +35,49 @@ MAX_VOXELS = 2**28
 MAX_BYTES = 2 * 2**30  # of a volume
 MAX_OFFSET = 2**20  # of the voxels in a file; extensions of the header are far smaller
 HEADER_BYTES = 352
+MAX_EXPANSION = 200  # of a compressed image; scans shrink to a third, and a brain in an empty frame to a thirtieth
 
 
 class NiftiFolder:
     """Every ``.nii`` and ``.nii.gz`` below `root`, brought to the axes of DICOM volumes: z up, y back, x left."""
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        self._root, self._options = root, options
-        self._masks = root / options.masks if options.masks else None
-        if self._masks is not None and not self._masks.is_dir():
-            raise DataError(
-                f"Expected a folder of masks {options.masks!r} in the data folder.", remedy="Check --masks."
-            )
-        images = [path.relative_to(root) for path in root.rglob("*") if self._is_image(path)]
+    @staticmethod
+    def prepare() -> None:
+        """Read one small volume, so that all that nibabel needs is loaded."""
+        image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4))  # type: ignore[no-untyped-call]
+        _volume(_expanded(gzip.compress(image.to_bytes()), MAX_BYTES))
+
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        self._files, self._options = files, options
+        self._masks: set[str] = set()
+        if options.masks:
+            try:
+                self._masks = set(files.names(options.masks))
+            except UnreadableImage:
+                raise DataError(
+                    "Expected the folder of masks in the data folder, but there is none of this name.",
+                    remedy="Check --masks.",
+                ) from None
+        images = [PurePosixPath(name) for name in files.names() if self.wants(name)]
         self._names = Counter(path.name for path in images)
         self._below = Counter(path.parts[1:] for path in images)  # places without the first folder, such as ``images``
-        self._labels = None if self._masks is not None else read_labels(root, options)
+        self._labels = None if options.masks else read_labels(files, options)
         if self._labels is not None:
             self._labels.check_patients()
 
-    def scan(self) -> Iterator[ImageRecord | Quarantined]:
-        for path in sorted(self._root.rglob("*")):
-            if not self._is_image(path):
-                continue
-            key = path.relative_to(self._root).as_posix()
-            try:
-                sample = self.load(key)
-                row = self._label(key, sample)
-            except UnreadableImage as problem:
-                yield Quarantined(key, problem.reason, problem.detail)
-                continue
+    def wants(self, name: str) -> bool:
+        """Return whether a file is called like a volume and is not one of the masks."""
+        return name.endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".") and name not in self._masks
+
+    def group(self, name: str) -> str:
+        """Return nothing: each file is a volume."""
+        return ""
+
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield the sample of each file."""
+        for key in names:
+            sample = self.load(key)
+            row = self._label(key, sample)
             shape = sample.values.shape
             info: dict[str, str | float | int | list[float]] = {
                 "modality": "MR",
@@ -82,32 +95,32 @@ class NiftiFolder:
                 patient, patient, key, row.label, row.split, sample.sha256, sample.pixel_sha256, info=info
             )
 
-    def _is_image(self, path: Path) -> bool:
-        inside = self._masks is not None and self._masks in path.parents
-        named = path.name.endswith(SUFFIXES) and not path.name.startswith(".")
-        return named and not inside and not path.is_symlink() and path.is_file()
-
     def load(self, key: str) -> Sample:
         """Return ``[1, z, y, x]``, stretched from its smallest to its largest value."""
-        data = _read(self._root / key)
+        data = self._read(key)
         values, spacing = _volume(data)
         shown = show(values, Window(), inverted=False)
         digest = hashlib.sha256(data).hexdigest()
         return Sample(shown[None], spacing, sha256=digest, intensities=values[None], pixel_sha256=array_digest(values))
 
-    def stamp(self, key: str) -> Stamp | None:
-        return stamp_of([self._root / key])
+    def _read(self, name: str) -> bytes:
+        """Return a file's decompressed bytes, and no more of them than its header declares."""
+        head = bytes(self._files.read(name, 0, HEADER_BYTES))
+        if head[:2] == b"\x1f\x8b":
+            data = bytes(self._files.read(name))
+            # Masks may be nearly empty, and are counted here in the child; an image goes on to the site's process.
+            return _expanded(data, MAX_BYTES if name in self._masks else MAX_EXPANSION * len(data))
+        return bytes(self._files.read(name, 0, _declared_bytes(head)))  # a sparse file may have gigabytes behind it
 
     def _label(self, key: str, sample: Sample) -> LabelRow:
         if self._labels is not None:
             row = self._labels.find(file=key)
-            if row is None and self._names[Path(key).name] == 1:
-                row = self._labels.find(file=Path(key).name)
+            if row is None and self._names[PurePosixPath(key).name] == 1:
+                row = self._labels.find(file=PurePosixPath(key).name)
             if row is None:
                 raise UnreadableImage("unlabelled", "no label for this file")
             return row
-        assert self._masks is not None  # Safe because there is one or the other.
-        mask, spacing = _volume(_read(self._mask_of(key, self._masks)))
+        mask, spacing = _volume(self._read(self._mask_of(key)))
         if mask.shape != sample.measured.shape[1:] or not np.allclose(spacing, sample.spacing_mm, rtol=1e-3):
             raise UnreadableImage("mask-mismatch", "the mask has another size or spacing than its image")
         wanted = self._options.label_column
@@ -116,36 +129,29 @@ class NiftiFolder:
         above = self._options.positive_above
         return LabelRow(f"{volume_ml:.3f}" if above is None else str(int(volume_ml > above)))
 
-    def _mask_of(self, key: str, masks: Path) -> Path:
+    def _mask_of(self, key: str) -> str:
         """Return an image's mask: at the same place below the folder of masks, or by its name where only one image has it."""
-        place = Path(key)
-        places = [masks / place]
+        place = PurePosixPath(key)
+        places = [key]
         if self._below[place.parts[1:]] == 1 and len(place.parts) > 1:
-            places.append(masks / Path(*place.parts[1:]))
+            places.append("/".join(place.parts[1:]))
         if self._names[place.name] == 1:
-            places.append(masks / place.name)
-        found = next((path for path in places if path.is_file()), None)
+            places.append(place.name)
+        named = (f"{self._options.masks}/{place}" for place in places)
+        found = next((name for name in named if name in self._masks), None)
         if found is None:
             raise UnreadableImage("unlabelled", "no mask of this name, or several images that it could be of")
         return found
 
 
-def _read(path: Path) -> bytes:
-    """Return a file's decompressed bytes, at most `MAX_BYTES` of them."""
-    try:
-        with path.open("rb") as plain:
-            data = plain.read(HEADER_BYTES)
-            if data[:2] != b"\x1f\x8b":  # of a sparse file of many gigabytes no more than it declares
-                return data + plain.read(max(_declared_bytes(data) - len(data), 0))
-            data += plain.read(MAX_BYTES)
-    except FileNotFoundError:
-        raise UnreadableImage("missing", "the file is not there any more") from None
-    except OSError:
-        raise UnreadableImage("unreadable", "the file cannot be read") from None
+def _expanded(data: bytes, most: int) -> bytes:
+    """Return what gzip data expand to: what the volume's own header declares, and at most so many bytes."""
     try:
         with gzip.open(io.BytesIO(data)) as file:
             head = file.read(HEADER_BYTES)
             expected = _declared_bytes(head)
+            if expected > most:
+                raise UnreadableImage("too-large", f"it would expand more than {MAX_EXPANSION} times")
             return head + file.read(max(expected - len(head), 0))  # not a byte more
     except (OSError, EOFError, zlib.error):
         raise UnreadableImage("damaged", "the file cannot be decompressed") from None

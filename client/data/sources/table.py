@@ -2,13 +2,14 @@
 
 import csv
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from salus.client.data.records import PATIENT_BY, FloatArray, ImageRecord, Quarantined, Sample, picture_key
-from salus.client.data.sources.base import SourceOptions, Stamp
+from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.labels import not_read_as_patients, overlooked_column
 from salus.common.errors import DataError, UnreadableImage
 
@@ -23,29 +24,34 @@ class Table:
     A file with a header names its columns itself; one without takes the names from the options, in order, the label's included.
     """
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        self._options = options
-        files = [root] if root.is_file() else sorted([*root.glob("*.csv"), *root.glob("*.data")])
-        if not files:
-            raise DataError(f"Expected CSV files in {root.name!r}, found none.", remedy="Check the path.")
-        self._rows: dict[str, list[dict[str, str]]] = {file.name: self._read(file) for file in files}
+    @staticmethod
+    def prepare() -> None:
+        """Do nothing: all that is needed is loaded with this module."""
 
-    def _read(self, path: Path) -> list[dict[str, str]]:
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        self._options = options
+        names = list(files.names())
+        tables = names if len(names) == 1 else [name for name in names if _is_table(name)]
+        if not tables:
+            raise DataError("Expected CSV files in the data folder, found none.", remedy="Check the path.")
+        self._rows: dict[str, list[dict[str, str]]] = {name: self._read(files, name) for name in tables}
+
+    def _read(self, files: Files, name: str) -> list[dict[str, str]]:
         try:
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                lines = [line for line in csv.reader(file) if line]
-        except (OSError, UnicodeDecodeError, csv.Error):
-            raise DataError(f"Cannot read the table {path.name!r}.", remedy="Save it as UTF-8 CSV.") from None
+            text = files.read(name).decode("utf-8-sig")
+            lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
+        except (UnreadableImage, UnicodeDecodeError, csv.Error):
+            raise DataError(f"Cannot read the table {name!r}.", remedy="Save it as UTF-8 CSV.") from None
         named = bool(lines) and self._options.label_column in lines[0]
         header = lines[0] if named else list(self._options.columns)
         if self._options.label_column not in header:
             raise DataError(
-                f"Expected a column {self._options.label_column!r} in {path.name!r}.",
+                f"Expected a column {self._options.label_column!r} in {name!r}.",
                 remedy="Name the label column with --label-column, and all columns with --columns if there is no header.",
             )
         if len(set(header)) != len(header):
-            raise DataError(f"Two columns of {path.name!r} have the same name.", remedy="Rename one.")
-        self._check_patients(header, path.name)
+            raise DataError(f"Two columns of {name!r} have the same name.", remedy="Rename one.")
+        self._check_patients(header, name)
         body = lines[1:] if named else lines
         # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be told apart.
         return [
@@ -66,9 +72,18 @@ class Table:
     def _ids(self) -> tuple[str, ...]:
         return (self._options.patient_column,) if self._options.patient_column else ID_COLUMNS
 
-    def scan(self) -> Iterator[ImageRecord | Quarantined]:
-        for name, rows in self._rows.items():
-            for number, row in enumerate(rows):
+    def wants(self, name: str) -> bool:
+        """Return whether a file is one of the tables."""
+        return name in self._rows
+
+    def group(self, name: str) -> str:
+        """Return nothing: each table stands for itself."""
+        return ""
+
+    def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
+        """Yield every row."""
+        for name in names:
+            for number, row in enumerate(self._rows[name]):
                 key = f"{name}/{number}"
                 try:
                     if not row:
@@ -125,8 +140,9 @@ class Table:
         except (KeyError, ValueError, IndexError):
             raise UnreadableImage("missing", "the table no longer has this row") from None
 
-    def stamp(self, key: str) -> Stamp | None:
-        return None  # a row needs no cache
+
+def _is_table(name: str) -> bool:
+    return "/" not in name and PurePosixPath(name).suffix in (".csv", ".data")
 
 
 def _digest(row: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from tests.client.data.test_importing import hostile
 from typer.testing import CliRunner
 
 from salus.cli import app
-from salus.client.data.isolation import Isolated
+from salus.client.data.cleaning import Isolated
 from salus.common.errors import DataError, UnreadableImage
 
 STUDY = "1.2.826.0.1.3680043.8.498.77"

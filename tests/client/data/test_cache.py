@@ -12,8 +12,9 @@ from salus.client.data.cache import RECORD, TensorCache, size_of, transform_hash
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.prefetch import batches
-from salus.client.data.sources.base import SourceOptions, stamp_of
+from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.image_folder import ImageFolder
+from salus.client.data.sources.local import LocalFiles
 from salus.common.errors import UnreadableImage
 from salus.common.job import Job
 from salus.common.job_statistics import Harmonise
@@ -139,15 +140,16 @@ def test_everything_that_changes_a_tensor_changes_its_transforms_name() -> None:
 def test_a_stamp_sees_a_replaced_file_of_the_same_size_and_time(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).write_bytes(b"12345")
-    paths = [tmp_path / "a", tmp_path / "b"]
-    before = stamp_of(paths)
-    old = paths[0].stat()
+    files, names = LocalFiles(tmp_path, SourceOptions()), ["a", "b"]
+    before = files.stamp(names)
+    assert before is not None
+    old = (tmp_path / "a").stat()
     (tmp_path / "c").write_bytes(b"54321")
     os.utime(tmp_path / "c", ns=(old.st_atime_ns, old.st_mtime_ns))
-    (tmp_path / "c").replace(paths[0])
-    assert stamp_of(paths) not in (None, before)
-    paths[1].unlink()
-    assert stamp_of(paths) is None
+    (tmp_path / "c").replace(tmp_path / "a")
+    assert files.stamp(names) not in (None, before)
+    (tmp_path / "b").unlink()
+    assert files.stamp(names) is None
 
 
 def picture_catalogue(folder: Path) -> Catalogue:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import zstandard
 from tests.client.data.test_deidentify import SECRET, image, leaks
 from tests.client.data.test_importing import file_bytes
 from tests.processes import running, wait_until
@@ -239,6 +241,26 @@ def test_a_list_without_end_is_one_refused_study(tmp_path: Path, monkeypatch: py
     (item,) = fetched(lying(handler), tmp_path)
     assert isinstance(item.data, UnreadableImage)
     assert item.data.reason == "pacs"
+
+
+def test_compressed_answers_are_not_inflated(tmp_path: Path) -> None:
+    """77 kB of zstd once became 3.4 GB."""
+    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(200_000_000))
+    assert len(bomb) < 100_000
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers["accept-encoding"])
+        stream = httpx.ByteStream(bomb)
+        return httpx.Response(200, headers={"content-encoding": "zstd"}, stream=stream)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LinkError, match="compressed"):
+        lying(handler).studies()
+    with pytest.raises(LinkError, match="compressed"):
+        lying(handler)._object("/studies/1/series/1/instances/1")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    assert set(asked) == {"identity"}
 
 
 def test_queries_are_parsed_strictly() -> None:

@@ -1,0 +1,124 @@
+"""What the child does for an import: de-identify DICOM objects, and read numbers out of segmentations and reports."""
+
+import functools
+import io
+import json
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import pydicom
+from pydantic import Field
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from salus.client.data.annotations import MAX_FOUND, Annotation, annotations_of
+from salus.client.data.channel import Buffer
+from salus.client.data.decoder_process import Ask
+from salus.client.data.decoders import load_decoders
+from salus.client.data.deidentify import Clean, PixelMask, Rules, deidentify
+from salus.client.data.dicom import MAX_PIXELS, guarded
+from salus.client.data.messages import Answer, Operation
+from salus.client.data.patient_map import PURPOSE
+from salus.client.data.pseudonyms import pseudonym
+from salus.client.data.sealing import Sealer
+from salus.common.errors import UnreadableImage
+
+MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
+MAX_CLEAN_BYTES = 2**31
+CLEAN, ANNOTATIONS = "clean", "annotations"
+Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
+
+
+class Cleaned(Answer):
+    """The facts of a de-identified object; the object follows."""
+
+    patient: Digits
+    study: Digits
+    vendor: Annotated[str, Field(pattern=r"^[A-Z]{0,20}$")]
+    sealed_patient: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]{0,5000}$")]
+    counts: dict[Literal["kept", "dropped", "private", "sequences"], Annotated[int, Field(ge=0, le=10**7)]]
+    size: Annotated[int, Field(ge=0, le=MAX_CLEAN_BYTES)]
+
+    @property
+    def body_bytes(self) -> int:
+        return self.size
+
+
+class Numbers(Answer):
+    """What a segmentation or report measures."""
+
+    found: Annotated[tuple[Annotation, ...], Field(max_length=MAX_FOUND)] = ()
+
+
+class Cleaning:
+    """The role.
+
+    Args:
+        settings: JSON with the masks, each as its fields in order.
+        secret: the site's secret for pseudonyms; empty where nothing is to be de-identified.
+    """
+
+    def __init__(self, settings: str, secret: bytes, ask: Ask) -> None:
+        load_decoders()
+        masks = tuple(
+            PixelMask(vendor, rows, columns, tuple(tuple(box) for box in boxes))
+            for vendor, rows, columns, boxes in json.loads(settings)["masks"]
+        )
+        seal = Sealer(secret, PURPOSE).seal if secret else (lambda text: "")
+        self._rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal)
+
+    def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
+        """De-identify an object, or list its numbers."""
+        action = {CLEAN: self._cleaned, ANNOTATIONS: self._annotated}[operation.name]
+        return guarded("the file", functools.partial(action, bytes(data)))
+
+    def _cleaned(self, data: bytes) -> tuple[Answer, Sequence[Buffer]]:
+        clean = _clean(data, self._rules)
+        answer = Cleaned(
+            patient=clean.patient,
+            study=clean.study,
+            vendor=clean.vendor,
+            sealed_patient=clean.sealed_patient,
+            counts=clean.counts,  # type: ignore[arg-type]  # checked here, as everywhere
+            size=len(clean.data),
+        )
+        return answer, [clean.data]
+
+    @staticmethod
+    def _annotated(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
+        return Numbers(found=tuple(annotations_of(_parsed(data)))), []
+
+
+def _clean(data: bytes, rules: Rules) -> Clean:
+    dataset = _parsed(data)
+    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise UnreadableImage("no-pixels", "it holds no pixels")
+    frames = int(dataset.get("NumberOfFrames", 1) or 1)
+    declared = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.get("SamplesPerPixel", 1))
+    if not 0 < declared <= MAX_PIXELS:
+        raise UnreadableImage("too-large", f"it declares {declared} pixels")
+    if "PerFrameFunctionalGroupsSequence" in dataset and frames > 1:
+        raise UnreadableImage("unsupported", "an enhanced object that places each frame on its own")
+    return deidentify(dataset, rules)
+
+
+def _parsed(data: bytes) -> pydicom.Dataset:
+    """Return a file's elements, of one that is not deflated and not nested too deeply."""
+    if len(data) < 132:
+        raise UnreadableImage("not-dicom", "fewer bytes than a header")
+    file = io.BytesIO(data)
+    read_preamble(file, force=False)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise UnreadableImage("unsupported", "deflated; a small file can expand without bound")
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    _check_depth(dataset)
+    return dataset
+
+
+def _check_depth(dataset: pydicom.Dataset, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise UnreadableImage("nested-too-deep", "it nests sequences too deeply")
+    for element in dataset:
+        if element.VR == "SQ" and element.value:
+            for item in element.value:
+                _check_depth(item, depth + 1)

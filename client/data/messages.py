@@ -1,0 +1,146 @@
+"""What a site's process and its decoding child say to each other, as strict models: the child is not trusted."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from salus.common.strict import Strict
+
+# Kinds of frames: the parent sends the first three, the child the others.
+SETUP, OPERATION, DATA = b"s", b"o", b"d"
+READY, ANSWER, PROBLEM, QUESTION = b"r", b"a", b"p", b"q"
+
+MAX_NAME = 8192  # characters of a path in JSON
+MAX_FILE_BYTES = 2**29  # of one file that is read whole
+MAX_VALUES = 2**28  # numbers in one sample: a CT of 1000 slices of 512 x 512
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+Sides = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_VALUES)], ...], Field(min_length=1, max_length=4)]
+
+
+class Setup(Strict):
+    """What a child is to be; its body is a secret, or empty.
+
+    Args:
+        role: ``module:class`` of what it serves.
+        settings: for the role, as JSON.
+        layers: of the sandbox; empty where the operator accepts to decode without one.
+    """
+
+    role: str
+    settings: str
+    memory_bytes: int
+    layers: tuple[str, ...]
+
+
+class Ready(Strict):
+    """The child is locked in by these layers, or could not be locked in (`problem`), or could not load its role (`failed`)."""
+
+    layers: Annotated[tuple[Annotated[str, Field(max_length=30)], ...], Field(max_length=10)] = ()
+    problem: Annotated[str, Field(max_length=300)] = ""
+    failed: Annotated[str, Field(pattern=r"^[A-Za-z_]{0,60}$")] = ""
+
+
+class Operation(Strict):
+    """One thing to do; what it needs follows as its body."""
+
+    name: str
+    argument: str = ""
+
+
+class Question(Strict):
+    """What the child needs to know of the files that it may read: a page of their names, a size, or bytes."""
+
+    what: Literal["names", "size", "bytes"]
+    name: Name = ""
+    offset: Annotated[int, Field(ge=0, le=2**50)] = 0
+    length: Annotated[int, Field(ge=0, le=2**40)] = 0
+
+
+class Problem(Strict):
+    """Why there is no answer: one file that cannot be read (`reason`), or data that cannot be used (`remedy`)."""
+
+    reason: Annotated[str, Field(pattern=r"^[a-z-]{0,30}$")] = ""
+    detail: Annotated[str, Field(max_length=1000)] = ""
+    remedy: Annotated[str, Field(max_length=1000)] = ""
+
+
+class Answer(Strict):
+    """An answer that is followed by `body_bytes` bytes."""
+
+    @property
+    def body_bytes(self) -> int:
+        """Length of the body that this header announces."""
+        return 0
+
+
+class Done(Answer):
+    """Nothing but the end of an operation."""
+
+
+class Names(Answer):
+    """Some of the names that were asked about."""
+
+    names: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
+
+
+class Found(Strict):
+    """One sample or one unusable file of a scan, see `records`."""
+
+    key: Annotated[str, Field(max_length=10 * 2**20)]  # of a series: the names of all its files
+    reason: Annotated[str, Field(pattern=r"^[a-z-]{0,30}$")] = ""
+    detail: Annotated[str, Field(max_length=1000)] = ""
+    patient: Name = ""
+    study: Name = ""
+    label: Name = ""
+    split: Annotated[str, Field(max_length=100)] = ""
+    sha256: Sha256 = ""
+    pixel_sha256: Sha256 = ""
+    pseudonymous: bool = False
+    group: Name = ""
+    info: Annotated[
+        dict[
+            Annotated[str, Field(max_length=50)],
+            Annotated[str, Field(max_length=200)] | float | int | Annotated[list[float], Field(max_length=10)],
+        ],
+        Field(max_length=50),
+    ] = Field(default_factory=dict)
+
+
+class Page(Answer):
+    """A part of what a scan found in some files.
+
+    Args:
+        group: instead of results, the name under which this file's samples are to be examined together.
+        more: whether another page follows.
+    """
+
+    group: Name = ""
+    found: Annotated[tuple[Found, ...], Field(max_length=10_000)] = ()
+    more: bool = False
+
+
+class Loaded(Answer):
+    """A sample's facts; its values follow as float32, and then its intensities if it has a shape for them."""
+
+    shape: Sides
+    spacing_mm: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=3)] = ()
+    columns: Annotated[tuple[Name, ...], Field(max_length=100_000)] = ()
+    sha256: Sha256 = ""
+    pixel_sha256: Sha256 = ""
+    measured: Sides | None = None
+
+    @property
+    def body_bytes(self) -> int:
+        return 4 * (self.count + self.measured_count)
+
+    @property
+    def count(self) -> int:
+        """How many values follow, at most `MAX_VALUES`."""
+        return min(math.prod(self.shape), MAX_VALUES)
+
+    @property
+    def measured_count(self) -> int:
+        """How many intensities follow."""
+        return 0 if self.measured is None else min(math.prod(self.measured), MAX_VALUES)

@@ -1,0 +1,98 @@
+"""How the decoding child locks itself in: after this it can use its pipe, its memory and its clock, and nothing else.
+
+    layer       stops                                                              where
+    seccomp     every system call but about forty                                  Linux on x86-64 and AArch64; required
+    landlock    files, TCP, signals and memory of others, whatever the call        Linux 5.13 and later, more with each ABI
+    namespace   users, network and IPC objects of the machine                      where unprivileged user namespaces are allowed
+    limits      descriptors, file sizes, processes, memory                         everywhere
+
+Seccomp alone refuses all that is listed; the others hold if the filter had a gap. A decoder that was taken over can still give
+wrong answers about the files that it is given, and use up its own time and memory. Not proven: that the kernel has no errors in
+the calls that stay allowed, and that there is no side channel through the processor's caches.
+"""
+
+import contextlib
+import errno
+import resource
+import signal
+import struct
+
+from salus.client.data.sandbox import landlock, seccomp
+from salus.common.process import libc, prctl, protect_memory
+
+LAYERS = ("namespace", "landlock", "seccomp")
+NEW_USER, NEW_IPC, NEW_NET = 0x10000000, 0x08000000, 0x40000000
+CAPABILITY_VERSION = 0x20080522
+PR_SET_PDEATHSIG = 1
+
+
+class SandboxUnavailableError(Exception):
+    """The kernel does not offer the required layer, or refused it."""
+
+
+def lock_down(memory_bytes: int, layers: tuple[str, ...] = LAYERS) -> tuple[str, ...]:
+    """Lock this process in, for good, and return the layers that hold.
+
+    Args:
+        memory_bytes: what it may still take beyond what it holds now.
+        layers: which layers to use; fewer than all are for tests, and none is what an operator has to ask for.
+
+    Raises:
+        SandboxUnavailableError: `layers` names seccomp and it is not to be had.
+    """
+    held = []
+    most_bytes = _address_space_bytes() + memory_bytes  # while /proc can still be read
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # where memory runs out, the kernel ends this process and not the site
+    if "namespace" in layers and libc().unshare(NEW_USER | NEW_IPC | NEW_NET) == 0:
+        held.append("namespace")
+    drop_capabilities()
+    protect_memory()
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the above, which may reset it
+    try:
+        if "landlock" in layers and (abi := landlock.restrict()):
+            held.append(f"landlock {abi}")
+        set_limits(most_bytes)
+        if "seccomp" in layers:
+            if not seccomp.available():
+                raise SandboxUnavailableError("this kernel or processor offers no seccomp filter that Salus knows")
+            seccomp.install()
+            held.append("seccomp")
+    except OSError as problem:
+        raise SandboxUnavailableError(f"the kernel refused {problem.strerror}") from None
+    if "seccomp" in layers and not _refused():
+        raise SandboxUnavailableError("the kernel took the filter and does not follow it")
+    return tuple(held)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability: what root is beyond a plain user."""
+    header = struct.pack("<Ii", CAPABILITY_VERSION, 0)
+    libc().capset(header, bytes(24))
+
+
+def set_limits(most_bytes: int) -> None:
+    """Allow no further descriptor, process or file content, and so much memory in all."""
+    for kind, most in (
+        # None at all: with a limit of those in use, code here could close one and open another.
+        (resource.RLIMIT_NOFILE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, most_bytes),
+    ):
+        resource.setrlimit(kind, (most, most))
+
+
+def _address_space_bytes() -> int:
+    """Return what this process has mapped now."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 4 * 2**30  # no such file on other systems than Linux
+
+
+def _refused() -> bool:
+    """Try one call that always succeeds without the filter."""
+    return int(libc().getuid()) == -errno.EPERM  # the C library hands on what the kernel returned

@@ -1,0 +1,123 @@
+"""The files of a data set on this machine's disk, opened so that no name and no link leads out of the folder."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from salus.client.data.messages import MAX_FILE_BYTES
+from salus.client.data.sources.base import LABELS, SourceOptions, Stamp, stamp_of
+from salus.common.errors import UnreadableImage
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer must not hold us up
+
+
+class LocalFiles:
+    """`Files` below a root, or a root that is one file.
+
+    Args:
+        options: name a label file and a folder of masks; these may lie elsewhere.
+    """
+
+    def __init__(self, root: Path, options: SourceOptions) -> None:
+        self._root, self._alone = root, root.is_file()
+        self._labels, self._masks = options.labels or LABELS, options.masks
+
+    def names(self, below: str = "") -> Iterator[str]:
+        """Yield the names, see `Files`; raises UnreadableImage for a folder that is not there."""
+        if self._alone:
+            yield self._root.name
+        elif below == "":
+            yield from _walked(self._root, "")
+        elif below == self._masks and (self._root / below).is_dir():
+            yield from _walked(self._root / below, f"{below}/")
+        else:
+            raise UnreadableImage("missing", "there is no such folder")
+
+    def size(self, name: str) -> int:
+        """Return a file's size in bytes."""
+        return self.facts(name).st_size
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Return a file's bytes, see `Files`."""
+        handle = self._open(name)
+        with open(handle, "rb", buffering=0) as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise UnreadableImage("unreadable", "it is not a regular file")
+            if length is None and found.st_size - offset > MAX_FILE_BYTES:
+                raise UnreadableImage("too-large", f"the file is larger than {MAX_FILE_BYTES} bytes")
+            wanted = max(0, min(found.st_size - offset, MAX_FILE_BYTES if length is None else length))
+            parts, left = [], wanted
+            try:
+                file.seek(offset)
+                while left and (part := file.read(left)):
+                    parts.append(part)
+                    left -= len(part)
+            except OSError:
+                raise UnreadableImage("unreadable", "the file cannot be read") from None
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def facts(self, name: str) -> os.stat_result:
+        """Return a regular file's facts; raises UnreadableImage where there is none that can be read."""
+        handle = self._open(name)
+        try:
+            found = os.fstat(handle)
+        finally:
+            os.close(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise UnreadableImage("unreadable", "it is not a regular file")
+        return found
+
+    def stamp(self, names: list[str]) -> Stamp | None:
+        """Return what changes when any of these files does; None if one is missing or cannot be read."""
+        try:
+            return stamp_of((Path(name).name, self.facts(name)) for name in names)
+        except UnreadableImage:
+            return None
+
+    def _open(self, name: str) -> int:
+        try:
+            if name == self._labels:
+                return os.open(self._root / name, FILE & ~os.O_NOFOLLOW)  # the operator named it, link or not
+            if self._alone:
+                if name != self._root.name:
+                    raise FileNotFoundError
+                return os.open(self._root, FILE & ~os.O_NOFOLLOW)
+            if self._masks and name.startswith(f"{self._masks}/"):
+                return _beneath(self._root / self._masks, name[len(self._masks) + 1 :])
+            return _beneath(self._root, name)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise UnreadableImage("missing", "the file is not there any more") from None
+        except OSError:
+            raise UnreadableImage("unreadable", "the file cannot be read") from None
+
+
+def _beneath(folder: Path, name: str) -> int:
+    """Open a file below a folder, one part of its name after the other, through no link."""
+    *folders, last = name.split("/")
+    if not last or {"", ".", ".."} & {*folders, last}:
+        raise FileNotFoundError
+    here = os.open(folder, FOLDER & ~os.O_NOFOLLOW)
+    try:
+        for part in folders:
+            there = os.open(part, FOLDER, dir_fd=here)
+            os.close(here)
+            here = there
+        return os.open(last, FILE, dir_fd=here)
+    finally:
+        os.close(here)
+
+
+def _walked(folder: Path, prefix: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return  # a folder that cannot be listed has no files for us
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walked(folder / entry.name, f"{prefix}{entry.name}/")
+        elif entry.is_file(follow_symlinks=False):
+            yield f"{prefix}{entry.name}"

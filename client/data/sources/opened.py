@@ -1,0 +1,107 @@
+"""A source over some files: how a scan goes through them, whoever decodes them."""
+
+import contextlib
+import itertools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+
+from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.sources.base import Reader, SourceOptions, Stamp
+from salus.client.data.sources.local import LocalFiles
+from salus.common.errors import UnreadableImage
+
+PAGE = 500  # names that are asked about together
+Item = ImageRecord | Quarantined
+
+
+class Opened(ABC):
+    """A `Source`; what is abstract may happen in another process.
+
+    Guarantees: a file that cannot be read costs that file, or the samples it is part of, and nothing else.
+    """
+
+    def __init__(self, files: LocalFiles) -> None:
+        self._files = files
+
+    @abstractmethod
+    def _wanted(self, names: Sequence[str]) -> Sequence[str]:
+        """Return those of these files that may hold samples."""
+
+    @abstractmethod
+    def _first_look(self, name: str) -> str | Iterable[Item]:
+        """Return what a file holds, or the group with which it has to be examined."""
+
+    @abstractmethod
+    def _examined(self, names: Sequence[str]) -> Iterable[Item]:
+        """Return what the files of a group hold."""
+
+    @abstractmethod
+    def load(self, key: str) -> Sample:
+        """Return the sample of `key`, see `Source`."""
+
+    def scan(self) -> Iterator[Item]:
+        """Yield every sample and every file that cannot be used."""
+        groups: dict[str, list[str]] = {}
+        for page in _pages(self._files.names()):
+            good = [name for name in page if _is_text(name)]
+            for name in page:
+                if not _is_text(name):
+                    yield Quarantined(_escaped(name), "bad-name", "the file's name is not UTF-8 text; rename it")
+            for name in self._wanted(good):
+                try:
+                    found = self._first_look(name)
+                    if isinstance(found, str):
+                        groups.setdefault(found, []).append(name)
+                    else:
+                        yield from found
+                except UnreadableImage as problem:
+                    yield Quarantined(name, problem.reason, problem.detail)
+        for names in groups.values():
+            try:
+                yield from self._examined(names)
+            except UnreadableImage as problem:
+                for name in names:
+                    yield Quarantined(name, problem.reason, problem.detail)
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Return the stamp of the files that `key` names; None where it names none."""
+        names = [key]
+        if key.startswith("["):
+            with contextlib.suppress(ValueError):
+                names = [str(name) for name in json.loads(key)]
+        return self._files.stamp(names)
+
+
+class Direct(Opened):
+    """A source that decodes in this process: for files that one made oneself, as in simulations."""
+
+    def __init__(self, reader: type[Reader], files: LocalFiles, options: SourceOptions) -> None:
+        super().__init__(files)
+        self._reader = reader(files, options)
+
+    def _wanted(self, names: Sequence[str]) -> Sequence[str]:
+        return [name for name in names if self._reader.wants(name)]
+
+    def _first_look(self, name: str) -> str | Iterable[Item]:
+        return self._reader.group(name) or self._reader.examine([name])
+
+    def _examined(self, names: Sequence[str]) -> Iterable[Item]:
+        return self._reader.examine(names)
+
+    def load(self, key: str) -> Sample:
+        return self._reader.load(key)
+
+
+def _pages(names: Iterator[str]) -> Iterator[list[str]]:
+    while page := list(itertools.islice(names, PAGE)):
+        yield page
+
+
+def _is_text(name: str) -> bool:
+    return name.isascii() or _escaped(name) == name
+
+
+def _escaped(name: str) -> str:
+    """Return a file name that can be stored and shown, whatever bytes it has."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,130 @@
+"""A source whose files are decoded in the locked-in child process of this process, see `isolation` and `decoder_reading`."""
+
+import functools
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from salus.client.data.channel import Buffer
+from salus.client.data.isolation import Decoding, shared_child
+from salus.client.data.messages import MAX_FILE_BYTES, Answer, Done, Found, Loaded, Names, Page, Question
+from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.local import LocalFiles
+from salus.client.data.sources.opened import PAGE, Item, Opened
+from salus.common.errors import UnreadableImage
+
+ROLE = "salus.client.data.decoder_reading:Reading"
+NOT_OPEN = "not-open"  # the child holds few sources at a time
+MAX_FOUND = 20_000_000  # in one file; a table has a row of a few bytes for each
+_numbers = itertools.count(1)
+A = TypeVar("A", bound=Answer)
+
+
+class Remote(Opened):
+    """A source in the child.
+
+    Args:
+        reader: ``module:class`` of the `Reader`.
+        decoding: limits and layers of the child.
+
+    Raises:
+        DataError: options or a label file that cannot be used.
+        ConfigError: a child cannot be locked in on this machine.
+    """
+
+    def __init__(self, reader: str, files: LocalFiles, options: SourceOptions, decoding: Decoding) -> None:
+        super().__init__(files)
+        self._child = shared_child(ROLE, json.dumps({"reader": reader}), decoding)
+        self._number, self._options, self._served = next(_numbers), options, _Served(files)
+        self._incarnation = 0
+        with self._child.lock:
+            self._child.start()
+            self._open()
+
+    def _open(self) -> None:
+        self._child.ask(
+            "open", Done, json.dumps([self._number]), self._options.model_dump_json().encode(), self._served
+        )
+        self._incarnation = self._child.incarnation
+
+    def _asked(self, name: str, kind: type[A], *arguments: object) -> tuple[A, memoryview]:
+        with self._child.lock:  # so that no other thread's file ends the child in between
+            self._child.start()
+            if self._incarnation != self._child.incarnation:
+                self._open()
+            ask = functools.partial(
+                self._child.ask, name, kind, json.dumps([self._number, *arguments]), serve=self._served
+            )
+            try:
+                return ask()
+            except UnreadableImage as problem:
+                if problem.reason != NOT_OPEN:
+                    raise
+                self._open()
+                return ask()
+
+    def _wanted(self, names: Sequence[str]) -> Sequence[str]:
+        wanted = set(self._asked("wanted", Names, list(names))[0].names)
+        return [name for name in names if name in wanted]
+
+    def _first_look(self, name: str) -> str | Iterable[Item]:
+        page, _ = self._asked("look", Page, name)
+        return page.group or self._pages([name], page)
+
+    def _examined(self, names: Sequence[str]) -> Iterable[Item]:
+        return self._pages(names, self._asked("examine", Page, list(names), 0)[0])
+
+    def _pages(self, names: Sequence[str], page: Page) -> Iterator[Item]:
+        count = 0
+        while True:
+            count += len(page.found)
+            yield from (_record(found) for found in page.found)
+            if not page.more or not page.found or count > MAX_FOUND:
+                return
+            page, _ = self._asked("examine", Page, list(names), count)
+
+    def load(self, key: str) -> Sample:
+        """Return the sample of `key`; raises UnreadableImage as the reader, and ``too-slow`` or ``crashed``."""
+        loaded, body = self._asked("load", Loaded, key)
+        values = np.frombuffer(body, np.float32, loaded.count).reshape(loaded.shape)
+        measured = None
+        if loaded.measured is not None:
+            measured = np.frombuffer(body, np.float32, offset=4 * loaded.count).reshape(loaded.measured)
+        # A table's missing values are NaN; a picture has none, whatever the decoder says.
+        if not loaded.columns and not (np.isfinite(values).all() and (measured is None or np.isfinite(measured).all())):
+            raise UnreadableImage("not-finite", "the sample holds NaN or infinite values")
+        return Sample(values, loaded.spacing_mm, loaded.columns, loaded.sha256, measured, loaded.pixel_sha256)
+
+
+class _Served:
+    """Answers the child's questions about the files."""
+
+    def __init__(self, files: LocalFiles) -> None:
+        self._files = files
+        self._listing: tuple[str, int, Iterator[str]] = ("", -1, iter(()))
+
+    def __call__(self, question: Question) -> Buffer:
+        if question.what == "names":
+            return json.dumps(self._names(question.name, question.offset)).encode()
+        if question.what == "size":
+            return str(self._files.size(question.name)).encode()
+        return self._files.read(question.name, question.offset, min(question.length, MAX_FILE_BYTES) or None)
+
+    def _names(self, below: str, offset: int) -> list[str]:
+        """Return a page of names from the offset on; pages that follow each other cost one listing together."""
+        where, at, names = self._listing
+        if (where, at) != (below, offset):
+            names = itertools.islice(self._files.names(below), offset, None)
+        page = list(itertools.islice(names, PAGE))
+        self._listing = (below, offset + len(page), names)
+        return page
+
+
+def _record(found: Found) -> Item:
+    if found.reason:
+        return Quarantined(found.key, found.reason, found.detail)
+    return ImageRecord(**{name: value for name, value in found if name not in ("reason", "detail")})

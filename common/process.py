@@ -1,0 +1,32 @@
+"""What a process does to protect its own memory: no core files, and no reading or writing of it by another process."""
+
+import ctypes
+import functools
+import platform
+import resource
+
+PR_SET_DUMPABLE = 4
+
+
+@functools.cache
+def libc() -> ctypes.CDLL:
+    """Return the C library of this process."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: int) -> None:
+    """Set a property of this process; raises OSError if the kernel refuses."""
+    zero = ctypes.c_ulong(0)
+    if libc().prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def protect_memory() -> None:
+    """Write no core file from now on, and let no process of the same user attach to this one or write its memory.
+
+    A core file would hold keys and patients' images. Processes with CAP_SYS_PTRACE, such as root's, can still attach. On other
+    systems than Linux, only core files are turned off.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if platform.system() == "Linux":
+        prctl(PR_SET_DUMPABLE, 0)
