@@ -117,8 +117,9 @@ class PrivateTrainer:
         direction: DoubleVector = torch.cat([part.detach().flatten() for part in total]).cpu().numpy()
         return direction
 
-    def statistics(self, parameters: FloatVector, data: TensorSet | None) -> FloatVector:
-        """Return the summed private statistics, each patient the mean of its images, with local noise in local mode."""
+    def statistics(self, parameters: FloatVector, data: TensorSet | None) -> DoubleVector:
+        """Return the summed private statistics, each patient the mean of its images, with local noise in local mode; float64,
+        because single precision would round a large sum by more than one patient's share of the noise allows."""
         trainer = self._trainer
         task = trainer.task
         total = torch.zeros(task.private_statistics_size, dtype=torch.float64)
@@ -137,7 +138,8 @@ class PrivateTrainer:
         if self._plan.mode == "local":
             sigma = self._plan.evaluation_noise_multiplier * sensitivity_l2(trainer.job, "evaluate")
             total = noised(total, sigma, Stream(self._random))
-        return total.numpy().astype(np.float32)
+        result: DoubleVector = total.numpy()
+        return result
 
     def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> torch.Tensor:
         assert data is not None  # Safe because rows are only asked for of a data set's patients.

@@ -97,6 +97,10 @@ class TensorSet:
             except DataError:
                 self.unreadable["does-not-fit-job"] += 1
                 continue
+            except Exception as problem:
+                # A source's own fault with one sample must not decide whether all others are used.
+                self.unreadable[type(problem).__name__] += 1
+                continue
             self._items.append(item)
             used += tensor.nbytes
             if cached is not None:

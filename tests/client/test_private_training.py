@@ -183,6 +183,8 @@ def test_statistics_count_each_patient_at_most_once_and_are_noised(world: tuple[
     start = read_parameters(trainer.model, trainer.layout)
     silent = Plan("distributed", plan.noise_multiplier, 20.0, plan.sampling_rate, 1, 1, 5.0, 1e-5)
     plain = PrivateTrainer(trainer, silent, os.urandom).statistics(start, data)
+    # Rounded to single precision, a sum over many patients would move by more than one of them may.
+    assert plain.dtype == np.float64
     accuracy = trainer.task.private_metrics(plain.astype(np.float64), 1e-9)["accuracy"]
     assert isinstance(accuracy, Estimate)
     assert accuracy.value == pytest.approx(trainer.task.metrics(trainer.evaluate(start, data))["accuracy"], abs=1e-5)

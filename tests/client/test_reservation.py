@@ -1,0 +1,170 @@
+"""A job with noise reads the patients in whose name its cost was reserved, and no others; what is refused costs nothing."""
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.builders import tiny_job, toy_catalogue, toy_site, write_npz
+
+from salus.client import site as site_module
+from salus.client.data.sources.base import SourceOptions
+from salus.client.measuring import Measurer
+from salus.client.policy import Policy
+from salus.client.site import Site
+from salus.common.analyses import analysis_of
+from salus.common.analyses.base import norm_of
+from salus.common.events import read_events
+from salus.common.identity import Identity
+from salus.common.job import Job, parse_job, seal_job
+from salus.common.models import build_model
+from salus.common.packets import Reply, Request
+from salus.common.vectors import layout_of, read_parameters
+from salus.privacy.dp.plan import Plan, plan_of
+
+PRIVATE = 'noise = "distributed"\nepsilon = 8.0\nsampling_rate = 0.5\npatients_per_site = 20\n'
+STATISTICS = """
+[job]
+name = "measure"
+rounds = 1
+min_sites = 2
+[task]
+dataset = "toy"
+classes = ["no", "yes"]
+[aggregation]
+protection = "masking"
+max_patients = 100
+[privacy]
+noise = "distributed"
+epsilon = 8.0
+[statistics]
+kind = "nyul"
+intensity_high = 1.0
+bins = 16
+"""
+
+
+@pytest.fixture
+def coordinator() -> Identity:
+    return Identity.generate()
+
+
+@pytest.fixture
+def site(tmp_path: Path, coordinator: Identity) -> Site:
+    return toy_site(tmp_path, 1, coordinator.public_key, Policy(min_sites=2))
+
+
+def job_of(kind: str) -> Job:
+    return parse_job(STATISTICS) if kind == "measure" else tiny_job(protection="masking", privacy=PRIVATE)
+
+
+def model_of(job: Job, value: float | None = None) -> bytes:
+    model = build_model(job.task, 0)
+    layout = layout_of(model)
+    parameters = read_parameters(model, layout)
+    if value is not None:
+        parameters[0] = value
+    return layout.encode(parameters)
+
+
+def ask(site: Site, coordinator: Identity, job: Job, round_: int, blob: bytes) -> Reply:
+    return site.handle(
+        Request(
+            kind="train",
+            job_id="tiny-0001",
+            job=seal_job(job, coordinator),
+            round=round_,
+            attempt=0,
+            sites=(1, 2, 3),
+        ),
+        blob,
+    )[0]
+
+
+def grow(site: Site, folder: Path) -> None:
+    """Register the data set again, with as many patients more, as an operator may do while a job runs."""
+    site._catalogue.remove("toy")
+    site._catalogue.add("toy", "medmnist", write_npz(folder / "toy.npz", seed=1, images=80), SourceOptions())
+    site._running = None  # the site is started again
+
+
+def trained_on(folder: Path) -> list[int]:
+    return [int(e.fields["patients"]) for e in read_events(folder / "events.jsonl") if e.kind == "trained"]
+
+
+def trains_on_the_reserved_ones(site: Site, coordinator: Identity, folder: Path) -> bool:
+    job = job_of("train")
+    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
+    reserved = frozenset(image.patient for image in site._catalogue.images("toy"))
+    grow(site, folder)
+    assert len({image.patient for image in site._catalogue.images("toy")}) > len(reserved)
+    assert ask(site, coordinator, job, 2, model_of(job)).kind == "ok"
+    first, second = trained_on(folder)
+    running = site._running
+    items = [*running.data.train._items, *running.data.validation._items]  # type: ignore[union-attr]
+    return second <= first and {item.image.patient for item in items} <= reserved
+
+
+def test_training_reads_the_patients_of_the_reservation_only(site: Site, coordinator: Identity, tmp_path: Path) -> None:
+    assert trains_on_the_reserved_ones(site, coordinator, tmp_path)
+
+
+def test_training_on_everybody_in_the_data_set_is_caught(
+    site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = site_module.local_data
+    monkeypatch.setattr(site_module, "local_data", lambda *given: right(*given[:4], None))
+    assert not trains_on_the_reserved_ones(site, coordinator, tmp_path)
+
+
+def measures_the_reserved_ones(site: Site, coordinator: Identity, folder: Path) -> bool:
+    job = job_of("measure")
+    analysis = analysis_of(job)
+    site._prepare(job, b"document", "tiny-0001")
+    reserved = len({image.patient for image in site._catalogue.images("toy")})
+    grow(site, folder)
+    running = site._prepare(job, b"document", "tiny-0001")
+    plan = plan_of(job)
+    assert plan is not None
+    total = running.measurer.noised(1, (), plan)  # type: ignore[attr-defined]  # distributed: without this site's noise
+    return round(float(total[0]) * norm_of(analysis, 1)) == reserved
+
+
+def test_statistics_read_the_patients_of_the_reservation_only(
+    site: Site, coordinator: Identity, tmp_path: Path
+) -> None:
+    assert measures_the_reserved_ones(site, coordinator, tmp_path)
+
+
+def test_statistics_on_everybody_in_the_data_set_are_caught(
+    site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def everybody(catalogue, job, analysis, patients, least, random):  # type: ignore[no-untyped-def]
+        return Measurer(catalogue, job, analysis, frozenset(i.patient for i in catalogue.images("toy")), least, random)
+
+    monkeypatch.setattr(site_module, "Measurer", everybody)
+    assert not measures_the_reserved_ones(site, coordinator, tmp_path)
+
+
+def test_a_measurer_counts_nobody_else(tmp_path: Path) -> None:
+    job = job_of("measure")
+    catalogue = toy_catalogue(tmp_path)
+    some = frozenset(sorted({image.patient for image in catalogue.images("toy")})[:7])
+    silent = Plan("distributed", 1.0, 0.0, 1.0, 1, 1, 5.0, 1e-5)
+    measurer = Measurer(catalogue, job, analysis_of(job), some, lambda: 1, os.urandom)
+    assert round(float(measurer.noised(1, (), silent)[0]) * norm_of(analysis_of(job), 1)) == 7
+
+
+@pytest.mark.parametrize("value", [1e7, -1e20, 3e38])
+def test_a_model_made_to_overflow_is_refused_before_anything_is_spent(
+    site: Site, coordinator: Identity, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of("train")
+    spent: list[object] = []
+    right = type(site._ledger).commit
+    monkeypatch.setattr(type(site._ledger), "commit", lambda *given: (spent.append(given), right(*given))[1])
+    reply = ask(site, coordinator, job, 1, model_of(job, value))
+    assert (reply.kind, reply.error) == ("refused", "WireError")
+    assert "Expected model parameters between" in reply.text
+    assert not spent
+    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
+    assert len(spent) == 1
