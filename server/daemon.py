@@ -14,25 +14,21 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 
-from salus.common.analyses import analysis_of
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
-from salus.common.errors import JobError, SalusError, StorageError, describe, storage_error, where
+from salus.common.errors import SalusError, StorageError, describe, storage_error, where
 from salus.common.events import Event, EventLog, read_events
 from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, seal_job
-from salus.common.models import build_model
-from salus.common.tasks import make_task
-from salus.privacy.dp.checks import checked_clipper
-from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts, Cancelled
 from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints, JobRow
+from salus.server.checks import check_job
 from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.door import raise_open_files
 from salus.server.federation import Federation
@@ -42,7 +38,6 @@ from salus.server.participants import Participants, participants, scope_of
 from salus.server.report import write_report
 from salus.server.rounds import run_of
 from salus.server.statistics_report import harmonise_section, write_statistics_report
-from salus.server.strategies import strategy_of
 from salus.server.submission import job_or_signed
 from salus.server.transcripts import ROSTER, Transcript
 
@@ -198,18 +193,12 @@ class CoordinatorDaemon:
         try:
             roster = trust.roster(row.roster or trust.digest)
             card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
+            path, records = folder / "reports" / f"{job_id}.html", self._checkpoints.records(job_id)
+            events = [event for event in self._history if event.fields.get("job") == job_id]
             if job.statistics is not None:
-                records = self._checkpoints.records(job_id)
-                write_statistics_report(folder / "reports" / f"{job_id}.html", job, job_id, records, card)
+                write_statistics_report(path, job, job_id, records, card, events)
                 return
-            write_report(
-                folder / "reports" / f"{job_id}.html",
-                job,
-                job_id,
-                self._checkpoints.records(job_id),
-                [event for event in self._history if event.fields.get("job") == job_id],
-                card,
-            )
+            write_report(path, job, job_id, records, events, card)
             (folder / "reports" / f"{job_id}.card.json").write_bytes(
                 canonical_json(card.model_dump(mode="json")) + b"\n"
             )
@@ -237,7 +226,7 @@ class CoordinatorDaemon:
     def submit(self, text: str) -> str:
         signed = self._signed(text)
         job, _ = open_job(signed, self._folder.identity.public_key)
-        check_job(job, len(self._folder.roster.sites))
+        check_job(job, self._folder.roster.site_ids())
         return self._checkpoints.submit(signed, job.job.name)
 
     def _signed(self, text: str) -> Signed:
@@ -290,25 +279,3 @@ class CoordinatorDaemon:
         cohort = self._checkpoints.cohort(scope_of(row.job)) if bound else ()
         absent = who.absent(row.job, self._link.directory(), cohort)
         return [{"site": site, "name": names[site], "reason": reason} for site, reason in absent.items()]
-
-
-def check_job(job: Job, sites: int) -> None:
-    """Refuse a job that can never run: unknown names, settings that do not fit, more sites than there are.
-
-    Raises:
-        JobError, ProtectionError: with what would have to change.
-    """
-    plan = plan_of(job)  # raises where no noise suffices
-    if job.statistics is not None:
-        analysis_of(job)
-    else:
-        task = make_task(job.task)
-        strategy_of(job)
-        if plan is not None:
-            checked_clipper(build_model(job.task, job.job.seed), task)
-    protection_of(job).check(job, sites)
-    if job.job.min_sites > sites:
-        raise JobError(
-            f"The job needs {job.job.min_sites} sites, but the roster has {sites}.",
-            remedy="Lower min_sites or add sites.",
-        )

@@ -1,9 +1,10 @@
 """Results of statistics for people: tables, a page with plots, and the section that a training job takes over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from salus.common.events import Event
 from salus.common.job import Job
 from salus.common.pages import Section, write_page
 from salus.privacy.protection import protection_of
@@ -72,9 +73,14 @@ def _shown(value: float) -> str:
 
 
 def write_statistics_report(
-    path: Path, job: Job, job_id: str, records: list[dict[str, Any]], card: PrivacyCard
+    path: Path,
+    job: Job,
+    job_id: str,
+    records: list[dict[str, Any]],
+    card: PrivacyCard,
+    events: Sequence[Event] = (),
 ) -> None:
-    """Write the page of finished statistics to `path`."""
+    """Write the page of finished statistics to `path`; `events` say which sites took no part, and why."""
     result = records[-1]["result"]
     assert job.statistics is not None  # Safe because only results of statistics come here.
     least = job.statistics.min_patients
@@ -95,4 +101,11 @@ def write_statistics_report(
     )
     section = harmonise_section(job, result)
     further = [Section("For a training job", "Copy this into its file.", code=section)] if section else []
+    absent = [
+        (event.at.strftime("%Y-%m-%d %H:%M"), f"site {event.fields.get('site', '')}", event.fields.get("text", ""))
+        for event in events
+        if event.kind in ("not-asked", "left-out")
+    ]
+    if absent:
+        further.append(Section("Sites that took no part", columns=("when", "site", "reason"), rows=absent))
     write_page(path, f"Statistics {job_id}", f"Data set {job.task.dataset}.", [*tables_of(result), *further, privacy])

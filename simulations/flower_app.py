@@ -43,7 +43,7 @@ from salus.privacy.masking.store import MemoryStore
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
-from salus.server.daemon import check_job
+from salus.server.checks import check_job
 from salus.server.federation import Federation
 from salus.server.rounds import run_of
 from salus.server.transcripts import Transcript

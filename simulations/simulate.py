@@ -30,7 +30,7 @@ from salus.server.app import make_server_app
 from salus.server.attempts import Attempts
 from salus.server.card import PrivacyCard, card_of_job
 from salus.server.checkpoints import Checkpoints
-from salus.server.daemon import check_job
+from salus.server.checks import check_job
 from salus.server.federation import Federation
 from salus.server.quality import evaluation_in
 from salus.server.rounds import Evaluator, run_of

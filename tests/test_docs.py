@@ -13,7 +13,7 @@ import typer
 import salus
 from salus.cli import app
 from salus.common.job import load_job, parse_job
-from salus.server.daemon import check_job
+from salus.server.checks import check_job
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]

@@ -29,12 +29,7 @@ class Encryption:
     )
 
     def check(self, job: Job, sites: int) -> None:
-        """Refuse a job without a key holder on the roster, whose sums do not fit, or that can never have enough sites."""
-        if not 1 <= job.aggregation.key_holder <= sites:
-            raise ProtectionError(
-                f"Expected aggregation.key_holder to be a site from 1 to {sites}, got {job.aggregation.key_holder}.",
-                remedy="Name the site that holds the key; it is never the coordinator.",
-            )
+        """Refuse a job whose sums do not fit, or that can never have enough sites."""
         for shape in measured_shapes(job) if job.statistics is not None else ():
             choose_packing(sites, shape.clip_norm_l2)
         choose_packing(sites, job.aggregation.update_clip_norm_l2)

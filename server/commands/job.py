@@ -28,7 +28,7 @@ def validate(
     """Check a job file: every key, the model, the task and what its protection promises."""
     from salus.common.job import load_job
     from salus.privacy.protection import protection_of
-    from salus.server.daemon import check_job
+    from salus.server.checks import check_job
 
     job = load_job(path)
     check_job(job, sites=max(job.job.min_sites, sites))

@@ -15,7 +15,7 @@ from salus.common.job import Job, parse_job
 from salus.common.models import build_model
 from salus.common.vectors import layout_of
 from salus.server.checkpoints import Checkpoints
-from salus.server.daemon import check_job
+from salus.server.checks import check_job
 from salus.simulations.benchmarks.environment import peak_rss_mb
 from salus.simulations.simulate import SimulationResult, simulate
 from salus.simulations.trial import Trial
@@ -82,8 +82,10 @@ def test_jobs_without_a_fitting_key_holder_are_refused() -> None:
     ):
         with pytest.raises(JobError, match="key_holder"):
             parse_job(text)
-    with pytest.raises(ProtectionError, match="from 1 to 1"):
-        check_job(encrypted(), 1)
+    with pytest.raises(JobError, match=r"site 2 .* sites 1, 3, 4, 5, 6"):
+        check_job(encrypted(), (1, 3, 4, 5, 6))
+    with pytest.raises(ProtectionError, match="at least 3 sites"):
+        check_job(encrypted(), 2)
     with pytest.raises(JobError, match="masking"):
         parse_job(job_text(protection=WITH_KEY, privacy='noise = "distributed"'))
 

@@ -26,7 +26,7 @@ from salus.common.job import Job, parse_job
 from salus.common.packets import Request
 from salus.privacy.dp.plan import measured_shape, plan_of
 from salus.server.attempts import Attempts
-from salus.server.daemon import check_job
+from salus.server.checks import check_job
 from salus.server.measuring import StatisticsRun
 from salus.server.transcripts import Transcript
 

@@ -1,0 +1,45 @@
+"""Whether a job can run at all, before it is taken: names, settings that fit, enough sites, a key holder on the roster."""
+
+from collections.abc import Sequence
+
+from salus.common.analyses import analysis_of
+from salus.common.errors import JobError
+from salus.common.job import Job
+from salus.common.models import build_model
+from salus.common.tasks import make_task
+from salus.privacy.dp.checks import checked_clipper
+from salus.privacy.dp.plan import plan_of
+from salus.privacy.protection import protection_of
+from salus.server.strategies import strategy_of
+
+
+def check_job(job: Job, sites: int | Sequence[int]) -> None:
+    """Refuse a job that can never run: unknown names, settings that do not fit, more sites than there are.
+
+    Args:
+        sites: the ids of the roster's sites; a number n stands for the ids 1 to n.
+
+    Raises:
+        JobError, ProtectionError: with what would have to change.
+    """
+    plan = plan_of(job)  # raises where no noise suffices
+    if job.statistics is not None:
+        analysis_of(job)
+    else:
+        task = make_task(job.task)
+        strategy_of(job)
+        if plan is not None:
+            checked_clipper(build_model(job.task, job.job.seed), task)
+    ids = range(1, sites + 1) if isinstance(sites, int) else sites
+    holder = job.aggregation.key_holder
+    if holder and holder not in ids:
+        raise JobError(
+            f"The job names site {holder} as the key holder, but the roster has the sites {', '.join(map(str, ids))}.",
+            remedy="Name a site of the roster as aggregation.key_holder; it is never the coordinator.",
+        )
+    protection_of(job).check(job, len(ids))
+    if job.job.min_sites > len(ids):
+        raise JobError(
+            f"The job needs {job.job.min_sites} sites, but the roster has {len(ids)}.",
+            remedy="Lower min_sites or add sites.",
+        )
