@@ -160,7 +160,7 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
         statistics = task.statistics_size + exact_size(len(COHORT))
         return Shape(parameters if kind == "train" else 0, statistics, clip_norm_l2, kind)
     if kind == "train":
-        return Shape(parameters, 0, clip_norm_l2, kind)
+        return Shape(parameters, 0, clip_norm_l2 + _room(job, "train", parameters), kind)
     if job.privacy.evaluation_share == 0:
         raise JobError("This job does not evaluate its model at the sites.", remedy="Raise privacy.evaluation_share.")
     size = task.private_statistics_size
@@ -172,7 +172,6 @@ def measured_shape(job: Job, cells: int) -> Shape:
 
     Args:
         cells: numbers of the step; those of a job with noise have norm at most one for each patient.
-
     """
     if job.privacy.noised:
         return Shape(cells, 0, float(job.aggregation.max_patients) + _room(job, "measure", cells), "measure")
@@ -182,9 +181,11 @@ def measured_shape(job: Job, cells: int) -> Shape:
 def _room(job: Job, kind: Kind, numbers: int) -> float:
     """Return what the bound on a vector's norm leaves for local noise, which would otherwise be cut with what it covers."""
     plan = plan_of(job)
-    if plan is None or plan.mode != "local":
+    if plan is None or plan.mode != "local" or (kind == "train" and not job.one_step):
         return 0.0
-    return plan.multiplier(kind) * sensitivity_l2(job, kind) * (math.sqrt(numbers) + TAIL)
+    # A step is divided by the expected number of patients; several steps have no such simple bound.
+    divisor = plan.sampling_rate * job.privacy.patients_per_site if kind == "train" else 1.0
+    return plan.multiplier(kind) * sensitivity_l2(job, kind) * (math.sqrt(numbers) + TAIL) / divisor
 
 
 def measured_shapes(job: Job) -> list[Shape]:

@@ -4,8 +4,9 @@ import pytest
 from tests.builders import tiny_job
 
 from salus.common.errors import JobError
+from salus.common.tasks import make_task
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.plan import Plan, plan_of
+from salus.privacy.dp.plan import Plan, plan_of, shape_of
 
 
 def plan(rounds: int = 10, **privacy: object) -> Plan:
@@ -37,6 +38,21 @@ def test_the_same_steps_cost_the_same_however_they_are_divided_into_rounds() -> 
 
 def test_both_modes_need_the_same_noise() -> None:
     assert plan(noise='"distributed"').noise_multiplier == plan(noise='"local"').noise_multiplier
+
+
+def test_the_noise_of_a_large_network_is_not_cut_back() -> None:
+    """Found here: beyond about a million parameters the noise of a step alone is longer than an update may be."""
+    job = tiny_job(protection="masking", privacy='noise = "local"\npatients_per_site = 100\nepsilon = 1.0')
+    found, parameters = plan_of(job), 11_000_000
+    assert found is not None
+    noise = found.noise_multiplier * job.privacy.clip_norm_l2 / (0.05 * 100) * parameters**0.5
+    assert noise > job.aggregation.update_clip_norm_l2
+    assert (
+        shape_of(job, "train", parameters, make_task(job.task)).clip_norm_l2
+        > noise + job.aggregation.update_clip_norm_l2
+    )
+    several = tiny_job(protection="masking", privacy='noise = "local"\nsteps_per_round = 2')
+    assert shape_of(several, "train", parameters, make_task(several.task)).clip_norm_l2 == 100.0
 
 
 @pytest.mark.parametrize(
