@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
+from salus.common.estimates import Estimate, Metrics
 from salus.common.job import Job
 from salus.common.strict import Strict
 from salus.privacy.dp.plan import Kind, Plan, plan_of, spent
@@ -48,6 +50,35 @@ class PrivacyCard(Strict):
     clip_norm_l2: float | None
     source: str
     sites: tuple[SitePrivacy, ...]
+
+
+class ModelCard(Strict):
+    """The card of a finished model: what its patients were promised and how good it is.
+
+    Args:
+        format: fixed; a version that writes something else gives it another name and still reads this one.
+        metrics: of the final model on the sites' validation patients, those with noise with their standard errors.
+    """
+
+    format: Literal["salus/card/1"] = "salus/card/1"
+    job_id: str
+    job_sha256: str
+    consortium: str
+    dataset: str
+    metrics: dict[str, Estimate | float]
+    privacy: PrivacyCard
+
+
+def model_card(job_id: str, job: Job, privacy: PrivacyCard, metrics: Metrics, consortium: str) -> ModelCard:
+    """Return the card of a finished model."""
+    return ModelCard(
+        job_id=job_id,
+        job_sha256=job.digest().hex(),
+        consortium=consortium,
+        dataset=job.task.dataset,
+        metrics=dict(metrics),
+        privacy=privacy,
+    )
 
 
 def privacy_card(job: Job, sent: Mapping[int, Mapping[Kind, int]] | None, names: Mapping[int, str]) -> PrivacyCard:

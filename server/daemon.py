@@ -26,7 +26,7 @@ from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts, Cancelled
-from salus.server.card import card_of_job
+from salus.server.card import card_of_job, model_card
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.checks import check_job
 from salus.server.config import ADMIN_SOCKET, ServerFolder
@@ -35,6 +35,7 @@ from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
 from salus.server.participants import Participants, participants, scope_of
+from salus.server.quality import evaluation_in
 from salus.server.report import write_report
 from salus.server.rounds import run_of
 from salus.server.statistics_report import harmonise_section, write_statistics_report
@@ -198,9 +199,10 @@ class CoordinatorDaemon:
             if job.statistics is not None:
                 write_statistics_report(path, job, job_id, records, card, events)
                 return
-            write_report(path, job, job_id, records, events, card)
+            write_report(path, job, job_id, records, events, card, consortium=roster.consortium)
+            whole = model_card(job_id, job, card, evaluation_in(events), roster.consortium)
             (folder / "reports" / f"{job_id}.card.json").write_bytes(
-                canonical_json(card.model_dump(mode="json")) + b"\n"
+                canonical_json(whole.model_dump(mode="json")) + b"\n"
             )
         except (OSError, SalusError) as problem:
             text = problem.strerror or "" if isinstance(problem, OSError) else describe(problem)

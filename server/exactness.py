@@ -37,7 +37,7 @@ def exactness(job: Job, sites: int) -> str:
         return "The final model will not be measured at the sites: privacy.evaluation_share is 0."
     found = foretold(job, sites)
     known = [
-        f"final {'AUC' if name == 'auc' else name} will be known to about +- {metric.standard_error:.2f}"
+        f"{'final AUC will be known' if name == 'auc' else name} to about +- {metric.standard_error:.2f}"
         for name, metric in found.items()
         if name in ("auc", "accuracy") and metric.standard_error is not None and not metric.too_noisy
     ]

@@ -7,26 +7,17 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from salus import __version__
-from salus.common.estimates import from_plain, metric_text
+from salus.common.estimates import metric_text
 from salus.common.events import Event
 from salus.common.job import Job
 from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
+from salus.server.plots import confusion_rows, roc_plot, round_plots
+from salus.server.quality import evaluation_in, figures_in
+from salus.server.strategies import strategy_name
+from salus.server.summary import plain_lines, why_no_confusion, why_no_roc
 
-PLOT_WIDTH, PLOT_HEIGHT, MARGIN = 460, 190, 34
-SHOWN_METRICS = ("auc", "accuracy", "loss", "calibration_error")
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One metric over the rounds, as points of an SVG polyline."""
-
-    name: str
-    points: str
-    low: str
-    high: str
-    last: str
-    rounds: int
+INCIDENTS = ("not-asked", "left-out", "abandoned", "resumed", "not-evaluated")
 
 
 @dataclass(frozen=True)
@@ -40,30 +31,6 @@ class SiteRow:
     rounds: int
 
 
-def curves(records: Sequence[Mapping[str, object]], final: Mapping[str, object]) -> list[Plot]:
-    """Return a plot per metric. A round's record holds the metrics of the model that the round began with, so the curve of
-    the sites' validation patients begins at the initial model and ends with the final one."""
-    series: dict[str, list[float]] = {name: [] for name in SHOWN_METRICS}
-    for metrics in [*(record.get("metrics", record.get("metrics_before")) for record in records), final]:
-        if isinstance(metrics, Mapping):
-            for name in SHOWN_METRICS:
-                value = metrics.get(name)
-                if isinstance(value, int | float):
-                    series[name].append(float(value))
-    return [_plot(name, values) for name, values in series.items() if len(values) > 1]
-
-
-def _plot(name: str, values: Sequence[float]) -> Plot:
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    inner_w, inner_h = PLOT_WIDTH - 2 * MARGIN, PLOT_HEIGHT - 2 * MARGIN
-    points = " ".join(
-        f"{MARGIN + inner_w * i / (len(values) - 1):.1f},{PLOT_HEIGHT - MARGIN - inner_h * (v - low) / span:.1f}"
-        for i, v in enumerate(values)
-    )
-    return Plot(name, points, f"{low:.3f}", f"{high:.3f}", f"{values[-1]:.3f}", len(values) - 1)
-
-
 def phases(records: Sequence[Mapping[str, object]]) -> list[tuple[str, float]]:
     """Return the seconds spent in each phase over all rounds."""
     totals: dict[str, float] = {}
@@ -75,6 +42,33 @@ def phases(records: Sequence[Mapping[str, object]]) -> list[tuple[str, float]]:
     return sorted(totals.items())
 
 
+def facts(job: Job, job_id: str, events: Sequence[Event], consortium: str, sites: int) -> list[tuple[str, object]]:
+    """Return what a reader files the report under: when, who, on what data."""
+    times = [event.at for event in events]
+    when = (
+        f"{min(times):%d %B %Y, %H:%M} to {max(times):%d %B %Y, %H:%M} ({min(times):%Z})" if times else "not recorded"
+    )
+    shape = " x ".join(map(str, job.task.shape)) or f"{len(job.task.columns)} columns"
+    rows: list[tuple[str, object]] = [
+        ("job", job_id),
+        ("run", when),
+        ("consortium", consortium or "not recorded"),
+        ("hospitals", sites),
+        ("data set", f"{job.task.dataset}, {shape}, classes {', '.join(job.task.classes)}"),
+        ("model", f"{job.task.model} for {job.task.kind}"),
+        ("rounds", f"{job.job.rounds}, combined by {strategy_name(job)}"),
+        ("hash of the job", job.digest().hex()),
+        ("software", f"Salus {__version__}"),
+    ]
+    return rows
+
+
+def settings(job: Job) -> list[tuple[str, list[tuple[str, object]]]]:
+    """Return every setting of the job by section, defaults included."""
+    sections = job.model_dump(mode="json", exclude_none=True)
+    return [(name, sorted(values.items())) for name, values in sections.items()]
+
+
 def write_report(
     path: Path,
     job: Job,
@@ -83,10 +77,19 @@ def write_report(
     events: Sequence[Event],
     card: PrivacyCard,
     sites: Sequence[SiteRow] = (),
+    *,
+    consortium: str = "",
 ) -> None:
-    """Write the report of a finished job to `path`."""
-    evaluated = [event for event in events if event.kind == "evaluated"]
-    final = evaluated[-1].fields.get("metrics", {}) if evaluated else {}
+    """Write the report of a finished job to `path`.
+
+    Args:
+        records, events: of this job.
+        sites: what the sites' own logs say, where one machine has them all.
+        consortium: its name.
+    """
+    metrics, figures = evaluation_in(events), figures_in(events)
+    final = next((event.fields.get("metrics") for event in reversed(events) if event.kind == "evaluated"), {})
+    roc, confusion = roc_plot(figures), confusion_rows(figures)
     environment = Environment(
         loader=PackageLoader("salus.server", "templates"),
         autoescape=select_autoescape(default=True),
@@ -97,20 +100,24 @@ def write_report(
     text = environment.get_template("report.html.j2").render(
         job=job,
         job_id=job_id,
-        version=__version__,
+        lead=plain_lines(job, card, metrics, records),
+        facts=facts(job, job_id, events, consortium, len(card.sites)),
+        settings=settings(job),
         records=records,
         cohort=records[-1].get("cohort", {}) if records else {},
-        plots=curves(records, final if isinstance(final, Mapping) else {}),
-        final={name: metric_text(metric) for name, metric in from_plain(final).items()},
+        metrics={name: metric_text(metric) for name, metric in metrics.items()},
+        noised=job.privacy.noised,
+        roc=roc,
+        figures=figures,
+        confusion=confusion,
+        why_no_roc="" if roc else why_no_roc(job, bool(metrics)),
+        why_no_confusion="" if confusion else why_no_confusion(job, bool(metrics)),
+        plots=round_plots(records, final),
         phases=phases(records),
-        left_out=[event for event in events if event.kind in ("not-asked", "left-out", "abandoned", "resumed")],
+        incidents=[event for event in events if event.kind in INCIDENTS],
         sites=sites,
         card=card,
-        protects=protection_of(job).protects,
         promise=protection_of(job).promise,
-        width=PLOT_WIDTH,
-        height=PLOT_HEIGHT,
-        margin=MARGIN,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -62,7 +62,16 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     events = [e for e in read_events(trial.coordinator / "events.jsonl") if e.fields.get("job") == job_id]
     rows = [_site_row(h.name, site, s) for h, site, s in zip(hospitals, trial.sites, summaries, strict=True)]
     names = {number: hospital.name for number, hospital in enumerate(hospitals, start=1)}
-    write_report(report, job, job_id, result["rounds"], events, privacy_card(job, None, names), rows)
+    write_report(
+        report,
+        job,
+        job_id,
+        result["rounds"],
+        events,
+        privacy_card(job, None, names),
+        rows,
+        consortium="Trial consortium",
+    )
     final = next((e.fields["metrics"] for e in reversed(events) if e.kind == "evaluated"), {})
     if isinstance(final, dict):
         out.print(

@@ -20,6 +20,10 @@ STRATEGIES = Registry(
 
 def strategy_of(job: Job) -> Strategy:
     """Return the strategy that a job names, or the one for its kind of rounds; raises JobError for an unknown name."""
-    name = job.aggregation.strategy or ("fedavgm" if job.one_step else "fedavg")
-    strategy: Strategy = STRATEGIES.get(name, error=JobError)(job)
+    strategy: Strategy = STRATEGIES.get(strategy_name(job), error=JobError)(job)
     return strategy
+
+
+def strategy_name(job: Job) -> str:
+    """Return the name of the strategy that a job names, or of the one for its kind of rounds."""
+    return job.aggregation.strategy or ("fedavgm" if job.one_step else "fedavg")

@@ -16,7 +16,7 @@ def default_private_job() -> Job:
 
 def test_five_sites_of_600_know_their_auc_to_three_hundredths_with_the_default_epsilon() -> None:
     text = exactness(default_private_job(), 5)
-    assert text.startswith("The final AUC will be known to about +- 0.03 and the final accuracy")
+    assert text.startswith("The final AUC will be known to about +- 0.03 and the accuracy to about")
     assert text.endswith("with 5 sites of 600 patients, 120 of them for validation.")
 
 

@@ -1,11 +1,22 @@
+import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from tests.builders import tiny_job
 
+from salus.common.estimates import Estimate, to_plain
 from salus.common.events import Event
-from salus.server.card import privacy_card
-from salus.server.report import SiteRow, curves, phases, write_report
+from salus.common.job import Job
+from salus.common.tasks import make_task
+from salus.common.tasks.coarse import Coarse
+from salus.server.card import ModelCard, model_card, privacy_card
+from salus.server.plots import HEIGHT, LEFT, WIDTH, round_plots
+from salus.server.quality import evaluation_in
+from salus.server.report import SiteRow, phases, write_report
 
 RECORDS = [
     {"round": 1, "sites": [1, 2], "metrics_before": {"auc": 0.5}, "seconds": {"train": 1.0}},
@@ -14,10 +25,89 @@ RECORDS = [
 
 
 def test_curves_and_phases() -> None:
-    (plot,) = curves(RECORDS, {"auc": 1.0})
-    assert (plot.name, plot.low, plot.high, plot.last, plot.rounds) == ("auc", "0.500", "1.000", "1.000", 2)
-    assert len(plot.points.split()) == 3
+    (plot,) = round_plots(RECORDS, {"auc": 1.0})
+    assert plot.title == "AUC: 1.000 at the end"
+    assert len(plot.lines[0].points.split()) == 3
+    assert [tick.text for tick in plot.x_ticks] == ["0", "1", "2"]
+    assert [tick.text for tick in plot.y_ticks] == ["0.500", "1.000"]
     assert phases(RECORDS) == [("server", 0.5), ("train", 3.0)]
+
+
+def test_labels_of_both_axes_have_room_of_their_own() -> None:
+    """The label of the lowest value and that of the first round once stood on each other in the corner."""
+    records = [{"metrics_before": {"loss": 123.456 / number}} for number in range(1, 400)]
+    (plot,) = round_plots(records, {"loss": 0.25})
+    left, top, right, bottom = plot.box
+    assert max(len(tick.text) for tick in plot.y_ticks) * 7 < LEFT - 14  # 7 pixels a figure, 14 for the axis title
+    assert all(top <= tick.at <= bottom - 6 for tick in plot.y_ticks)  # clear of the corner
+    assert all(left <= tick.at <= right for tick in plot.x_ticks)
+    gaps = [b.at - a.at for a, b in zip(plot.x_ticks, plot.x_ticks[1:], strict=False)]
+    assert min(gaps) > 7 * max(len(tick.text) for tick in plot.x_ticks)
+    assert abs(plot.y_ticks[0].at - plot.y_ticks[1].at) > 14
+    assert right < WIDTH
+    assert bottom + 30 < HEIGHT
+
+
+def noisy_evaluation() -> Event:
+    coarse = Coarse(("no", "yes"))
+    rng = np.random.default_rng(1)
+    labels = torch.tensor(rng.integers(0, 2, 600))
+    logits = torch.tensor(rng.normal(0, 1.5, (600, 2)))
+    logits[torch.arange(600), labels] += 2.0
+    totals = coarse.rows(logits, labels).numpy().sum(axis=0) + rng.normal(0, 6.0, coarse.size)
+    metrics, figures = coarse.metrics(totals, 6.0), coarse.figures(totals, 6.0)
+    fields: dict[str, Any] = {"metrics": to_plain(metrics), "figures": figures.model_dump(mode="json")}
+    return Event(datetime(2026, 3, 1, 12, 0, tzinfo=UTC), "evaluated", json.loads(json.dumps(fields)))
+
+
+def report_of(path: Path, job: Job, events: list[Event]) -> str:
+    card = privacy_card(job, None, {number: f"Hospital {number}" for number in range(1, 6)})
+    write_report(path, job, "tiny-0001", RECORDS, events, card, consortium="Paediatric imaging")
+    return " ".join(path.read_text().split())
+
+
+def test_a_noised_report_shows_every_number_with_its_error_and_what_can_be_drawn(tmp_path: Path) -> None:
+    text = report_of(tmp_path / "r.html", tiny_job(protection="masking", privacy=""), [noisy_evaluation()])
+    assert re.search(r"final model&#39;s AUC is 0\.\d\d \+- 0\.0\d", text)
+    assert re.search(r"<th>accuracy</th><td class=.n.>0\.\d\d \+- 0\.0\d", text)
+    assert "01 March 2026, 12:00" in text
+    assert "Paediatric imaging" in text
+    assert "A binormal curve fitted to noisy counts" in text
+    assert re.search(r"<th>yes</th><td class=.n.>\d+ \+- \d+", text)
+    assert "evaluation_share" in text  # the settings, defaults included
+
+
+def test_the_first_lines_promise_only_what_the_job_keeps(tmp_path: Path) -> None:
+    open_ = report_of(tmp_path / "a.html", tiny_job(), [])
+    masked = report_of(tmp_path / "b.html", tiny_job(protection="masking", privacy=""), [])
+    assert "Nobody but the hospital itself saw" not in open_
+    assert "could read the changes of each single hospital" in open_
+    assert "Nothing limits what the finished model may reveal" in open_
+    assert "Nobody but the hospital itself saw" in masked
+    assert "at most 20 times as likely" in masked
+    assert "was not measured" in masked
+    assert "There is no ROC curve" in masked
+
+
+def test_a_report_without_noise_has_exact_curve_and_matrix(tmp_path: Path) -> None:
+    task = make_task(tiny_job().task)
+    logits, labels = torch.tensor([[2.0, 0], [0, 2], [1, 0], [0, 1]]), torch.tensor([0, 1, 0, 0])
+    totals = task.statistics(logits, labels)
+    figures = task.figures(totals)
+    assert figures.confusion == ((2.0, 1.0), (0.0, 1.0))
+    assert figures.curves[0].points[0] == (0.0, 0.0)
+    assert figures.curves[0].points[-1] == (1.0, 1.0)
+    fields: dict[str, Any] = {"metrics": task.metrics(totals), "figures": figures.model_dump(mode="json")}
+    text = report_of(tmp_path / "r.html", tiny_job(), [Event(datetime.now(UTC), "evaluated", fields)])
+    assert "predicted yes" in text
+    assert "+-" not in text
+
+
+def test_a_card_opens_again() -> None:
+    job = tiny_job(protection="masking", privacy="")
+    card = model_card("tiny-0001", job, privacy_card(job, None, {1: "A"}), evaluation_in([noisy_evaluation()]), "C")
+    assert ModelCard.model_validate_json(card.model_dump_json()) == card
+    assert isinstance(card.metrics["auc"], Estimate)
 
 
 def test_the_report_is_one_file_that_fetches_nothing_and_escapes_names(tmp_path: Path) -> None:
