@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.builders import tiny_job, toy_catalogue, toy_site, write_npz
 
@@ -82,8 +83,10 @@ def ask(site: Site, coordinator: Identity, job: Job, round_: int, blob: bytes) -
 
 def grow(site: Site, folder: Path) -> None:
     """Register the data set again, with as many patients more, as an operator may do while a job runs."""
+    known, more = np.load(folder / "toy.npz"), np.load(write_npz(folder / "more.npz", seed=9))
+    np.savez(folder / "grown.npz", **{name: np.concatenate([known[name], more[name]]) for name in known.files})
     site._catalogue.remove("toy")
-    site._catalogue.add("toy", "medmnist", write_npz(folder / "toy.npz", seed=1, images=80), SourceOptions())
+    site._catalogue.add("toy", "medmnist", folder / "grown.npz", SourceOptions())
     site._running = None  # the site is started again
 
 
