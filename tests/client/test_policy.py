@@ -1,11 +1,14 @@
 from pathlib import Path
 
 import pytest
-from tests.builders import tiny_job
+from tests.builders import tiny_job, toy_site
 
 from salus.client.config import POLICY_TEMPLATE
 from salus.client.policy import Policy, load_policy
 from salus.common.errors import ConfigError, Refused
+from salus.common.identity import Identity
+from salus.common.job import seal_job
+from salus.common.packets import Request
 
 
 def test_unprotected_jobs_are_refused_unless_allowed_by_name() -> None:
@@ -61,3 +64,17 @@ def test_the_template_has_the_defaults_and_a_bad_file_is_an_error(tmp_path: Path
         (tmp_path / "policy.toml").write_text(bad)
         with pytest.raises(ConfigError):
             load_policy(tmp_path / "policy.toml")
+
+
+def test_a_policy_that_vanishes_while_the_daemon_runs_refuses_the_next_request(tmp_path: Path) -> None:
+    coordinator = Identity.generate()
+    site = toy_site(tmp_path, 1, coordinator.public_key)
+    site._policy = lambda: load_policy(tmp_path / "policy.toml")
+    job = tiny_job()
+    request = Request(
+        kind="train", job_id="tiny-0001", job=seal_job(job, coordinator), round=1, attempt=0, sites=(1, 2, 3)
+    )
+    reply, blob = site.handle(request, b"")
+    assert reply.kind == "refused"
+    assert "policy.toml is missing" in reply.text
+    assert blob == b""
