@@ -43,6 +43,7 @@ cache_mb = 4096          # prepared samples kept in memory
 disk_cache_mb = 20000    # and on disk, in the folder cache
 threads = 0              # CPU threads for training; 0 leaves the choice to torch
 decode_memory_mb = 6144  # for the process that decodes images
+max_job_memory_mb = 0    # a job that needs more memory is refused; 0 is three quarters of this machine's
 """
 POLICY_TEMPLATE = """\
 # What this site allows. Nothing the coordinator sends can widen it; an unreadable file refuses every job.

@@ -23,6 +23,7 @@ from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
 from salus.client.watch import DataWatch
 from salus.common.analyses import analysis_of
+from salus.common.cost import check_cost
 from salus.common.errors import (
     BudgetError,
     DataError,
@@ -238,7 +239,8 @@ class Site:
         return running
 
     def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
-        """Reserve the job's cost, then read its data."""
+        """Refuse a job that is too large for this machine, reserve its privacy cost, then read its data."""
+        check_cost(job, self._performance.job_limit_bytes(), _too_large)
         analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
         if analysis is not None:
             protection_of(job).check(job, len(self._keys))
@@ -297,6 +299,10 @@ class Site:
         reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)
         self._events.emit("reserved", **cost_of(job, plan, budget))
         return reserved
+
+
+def _too_large(problem: str, remedy: str) -> Refused:
+    return Refused(problem, remedy=f"{remedy} The site's limit is max_job_memory_mb in site.toml.")
 
 
 def _check_round(request: Request, job: Job) -> None:

@@ -64,8 +64,9 @@ class Trainer:
         write_parameters(self.model, self.layout, parameters)
         self.model.eval()
         totals = np.zeros(self.task.statistics_size)
+        batch = min(EVALUATION_BATCH, 4 * self.job.training.batch_size)  # no more memory than a step of training takes
         with torch.inference_mode():
-            for rows in torch.split(torch.arange(len(data)), EVALUATION_BATCH):
+            for rows in torch.split(torch.arange(len(data)), batch):
                 inputs, targets = data.batch(rows)
                 totals += self.task.statistics(self.model(inputs.to(self.device)), targets)
         return totals

@@ -21,8 +21,7 @@ from rich.table import Table
 
 from salus.common.errors import SalusError, storage_error
 from salus.common.names import visible
-
-INTERRUPTED = 130
+from salus.common.signals import Stopped, unwinding
 
 
 class SafeConsole(Console):
@@ -65,16 +64,18 @@ def example(text: str) -> str:
 def run(app: Callable[[], None]) -> None:
     """Run the command line: every failure is one clear line and a non-zero exit code, never a traceback.
 
+    Ctrl-C and SIGTERM end a command with one line, and exit code 130 or 143.
     An unforeseen error leaves its traceback in a private file, because it may quote data; the line names the file.
     """
     try:
-        app()
+        with unwinding():
+            app()
     except SalusError as problem:
         err.print(f"[bold red]Error:[/] {shown(problem)}", soft_wrap=True)
         sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        err.print("Interrupted.")
-        sys.exit(INTERRUPTED)
+    except Stopped as stopped:
+        err.print(shown(stopped.line), soft_wrap=True)
+        sys.exit(stopped.exit_code)
     except Exception as problem:
         known = storage_error(problem) if isinstance(problem, OSError) else None
         if known is not None:

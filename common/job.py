@@ -46,7 +46,7 @@ class TaskSettings(Strict):
     kind: Name = "none"
     model: Name = "none"
     dataset: Name
-    classes: tuple[Label, ...]
+    classes: Annotated[tuple[Label, ...], Field(max_length=1000)]
     shape: tuple[PositiveInt, ...] = ()  # spatial size that every image is brought to; empty for a table
     channels: PositiveInt = 1
     columns: tuple[Column, ...] = ()

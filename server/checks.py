@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from salus.common.analyses import analysis_of
+from salus.common.cost import check_cost
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.models import build_model
@@ -11,6 +12,8 @@ from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import protection_of
 from salus.server.strategies import strategy_of
+
+MAX_JOB_BYTES = 256 * 2**30  # no hospital's machine has more; each site has a limit of its own
 
 
 def check_job(job: Job, sites: int | Sequence[int]) -> None:
@@ -22,6 +25,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
     Raises:
         JobError, ProtectionError: with what would have to change.
     """
+    check_cost(job, MAX_JOB_BYTES, _too_large)
     plan = plan_of(job)  # raises where no noise suffices
     if job.statistics is not None:
         analysis_of(job)
@@ -43,3 +47,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
             f"The job needs {job.job.min_sites} sites, but the roster has {len(ids)}.",
             remedy="Lower min_sites or add sites.",
         )
+
+
+def _too_large(problem: str, remedy: str) -> JobError:
+    return JobError(problem, remedy=remedy)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from salus.common.events import Event
 from salus.common.job import Job
 from salus.common.pages import Section, write_page
@@ -14,27 +16,34 @@ LONG = 20  # a block of more cells is a plot rather than a table
 
 
 def harmonise_section(job: Job, result: Mapping[str, Any]) -> str:
-    """Return the ``[harmonise]`` section of a training job that uses this result, empty where there is none."""
+    """Return the ``[harmonise]`` section of a training job that uses this result, or an empty text.
+
+    Names come from a job that somebody else may have written: they are quoted by a TOML writer, so none can add a key.
+    """
     assert job.statistics is not None  # Safe because only results of statistics come here.
-    low, high = job.statistics.intensity_low, job.statistics.intensity_high
+    section: dict[str, object] = {}
     match job.statistics.kind:
         case "nyul":
-            return f'[harmonise]\nkind = "nyul"\nlandmarks = {_numbers(result["landmarks"])}\n'
+            section = {"kind": "nyul", "landmarks": _numbers(result["landmarks"])}
         case "combat":
-            ends = f"intensity_low = {low!r}\nintensity_high = {high!r}\n"
-            return f'[harmonise]\nkind = "combat"\nconstants = {_numbers(result["constants"])}\n{ends}'
+            section = {
+                "kind": "combat",
+                "constants": _numbers(result["constants"]),
+                "intensity_low": job.statistics.intensity_low,
+                "intensity_high": job.statistics.intensity_high,
+            }
         case "quantiles":
             groups = [
-                f'["{name}", {found["centre"]!r}, {found["scale"]!r}]'
+                [str(name), float(found["centre"]), float(found["scale"])]
                 for name, found in result.get("groups", {}).items()
                 if "centre" in found
             ]
-            return f'[harmonise]\nkind = "zscore"\ngroups = [{", ".join(groups)}]\n' if groups else ""
-    return ""
+            section = {"kind": "zscore", "groups": groups} if groups else {}
+    return tomli_w.dumps({"harmonise": section}) if section else ""
 
 
-def _numbers(values: list[float]) -> str:
-    return f"[{', '.join(repr(float(value)) for value in values)}]"
+def _numbers(values: list[float]) -> list[float]:
+    return [float(value) for value in values]
 
 
 def tables_of(result: Mapping[str, Any]) -> list[Section]:

@@ -1,7 +1,8 @@
 """`salus simulate`, `salus demo`, `salus phantoms` and `salus bench`."""
 
 import inspect
-import tempfile
+import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,8 @@ import typer
 from salus.common.console import emit_json, err, example, out, shown, table
 from salus.common.errors import ConfigError
 from salus.common.estimates import from_plain, metric_text
+from salus.common.outputs import Output
+from salus.simulations.workplace import workplace
 
 if TYPE_CHECKING:
     from salus.common.job import Job
@@ -35,7 +38,7 @@ def simulate(
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
     mixed_precision: Annotated[bool, typer.Option(help="bfloat16 where the device has it.")] = False,
 ) -> None:
-    """Run a job over virtual hospitals on this machine: the same rounds, the same code, no network."""
+    """Run a job over virtual hospitals on this machine: the same rounds and code, without a network."""
     from salus.client.data.sources.base import SourceOptions
     from salus.client.performance import Performance
     from salus.common.job import load_job
@@ -55,10 +58,7 @@ def simulate(
         raise ConfigError(f"Expected data at {data.name!r}, but there is nothing.", remedy="Check --data.")
     if sentence := exactness(loaded, sites):
         err.print(sentence, soft_wrap=True)
-    with tempfile.TemporaryDirectory(prefix="salus-") as temporary, _Follow(loaded.job.rounds) as follow:
-        folder = output or Path(temporary)
-        if output is not None and (output / "coordinator").exists():
-            raise ConfigError(f"{output.name!r} holds a simulation already.", remedy="Choose another --output.")
+    with _opened(json_out) as target, workplace(output) as folder, _Follow(loaded.job.rounds) as follow:
         result = run(
             loaded,
             data,
@@ -71,19 +71,30 @@ def simulate(
             workers=workers,
             listener=follow,
         )
-    _show(loaded, result, json_out, kept=output is not None)
+        values = _values(loaded, result, kept=output is not None)
+        if target is not None:
+            target.write(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    if json_out == "-":
+        emit_json(values)
+    else:
+        _show(result)
 
 
-def _show(job: "Job", result: "SimulationResult", json_out: str, *, kept: bool) -> None:
+def _opened(path: str) -> AbstractContextManager[Output | None]:
+    """Open a file for the result before the work begins; nothing to open for standard output."""
+    return Output(Path(path)) if path not in ("", "-") else nullcontext()
+
+
+def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, object]:
     values = result.to_json()
     if not kept:
         del values["model"]
     if job.statistics is not None:
-        values = {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
-    if json_out:
-        emit_json(values, json_out)
-    if json_out == "-":
-        return
+        return {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
+    return values
+
+
+def _show(result: "SimulationResult") -> None:
     if result.statistics:
         from salus.server.commands.statistics import show
 
@@ -185,11 +196,12 @@ def bench(
         raise ConfigError(
             f"The benchmark {name!r} has no choice of {', '.join(sorted(unknown))}.", remedy="Leave it out."
         )
-    measured = benchmark(quick=quick, **chosen)
-    if plot is not None:
-        from salus.simulations.benchmarks.privacy import plot as draw
+    with _opened(str(plot or "")) as picture:
+        measured = benchmark(quick=quick, **chosen)
+        if picture is not None:
+            from salus.simulations.benchmarks.privacy import plot as draw
 
-        plot.write_text(draw(measured), encoding="utf-8")
+            picture.write(draw(measured))
     if as_json:
         emit_json(measured)
     else:

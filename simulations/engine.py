@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
+from types import TracebackType
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,10 +23,12 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from salus.common.clock import SystemClock
+from salus.common.signals import starting_child
 from salus.server.link_grid import RunGrid
 
 RUN_ID = 1
 POLL_S = 0.01
+STOP_S = 5.0  # for a worker to end by itself
 WORKER_LOST = 1000  # our own error code: the process of this site ended
 
 AppFactory = Callable[[Sequence[int], int], ClientApp]
@@ -54,7 +57,8 @@ class _Worker:
         spawn = multiprocessing.get_context("spawn")  # fork would copy torch's threads in an undefined state
         self._pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_serve, args=(theirs, factory, sites, threads), daemon=True)
-        self.process.start()
+        with starting_child():
+            self.process.start()
         theirs.close()
         self._todo: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._done = done
@@ -73,10 +77,10 @@ class _Worker:
                 reply = Message(Error(WORKER_LOST, "The process of this site ended."), reply_to=message)
             self._done.put(reply)
 
-    def stop(self) -> None:
+    def stop(self, wait_s: float) -> None:
         self._todo.put(None)
         self._pipe.close()
-        self.process.join(timeout=5)
+        self.process.join(timeout=wait_s)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -107,9 +111,11 @@ class PoolGrid(RunGrid):
     def __enter__(self) -> "PoolGrid":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for worker in self._workers:
-            worker.stop()
+            worker.stop(STOP_S if kind is None else 0.0)
 
     def process_ids(self) -> list[int]:
         """Return the workers' process ids, for measuring memory."""

@@ -29,7 +29,7 @@ MARK = ".salus-trial"  # only a folder with this file in it is ever emptied
 BACKSTOP_S = 1800.0  # against a hang; a daemon that has ended ends the wait at once
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
-DAEMON = "from salus.common import lifeline; lifeline.watch(); from salus.cli import main; main()"
+DAEMON = "from salus.common import lifeline; lifeline.watch(); from salus.__main__ import main; main()"
 
 Found = TypeVar("Found")
 

@@ -1,6 +1,5 @@
 """`salus client`: make a site, join a consortium, run the daemon, see how it is."""
 
-import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, shown
 from salus.common.errors import DataError
 from salus.common.events import Event
+from salus.common.signals import Stopped
 
 app = group("The hospital: make a site, join a consortium, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -50,7 +50,10 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
 
 @app.command(epilog=example("salus client start ./site"))
 def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
-    """Run the site's daemon until it is stopped; it connects outwards only and reconnects by itself."""
+    """Run the site's daemon until it is stopped; it connects outwards only and reconnects by itself.
+
+    SIGTERM or Ctrl-C stops it with exit code 0; a round in progress is offered again at the next start.
+    """
     from salus.client.config import SiteFolder
     from salus.client.daemon import SiteDaemon
     from salus.common.lock import FolderLock
@@ -59,15 +62,9 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
     lock = FolderLock(folder)
     daemon = SiteDaemon(opened, SystemClock(), (lambda line, alarm: None) if quiet else _say)
 
-    def stop(number: int, frame: object) -> None:
-        daemon.stop()
-        raise KeyboardInterrupt  # leaves the long poll at once
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
     try:
         daemon.run()
-    except KeyboardInterrupt:
+    except Stopped:  # leaves a long poll or a round's training at once; the round is offered again at the next start
         if not quiet:
             out.print("Stopped.")
     finally:

@@ -10,6 +10,7 @@ from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.errors import JobError, RoundError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.job import Job
+from salus.common.signals import saying
 
 if TYPE_CHECKING:  # importing it costs seconds, and most commands do not need it
     from salus.privacy.dp.plan import Plan
@@ -26,6 +27,7 @@ def validate(
     path: JobFile, sites: Annotated[int, typer.Option(min=1, help="Sites on the roster it is meant for.")] = 5
 ) -> None:
     """Check a job file: every key, the model, the task and what its protection promises."""
+    from salus.common.cost import cost_of, megabytes
     from salus.common.job import load_job
     from salus.privacy.protection import protection_of
     from salus.server.checks import check_job
@@ -36,6 +38,7 @@ def validate(
         ("job", job.job.name),
         ("rounds", job.job.rounds),
         _what(job),
+        ("memory a site needs, about", f"{megabytes(cost_of(job).memory_bytes)} MB"),
         ("hash", job.digest().hex()[:16]),
         ("protection", job.aggregation.protection),
         ("the coordinator alone can read", protection_of(job).promise),
@@ -143,9 +146,13 @@ def watch(folder: Folder, job_id: JobId) -> None:
 
     client = AdminClient(folder)
     after = 0
-    with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), Bar(), TimeElapsedColumn(), console=out
-    ) as progress:
+    goes_on = saying("The job goes on; follow it again with salus job watch, or end it with salus job cancel.")
+    with (
+        goes_on,
+        Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), Bar(), TimeElapsedColumn(), console=out
+        ) as progress,
+    ):
         bar = progress.add_task(job_id, total=client.get(f"/jobs/{job_id}")["of"])
         while True:
             for event in client.get(f"/jobs/{job_id}/events", after=after):

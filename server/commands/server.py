@@ -1,6 +1,5 @@
 """`salus server`: make the coordinator's folder, install its kit, run the daemon, see how it is."""
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, shown, table
+from salus.common.signals import unwinding
 
 app = group("The coordinator: make its folder, install its kit, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
@@ -48,7 +48,10 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
 
 @app.command(epilog=example("salus server start ./coordinator"))
 def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
-    """Run the coordinator's daemon until it is stopped; an interrupted job is resumed at the next start."""
+    """Run the coordinator's daemon until it is stopped; an interrupted job is resumed at the next start.
+
+    SIGTERM or Ctrl-C stops it with exit code 0; a second one does not wait for the end of the step in progress.
+    """
     from salus.common.events import Event
     from salus.common.lock import FolderLock
     from salus.server.config import ServerFolder
@@ -64,12 +67,13 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
     opened = ServerFolder.open(folder, SystemClock())
     lock = FolderLock(folder)
     daemon = CoordinatorDaemon(opened, SystemClock(), say)
-    signal.signal(signal.SIGTERM, lambda number, frame: daemon.stop())
-    signal.signal(signal.SIGINT, lambda number, frame: daemon.stop())
     try:
-        daemon.run()
+        with unwinding(daemon.stop):
+            daemon.run()
     finally:
         lock.close()
+    if not quiet:
+        out.print("Stopped.")
 
 
 @app.command(epilog=example("salus server status ./coordinator"))

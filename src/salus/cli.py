@@ -6,6 +6,7 @@ import typer
 
 from salus import __version__
 from salus.client.commands import client, dataset, ledger
+from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
 from salus.server.commands import consortium, job, server, statistics
@@ -46,6 +47,7 @@ def _main(
 def main() -> None:
     """Run the command line; no core file of it is written, and no other process may look into it."""
     protect_memory()
+    signals.leave_at_once()  # before and after `run`, which has its own way
     run(app)
 
 

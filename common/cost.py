@@ -1,0 +1,124 @@
+"""What a job takes of a machine, from its public settings alone: computed before anything is built, reserved or read.
+
+A job file of a few hundred bytes can ask for a network or a histogram that fills any machine. The network is therefore built
+on torch's "meta" device first, which knows shapes and allocates nothing, and one sample is passed through it there.
+
+The figures are an estimate of the peak, not a bound: they count what grows with the job (parameters, activations, cells) and
+neither the interpreter with its libraries, about half a gigabyte, nor the cache of samples, which has its own limit.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from salus.common.analyses import analysis_of
+from salus.common.analyses.base import cells_of
+from salus.common.errors import JobError, SalusError
+from salus.common.job import Job, TaskSettings
+from salus.common.models import MODELS, input_features
+from salus.common.tasks import make_task
+
+BYTES_PER_PARAMETER = 80  # weights, gradients, two moments, the update and its protected form in double precision
+BYTES_PER_ACTIVATION = 12  # forward in single precision, backward, and a copy on its way
+BYTES_PER_PRIVATE_ACTIVATION = 32  # as well in double precision, for norms that depend on nobody else
+BYTES_PER_CELL = 64
+MOST_PRIVATE_ROWS = 64
+UNKNOWN_ACTIVATIONS = 64  # numbers for each input number, of a network that cannot be measured without building it
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one site needs for a job.
+
+    Args:
+        parameters: of the network; 0 for statistics.
+        activations: numbers that one sample becomes on its way through the network, itself included.
+        cells: numbers in one vector of statistics.
+        memory_bytes: estimate of the peak.
+    """
+
+    parameters: int
+    activations: int
+    cells: int
+    memory_bytes: int
+
+
+def cost_of(job: Job) -> Cost:
+    """Return what `job` costs a site.
+
+    Raises:
+        JobError: unknown names, or settings that the network cannot work with.
+    """
+    if job.statistics is not None:
+        analysis = analysis_of(job)
+        cells = max(cells_of(analysis, step) for step in range(1, analysis.steps + 1))
+        image = math.prod(job.task.shape) * job.task.channels if job.task.shape else 0
+        patients = job.aggregation.max_patients  # one flag for each patient and cell
+        return Cost(0, image, cells, cells * (BYTES_PER_CELL + patients) + 16 * image)
+    parameters, activations = _measured(job.task)
+    cells = make_task(job.task).statistics_size
+    each = BYTES_PER_PRIVATE_ACTIVATION if job.privacy.noised else BYTES_PER_ACTIVATION
+    # Under noise a pass takes no more rows than pay, whatever the batch size, see `private_training`.
+    batch = min(job.training.batch_size, MOST_PRIVATE_ROWS) if job.privacy.noised else job.training.batch_size
+    memory = BYTES_PER_PARAMETER * parameters + each * activations * batch + BYTES_PER_CELL * cells
+    return Cost(parameters, activations, cells, memory)
+
+
+def check_cost(job: Job, limit_bytes: int, refuse: Callable[[str, str], SalusError]) -> Cost:
+    """Return what a job costs, or raise what `refuse` makes of the problem and its remedy if that is above the limit."""
+    cost = cost_of(job)
+    if cost.memory_bytes > limit_bytes:
+        raise refuse(
+            f"The job needs about {megabytes(cost.memory_bytes)} MB of memory "
+            f"({cost.parameters:,} parameters, {cost.activations:,} numbers per sample, {cost.cells:,} cells), "
+            f"more than the limit of {megabytes(limit_bytes)} MB.",
+            "Choose a smaller shape, model or batch_size.",
+        )
+    return cost
+
+
+def machine_limit_bytes() -> int:
+    """Return what a job may take of this machine where nobody has set a limit: three quarters of its memory."""
+    return 3 * psutil.virtual_memory().total // 4
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return a size in words, rounded up."""
+    return f"{-(-size_bytes // MEBIBYTE):,}"
+
+
+def _measured(task: TaskSettings) -> tuple[int, int]:
+    """Return the parameters of the network and the numbers that one sample becomes in it; nothing is allocated."""
+    features = input_features(task)
+    build = MODELS.get(task.model, error=JobError)
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = build(task)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        if any(parameter.device.type != "meta" for parameter in model.parameters()):
+            return parameters, UNKNOWN_ACTIVATIONS * features
+    except (ValueError, RuntimeError):
+        raise JobError(
+            f"The model {task.model!r} cannot be built for shape {list(task.shape)}.", remedy="Choose another shape."
+        ) from None
+    numbers = [features]
+
+    def count(layer: torch.nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            numbers.append(output.numel())
+
+    for layer in model.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(count)
+    sample = (features,) if task.columns else (task.channels, *task.shape)
+    try:
+        with torch.no_grad():
+            model.eval()(torch.empty(1, *sample, device="meta"))
+    except (ValueError, RuntimeError, NotImplementedError):
+        return parameters, UNKNOWN_ACTIVATIONS * features  # a site's own model may do what meta tensors cannot
+    return parameters, sum(numbers)

@@ -1,0 +1,15 @@
+"""The program's entry: quiet under Ctrl-C and SIGTERM from here on, before anything large is imported."""
+
+from salus.common import signals
+
+
+def main() -> None:
+    """Run the command line."""
+    signals.leave_at_once()
+    from salus.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""The section that a training job takes over is the numbers that were found and nothing else, whatever the names are."""
+
+import tomllib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salus.common.job import Job, parse_job
+from salus.server.statistics_report import harmonise_section
+
+JOB = """
+[job]
+name = "measure"
+rounds = 1
+[task]
+dataset = "toy"
+classes = ["no", "yes"]
+shape = [8, 8]
+[statistics]
+kind = "{kind}"
+intensity_low = -1024.0
+intensity_high = 3071.5
+"""
+NAMES = st.text(min_size=1, max_size=64)
+NUMBERS = st.floats(-1e9, 1e9)
+ATTACK = 'A", 0.0, 1.0]]\nkind = "nyul"\n[privacy]\nnoise = "none"\n#'
+
+
+def job(kind: str) -> Job:
+    return parse_job(JOB.format(kind=kind))
+
+
+@given(st.dictionaries(NAMES, st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=4))
+def test_names_of_groups_come_back_as_they_were(groups: dict[str, tuple[float, float]]) -> None:
+    found = {name: {"centre": centre, "scale": scale, "quantiles": {}} for name, (centre, scale) in groups.items()}
+    read = tomllib.loads(harmonise_section(job("quantiles"), {"groups": found}))
+    assert read == {"harmonise": {"kind": "zscore", "groups": [[name, *numbers] for name, numbers in groups.items()]}}
+
+
+def test_a_name_cannot_add_a_section() -> None:
+    text = harmonise_section(job("quantiles"), {"groups": {ATTACK: {"centre": 1.0, "scale": 2.0}}})
+    assert tomllib.loads(text) == {"harmonise": {"kind": "zscore", "groups": [[ATTACK, 1.0, 2.0]]}}
+
+
+@given(st.lists(NUMBERS, min_size=11, max_size=11))
+def test_numbers_come_back_exactly(numbers: list[float]) -> None:
+    nyul = tomllib.loads(harmonise_section(job("nyul"), {"landmarks": numbers}))["harmonise"]
+    combat = tomllib.loads(harmonise_section(job("combat"), {"constants": numbers}))["harmonise"]
+    assert nyul == {"kind": "nyul", "landmarks": numbers}
+    assert combat == {"kind": "combat", "constants": numbers, "intensity_low": -1024.0, "intensity_high": 3071.5}
+
+
+def test_nothing_to_take_over_is_an_empty_text() -> None:
+    assert harmonise_section(job("summary"), {}) == ""
+    assert harmonise_section(job("quantiles"), {"groups": {"ALL": {"quantiles": {}}}}) == ""
