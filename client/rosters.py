@@ -29,7 +29,7 @@ class JobRosters:
     """The rosters of this site's jobs.
 
     Args:
-        public_key: of this site; a running job goes on only while the site has the keys with which it began.
+        public_key: of this site; a running job continues only while the site has the keys with which it began.
     """
 
     def __init__(self, path: Path, trust: Trust, public_key: bytes) -> None:

@@ -86,7 +86,7 @@ def verify_raw(public_key: bytes, signature: bytes, message: bytes, *, what: str
     except (InvalidSignature, ValueError):
         raise IdentityError(
             f"Expected {who}'s signature over the {what} statement, but it does not verify.",
-            remedy="Do not go on. Compare the key fingerprints of both sides by telephone.",
+            remedy="Stop here. Compare the key fingerprints of both sides by telephone.",
         ) from None
 
 

@@ -1,7 +1,7 @@
 """What a member has installed: the newest kit, and every roster that it ever had.
 
 trust/kit.json          the installed kit; replaced in one step, so that a refused or interrupted join changes nothing
-trust/rosters/*.json    every roster by serial: running jobs go on over theirs, transcripts are checked with theirs
+trust/rosters/*.json    every roster by serial: running jobs and transcripts need theirs
 trust/*.crt             written out of kit.json at every opening, because OpenSSL reads files
 """
 
@@ -62,7 +62,7 @@ def _check_follows(kit: Kit, roster: Roster, installed: Kit) -> None:
     if roster.serial == before.serial and roster_hash(kit.roster) != roster_hash(installed.roster):
         raise RosterError(
             f"This kit has another roster with the serial {roster.serial} of the installed one. {KEEPS}",
-            remedy="Do not go on: the consortium's key signed two lists with one number. Ask the consortium by telephone.",
+            remedy="Stop here: the consortium's key signed two lists with one number. Ask the consortium by telephone.",
         )
 
 
@@ -93,7 +93,7 @@ def _keep(rosters: Path, signed: Signed, roster: Roster) -> None:
     if path.exists() and roster_hash(_signed(path)) != roster_hash(signed):
         raise RosterError(
             f"Another roster with the serial {roster.serial} was installed before. {KEEPS}",
-            remedy="Do not go on: the consortium's key signed two lists with one number. Ask the consortium by telephone.",
+            remedy="Stop here: the consortium's key signed two lists with one number. Ask the consortium by telephone.",
         )
     write_whole(path, signed.to_bytes())
 
@@ -111,7 +111,7 @@ def _signed(path: Path) -> Signed:
 
 @dataclass(frozen=True)
 class Trust:
-    """The installed papers, checked.
+    """The installed kit, checked.
 
     Args:
         newest: the roster of the installed kit.

@@ -78,7 +78,7 @@ class CoordinatorDaemon:
         """Serve until stopped.
 
         Raises:
-            ConfigError: the port or the socket cannot be had.
+            ConfigError: the port or the socket cannot be opened.
         """
         config = self._folder.config
         raise_open_files()
@@ -102,7 +102,7 @@ class CoordinatorDaemon:
         """Run the next job, if there is one; return how long to wait before looking again.
 
         A disk that is full or a database that cannot be opened ends neither the coordinator nor the job: the job stays as it
-        was, and is taken up again when the machine can write.
+        was, and is resumed when the machine can write.
         """
         try:
             row = self._checkpoints.next_active()

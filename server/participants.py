@@ -1,6 +1,6 @@
 """Who takes part in a job, and why the others do not: membership, then cohort, then the line.
 
-A running job goes on over the roster with which it began. A member that left since, or has other keys now, is away for it; a
+A running job continues over the roster with which it began. A member that left since, or has other keys now, is away for it; a
 member that joined since takes part from the next job on.
 """
 

@@ -1,4 +1,4 @@
-"""`salus client`: make a site, join a consortium, run the daemon, see how it is."""
+"""`salus client`: make a site, join a consortium, run the daemon, show its status."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def init(
 
 @app.command(epilog=example("salus client join ./site ./site-1.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium sent.")]) -> None:
-    """Install the consortium's kit; the consortium's key is pinned from now on."""
+    """Install the consortium's kit. The first one pins the consortium's key."""
     from salus.common.identity import fingerprint, unhex
     from salus.common.kit import read_kit
     from salus.common.trust import install_kit

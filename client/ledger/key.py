@@ -1,7 +1,7 @@
 """Which pseudonym key a ledger was begun with.
 
 The ledger knows patients by their pseudonyms. Under another key every patient would be a stranger with a whole budget, so the
-ledger's file remembers the key's fingerprint and nothing goes on with another one.
+ledger's file remembers the key's fingerprint and refuses any other.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`salus server`: make the coordinator's folder, install its kit, run the daemon, see how it is."""
+"""`salus server`: make the coordinator's folder, install its kit, run the daemon, show its status."""
 
 from pathlib import Path
 from typing import Annotated

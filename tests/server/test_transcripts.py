@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from tests.builders import tiny_job
 from tests.privacy.masking.world import World
+from tests.server.test_rounds import World as Rounds
 
+from salus.client.policy import Policy
 from salus.common.errors import ConfigError, IdentityError, ProtectionError
 from salus.common.identity import Identity
 from salus.common.roster import Roster, RosterCoordinator, RosterSite, seal_roster
@@ -107,3 +109,25 @@ def test_a_job_without_protection_has_nothing_to_verify(tmp_path: Path) -> None:
     transcript("job", document=tiny_job(protection="none").canonical_bytes().decode())
     with pytest.raises(ProtectionError, match="nothing to verify"):
         verify_file(tmp_path / "t", CONSORTIUM.public_key)
+
+
+def test_the_transcript_of_an_encrypted_job_holds_and_says_what_it_cannot_show(tmp_path: Path) -> None:
+    """The real way: rounds over sites in this process, with the coordinator's own record."""
+    job = tiny_job(rounds=1, min_sites=5, protection='encryption"\nkey_holder = 2\nstrategy = "fedavg')
+    rounds = Rounds(tmp_path / "rounds", job, sites=5)
+    for number in rounds.keys:
+        rules = Policy(allow_without_noise=True, key_holders=(2,))
+        rounds.sites.sites[number]._policy = lambda rules=rules: rules  # type: ignore[misc]
+    path = tmp_path / "t.jsonl"
+    Transcript(path)(ROSTER, signed=seal_roster(roster_of(dict(rounds.keys)), CONSORTIUM).model_dump(mode="json"))
+    rounds.transcript = Transcript(path)
+    rounds.run()
+    checked = verify_file(path, CONSORTIUM.public_key)
+    assert [line["kind"] for line in checked.verified.sums] == ["train", "evaluate"]
+    assert all(line["sites"] == [1, 2, 3, 4, 5] for line in checked.verified.sums)
+    assert any("decryption is not signed" in sentence for sentence in checked.unproven)
+    entries = path.read_text().splitlines()
+    place = next(number for number, line in enumerate(entries) if '"kind":"uploaded"' in line)
+    (tmp_path / "cut.jsonl").write_text("\n".join([*entries[:place], *entries[place + 1 :]]) + "\n")
+    with pytest.raises(ProtectionError):
+        verify_file(tmp_path / "cut.jsonl", CONSORTIUM.public_key)
