@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
 
 from salus.common.errors import SalusError, describe
 from salus.server.checkpoints import JobRow
@@ -15,8 +16,11 @@ class Coordinator(Protocol):
     def status(self) -> dict[str, Any]:
         """Return roster, online sites and the job that runs."""
 
-    def submit(self, text: str) -> str:
-        """Take a job file's text or a signed job and return its id."""
+    def submit(self, text: str, *, anyway: bool = False) -> str:
+        """Take a job file's text or a signed job and return its id; refuse it if too few sites can run it, unless `anyway`."""
+
+    def check(self, text: str) -> dict[str, Any]:
+        """Return which sites could run a job, and why others could not; nothing is queued."""
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job."""
@@ -32,6 +36,11 @@ class Coordinator(Protocol):
 
 
 MAX_JOB_BYTES = 1_000_000
+
+
+async def _text(request: Request) -> str:
+    body = await request.body()
+    return body[:MAX_JOB_BYTES].decode("utf-8", errors="replace")
 
 
 def make_admin_app(coordinator: Coordinator) -> FastAPI:
@@ -54,9 +63,13 @@ def make_admin_app(coordinator: Coordinator) -> FastAPI:
         ]
 
     @app.post("/jobs")
-    async def submit(request: Request) -> dict[str, str]:
-        body = await request.body()
-        return {"job": coordinator.submit(body[:MAX_JOB_BYTES].decode("utf-8", errors="replace"))}
+    async def submit(request: Request, anyway: bool = False) -> dict[str, str]:
+        text = await _text(request)
+        return {"job": await run_in_threadpool(coordinator.submit, text, anyway=anyway)}
+
+    @app.post("/check")
+    async def check(request: Request) -> dict[str, Any]:
+        return await run_in_threadpool(coordinator.check, await _text(request))
 
     @app.post("/jobs/{job_id}/cancel")
     def cancel(job_id: str) -> dict[str, str]:

@@ -25,9 +25,9 @@ class AdminClient:
         """Return the answer to a GET."""
         return self._call("GET", path, params=query)
 
-    def post(self, path: str, body: str = "") -> Any:
+    def post(self, path: str, body: str = "", **query: bool) -> Any:
         """Return the answer to a POST."""
-        return self._call("POST", path, content=body.encode())
+        return self._call("POST", path, content=body.encode(), params=query)
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         transport = httpx.HTTPTransport(uds=self._socket)

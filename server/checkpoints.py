@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from salus.common.declaration import Declaration
 from salus.common.errors import RoundError, StorageError, storage_error
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_sqlite
+from salus.common.strict import validate
 from salus.common.vectors import FloatVector, Layout
 from salus.server.strategies.base import State
 
@@ -55,6 +57,13 @@ COHORTS = sa.Table(
     METADATA,
     sa.Column("scope", sa.String, primary_key=True),
     sa.Column("sites", sa.String, nullable=False),
+)
+DECLARATIONS = sa.Table(
+    "declarations",
+    METADATA,
+    sa.Column("site_key", sa.String, primary_key=True),  # the site's signing key: numbers may change, keys may not
+    sa.Column("declared", sa.String, nullable=False),
+    sa.Column("heard_at", sa.String, nullable=False),
 )
 STATE_PREFIX = "strategy/"
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
@@ -187,6 +196,30 @@ class Checkpoints:
         with self._engine.connect() as connection:
             sites = connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope))
         return tuple(json.loads(sites)) if sites else ()
+
+    def put_declarations(self, site_key: str, declared: Mapping[str, Declaration | None], at: str) -> None:
+        """Remember what a site has declared, for checks while it cannot be asked."""
+        plain = {name: None if found is None else found.model_dump(mode="json") for name, found in declared.items()}
+        row = {"site_key": site_key, "declared": json.dumps(plain), "heard_at": at}
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(DECLARATIONS).where(DECLARATIONS.c.site_key == site_key))
+            connection.execute(DECLARATIONS.insert().values(row))
+
+    def declarations(self, site_key: str) -> tuple[dict[str, Declaration | None], str] | None:
+        """Return what a site had declared and when that was heard; None if it never was, or in a form of another version."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(DECLARATIONS).where(DECLARATIONS.c.site_key == site_key)).first()
+        if row is None:
+            return None
+        try:
+            plain = json.loads(row.declared).items()
+            found = {
+                name: None if value is None else validate(Declaration, value, error=RoundError, what="declaration")
+                for name, value in plain
+            }
+        except (RoundError, ValueError):
+            return None
+        return found, row.heard_at
 
     def save_round(
         self,

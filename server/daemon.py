@@ -27,6 +27,7 @@ from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts, Cancelled
 from salus.server.card import card_of_job, model_card
+from salus.server.checking import Checker
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.checks import check_job
 from salus.server.config import ADMIN_SOCKET, ServerFolder
@@ -64,6 +65,7 @@ class CoordinatorDaemon:
         self._history = read_events(log) if log.exists() else []
         self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
         self._dates = RosterWatch(folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
+        self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
         self._cancelled: set[str] = set()
         self._stop = threading.Event()
         self._running: str | None = None
@@ -82,7 +84,11 @@ class CoordinatorDaemon:
         """
         config = self._folder.config
         raise_open_files()
-        hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls(), self._turned_away)
+
+        def turned_away(text: str) -> None:
+            self._events.emit("connections-refused", text=text)
+
+        hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls(), turned_away)
         admin = listen_unix(make_admin_app(self), self._folder.folder / ADMIN_SOCKET)
         self._health = HealthServer(config.health_port) if config.health_port else None
         self._healthy("")
@@ -105,6 +111,7 @@ class CoordinatorDaemon:
         was, and is resumed when the machine can write.
         """
         try:
+            self._checker.answer(self._stop.is_set)
             row = self._checkpoints.next_active()
             if self._dates.valid() and row is not None:
                 self._checkpoints.check_writable(row.job_id)
@@ -123,9 +130,6 @@ class CoordinatorDaemon:
         if trouble != self._trouble:
             self._trouble = trouble
             self._events.emit("storage-failed" if trouble else "storage-restored", text=trouble)
-
-    def _turned_away(self, text: str) -> None:
-        self._events.emit("connections-refused", text=text)
 
     def _run_job(self, row: JobRow) -> None:
         self._running = row.job_id
@@ -225,15 +229,21 @@ class CoordinatorDaemon:
             ],
         }
 
-    def submit(self, text: str) -> str:
-        signed = self._signed(text)
-        job, _ = open_job(signed, self._folder.identity.public_key)
-        check_job(job, self._folder.roster.site_ids())
+    def submit(self, text: str, *, anyway: bool = False) -> str:
+        job, signed = self._checked_job(text)
+        if not anyway:
+            self._checker.check(job, signed, self._running).require_possible()
         return self._checkpoints.submit(signed, job.job.name)
 
-    def _signed(self, text: str) -> Signed:
+    def check(self, text: str) -> dict[str, Any]:
+        return self._checker.check(*self._checked_job(text), self._running).to_json()
+
+    def _checked_job(self, text: str) -> tuple[Job, Signed]:
         found = job_or_signed(text)
-        return seal_job(found, self._folder.identity) if isinstance(found, Job) else found
+        signed = seal_job(found, self._folder.identity) if isinstance(found, Job) else found
+        job, _ = open_job(signed, self._folder.identity.public_key)
+        check_job(job, self._folder.roster.site_ids())
+        return job, signed
 
     def cancel(self, job_id: str) -> None:
         self._checkpoints.job(job_id)

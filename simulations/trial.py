@@ -207,9 +207,9 @@ class Trial:
         lines = (member / "daemon.log").read_text(errors="replace").splitlines()
         return lines[-1] if lines else "no output"
 
-    def submit(self, job: str) -> str:
-        """Submit a job file's text and return the job's id."""
-        return str(self.admin.post("/jobs", job)["job"])
+    def submit(self, job: str, *, anyway: bool = False) -> str:
+        """Submit a job file's text and return the job's id; `anyway` even if too few sites can run it."""
+        return str(self.admin.post("/jobs", job, anyway=anyway)["job"])
 
     def wait_for(self, job_id: str, timeout_s: float = BACKSTOP_S) -> dict[str, Any]:
         """Wait for a job to end and return its result; survives a coordinator that is away for a while."""

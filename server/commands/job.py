@@ -102,8 +102,9 @@ def submit(
     path: JobFile,
     folder: Folder,
     follow: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Queue it even if too few sites can run it.")] = False,
 ) -> None:
-    """Give a job file, or a signed job, to the running coordinator."""
+    """Give a job file, or a signed job, to the running coordinator; exit code 44 if too few sites can run it."""
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
     from salus.server.exactness import exactness
@@ -112,12 +113,43 @@ def submit(
     client, text = AdminClient(folder), read_text(path, error=JobError, what="job file")
     if sentence := exactness(job_in(text), len(client.get("/status")["sites"])):
         out.print(sentence, soft_wrap=True)
-    job_id = client.post("/jobs", text)["job"]
+    job_id = client.post("/jobs", text, anyway=anyway)["job"]
     out.print(f"Submitted [bold]{shown(job_id)}[/].")
     for absent in client.get(f"/jobs/{job_id}")["absent"]:
         out.print(f"Not asked now: site {absent['site']}, {absent['name']}: {absent['reason']}", markup=False)
     if follow:
         watch(folder, job_id)
+
+
+@app.command(epilog=example("salus job check simulations/jobs/pneumonia.toml ./coordinator"))
+def check(
+    path: JobFile,
+    folder: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask all sites whether they could run a job, and queue nothing; exit code 44 if too few could."""
+    from salus.common.errors import UnfitError
+    from salus.common.strict import read_text
+    from salus.server.admin_client import AdminClient
+    from salus.server.commands.checking import show_check
+
+    text = read_text(path, error=JobError, what="job file")
+    found = AdminClient(folder).post("/check", text)
+    if as_json:
+        emit_json(found)
+    else:
+        show_check(found, _cost_of(text))
+    if not found["possible"]:
+        raise typer.Exit(UnfitError.exit_code)
+
+
+def _cost_of(text: str) -> str:
+    """Return what a job costs of each patient's budget, or an empty text for one without noise."""
+    from salus.privacy.dp.plan import plan_of
+    from salus.server.submission import job_in
+
+    plan = plan_of(job_in(text))
+    return "" if plan is None else _cost(plan)
 
 
 @app.command("list", epilog=example("salus job list ./coordinator"))

@@ -17,7 +17,8 @@ def register(app: typer.Typer) -> None:
 def stats(
     job: Annotated[str, typer.Argument(help="A job file with a [statistics] section, or the id of a finished job.")],
     folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Queue it even if too few sites can run it.")] = False,
 ) -> None:
     """Measure over all sites without seeing any of them: counts, labels, histograms, quantiles, harmonisation."""
     from salus.common.job import load_job
@@ -32,7 +33,8 @@ def stats(
             raise JobError(
                 f"Expected a [statistics] section in {path.name!r}.", remedy="Use salus job submit to train with it."
             )
-        job_id = client.post("/jobs", read_text(path, error=JobError, what="job file"))["job"]
+        text = read_text(path, error=JobError, what="job file")
+        job_id = client.post("/jobs", text, anyway=anyway)["job"]
         watch(folder, job_id)
     found = client.get(f"/jobs/{job_id}")
     if not found.get("statistics"):

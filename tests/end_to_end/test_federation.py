@@ -31,7 +31,8 @@ def test_daemons_end_with_the_same_model_as_the_simulation(federation: Trial, tm
         mine = {image.key for image in virtual_catalogue(tmp_path / "again", number).images("parted")}
         source = virtual_catalogue(tmp_path / "again", number).source("parted")
         records = [record for record in source.scan() if record.key in mine]
-        open_catalogue(site).add_records("parted", "medmnist", data, SourceOptions(), records)
+        declared = virtual_catalogue(tmp_path / "again", number).declarations.all()["parted"] or False
+        open_catalogue(site).add_records("parted", "medmnist", data, SourceOptions(), records, declare=declared)
     result = federation.wait_for(federation.submit(text))
     assert result["status"] == "finished"
     real, virtual = load_file(result["model"]), load_file(simulated.model)
@@ -72,7 +73,7 @@ def test_sites_whose_policy_forbids_it_take_no_part_and_the_job_says_why(federat
     for site in federation.sites:
         (site / "policy.toml").write_text("")
     before = [len(trained(site)) for site in federation.sites]
-    result = federation.wait_for(federation.submit(job_text()))
+    result = federation.wait_for(federation.submit(job_text(), anyway=True))
     events = federation.admin.get(f"/jobs/{result['job']}/events")
     assert result["status"] == "failed"
     assert any("allow_unprotected" in event["fields"].get("text", "") for event in events)

@@ -1,0 +1,207 @@
+"""Which sites could run a job: each site that is online is asked, and what it last declared stands in for one that is not.
+
+asked        a definite answer: the site has looked at its policy, its declarations and its budget
+remembered   while another job runs nobody can be asked: declarations of an earlier check are matched here
+offline      the site's declarations of an earlier check are shown, and settle nothing
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from salus.common.clock import Clock
+from salus.common.declaration import Declaration
+from salus.common.errors import SalusError, UnfitError, describe
+from salus.common.events import EventSink
+from salus.common.fit import MAX_TEXT, Problem, problems_of, read_verdict
+from salus.common.identity import Signed
+from salus.common.job import Job
+from salus.common.packets import Request
+from salus.common.roster import Roster
+from salus.common.strict import Strict
+from salus.privacy.protection import protection_of
+from salus.server.checkpoints import Checkpoints
+from salus.server.federation import Federation, GridFederation
+from salus.server.link import Link
+
+ASK_TIMEOUT_S = 10.0  # a site answers from its catalogue and its ledger, without reading data
+WAIT_S = 14.0  # for the daemon's own thread; below the admin client's time limit
+MOST_SAID = 3
+
+
+class SiteAnswer(Strict):
+    """What is known of one site.
+
+    Args:
+        source: how it is known, see the module.
+        checked_at: when its declarations were heard, ISO 8601; empty if never.
+        problems: what keeps it from running the job.
+        declared: its declarations by data set; None for one that is not declared.
+    """
+
+    site: int
+    name: str
+    online: bool
+    source: Literal["asked", "remembered", "unknown"]
+    checked_at: str = ""
+    problems: tuple[Problem, ...] = ()
+    declared: Annotated[dict[str, Declaration | None], Field(default_factory=dict)]
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it certainly cannot run the job as things stand; a site that is offline settles nothing."""
+        return bool(self.problems) and self.online
+
+
+class Check(Strict):
+    """What all sites say.
+
+    Args:
+        busy: the job that runs now, so that nobody could be asked; else empty.
+        needed: fewest sites with which a round of the job can end.
+        key_holder: the site without which it cannot end, or 0.
+    """
+
+    busy: str
+    needed: int
+    key_holder: int
+    sites: tuple[SiteAnswer, ...]
+
+    @property
+    def possible(self) -> bool:
+        """Whether enough sites are left that do not certainly refuse."""
+        refusing = {site.site for site in self.sites if site.refuses}
+        return len(self.sites) - len(refusing) >= self.needed and self.key_holder not in refusing
+
+    def require_possible(self) -> None:
+        """Raise UnfitError, with what most sites say first, if too many sites refuse."""
+        if self.possible:
+            return
+        by_text: dict[str, list[int]] = {}
+        for site in self.sites:
+            for problem in site.problems if site.refuses else ():
+                by_text.setdefault(problem.text, []).append(site.site)
+        most = sorted(by_text.items(), key=lambda item: -len(item[1]))[:MOST_SAID]
+        said = " ".join(f"Site{'s' if len(who) > 1 else ''} {', '.join(map(str, who))}: {text}" for text, who in most)
+        refusing = sum(site.refuses for site in self.sites)
+        raise UnfitError(
+            f"The job needs {self.needed} of {len(self.sites)} sites, and {refusing} cannot run it. {said}",
+            remedy="See all of it with salus job check; submit with --anyway to queue it nevertheless.",
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain object for the command line."""
+        return {**self.model_dump(mode="json"), "possible": self.possible}
+
+
+def ask_sites(
+    job: Job, signed: Signed, roster: Roster, federation: Federation, checkpoints: Checkpoints, clock: Clock
+) -> Check:
+    """Ask every site that is online, and remember what it has declared."""
+    online = federation.online()
+    request = Request(kind="check", job=signed)
+    answers = remembered(job, roster, set(), checkpoints)
+    for site, reply, blob in federation.exchange(dict.fromkeys(online, (request, b"")), ASK_TIMEOUT_S):
+        if site not in answers:
+            continue
+        known = answers[site].model_copy(update={"online": True, "source": "unknown", "problems": ()})
+        if isinstance(reply, SalusError):
+            answers[site] = known  # silent: nothing is settled
+        elif reply.kind == "refused":
+            refusal = Problem(requirement="policy", text=reply.text[:MAX_TEXT])
+            answers[site] = known.model_copy(update={"source": "asked", "problems": (refusal,)})
+        else:
+            answers[site] = _heard(known, blob, roster, checkpoints, clock)
+    return _check(job, roster, answers, "")
+
+
+def _heard(known: SiteAnswer, blob: bytes, roster: Roster, checkpoints: Checkpoints, clock: Clock) -> SiteAnswer:
+    try:
+        verdict = read_verdict(blob)
+    except SalusError as problem:
+        unclear = Problem(requirement="policy", text=describe(problem)[:MAX_TEXT])
+        return known.model_copy(update={"source": "asked", "problems": (unclear,)})
+    at = clock.now().isoformat()
+    checkpoints.put_declarations(roster.site(known.site).public_key, verdict.declarations, at)
+    return known.model_copy(
+        update={"source": "asked", "checked_at": at, "problems": verdict.problems, "declared": verdict.declarations}
+    )
+
+
+def remember_sites(job: Job, roster: Roster, online: set[int], checkpoints: Checkpoints, busy: str) -> Check:
+    """Return what can be said without asking anybody."""
+    answers = remembered(job, roster, online, checkpoints)
+    return _check(job, roster, answers, busy)
+
+
+def remembered(job: Job, roster: Roster, online: set[int], checkpoints: Checkpoints) -> dict[int, SiteAnswer]:
+    """Return what each site's last known declarations say to a job."""
+    found: dict[int, SiteAnswer] = {}
+    for site in roster.sites:
+        heard = checkpoints.declarations(site.public_key)
+        values: dict[str, Any] = {"site": site.id, "name": site.name, "online": site.id in online}
+        if heard is None:
+            found[site.id] = SiteAnswer(**values, source="unknown")
+        else:
+            declared, at = heard
+            problems = tuple(problems_of(job, declared))
+            found[site.id] = SiteAnswer(
+                **values, source="remembered", checked_at=at, problems=problems, declared=declared
+            )
+    return found
+
+
+def _check(job: Job, roster: Roster, answers: dict[int, SiteAnswer], busy: str) -> Check:
+    needed = max(job.job.min_sites, protection_of(job).needed(job, len(roster.sites)))
+    holder = job.aggregation.key_holder
+    return Check(busy=busy, needed=needed, key_holder=holder, sites=tuple(answers.values()))
+
+
+@dataclass
+class _Question:
+    """A check that waits for the daemon's own thread, the only one that may talk to sites."""
+
+    job: Job
+    signed: Signed
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: Check | None = None
+
+
+class Checker:
+    """Makes the checks of one coordinator: asked for in the admin API's threads, answered in the daemon's."""
+
+    def __init__(self, roster: Roster, link: Link, checkpoints: Checkpoints, clock: Clock, events: EventSink) -> None:
+        self._roster, self._link, self._checkpoints = roster, link, checkpoints
+        self._clock, self._events = clock, events
+        self._waiting: queue.SimpleQueue[_Question] = queue.SimpleQueue()
+
+    def check(self, job: Job, signed: Signed, running: str | None) -> Check:
+        """Return what the sites say now, or while a job runs what they had said before."""
+        if not running:
+            question = _Question(job, signed)
+            self._waiting.put(question)
+            question.done.wait(WAIT_S)
+            if question.answer is not None:
+                return question.answer
+        online = set(self._link.directory())
+        return remember_sites(job, self._roster, online, self._checkpoints, running or "another task")
+
+    def answer(self, stopped: Callable[[], bool]) -> None:
+        """Ask the sites what waits to be asked; only one exchange may be open at a time, so never while a job runs."""
+        while not self._waiting.empty():
+            question = self._waiting.get()
+            grid = self._link.begin_run()
+            try:
+                federation = GridFederation(grid, self._link.directory, stopped)
+                question.answer = ask_sites(
+                    question.job, question.signed, self._roster, federation, self._checkpoints, self._clock
+                )
+            except Exception as problem:  # a question never takes the coordinator down with it
+                self._events.emit("not-checked", error=type(problem).__name__, text=describe(problem))
+            finally:
+                grid.close()
+                question.done.set()

@@ -1,0 +1,69 @@
+"""What `salus job check` prints: a table of sites and requirements, then each reason once with the sites it is of."""
+
+from typing import Any
+
+from salus.common.console import out, shown, table
+
+COLUMNS = {
+    "data": ("data set", "labels", "modality", "patients"),
+    "classes": ("classes",),
+    "images or columns": ("images", "columns"),
+    "policy": ("policy",),
+    "epoch": ("epoch",),
+    "budget": ("budget",),
+}
+ONLY_ASKED = ("policy", "epoch", "budget")  # a declaration says nothing about them
+
+
+def show_check(found: dict[str, Any], cost: str) -> None:
+    """Print a check.
+
+    Args:
+        found: as `Check.to_json` gives it.
+        cost: what the job costs of a patient's budget, in words; empty for none.
+    """
+    if found["busy"]:
+        out.print(
+            f"No site was asked, because {shown(found['busy'])} is running: this is what they declared before.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    rows = [
+        (site["site"], site["name"], _state(site), *(_cell(site, name) for name in COLUMNS)) for site in found["sites"]
+    ]
+    table("", ["site", "name", "state", *COLUMNS], rows)
+    for text, who in _reasons(found["sites"]):
+        out.print(f"site {who}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if cost:
+        out.print(f"Cost for each patient: {cost}", markup=False, highlight=False, soft_wrap=True)
+    refusing = sum(1 for site in found["sites"] if site["online"] and site["problems"])
+    open_ = len(found["sites"]) - refusing
+    verdict = f"The job needs {found['needed']} sites; {refusing} cannot run it, {open_} are left."
+    out.print(verdict, style=None if found["possible"] else "bold red", highlight=False, soft_wrap=True)
+
+
+def _state(site: dict[str, Any]) -> str:
+    if site["source"] == "asked":
+        return "does not fit" if site["problems"] else "fits"
+    heard = f", declared {site['checked_at'][:10]}" if site["checked_at"] else ", never asked"
+    return ("online, not asked" if site["online"] else "offline") + heard
+
+
+def _cell(site: dict[str, Any], column: str) -> str:
+    found = {problem["requirement"] for problem in site["problems"]}
+    if found & set(COLUMNS[column]):
+        return "no"
+    if site["source"] == "unknown" or (site["source"] == "remembered" and column in ONLY_ASKED):
+        return "?"
+    if "data set" in found and column in ("classes", "images or columns"):
+        return "?"  # there is nothing to compare with
+    return "?" if column == "budget" and found else "yes"  # the budget is looked at only if all else fits
+
+
+def _reasons(sites: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return each reason once, with the sites it is of."""
+    by_text: dict[str, list[str]] = {}
+    for site in sites:
+        for problem in site["problems"]:
+            by_text.setdefault(problem["text"], []).append(str(site["site"]))
+    return [(text, ", ".join(who)) for text, who in by_text.items()]
