@@ -114,8 +114,7 @@ def test_a_check_shows_each_site_and_the_job_that_fits_runs(
     assert shown.returncode == 0, shown.stdout
     assert "Cost for each patient: epsilon 2" in shown.stdout
     (federation.sites[0] / "policy.toml").write_text("max_rounds = 1\n")
-    federation.kill(federation.sites[1])
-    federation.wait_offline(federation.sites[1])
+    federation.stop(federation.sites[1])  # says goodbye
     found = json.loads(salus("job", "check", path, federation.coordinator, "--json").stdout)
     first, second, third = found["sites"][:3]
     assert [problem["requirement"] for problem in first["problems"]] == ["policy"]
