@@ -40,3 +40,11 @@ def test_the_trial_has_five_sites() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     assert sorted(services) == ["coordinator", *(f"site-{n}" for n in range(1, 6))]
     assert not any("ports" in service for name, service in services.items() if name != "coordinator")
+
+
+def test_the_services_get_enough_open_files_and_leave_no_core() -> None:
+    for path in (DEPLOY / "systemd").glob("*.service"):
+        text = path.read_text()
+        assert int(re.findall(r"^LimitNOFILE=(\d+)$", text, re.M)[0]) >= 65_536
+        assert re.search(r"^LimitCORE=0$", text, re.M)
+        assert re.search(r"^SuccessExitStatus=143$", text, re.M)
