@@ -31,6 +31,8 @@ class Policy(Strict):
         cohort_epochs: for each data set the only epoch in which sums without noise may be made, 0 for one that is not named. In
             one epoch all of them are over the same sites; raising it, after all operators agreed, allows one change.
         allow_without_noise: accept jobs that give patients no formal privacy. Off unless written here.
+        allow_imprint_models: models, by name, that jobs without noise may use although a wide layer sees the raw input. Crafted
+            parameters can make their updates reveal single patients' samples. Empty refuses them all.
         min_patients_per_cell: no number of statistics without noise is given in which fewer of this site's patients have a part.
         allow_distributed_noise: accept jobs whose noise is shared among sites, so that the guarantee counts on at most a third
             of them colluding with the coordinator. Local noise counts on nobody.
@@ -42,6 +44,7 @@ class Policy(Strict):
 
     allow_unprotected: bool = False
     allow_without_noise: bool = False
+    allow_imprint_models: tuple[str, ...] = ()  # none is safe without noise
     allow_distributed_noise: bool = True  # masking counts on the same
     key_holders: tuple[int, ...] = ()
     min_patients_per_cell: Annotated[int, Field(ge=1)] = 5  # a usual rule of registries

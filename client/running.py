@@ -15,6 +15,7 @@ import numpy as np
 from salus.client.data.loading import LocalData
 from salus.client.data.troubles import Finding
 from salus.client.ledger.store import Ledger
+from salus.client.model_checks import check_first_model
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
 from salus.common.analyses.exact import to_limbs
@@ -142,6 +143,8 @@ class RunningJob:
         model = self.trainer.layout.decode(blob)
         if self.data is not None:
             self.finding = None
+        if shape.kind == "train" and request.round == 1:
+            check_first_model(self.job, self.trainer.layout, model)
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
             private.trainer.check(model)  # before anything is spent or read

@@ -15,6 +15,7 @@ from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.troubles import Finding, Trouble
 from salus.client.ledger.store import Ledger
 from salus.client.measuring import Measurer, MeasuringJob
+from salus.client.model_checks import check_imprint
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
@@ -241,6 +242,9 @@ class Site:
     def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
         """Refuse a job that is too large for this machine, reserve its privacy cost, then read its data."""
         check_cost(job, self._performance.job_limit_bytes(), _too_large)
+        """Reserve the job's cost, then read its data."""
+        if job.statistics is None:
+            check_imprint(job, self._policy().allow_imprint_models)
         analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
         if analysis is not None:
             protection_of(job).check(job, len(self._keys))

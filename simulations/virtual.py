@@ -25,6 +25,7 @@ from salus.common.declaration import Declaration
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job
+from salus.common.models import MODELS
 from salus.privacy.masking.store import MemoryStore
 from salus.simulations.engine import AppFactory
 from salus.simulations.partitioners import Patient, divide
@@ -34,6 +35,7 @@ TEST_FRACTION = 0.2  # of the patients, where the data have no test split of the
 OPEN_POLICY = Policy(
     allow_unprotected=True,
     allow_without_noise=True,
+    allow_imprint_models=tuple(MODELS.names()),
     key_holders=tuple(range(1, 1001)),
     budget=Budget(epsilon=1e6),
     min_patients_per_cell=1,  # the job says what it asks for

@@ -1,0 +1,70 @@
+"""Models whose gradient hands out single samples: a wide layer that sees the raw input without sharing its weights.
+
+The gradient of such a layer's row is a weighted sum of the inputs that activate it. With crafted parameters each row is
+activated by a narrow range of brightness, so that most rows hold one image each, and a sum over sites does not mix them
+(Fowl et al. 2022, "Robbing the Fed", arXiv 2110.13057). Protection of updates does not help; only noise does.
+
+The check looks at the structure, not at the parameters. It does not find every model that can be made to reveal samples: any
+model without noise may. It finds those that reveal many of them exactly.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+MOST_OUTPUTS = 8  # at most so many weighted sums of inputs in one step; a classifier's own few classes stay below
+FEWEST_PLACES = 16  # a convolution mixes the gradients of its places; with fewer than this it is nearly a linear layer
+ELEMENTWISE = (nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+
+
+def imprint_layers(model: nn.Module, inputs: torch.Tensor) -> list[str]:
+    """Return the names of a model's imprint layers, with their widths, such as ``1 (64 outputs)``.
+
+    Args:
+        model: any network; on the device ``meta`` this costs neither time nor memory.
+        inputs: ``[batch, ...]`` of the raw input's shape, on the model's device; values do not matter.
+
+    An imprint layer has a matrix of weights with more than `MOST_OUTPUTS` outputs, applies it to fewer than `FEWEST_PLACES`
+    places of a sample, and its input depends on no other matrix of weights.
+    """
+    found: list[str] = []
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    handles = []
+    try:
+        for name, module in model.named_modules():
+            widths = _widths(module)
+            for parameter in module.parameters(recurse=False):
+                parameter.requires_grad_(bool(widths) and parameter.dim() >= 2)
+            if widths:
+                handles.append(module.register_forward_hook(_observer(name, max(widths), len(inputs), found)))
+        with torch.enable_grad():
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter, wanted in before.items():
+            parameter.requires_grad_(wanted)
+    return found
+
+
+def _widths(module: nn.Module) -> list[int]:
+    """Return the numbers of outputs of a module's own matrices of weights; empty for a module without any."""
+    if isinstance(module, ELEMENTWISE):
+        return []
+    return [int(p.shape[0]) for p in module.parameters(recurse=False) if p.dim() >= 2]
+
+
+def _observer(name: str, width: int, batch: int, found: list[str]) -> Callable[..., None]:
+    def observe(module: nn.Module, arguments: Any, output: Any) -> None:
+        del module
+        seen = [value for value in arguments if isinstance(value, torch.Tensor)]
+        # A matrix of weights before this one would make its input require a gradient.
+        if any(value.requires_grad for value in seen):
+            return
+        result = output if isinstance(output, torch.Tensor) else output[0]
+        if width > MOST_OUTPUTS and result.numel() < FEWEST_PLACES * width * batch:
+            found.append(f"{name} ({width} outputs)")
+
+    return observe

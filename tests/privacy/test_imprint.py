@@ -1,0 +1,72 @@
+"""Which structures are imprint layers; the models that Salus ships, and the usual variants."""
+
+import pytest
+import torch
+from tests.builders import tiny_job
+from torch import nn
+
+from salus.common.models import build_model
+from salus.privacy.imprint import imprint_layers
+
+
+def layers(model: nn.Module, *shape: int) -> list[str]:
+    return imprint_layers(model, torch.zeros(2, *shape))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 100)),
+        nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 2)),
+        nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(16, 9)),  # thumbnails are images, too
+        nn.Sequential(nn.GroupNorm(1, 1), nn.Conv2d(1, 50, 8), nn.Flatten(), nn.Linear(50, 2)),  # one place: linear
+        nn.Sequential(nn.Conv2d(1, 50, 6), nn.Flatten(), nn.Linear(450, 2)),  # nine places
+    ],
+)
+def test_wide_layers_on_the_raw_input_are_found(model: nn.Module) -> None:
+    assert layers(model, 1, 8, 8)
+
+
+class Sideways(nn.Module):
+    """A convolution for show and a wide layer on the raw input beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.side = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(64, 30)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.front(x).mean() + self.side(x.flatten(1))
+
+
+def test_a_layer_beside_a_convolution_is_found() -> None:
+    assert layers(Sideways(), 1, 8, 8) == ["side (30 outputs)"]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 2)),
+        nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 36, 500)),
+        nn.Sequential(nn.Conv2d(1, 64, 2, stride=2), nn.Flatten(), nn.Linear(64 * 16, 500)),  # patches
+    ],
+)
+def test_narrow_or_shared_layers_are_not(model: nn.Module) -> None:
+    assert layers(model, 1, 8, 8) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cnn", (28, 28)),
+        ("resnet18", (64, 64)),
+        ("densenet121", (64, 64)),
+        ("cnn", (16, 16, 16)),
+        ("logistic", (28, 28)),
+    ],
+)
+def test_the_models_that_salus_ships_pass_and_cost_nothing(name: str, shape: tuple[int, ...]) -> None:
+    task = tiny_job().task.model_copy(update={"model": name, "shape": shape})
+    with torch.device("meta"):
+        model = build_model(task, 0)
+        assert imprint_layers(model, torch.empty(2, 1, *shape)) == []
+    assert all(parameter.requires_grad for parameter in model.parameters())
