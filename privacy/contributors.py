@@ -66,27 +66,32 @@ def contributors_of(statements: Mapping[int, Statement]) -> Contributors:
     return {kind: frozenset(s for s, said in statements.items() if kind in said.data) for kind in DataKind.kinds()}
 
 
-def check_contributors(statements: Mapping[int, Statement], required: int, earlier: Iterable[Consent]) -> Contributors:
+def check_contributors(
+    statements: Mapping[int, Statement], required: int, colluders: int, earlier: Iterable[Consent]
+) -> Contributors:
     """Return who contributed what to a sum that may be opened.
 
     Args:
         statements: of every site in the sum, one's own among them.
         required: the largest of the job's `min_sites`, the protocol's minimum cohort and the site's own minimum.
+        colluders: sites that may collude with the coordinator and lie about themselves.
         earlier: every sum over the same data that this site agreed to open.
 
-    Guarantees: for each kind of data the contributors are none, or at least `required` and at least the largest minimum that
-    any site states; at least one kind has contributors; a kind that had contributors in an earlier sum has the same or none.
+    Guarantees: for each kind of data the contributors are none or enough; at least one kind has contributors; a kind that had
+    contributors in an earlier sum has the same or none. Enough is `required` or the largest minimum that any site states, the
+    larger; of validation data, which a small hospital may lack by the luck of its split, two more than may collude.
 
     Raises:
         NotOpened: anything else. Its text is the same for all reasons and may be sent to the coordinator; its detail names
             sites and is for this site's operator.
     """
-    needed = max(required, *(said.minimum for said in statements.values()))
+    needed = dict.fromkeys(DataKind.kinds(), max(required, *(said.minimum for said in statements.values())))
+    needed[DataKind.VALIDATION] = colluders + 2
     found = contributors_of(statements)
     reasons = [
-        f"{len(sites)} sites contributed {kind.words}: {sorted(sites)}; {needed} are needed"
+        f"{len(sites)} sites contributed {kind.words}: {sorted(sites)}; {needed[kind]} are needed"
         for kind, sites in found.items()
-        if 0 < len(sites) < needed
+        if 0 < len(sites) < needed[kind]
     ]
     if not any(found.values()):
         reasons.append("no site contributed data")

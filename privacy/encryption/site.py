@@ -301,7 +301,9 @@ class EncryptedSite:
             return
         statements = {site: Statement.from_bytes(data, site) for site, data in said.items()}
         required = max(self._limits.minimum_cohort, self._me.minimum_cohort, self._job_minimum)
-        found = check_contributors(statements, required, self._me.store.consents(self._me.scope))
+        found = check_contributors(
+            statements, required, self._limits.colluders, self._me.store.consents(self._me.scope)
+        )
         agreed = Consent(frozenset(statements), self._way, found)
         self._me.store.consent(self._decryption_id, agreed)  # on disk before the first sum leaves
 

@@ -288,7 +288,7 @@ class MaskingSite:
         check_survivors(survivors, WAY, earlier)
         said = {site: self._statements[site] for site in survivors}
         required = max(self._limits.minimum_cohort, self._me.minimum_cohort, self._me.job_minimum)
-        return Consent(survivors, WAY, check_contributors(said, required, earlier))
+        return Consent(survivors, WAY, check_contributors(said, required, self._limits.colluders, earlier))
 
     # 5. unmask
 
