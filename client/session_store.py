@@ -5,6 +5,7 @@ The database's own uniqueness decides, and a transaction is on disk before the m
 """
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from salus.common.sqlite import open_sqlite
 from salus.privacy.contribution import DataKind
 from salus.privacy.contributors import Consent, Contributors
 from salus.privacy.dp.head import Head, went_back
-from salus.privacy.masking.store import consented_before, opened_before
+from salus.privacy.masking.store import asked_before, consented_before, opened_before
 
 FORMAT = 2  # raised with every change of the tables; 1 knew no contributors
 METADATA = sa.MetaData()
@@ -41,6 +42,15 @@ HEADS = sa.Table(
     sa.Column("site", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("length", sa.Integer, nullable=False),
     sa.Column("last", sa.LargeBinary, nullable=False),
+)
+
+
+QUESTIONS = sa.Table(
+    "questions",
+    METADATA,
+    sa.Column("scope", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("question", sa.String, nullable=False),
 )
 
 
@@ -91,6 +101,18 @@ class SqliteSessionStore:
                 Consent(frozenset(json.loads(row.survivors)), row.way, _read(row.contributors))
                 for row in connection.execute(query)
             ]
+
+    def ask(self, scope: str, questions: Mapping[str, str]) -> None:
+        """Remember what exact statistics asked; raises Refused if the same quantity was asked about in another way."""
+        with self._engine.begin() as connection:
+            rows = connection.execute(QUESTIONS.select().where(QUESTIONS.c.scope == scope))
+            known = {row.name: row.question for row in rows}
+            for name, question in questions.items():
+                if known.get(name, question) != question:
+                    raise asked_before(name)
+            new = [{"scope": scope, "name": n, "question": q} for n, q in questions.items() if n not in known]
+            if new:
+                connection.execute(QUESTIONS.insert(), new)
 
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember the newest ledger head of a site; raises ProtectionError if that ledger went back."""

@@ -24,6 +24,7 @@ from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
 from salus.client.watch import DataWatch
 from salus.common.analyses import analysis_of
+from salus.common.analyses.questions import questions_of
 from salus.common.cost import check_cost
 from salus.common.errors import (
     BudgetError,
@@ -146,6 +147,9 @@ class Site:
         running = self._accept(request)
         shape = running.shape(request, kind)
         scope = scope_of(running.job)
+        if running.job.statistics is not None and running.account is None:
+            least = max(self._policy().min_patients_per_cell, running.job.statistics.min_patients)
+            self._store.ask(scope, questions_of(running.job, least))  # on disk before an answer exists
         counted = running.protection.protects and running.account is None
         late = late_data(self.site_id, self._store.consents(scope)) if counted else DataKind.NONE
         try:
@@ -242,7 +246,6 @@ class Site:
     def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
         """Refuse a job that is too large for this machine, reserve its privacy cost, then read its data."""
         check_cost(job, self._performance.job_limit_bytes(), _too_large)
-        """Reserve the job's cost, then read its data."""
         if job.statistics is None:
             check_imprint(job, self._policy().allow_imprint_models)
         analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent

@@ -60,6 +60,9 @@ class TaskSettings(Strict):
             raise ValueError("expected a shape of at most three sides of at most 4096")
         if math.prod(self.shape) * self.channels > MAX_INPUT_NUMBERS or len(self.columns) > MAX_COLUMNS:
             raise ValueError(f"expected at most {MAX_INPUT_NUMBERS} numbers and {MAX_COLUMNS} columns per sample")
+        if len({column.name for column in self.columns}) != len(self.columns):
+            # A column counted twice with other bins gives differences of one patient.
+            raise ValueError("expected every column once")
         return self
 
 

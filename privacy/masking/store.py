@@ -1,8 +1,9 @@
 """What a site must remember after a crash: the sessions it has opened, and the one consent it gave in each."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from salus.common.errors import ProtectionError
+from salus.common.errors import ProtectionError, Refused
 from salus.privacy.contributors import Consent
 from salus.privacy.dp.head import Head, went_back
 
@@ -19,6 +20,9 @@ class SessionStore(Protocol):
     def consents(self, scope: str) -> list[Consent]:
         """Return every consent given in a scope, whatever the job: a coordinator can sign any number of jobs."""
 
+    def ask(self, scope: str, questions: Mapping[str, str]) -> None:
+        """Remember what exact statistics asked; raises Refused if the same quantity was asked about in another way."""
+
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember the newest ledger head of another site; raises ProtectionError if that ledger went back."""
 
@@ -30,6 +34,7 @@ class MemoryStore:
         self._opened: dict[bytes, str] = {}
         self._consents: dict[bytes, Consent] = {}
         self._heads: dict[int, Head] = {}
+        self._questions: dict[tuple[str, str], str] = {}
 
     def open_session(self, session: bytes, scope: str) -> None:
         """Remember a session."""
@@ -47,6 +52,13 @@ class MemoryStore:
         """Return the consents of a scope."""
         return [consent for session, consent in self._consents.items() if self._opened.get(session) == scope]
 
+    def ask(self, scope: str, questions: Mapping[str, str]) -> None:
+        """Remember questions."""
+        for name, question in questions.items():
+            if self._questions.get((scope, name), question) != question:
+                raise asked_before(name)
+        self._questions |= {(scope, name): question for name, question in questions.items()}
+
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember a head."""
         known = self._heads.get(site)
@@ -58,6 +70,15 @@ class MemoryStore:
 def opened_before() -> ProtectionError:
     """Return the error for a session that is opened a second time."""
     return ProtectionError("This session was opened before.", remedy="Start a new attempt; a session is used once.")
+
+
+def asked_before(name: str) -> Refused:
+    """Return the error for a second question about one quantity."""
+    return Refused(
+        f"This site has answered another question about the same data ({name}) in this cohort epoch. Without noise, two answers "
+        "with different bins can be subtracted until one patient is left.",
+        remedy="Ask exactly as before, use noise, or let all operators agree on a new cohort_epoch.",
+    )
 
 
 def consented_before() -> ProtectionError:

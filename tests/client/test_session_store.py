@@ -11,7 +11,7 @@ import pytest
 from tests.processes import start
 
 from salus.client.session_store import SqliteSessionStore
-from salus.common.errors import ConfigError, ProtectionError
+from salus.common.errors import ConfigError, ProtectionError, Refused
 from salus.privacy.contribution import DataKind
 from salus.privacy.contributors import Consent, Statement, contributors_of, late_data
 from salus.privacy.masking.store import MemoryStore, SessionStore
@@ -35,6 +35,16 @@ def test_a_session_opens_once_and_gets_one_consent(store: SessionStore) -> None:
     assert store.consents("toy/0") == [given]
     assert store.consents("other/0") == [Consent(frozenset({3}), "encryption/2", None)]
     assert store.consents("toy/1") == []
+
+
+def test_one_question_about_each_quantity_is_answered(store: SessionStore) -> None:
+    """Finding E: a second histogram with shifted bins, subtracted from the first, left single patients."""
+    store.ask("toy/0", {"summary: column age": "[1]", "summary: labels": "[2]"})
+    store.ask("toy/0", {"summary: column age": "[1]", "nyul": "[3]"})
+    with pytest.raises(Refused, match=r"another question about the same data \(summary: column age\)"):
+        store.ask("toy/0", {"summary: column height": "[1]", "summary: column age": "[1.5]"})
+    store.ask("toy/0", {"summary: column height": "[2]"})  # nothing of the refused questions was remembered
+    store.ask("toy/1", {"summary: column age": "[1.5]"})
 
 
 def test_a_restarted_site_remembers_sessions_and_contributors(tmp_path: Path) -> None:

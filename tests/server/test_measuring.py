@@ -22,7 +22,7 @@ from salus.common.analyses.nyul import Nyul
 from salus.common.analyses.state import state_from_bytes
 from salus.common.errors import JobError, ProtectionError, RoundError, WireError
 from salus.common.events import EventLog, read_events
-from salus.common.job import Job, parse_job
+from salus.common.job import Job, parse_job, seal_job
 from salus.common.packets import Request
 from salus.privacy.dp.plan import measured_shape, plan_of
 from salus.server.attempts import Attempts
@@ -226,8 +226,9 @@ def test_a_policy_that_becomes_stricter_counts_at_once(tmp_path: Path) -> None:
         site._policy = lambda n=n: Policy(allow_without_noise=True, min_patients_per_cell=limits[n])  # type: ignore[misc]
     assert run(world)["images"] == 400
     limits[2] = 1000
-    with pytest.raises(RoundError, match="not opened: fewer than 5 sites contributed"):
-        run(again(world, tmp_path))  # site 2 contributed nothing any more
+    with pytest.raises(RoundError, match="failed in 5 attempts"):
+        run(again(world, tmp_path))  # site 2 would hide other cells than before, so it answers nothing
+    assert any("another question about the same data" in str(event.fields.get("text")) for event in world.events)
 
 
 def test_a_site_below_its_operators_minimum_gives_nothing_and_nobody_learns_which(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_a_site_below_its_operators_minimum_gives_nothing_and_nobody_learns_whic
     assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 4, 5, 6]
     for site in world.sites.sites.values():
         site._policy = lambda: strict
-    with pytest.raises(RoundError, match="not opened"):
+    with pytest.raises(RoundError, match="failed in 5 attempts"):
         run(again(world, tmp_path))
 
 
@@ -347,3 +348,16 @@ def test_statistics_to_which_one_site_alone_contributes_are_not_opened(tmp_path:
     with pytest.raises(RoundError, match="not opened: fewer than 5 sites contributed data"):
         run(world)
     assert "sum" not in (tmp_path / "transcript.jsonl").read_text().replace("summary", "")
+
+
+def test_a_second_histogram_with_other_bins_is_refused_by_every_site(tmp_path: Path) -> None:
+    world = World(tmp_path, job_of("summary"), sites=5)
+    run(world)
+    run(again(world, tmp_path))  # the same question once more
+    shifted = world.job.model_copy(update={"statistics": world.job.statistics.model_copy(update={"bins": 17})})  # type: ignore[union-attr]
+    other = again(world, tmp_path)
+    other.job, other.signed = shifted, seal_job(shifted, world.coordinator)
+    with pytest.raises(RoundError, match="failed in 5 attempts"):
+        run(other)
+    refused = {event.fields["site"] for event in world.events if "another question" in str(event.fields.get("text"))}
+    assert refused == {1, 2, 3, 4, 5}

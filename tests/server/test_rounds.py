@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from tests.builders import tiny_job, toy_keys, toy_site
 
-from salus.client.data.catalogue import Catalogue
 from salus.client.policy import Policy
 from salus.client.site import Site
 from salus.common.clock import ManualClock
@@ -171,7 +170,7 @@ def test_a_final_measurement_that_fails_does_not_lose_the_model(tmp_path: Path) 
 def test_under_protection_a_site_without_usable_data_contributes_nothing_and_does_not_say_so(tmp_path: Path) -> None:
     """Whether a site refuses would tell the coordinator something about its data."""
     world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=6)
-    world.sites.sites[4]._catalogue.remove("toy")
+    without_data(tmp_path, {4})
     world.run()
     assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 4, 5, 6]
     assert "left-out" not in world.kinds()
@@ -279,21 +278,21 @@ def test_who_is_outside_the_cohort_is_told_so(tmp_path: Path) -> None:
     assert "not in the cohort of toy in epoch 0" in str(event.fields["text"])
 
 
-def without_data(world: World, sites: set[int]) -> None:
-    """Take away the data set of these sites."""
+def without_data(folder: Path, sites: set[int]) -> None:
+    """Damage the data of these sites: they fit by their declaration, and still contribute nothing."""
     for number in sites:
-        world.sites.sites[number]._catalogue.remove("toy")
+        (folder / f"s{number}" / "toy.npz").write_bytes(b"")
 
 
 @pytest.mark.parametrize("protection", ["masking", "encryption"])
 def test_an_update_of_one_hospital_is_never_the_sum_over_five(tmp_path: Path, protection: str) -> None:
-    """Finding A: the job names a data set that one hospital has; the others send zeros, and the sum is its update."""
+    """Finding A: the job fits data that one hospital has; the others send zeros, and the sum is its update."""
     holder = 'encryption"\nkey_holder = 2 #' if protection == "encryption" else protection
     job = tiny_job(rounds=1, protection=holder)
     world = World(tmp_path, job, sites=5)
     for site in world.sites.sites.values():
         site._policy = lambda: Policy(allow_without_noise=True, key_holders=(2,))
-    without_data(world, {1, 2, 4, 5})
+    without_data(tmp_path, {1, 2, 4, 5})
     with pytest.raises(RoundError, match="not opened: fewer than 5 sites contributed data"):
         world.run()
     assert world.store.records(world.job_id) == []
@@ -307,7 +306,7 @@ def test_a_job_that_is_repeated_after_one_hospital_lost_its_data_is_not_summed(t
     """The difference of the two sums would be that hospital's update."""
     world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=6)
     world.run()
-    without_data(world, {6})
+    without_data(tmp_path, {6})
     world.job_id = world.store.submit(world.signed, "again")
     world.transcript = Transcript(tmp_path / "again.jsonl")
     with pytest.raises(RoundError, match="not opened"):
@@ -317,13 +316,12 @@ def test_a_job_that_is_repeated_after_one_hospital_lost_its_data_is_not_summed(t
 def test_a_hospital_that_gets_data_later_leaves_them_out_until_the_next_epoch(tmp_path: Path) -> None:
     """Its data would make the contributors others than before, and no sum of the epoch could be opened any more."""
     world = World(tmp_path, tiny_job(rounds=2, protection="masking"), sites=6)
-    kept = world.sites.sites[6]._catalogue
-    empty = Catalogue(tmp_path / "empty.sqlite", b"secret for tests")
-    world.sites.sites[6]._catalogue = empty
+    kept = (tmp_path / "s6" / "toy.npz").read_bytes()
+    without_data(tmp_path, {6})
     save = world.store.save_round
 
     def data_arrive(*arguments: object, **keywords: object) -> Path:
-        world.sites.sites[6]._catalogue = kept
+        (tmp_path / "s6" / "toy.npz").write_bytes(kept)
         return save(*arguments, **keywords)  # type: ignore[arg-type]
 
     world.store.save_round = data_arrive  # type: ignore[method-assign, assignment]
