@@ -132,6 +132,8 @@ def check(
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
     from salus.server.commands.checking import show_check
+    from salus.server.exactness import exactness
+    from salus.server.submission import job_in
 
     text = read_text(path, error=JobError, what="job file")
     found = AdminClient(folder).post("/check", text)
@@ -139,6 +141,8 @@ def check(
         emit_json(found)
     else:
         show_check(found, _cost_of(text))
+        if sentence := exactness(job_in(text), len(found["sites"])):
+            out.print(sentence, soft_wrap=True)
     if not found["possible"]:
         raise typer.Exit(UnfitError.exit_code)
 
