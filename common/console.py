@@ -98,7 +98,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Print a table; title and cells are plain text."""
     grid = Table(title=shown(title) or None, title_justify="left", header_style="bold")
     for column in columns:
-        grid.add_column(shown(column))
+        grid.add_column(shown(column), overflow="fold")  # an id that is cut cannot be copied
     for row in rows:
         grid.add_row(*(shown(cell) for cell in row))
     out.print(grid)

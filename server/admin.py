@@ -25,6 +25,9 @@ class Coordinator(Protocol):
     def cancel(self, job_id: str) -> None:
         """Cancel a job."""
 
+    def resume(self, job_id: str) -> int:
+        """Queue a failed or cancelled job again and return how many rounds it has finished."""
+
     def jobs(self) -> list[JobRow]:
         """Return all jobs."""
 
@@ -75,6 +78,10 @@ def make_admin_app(coordinator: Coordinator) -> FastAPI:
     def cancel(job_id: str) -> dict[str, str]:
         coordinator.cancel(job_id)
         return {"job": job_id}
+
+    @app.post("/jobs/{job_id}/resume")
+    def resume(job_id: str) -> dict[str, int]:
+        return {"rounds": coordinator.resume(job_id)}
 
     @app.get("/jobs/{job_id}/events")
     def events(job_id: str, after: int = 0) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from salus.common.declaration import Declaration
-from salus.common.errors import RoundError, StorageError, storage_error
+from salus.common.errors import JobError, RoundError, StorageError, storage_error
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_sqlite
@@ -68,6 +68,7 @@ DECLARATIONS = sa.Table(
 STATE_PREFIX = "strategy/"
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
+STOPPED = ("failed", "cancelled")
 ACTIVE = ("waiting", "running")
 
 
@@ -139,10 +140,22 @@ class Checkpoints:
         return next((row for row in active if row.status == "running"), active[0] if active else None)
 
     def set_status(self, job_id: str, status: str, reason: str = "") -> None:
-        """Record where a job stands; a job that has ended is never changed again."""
+        """Record where a job stands; a job that has ended changes only by `reopen`."""
         with self._engine.begin() as connection:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
             connection.execute(JOBS.update().where(mine).values(status=status, reason=reason))
+
+    def reopen(self, job_id: str) -> None:
+        """Queue a failed or cancelled job again; its finished rounds stay. Raises JobError for any other job."""
+        status = self.job(job_id).status
+        if status not in STOPPED:
+            raise JobError(
+                f"Expected a failed or cancelled job, but {job_id!r} is {status}.",
+                remedy="A waiting or running job continues by itself; a finished one has nothing left to do.",
+            )
+        with self._engine.begin() as connection:
+            mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(STOPPED))
+            connection.execute(JOBS.update().where(mine).values(status="waiting", reason=""))
 
     def begin(self, job_id: str, roster: str) -> str:
         """Record that a job runs, and over which roster; return the roster with which it began first."""

@@ -251,6 +251,12 @@ class CoordinatorDaemon:
         if job_id != self._running:
             self._checkpoints.set_status(job_id, "cancelled")
 
+    def resume(self, job_id: str) -> int:
+        """Queue a failed or cancelled job again; returns the number of its finished rounds."""
+        self._checkpoints.reopen(job_id)
+        self._cancelled.discard(job_id)
+        return len(self._checkpoints.records(job_id))
+
     def jobs(self) -> list[JobRow]:
         return self._checkpoints.jobs()
 

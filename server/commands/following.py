@@ -1,16 +1,74 @@
-"""`salus job show | events | resume`: what became of a job, in sentences, and how to go on with one that stopped."""
+"""`salus job watch | show | events | cancel | resume`: what becomes of a job, in sentences, and how to stop or resume it."""
 
+import time
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from salus.common.console import emit_json, example, out, shown, table
-from salus.common.errors import JobError
+from salus.common.errors import JobError, RoundError
 from salus.common.estimates import from_plain, metric_text
+from salus.common.signals import saying
 from salus.server.commands.arguments import Folder, JobId
 
-ENDED_BADLY = ("failed", "cancelled")
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+WATCH_S = 0.3
+TOLD = ("left-out", "not-asked", "abandoned", "resumed", "waiting")
+
+
+def watch(folder: Folder, job_id: JobId) -> None:
+    """Follow a job with a progress bar; exit code 50 if it fails."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from salus.server.admin_client import AdminClient
+
+    client = AdminClient(folder)
+    names, told = names_of(client), set[str]()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    goes_on = saying("The job goes on; follow it again with salus job watch, or end it with salus job cancel.")
+    with goes_on, Progress(*columns, console=out) as progress:
+        bar = progress.add_task(job_id, total=client.get(f"/jobs/{job_id}")["of"])
+        after = 0
+        while True:
+            for event in client.get(f"/jobs/{job_id}/events", after=after):
+                after = event["number"]
+                _advance(progress, bar, event, names, told)
+            result = client.get(f"/jobs/{job_id}")
+            if result["status"] not in ("waiting", "running"):
+                break
+            time.sleep(WATCH_S)
+    if result["status"] != "finished":
+        raise RoundError(
+            f"The job {result['status']}: {result['reason'] or 'no reason was recorded'}",
+            remedy=f"See salus job show {folder} {job_id}.",
+        )
+    for what in ("model", "report"):
+        if result[what]:
+            out.print(f"{what.capitalize()}: {shown(result[what])}", soft_wrap=True)
+
+
+def _advance(
+    progress: "Progress", bar: "TaskID", event: Mapping[str, Any], names: Mapping[int, str], told: set[str]
+) -> None:
+    """Move the bar, and print what a person should know: one line for each site and reason, not for each round."""
+    fields = event["fields"]
+    if event["kind"] == "round":
+        metrics = from_plain(fields["metrics"])
+        text = ", ".join(f"{k} {metric_text(metrics[k])}" for k in ("auc", "accuracy", "loss") if k in metrics)
+        progress.update(bar, completed=fields["round"], description=f"round {fields['round']}/{fields['of']}  {text}")
+    elif event["kind"] == "evaluated":
+        for name, metric in from_plain(fields["metrics"]).items():
+            progress.console.print(
+                f"Final {name} on the sites' validation patients: {metric_text(metric)}", markup=False
+            )
+    elif event["kind"] in TOLD:
+        line = in_words(event, names)
+        if (key := f"{event['kind']} {fields.get('site')} {fields.get('text')}") not in told:
+            told.add(key)
+            progress.console.print(shown(line), soft_wrap=True)
 
 
 def show(
@@ -41,7 +99,7 @@ def show(
         out.print(f"Not asked now: site {absent['site']}, {shown(absent['name'])}: {shown(absent['reason'])}")
     for problem in problems:
         out.print(shown(refusal_text(problem, names)), soft_wrap=True)
-    if result["status"] in ENDED_BADLY:
+    if result["status"] in ("failed", "cancelled"):
         out.print(f"When the cause is removed: salus job resume {shown(folder)} {shown(job_id)}", soft_wrap=True)
 
 
@@ -65,6 +123,18 @@ def events(
         ["number", "time (UTC)", "event"],
         [(event["number"], event["at"][:19].replace("T", " "), in_words(event, names)) for event in found],
     )
+
+
+def cancel(folder: Folder, job_id: JobId) -> None:
+    """Cancel a waiting or running job; what it has spent of patients' budgets stays spent."""
+    from salus.server.admin_client import AdminClient
+
+    client = AdminClient(folder)
+    status = client.get(f"/jobs/{job_id}")["status"]
+    if status not in ("waiting", "running"):
+        raise JobError(f"The job {shown(job_id)} cannot be cancelled: it is {status}.", remedy="")
+    client.post(f"/jobs/{job_id}/cancel")
+    out.print(f"{shown(job_id)} is cancelled." if status == "waiting" else f"{shown(job_id)} stops within a moment.")
 
 
 def resume(folder: Folder, job_id: JobId) -> None:
@@ -106,15 +176,16 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
     metrics = fields.get("metrics") or {}
     measured = ", ".join(f"{name} {metric_text(metric)}" for name, metric in from_plain(metrics).items())
     text = str(fields.get("text", ""))
+    attempt = f"Round {fields.get('round')}, attempt {fields.get('attempt', 0) + 1}"
     words = {
         "started": "The job started.",
         "resumed": f"Resumed after round {fields.get('round')}.",
         "waiting": f"Waiting for sites: {fields.get('needed')} are needed, {len(fields.get('online', ()))} are online.",
-        "attempt": f"Round {fields.get('round')}, attempt {fields.get('attempt', 0) + 1}: asked {_count(fields.get('sites', ()))}.",
+        "attempt": f"{attempt}: asked {_count(fields.get('sites', ()))}.",
         "answered": f"Round {fields.get('round')}: {site} answered.",
         "left-out": f"Round {fields.get('round')}: {site} was left out: {text}",
         "not-asked": f"{site} is not asked: {text}",
-        "abandoned": f"Round {fields.get('round')}, attempt {fields.get('attempt', 0) + 1} was abandoned: {text}",
+        "abandoned": f"{attempt} was abandoned: {text}",
         "round": f"Round {fields.get('round')} of {fields.get('of')} is done. {measured}".strip(),
         "evaluated": f"The final model was measured at the sites: {measured}",
         "not-evaluated": f"The final model could not be measured: {text}",
@@ -132,15 +203,8 @@ def _count(sites: object) -> str:
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `salus job`."""
     name = "paediatric-pneumonia-0001"
+    app.command(epilog=example(f"salus job watch ./coordinator {name}"))(watch)
+    app.command(epilog=example(f"salus job cancel ./coordinator {name}"))(cancel)
     app.command(epilog=example(f"salus job show ./coordinator {name}"))(show)
     app.command(epilog=example(f"salus job events ./coordinator {name}"))(events)
     app.command(epilog=example(f"salus job resume ./coordinator {name}"))(resume)
-
-
-def check_resumable(job_id: str, status: str) -> None:
-    """Raise JobError unless a job stopped before its end."""
-    if status not in ENDED_BADLY:
-        raise JobError(
-            f"Expected a failed or cancelled job, but {job_id!r} is {status}.",
-            remedy="A waiting or running job continues by itself; a finished one has nothing left to do.",
-        )

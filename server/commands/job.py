@@ -1,25 +1,21 @@
-"""`salus job`: check, sign, submit, follow and cancel jobs."""
+"""`salus job`: check, sign, submit, watch and cancel jobs; what became of one is in `following`."""
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salus.common.console import emit_json, example, group, out, shown, table
-from salus.common.errors import JobError, RoundError
-from salus.common.estimates import from_plain, metric_text
+from salus.common.errors import JobError
 from salus.common.job import Job
-from salus.common.signals import saying
+from salus.server.commands import following
+from salus.server.commands.arguments import Folder, JobFile
 
 if TYPE_CHECKING:  # importing it costs seconds, and most commands do not need it
     from salus.privacy.dp.plan import Plan
 
 app = group("Jobs: check, sign, submit, follow, cancel.")
-JobFile = Annotated[Path, typer.Argument(help="A job file.")]
-Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
-JobId = Annotated[str, typer.Argument(help="The id that submit printed.")]
-WATCH_S = 0.3
+following.register(app)
 
 
 @app.command(epilog=example("salus job validate simulations/jobs/pneumonia.toml"))
@@ -118,7 +114,7 @@ def submit(
     for absent in client.get(f"/jobs/{job_id}")["absent"]:
         out.print(f"Not asked now: site {absent['site']}, {absent['name']}: {absent['reason']}", markup=False)
     if follow:
-        watch(folder, job_id)
+        following.watch(folder, job_id)
 
 
 @app.command(epilog=example("salus job check simulations/jobs/pneumonia.toml ./coordinator"))
@@ -170,62 +166,3 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
             ["job", "status", "submitted", "reason"],
             [(r["job"], r["status"], r["submitted_at"][:19], r["reason"]) for r in rows],
         )
-
-
-@app.command(epilog=example("salus job watch ./coordinator paediatric-pneumonia-0001"))
-def watch(folder: Folder, job_id: JobId) -> None:
-    """Follow a job with a progress bar; exit code 50 if it fails."""
-    from rich.progress import BarColumn as Bar
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from salus.server.admin_client import AdminClient
-
-    client = AdminClient(folder)
-    after = 0
-    goes_on = saying("The job goes on; follow it again with salus job watch, or end it with salus job cancel.")
-    with (
-        goes_on,
-        Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), Bar(), TimeElapsedColumn(), console=out
-        ) as progress,
-    ):
-        bar = progress.add_task(job_id, total=client.get(f"/jobs/{job_id}")["of"])
-        while True:
-            for event in client.get(f"/jobs/{job_id}/events", after=after):
-                after = event["number"]
-                _advance(progress, bar, event)
-            result = client.get(f"/jobs/{job_id}")
-            if result["status"] not in ("waiting", "running"):
-                break
-            time.sleep(WATCH_S)
-    if result["status"] != "finished":
-        raise RoundError(f"The job {result['status']}: {result['reason']}", remedy="")
-    if result["model"]:
-        out.print(f"Model:  {shown(result['model'])}", soft_wrap=True)
-    out.print(f"Report: {shown(result['report'])}", soft_wrap=True)
-
-
-def _advance(progress: Any, bar: Any, event: dict[str, Any]) -> None:
-    fields = event["fields"]
-    if event["kind"] == "round":
-        metrics = from_plain(fields["metrics"])
-        text = ", ".join(f"{k} {metric_text(metrics[k])}" for k in ("auc", "accuracy", "loss") if k in metrics)
-        progress.update(bar, completed=fields["round"], description=f"round {fields['round']}/{fields['of']}  {text}")
-    elif event["kind"] == "evaluated":
-        metrics = from_plain(fields["metrics"])
-        for name, metric in metrics.items():
-            progress.console.print(
-                f"Final {name} on the sites' validation patients: {metric_text(metric)}", markup=False
-            )
-    elif event["kind"] in ("left-out", "not-asked", "abandoned", "resumed", "waiting"):
-        where = "".join(f" {name} {fields[name]}" for name in ("round", "site") if name in fields)
-        progress.console.print(f"{event['kind']}{where}: {fields.get('text', '')}", markup=False)
-
-
-@app.command(epilog=example("salus job cancel ./coordinator paediatric-pneumonia-0001"))
-def cancel(folder: Folder, job_id: JobId) -> None:
-    """Cancel a waiting or running job."""
-    from salus.server.admin_client import AdminClient
-
-    AdminClient(folder).post(f"/jobs/{job_id}/cancel")
-    out.print(f"Cancelled {shown(job_id)}.")

@@ -24,7 +24,7 @@ def stats(
     from salus.common.job import load_job
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
-    from salus.server.commands.job import watch
+    from salus.server.commands.following import watch
 
     client, path = AdminClient(folder), Path(job)
     job_id = job

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.builders import tiny_job
 
-from salus.common.errors import RoundError
+from salus.common.errors import JobError, RoundError
 from salus.common.identity import Identity
 from salus.common.job import seal_job
 from salus.common.models import build_model
@@ -74,3 +74,20 @@ def test_a_damaged_model_file_is_one_clear_error(tmp_path: Path) -> None:
     path.write_bytes(b"half a fi")
     with pytest.raises(RoundError, match="round-00001"):
         store.load_model(job, 1, layout)
+
+
+def test_a_stopped_job_is_queued_again_with_its_rounds_and_no_other(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    signed = seal_job(tiny_job(), Identity.generate())
+    job = store.submit(signed, "tiny")
+    with pytest.raises(JobError, match="is waiting"):
+        store.reopen(job)
+    store.set_status(job, "failed", "too few sites")
+    store.save_record(job, 1, {"round": 1})
+    store.reopen(job)
+    assert (store.job(job).status, store.job(job).reason) == ("waiting", "")
+    assert len(store.records(job)) == 1
+    assert store.next_active() is not None
+    store.set_status(job, "finished")
+    with pytest.raises(JobError, match="is finished"):
+        store.reopen(job)

@@ -1,0 +1,100 @@
+"""What a person reads about a job: sentences, one line for each site and reason, ids that can be copied."""
+
+from typing import Any
+
+import pytest
+from tests.cli import salus
+
+from salus.common.console import out
+from salus.server import admin_client
+from salus.server.commands.following import in_words, refusal_text, refusals
+
+NAMES = {1: "site 1, St. Mary", 3: "site 3, [red]River[/]"}
+
+
+def event(number: int, kind: str, **fields: Any) -> dict[str, Any]:
+    return {"number": number, "kind": kind, "at": "2026-01-02T03:04:05.678+00:00", "fields": fields}
+
+
+EVENTS = [
+    event(1, "started", rounds=3),
+    event(2, "attempt", round=1, attempt=0, sites=[1, 3]),
+    *(event(2 + n, "left-out", round=n, site=3, text="its policy allows 2 rounds") for n in (1, 2, 3)),
+    event(6, "left-out", round=3, site=1, text="it did not answer in time"),
+    event(7, "round", round=1, of=3, metrics={"auc": 0.75}),
+    event(8, "job-ended", status="failed", text="too few sites"),
+]
+RESULT = {
+    "job": "lesions-with-a-long-name-that-nobody-may-cut-0001", "status": "failed", "reason": "too few sites", "of": 3,
+    "rounds": [{"round": 1, "sites": [1, 3], "metrics_before": {"auc": 0.75}}], "absent": [], "model": None, "report": None,
+}  # fmt: skip
+
+
+def test_refusals_are_one_entry_for_each_site_and_reason() -> None:
+    found = refusals(EVENTS)
+    assert [(entry["site"], entry["rounds"]) for entry in found] == [(3, [1, 2, 3]), (1, [3])]
+    assert refusal_text(found[0], NAMES).startswith(
+        "Left out of 3 rounds from 1 to 3: site 3, [red]River[/]: its policy"
+    )
+    assert refusal_text(found[1], NAMES).startswith("Left out of round 3: site 1, St. Mary: it did not")
+
+
+def test_events_read_as_sentences() -> None:
+    assert [in_words(e, NAMES) for e in EVENTS[:3]] == [
+        "The job started.",
+        "Round 1, attempt 1: asked 2 sites.",
+        "Round 1: site 3, [red]River[/] was left out: its policy allows 2 rounds",
+    ]
+    assert in_words(EVENTS[6], NAMES) == "Round 1 of 3 is done. auc 0.750"
+    assert in_words(event(9, "something-new", text="of a later version"), NAMES) == "something-new: of a later version"
+
+
+@pytest.fixture
+def coordinator(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    posted: list[str] = []
+
+    class Client:
+        def __init__(self, folder: object) -> None: ...
+
+        def get(self, path: str, **query: int) -> Any:
+            if path == "/status":
+                return {"sites": [{"site": 1, "name": "St. Mary"}, {"site": 3, "name": "[red]River[/]"}]}
+            return [e for e in EVENTS if e["number"] > query.get("after", 0)] if path.endswith("/events") else RESULT
+
+        def post(self, path: str, body: str = "") -> Any:
+            posted.append(path)
+            return {"rounds": 1}
+
+    monkeypatch.setattr(admin_client, "AdminClient", Client)
+    return posted
+
+
+def test_show_and_events_say_everything_once_and_nothing_is_cut(
+    coordinator: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 40)
+    shown = salus("job", "show", "c", "x")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("its policy allows") == 1
+    assert "[red]River[/]" in shown.stdout.replace("\n", "")
+    assert "salus job resume" in shown.stdout
+    listed = salus("job", "events", "c", "x")
+    assert listed.stdout.count("left out") >= 4 or "left" in listed.stdout
+    assert "…" not in shown.stdout + listed.stdout
+
+
+def test_watch_of_a_failed_job_ends_with_50_and_the_way_on(coordinator: list[str]) -> None:
+    watched = salus("job", "watch", "c", "x")
+    assert watched.returncode == 50
+    assert watched.stdout.count("its policy allows") == 1
+    assert "salus job show" in watched.stderr
+
+
+def test_cancel_and_resume_say_what_they_did(coordinator: list[str]) -> None:
+    ended = salus("job", "cancel", "c", "x")
+    assert ended.returncode != 0
+    assert "it is failed" in ended.stderr
+    assert coordinator == []
+    resumed = salus("job", "resume", "c", "x")
+    assert "continues after round 1" in resumed.stdout
+    assert coordinator == ["/jobs/x/resume"]
