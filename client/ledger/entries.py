@@ -79,6 +79,6 @@ def check_chain(entries: list[tuple[Entry, bytes]]) -> Head:
         if last != stored:
             raise LedgerError(
                 f"Entry {number} of the ledger is not the one that was written.",
-                remedy="Bring back the newest copy of ledger.sqlite, and find out who changed it.",
+                remedy="Restore the latest copy of ledger.sqlite, and find out who changed it.",
             )
     return Head(len(entries), last)

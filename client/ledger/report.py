@@ -105,7 +105,7 @@ def check_signed_heads(ledger: Ledger, transcript: Path, site: int) -> int:
             if head not in known:
                 raise LedgerError(
                     f"This site signed a ledger of {head.length} entries that is not this one's past.",
-                    remedy="Bring back the newest copy of ledger.sqlite; a backup forgets what was spent.",
+                    remedy="Restore the latest copy of ledger.sqlite; an older one forgets what was spent.",
                 )
             count += 1
     return count

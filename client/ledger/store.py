@@ -205,7 +205,7 @@ class Ledger:
                     if patients_digest(frozenset(patients), entry.salt) != entry.patients_sha256:
                         raise LedgerError(
                             f"The patients of job {entry.job!r} are not those that were written.",
-                            remedy="Bring back the newest copy of ledger.sqlite, and find out who changed it.",
+                            remedy="Restore the latest copy of ledger.sqlite, and find out who changed it.",
                         )
         return head
 

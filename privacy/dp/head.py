@@ -57,7 +57,8 @@ def open_head(data: bytes, key: bytes, session: bytes, site: int) -> Head:
         )
     if data[0] >= 0x80:
         raise ProtectionError(
-            f"The ledger head of site {site} is no number of entries.", remedy="It is left out of this round."
+            f"The ledger head of site {site} claims an impossible number of entries.",
+            remedy="It is left out of this round.",
         )
     head = Head(int.from_bytes(data[:8], "big"), data[8 : 8 + HASH_BYTES])
     try:
@@ -74,5 +75,5 @@ def went_back(site: int, known: Head, now: Head) -> ProtectionError:
     """Return the error for a ledger that is shorter than, or different from, one that was signed before."""
     return ProtectionError(
         f"The privacy ledger of site {site} went back: it had {known.length} entries and now shows {now.length}.",
-        remedy="Its operator must bring back the newest copy of ledger.sqlite; a backup forgets what was spent.",
+        remedy="Its operator must restore the latest copy of ledger.sqlite; an older one forgets what was spent.",
     )

@@ -1,7 +1,7 @@
-"""From a job to its noise and its charges, the same at every party because only the job goes in.
+"""The noise of a job and what it charges, computed from the job alone, so that all parties get the same.
 
 mode          one training attempt                                    what protects a patient
-local         one step, or as many as asked, noised at the site       the site's own noise; all others may collude
+local         one or more steps, each noised at the site              the site's own noise; all others may collude
 distributed   one step, one masked sum of discrete shares             the honest sites' shares together
 """
 

@@ -107,8 +107,13 @@ def federated_auc(mode: str, epsilon: float, seed: int, steps: int, data: Path) 
     return result.metrics["auc"]
 
 
-def pooled_auc(epsilon: float, seed: int, steps: int, data: Path) -> float:
-    """Return the test AUC of central DP-SGD over all training patients."""
+def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 1) -> float:
+    """Return the test AUC of central DP-SGD over all training patients, in one process.
+
+    Args:
+        noises: how many sites add the whole noise. With `SITES` a run has the law of local noise with one step a round: the
+            sites' samples together are one sample of all patients, and their noises add up.
+    """
     job = job_of("pooled", epsilon, seed, steps)
     release = Release(mechanism="gaussian", noise_multiplier=1.0, sampling_rate=RATE, count=steps)
     noise = solve_noise(epsilon, job.privacy.delta, lambda z: [release.model_copy(update={"noise_multiplier": z})])
@@ -131,7 +136,8 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path) -> float:
         state, parameters = strategy.init(trainer.layout.size), read_parameters(model, trainer.layout)
         stream = Stream(np.random.default_rng([seed, 1]).bytes)
         for _ in range(steps):
-            total = private.direction(parameters, pool) + gaussian(trainer.layout.size, noise, stream).numpy()
+            drawn = gaussian(trainer.layout.size, noise * noises**0.5, stream).numpy()
+            total = private.direction(parameters, pool) + drawn
             state, parameters = strategy.apply(state, parameters, total / (RATE * PATIENTS))
         assert evaluate is not None  # Safe because the data have a test split.
         return evaluate(parameters)["auc"]
