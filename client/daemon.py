@@ -31,13 +31,13 @@ SEND_TRIES = 4  # a reply that cannot be delivered belongs to a round that has g
 
 
 class Attempts:
-    """Remembers on disk which request is being worked on, so that one which kills the process is tried twice at most."""
+    """Remembers on disk which request is being processed, so that one that crashes the process is tried at most twice."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def begin(self, identifier: str) -> bool:
-        """Record the beginning of work; False if this request has been begun `MAX_BEGUN` times without an end."""
+        """Record that work begins; return False if this request was begun `MAX_BEGUN` times and never finished."""
         begun = 1
         if self._path.exists():
             last, _, count = self._path.read_text().partition(" ")
@@ -48,7 +48,7 @@ class Attempts:
         return True
 
     def end(self) -> None:
-        """Record the end of work."""
+        """Record that work has ended."""
         self._path.unlink(missing_ok=True)
 
 
@@ -85,7 +85,10 @@ class SiteDaemon:
     def run(self) -> None:
         """Serve until stopped; link errors never end it."""
         pause_s = FIRST_PAUSE_S
-        with FleetLink(self._folder.roster.coordinator.url, self._folder.tls(), self._folder.node_key) as link:
+        limit = self._folder.config.performance.job_limit_bytes()
+        with FleetLink(
+            self._folder.roster.coordinator.url, self._folder.tls(), self._folder.node_key, max_message_bytes=limit
+        ) as link:
             heart = threading.Thread(target=self._beat, args=(link,), daemon=True)
             heart.start()
             while not self._stop.is_set():
@@ -116,11 +119,13 @@ class SiteDaemon:
             self._state("connected")
 
     def _answer(self, message: Message, context: Context) -> Message:
-        """Return the app's reply, or a refusal; a request that has ended this process twice is not tried again."""
+        """Return the app's reply, or a refusal; a request that has crashed this process twice is not tried again."""
         try:
             self._dates.check()
             if not self._attempts.begin(message.metadata.message_id):
-                raise Refused("This request has ended the site's process before.", remedy="See the site's system log.")
+                raise Refused(
+                    "This request has crashed the site's process before.", remedy="Look into the site's system log."
+                )
             return self._app(message, context)
         except Exception as problem:
             self._events.emit("refused", error=type(problem).__name__, text=describe(problem))

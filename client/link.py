@@ -41,17 +41,23 @@ REMEMBERED = 64  # answered messages that a coordinator may offer once more afte
 
 
 class FleetLink:
-    """A connection that can be broken and made again; all methods raise LinkError when the other side is not there.
+    """A connection that may break and be made again; every method raises LinkError if the coordinator cannot be reached.
 
     Args:
         url: ``https://host:port`` of the coordinator.
         tls: context with the consortium's CA and this site's certificate.
         node_key: the private key whose public half is on the roster.
         clock: whose time is signed with each request.
+        max_message_bytes: largest request of the coordinator that is taken; never more than `MAX_MESSAGE_BYTES`.
     """
 
     def __init__(
-        self, url: str, tls: ssl.SSLContext, node_key: ec.EllipticCurvePrivateKey, clock: Clock | None = None
+        self,
+        url: str,
+        tls: ssl.SSLContext,
+        node_key: ec.EllipticCurvePrivateKey,
+        clock: Clock | None = None,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         public = node_key.public_key()
         self._public = public_key_to_bytes(public)
@@ -69,6 +75,7 @@ class FleetLink:
         http.follow_redirects = False
         http.headers["accept-encoding"] = "identity"
         http.event_hooks = {"response": [check_response]}
+        self._max_message_bytes = min(max_message_bytes, MAX_MESSAGE_BYTES)
         self._node: Node | None = None
         self._answered: deque[str] = deque(maxlen=REMEMBERED)
 
@@ -108,7 +115,9 @@ class FleetLink:
                 return None
             try:
                 root = response.message_object_trees[0].object_id
-                message = assemble(root, lambda name: self._pull_object(bare.metadata.run_id, name), MAX_MESSAGE_BYTES)
+                message = assemble(
+                    root, lambda name: self._pull_object(bare.metadata.run_id, name), self._max_message_bytes
+                )
                 content = message.content if message.has_content() else RecordDict()
             except (WireError, IndexError):
                 content = RecordDict()  # an empty message is refused by the app, so that the coordinator hears of it

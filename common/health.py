@@ -1,4 +1,4 @@
-"""The standard gRPC health service, which Kubernetes probes natively; off unless a port is configured."""
+"""The standard gRPC health service, which Kubernetes can probe; off unless a port is configured."""
 
 from concurrent import futures
 
@@ -11,7 +11,7 @@ DATA = "salus.data"  # apart from the daemon's own state: a restart, which a fai
 
 
 class HealthServer:
-    """Serves ``grpc.health.v1.Health`` on loopback; plaintext, because it says nothing but SERVING or NOT_SERVING."""
+    """Serves ``grpc.health.v1.Health`` on loopback; in plain text, because it reveals only SERVING or NOT_SERVING."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._servicer = health.HealthServicer()

@@ -1,4 +1,4 @@
-"""One daemon per folder: an advisory lock that the kernel releases when the process ends, however it ends."""
+"""One daemon per folder: an advisory lock that the kernel releases when the process ends, in whatever way."""
 
 import fcntl
 import os
@@ -17,8 +17,8 @@ class FolderLock:
         except BlockingIOError:
             os.close(self._handle)
             raise ConfigError(
-                f"Another process is running in {folder.name!r} already.",
-                remedy="Stop it first, or use its folder's status.",
+                f"A daemon is already running in {folder.name!r}.",
+                remedy="Stop it first, or look at it with the status command.",
             ) from None
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Flower's content-addressed objects, put together again without trusting anything but their hashes.
+"""Flower's content-addressed objects, reassembled without trusting anything but their hashes.
 
 A message travels as a tree of objects, each named by the SHA-256 of its bytes. Flower's store believes the first tree that
 names an object, and its `Array` may list one chunk millions of times; so both ends walk the children that each object's own
@@ -23,7 +23,7 @@ MAX_OBJECTS = 20_000  # 5 MiB each: 100 GB, more than any model
 
 
 class Incomplete(Exception):
-    """A part is not there yet."""
+    """A part has not arrived yet."""
 
 
 def assemble(root: str, fetch: Callable[[str], bytes | None], max_bytes: int) -> Message:
@@ -35,7 +35,7 @@ def assemble(root: str, fetch: Callable[[str], bytes | None], max_bytes: int) ->
 
     Raises:
         Incomplete: a part is missing.
-        WireError: parts that do not match their names, too many, too large, or not a message.
+        WireError: parts do not match their names, are too many or too large, or are not a message.
     """
     parts: dict[str, bytes] = {}
     waiting = [root]
@@ -50,20 +50,21 @@ def assemble(root: str, fetch: Callable[[str], bytes | None], max_bytes: int) ->
         total += len(content)
         if get_object_id(content) != name or total > max_bytes or len(parts) >= MAX_OBJECTS:
             raise WireError(
-                "Expected parts that match their names and the agreed size.", remedy="The message is dropped."
+                "Expected parts that match their names and stay within the agreed size.",
+                remedy="The message is ignored.",
             )
         parts[name] = content
         waiting += _children(content)
     try:
         if sum(_expanded_bytes(content, parts) for content in parts.values()) > max_bytes:
-            raise WireError("Expected an array of the agreed size.", remedy="The message is dropped.")
+            raise WireError("Expected an array of the agreed size.", remedy="The message is ignored.")
         message = inflate_object_from_contents(root, parts)
     except WireError:
         raise
     except Exception as problem:  # Flower's parsers raise KeyError, TypeError, JSONDecodeError ... on forged bytes
-        raise WireError(f"Expected a message ({type(problem).__name__}).", remedy="It is dropped.") from None
+        raise WireError(f"Expected a message ({type(problem).__name__}).", remedy="It is ignored.") from None
     if not isinstance(message, Message):
-        raise WireError("Expected a message.", remedy="It is dropped.")
+        raise WireError("Expected a message.", remedy="It is ignored.")
     return message
 
 
@@ -71,7 +72,7 @@ def _children(content: bytes) -> list[str]:
     try:
         return [name for name in get_object_head_values_from_object_content(content)[1] if name]
     except Exception:
-        raise WireError("Expected an object with a head.", remedy="The message is dropped.") from None
+        raise WireError("Expected an object with a header.", remedy="The message is ignored.") from None
 
 
 def _expanded_bytes(content: bytes, parts: dict[str, bytes]) -> int:

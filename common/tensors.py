@@ -1,4 +1,4 @@
-"""Tensors on the wire: a strict header, then raw little-endian bytes. Nothing is evaluated, nothing is unpickled.
+"""Tensors on the wire: a strict header, then raw little-endian bytes. Nothing is evaluated or unpickled.
 
     "SALT" | u32 version | u32 header length | header (canonical JSON) | raw bytes of each tensor, in the header's order
 
@@ -79,7 +79,7 @@ def decode_tensors(data: bytes, expected: Sequence[TensorSpec] | None = None) ->
     if expected is not None and tuple(specs) != tuple(expected):
         raise WireError(
             "Expected the tensors of the agreed model, got others.",
-            remedy="Both sides may run different versions of Salus or of the task; install the same one.",
+            remedy="Install the same version of Salus, and of the task, on both sides.",
         )
     arrays: dict[str, Array] = {}
     for spec in specs:
@@ -130,5 +130,5 @@ def _is_size(value: object) -> bool:
 
 def _bad(reason: str) -> WireError:
     return WireError(
-        f"Expected encoded tensors, but {reason}.", remedy="The message was damaged or forged; it is dropped."
+        f"Expected encoded tensors, but {reason}.", remedy="The message is damaged or forged, and is ignored."
     )

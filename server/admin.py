@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
-from salus.common.errors import SalusError, describe
+from salus.common.errors import JobError, SalusError, describe
 from salus.server.checkpoints import JobRow
 
 
@@ -42,8 +42,12 @@ MAX_JOB_BYTES = 1_000_000
 
 
 async def _text(request: Request) -> str:
-    body = await request.body()
-    return body[:MAX_JOB_BYTES].decode("utf-8", errors="replace")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_JOB_BYTES:
+            raise JobError(f"Expected a job of at most {MAX_JOB_BYTES} bytes.", remedy="Check the path.")
+    return body.decode("utf-8", errors="replace")
 
 
 def make_admin_app(coordinator: Coordinator) -> FastAPI:

@@ -13,7 +13,7 @@ TIMEOUT_S = 20.0
 
 
 class AdminClient:
-    """Talks to the coordinator's daemon of one folder; raises LinkError if it does not run."""
+    """Talks to the coordinator's daemon of one folder; raises LinkError if it is not running."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / ADMIN_SOCKET
@@ -42,7 +42,9 @@ class AdminClient:
         if response.status_code == 400:
             raise _as_error(values)
         if response.is_error:
-            raise RoundError(f"The coordinator answered with status {response.status_code}.", remedy="See its log.")
+            raise RoundError(
+                f"The coordinator answered with status {response.status_code}.", remedy="Look into its log."
+            )
         return values
 
 

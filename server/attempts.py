@@ -1,4 +1,4 @@
-"""One protected sum over the sites, whatever it is of: wait for sites, ask, combine, and try again where too few answered.
+"""One protected sum over the sites, whatever is summed: wait for sites, ask them, combine the answers, retry if too few answered.
 
 A round that too few sites finish is abandoned, nothing of it is kept, and it is tried again as a new attempt.
 """
@@ -87,7 +87,7 @@ class Attempts:
                 total = self._attempt(round_, attempt, sites, kind, blob, shape)
                 if len(total.sites) < self._needed:
                     raise RoundError(
-                        f"Expected answers of at least {self._needed} sites, got {len(total.sites)}.",
+                        f"Expected answers from at least {self._needed} sites, got {len(total.sites)}.",
                         remedy="",
                     )
                 check(total)
@@ -101,7 +101,7 @@ class Attempts:
             return total
         raise RoundError(
             f"Round {round_} failed in {MAX_ATTEMPTS} attempts. The last one: {last}",
-            remedy="See the events of the job for each site's answer.",
+            remedy="The job's events show each site's answer.",
         )
 
     @property

@@ -106,7 +106,7 @@ class Checkpoints:
                 connection.execute(sa.text("ALTER TABLE jobs ADD COLUMN roster VARCHAR NOT NULL DEFAULT ''"))
 
     def submit(self, signed: Signed, name: str) -> str:
-        """Record a new job and return its id, unique in this coordinator's life."""
+        """Record a new job and return its id, which this coordinator never gives again."""
         with self._engine.begin() as connection:
             last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
             job_id = f"{name}-{last + 1:04d}"
@@ -292,7 +292,7 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 
 
 def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
-    """Write to a file beside, fsync, rename: a reader sees the whole file or none. Raises StorageError."""
+    """Write a temporary file, fsync and rename it: a reader sees the whole file or none. Raises StorageError."""
     beside = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How the round code reaches sites: by id, over any Flower `Grid` (our own link, the simulation's, or Flower's engines)."""
+"""How the rounds reach sites: by id, over any Flower `Grid` (our own link, the simulation, or Flower's engines)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -78,18 +78,18 @@ class GridFederation:
             self._clock.sleep(POLL_S)
         for identifier in waiting:
             site = site_of[identifier]
-            yield site, WireError(f"Site {site} did not answer in time.", remedy="It is left out of this round."), b""
+            yield site, WireError(f"Site {site} did not answer in time.", remedy="The round goes on without it."), b""
 
 
 def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
     if message.has_error():
-        return WireError(f"Site {site} did not answer.", remedy="It is left out of this round."), b""
+        return WireError(f"Site {site} did not answer.", remedy="The round goes on without it."), b""
     try:
         reply, blob = unpack_reply(message.content)
     except SalusError as problem:
         return problem, b""
     if reply.site != site:
-        return WireError(f"Site {site} answered as site {reply.site}.", remedy="Check its configuration."), b""
+        return WireError(f"Site {site} answered as site {reply.site}.", remedy="Check that site's kit and keys."), b""
     return reply, blob
 
 

@@ -1,4 +1,4 @@
-"""The coordinator's `Grid`: requests into Flower's link state, whole replies out of it, one exchange after the other.
+"""The coordinator's `Grid`: puts requests into Flower's link state and takes complete replies out of it, one exchange at a time.
 
 Part of the link (`server/link.py`), in a file of its own; the same contract test holds both.
 """
@@ -25,7 +25,7 @@ BASE_BUDGET_BYTES = 64 * 2**20  # what a site may always send in one exchange; l
 
 
 class Bell:
-    """Wakes a waiting pull when a message for its node was stored; rung from any thread."""
+    """Wakes a waiting pull when a message for its node has been stored; may be rung from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -55,7 +55,7 @@ class Bell:
 
 
 class RunGrid(Grid):
-    """What every grid of ours has in common: the run it serves, and messages made by their own constructor."""
+    """What all grids of Salus share: the run they serve, and how messages are created."""
 
     _run: Run
 
@@ -73,7 +73,7 @@ class RunGrid(Grid):
 
 
 class LinkGrid(RunGrid):
-    """Flower's `Grid` over the link state of this very process; replies are handed on once all their parts are here."""
+    """Flower's `Grid` over the link state of this process; a reply is passed on when all its parts have arrived."""
 
     def __init__(self, factory: LinkStateFactory, bell: Bell) -> None:
         self._state = factory.state()
@@ -101,7 +101,7 @@ class LinkGrid(RunGrid):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, task
 
     def revive(self) -> None:
-        """Open a new run if Flower has ended this one: after a pause of the machine the run's own heartbeat comes too late."""
+        """Open a new run if Flower has ended this one, as it does when a suspended machine's heartbeat comes too late."""
         run_id = self._run.run_id
         if not self._ended.is_set() and self._state.get_run_status({run_id})[run_id].status == Status.FINISHED:
             self._state.cleanup_run(run_id)
@@ -109,12 +109,12 @@ class LinkGrid(RunGrid):
             self._open_run()
 
     def charge(self, node: int, size: int) -> bool:
-        """Count bytes that a node sends in this exchange; False beyond its budget."""
+        """Count the bytes that a node sends in this exchange; return False once it exceeds its budget."""
         self._spent[node] = self._spent.get(node, 0) + size
         return self._spent[node] <= self.reply_budget_bytes
 
     def offer_again(self, node: int) -> None:
-        """Offer a returning site what it was sent but has not wholly answered: the process that took it may be gone."""
+        """Offer a returning site the requests it has not completely answered: the process that took them may have died."""
         answered = self._state.message_ins_id_to_message_res_id  # type: ignore[attr-defined]
         replies = self._state.message_res_store  # type: ignore[attr-defined]
         for identifier, message in list(self._state.message_ins_store.items()):  # type: ignore[attr-defined]
@@ -195,7 +195,7 @@ class LinkGrid(RunGrid):
         return complete
 
     def _forget(self, asked: str) -> None:
-        """Drop a request with its parts, and what has come of a reply to it."""
+        """Drop a request with its parts, and whatever has arrived of a reply to it."""
         reply = self._state.message_ins_id_to_message_res_id.get(asked)  # type: ignore[attr-defined]
         self._state.delete_messages({asked})
         self._store.delete(asked)
@@ -203,7 +203,7 @@ class LinkGrid(RunGrid):
             self._store.delete(reply)
 
     def _assemble(self, reply: Message) -> Message | None:
-        """Return the whole reply, or None while parts are missing. Its metadata are those that were authenticated."""
+        """Return the complete reply, with the metadata that were authenticated; None while parts are missing."""
         identifier = reply.metadata.message_id
         try:
             inflated = assemble(identifier, self._store.get, self.reply_budget_bytes)
@@ -218,4 +218,4 @@ class LinkGrid(RunGrid):
         return whole
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        raise NotImplementedError("Salus takes replies one by one; use push_messages and pull_messages.")
+        raise NotImplementedError("Salus takes replies one at a time: use push_messages and pull_messages.")

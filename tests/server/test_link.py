@@ -215,7 +215,10 @@ def test_only_fleet_routes_exist_and_large_bodies_are_refused(world: World) -> N
     with httpx.Client(base_url=world.url, verify=own.tls()) as client:
         for path in ("/", "/docs", "/openapi.json", "/v1/control/list-runs", "/v1/runtime/pull-messages", "/health"):
             assert client.post(path, content=b"").status_code == 404
-        assert client.post("/v1/fleet/activate-node", content=b"0" * (9 * 2**20)).status_code == 413
+        with contextlib.suppress(
+            httpx.TransportError
+        ):  # refused while it is still being sent, which may hide the answer
+            assert client.post("/v1/fleet/activate-node", content=b"0" * (9 * 2**20)).status_code == 413
         assert client.post("/v1/fleet/activate-node", content=b"\xff\xff").status_code >= 400
         unsigned = PushMessagesRequest(node=Node(node_id=1)).SerializeToString()
         headers = {"content-type": "application/x-protobuf"}
