@@ -184,7 +184,7 @@ def bench(
     data: Annotated[Path | None, typer.Option(help="For privacy: the folder of PneumoniaMNIST.")] = None,
     plot: Annotated[Path | None, typer.Option(help="For privacy: write the table as an SVG picture.")] = None,
 ) -> None:
-    """Measure ourselves against a peer or a floor in the same run: cache, dp, encryption,
+    """Measure ourselves against a peer or a floor in the same run: cache, dp, encryption, evaluation,
     harmonisation, importing, link, masking, memory, privacy."""
     from salus.simulations.benchmarks import BENCHMARKS
 

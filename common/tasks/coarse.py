@@ -16,8 +16,8 @@ from salus.common.figures import MAX_CURVES, Figures, Roc
 from salus.common.tasks.base import Totals
 from salus.common.tasks.binormal import area_of, fit_curve
 
-# Public thresholds on the log-odds, wide enough for networks that are very sure of themselves. Compared in `docs/privacy.md`.
-EDGES = (-6.0, -1.5, 0.0, 1.5, 6.0)
+# Public thresholds on the log-odds, good for sure and for timid networks among those compared in `docs/privacy.md`.
+EDGES = (-4.0, -2.0, 0.0, 2.0, 4.0)
 CELLS = len(EDGES) + 1
 SURE = EDGES.index(0.0) + 1  # first cell in which a class is predicted
 TYPICAL_SHIFT, TYPICAL_SPREAD = 1.63, 1.8  # of log-odds, either side of 0: an area of 0.90, to foretell exactness

@@ -13,6 +13,7 @@ BENCHMARKS = Registry(
         "cache": "salus.simulations.benchmarks.cache:run",
         "dp": "salus.simulations.benchmarks.dp:run",
         "encryption": "salus.simulations.benchmarks.encryption:run",
+        "evaluation": "salus.simulations.benchmarks.evaluation:run",
         "harmonisation": "salus.simulations.benchmarks.harmonisation:run",
         "importing": "salus.simulations.benchmarks.importing:run",
         "link": "salus.simulations.benchmarks.link:run",
