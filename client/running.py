@@ -192,6 +192,7 @@ class RunningJob:
             update = self._noised(private, plan, self.data, model, shape)
             if self.data is not None and shape.kind == "train":
                 self._trained(request, self.data, private.trainer.left_out)
+            self._tell(private.trainer.left_out)
         except Exception as problem:
             # Unreadable patients were left out one by one before this. What is left is a fault of the machine; from now on the
             # site sends noise, because falling silent now and then would say which samples make it fail.
@@ -200,6 +201,14 @@ class RunningJob:
             private.broken = True
             update = self._noised(private, plan, None, model, shape)
         return Contribution(update, 1.0, np.zeros(0))
+
+    def _tell(self, left_out: Mapping[str, int]) -> None:
+        """Tell the operator of patients that added nothing, unless unreadable files say it already."""
+        if left_out and self.trouble() is None:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+            self.finding = Finding(
+                f"Some patients added nothing to the running job ({reasons}). Check their images; if it is many, the model."
+            )
 
     def _noised(
         self, private: Private, plan: Plan, data: LocalData | None, model: FloatVector, shape: Shape

@@ -15,7 +15,7 @@ from salus.privacy.dp.patients import Patients
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALLEST_NORM = 1e-60  # below any norm of single-precision numbers; their squares do not underflow in double precision
-LARGEST_NORM = 1e18  # a gradient beyond it is as good as infinite; its patient adds nothing
+LARGEST_NORM = 1e18  # a larger gradient counts as infinite, and its patient adds nothing
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Clipper(Protocol):
 
 
 def clip_factors(norms_l2: torch.Tensor, clip_norm_l2: float) -> torch.Tensor:
-    """Return what each patient's gradient is multiplied by: min(1, C / norm), and 0 where the norm is no usable number."""
+    """Return what each patient's gradient is multiplied by: min(1, C / norm), 0 where the norm is NaN or above 1e18."""
     factors = (clip_norm_l2 / norms_l2.double().clamp(min=SMALLEST_NORM)).clamp(max=1.0)
     return torch.where(norms_l2 <= LARGEST_NORM, factors, torch.zeros_like(factors))  # false for NaN, too
 

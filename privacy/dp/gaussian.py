@@ -1,9 +1,8 @@
 """Gaussian noise from a cryptographic stream, by Box and Muller, released on a grid.
 
-What is not proven: the noise is computed in double precision, so its law differs from the ideal one by rounding. A
-release is rounded to a grid of sigma / 2^20, far coarser than those rounding errors, which removes the low-order bits
-that known attacks read (Mironov 2012, doi 10.1145/2382196.2382264). `discrete_gaussian` is exact and is what the
-distributed mode uses.
+What is not proven: the noise is computed in double precision, so its distribution differs from the ideal one by rounding. A
+release is rounded to a grid of sigma / 2^20, which is far coarser than those errors and removes the low-order bits that
+known attacks read (Mironov 2012, doi 10.1145/2382196.2382264). Distributed mode uses `discrete_gaussian`, which is exact.
 """
 
 import math

@@ -81,7 +81,10 @@ def contracted(patients: Patients, factors: torch.Tensor, a: torch.Tensor, b: to
 
 
 def kept(factors: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Return `x` with zeros wherever a factor is 0, because zero times infinity is not zero."""
+    """Return `x` with zeros wherever a factor is 0, because zero times infinity is not zero.
+
+    Whether it is copied depends on the factors; the values of the patients that are kept do not.
+    """
     return x if bool((factors > 0).all()) else torch.where(factors > 0, x, torch.zeros_like(x))
 
 

@@ -1,7 +1,7 @@
-"""The patients of one pass through a network: a grid of public size, in which every patient has a row of its own.
+"""The patients of one pass through a network: a grid of fixed size with one row for each patient.
 
 A library chooses its kernels, and with them the order of additions, by the size of a batch. So the size of a pass depends on
-public numbers only, and on the number of images of the patients in it; free places are filled up.
+public numbers and on the number of images of the patients in it only; unused rows are padded.
 """
 
 from collections.abc import Sequence

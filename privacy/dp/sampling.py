@@ -1,7 +1,7 @@
-"""Which patients take part in a step: each one by a coin of its own (Poisson sampling), unknown to everybody else.
+"""Which patients take part in a step: each one independently with the same probability (Poisson sampling), kept secret.
 
-Fixed-size batches have another, weaker guarantee: at N = 10 000, batch 100, 10 epochs and noise 0.8 the accountant of Poisson
-sampling says 3.1 where shuffled batches without amplification are worth 24.
+Shuffled batches of a fixed size have a weaker guarantee: with 10 000 patients, batches of 100, 10 epochs and noise multiplier
+0.8, epsilon is 3.1 for Poisson sampling and 24 for shuffled batches without amplification.
 """
 
 from collections.abc import Sequence

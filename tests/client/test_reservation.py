@@ -11,6 +11,7 @@ from salus.client import site as site_module
 from salus.client.data.sources.base import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
+from salus.client.running import RunningJob
 from salus.client.site import Site
 from salus.common.analyses import analysis_of
 from salus.common.analyses.base import norm_of
@@ -157,17 +158,40 @@ def test_a_measurer_counts_nobody_else(tmp_path: Path) -> None:
     assert round(float(measurer.noised(1, (), silent)[0]) * norm_of(analysis_of(job), 1)) == 7
 
 
+def test_patients_that_add_nothing_are_the_operators_to_know(
+    site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of("train")
+    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
+    running = site._running
+    assert isinstance(running, RunningJob)
+    assert running.private is not None
+    assert running.trouble() is None
+
+    def fails(*_: object) -> object:
+        raise RuntimeError("patient 7")
+
+    monkeypatch.setattr(running.private.trainer._clipper, "clipped_sum", fails)
+    assert ask(site, coordinator, job, 2, model_of(job)).kind == "ok"
+    trouble = running.trouble()
+    assert trouble is not None
+    assert "RuntimeError" in trouble.problem
+    assert "patient 7" not in trouble.problem + (tmp_path / "events.jsonl").read_text()
+    assert not running.private.broken
+
+
 @pytest.mark.parametrize("value", [1e7, -1e20, 3e38])
 def test_a_model_made_to_overflow_is_refused_before_anything_is_spent(
     site: Site, coordinator: Identity, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = job_of("train")
+    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"  # the first model is the one that the seed gives
     spent: list[object] = []
     right = type(site._ledger).commit
     monkeypatch.setattr(type(site._ledger), "commit", lambda *given: (spent.append(given), right(*given))[1])
-    reply = ask(site, coordinator, job, 1, model_of(job, value))
+    reply = ask(site, coordinator, job, 2, model_of(job, value))
     assert (reply.kind, reply.error) == ("refused", "WireError")
     assert "Expected model parameters between" in reply.text
     assert not spent
-    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
+    assert ask(site, coordinator, job, 2, model_of(job)).kind == "ok"
     assert len(spent) == 1
