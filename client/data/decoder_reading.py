@@ -54,7 +54,11 @@ class Reading:
         if number not in self._open:
             raise UnreadableImage("not-open", "the source has to be opened again")
         self._open.move_to_end(number)
-        return self._operations[operation.name](self._open[number], *arguments)
+        self._files.pushed = (str(arguments[0]), data) if data else None
+        try:
+            return self._operations[operation.name](self._open[number], *arguments)
+        finally:
+            self._files.pushed = None
 
     @staticmethod
     def _wanted(reader: Reader, names: list[str]) -> tuple[Answer, Sequence[Buffer]]:
@@ -107,6 +111,7 @@ class RemoteFiles:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
+        self.pushed: tuple[str, bytearray] | None = None  # a whole file that came with the operation
 
     def names(self, below: str = "") -> Iterator[str]:
         """Yield the names, page by page."""
@@ -123,6 +128,8 @@ class RemoteFiles:
         """Return a file's bytes."""
         if length == 0:
             return b""
+        if self.pushed is not None and self.pushed[0] == name:
+            return self.pushed[1][offset:] if length is None else self.pushed[1][offset : offset + length]
         return self._ask(Question(what="bytes", name=name, offset=offset, length=length or 0))
 
 

@@ -6,6 +6,8 @@ a file reaches it, and that answers over a pipe. A child that dies or takes too 
 
 import atexit
 import concurrent.futures
+import contextlib
+import fcntl
 import functools
 import json
 import os
@@ -46,6 +48,7 @@ SLOWEST_BYTES_PER_S = 10e6  # large files get so much longer
 MAX_QUESTIONS = 100_000  # in one operation; a series has some thousand files
 ACCEPTED = "I accept that a damaged file may take over this site"
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from salus.client.data.decoder_process import main; main()"
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 2**20  # Linux; what an unprivileged process may have
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # never the rest: a PACS's password is among them
 A = TypeVar("A", bound=Answer)
 Serve = Callable[[Question], Buffer]
@@ -176,6 +179,9 @@ class Child:
         protect_memory()  # before the child exists that might look at it
         incoming, theirs_out = os.pipe()
         theirs_in, outgoing = os.pipe()
+        for pipe in (incoming, outgoing):  # else a picture of a megabyte takes sixteen turns of the two processes
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
         try:
             # By a thread that lives as long as this process: the child is killed when the thread that started it ends.
             self._process = _starter().submit(_spawned, theirs_in, theirs_out).result()

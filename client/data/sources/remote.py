@@ -19,6 +19,7 @@ from salus.common.errors import UnreadableImage
 
 ROLE = "salus.client.data.decoder_reading:Reading"
 NOT_OPEN = "not-open"  # the child holds few sources at a time
+MAX_PUSHED_BYTES = 2**24
 MAX_FOUND = 20_000_000  # in one file; a table has a row of a few bytes for each
 _numbers = itertools.count(1)
 A = TypeVar("A", bound=Answer)
@@ -51,14 +52,13 @@ class Remote(Opened):
         )
         self._incarnation = self._child.incarnation
 
-    def _asked(self, name: str, kind: type[A], *arguments: object) -> tuple[A, memoryview]:
+    def _asked(self, name: str, kind: type[A], *arguments: object, data: Buffer = b"") -> tuple[A, memoryview]:
         with self._child.lock:  # so that no other thread's file ends the child in between
             self._child.start()
             if self._incarnation != self._child.incarnation:
                 self._open()
-            ask = functools.partial(
-                self._child.ask, name, kind, json.dumps([self._number, *arguments]), serve=self._served
-            )
+            argument = json.dumps([self._number, *arguments])
+            ask = functools.partial(self._child.ask, name, kind, argument, data, self._served)
             try:
                 return ask()
             except UnreadableImage as problem:
@@ -72,11 +72,18 @@ class Remote(Opened):
         return [name for name in names if name in wanted]
 
     def _first_look(self, name: str) -> str | Iterable[Item]:
-        page, _ = self._asked("look", Page, name)
+        page, _ = self._asked("look", Page, name, data=self._pushed(name))
         return page.group or self._pages([name], page)
 
     def _examined(self, names: Sequence[str]) -> Iterable[Item]:
         return self._pages(names, self._asked("examine", Page, list(names), 0)[0])
+
+    def _pushed(self, name: str) -> bytes:
+        """Return a file that is about to be asked for, which saves a question; nothing where that is not worth it."""
+        try:
+            return self._files.read(name) if self._files.size(name) <= MAX_PUSHED_BYTES else b""
+        except UnreadableImage:
+            return b""  # the key is not a file's name, or the file is gone: the reader says so when it asks
 
     def _pages(self, names: Sequence[str], page: Page) -> Iterator[Item]:
         count = 0
@@ -89,7 +96,7 @@ class Remote(Opened):
 
     def load(self, key: str) -> Sample:
         """Return the sample of `key`; raises UnreadableImage as the reader, and ``too-slow`` or ``crashed``."""
-        loaded, body = self._asked("load", Loaded, key)
+        loaded, body = self._asked("load", Loaded, key, data=self._pushed(key))
         values = np.frombuffer(body, np.float32, loaded.count).reshape(loaded.shape)
         measured = None
         if loaded.measured is not None:
