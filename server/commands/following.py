@@ -47,7 +47,7 @@ def watch(folder: Folder, job_id: JobId) -> None:
         )
     for what in ("model", "report"):
         if result[what]:
-            out.print(f"{what.capitalize()}: {shown(result[what])}", soft_wrap=True)
+            out.print(f"{shown(what.capitalize())}: {shown(result[what])}", soft_wrap=True)
 
 
 def _advance(
@@ -96,7 +96,7 @@ def show(
     rows += [(what, result[what]) for what in ("model", "report") if result[what]]
     table(job_id, ["", ""], rows)
     for absent in result["absent"]:
-        out.print(f"Not asked now: site {absent['site']}, {shown(absent['name'])}: {shown(absent['reason'])}")
+        out.print(f"Not asked now: site {shown(absent['site'])}, {shown(absent['name'])}: {shown(absent['reason'])}")
     for problem in problems:
         out.print(shown(refusal_text(problem, names)), soft_wrap=True)
     if result["status"] in ("failed", "cancelled"):
@@ -143,7 +143,7 @@ def resume(folder: Folder, job_id: JobId) -> None:
 
     client = AdminClient(folder)
     done = client.post(f"/jobs/{job_id}/resume")["rounds"]
-    out.print(f"[bold]{shown(job_id)}[/] is queued again and continues after round {done}.")
+    out.print(f"[bold]{shown(job_id)}[/] is queued again and continues after round {shown(done)}.")
 
 
 def names_of(client: Any) -> dict[int, str]:
