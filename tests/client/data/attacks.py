@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from salus.client.data.channel import Buffer
 from salus.client.data.decoder_process import Ask
-from salus.client.data.messages import Done, Operation
+from salus.client.data.messages import Answer, Done, Names, Operation
 from salus.client.data.sandbox.seccomp import ARCHITECTURES
 from salus.client.data.sandbox.syscalls import ALLOWED, FATAL
 from salus.common.errors import UnreadableImage
@@ -140,12 +140,18 @@ ATTACKS: dict[str, Callable[[Target], object]] = {
 
 
 class Attacks:
-    """The role: an operation names an attack; the answer is `Done` if it succeeded."""
+    """The role: an operation names an attack; the answer is `Done` if it succeeded. Another one tells what was inherited."""
 
     def __init__(self, settings: str, secret: bytes, ask: Ask) -> None:
         self._target = Target(*json.loads(settings)["target"])
+        opened = [
+            os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")[:-1]
+        ]  # the last is the list's
+        self._inherited = (*os.environ, *opened)
 
-    def answer(self, operation: Operation, data: bytearray) -> tuple[Done, Sequence[Buffer]]:
+    def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
+        if operation.name == "inherited":
+            return Names(names=self._inherited), []
         if operation.name != "nothing":
             try:
                 ATTACKS[operation.name](self._target)
