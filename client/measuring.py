@@ -60,7 +60,7 @@ class Measurer:
         self.lost: dict[str, str] = {}
 
     def exact(self, step: int, state: Sequence[float]) -> tuple[int, Float64Vector]:
-        """Return of how many patients this site's numbers are, and the numbers, ready for an exact sum."""
+        """Return the number of patients in this site's numbers, and the numbers, ready for an exact sum."""
         self.left_out.clear()
         self.lost.clear()
         least = max(self._min_patients(), self._asked)
@@ -77,7 +77,7 @@ class Measurer:
         return self.with_noise(total, plan)
 
     def _patient(self, step: int, state: Sequence[float], mine: Iterable[Measured]) -> Float64Vector:
-        """Return one patient's part, of norm one or less; whatever goes wrong with a patient costs that patient only."""
+        """Return one patient's part, of norm at most one; a failure affects that patient only."""
         nothing = np.zeros(2 + cells_of(self.analysis, step))
         try:
             found = mean_row(self.analysis, step, state, mine)

@@ -27,7 +27,7 @@ class DataKind(IntFlag):
 
     @classmethod
     def kinds(cls) -> "tuple[DataKind, ...]":
-        """Return the single kinds."""
+        """Return each kind by itself."""
         return cls.TRAINING, cls.VALIDATION, cls.MEASURED
 
     @property
@@ -94,7 +94,7 @@ def to_vector(contribution: Contribution, shape: Shape) -> Float64Vector:
 
 
 def scale_of(contribution: Contribution, shape: Shape) -> tuple[float, Float64Vector]:
-    """Return what `to_vector` multiplies the update by (clip times weight) and what stands behind it; errors likewise."""
+    """Return the factor of the update in `to_vector` (clip times weight) and the entries after the update; same errors."""
     update = contribution.update
     tail = np.concatenate([[contribution.weight], contribution.statistics])
     if update.shape != (shape.parameters,) or tail.shape != (1 + shape.statistics,):

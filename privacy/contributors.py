@@ -129,7 +129,7 @@ def check_survivors(survivors: frozenset[int], way: str, earlier: Iterable[Conse
 
 
 def late_data(site: int, earlier: Iterable[Consent]) -> DataKind:
-    """Return the kinds of data that other sites contributed to an earlier sum over the same data, and this site did not.
+    """Return the kinds of data that other sites contributed to an earlier sum over the same data and this site did not.
 
     If the site contributed them now, no later sum could be opened. It leaves them out instead, until the next cohort epoch.
     """

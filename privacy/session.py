@@ -14,7 +14,7 @@ def ids(sites: tuple[int, ...] | list[int] | set[int] | frozenset[int]) -> bytes
 
 
 def manifest_hash(document: bytes, kind: str, parameters: int, statistics: int) -> bytes:
-    """Return what a session's manifest is: the signed job, and what its vectors are.
+    """Return the hash that binds a session to the signed job and to the kind and length of its vectors.
 
     Training and evaluation of one round, and vectors of different lengths, must never share a session: masks of a shorter
     vector are a prefix of a longer one's, and what stands beyond the prefix would be open.

@@ -30,7 +30,9 @@ class UnprotectedSite:
 
     def answer(self, request: bytes) -> bytes:
         """Refuse: there is only one exchange."""
-        raise ProtectionError("Expected no further exchange without protection.", remedy="The coordinator is faulty.")
+        raise ProtectionError(
+            "Expected a single exchange without protection, got a second request.", remedy="The coordinator is faulty."
+        )
 
 
 class UnprotectedCoordinator:
@@ -45,16 +47,16 @@ class UnprotectedCoordinator:
     def receive(self, site: int, reply: bytes) -> None:
         """Check one site's vector (length, finite, norm, ranges) and add it."""
         if site not in self._roster or site in self._sites:
-            raise self._bad(site, "it is not invited or answered twice")
+            raise self._bad(site, "the site was not invited, or answered twice")
         if len(reply) != self._shape.length * WIRE.itemsize:
             raise self._bad(site, f"expected {self._shape.length} numbers, got {len(reply)} bytes")
         vector = np.frombuffer(reply, dtype=WIRE)
         update, tail = vector[: self._shape.parameters], vector[self._shape.parameters :]
         if not np.isfinite(vector).all():
-            raise self._bad(site, "NaN or infinity")
+            raise self._bad(site, "it holds NaN or infinity")
         limit = float(tail[0]) * self._shape.clip_norm_l2 * (1 + ROUNDING) + 1e-12
         if (tail < 0).any() or (tail > 1).any() or float(np.linalg.norm(update.astype(np.float64))) > limit:
-            raise self._bad(site, "a norm, weight or statistic beyond its public bound")
+            raise self._bad(site, "a norm, weight or statistic exceeds its public bound")
         self._sum += vector
         self._sites.add(site)
 

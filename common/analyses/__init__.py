@@ -32,6 +32,6 @@ def analysis_of(job: Job) -> Analysis:
     if job.job.rounds != analysis.steps:
         raise JobError(
             f"Expected rounds = {analysis.steps} for statistics of kind {job.statistics.kind!r}, got {job.job.rounds}.",
-            remedy="Correct it.",
+            remedy="Set rounds to that number.",
         )
     return analysis

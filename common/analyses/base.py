@@ -90,7 +90,7 @@ class Analysis(Protocol):
     steps: int
 
     def state_size(self, step: int) -> int:
-        """Return how many public numbers the sites get at this step, from 1."""
+        """Return the number of public values that the sites get at this step; steps count from 1."""
 
     def blocks(self, step: int) -> Sequence[Block]:
         """Return what the cells of a row are."""
@@ -99,7 +99,7 @@ class Analysis(Protocol):
         """Return the largest Euclidean norm of a row."""
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
-        """Return an image's row, or None for an image that says nothing to this analysis."""
+        """Return an image's row, or None for an image that this analysis does not use."""
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return a site's own numbers without noise, ``[patients, images, cells ...]``, before they are protected.
@@ -110,10 +110,10 @@ class Analysis(Protocol):
         """
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
-        """Return the public state after a step: of the last one, what `result` explains."""
+        """Return the public state after a step; `result` explains the state after the last one."""
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
-        """Return what was found, as plain JSON."""
+        """Return the result as plain JSON."""
 
 
 def cells_of(analysis: Analysis, step: int) -> int:
@@ -173,7 +173,7 @@ def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[n
 
 
 def _small(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bool_]:
-    """Return which cells are to be zero: small ones, and the next smallest until those hidden are of enough patients."""
+    """Return which cells to set to zero: the small ones, then the next smallest, until the hidden ones have enough patients."""
     counts = present.sum(axis=0)
     small: npt.NDArray[np.bool_] = (counts > 0) & (counts < least)
     while small.any() and present[:, small].any(axis=1).sum() < least:
@@ -207,7 +207,7 @@ def _groups(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
 def mean_row(
     analysis: Analysis, step: int, state: Sequence[float], mine: Iterable[Measured]
 ) -> tuple[Float64Vector, int] | None:
-    """Return a patient's row, the mean of its images' rows, cut to `reach`, and of how many; None where none says anything."""
+    """Return the mean of a patient's image rows, cut to `reach`, and the number of images; None if no image has a row."""
     total, count = np.zeros(cells_of(analysis, step)), 0
     for image in mine:
         row = analysis.row(step, state, image)
@@ -225,15 +225,15 @@ def norm_of(analysis: Analysis, step: int) -> float:
 
 
 def finite(intensities: FloatArray) -> bool:
-    """Return whether an image can be measured; one with NaN or infinity counts as none."""
+    """Return whether an image can be measured; one with NaN or infinity cannot."""
     return bool(np.isfinite(intensities).all())
 
 
 def bins_of(values: npt.NDArray[np.floating[Any]], low: float, high: float, bins: int) -> Float64Vector:
     """Return the shares of values in `bins` equal bins, those outside in the first or last.
 
-    Values that are no number have no part; a range that is none, or an empty array, gives zeros. It never raises: one image
-    that did would change what its whole site says.
+    Values that are not finite are ignored; an empty range or array gives zeros. It never raises: one image that did would
+    change the numbers of its whole site.
     """
     width = high - low
     known = values[np.isfinite(values)].astype(np.float64)

@@ -53,7 +53,7 @@ class Combat:
         raise JobError("Statistics of kind 'combat' take no noise.", remedy='Use noise = "none".')
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
-        """Return an image's features; None where it has none or its label is of no class."""
+        """Return an image's features; None if it has none or its label is not a class of the job."""
         if image.label is None:
             return None
         return image_features(image.intensities, self._low, self._high)
@@ -112,7 +112,7 @@ class Combat:
 
 
 def covariates_of(labels: Sequence[int], classes: int) -> Matrix:
-    """Return one column per class but the first, 1 where an image is of it."""
+    """Return one column for each class except the first, 1 where an image has that class."""
     return np.eye(classes)[np.asarray(labels, dtype=np.int64)][:, 1:]
 
 
@@ -126,7 +126,7 @@ class CombatModel:
 
     @classmethod
     def of(cls, constants: Sequence[float]) -> "CombatModel":
-        """Read the constants of a job; raises JobError for another number than alpha, sigma and beta have."""
+        """Read the constants of a job; raises JobError if their number does not fit alpha, sigma and beta."""
         values = np.asarray(constants, dtype=np.float64)
         if len(values) < 3 * F or len(values) % F or (values[F : 2 * F] <= 0).any():
             raise JobError(

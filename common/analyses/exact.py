@@ -17,7 +17,7 @@ LARGEST = float(LIFT) / 2**FRACTION_BITS  # 3.4e10
 
 
 def exact_size(count: int) -> int:
-    """Return how many entries `to_limbs` makes of so many numbers."""
+    """Return the number of entries that `to_limbs` makes of `count` numbers."""
     return 1 + count * LIMBS
 
 

@@ -18,7 +18,7 @@ def state_to_bytes(state: Sequence[float]) -> bytes:
 
 
 def state_from_bytes(blob: bytes, size: int) -> list[float]:
-    """Read what `state_to_bytes` wrote; raises WireError for anything else than `size` finite numbers."""
+    """Read what `state_to_bytes` wrote; raises WireError unless it holds exactly `size` finite numbers."""
     try:
         state = STATE.validate_json(blob, strict=True) if len(blob) <= MAX_STATE_BYTES else []
     except ValidationError:

@@ -119,7 +119,7 @@ def _edge_names(edges: Sequence[float]) -> list[str]:
 
 
 def _place(value: float | None, edges: Sequence[float]) -> Float64Vector:
-    """Return one at the bin of a value: unknown, below the first edge, or from an edge to the next."""
+    """Return a one-hot row for the bin of a value: unknown, below the first edge, or between two edges."""
     if value is None or not math.isfinite(value):
         return _one_hot(0, len(edges) + 2)
     return _one_hot(1 + int(np.searchsorted(edges, value, side="right")), len(edges) + 2)

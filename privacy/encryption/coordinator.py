@@ -184,7 +184,10 @@ class EncryptedCoordinator:
         channel, signature = reply[:KEY_BYTES], reply[KEY_BYTES : KEY_BYTES + SIGNATURE_BYTES]
         public = reply[KEY_BYTES + SIGNATURE_BYTES :]
         if bool(public) != (site == self._holder):
-            raise ProtectionError(f"Site {site} is not the key holder, or sent no key.", remedy=LEFT_OUT)
+            raise ProtectionError(
+                f"Expected a public BFV key from the key holder and from nobody else; site {site} did otherwise.",
+                remedy=LEFT_OUT,
+            )
         check(self._keys[site], signature, key_statement(self._session.id, site, channel, public), site, "key")
         agree(bytes(range(1, 33)), channel, who=f"site {site}")  # raises for keys of low order
         self._channels[site] = channel
@@ -194,7 +197,7 @@ class EncryptedCoordinator:
     def _ask_first_chunks(self) -> Mapping[int, bytes]:
         if not self._holder_keys:
             raise ProtectionError(
-                f"The key holder, site {self._holder}, did not answer.", remedy="Start it; nothing is sent without it."
+                f"The key holder, site {self._holder}, did not answer.", remedy="Start it; no site uploads without it."
             )
         self._need(len(self._channels), self._limits.needed, "keys")
         try:

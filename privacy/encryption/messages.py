@@ -70,7 +70,7 @@ class Box:
             return self._cipher(chunk).decrypt(NONCE, data, None)
         except InvalidTag:
             raise ProtectionError(
-                f"Chunk {chunk} of site {self._site} does not authenticate: changed, swapped, or for another key.",
+                f"Chunk {chunk} of site {self._site} does not authenticate: it was changed, swapped, or sealed for another key.",
                 remedy=REMEDY,
             ) from None
 
@@ -87,7 +87,7 @@ def check(key: bytes, signature: bytes, statement: bytes, site: int, what: str) 
 
 
 def write_parts(parts: Sequence[bytes]) -> bytes:
-    """Return each part behind its length as u32."""
+    """Return the parts, each preceded by its length as u32."""
     return b"".join(piece for part in parts for piece in (u32(len(part)), part))
 
 

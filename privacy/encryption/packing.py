@@ -54,7 +54,7 @@ class Packing:
         return SLOTS * self.fields
 
     def chunks(self, length: int) -> int:
-        """Return how many ciphertexts hold a vector of this length."""
+        """Return the number of ciphertexts for a vector of this length."""
         return max(1, math.ceil(length / self.per_chunk))
 
     def holds(self) -> bool:

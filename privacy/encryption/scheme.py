@@ -76,7 +76,7 @@ def _form(ciphertext: bool) -> tuple[int, bytes]:
 
 
 def _load(item: "seal.Ciphertext | seal.PublicKey", made: seal.SEALContext, data: bytes, most: int, what: str) -> None:
-    """Read a stranger's object: decompressed here within its one possible size, because SEAL would inflate without bound."""
+    """Read an untrusted object: decompressed here within its only possible size, because SEAL would inflate without bound."""
     if len(data) > most:
         raise ProtectionError(f"Expected {what} of at most {most} bytes, got {len(data)}.", remedy=FOREIGN)
     none = ProtectionError(

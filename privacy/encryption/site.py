@@ -1,4 +1,4 @@
-"""A site's side of the encrypted sum, sans-IO; the key holder is a site with two more duties.
+"""A site's side of the encrypted sum, sans-IO; the key holder is a site that also decrypts.
 
     NEW ─open─> ADVERTISED ─upload (n times)─> UPLOADED ─consent─> CONSENTED
                                         key holder: ─decrypt (n times)─> DONE          any refusal ─> FAILED
@@ -88,7 +88,9 @@ class EncryptedSite:
         self, session: Session, shape: Shape, packing: Packing, holder: int, party: SiteParty, job_minimum: int = 0
     ) -> None:
         if set(session.roster) != set(party.keys) or party.site not in party.keys or holder not in party.keys:
-            raise ProtectionError("Expected a session over the whole pinned roster.", remedy="Use the newest roster.")
+            raise ProtectionError(
+                "Expected a session over the whole pinned roster.", remedy="Install the newest roster."
+            )
         self._session, self._shape, self._packing, self._holder, self._me = session, shape, packing, holder, party
         self._limits = thresholds(len(session.roster), noised=party.head is not None)
         self._way, self._job_minimum, self._statement = f"encryption/{holder}", job_minimum, Statement()

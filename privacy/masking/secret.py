@@ -1,4 +1,4 @@
-"""Bytes that do not print themselves and are dropped when a session ends."""
+"""Secret bytes that are never printed and are dropped when a session ends."""
 
 
 class Secret:

@@ -97,7 +97,9 @@ class MaskingSite:
             noise_sigma: standard deviation, in grid steps, of this site's share of distributed noise.
         """
         if set(session.roster) != set(member.keys) or member.site not in member.keys:
-            raise ProtectionError("Expected a session over the whole pinned roster.", remedy="Use the newest roster.")
+            raise ProtectionError(
+                "Expected a session over the whole pinned roster.", remedy="Install the newest roster."
+            )
         self._session, self._shape, self._encoding, self._me = session, shape, encoding, member
         self._noise_sigma = noise_sigma
         self._limits = thresholds(len(session.roster), noised=member.head is not None)

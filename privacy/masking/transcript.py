@@ -78,7 +78,7 @@ class SessionCheck:
         return self.adverts
 
     def take(self, entry: Entry) -> None:
-        """Check the next entry; kinds come in the protocol's order, and what is said once cannot be said again."""
+        """Check the next entry; kinds come in the protocol's order, and an entry that occurs once must not be repeated."""
         kind = entry["kind"]
         if kind not in self.ORDER:
             raise wrong(f"an entry of unknown kind {str(kind)[:40]!r}")

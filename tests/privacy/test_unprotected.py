@@ -37,9 +37,9 @@ def test_the_sum_is_over_those_who_answered() -> None:
     [
         (1, [0, 0, 0, 0.5], "expected 5 numbers"),
         (1, [np.nan, 0, 0, 0.5, 0], "NaN"),
-        (1, [9, 0, 0, 0.5, 0], "beyond its public bound"),
-        (1, [0, 0, 0, 2.0, 0], "beyond its public bound"),
-        (1, [0, 0, 0, 0.5, -1], "beyond its public bound"),
+        (1, [9, 0, 0, 0.5, 0], "exceeds its public bound"),
+        (1, [0, 0, 0, 2.0, 0], "exceeds its public bound"),
+        (1, [0, 0, 0, 0.5, -1], "exceeds its public bound"),
         (4, [0, 0, 0, 0.5, 0], "site 4"),
     ],
 )
