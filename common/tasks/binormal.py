@@ -57,12 +57,18 @@ def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
     covariance = np.linalg.inv(jacobian.T @ (weights[:, None] * jacobian) + np.diag(precision))
     gradient = _slope(_area, at)
     by_cell = gradient @ covariance @ jacobian.T * weights
-    area = Estimate(
-        value=float(_area(at)),
-        standard_error=float(np.sqrt(gradient @ covariance @ gradient)),
-        noise_error=float(noise_sd * np.sqrt((by_cell**2).sum())),
-    )
+    value, total = float(_area(at)), float(np.sqrt(gradient @ covariance @ gradient))
+    noise = float(noise_sd * np.sqrt((by_cell**2).sum()))
+    area = Estimate(value=value, standard_error=_larger_side(value, total), noise_error=_larger_side(value, noise))
     return Curve(area, float(at[2]), float(np.exp(at[3])))
+
+
+def _larger_side(area: float, error: float) -> float:
+    """Return a standard error towards one half: near 1 the area's law is skewed, and its normal quantile's is not."""
+    distance = abs(area - 0.5)
+    at = torch.special.ndtri(torch.tensor(0.5 + min(distance, 0.4999), dtype=torch.float64))
+    density = torch.exp(-(at**2) / 2) / np.sqrt(2 * np.pi)
+    return 0.5 + distance - float(torch.special.ndtr(at - error / density)) if error < density else error
 
 
 def area_of(curve: Curve | None) -> Estimate:
