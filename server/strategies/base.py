@@ -16,10 +16,10 @@ STEP_LEARNING_RATE = 0.3  # for noised gradients of norm about one with momentum
 class Strategy(Protocol):
     """A server optimiser.
 
-    >>> from salus.common.job import Aggregation, Job, JobHead, TaskSettings
+    >>> from salus.common.job import Job, JobHead, Privacy, TaskSettings
     >>> from salus.server.strategies.fedavg import FedAvg
     >>> task = TaskSettings(kind="classification", model="cnn", dataset="d", classes=("a", "b"), shape=(8, 8))
-    >>> fedavg = FedAvg(Job(job=JobHead(name="j", rounds=1), task=task))
+    >>> fedavg = FedAvg(Job(job=JobHead(name="j", rounds=1), task=task, privacy=Privacy(noise="none")))
     >>> state = fedavg.init(2)
     >>> state, model = fedavg.apply(state, np.zeros(2, np.float32), np.array([0.5, -1.0]))
     >>> model.tolist()
