@@ -9,7 +9,9 @@ import httpx
 from salus.common.errors import LinkError, RoundError, SalusError
 from salus.server.config import ADMIN_SOCKET
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = (
+    600.0  # on the same machine: a daemon that is gone refuses at once, and one that is busy should be waited for
+)
 
 
 class AdminClient:

@@ -167,14 +167,14 @@ def import_all(folder: Path, hospitals: Mapping[int, Path]) -> None:
             open_catalogue(site).add("toy", "dicom", data, SourceOptions())
         else:
             run_import(target, local_files(data))
-        assert len(open_catalogue(site).images("toy")) == 9
+        assert len(open_catalogue(site).images("toy")) == 10
 
 
 def test_no_canary_is_left_anywhere(tmp_path: Path) -> None:
     hospitals = {}
     for number in range(1, 6):
         init_site(tmp_path / f"site{number}", f"S{number}")
-        patients = range(number * 9, number * 9 + 9)
+        patients = range(number * 10, number * 10 + 10)  # five of each class, which is as few as a declaration names
         hospitals[number] = hospital_files(tmp_path / f"CANARY{number}", patients, everything=number != 2)
     with debug_log() as log:
         import_all(tmp_path, hospitals)
