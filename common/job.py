@@ -1,7 +1,7 @@
 """A job: what is to be trained or measured, how, and under which protection. Data only; no code travels with it.
 
 A job file is TOML, parsed into frozen models. `Job.canonical_bytes` is what the coordinator signs and what every site hashes
-into its session, so two sites that were given different jobs can never complete a round together.
+into its session, so two sites that received different jobs can never complete a round together.
 """
 
 import hashlib
@@ -27,30 +27,50 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class JobHead(Strict):
-    """Who takes part and how long to wait."""
+    """Who takes part and how long to wait.
+
+    Args:
+        name: Label of the job in screens and reports; lower-case letters, digits and hyphens.
+        rounds: Rounds of training; in a statistics job, the number of steps of the analysis, usually 1.
+        min_sites: Fewest sites that must take part in a round; with fewer, the round is repeated.
+        cohort_epoch: The epoch that a job without noise runs in. Within one epoch every such sum over a data set is taken
+            over the same sites, so no two sums can be subtracted to expose one site.
+        seed: Seed of the first model.
+        round_timeout_s: Seconds that the coordinator waits for the sites in one round before it repeats the round.
+        join_timeout_s: Seconds that the coordinator waits for ``min_sites`` sites to be online before it ends the job.
+    """
 
     name: Name
     rounds: Annotated[int, Field(ge=1, le=10_000)]
-    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2  # with one site there is nothing federated about it
-    cohort_epoch: Annotated[int, Field(ge=0)] = (
-        0  # of the data set, for jobs without noise; raised when all operators agree to sum over other sites
-    )
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # the same job twice gives the same model
+    min_sites: Annotated[int, Field(ge=1, le=10_000)] = 2  # a job at one site is not federated
+    cohort_epoch: Annotated[int, Field(ge=0)] = 0  # raised only when all operators agree to a new set of sites
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0  # fixed, so that the same job gives the same model
     round_timeout_s: PositiveFloat = 3600.0  # an epoch on a slow hospital workstation fits in an hour
-    join_timeout_s: PositiveFloat = 86_400.0  # a site may be down for a night without ending the job
+    join_timeout_s: PositiveFloat = 86_400.0  # one day: a site may be down overnight
 
 
 class TaskSettings(Strict):
-    """What is learnt from what."""
+    """What is learned, and from which data.
+
+    Args:
+        kind: The task, such as `classification`; omitted in a statistics job.
+        model: The model to train; omitted in a statistics job.
+        dataset: Name of the data set, as the sites registered it.
+        classes: Class names, spelled as in the sites' label files; their order is the order of the model's outputs.
+        shape: Spatial size in pixels or voxels to which every image is resampled.
+        channels: Channels of every image.
+        columns: Columns of a table that the model reads.
+        modality: DICOM modality that every image must have, such as `CT`; empty accepts any.
+    """
 
     kind: Name = "none"
     model: Name = "none"
     dataset: Name
     classes: Annotated[tuple[Label, ...], Field(max_length=1000)]
-    shape: tuple[PositiveInt, ...] = ()  # spatial size that every image is brought to; empty for a table
+    shape: tuple[PositiveInt, ...] = ()  # empty for a table
     channels: PositiveInt = 1
     columns: tuple[Column, ...] = ()
-    modality: Annotated[str, Field(pattern=r"^[A-Z]{0,16}$")] = ""  # if given, a site's images must all be of this one
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{0,16}$")] = ""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
@@ -61,23 +81,33 @@ class TaskSettings(Strict):
         if math.prod(self.shape) * self.channels > MAX_INPUT_NUMBERS or len(self.columns) > MAX_COLUMNS:
             raise ValueError(f"expected at most {MAX_INPUT_NUMBERS} numbers and {MAX_COLUMNS} columns per sample")
         if len({column.name for column in self.columns}) != len(self.columns):
-            # A column counted twice with other bins gives differences of one patient.
-            raise ValueError("expected every column once")
+            # A column counted twice with different bins gives differences that show one patient.
+            raise ValueError("expected every column only once")
         return self
 
 
 class Training(Strict):
-    """How each site trains between two rounds."""
+    """How each site trains between two rounds.
+
+    Args:
+        local_epochs: Passes over a site's data in one round.
+        batch_size: Samples per step without noise; with noise, the most that are processed at once.
+        optimizer: Optimizer that the sites use.
+        learning_rate: Step size of the sites' optimizer.
+        weight_decay: Weight decay of the sites' optimizer.
+        momentum: Momentum of the sites' optimizer; used by `sgd` only.
+        validation_fraction: Share of a site's patients that is kept for validation if the data set defines no split.
+    """
 
     local_epochs: Annotated[int, Field(ge=1, le=1000)] | None = (
-        None  # without noise 1: the usual compromise between drift and traffic; with noise see privacy.steps_per_round
+        None  # without noise 1; with noise see privacy.steps_per_round
     )
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by sgd only
-    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2  # where the site's data have no split of their own
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2
 
     @property
     def epochs(self) -> int:
@@ -86,20 +116,28 @@ class Training(Strict):
 
 
 class Aggregation(Strict):
-    """How updates become one model."""
+    """How the sites' updates become one model.
 
-    strategy: Name | None = None  # fedavg; fedavgm where a round is one noised step, see `Job.one_step`
-    protection: Name = "masking"  # the coordinator sees sums only
-    key_holder: Annotated[int, Field(ge=0)] = (
-        0  # encryption only: the site, by its place on the roster, that decrypts the sum
-    )
-    max_patients: PositiveInt = 1000  # weights are min(patients, this) / this: a public bound, so a weight is at most 1
-    server_learning_rate: PositiveFloat | None = None  # 1, plain averaging; 0.3 where a round is one noised step
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # read by fedavgm only
-    server_decay: Literal["none", "linear"] | None = (
-        None  # read by fedavgm only; linear falls to zero after the last round and is the default of one noised step
-    )
-    update_clip_norm_l2: PositiveFloat = 100.0  # a broken site cannot move the model further than this in one round
+    Args:
+        strategy: How the coordinator applies the mean update to the model.
+        protection: How updates are protected from the coordinator: `masking`, `encryption` or `unprotected`.
+        key_holder: Roster number of the site that decrypts the sum; set it with `encryption` only.
+        max_patients: Patients at which a site's weight reaches its limit: the weight is min(patients, this) / this.
+        server_learning_rate: Factor by which the coordinator scales the mean update.
+        server_momentum: Momentum of the coordinator; used by `fedavgm` only.
+        server_decay: How the coordinator's learning rate changes over the rounds: constant, or linearly to zero after the
+            last round; used by `fedavgm` only.
+        update_clip_norm_l2: L2 norm to which each site clips its update.
+    """
+
+    strategy: Name | None = None  # fedavg; fedavgm if a round is one noised step
+    protection: Name = "masking"  # the coordinator sees only sums
+    key_holder: Annotated[int, Field(ge=0)] = 0  # 0: no key holder
+    max_patients: PositiveInt = 1000  # public, so that every weight is at most 1
+    server_learning_rate: PositiveFloat | None = None  # 1, plain averaging; 0.3 if a round is one noised step
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    server_decay: Literal["none", "linear"] | None = None  # linear if a round is one noised step, otherwise none
+    update_clip_norm_l2: PositiveFloat = 100.0  # bounds how far a faulty site can move the model in one round
 
     @model_validator(mode="after")
     def _key_holder_belongs_to_encryption(self) -> Self:
@@ -109,26 +147,37 @@ class Aggregation(Strict):
 
 
 class Privacy(Strict):
-    """What limits what the model itself reveals about one patient. Every number here is public and the same at every site."""
+    """Differential privacy: what limits how much the model reveals about one patient.
+
+    Every number here is public and the same at every site.
+
+    Args:
+        unit: The privacy unit: all data that a site has of one patient.
+        noise: Where noise is added: `local` by each site for itself, `distributed` as a sum of the sites' shares, or none.
+        epsilon: Privacy budget of the whole job for each patient of each site, retries and evaluation included.
+        delta: Probability with which the guarantee may fail.
+        clip_norm_l2: Clip norm: the largest L2 norm of one patient's gradient.
+        sampling_rate: Probability with which each patient takes part in a step.
+        steps_per_round: Noised steps that each site takes in one round.
+        patients_per_site: Expected number of patients at a site; it scales the step and is not a limit.
+        images_per_patient: The most images of one patient that are used in one step.
+        spare_rounds: Extra rounds that the noise allows for, as a share of `rounds`, so that failed rounds can be repeated.
+        evaluation_share: Share of epsilon for measuring the final model; with 0 the model is not evaluated.
+    """
 
     unit: Literal["patient"] = "patient"
-    noise: Literal["local", "distributed", "none"] = "local"  # local holds even if every other party colludes
-    # of the whole job, retries and evaluation included, for each patient of each site; above 50 it promises nothing
-    epsilon: Annotated[float, Field(gt=0, le=50)] = 3.0
-    delta: Annotated[float, Field(ge=1e-12, lt=0.1)] = 1e-5  # well below one over the patients of a large site
-    clip_norm_l2: Annotated[float, Field(ge=1e-4, le=1e4)] = (
-        1.0  # of one patient's gradient; float32 is exact enough in between
-    )
-    sampling_rate: Annotated[float, Field(ge=1e-6, le=0.5)] = 0.05  # chance of a patient to take part in one step
+    noise: Literal["local", "distributed", "none"] = "local"  # the guarantee of local noise trusts no other party
+    epsilon: Annotated[float, Field(gt=0, le=50)] = 3.0  # values above 50 guarantee nothing
+    delta: Annotated[float, Field(ge=1e-12, lt=0.1)] = 1e-5  # well below 1 / patients of a large site
+    clip_norm_l2: Annotated[float, Field(ge=1e-4, le=1e4)] = 1.0
+    sampling_rate: Annotated[float, Field(ge=1e-6, le=0.5)] = 0.05
     steps_per_round: Annotated[int, Field(ge=1, le=10_000)] | None = (
-        None  # 1, the most accurate; more, or training.local_epochs, make fewer rounds of it where links are slow
+        None  # 1, the most accurate; more steps save rounds on slow links
     )
-    patients_per_site: PositiveInt = 1000  # public guess; only scales the step, a wrong one costs accuracy, not privacy
-    images_per_patient: PositiveInt = 8  # more of one patient are not used in one step
-    spare_rounds: Annotated[float, Field(ge=0, le=10)] = 0.1  # share of further rounds that are paid for, for retries
-    evaluation_share: Annotated[float, Field(ge=0, le=0.9)] = (
-        0.45  # of epsilon, to measure the final model; training gets about a tenth more noise. 0: it is not measured
-    )
+    patients_per_site: PositiveInt = 1000  # a wrong value costs accuracy, not privacy
+    images_per_patient: PositiveInt = 8
+    spare_rounds: Annotated[float, Field(ge=0, le=10)] = 0.1
+    evaluation_share: Annotated[float, Field(ge=0, le=0.9)] = 0.45  # costs training about a tenth more noise
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
@@ -144,10 +193,12 @@ class Privacy(Strict):
 
 
 def _check_features(harmonise: Harmonise, task: TaskSettings) -> None:
-    """Refuse what would fail at every site: other columns than the features, or another number of constants."""
+    """Refuse what would fail at every site: columns that are not features, or a wrong number of constants."""
     wrong = [column.name for column in task.columns if column.name not in FEATURES]
     if task.shape or not task.columns or wrong:
-        raise ValueError(f"expected no task.shape and task.columns among {', '.join(FEATURES)} with features")
+        raise ValueError(
+            f"expected no task.shape and only task.columns from {', '.join(FEATURES)} with harmonise.kind = {harmonise.kind!r}"
+        )
     count = len(FEATURES)
     if harmonise.kind == "combat":
         if len(harmonise.constants) != count * (1 + len(task.classes)):
@@ -172,14 +223,14 @@ class Job(Strict):
         named = (self.task.kind, self.task.model) != (MEASURED, MEASURED)
         if self.statistics is not None and (named or self.harmonise is not None):
             raise ValueError(
-                "expected no task.kind, no task.model and no section harmonise beside the section statistics"
+                "expected no task.kind, no task.model and no section harmonise with the section statistics"
             )
         if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
             raise ValueError("expected task.kind and task.model, or a section statistics")
         if self.harmonise is not None and self.harmonise.kind in ("features", "combat"):
             _check_features(self.harmonise, self.task)
         if self.harmonise is not None and self.harmonise.kind == "combat" and self.privacy.noised:
-            # What ComBat takes from an image depends on the site's other patients, so no patient's part would be bounded.
+            # ComBat's correction depends on the site's other patients, so one patient's influence would not be bounded.
             raise ValueError(
                 'expected noise = "none" with harmonise.kind = "combat"; with noise use "nyul" or "zscore"'
             )

@@ -1,4 +1,4 @@
-"""What a job asks of the sites' data besides training: columns of tables, statistics, and how images are harmonised."""
+"""The parts of a job that are not training: columns of tables, statistics, and how images are harmonised."""
 
 from typing import Annotated, Literal, Self
 
@@ -9,28 +9,48 @@ from salus.common.strict import Strict
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")  # of an image, see `analyses.features`
 Label = Annotated[str, Field(min_length=1, max_length=64)]
-Intensity = Annotated[float, Field(ge=-1e9, le=1e9)]  # what a picture can hold; far below where single precision ends
+Intensity = Annotated[
+    float, Field(ge=-1e9, le=1e9)
+]  # more than any image holds; far below the limit of single precision
 Scale = Annotated[float, Field(ge=1e-6, le=1e9)]
 LEAST_RANGE = 1e-6
 
 
 class Column(Strict):
-    """One column of a table and the public constants that bring it to a common scale at every site."""
+    """One column of a table and the public constants that bring it to a common scale at every site.
+
+    Args:
+        name: Column name, as in the sites' tables.
+        centre: Value that becomes 0, in the column's unit.
+        scale: Distance from the centre that becomes 1, in the column's unit.
+        values: For a categorical column, its values; each becomes one input of the model, and ``scale`` is not used.
+        unit: Unit that every site must have declared for this column; empty accepts any.
+    """
 
     name: Label
     centre: Annotated[float, Field(ge=-1e12, le=1e12)] = 0.0
     scale: Annotated[float, Field(ge=1e-12, le=1e12)] = 1.0
-    values: tuple[float, ...] = ()  # for a category: one input per value, and the column's own scale is not used
-    unit: Annotated[str, Field(max_length=32)] = ""  # if given, every site must have declared the same unit
+    values: tuple[float, ...] = ()
+    unit: Annotated[str, Field(max_length=32)] = ""
 
 
 class Statistics(Strict):
-    """What is measured over all sites, instead of training."""
+    """What is measured over all sites, instead of training.
+
+    Args:
+        kind: The analysis, such as `summary` or `quantiles`.
+        intensity_low, intensity_high: Range in which intensities are counted, in the modality's units.
+        bins: Equal intervals into which the range is divided; a quantile is known to the width of one.
+        quantiles: Quantiles that are reported.
+        modalities: DICOM modalities that are counted separately; all others are counted together.
+        vendors: Scanner vendors for each of which quantiles are reported; empty reports one set for all images.
+        min_patients: Each site suppresses cells in which fewer of its patients are counted; without noise only.
+    """
 
     kind: Name
-    intensity_low: Intensity = 0.0  # of the range in which intensities are counted, in the modality's units; CT: -1024
-    intensity_high: Intensity = 65_535.0  # what 16 bits hold
-    bins: Annotated[int, Field(ge=4, le=4096)] = 64  # quantiles are known to the width of one
+    intensity_low: Intensity = 0.0  # for CT use -1024
+    intensity_high: Intensity = 65_535.0  # the largest 16-bit value
+    bins: Annotated[int, Field(ge=4, le=4096)] = 64
     quantiles: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1, max_length=32)] = (
         0.01,
         0.25,
@@ -38,16 +58,9 @@ class Statistics(Strict):
         0.75,
         0.99,
     )
-    modalities: Annotated[tuple[Label, ...], Field(max_length=16)] = (
-        "CT",
-        "MR",
-        "DX",
-        "CR",
-    )  # the rest is counted together
-    vendors: Annotated[
-        tuple[Label, ...], Field(max_length=16)
-    ] = ()  # quantiles for each of them; none: for all together
-    min_patients: Annotated[int, Field(ge=1)] = 5  # a site hides numbers in which fewer have a part
+    modalities: Annotated[tuple[Label, ...], Field(max_length=16)] = ("CT", "MR", "DX", "CR")
+    vendors: Annotated[tuple[Label, ...], Field(max_length=16)] = ()
+    min_patients: Annotated[int, Field(ge=1)] = 5  # a common rule of registries
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -55,18 +68,28 @@ class Statistics(Strict):
             raise ValueError("expected intensity_low below intensity_high")
         for names in (self.modalities, self.vendors, self.quantiles):
             if len(set(names)) != len(names):
-                raise ValueError("expected no value twice")
+                raise ValueError("expected every value only once")
         return self
 
 
 class Harmonise(Strict):
-    """How every site brings its images to a common scale before training, with constants from statistics over all sites."""
+    """How every site brings its images to a common scale before training, with constants from statistics over all sites.
+
+    Args:
+        kind: The method: `nyul` maps landmarks, `zscore` standardises per vendor, `features` trains on intensity features,
+            and `combat` removes site effects from those features.
+        landmarks: For `nyul`, the 11 landmarks of the standard scale, from 0 to 1, in rising order.
+        groups: For `zscore`, a list of vendor (or `ALL`), centre and scale, in intensity units.
+        constants: For `combat`, the parameters of the common model.
+        intensity_low, intensity_high: For `features` and `combat`, the range in which intensities are counted; use the
+            same as in the statistics.
+    """
 
     kind: Literal["nyul", "zscore", "features", "combat"]
-    landmarks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()  # nyul: the standard scale
-    groups: tuple[tuple[Label, Intensity, Scale], ...] = ()  # zscore: vendor or ALL, centre, scale
-    constants: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()  # combat: the common model
-    intensity_low: Intensity = 0.0  # features and combat: as in the statistics
+    landmarks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+    groups: tuple[tuple[Label, Intensity, Scale], ...] = ()
+    constants: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()
+    intensity_low: Intensity = 0.0
     intensity_high: Intensity = 65_535.0
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The coordinator's folder: its settings, keys and installed kit, and how they are opened together."""
+"""The coordinator's folder: its settings, keys and installed kit."""
 
 import re
 import ssl
@@ -22,36 +22,41 @@ from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
 
 ADMIN_SOCKET = "admin.sock"
 REQUEST = "coordinator.request"
-HOST = re.compile(
-    r"^[A-Za-z0-9.:_-]{1,253}$"
-)  # a name or an address; what else TOML or a certificate could misread is out
+# A host name or an address, without characters that TOML or a certificate could misread.
+HOST = re.compile(r"^[A-Za-z0-9.:_-]{1,253}$")
 CONFIG_TEMPLATE = """\
 # Settings of the coordinator.
-listen = "{listen}"      # the address hospitals reach; 127.0.0.1 serves this machine only
+listen = "{listen}"      # the address that sites connect to; 127.0.0.1 is reachable from this machine only
 port = {port}
-health_port = 0          # gRPC health service on loopback; 0 is off
+health_port = 0          # gRPC health service on loopback; 0 turns it off
 """
 
 
 class ServerConfig(Strict):
-    """``server.toml``. The admin API has no port: it listens on a socket file that only this user can open."""
+    """``server.toml``. The admin API has no port: it listens on a socket file that only this user can open.
 
-    listen: str = "127.0.0.1"  # nothing is offered to a network unless it is written here
+    Args:
+        listen: Address on which the coordinator accepts connections from sites.
+        port: TCP port on which the coordinator accepts connections from sites.
+        health_port: TCP port of the gRPC health service on loopback; 0 turns it off.
+    """
+
+    listen: str = "127.0.0.1"  # reachable from this machine only, unless set otherwise
     port: Annotated[int, Field(ge=1, le=65535)]
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
 
 
 def init_server(folder: Path, name: str, url: str, listen: str) -> MemberRequest:
-    """Make a new coordinator's folder and return its request for the consortium, which is also in the folder.
+    """Create a coordinator's folder and return its request to join the consortium, which is also written there.
 
     Raises:
-        ConfigError: a wrong name, URL or address, or a folder that holds anything; nothing is written then.
+        ConfigError: an invalid name, URL or address, or a folder that is not empty; nothing is written then.
     """
     port = _port_of(url)
     try:
         check_name(name)
     except ValueError as problem:
-        raise ConfigError(f"The coordinator's name cannot be used: {problem}.", remedy="Choose another name.") from None
+        raise ConfigError(f"The coordinator's name is not valid: {problem}.", remedy="Choose another name.") from None
     if not HOST.match(listen):
         raise ConfigError(
             f"Expected an address to listen on, such as 127.0.0.1 or 0.0.0.0, got {listen[:80]!r}.",
@@ -92,14 +97,16 @@ class ServerFolder:
     def open(cls, folder: Path, clock: Clock) -> "ServerFolder":
         """Read and check the folder; raises ConfigError or IdentityError with the remedy."""
         if not (folder / "server.toml").exists():
-            raise ConfigError(f"{folder.name!r} is not a coordinator's folder.", remedy="Make one: salus server init.")
+            raise ConfigError(
+                f"{folder.name!r} is not a coordinator's folder.", remedy="Create one with `salus server init`."
+            )
         config = load_toml(ServerConfig, folder / "server.toml", error=ConfigError, what="server file")
         trust = Trust.open(folder, clock)
         check_certificate(folder / TRUST / CERTIFICATE, clock.now())
         identity = Identity.load(folder / "keys" / SIGNING_KEY)
         if identity.public_key.hex() != trust.newest.coordinator.public_key:
             raise IdentityError(
-                "The roster names another coordinator than this folder's key.",
+                "The coordinator's key on the roster is not the key in this folder.",
                 remedy="Install the kit that the consortium issued for this coordinator.",
             )
         return cls(folder, config, trust, identity)

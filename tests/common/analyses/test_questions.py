@@ -21,7 +21,7 @@ def asked(kind: str = "summary", columns: str = "", bins: int = 16) -> Job:
 def test_a_column_is_asked_about_once_in_a_job() -> None:
     """Finding E: listed 400 times with shifted scales, a column showed 23 intervals of one patient each."""
     shifted = ", ".join(f'{{{{name = "age", centre = {50 + shift / 10}, scale = 10.0}}}}' for shift in range(3))
-    with pytest.raises(JobError, match="expected every column once"):
+    with pytest.raises(JobError, match="expected every column only once"):
         asked(columns=f"columns = [{shifted}]")
 
 
