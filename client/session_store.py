@@ -103,7 +103,7 @@ class SqliteSessionStore:
             ]
 
     def ask(self, scope: str, questions: Mapping[str, str]) -> None:
-        """Remember what exact statistics asked; raises Refused if the same quantity was asked about in another way."""
+        """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way."""
         with self._engine.begin() as connection:
             rows = connection.execute(QUESTIONS.select().where(QUESTIONS.c.scope == scope))
             known = {row.name: row.question for row in rows}

@@ -147,8 +147,9 @@ class Site:
         running = self._accept(request)
         shape = running.shape(request, kind)
         scope = scope_of(running.job)
-        if running.job.statistics is not None and running.account is None:
-            least = max(self._policy().min_patients_per_cell, running.job.statistics.min_patients)
+        measures = running.job.statistics
+        if running.account is None and (measures is not None or running.protection.protects):
+            least = max(self._policy().min_patients_per_cell, measures.min_patients if measures is not None else 0)
             self._store.ask(scope, questions_of(running.job, least))  # on disk before an answer exists
         counted = running.protection.protects and running.account is None
         late = late_data(self.site_id, self._store.consents(scope)) if counted else DataKind.NONE

@@ -1,7 +1,11 @@
-"""What a job of exact statistics asks about a data set, so that a site can refuse a second, overlapping question.
+"""What a job without noise asks about a data set, so that a site can refuse a second, overlapping question.
 
 Small cells are hidden within one answer. Two answers about the same quantity with slightly different bins can be subtracted,
 and what is left may be of one patient. So without noise a site answers one question about each quantity.
+
+Training is such a question, too. Two sums over the same sites that differ in the bound on a site's weight only, between the
+patients of the largest site and of the second largest, differ by the largest site's update. The same holds for every setting
+that selects, weighs or cuts something at some sites and not at others.
 """
 
 from collections.abc import Mapping
@@ -11,16 +15,17 @@ from salus.common.job import Job
 
 
 def questions_of(job: Job, least: int) -> Mapping[str, str]:
-    """Return for each quantity that a job of statistics asks about, how it asks: text that is equal for equal questions.
+    """Return for each quantity that a job asks about, how it asks: text that is equal for equal questions.
 
     Args:
-        least: fewest patients in a cell; another number joins other bins.
+        least: fewest patients in a cell of statistics; another number joins other bins.
 
     A `summary` asks about labels, each column and intensities by themselves; any other kind asks one question as a whole. Two
     kinds about the same images are two quantities here, although their answers overlap.
     """
     settings, task = job.statistics, job.task
-    assert settings is not None  # Safe because only jobs of statistics ask.
+    if settings is None:
+        return _training(job)
     if settings.kind != "summary":
         whole = [
             settings.model_dump(mode="json"),
@@ -35,6 +40,23 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
         bins = [settings.intensity_low, settings.intensity_high, settings.bins, list(settings.modalities)]
         questions["summary: intensities"] = _text([*bins, least])
     return questions
+
+
+def _training(job: Job) -> Mapping[str, str]:
+    """Return the settings that select, weigh or cut the data of some sites only; the others change every site's update."""
+    task, training, aggregation = job.task, job.training, job.aggregation
+    settings: Mapping[str, object] = {
+        "task.classes": sorted(task.classes),
+        "task.columns": [column.model_dump(mode="json") for column in task.columns],
+        "dimensions of task.shape": len(task.shape),
+        "task.channels": task.channels,
+        "training.batch_size": training.batch_size,
+        "training.validation_fraction": training.validation_fraction,
+        "aggregation.max_patients": aggregation.max_patients,
+        "aggregation.update_clip_norm_l2": aggregation.update_clip_norm_l2,
+        "harmonise": None if job.harmonise is None else job.harmonise.model_dump(mode="json"),
+    }
+    return {f"training: {name}": _text([value]) for name, value in settings.items()}
 
 
 def _text(values: list[object]) -> str:

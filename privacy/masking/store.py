@@ -21,7 +21,7 @@ class SessionStore(Protocol):
         """Return every consent given in a scope, whatever the job: a coordinator can sign any number of jobs."""
 
     def ask(self, scope: str, questions: Mapping[str, str]) -> None:
-        """Remember what exact statistics asked; raises Refused if the same quantity was asked about in another way."""
+        """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way."""
 
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember the newest ledger head of another site; raises ProtectionError if that ledger went back."""
@@ -75,8 +75,8 @@ def opened_before() -> ProtectionError:
 def asked_before(name: str) -> Refused:
     """Return the error for a second question about one quantity."""
     return Refused(
-        f"This site has answered another question about the same data ({name}) in this cohort epoch. Without noise, two answers "
-        "with different bins can be subtracted until one patient is left.",
+        f"This site has answered another question about the same data ({name}) in this cohort epoch. Without noise, two such "
+        "answers can be subtracted until one patient or one site is left.",
         remedy="Ask exactly as before, use noise, or let all operators agree on a new cohort_epoch.",
     )
 
