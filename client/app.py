@@ -39,5 +39,7 @@ def _answer(site_of: SiteOf, message: Message, context: Context) -> tuple[Reply,
     except SalusError as problem:
         return refusal(site.site_id, problem, describe(problem)), b""
     if MESSAGE_TYPES[request.kind] != message.metadata.message_type:
-        return Reply(kind="refused", site=site.site_id, error="WireError", text="The message is not what it says."), b""
+        return Reply(
+            kind="refused", site=site.site_id, error="WireError", text="The message's type does not match its content."
+        ), b""
     return site.handle(request, blob)

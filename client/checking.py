@@ -1,4 +1,4 @@
-"""What a site answers when it is asked whether it could run a job: its policy, its declarations, and its budget as yes or no."""
+"""A site's answer to whether it could run a job: by its policy, its declarations and its budget (as yes or no)."""
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.ledger.store import Budget, Ledger
@@ -14,16 +14,16 @@ NO_BUDGET = "The privacy budget of this site's patients does not allow the job; 
 
 
 def offered(catalogue: Catalogue, policy: Policy) -> dict[str, Declaration | None]:
-    """Return the declarations of the data sets that the policy allows; the names of others stay at the site."""
+    """Return the declarations of the data sets that the policy allows; the names of all others are not disclosed."""
     every = catalogue.declarations.all()
     return {name: found for name, found in every.items() if not policy.datasets or name in policy.datasets}
 
 
 def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, running: str) -> Verdict:
-    """Return what speaks against a job here; nothing is reserved and no data are read.
+    """Return the reasons why this site would refuse a job; reserves nothing and reads no data.
 
     Args:
-        running: the ledger's name of the job that runs now, or empty; others that have sent everything are closed first.
+        running: the running job's name in the ledger, or empty; other jobs that have sent everything are closed first.
     """
     declarations = offered(catalogue, policy)
     problems = [
@@ -46,7 +46,7 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, r
 
 
 def cost_of(job: Job, plan: Plan, budget: Budget) -> dict[str, str | float | int]:
-    """Return what a job takes of each patient's budget, counted as the budget is, at its own delta."""
+    """Return how much of each patient's budget a job uses, computed at the budget's delta."""
     return {
         "job": job.job.name,
         "dataset": job.task.dataset,

@@ -33,17 +33,17 @@ from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
 
 PSEUDONYM_KEY_BYTES = 32
 CONFIG_TEMPLATE = """\
-# Settings of this site. They change speed and operation, never what is learnt from whom: that is policy.toml.
-health_port = 0          # gRPC health service on loopback; 0 is off
+# Settings of this site. They affect speed and operation, never a guarantee; what this site allows is in policy.toml.
+health_port = 0          # gRPC health service on loopback; 0 turns it off
 
 [performance]
 device = "auto"          # auto | cpu | cuda
 mixed_precision = false
 cache_mb = 4096          # prepared samples kept in memory
-disk_cache_mb = 20000    # and on disk, in the folder cache
+disk_cache_mb = 20000    # prepared samples kept on disk, in the folder cache
 threads = 0              # CPU threads for training; 0 leaves the choice to torch
 decode_memory_mb = 6144  # for the process that decodes images
-max_job_memory_mb = 0    # a job that needs more memory is refused; 0 is three quarters of this machine's
+max_job_memory_mb = 0    # a job that needs more memory is refused; 0: three quarters of this machine's memory
 """
 POLICY_TEMPLATE = """\
 # What this site allows. Nothing the coordinator sends can widen it; an unreadable file refuses every job.
@@ -62,7 +62,7 @@ delta = 1e-5
 period_days = 365
 
 [cohort_epochs]             # jobs without noise only: in one epoch all sums over a data set are over the same sites
-# chest-xray = 1            # raise it when all operators agree that other sites take part; 0 where none is written
+# chest-xray = 1            # raise it when all operators agree on another set of sites; a data set not listed has epoch 0
 """
 
 
@@ -73,10 +73,18 @@ REQUEST = "site.request"
 
 
 class SiteConfig(Strict):
-    """``site.toml``."""
+    """Settings of a site, from ``site.toml``.
+
+    Args:
+        health_port: port of the gRPC health service on the loopback address; 0 turns it off.
+        reconnect_max_s: longest pause between two attempts to reach the coordinator, in seconds.
+        decode_without_sandbox: decode files without a sandbox; the value states the risk and must be written exactly as shown.
+            Empty: nothing is decoded without a sandbox.
+        performance: settings that affect only speed and memory.
+    """
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    reconnect_max_s: Annotated[float, Field(gt=0)] = 60.0  # a coordinator that comes back is found within a minute
+    reconnect_max_s: Annotated[float, Field(gt=0)] = 60.0  # a restarted coordinator is found within a minute
     decode_without_sandbox: Literal["", ACCEPTED] = ""  # type: ignore[valid-type]  # where the kernel offers no seccomp filter
     performance: Performance = Performance()
 
@@ -87,10 +95,10 @@ class SiteConfig(Strict):
 
 
 def init_site(folder: Path, name: str) -> MemberRequest:
-    """Make a new site's folder: keys, a pseudonym key, settings with comments, and the request, which is returned.
+    """Create a new site's folder with keys, a pseudonym key, commented settings and a membership request, and return the request.
 
     Raises:
-        ConfigError: a name that may not be shown, or a folder that holds anything; nothing is written then.
+        ConfigError: a name that is not allowed, or a folder that is not empty; nothing is written then.
     """
     try:
         check_name(name)
@@ -102,7 +110,7 @@ def init_site(folder: Path, name: str) -> MemberRequest:
     save_secret(os.urandom(PSEUDONYM_KEY_BYTES), folder / "keys" / PSEUDONYM_KEY)
     write_whole(folder / "policy.toml", POLICY_TEMPLATE.encode())
     write_json(folder / REQUEST, request)
-    write_whole(folder / "site.toml", CONFIG_TEMPLATE.encode())  # last: it marks a folder that is complete
+    write_whole(folder / "site.toml", CONFIG_TEMPLATE.encode())  # last: it marks the folder as complete
     return request
 
 
@@ -111,7 +119,7 @@ def pseudonym_key(folder: Path) -> bytes:
 
     Raises:
         ConfigError: the folder is not a site's, or its key is missing or damaged.
-        LedgerError: another key than the one that the ledger was begun with.
+        LedgerError: the ledger was started with another key.
     """
     path = folder / "keys" / PSEUDONYM_KEY
     if not path.exists():
@@ -120,7 +128,7 @@ def pseudonym_key(folder: Path) -> bytes:
                 f"Expected the key file {PSEUDONYM_KEY!r}.", remedy="Restore it from the backup of this site."
             )
         raise ConfigError(
-            f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init FOLDER --name NAME."
+            f"{folder.name!r} is not a site's folder.", remedy="Create one: salus client init FOLDER --name NAME."
         )
     secret = path.read_bytes()
     if len(secret) != PSEUDONYM_KEY_BYTES:
@@ -163,7 +171,9 @@ class SiteFolder:
             ConfigError, IdentityError: missing, damaged, expired or from another consortium; with the remedy.
         """
         if not (folder / "site.toml").exists():
-            raise ConfigError(f"{folder.name!r} is not a site's folder.", remedy="Make one: salus client init.")
+            raise ConfigError(
+                f"{folder.name!r} is not a site's folder.", remedy="Create one: salus client init FOLDER --name NAME."
+            )
         config = load_toml(SiteConfig, folder / "site.toml", error=ConfigError, what="site file")
         load_policy(folder / "policy.toml")
         trust = Trust.open(folder, clock)

@@ -27,7 +27,7 @@ from salus.common.packets import pack, refusal
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
 FIRST_PAUSE_S = 1.0
 MAX_BEGUN = 2
-SEND_TRIES = 4  # a reply that cannot be delivered belongs to a round that has gone on without it
+SEND_TRIES = 4  # after that, the round has continued without this reply
 
 
 class Attempts:
@@ -56,7 +56,7 @@ class SiteDaemon:
     """Serves one site until `stop` is called.
 
     Args:
-        listener: told of what the operator should see, for the console: a line, and whether it is an alarm.
+        listener: called with each line for the operator's console, and whether it is an alarm.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SiteDaemon:
             self._tell(trouble.line, True)
 
     def stop(self) -> None:
-        """Ask the daemon to end after the message it works on; callable from a signal handler."""
+        """Ask the daemon to stop after the current message; may be called from a signal handler."""
         self._stop.set()
 
     def run(self) -> None:
@@ -97,7 +97,7 @@ class SiteDaemon:
                     self._state("connected")
                     pause_s = FIRST_PAUSE_S
                     self._serve(link, node)
-                except Exception as problem:  # nothing that arrives may end a hospital's daemon
+                except Exception as problem:  # no message may stop a hospital's daemon
                     self._state("disconnected", text=describe(problem))
                     # Jitter, so that all sites of a restarted coordinator do not return in the same instant.
                     self._stop.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
@@ -109,7 +109,7 @@ class SiteDaemon:
     def _serve(self, link: FleetLink, node: int) -> None:
         context = Context(0, node, {}, RecordDict(), {})
         while not self._stop.is_set():
-            self._dates.valid()  # says so well before the roster ends
+            self._dates.valid()  # warns well before the roster expires
             message = link.receive()
             if message is None:
                 self._site.recheck()
@@ -124,7 +124,7 @@ class SiteDaemon:
             self._dates.check()
             if not self._attempts.begin(message.metadata.message_id):
                 raise Refused(
-                    "This request has crashed the site's process before.", remedy="Look into the site's system log."
+                    "This request has crashed the site's process before.", remedy="See the site's system log."
                 )
             return self._app(message, context)
         except Exception as problem:
@@ -162,7 +162,7 @@ class SiteDaemon:
         self._tell(f"{state}: {text}" if text else state, False)
 
     def _show(self, event: Event) -> None:
-        """Bring what the operator must see at once to the console, and the data's state to the health service."""
+        """Show urgent events on the console, and report the data's state to the health service."""
         line = console_line(event)
         if line:
             self._tell(line, event.kind == "data-trouble")
@@ -175,7 +175,7 @@ class SiteDaemon:
 
 
 def console_line(event: Event) -> str:
-    """Return the line that the operator sees of an event, or an empty text for one that is for the log only."""
+    """Return the console line of an event, or an empty string if it belongs in the log only."""
     fields = event.fields
     match event.kind:
         case "data-trouble":

@@ -41,14 +41,14 @@ REMEMBERED = 64  # answered messages that a coordinator may offer once more afte
 
 
 class FleetLink:
-    """A connection that may break and be made again; every method raises LinkError if the coordinator cannot be reached.
+    """A connection that can be re-established; every method raises LinkError if the coordinator cannot be reached.
 
     Args:
         url: ``https://host:port`` of the coordinator.
         tls: context with the consortium's CA and this site's certificate.
         node_key: the private key whose public half is on the roster.
         clock: whose time is signed with each request.
-        max_message_bytes: largest request of the coordinator that is taken; never more than `MAX_MESSAGE_BYTES`.
+        max_message_bytes: largest request that is accepted from the coordinator; never more than `MAX_MESSAGE_BYTES`.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class FleetLink:
         self.close()
 
     def activate(self) -> int:
-        """Say that this site is here and return the node id that the coordinator gave it."""
+        """Register this site, and return the node id that the coordinator assigned."""
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         with _translated():
             self._node = Node(node_id=self._client.ActivateNode(request).node_id)
         return self._node.node_id
 
     def heartbeat(self) -> None:
-        """Say that this site is still here."""
+        """Send a heartbeat."""
         request = SendNodeHeartbeatRequest(node=self._here(), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
         with _translated():
             alive = self._client.SendNodeHeartbeat(request).success
@@ -123,7 +123,8 @@ class FleetLink:
                 content = RecordDict()  # an empty message is refused by the app, so that the coordinator hears of it
             except Incomplete:
                 raise LinkError(
-                    "A part of a message is gone.", remedy="The coordinator has abandoned it; nothing to do."
+                    "Part of a message is no longer available.",
+                    remedy="No action is needed: the coordinator has abandoned this message.",
                 ) from None
         # No ConfirmMessageReceived: the coordinator keeps the parts until the reply, in case this process dies before it.
         whole: Message = Message(metadata=bare.metadata, content=content)  # type: ignore[call-overload]
@@ -138,10 +139,13 @@ class FleetLink:
             if response.object_available:
                 return bytes(response.object_content)
             time.sleep(UNAVAILABLE_WAIT_S)
-        raise LinkError("A part of a message is gone.", remedy="The coordinator has abandoned it; nothing to do.")
+        raise LinkError(
+            "Part of a message is no longer available.",
+            remedy="No action is needed: the coordinator has abandoned this message.",
+        )
 
     def send(self, reply: Message) -> None:
-        """Send a reply, message first, then its parts, as Flower's protocol wants it."""
+        """Send a reply: first the message, then its parts, as Flower's protocol requires."""
         with no_object_id_recompute(), _translated():
             reply.metadata.__dict__["_message_id"] = reply.object_id
             tree = get_object_tree(reply)
@@ -166,7 +170,7 @@ class FleetLink:
         self._answered.append(reply.metadata.reply_to_message_id)
 
     def close(self) -> None:
-        """Tell the coordinator, if it can be reached, and close the connection."""
+        """Sign off from the coordinator, if it can be reached, and close the connection."""
         if self._node is not None:
             try:
                 with _translated():
@@ -193,13 +197,13 @@ class _translated:
 
 
 def translate(error: BaseException) -> LinkError:
-    """Return what went wrong on the link in our own words."""
+    """Return a link failure as an error with our own text."""
     text = str(error)
     if isinstance(error, httpx.HTTPStatusError):
         if error.response.status_code in (401, 403):
             return LinkError(
                 "The coordinator refuses this site's node key, or has restarted.",
-                remedy="Check that the coordinator's roster has this site, and that both clocks are right.",
+                remedy="Check that this site is on the coordinator's roster, and that both clocks are right.",
             )
         return LinkError(f"The coordinator answered with status {error.response.status_code}.", remedy="See its log.")
     if "CERTIFICATE_VERIFY_FAILED" in text:
@@ -214,6 +218,6 @@ def translate(error: BaseException) -> LinkError:
     if "alert" in text or isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
         return LinkError(
             "The coordinator closed the connection.",
-            remedy="If this happens again and again, the site's certificate may have expired: ask the consortium for a new kit.",
+            remedy="If this keeps happening, the site's certificate may have expired: ask the consortium for a new kit.",
         )
     return LinkError(f"The connection failed ({type(error).__name__}).", remedy="The site reconnects by itself.")

@@ -1,7 +1,7 @@
 """What the site adds to Flower's HTTP client: its signature over each request, and limits on each response.
 
-Part of the link (`client/link.py`). A coordinator could answer with compressed bytes that fill the hospital's memory, without
-end, or with the address of another machine; none of these is followed.
+Part of the link (`client/link.py`). A coordinator could send a compressed response that expands to fill the hospital's memory, an
+endless one, or a redirect to another machine; all of these are refused.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ class BodySignatureInterceptor:
 
 
 class _Bounded(httpx.SyncByteStream):
-    """A body that ends with an error as soon as it is larger than it may be."""
+    """A response body that raises an error as soon as it exceeds the limit."""
 
     def __init__(self, inner: httpx.SyncByteStream) -> None:
         self._inner = inner
@@ -55,13 +55,13 @@ def check_response(response: httpx.Response) -> None:
     """Refuse a response before its body is read; to be called as one of httpx's response hooks.
 
     Raises:
-        LinkError: a compressed body, a redirection, or more bytes than a response can have.
+        LinkError: a compressed body, a redirect, or more bytes than a response may have.
     """
     encoding = response.headers.get("content-encoding", "identity")
     length = response.headers.get("content-length", "0")
     if encoding != "identity" or response.has_redirect_location:
         raise LinkError(
-            "The coordinator's answer is compressed or a redirection, which Salus never sends.",
+            "The coordinator's response is compressed or a redirect, which Salus never sends.",
             remedy="A proxy may be changing the connection: let TLS pass through it untouched.",
         )
     if not length.isdecimal() or len(length) > 9 or int(length) > MAX_RESPONSE_BYTES:
@@ -72,6 +72,6 @@ def check_response(response: httpx.Response) -> None:
 
 def _too_large() -> LinkError:
     return LinkError(
-        f"The coordinator's answer is larger than {MAX_RESPONSE_BYTES} bytes.",
+        f"The coordinator's response is larger than {MAX_RESPONSE_BYTES} bytes.",
         remedy="Both sides must run the same version of Salus.",
     )

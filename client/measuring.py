@@ -1,6 +1,6 @@
-"""Statistics at a site: its images one patient after the other, and what it says in one step, exact or with noise.
+"""Statistics at a site: reads its images patient by patient, and gives its answer in one step, exact or with noise.
 
-exact    sums of images, in which every cell has enough patients; nothing where the whole site has too few
+exact    sums of images, in which every cell has enough patients; nothing if the whole site has too few
 noised   one row of norm one or less for each patient, whatever it holds, and noise; failures leave a patient out
 """
 
@@ -39,7 +39,7 @@ class Measurer:
 
     Args:
         patients: those whose budget allows the job, or None for a job without noise.
-        min_patients: returns the site's policy as it is now; the larger of it and the job's counts.
+        min_patients: returns the minimum in the site's current policy; the larger of it and the job's applies.
         random: source of cryptographic randomness.
     """
 
@@ -82,7 +82,7 @@ class Measurer:
         try:
             found = mean_row(self.analysis, step, state, mine)
         except Exception as problem:
-            # A failure that reached further would let one patient switch the whole site off, and everybody could see that.
+            # If a failure affected more, one patient could switch the whole site off, and everybody could see that.
             self.left_out[type(problem).__name__] += 1
             return nothing
         if found is None:
@@ -126,7 +126,7 @@ class Measurer:
 
 
 def measured_of(sample: Sample, label: int | None, info: dict[str, object]) -> Measured:
-    """Return a sample as an analysis sees it."""
+    """Return a sample in the form that an analysis takes."""
     modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
     if sample.columns:
         named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
@@ -183,7 +183,7 @@ class MeasuringJob:
             if not self.protection.protects:
                 self.finding = Finding(describe(problem))
                 raise
-            self._nothing(request, problem)  # whether a site refuses would say something about its patients
+            self._nothing(request, problem)  # a refusal would reveal something about its patients
             numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.analysis, request.round)))
         return Contribution(np.zeros(0, np.float32), 0.0, numbers, kind)
 
@@ -202,7 +202,7 @@ class MeasuringJob:
         self.events.emit("measured", job=request.job_id, round=request.round, left_out=dict(self.measurer.left_out))
 
     def _nothing(self, request: Request, problem: Exception) -> None:
-        self.finding = Finding(f"The running job was given nothing of it. {describe(problem)}")
+        self.finding = Finding(f"The running job received none of it. {describe(problem)}")
         self.events.emit(
             "contributed-nothing",
             job=request.job_id,

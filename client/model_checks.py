@@ -1,4 +1,4 @@
-"""What a site checks of a job's model before it trains: that it starts where the job says, and hands out no single samples."""
+"""A site's checks before it trains a job's model: it must be the one the job starts from, and must not reveal single samples."""
 
 from collections.abc import Sequence
 
@@ -18,8 +18,8 @@ RELATIVE, ABSOLUTE = 1e-5, 1e-7
 def first_model(job: Job, layout: Layout) -> FloatVector:
     """Return the model that every site expects in round 1.
 
-    It follows from the job's seed. A job that starts from other parameters would have to name their hash; this is the place to
-    check it.
+    It follows from the job's seed. A job that starts from other parameters would have to name their hash; it would be
+    checked here.
     """
     return read_parameters(build_model(job.task, job.job.seed), layout)
 
@@ -27,8 +27,8 @@ def first_model(job: Job, layout: Layout) -> FloatVector:
 def check_first_model(job: Job, layout: Layout, received: FloatVector) -> None:
     """Refuse a job whose first model is not the one that its seed gives, up to rounding.
 
-    Parameters that a coordinator crafts can make an update reveal patients. The check covers round 1 only: what a later model
-    should be, a site cannot know without the sums.
+    Parameters that a coordinator crafts can make an update reveal patients. The check covers round 1 only: without the sums,
+    a site cannot know what a later model should be.
 
     Raises:
         Refused: other parameters.
@@ -41,7 +41,7 @@ def check_first_model(job: Job, layout: Layout, received: FloatVector) -> None:
         f"The model of round 1 is not the one that the job's seed {job.job.seed} gives: parameters differ by up to "
         f"{largest:.2g}.",
         remedy=f"Use the same version of torch as the coordinator (here {torch.__version__}). If the versions are the same, the "
-        "coordinator sends other parameters than the job says.",
+        "coordinator sends parameters other than the job's.",
     )
 
 
@@ -49,7 +49,7 @@ def check_imprint(job: Job, allowed: Sequence[str]) -> None:
     """Refuse a job without noise whose model has a wide layer directly on the raw input, see `privacy.imprint`.
 
     Args:
-        allowed: models that this site's operator accepts all the same, by name.
+        allowed: names of models that this site's operator accepts nevertheless.
 
     Raises:
         Refused: such a model, or one that cannot be checked.

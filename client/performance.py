@@ -1,4 +1,4 @@
-"""Settings that change only speed and memory, never what is learnt from whom; kept apart from every rule for that reason."""
+"""Settings that affect only speed and memory, never a guarantee; kept apart from every rule for that reason."""
 
 from typing import Annotated, Literal
 
@@ -14,21 +14,22 @@ class Performance(Strict):
     """How this machine runs a job.
 
     Args:
-        device: ``auto`` takes a GPU where there is one.
-        mixed_precision: bfloat16 where the device has it; halves memory, changes results in the third digit.
-        cache_mb: prepared samples kept in memory; beyond it they are read again each epoch.
-        disk_cache_mb: prepared samples kept on disk between jobs and restarts; 0 for none.
-        threads: CPU threads for training; 0 leaves torch's choice.
-        decode_memory_mb: memory of the process that decodes images; a whole MedMNIST archive is held there.
-        max_job_memory_mb: a job that needs more, by its public settings, is refused; 0 for three quarters of the machine.
+        device: device for training; ``auto`` uses a GPU if there is one.
+        mixed_precision: train in bfloat16 if the device supports it; halves memory and changes results in the third digit.
+        cache_mb: memory in MB for prepared samples; samples that do not fit are read again in each epoch.
+        disk_cache_mb: disk space in MB for prepared samples, kept between jobs and restarts; 0 turns the cache off.
+        threads: CPU threads for training; 0 leaves the choice to torch.
+        decode_memory_mb: memory limit in MB of the process that decodes images; it holds a whole MedMNIST archive.
+        max_job_memory_mb: a job is refused if its public settings need more memory than this, in MB; 0 means three quarters of
+            the machine's memory.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     mixed_precision: bool = False
-    cache_mb: Annotated[int, Field(ge=0)] = 4096  # the usual workstation has 32 GB or more
-    disk_cache_mb: Annotated[int, Field(ge=0)] = 20_000  # a few hundred thousand pictures of 128 x 128
+    cache_mb: Annotated[int, Field(ge=0)] = 4096  # a typical workstation has 32 GB or more
+    disk_cache_mb: Annotated[int, Field(ge=0)] = 20_000  # a few hundred thousand images of 128 x 128
     threads: Annotated[int, Field(ge=0)] = 0
-    decode_memory_mb: Annotated[int, Field(ge=256)] = 6144  # a volume of 2^28 voxels while it is turned and scaled
+    decode_memory_mb: Annotated[int, Field(ge=256)] = 6144  # enough to reorient and rescale a volume of 2^28 voxels
     max_job_memory_mb: Annotated[int, Field(ge=0)] = 0
 
     def job_limit_bytes(self) -> int:
@@ -36,7 +37,7 @@ class Performance(Strict):
         return self.max_job_memory_mb * MEBIBYTE or machine_limit_bytes()
 
     def torch_device(self) -> torch.device:
-        """Return the device; raises ConfigError if a GPU was demanded and there is none."""
+        """Return the device; raises ConfigError if a GPU was requested and there is none."""
         available = torch.cuda.is_available()
         if self.device == "cuda" and not available:
             raise ConfigError("Expected a CUDA device, found none.", remedy='Set device = "auto" in site.toml.')

@@ -1,6 +1,6 @@
-"""A site's word: what its operator allows, checked in the site's own process before any data are read.
+"""The site policy: what its operator allows, checked in the site's own process before any data are read.
 
-Unknown or unparsable means refuse. Nothing the coordinator sends can widen what stands here.
+Anything unknown or unparsable is refused. Nothing the coordinator sends can widen the policy.
 """
 
 from collections.abc import Iterator
@@ -24,35 +24,36 @@ class Policy(Strict):
     """The operator's rules, from ``policy.toml``.
 
     Args:
-        allow_unprotected: accept jobs in which the coordinator sees this site's own update. Off unless written here.
-        tasks: kinds of tasks that may run, or ``statistics``; empty means every installed one.
-        datasets: data sets that may be used; empty means every registered one.
-        max_rounds: longest job that is accepted.
-        cohort_epochs: for each data set the only epoch in which sums without noise may be made, 0 for one that is not named. In
-            one epoch all of them are over the same sites; raising it, after all operators agreed, allows one change.
-        allow_without_noise: accept jobs that give patients no formal privacy. Off unless written here.
-        allow_imprint_models: models, by name, that jobs without noise may use although a wide layer sees the raw input. Crafted
-            parameters can make their updates reveal single patients' samples. Empty refuses them all.
-        min_patients_per_cell: no number of statistics without noise is given in which fewer of this site's patients have a part.
-        allow_distributed_noise: accept jobs whose noise is shared among sites, so that the guarantee counts on at most a third
-            of them colluding with the coordinator. Local noise counts on nobody.
-        budget: what one patient may spend over all jobs of a period.
-        key_holders: sites, by their place on the roster, to whose key this site will encrypt; the key holder can read every
-            update. Empty refuses every encrypted job. Name one: two of them, with colluding sites, could compare their sums.
-        min_sites: fewest sites that a job must require, so that a sum is never over this site alone.
+        allow_unprotected: accept jobs in which the coordinator sees this site's own update.
+        allow_without_noise: accept jobs that give patients no differential privacy.
+        allow_imprint_models: names of models that jobs without noise may use although a wide layer sees the raw input. Crafted
+            parameters can make the updates of such a model reveal single patients' samples. Empty refuses them all.
+        allow_distributed_noise: accept jobs whose noise is shared among the sites. Their guarantee assumes that at most a third
+            of the sites collude with the coordinator; local noise trusts no other party.
+        key_holders: numbers, on the roster, of the sites to whose key this site may encrypt; the key holder can read every
+            update. Empty refuses every encrypted job. Name one only: two of them, with colluding sites, could compare their sums.
+        min_patients_per_cell: smallest number of this site's patients behind any figure of statistics without noise; smaller
+            cells are suppressed.
+        tasks: kinds of tasks that may run, or ``statistics``; empty allows every installed one.
+        datasets: names of the data sets that jobs may use; empty allows every registered one.
+        max_rounds: largest number of rounds of a job.
+        cohort_epochs: for each data set, the only cohort epoch that jobs without noise may name; 0 if it is not listed. Within
+            an epoch all their sums are over the same sites; raising it, once all operators agree, allows one change.
+        min_sites: smallest ``min_sites`` that a job may have, so that no sum is over this site alone.
+        budget: what one patient may spend over all jobs of one period.
     """
 
     allow_unprotected: bool = False
     allow_without_noise: bool = False
-    allow_imprint_models: tuple[str, ...] = ()  # none is safe without noise
-    allow_distributed_noise: bool = True  # masking counts on the same
+    allow_imprint_models: tuple[str, ...] = ()  # no such model is safe without noise
+    allow_distributed_noise: bool = True  # masking makes the same assumption
     key_holders: tuple[int, ...] = ()
-    min_patients_per_cell: Annotated[int, Field(ge=1)] = 5  # a usual rule of registries
+    min_patients_per_cell: Annotated[int, Field(ge=1)] = 5  # a common rule of registries
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
     cohort_epochs: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    min_sites: Annotated[int, Field(ge=2)] = 2  # a federation of one is a site's plain update
+    min_sites: Annotated[int, Field(ge=2)] = 2  # the sum over one site is that site's own update
     budget: Budget = Budget()
 
     def check(self, job: Job) -> None:
@@ -61,7 +62,7 @@ class Policy(Strict):
             raise refusal
 
     def objections(self, job: Job) -> Iterator[Refused]:
-        """Yield what each rule that does not allow this job has to say."""
+        """Yield the refusal of each rule that does not allow this job."""
         if not protection_of(job).protects and not self.allow_unprotected:
             yield Refused(
                 f"The job's protection {job.aggregation.protection!r} lets the coordinator read this site's update.",
@@ -80,7 +81,7 @@ class Policy(Strict):
         if job.privacy.noise == "distributed" and not self.allow_distributed_noise:
             yield Refused(
                 "This site's policy does not allow distributed noise.",
-                remedy='Use noise = "local", or ask its operator.',
+                remedy="Use local noise, or ask the site's operator.",
             )
         kind = "statistics" if job.statistics is not None else job.task.kind
         if self.tasks and kind not in self.tasks:
@@ -90,11 +91,12 @@ class Policy(Strict):
             )
         if self.datasets and job.task.dataset not in self.datasets:
             yield Refused(
-                f"This site's policy does not allow the data set {job.task.dataset!r}.", remedy="Ask its operator."
+                f"This site's policy does not allow the data set {job.task.dataset!r}.",
+                remedy="Ask the site's operator.",
             )
         if job.job.rounds > self.max_rounds:
             yield Refused(
-                f"This site's policy allows {self.max_rounds} rounds, not {job.job.rounds}.", remedy="Shorten the job."
+                f"This site's policy allows {self.max_rounds} rounds, not {job.job.rounds}.", remedy="Use fewer rounds."
             )
         epoch, named = self.cohort_epochs.get(job.task.dataset, 0), job.job.cohort_epoch
         if not job.privacy.noised and named != epoch:  # noise covers what sums over other sites would show
@@ -104,7 +106,7 @@ class Policy(Strict):
             )
         if job.job.min_sites < self.min_sites:
             yield Refused(
-                f"This site's policy requires at least {self.min_sites} sites, the job {job.job.min_sites}.",
+                f"This site's policy requires min_sites of at least {self.min_sites}, the job has {job.job.min_sites}.",
                 remedy="Raise min_sites in the job.",
             )
 
@@ -113,11 +115,11 @@ def load_policy(path: Path) -> Policy:
     """Read ``policy.toml``.
 
     Raises:
-        ConfigError: missing or unreadable. The operator's rules may have been narrower than the defaults, so nothing is guessed.
+        ConfigError: missing or unreadable. The operator's rules may have been stricter than the defaults, so no default is used.
     """
     if not path.exists():
         raise ConfigError(
-            "This site's policy.toml is missing; until it is there, every job is refused.",
-            remedy="Restore it, or write a new one; salus client init in another folder makes one with comments.",
+            "This site's policy.toml is missing; every job is refused until it exists.",
+            remedy="Restore it, or write a new one; salus client init in another folder creates one with comments.",
         )
     return load_toml(Policy, path, error=ConfigError, what="policy file")

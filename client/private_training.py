@@ -1,7 +1,7 @@
-"""Local training with a guarantee for each patient: sample patients, clip each one's gradient once, add noise once per step.
+"""Local training with a guarantee for each patient: sample patients, clip each patient's gradient once, add noise once per step.
 
 Everything drawn at random here comes from the operating system's generator; a guarantee must not depend on a seed that
-somebody else knows, least of all on one that is the same at every site.
+somebody else knows, let alone one that is the same at every site.
 """
 
 import contextlib
@@ -51,14 +51,14 @@ class PrivateTrainer:
         self._privacy = trainer.job.privacy
         torch.backends.cudnn.allow_tf32 = False  # ten bits of mantissa are too few for a bound on a norm
         torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.benchmark = False  # an algorithm chosen by a stopwatch differs from step to step
+        torch.backends.cudnn.benchmark = False  # algorithms chosen by timing would differ from step to step
         torch.backends.cudnn.deterministic = True
         self._clipper = checked_clipper(trainer.model, trainer.task)
         self._rows: dict[int, int] = {}
         self.left_out: Counter[str] = Counter()
 
     def check(self, parameters: FloatVector) -> None:
-        """Raise WireError for parameters that no trained network has; they are public, so a refusal says nothing of patients.
+        """Raise WireError for parameters that no trained network has; they are public, so a refusal reveals no patient.
 
         The clipping does not depend on this; it holds for any parameters.
         """
@@ -157,7 +157,7 @@ class PrivateTrainer:
             try:
                 part = data.batch(torch.tensor(images))
             except Exception as problem:
-                self._without(problem)  # one that cannot be read must not take the others with it
+                self._without(problem)  # an unreadable patient must not affect the others
                 continue
             places = places_of(len(images), self._privacy.images_per_patient)
             mine = waiting.setdefault(places, [])

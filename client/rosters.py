@@ -1,4 +1,4 @@
-"""Over which roster a job runs at this site: the newest when it begins, and the same one until it ends.
+"""Which roster a job uses at this site: the newest one when it begins, and the same one until it ends.
 
     first request of a job    it must name the newest roster that is installed here; that is remembered on disk
     later requests            they must name the remembered one, whatever was installed since
@@ -52,7 +52,7 @@ class JobRosters:
         if known is not None and known != digest:
             raise Refused(
                 "This job began at this site over another roster.",
-                remedy="Submit it again as a new job; see its events.",
+                remedy="Submit it again as a new job; its events show the details.",
             )
         if known is None and digest != self._trust.digest:
             raise self._not_newest(digest)

@@ -1,7 +1,7 @@
-"""A verified job at a site, and what the site says in one round of it: with or without differential privacy.
+"""A verified job at a site, and the site's contribution to each of its rounds: with or without differential privacy.
 
-plain      update weighted by patients, beside it the statistics of the validation patients
-private    update of weight one, nothing beside it; every failure becomes a contribution without patients
+plain      update weighted by patients, together with the statistics of the validation patients
+private    update of weight one and nothing else; every failure becomes a contribution without patients
 """
 
 import hashlib
@@ -31,11 +31,11 @@ from salus.privacy.protection import Protection
 
 @dataclass
 class Account:
-    """A job's account in the ledger of a site; nothing with noise leaves the site except through `spend`.
+    """A job's account in a site's ledger; nothing with noise leaves the site except through `spend`.
 
     Args:
-        name: the ledger's name of the job.
-        sent: the last contribution with local noise, by round and model: sent again, it costs nothing again.
+        name: the job's name in the ledger.
+        sent: the last contribution with local noise, by round and model; sending it again costs nothing.
     """
 
     plan: Plan
@@ -44,10 +44,10 @@ class Account:
     sent: dict[tuple[int, bytes], Contribution] = field(default_factory=dict)
 
     def spend(self, request: Request, kind: Kind, blob: bytes, make: Callable[[], Contribution]) -> Contribution:
-        """Return what `make` gives, after its cost is in the ledger and on disk; what local noise has sent is sent again.
+        """Return the result of `make` after its cost is in the ledger, on disk; a retry reuses a contribution with local noise.
 
         Raises:
-            LedgerError: nothing is left of what was reserved.
+            LedgerError: the reservation is used up.
         """
         key = request.round, hashlib.sha256(blob).digest()
         if key in self.sent:
@@ -60,7 +60,7 @@ class Account:
 
 
 class Running(Interface):
-    """A verified job of either sort, with all that is kept for it between rounds."""
+    """A verified job of either kind, with everything that is kept for it between rounds."""
 
     job: Job
     job_id: str
@@ -70,13 +70,13 @@ class Running(Interface):
 
     @property
     def usable(self) -> bool:
-        """Whether it can go on as it is; otherwise it is prepared anew."""
+        """Whether it can continue as it is; otherwise it is prepared again."""
 
     def trouble(self) -> Finding | None:
-        """Return what is wrong with the data since the last step, for the site's operator only; None if nothing is."""
+        """Return the problem with the data since the last step, for the site's operator only; None if there is none."""
 
     def mended(self) -> None:
-        """Take note that samples which could not be read are there again."""
+        """Note that samples which could not be read are available again."""
 
     def shape(self, request: Request, kind: Kind) -> Shape:
         """Return the shape of the vectors that a request asks for."""
@@ -84,7 +84,7 @@ class Running(Interface):
     def contribution(
         self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
     ) -> Contribution:
-        """Return what this site says in answer to `request`, ready to be protected.
+        """Return this site's contribution in answer to `request`, ready to be protected.
 
         Args:
             late: kinds of data that this site must leave out, see `privacy.contributors.late_data`.
@@ -92,13 +92,13 @@ class Running(Interface):
         Guarantees: under differential privacy its cost is in the ledger, on disk, before this returns.
 
         Raises:
-            LedgerError: nothing is left of what was reserved.
+            LedgerError: the reservation is used up.
         """
 
 
 @dataclass
 class Private:
-    """What training with noise has besides.
+    """The additional state of training with noise.
 
     Args:
         broken: training has failed once; from then on this job gets noise only.
@@ -156,7 +156,7 @@ class RunningJob:
             scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
             return contribution
         except Exception as problem:
-            # Whether a site refuses would otherwise tell the coordinator something about its patients.
+            # A refusal would tell the coordinator something about the site's patients.
             if not self.protection.protects:
                 raise
             self._nothing(request, problem)
@@ -195,7 +195,7 @@ class RunningJob:
             self._tell(private.trainer.left_out)
         except Exception as problem:
             # Unreadable patients were left out one by one before this. What is left is a fault of the machine; from now on the
-            # site sends noise, because falling silent now and then would say which samples make it fail.
+            # site sends noise, because occasional silence would reveal which samples make it fail.
             self._nothing(request, problem)
             self.data = None
             private.broken = True
@@ -203,11 +203,12 @@ class RunningJob:
         return Contribution(update, 1.0, np.zeros(0))
 
     def _tell(self, left_out: Mapping[str, int]) -> None:
-        """Tell the operator of patients that added nothing, unless unreadable files say it already."""
+        """Tell the operator about patients that added nothing, unless unreadable files already explain it."""
         if left_out and self.trouble() is None:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
             self.finding = Finding(
-                f"Some patients added nothing to the running job ({reasons}). Check their images; if it is many, the model."
+                f"Some patients contributed nothing to the running job ({reasons}). "
+                "Check their images, or the model if there are many."
             )
 
     def _noised(
@@ -235,7 +236,7 @@ class RunningJob:
         )
 
     def _nothing(self, request: Request, problem: Exception) -> None:
-        self.finding = self.finding or Finding(f"The running job was given nothing of it. {describe(problem)}")
+        self.finding = self.finding or Finding(f"The running job received none of it. {describe(problem)}")
         self.events.emit(
             "contributed-nothing",
             job=request.job_id,

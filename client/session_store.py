@@ -65,7 +65,7 @@ class SqliteSessionStore:
             if not fresh and known != FORMAT:
                 raise ConfigError(
                     f"Expected {path.name} in format {FORMAT}, found {known}.",
-                    remedy="Another version of Salus wrote it. Use that version, or found the consortium anew.",
+                    remedy="It was written by another version of Salus. Use that version, or set up the consortium again.",
                 )
             METADATA.create_all(connection)
             connection.execute(sa.text(f"PRAGMA user_version = {FORMAT}"))
@@ -103,7 +103,7 @@ class SqliteSessionStore:
             ]
 
     def ask(self, scope: str, questions: Mapping[str, str]) -> None:
-        """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way."""
+        """Remember the questions of a job without noise; raises Refused if the same quantity was asked about in another way."""
         with self._engine.begin() as connection:
             rows = connection.execute(QUESTIONS.select().where(QUESTIONS.c.scope == scope))
             known = {row.name: row.question for row in rows}
@@ -115,7 +115,7 @@ class SqliteSessionStore:
                 connection.execute(QUESTIONS.insert(), new)
 
     def ledger_seen(self, site: int, head: Head) -> None:
-        """Remember the newest ledger head of a site; raises ProtectionError if that ledger went back."""
+        """Remember the newest ledger head of a site; raises ProtectionError if that ledger was rolled back."""
         with self._engine.begin() as connection:
             row = connection.execute(HEADS.select().where(HEADS.c.site == site)).one_or_none()
             if row is not None and not head.follows(Head(row.length, row.last)):

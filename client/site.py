@@ -1,7 +1,7 @@
 """A site: what it does with each request, whichever engine brought it. Verify, decide, reserve, read, train, protect, answer.
 
-The same object runs in the daemon, in a simulation and in Flower's engines. Everything a site refuses is refused here,
-before data are read; what leaves is a `Reply` and a protected vector.
+The same object runs in the daemon, in a simulation and in Flower's engines. Every refusal happens here,
+before data are read; only a `Reply` and a protected vector leave the site.
 """
 
 import hashlib
@@ -63,12 +63,12 @@ class Site:
         site_id: position on the roster, from 1.
         identity: this site's signing key.
         keys: Ed25519 keys of the whole newest roster, by site id.
-        store: what protected sums must remember beyond a crash.
+        store: what protected sums must remember across a crash.
         coordinator_key: the Ed25519 key, from the pinned roster, whose signature a job must carry.
-        ledger: what this site's patients have spent.
+        ledger: the privacy ledger of this site's patients.
         cache: folder for prepared samples, or None for none.
-        rosters: which roster each job began with; None where there is one roster only, as in a simulation.
-        policy: called for every job, so that a changed policy file counts at once.
+        rosters: which roster each job began with; None if there is only one roster, as in a simulation.
+        policy: called for every job, so that a changed policy file takes effect at once.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Site:
             )
             if not isinstance(problem, SalusError):
                 self._events.emit("unexpected", error=type(problem).__name__, where=where(problem))
-            # What is wrong with the data is the operator's business; the coordinator learns only that something is.
+            # Only the operator learns what is wrong with the data; the coordinator learns only that something is.
             text = describe(problem)
             if isinstance(problem, DataError | StorageError | OSError):  # the name of a file may be a person's
                 text = DATA_REFUSED
@@ -194,11 +194,11 @@ class Site:
         return verdict_on(job, self._policy(), self._catalogue, self._ledger, running).encode()
 
     def troubles(self) -> list[Trouble]:
-        """Return what is wrong with this site's data sets now."""
+        """Return the current problems with this site's data sets."""
         return self._catalogue.troubles.all()
 
     def recheck(self) -> None:
-        """Look whether what was wrong with a data set is mended; called when there is nothing else to do."""
+        """Check whether problems with data sets are resolved; called when the site is idle."""
         self._watch.recheck(self._running)
 
     def _opened(self, request: Request) -> tuple[Job, bytes]:
@@ -209,8 +209,8 @@ class Site:
     def _accept(self, request: Request) -> Running:
         """Return the job, after every check that can be made without reading data.
 
-        In this order: signature, policy, roster, round, and whether the job fits what is declared. All of these are refused
-        aloud. Only then is a budget reserved, and data are read last.
+        In this order: signature, policy, roster, round, and whether the job fits the declaration. These refusals state
+        their reason. Only then is a budget reserved, and data are read last.
         """
         job, document = self._opened(request)
         policy = self._policy()
@@ -231,7 +231,7 @@ class Site:
         known = self._running
         same = known is not None and known.document == document and known.job_id == request.job_id
         if not same:
-            # A data set that is removed while a job runs is another matter: to fall silent then would say something.
+            # A data set removed while a job runs is handled differently: a refusal then would reveal something.
             require_fit(job, offered(self._catalogue, policy))
         removed = job.task.dataset not in self._catalogue.names()
         if known is not None and same and known.usable and not removed:
@@ -282,7 +282,7 @@ class Site:
             self._watch.note(job.task.dataset, finding)
             if not protection.protects and private is None:
                 raise
-            data = None  # the site takes part with nothing, see `RunningJob.contribution`
+            data = None  # the site takes part without data, see `RunningJob.contribution`
             self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))
         if data is not None:
             self._events.emit(
@@ -299,9 +299,9 @@ class Site:
         return Memory(performance.cache_mb * 2**20, self._cache, performance.disk_cache_mb * 2**20)
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
-        """Set aside the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
+        """Reserve the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
         patients, budget = self._catalogue.patients(job.task.dataset), self._policy().budget
-        # A ledger that was restored from a backup is shorter than what this site remembers apart from it.
+        # A ledger that was restored from a backup is shorter than the head that this site stores elsewhere.
         self._store.ledger_seen(self.site_id, self._ledger.head())
         self._ledger.close_finished(but=account)
         reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)
@@ -328,7 +328,7 @@ def _check_round(request: Request, job: Job) -> None:
 
 
 def scope_of(job: Job) -> str:
-    """Return over what sums without noise must be over the same sites: data set and epoch."""
+    """Return the scope in which all sums without noise must be over the same sites: data set and epoch."""
     return f"{job.task.dataset}/{job.job.cohort_epoch}"
 
 

@@ -84,5 +84,5 @@ def make_optimizer(model: torch.nn.Module, settings: Training) -> torch.optim.Op
 
 
 def training_seed(job: Job, site: int, round_: int) -> int:
-    """Return the seed of one site's one round: the same in every engine, different for every site and round."""
+    """Return the seed of one round at one site: the same in every engine, different for every site and round."""
     return int.from_bytes(hash_parts("salus/train", u64(job.job.seed), u32(site), u32(round_))[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Tells a site's operator of data that cannot be used: an event when it begins, one when it is mended, a state in between."""
+"""Tells a site's operator about unusable data: an event when a problem begins, one when it is resolved, a state in between."""
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import read_registered
@@ -9,13 +9,13 @@ from salus.common.events import EventSink
 
 
 class DataWatch:
-    """Writes the troubles of one site; nothing of it leaves the site."""
+    """Records the data problems of one site; none of this leaves the site."""
 
     def __init__(self, catalogue: Catalogue, events: EventSink) -> None:
         self._catalogue, self._events = catalogue, events
 
     def look(self, running: Running) -> None:
-        """Note what a job has found out about its data set in its last step, or that it could be used again."""
+        """Note what a job found out about its data set in its last step, or that the data can be used again."""
         finding = running.trouble()
         if finding is None:
             self._clear(running.job.task.dataset)
@@ -23,15 +23,15 @@ class DataWatch:
             self.note(running.job.task.dataset, finding)
 
     def note(self, dataset: str, finding: Finding) -> None:
-        """Remember what is wrong with a data set."""
+        """Record a problem with a data set."""
         if self._catalogue.troubles.put(dataset, finding):
             self._events.emit("data-trouble", dataset=dataset, text=finding.problem)
 
     def recheck(self, running: Running | None) -> None:
-        """Try again what could not be read, and forget what is mended.
+        """Try again to read what could not be read, and clear resolved problems.
 
         Args:
-            running: the job of the last request. While it goes without its data, its trouble lasts.
+            running: the job of the last request. Its problem stays open while it runs without its data.
         """
         for trouble in self._catalogue.troubles.all():
             mine = running if running is not None and running.job.task.dataset == trouble.dataset else None

@@ -32,16 +32,17 @@ class Declaration(Strict):
     """What is public about a data set.
 
     Args:
-        version: of this form; a newer one is refused, not guessed.
-        kind: images (and volumes), or rows of a table.
+        version: version of this format; a newer version is refused.
+        kind: ``images`` (pictures and volumes) or ``table`` (rows of a table).
         annotations: what each item is labelled with.
-        classes: every label that a job may use, spelt as in the data; the operator may name some that no patient has yet.
-        dimensions, channels: of the images.
-        modalities: of a fixed list of DICOM's codes; empty where the source knows none.
-        spacing: class of the usual distance of two pixels.
-        columns: inputs of a table.
-        min_patients: there are at least so many patients. The operator states it; the count itself stays at the site.
-        patient_ids: whether patients are told apart by an identifier; if not, every different picture counts as a patient.
+        classes: every label that a job may use, spelt as in the data; may include labels that no patient has yet.
+        dimensions: numbers of spatial dimensions of the images.
+        channels: numbers of channels of the images.
+        modalities: DICOM modality codes of the images, from a fixed list; empty if unknown.
+        spacing: class of the usual pixel spacing within a plane.
+        columns: input columns of a table, with units.
+        min_patients: lower bound on the number of patients, stated by the operator; the exact count stays at the site.
+        patient_ids: whether patients are identified; if not, every distinct image or row counts as one patient.
     """
 
     version: Literal[1] = 1

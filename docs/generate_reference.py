@@ -1,7 +1,7 @@
 """Write `docs/reference.md`: every key of a job file, a site's policy and the two settings files, from the models themselves.
 
-What a key means is in its class's docstring (``Args``), why its default is what it is in the comment beside it, and what it
-may be in its type; this script only brings them together. A test fails when the page is older than the code.
+A key's meaning comes from its class's docstring (``Args``), the note from the comment beside its default, and the permitted
+values from its type. A test fails when the page is out of date.
 
     python docs/generate_reference.py
 """
@@ -27,7 +27,11 @@ PAGE = Path(__file__).with_name("reference.md")
 FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("A job file", "Signed by the coordinator and checked by every site. Required keys have no default.", Job),
     ("policy.toml", "A site operator's rules. What is not allowed here does not run.", Policy),
-    ("site.toml", "A site's settings. None of them changes a guarantee.", SiteConfig),
+    (
+        "site.toml",
+        "A site's settings for speed and operation; decode_without_sandbox is the only one that concerns security.",
+        SiteConfig,
+    ),
     ("server.toml", "The coordinator's settings.", ServerConfig),
 )
 
@@ -46,7 +50,9 @@ def words_of(model: type[BaseModel]) -> dict[str, Words]:
     comments: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
-            comments[token.start[0]] = token.string.lstrip("# ").strip()
+            comments[token.start[0]] = re.sub(
+                r"^(type: ignore\[[^]]*\]|noqa: \S+)[ #]*", "", token.string.lstrip("# ")
+            ).strip()
     body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)  # Safe because it is the source of a class.
     meanings = _arguments(ast.get_docstring(body) or "")
@@ -129,9 +135,13 @@ def _type(shape: dict[str, Any]) -> str:
         return f"`{_toml(shape['const'])}`"
     if "anyOf" in shape:
         return " or ".join(_type(part) for part in shape["anyOf"] if part.get("type") != "null")
-    kind = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}.get(
-        str(shape.get("type")), "list"
-    )
+    kind = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "object": "table",
+    }.get(str(shape.get("type")), "list")
     limits = [
         f"{word} {shape[key]:g}"
         for key, word in (

@@ -1,4 +1,4 @@
-"""`salus client`: make a site, join a consortium, run the daemon, show its status."""
+"""`salus client`: create a site, join a consortium, run the daemon, show its status."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from salus.common.errors import DataError
 from salus.common.events import Event
 from salus.common.signals import Stopped
 
-app = group("The hospital: make a site, join a consortium, run the daemon.")
+app = group("The hospital: create a site, join a consortium, run the daemon.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 
 
@@ -20,13 +20,13 @@ Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 def init(
     folder: Folder, name: Annotated[str, typer.Option(help="The hospital's name, as the consortium knows it.")]
 ) -> None:
-    """Make a site's folder with its own keys, and a request for the consortium."""
+    """Create a site's folder with its own keys, and a membership request for the consortium."""
     from salus.client.config import REQUEST, init_site
     from salus.common.identity import fingerprint, unhex
 
     request = init_site(folder, name)
     out.print(
-        f"Made [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium; it holds no secret."
+        f"Created [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium; it contains no secret."
     )
     out.print(f"Key fingerprint, to compare by telephone: [bold]{fingerprint(unhex(request.public_key))}[/]")
 
@@ -50,9 +50,9 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
 
 @app.command(epilog=example("salus client start ./site"))
 def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
-    """Run the site's daemon until it is stopped; it connects outwards only and reconnects by itself.
+    """Run the site's daemon until it is stopped; it makes outgoing connections only and reconnects by itself.
 
-    SIGTERM or Ctrl-C stops it with exit code 0; a round in progress is offered again at the next start.
+    SIGTERM or Ctrl-C stops it with exit code 0; the coordinator offers an unfinished round again at the next start.
     """
     from salus.client.config import SiteFolder
     from salus.client.daemon import SiteDaemon
@@ -64,7 +64,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
     try:
         daemon.run()
-    except Stopped:  # leaves a long poll or a round's training at once; the round is offered again at the next start
+    except Stopped:  # ends a long poll or a round's training at once; the round is offered again at the next start
         if not quiet:
             out.print("Stopped.")
     finally:
@@ -80,7 +80,7 @@ def _say(line: str, alarm: bool) -> None:
 
 @app.command(epilog=example("salus client status ./site"))
 def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show whether the daemon runs, whether it is connected, and what was used; exit code 20 if a data set cannot be read."""
+    """Show whether the daemon is running and connected, and its last activity; exit code 20 if a data set cannot be read."""
     from salus.client.config import SiteFolder, open_catalogue
     from salus.common.events import read_events
     from salus.common.lock import is_running
@@ -121,13 +121,13 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
 
 
 def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Iterator[str]:
-    """Yield what `status` says in words."""
+    """Yield the lines of `status`."""
     yield f"Site {values['site']}, {values['name']}, of {values['consortium']}."
     link = {
-        "connected": f"The daemon runs and is connected to {values['coordinator']}.",
-        "disconnected": f"The daemon runs but cannot reach {values['coordinator']}; it keeps trying.",
+        "connected": f"The daemon is running and connected to {values['coordinator']}.",
+        "disconnected": f"The daemon is running but cannot reach {values['coordinator']}; it keeps trying.",
     }
-    running = link.get(str(values["link"]), "The daemon runs and has not connected yet.")
+    running = link.get(str(values["link"]), "The daemon is running but has not connected yet.")
     yield running if values["running"] else "The daemon is not running. Start it: salus client start."
     yield f"Roster {values['roster']} is valid until {str(values['roster_valid_until'])[:10]}."
     if "trained" in last:
@@ -137,7 +137,7 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
             f"round {fields.get('round')} of job {fields.get('job')}."
         )
     else:
-        yield "Nothing has been trained here yet."
+        yield "No training has run here yet."
     if "refused" in last:
         fields = last["refused"].fields
         yield f"Last refused {_when(last['refused'])}, job {fields.get('job', 'unknown')}: {fields.get('text')}"

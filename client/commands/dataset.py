@@ -10,7 +10,7 @@ from salus.client.commands import intake
 from salus.client.commands.intake import Folder, Name, Yes
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
-app = group("The hospital's data: register, list, look, check.")
+app = group("The hospital's data: register, list, inspect, check.")
 
 
 @app.command(epilog=example("salus dataset add ./site chest-xray ./dicom --labels labels.csv"))
@@ -20,15 +20,17 @@ def add(
     path: Annotated[Path, typer.Argument(help="A folder of DICOM or image files, an npz, or a CSV.")],
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
     labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
-    label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
+    label_column: Annotated[str, typer.Option(help="The column of labels in that CSV.")] = "label",
     volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
     columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
     missing: Annotated[
-        str, typer.Option(help="What stands for a missing value in a table, by commas.")
+        str, typer.Option(help="Markers of missing values in a table, separated by commas.")
     ] = "?,NA,NaN,nan",
-    positive_above: Annotated[float | None, typer.Option(help="Make a label 1 above this number, else 0.")] = None,
+    positive_above: Annotated[
+        float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.")
+    ] = None,
     masks: Annotated[str, typer.Option(help="For NIfTI: the folder of masks; the label is their volume in ml.")] = "",
-    patient_column: Annotated[str, typer.Option(help="The column that tells patients apart, if not PatientID.")] = "",
+    patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
     yes: Yes = False,
 ) -> None:
     """Read a source, register what can be used, count what cannot, and show what will be public about it."""
@@ -54,7 +56,7 @@ def add(
     if not path.exists():
         from salus.common.errors import DataError
 
-        raise DataError(f"Expected data at {path.name!r}, but there is nothing.", remedy="Check the path.")
+        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
     chosen = kind or guess_kind(path)
     with err.status("Reading ...") as progress:
 
@@ -73,15 +75,15 @@ def add(
 def declare(
     folder: Folder,
     name: Name,
-    classes: Annotated[str, typer.Option(help="All labels that a job may use, by commas, as in the data.")] = "",
-    min_patients: Annotated[int, typer.Option(min=0, help="There are at least so many patients.")] = 0,
+    classes: Annotated[str, typer.Option(help="All labels that a job may use, spelt as in the data.")] = "",
+    min_patients: Annotated[int, typer.Option(min=0, help="Lower bound on the number of patients.")] = 0,
     units: Annotated[str, typer.Option(help="Units of a table's columns, such as age=years,chol=mg/dl.")] = "",
-    modalities: Annotated[str, typer.Option(help="Of the images, by commas, such as CT.")] = "",
+    modalities: Annotated[str, typer.Option(help="Modalities of the images, such as CT,MR.")] = "",
     show: Annotated[bool, typer.Option("--show", help="Only show what is declared.")] = False,
     yes: Yes = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the declaration as JSON, and change nothing.")] = False,
 ) -> None:
-    """Say what is public about a data set: jobs are matched against it, and never against the data."""
+    """Declare what is public about a data set; jobs are matched against the declaration, never against the data."""
     from salus.client.commands.declaring import Edits, show_declaration, words
     from salus.client.commands.declaring import declare as declared
     from salus.client.commands.declaring import units as parsed_units
@@ -105,7 +107,7 @@ def labels(
     name: Annotated[str, typer.Option(help="The segment's label or the measured concept.")],
     above: Annotated[float | None, typer.Option(help="Write 1 above this number and 0 otherwise.")] = None,
 ) -> None:
-    """Make a label file by study from segmentations (volume in ml) and measurements in structured reports."""
+    """Write a label file with one row per study from segmentations (volume in ml) and measurements in structured reports."""
     from salus.client.commands.labels import write_labels
 
     counts = write_labels(source, output, name, above)
@@ -113,7 +115,7 @@ def labels(
 
 
 @app.command("list", epilog=example("salus dataset list ./site"))
-def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the registered data sets."""
     from dataclasses import asdict
 
@@ -133,9 +135,9 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
 
 @app.command(epilog=example("salus dataset show ./site chest-xray"))
 def show(
-    folder: Folder, name: Name, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False
+    folder: Folder, name: Name, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
-    """Show one data set in counts, and what is public about it."""
+    """Show the counts of one data set, and what is public about it."""
     from salus.client.commands.declaring import show_declaration
     from salus.client.config import open_catalogue
 
@@ -155,10 +157,10 @@ def show(
 def check(
     folder: Folder,
     name: Name,
-    as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Where to write the page; else the site's folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Where to write the page; default: the site's folder.")] = None,
 ) -> None:
-    """Read every registered image again; show what is there, what is not and what to look at; exit code 20 if one is gone."""
+    """Read every registered image again and report what is missing or needs attention; exit code 20 if one is missing."""
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
     from salus.client.data.readiness import check as checked
@@ -175,7 +177,7 @@ def check(
             lambda done, of: progress.update(f"Checking ... {done} of {of}") if done % 50 == 0 else None,
         )
     page = report or folder / "reports" / f"{name}.html"
-    lead = "For this site only: it shows pictures of its patients."
+    lead = "For this site only: this page shows images of its patients."
     write_page(page, f"Data set {name}", lead, sections_of(found))
     if as_json:
         emit_json(found.to_json())
@@ -192,8 +194,8 @@ def check(
         if not as_json:
             table("No longer readable", ["file", "reason"], found.unreadable)
         raise DataError(
-            f"{len(found.unreadable)} registered samples cannot be read any more.",
-            remedy="Restore them, or register anew.",
+            f"{len(found.unreadable)} registered samples can no longer be read.",
+            remedy="Restore them, or register the data set again.",
         )
 
 
@@ -208,25 +210,25 @@ def remove(folder: Folder, name: Name) -> None:
     from salus.client.config import CACHE, open_catalogue
 
     open_catalogue(folder).remove(name)
-    # Its tensors are among those of other data sets; all are made again.
+    # The cache is shared by all data sets, so all of it is cleared; samples are prepared again when needed.
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     out.print(f"Removed {shown(name)}.")
 
 
 @app.command(epilog=example("salus dataset patient ./site 0123456789abcdef0123456789abcdef"))
-def patient(folder: Folder, pseudonym: Annotated[str, typer.Argument(help="As the catalogue has it.")]) -> None:
-    """Tell the hospital's own identifier of an imported patient: for a finding, or for a patient who withdraws."""
+def patient(folder: Folder, pseudonym: Annotated[str, typer.Argument(help="The pseudonym in the catalogue.")]) -> None:
+    """Show the hospital's own identifier of an imported patient: to follow up a finding, or when a patient withdraws."""
     from salus.client.config import open_catalogue
     from salus.client.data.patient_map import PatientMap
 
-    open_catalogue(folder)  # says so if this is no site's folder
+    open_catalogue(folder)  # fails if this is not a site's folder
     secret = (folder / "keys" / "pseudonym.key").read_bytes()
     out.print(PatientMap(folder / "keys").find(pseudonym, secret), markup=False)
 
 
 @app.command(epilog=example("salus dataset cache ./site --clear"))
 def cache(folder: Folder, clear: Annotated[bool, typer.Option(help="Remove all prepared samples.")] = False) -> None:
-    """Show what prepared samples take on disk, and the limit; they are made again when they are needed."""
+    """Show the disk space that prepared samples use, and the limit; removed ones are prepared again when needed."""
     import shutil
 
     from salus.client.config import CACHE, SiteConfig
@@ -258,7 +260,7 @@ def _show(summary: object, *, as_json: bool) -> None:
         ("patients", summary.patients),
         ("studies", summary.studies),
         ("images", summary.images),
-        ("same pixels more than once", summary.duplicates),
+        ("images with the same pixels", summary.duplicates),
         *((f"label {label}", count) for label, count in summary.labels.items()),
         *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
     ]

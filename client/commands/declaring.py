@@ -1,4 +1,4 @@
-"""What `salus dataset add`, `import` and `declare` show of a declaration before it is published, and how it is confirmed."""
+"""How `salus dataset add`, `import` and `declare` show a declaration before it is published, and have it confirmed."""
 
 import sys
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class Edits:
-    """What the operator changes of a declaration; whatever is empty stays as it is.
+    """The operator's changes to a declaration; empty fields change nothing.
 
     Args:
         units: by column.
@@ -38,8 +38,8 @@ class Edits:
         """
         if self.min_patients > patients:
             raise DataError(
-                f"Expected --min-patients of at most {patients}, which is how many there are, got {self.min_patients}.",
-                remedy="State fewer.",
+                f"Expected --min-patients of at most {patients}, the number of registered patients, got {self.min_patients}.",
+                remedy="Give a smaller number.",
             )
         unknown = sorted(set(self.units) - {column.name for column in declaration.columns})
         if unknown:
@@ -57,7 +57,7 @@ class Edits:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Return the words of a list with commas."""
+    """Return the items of a comma-separated list."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
@@ -73,14 +73,14 @@ def declare(folder: Path, catalogue: Catalogue, name: str, *, yes: bool, edits: 
     """Show what would be public about a data set, and publish it if the operator confirms.
 
     Args:
-        edits: changes; without any, a declaration that exists already is shown and stays.
+        edits: the operator's changes; without any, an existing declaration is shown and kept.
     """
     known = _known(catalogue, name)
     found = catalogue.propose(name)
     declaration = (edits or Edits()).of(known or found.declaration, found.patients)
     show_declaration(name, declaration, found)
     if known == declaration:
-        out.print(f"{name} is declared like this already.", markup=False)
+        out.print(f"{name} already has this declaration.", markup=False)
         return
     again = f"salus dataset declare {folder} {name}"
     if not yes and not (sys.stdin.isatty() and typer.confirm("Declare this?")):
@@ -97,8 +97,8 @@ def declare(folder: Path, catalogue: Catalogue, name: str, *, yes: bool, edits: 
 
 
 def show_declaration(name: str, declaration: Declaration, found: Proposal) -> None:
-    """Print a declaration and what its operator should know beside it."""
-    table(f"What coordinator and jobs may know of {name}", ["", ""], declaration.rows())
+    """Print a declaration, and what the operator should know about it."""
+    table(f"What the coordinator and jobs may know about {name}", ["", ""], declaration.rows())
     for line in remarks(declaration, found):
         out.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
@@ -117,12 +117,12 @@ def remarks(declaration: Declaration, found: Proposal) -> list[str]:
         lines.append(
             f"{sum(strange.values())} images have labels that are not declared: {listed}{more}. No job uses them. Correct "
             f"misspellings in the label file, or declare them with --classes; labels of fewer than {FEW_PATIENTS} patients "
-            "are not declared by themselves."
+            "are never declared automatically."
         )
     if not declaration.patient_ids:
         lines.append(
-            "No patient identifiers: every different picture or row counts as one patient. If one person has several, "
-            "privacy is counted too low; name the column of patients with --patient-column."
+            "No patient identifiers: every distinct image or row counts as one patient. If one person has several, that person's "
+            "privacy cost is underestimated; name the patient column with --patient-column."
         )
     return [*lines, *(f"Check the declaration: {text}." for text in differences(declaration, found))]
 

@@ -42,7 +42,7 @@ class Target:
     """Where an import goes, and how its files are labelled and read.
 
     Args:
-        declare: take the proposed declaration as it is; False leaves it to the operator to confirm.
+        declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM files for a PACS, as an operator gives them; empty where there are none."""
+    """Paths of PEM files for a PACS, as the operator gives them; empty if not given."""
 
     authority: str = ""
     certificate: str = ""
@@ -65,7 +65,7 @@ class Tls:
 
 
 def run_import(target: Target, files: Files) -> dict[str, object]:
-    """Import into ``<folder>/images/<name>``, register the data set anew, and return the report.
+    """Import into ``<folder>/images/<name>``, register the data set again, and return the report.
 
     Raises:
         ConfigError, DataError, LinkError: no labels, nothing usable, or a source that cannot be reached.
@@ -97,9 +97,9 @@ def held(store: Path) -> Iterator[None]:
 
 
 def local_files(source: Path) -> Files:
-    """Return the files of a folder or a zip; raises DataError if there is nothing."""
+    """Return the files of a folder or a zip; raises DataError if it does not exist."""
     if source.suffix.lower() != ".zip" and not source.is_dir():
-        raise DataError(f"Expected data at {source.name!r}, but there is nothing.", remedy="Check the path.")
+        raise DataError(f"Expected data at {source.name!r}, found nothing.", remedy="Check the path.")
     found = from_zip(source) if source.suffix.lower() == ".zip" else from_folder(source)
 
     def counted(progress: Progress, tell: Tell) -> Iterator[Incoming]:
@@ -136,7 +136,7 @@ def pacs_files(address: str, query: str, user: str, listen: str, tls: Tls) -> Fi
 
 
 def pushed_files(sender: str, listen: str, idle_s: float, tls: Tls) -> Files:
-    """Return what a sender of this title pushes to us until nothing has come for `idle_s` seconds."""
+    """Return what the sender with this AE title pushes, until nothing has arrived for `idle_s` seconds."""
     options = _dimse({"called": sender}, listen, tls)
     return lambda progress, tell: pushed(options, idle_s, lambda count: tell(count, 0))
 
@@ -151,7 +151,7 @@ def _place(text: str, option: str) -> tuple[str, str, int]:
     parts = PLACE.match(text)
     if parts is None:
         raise ConfigError(
-            f"Expected {option} with a title, a host and a port, like SALUS@127.0.0.1:11112.",
+            f"Expected {option} with an AE title, a host and a port, such as SALUS@127.0.0.1:11112.",
             remedy=f"Correct {option}.",
         )
     return parts[1], parts[2], int(parts[3])
@@ -176,18 +176,18 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
 
 
 def sections_of(report: ImportReport) -> list[Section]:
-    """Return what an import did for a page: counts only."""
+    """Return an import's counts as sections of a page."""
     counted = [
         ("images stored", report.images),
         ("patients", len(report.patients)),
-        ("files whose picture was there already", report.duplicates),
+        ("files whose image was already stored", report.duplicates),
         ("files that could not be used", sum(report.refused.values())),
     ]
     rules = {
         "kept": "elements kept: parsed and written again",
         "dropped": "elements dropped: not on the list",
         "private": "private elements dropped",
-        "sequences": "sequences dropped with all that was in them",
+        "sequences": "sequences dropped with their contents",
     }
     return [
         Section("Files", rows=counted),

@@ -9,18 +9,18 @@ from salus.common.console import example, table
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Name = Annotated[str, typer.Argument(help="The name under which jobs ask for this data set.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Declare it as shown, without being asked.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Confirm the declaration as shown, without asking.")]
 LabelFile = Annotated[Path, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
-LabelColumn = Annotated[str, typer.Option(help="Its column of labels.")]
+LabelColumn = Annotated[str, typer.Option(help="The column of labels in that CSV.")]
 Volumes = Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")]
 Masks = Annotated[
-    list[str] | None, typer.Option(help="Where a device burns in text: GE:480x640:0,0,40,640; may be repeated.")
+    list[str] | None, typer.Option(help="Where a device burns in text, such as GE:480x640:0,0,40,640; may be repeated.")
 ]
-Listen = Annotated[str, typer.Option(help="Our title, address and port, as the PACS knows them.")]
+Listen = Annotated[str, typer.Option(help="Our AE title, address and port, as the PACS knows them.")]
 Authority = Annotated[str, typer.Option(help="Certificate authority of the PACS, a PEM file.")]
 Certificate = Annotated[str, typer.Option(help="Our certificate for classic DICOM over TLS, a PEM file.")]
-Key = Annotated[str, typer.Option(help="Its key, a PEM file.")]
-Trusted = Annotated[bool, typer.Option(help="The network to the PACS is secured by other means; do without TLS.")]
+Key = Annotated[str, typer.Option(help="Private key of our certificate, a PEM file.")]
+Trusted = Annotated[bool, typer.Option(help="Connect without TLS; the network to the PACS is secured by other means.")]
 HERE = "SALUS@127.0.0.1:11112"
 
 
@@ -32,8 +32,8 @@ def import_(
     pacs: Annotated[
         str, typer.Option(help="Instead of a folder: https://host/dicom-web, or dicom://TITLE@host:port for C-MOVE.")
     ] = "",
-    query: Annotated[str, typer.Option(help="Such as ModalitiesInStudy=CT,StudyDate=20200101-20201231.")] = "",
-    user: Annotated[str, typer.Option(help="For DICOMweb; the password is read from SALUS_PACS_PASSWORD.")] = "",
+    query: Annotated[str, typer.Option(help="Query, such as ModalitiesInStudy=CT,StudyDate=20200101-20201231.")] = "",
+    user: Annotated[str, typer.Option(help="DICOMweb user; the password is read from SALUS_PACS_PASSWORD.")] = "",
     listen: Listen = HERE,
     authority: Authority = "",
     certificate: Certificate = "",
@@ -44,12 +44,12 @@ def import_(
     mask: Masks = None,
     yes: Yes = False,
 ) -> None:
-    """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; goes on where it was."""
+    """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; run it again to resume."""
     from salus.client.commands.importing import Target, Tls, local_files, pacs_files, run_import
     from salus.common.errors import ConfigError
 
     if (source is None) == (not pacs):
-        raise ConfigError("Expected a folder or zip, or --pacs, and not both.", remedy="Give one of them.")
+        raise ConfigError("Expected either a folder or zip, or --pacs.", remedy="Give one of them.")
     tls = Tls(authority, certificate, key, trusted_network)
     files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
     target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False)
@@ -60,8 +60,8 @@ def receive(
     folder: Folder,
     name: Name,
     labels: LabelFile,
-    sender: Annotated[str, typer.Option(help="The title of the PACS or modality that may send.")],
-    idle_s: Annotated[float, typer.Option(min=1, help="End when nothing has come for so long.")] = 60.0,
+    sender: Annotated[str, typer.Option(help="AE title of the PACS or modality that may send.")],
+    idle_s: Annotated[float, typer.Option(min=1, help="Stop when nothing has arrived for this many seconds.")] = 60.0,
     listen: Listen = HERE,
     authority: Authority = "",
     certificate: Certificate = "",
@@ -72,7 +72,7 @@ def receive(
     mask: Masks = None,
     yes: Yes = False,
 ) -> None:
-    """Take what a PACS or modality pushes (C-STORE), de-identify it into the site's own store, and register it."""
+    """Receive what a PACS or modality pushes (C-STORE), de-identify it into the site's own store, and register it."""
     from salus.client.commands.importing import Target, Tls, pushed_files, run_import
 
     files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))

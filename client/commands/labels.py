@@ -1,4 +1,4 @@
-"""What `salus dataset labels` does: numbers out of SEG and SR objects, decoded in the child, into a label file."""
+"""Implements `salus dataset labels`: numbers from SEG and SR objects, decoded in the child process, into a label file."""
 
 import csv
 import os
@@ -15,14 +15,14 @@ from salus.common.errors import DataError, UnreadableImage
 def write_labels(source: Path, output: Path, name: str, above: float | None) -> dict[str, int]:
     """Write ``StudyInstanceUID,PatientID,label`` for every study with a number of this name; return counts.
 
-    Of several numbers of one study the largest counts. The file holds identifiers, as the hospital's own label files do: it
-    is written readable by its owner only and is not copied into a site's folder.
+    If a study has several numbers, the largest is used. The file contains identifiers, as the hospital's own label files do, so
+    only its owner can read it, and it is not copied into a site's folder.
 
     Raises:
-        DataError: no folder, or no such number in it; the names that are there are listed.
+        DataError: no folder, or no such number in it; lists the names found.
     """
     if not source.is_dir():
-        raise DataError(f"Expected a folder at {source.name!r}, but there is nothing.", remedy="Check the path.")
+        raise DataError(f"Expected a folder at {source.name!r}, found nothing.", remedy="Check the path.")
     found: dict[tuple[str, str], float] = {}
     names: Counter[str] = Counter()
     units: set[str] = set()
@@ -42,12 +42,13 @@ def write_labels(source: Path, output: Path, name: str, above: float | None) -> 
                 refused[problem.reason] += 1
     if len(units) > 1:
         raise DataError(
-            f"The numbers named {name!r} are in different units.", remedy="Bring them to one unit, or sort the objects."
+            f"The numbers named {name!r} are in different units.",
+            remedy="Convert them to one unit, or process the objects of each unit separately.",
         )
     if not found:
         listed = ", ".join(sorted(names)[:20]) or "none"
-        raise DataError(f"Found no number named {name!r}; there are: {listed}.", remedy="Correct --name.")
-    handle, partial = tempfile.mkstemp(dir=output.parent, prefix=".labels-")  # new, and its owner's only
+        raise DataError(f"Expected a number named {name!r}, found: {listed}.", remedy="Correct --name.")
+    handle, partial = tempfile.mkstemp(dir=output.parent, prefix=".labels-")  # a new file that only its owner can read
     with os.fdopen(handle, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("StudyInstanceUID", "PatientID", "label"))

@@ -1,4 +1,4 @@
-"""`salus ledger`: what this hospital's patients have spent, and whether the book still holds."""
+"""`salus ledger`: what this hospital's patients have spent, and whether the ledger is intact."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ from salus.common.console import emit_json, example, group, out, shown, table
 
 app = group("The privacy ledger: what patients have spent, and on which jobs.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For a machine.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(epilog=example("salus ledger show ./site --plot spending.svg"))
 def show(
     folder: Folder,
-    plot: Annotated[Path | None, typer.Option(help="Write the spending over time as an SVG picture.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot of the spending over time, as SVG.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show each job's cost and what patients have spent in this period."""
@@ -41,9 +41,12 @@ def show(
 @app.command(epilog=example("salus ledger verify ./site --transcript job-0001.jsonl"))
 def verify(
     folder: Folder,
-    transcript: Annotated[Path | None, typer.Option(help="A job's transcript: its signed heads must be ours.")] = None,
+    transcript: Annotated[
+        Path | None,
+        typer.Option(help="A job's transcript; the ledger must hold every head that this site signed in it."),
+    ] = None,
 ) -> None:
-    """Check the chain of hashes, and that the ledger holds every head that this site has signed; exit code 42 if not."""
+    """Check the hash chain, and that the ledger holds every head that this site has signed; exit code 42 if not."""
     ledger, _ = _open(folder)
     head = ledger.verify()
     out.print(f"{head.length} entries, head {shown(head.digest().hex()[:16])}: unchanged.")
@@ -53,7 +56,7 @@ def verify(
         from salus.common.clock import SystemClock
 
         count = check_signed_heads(ledger, transcript, SiteFolder.open(folder, SystemClock()).site_id)
-        out.print(f"{shown(count)} heads signed in the transcript, all of them in this ledger.")
+        out.print(f"{shown(count)} heads signed by this site in the transcript, all of them in this ledger.")
 
 
 @app.command(epilog=example("salus ledger export ./site ledger.json"))
@@ -66,8 +69,10 @@ def export(folder: Folder, target: Annotated[Path, typer.Argument(help="The file
 
 
 @app.command(epilog=example("salus ledger close ./site job-0001/0123456789abcdef"))
-def close(folder: Folder, job: Annotated[str, typer.Argument(help="As `salus ledger show` names it.")]) -> None:
-    """End a job that will not go on, and give back what was reserved and never sent."""
+def close(
+    folder: Folder, job: Annotated[str, typer.Argument(help="The job's name as shown by `salus ledger show`.")]
+) -> None:
+    """Close a job that will not continue, and give back what was reserved but never sent."""
     ledger, _ = _open(folder)
     refunded = ledger.close(job)
     out.print(f"{sum(release.count for release in refunded)} releases given back; nothing more is sent for this job.")

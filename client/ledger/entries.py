@@ -14,15 +14,15 @@ NOTHING = bytes(HASH_BYTES)
 
 
 class Reserve(Strict):
-    """A job was accepted, and everything that it may ever cost was set aside for each of its patients.
+    """A job was accepted, and everything that it may cost was reserved for each of its patients.
 
     Args:
         job: the ledger's name of the job: the coordinator's id of it and the beginning of the signed job's hash.
-        rounds: after the last one, and the evaluation if one is paid for, the job has ended.
+        rounds: number of rounds; the job ends after the last one, or after the evaluation if it has one.
         patients: how many patients.
         salt: random, so that a signed head commits to patients without naming any.
         patients_sha256: SHA-256 over salt and their pseudonyms, ascending, joined by newlines.
-        epsilon, delta: what the job promises.
+        epsilon, delta: the job's guarantee.
     """
 
     kind: Literal["reserve"] = "reserve"
@@ -40,7 +40,7 @@ class Reserve(Strict):
 
 
 class Commit(Strict):
-    """A part of what was reserved is about to leave the site; written before it does."""
+    """Part of what was reserved is about to leave the site; written before it leaves."""
 
     kind: Literal["commit"] = "commit"
     at: str
@@ -51,7 +51,7 @@ class Commit(Strict):
 
 
 class Close(Strict):
-    """A job has ended: what was reserved and never committed is given back, and nothing more may be sent for it."""
+    """A job has ended: what was reserved but never committed is given back, and nothing more may be sent for it."""
 
     kind: Literal["close"] = "close"
     at: str
@@ -71,14 +71,14 @@ def check_chain(entries: list[tuple[Entry, bytes]]) -> Head:
     """Return the head of a chain of entries and their stored hashes.
 
     Raises:
-        LedgerError: an entry was changed, removed or put in.
+        LedgerError: an entry was changed, removed or inserted.
     """
     last = NOTHING
     for number, (entry, stored) in enumerate(entries, start=1):
         last = entry_hash(last, entry)
         if last != stored:
             raise LedgerError(
-                f"Entry {number} of the ledger is not the one that was written.",
+                f"Entry {number} of the ledger does not match the hash chain: it was changed, or an entry was added or removed.",
                 remedy="Restore the latest copy of ledger.sqlite, and find out who changed it.",
             )
     return Head(len(entries), last)

@@ -1,6 +1,6 @@
-"""Which pseudonym key a ledger was begun with.
+"""Which pseudonym key a ledger was started with.
 
-The ledger knows patients by their pseudonyms. Under another key every patient would be a stranger with a whole budget, so the
+The ledger knows patients by their pseudonyms. With another key every patient would be new and have a full budget, so the
 ledger's file remembers the key's fingerprint and refuses any other.
 """
 
@@ -24,11 +24,11 @@ def bind_key(ledger: Path, secret: bytes) -> None:
     """Remember the fingerprint of the site's pseudonym key in its ledger's file, or compare it with the remembered one.
 
     Args:
-        ledger: of the SQLite file, made if absent.
+        ledger: path of the SQLite file, created if absent.
         secret: the pseudonym key, 32 bytes.
 
     Raises:
-        LedgerError: the ledger was begun with another key.
+        LedgerError: the ledger was started with another key.
     """
     engine = open_sqlite(ledger)
     METADATA.create_all(engine)
@@ -43,7 +43,7 @@ def bind_key(ledger: Path, secret: bytes) -> None:
         connection.commit()
     if known not in (None, mine):
         raise LedgerError(
-            f"The ledger was begun with the pseudonym key {known}, but keys/pseudonym.key is {mine}: every patient's budget "
-            "would begin anew.",
+            f"The ledger was started with the pseudonym key {known}, but keys/pseudonym.key is {mine}: every patient would "
+            "get a new budget.",
             remedy="Restore keys/pseudonym.key from the backup of this site.",
         )

@@ -1,4 +1,4 @@
-"""What the operator sees of the ledger: lines, a picture, and a comparison with what this site has signed."""
+"""The ledger as shown to the operator: tables, a plot, and a comparison with what this site has signed."""
 
 import json
 from datetime import datetime
@@ -53,7 +53,7 @@ def patient_lines(ledger: Ledger, budget: Budget) -> list[dict[str, object]]:
 
 
 def spending_plot(ledger: Ledger, budget: Budget) -> str:
-    """Return an SVG picture: epsilon of a patient that took part in every job, after each job, and the budget as a line."""
+    """Return an SVG plot: epsilon, after each job, of a patient that took part in every job, and the budget as a line."""
     points: list[tuple[datetime, float]] = []
     releases: list[Release] = []
     for entry, _ in ledger.entries():
@@ -61,7 +61,7 @@ def spending_plot(ledger: Ledger, budget: Budget) -> str:
             releases.append(entry.release)
             moment = datetime.fromisoformat(entry.at)
             if points and points[-1][0].date() == moment.date():
-                points.pop()  # one point a day is what an eye can see
+                points.pop()  # one point per day is enough for a plot
             points.append((moment, epsilon(releases, budget.delta)))
     top = max([budget.epsilon, *(value for _, value in points)]) * 1.1
     first = points[0][0] if points else datetime.now().astimezone()
@@ -104,7 +104,7 @@ def check_signed_heads(ledger: Ledger, transcript: Path, site: int) -> int:
             head = Head(int.from_bytes(data[:8], "big"), data[8:40])
             if head not in known:
                 raise LedgerError(
-                    f"This site signed a ledger of {head.length} entries that is not this one's past.",
+                    f"This site signed a ledger head of {head.length} entries that this ledger does not contain.",
                     remedy="Restore the latest copy of ledger.sqlite; an older one forgets what was spent.",
                 )
             count += 1

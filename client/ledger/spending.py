@@ -12,7 +12,7 @@ class Group:
 
     Args:
         jobs: the jobs they took part in, ascending.
-        releases: what these jobs have cost each of them: what is reserved for open ones, what was committed for closed ones.
+        releases: what these jobs have cost each of them: reserved releases of open jobs, committed releases of closed ones.
     """
 
     patients: int
@@ -20,7 +20,7 @@ class Group:
     releases: tuple[Release, ...]
 
     def epsilon(self, delta: float, further: Sequence[Release] = ()) -> float:
-        """Return what each of these patients has spent, and would have with `further` releases."""
+        """Return what each of these patients has spent, or would have spent with `further` releases."""
         return epsilon([*self.releases, *further], delta)
 
 

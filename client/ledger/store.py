@@ -51,9 +51,9 @@ class Budget(Strict):
     """What one patient may spend, from ``policy.toml``.
 
     Args:
-        epsilon: over all jobs of one period together.
-        delta: at which epsilon is counted.
-        period_days: how long a job counts after its last release; one that is open always counts, and in full.
+        epsilon: most that one patient may spend over all jobs of one period together.
+        delta: the delta at which this epsilon is computed.
+        period_days: days for which a job counts after its last release; an open job always counts in full.
     """
 
     epsilon: Annotated[float, Field(gt=0)] = BUDGET_EPSILON
@@ -65,10 +65,10 @@ class Ledger:
     """One site's ledger.
 
     Args:
-        path: of the SQLite file, made if absent.
+        path: of the SQLite file, created if absent.
 
-    Guarantees: what it says was spent is never less than what was sent, whenever the process is killed and whatever the
-    clock does; patients are known by the catalogue's pseudonyms, so a renamed or copied data set spends the same budget.
+    Guarantees: the recorded spending is never less than what was sent, whenever the process is killed and whatever the
+    clock shows; patients are known by the catalogue's pseudonyms, so a renamed or copied data set spends the same budget.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -83,7 +83,7 @@ class Ledger:
     def reserve(
         self, job: str, dataset: str, patients: frozenset[str], plan: Plan, rounds: int, budget: Budget
     ) -> frozenset[str]:
-        """Set aside everything that a job may cost and return its patients; a job that is open keeps its first ones.
+        """Reserve everything that a job may cost and return its patients; an open job keeps the patients it began with.
 
         Raises:
             LedgerError: the job was closed, or a patient would exceed the budget; with the numbers.
@@ -96,7 +96,9 @@ class Ledger:
                 return frozenset(connection.scalars(sa.select(PATIENTS.c.patient).where(PATIENTS.c.job == job)))
             now = self._now(connection)
             self._check_budget(connection, patients, plan, budget, now)
-            salt = os.urandom(32).hex()  # the head travels; nobody may test by it whether somebody is a patient
+            salt = os.urandom(
+                32
+            ).hex()  # the head is sent to others, who must not be able to test whether somebody is a patient
             entry = Reserve(
                 at=now.isoformat(),
                 job=job,
@@ -116,7 +118,7 @@ class Ledger:
             return patients
 
     def allows(self, patients: frozenset[str], plan: Plan, budget: Budget) -> bool:
-        """Return whether these patients' budgets would allow a job of this plan now; nothing is set aside."""
+        """Return whether these patients' budgets would allow a job with this plan now; reserves nothing."""
         with self._engine.connect() as connection:
             try:
                 self._check_budget(connection, patients, plan, budget, self._now(connection))
@@ -125,7 +127,7 @@ class Ledger:
         return True
 
     def commit(self, job: str, round_: int, attempt: int, release: Release) -> None:
-        """Write that a release is about to leave.
+        """Record that a release is about to leave the site.
 
         Raises:
             LedgerError: not reserved, or beyond what was reserved.
@@ -139,7 +141,7 @@ class Ledger:
             if beyond is None:
                 raise LedgerError(
                     f"The job's reserved privacy is used up: {sum(r.count for r in used)} of "
-                    f"{sum(r.count for r in reserved)} releases were sent and {release.count} more were asked for.",
+                    f"{sum(r.count for r in reserved)} releases were sent and {release.count} more were requested.",
                     remedy="Submit a new job with more privacy.spare_rounds; each patient's budget must allow it.",
                 )
             self._append(
@@ -148,7 +150,7 @@ class Ledger:
             )
 
     def close(self, job: str) -> tuple[Release, ...]:
-        """End a job and return what was given back; a job that is closed already gives nothing.
+        """Close a job and return what was given back; nothing if it is already closed.
 
         Raises:
             LedgerError: no such job.
@@ -156,7 +158,7 @@ class Ledger:
         with self._writing() as connection:
             known = self._entries(connection, job)
             if not known:
-                raise LedgerError(f"The ledger has no job {job!r}.", remedy="See them with: salus ledger show.")
+                raise LedgerError(f"The ledger has no job {job!r}.", remedy="List the jobs with: salus ledger show.")
             if isinstance(known[-1], Close):
                 return ()
             refunded = _minus(_reserved(known), _committed(known)) or ()
@@ -164,7 +166,7 @@ class Ledger:
             return refunded
 
     def close_finished(self, but: str) -> None:
-        """Close every open job, but one, that has done its last round."""
+        """Close every open job that has done its last round, except one."""
         with self._engine.connect() as connection:
             jobs = list(connection.scalars(sa.select(ENTRIES.c.job).distinct()))
             done = [job for job in jobs if job != but and _finished(self._entries(connection, job))]
@@ -172,7 +174,7 @@ class Ledger:
             self.close(job)
 
     def head(self) -> Head:
-        """Return where the ledger ends."""
+        """Return the ledger's head: its length and last hash."""
         with self._engine.connect() as connection:
             return self._head(connection)
 
@@ -183,10 +185,10 @@ class Ledger:
         return [(ENTRY.validate_json(row.body), row.hash) for row in rows]
 
     def verify(self) -> Head:
-        """Check every hash, every reservation's patients and that nothing exceeds what was reserved; return the head.
+        """Check every hash, every reservation's patients, and that no job sent more than was reserved; return the head.
 
         Raises:
-            LedgerError: something does not hold.
+            LedgerError: a check failed.
         """
         entries = self.entries()
         head = check_chain(entries)
@@ -204,7 +206,7 @@ class Ledger:
                     patients = connection.scalars(sa.select(PATIENTS.c.patient).where(PATIENTS.c.job == entry.job))
                     if patients_digest(frozenset(patients), entry.salt) != entry.patients_sha256:
                         raise LedgerError(
-                            f"The patients of job {entry.job!r} are not those that were written.",
+                            f"The patients of job {entry.job!r} are not those that were recorded.",
                             remedy="Restore the latest copy of ledger.sqlite, and find out who changed it.",
                         )
         return head
@@ -218,7 +220,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        """Hold the database's write lock from the first read on, so that two processes cannot both find room."""
+        """Hold the database's write lock from the first read on, so that two processes cannot spend the same budget."""
         with self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -260,7 +262,7 @@ class Ledger:
         for job in connection.scalars(sa.select(ENTRIES.c.job).distinct()):
             entries = self._entries(connection, job)
             if not isinstance(entries[-1], Close):
-                cost[job] = _reserved(entries)  # an open job may still send everything, however old it is
+                cost[job] = _reserved(entries)  # an open job may still send everything, however old
             elif datetime.fromisoformat(_last_sent(entries).at) > since:
                 cost[job] = _committed(entries)
         jobs: dict[str, list[str]] = {patient: [] for patient in patients or ()}
@@ -296,7 +298,7 @@ def _last_sent(entries: Sequence[Entry]) -> Entry:
 
 
 def _finished(entries: Sequence[Entry]) -> bool:
-    """Return whether an open job has sent all that its plan has."""
+    """Return whether an open job has sent everything in its plan."""
     first = entries[0]
     assert isinstance(first, Reserve)  # Safe because nothing else can begin a job's entries.
     evaluated = (

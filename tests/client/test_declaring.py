@@ -37,7 +37,7 @@ def test_nothing_is_public_until_it_is_confirmed(site: Path, tmp_path: Path) -> 
     good("dataset", "declare", site, "toy", "--show", "--yes")
     assert open_catalogue(site).declarations.all() == {"toy": None}
     assert "Declared." in good("dataset", "declare", site, "toy", "--min-patients", "7", "--yes")
-    assert "like this already" in good("dataset", "declare", site, "toy", "--yes")
+    assert "already has this declaration" in good("dataset", "declare", site, "toy", "--yes")
     assert json.loads(good("dataset", "declare", site, "toy", "--json"))["min_patients"] == 7
     assert "at least 7" in good("dataset", "show", site, "toy")
 

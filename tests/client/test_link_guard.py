@@ -46,7 +46,7 @@ def test_an_endless_answer_is_cut() -> None:
 
 
 def test_a_redirection_is_not_followed() -> None:
-    with pytest.raises(LinkError, match="redirection"):
+    with pytest.raises(LinkError, match="redirect"):
         answer(httpx.Response(307, headers={"location": "http://169.254.169.254/"}))
 
 

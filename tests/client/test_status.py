@@ -33,7 +33,7 @@ def test_a_new_site_is_told_what_to_do(tmp_path: Path) -> None:
         "Site 1, St. Mary, of Test.",
         "The daemon is not running. Start it: salus client start.",
     ]
-    assert "Nothing has been trained here yet." in shown.stdout
+    assert "No training has run here yet." in shown.stdout
     assert "new kit" not in shown.stdout
 
 

@@ -18,7 +18,7 @@ def test_another_pseudonym_key_does_not_restart_every_budget(tmp_path: Path) -> 
     key.chmod(0o600)
     key.write_bytes(b"k" * 32)
     for opening in (open_catalogue, lambda folder: open_ledger(folder, SystemClock())):
-        with pytest.raises(LedgerError, match="begun with the pseudonym key") as refused:
+        with pytest.raises(LedgerError, match="started with the pseudonym key") as refused:
             opening(site)  # type: ignore[operator]
         assert "Restore keys/pseudonym.key" in str(refused.value)
         assert own.hex() not in str(refused.value)
