@@ -81,7 +81,7 @@ class Policy(Strict):
         if job.privacy.noise == "distributed" and not self.allow_distributed_noise:
             yield Refused(
                 "This site's policy does not allow distributed noise.",
-                remedy="Use local noise, or ask the site's operator.",
+                remedy='Use noise = "local", or ask the operator of the site.',
             )
         kind = "statistics" if job.statistics is not None else job.task.kind
         if self.tasks and kind not in self.tasks:

@@ -32,7 +32,7 @@ def test_jobs_without_noise_are_refused_unless_allowed_by_name() -> None:
         ({"tasks": ("segmentation",)}, "segmentation"),
         ({"datasets": ("other",)}, "data set 'toy'"),
         ({"max_rounds": 1}, "1 rounds"),
-        ({"min_sites": 3}, "at least 3 sites"),
+        ({"min_sites": 3}, "min_sites of at least 3"),
         ({"cohort_epochs": {"toy": 1}}, "cohort epoch 1 for the data set 'toy'; the job names 0"),
     ],
 )

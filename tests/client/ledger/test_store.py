@@ -257,7 +257,7 @@ def test_a_restored_backup_misses_heads_that_were_signed(tmp_path: Path) -> None
     assert check_signed_heads(book, transcript, 2) == 0
     restored = Ledger(tmp_path / "backup", ManualClock(START))
     restored.commit("a", 1, 1, plan().charge("train"))
-    with pytest.raises(LedgerError, match="a ledger of 2 entries that is not this one's past"):
+    with pytest.raises(LedgerError, match="a ledger head of 2 entries that this ledger does not contain"):
         check_signed_heads(restored, transcript, 1)
 
 
