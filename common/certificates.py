@@ -60,6 +60,17 @@ def _parse(pem: str, what: str) -> x509.Certificate:
     return certificate
 
 
+def only_certificate(pem: str, what: str) -> str:
+    """Return the one certificate in `pem`, encoded anew, so that what is installed is what was checked.
+
+    OpenSSL trusts blocks in a file that are not counted here, such as ``BEGIN TRUSTED CERTIFICATE``.
+
+    Raises:
+        IdentityError: none, or more than one.
+    """
+    return _parse(pem, what).public_bytes(serialization.Encoding.PEM).decode()
+
+
 def check_issued(certificate_pem: str, authority_pem: str, own: ec.EllipticCurvePublicKey, now: datetime) -> None:
     """Check a member's new transport certificate before it replaces the old one.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from salus.common.certificates import authority_hash, check_issued, public_pem
+from salus.common.certificates import authority_hash, check_issued, only_certificate, public_pem
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, IdentityError, RosterError
 from salus.common.files import write_whole
@@ -99,8 +99,8 @@ def _keep(rosters: Path, signed: Signed, roster: Roster) -> None:
 
 
 def _write_certificates(trust: Path, kit: Kit) -> None:
-    for name, text in ((AUTHORITY, kit.authority), (CERTIFICATE, kit.certificate)):
-        path = trust / name
+    for name, what, pem in ((AUTHORITY, "authority", kit.authority), (CERTIFICATE, "transport", kit.certificate)):
+        path, text = trust / name, only_certificate(pem, what)
         if not path.exists() or path.read_text(errors="replace") != text:
             write_whole(path, text.encode())
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 WATCH_S = 0.3
-TOLD = ("left-out", "not-asked", "abandoned", "resumed", "waiting")
+INCOMPLETE = ("not-evaluated", "no-report")  # the job finished all the same
+TOLD = ("left-out", "not-asked", "abandoned", "resumed", "waiting", *INCOMPLETE)
 
 
 def watch(folder: Folder, job_id: JobId) -> None:
@@ -33,10 +34,10 @@ def watch(folder: Folder, job_id: JobId) -> None:
         bar = progress.add_task(job_id, total=client.get(f"/jobs/{job_id}")["of"])
         after = 0
         while True:
+            result = client.get(f"/jobs/{job_id}")  # before the events: what happened up to then is all shown
             for event in client.get(f"/jobs/{job_id}/events", after=after):
                 after = event["number"]
                 _advance(progress, bar, event, names, told)
-            result = client.get(f"/jobs/{job_id}")
             if result["status"] not in ("waiting", "running"):
                 break
             time.sleep(WATCH_S)
@@ -79,7 +80,8 @@ def show(
 
     client = AdminClient(folder)
     result = client.get(f"/jobs/{job_id}")
-    problems = refusals(client.get(f"/jobs/{job_id}/events"))
+    happened = client.get(f"/jobs/{job_id}/events")
+    problems = refusals(happened)
     if as_json:
         emit_json({**result, "left_out": problems})
         return
@@ -99,6 +101,8 @@ def show(
         out.print(f"Not asked now: site {shown(absent['site'])}, {shown(absent['name'])}: {shown(absent['reason'])}")
     for problem in problems:
         out.print(shown(refusal_text(problem, names)), soft_wrap=True)
+    for line in dict.fromkeys(in_words(event, names) for event in happened if event["kind"] in INCOMPLETE):
+        out.print(f"[bold red]{shown(line)}[/]", soft_wrap=True)
     if result["status"] in ("failed", "cancelled"):
         out.print(f"When the cause is removed: salus job resume {shown(folder)} {shown(job_id)}", soft_wrap=True)
 

@@ -90,6 +90,46 @@ def test_watch_of_a_failed_job_ends_with_50_and_the_way_on(coordinator: list[str
     assert "salus job show" in watched.stderr
 
 
+def test_a_finished_job_that_was_not_measured_says_so(coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RESULT, "status", "finished")
+    monkeypatch.setitem(RESULT, "reason", "")
+    happened = [
+        event(1, "started"),
+        event(2, "not-evaluated", text="round 4 failed"),
+        event(3, "no-report", text="full"),
+    ]
+    monkeypatch.setattr("tests.server.test_following.EVENTS", happened)
+    for command in ("watch", "show"):
+        told = salus("job", command, "c", "x")
+        assert told.returncode == 0, told.stderr
+        assert "could not be measured: round 4 failed" in told.stdout
+        assert "could not be written: full" in told.stdout
+
+
+def test_watch_shows_what_happened_while_it_asked_for_the_status(
+    coordinator: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last events, the final metrics among them, must not be lost to a job that ends between two questions."""
+    happened: list[dict[str, Any]] = []
+    asked: list[str] = []
+
+    class Client:
+        def __init__(self, folder: object) -> None: ...
+
+        def get(self, path: str, **query: int) -> Any:
+            if path == "/status":
+                return {"sites": []}
+            if path.endswith("/events"):
+                return [e for e in happened if e["number"] > query["after"]]
+            if path == "/jobs/x" and query == {} and asked:
+                happened[:] = [event(1, "not-evaluated", text="at the last moment")]
+            asked.append(path)
+            return {**RESULT, "status": "finished" if happened else "running"}
+
+    monkeypatch.setattr(admin_client, "AdminClient", Client)
+    assert "at the last moment" in salus("job", "watch", "c", "x").stdout
+
+
 def test_cancel_and_resume_say_what_they_did(coordinator: list[str]) -> None:
     ended = salus("job", "cancel", "c", "x")
     assert ended.returncode != 0
