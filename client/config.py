@@ -103,7 +103,7 @@ def init_site(folder: Path, name: str) -> MemberRequest:
     try:
         check_name(name)
     except ValueError as problem:
-        raise ConfigError(f"The site's name cannot be used: {problem}.", remedy="Choose another name.") from None
+        raise ConfigError(f"The site's name is not valid: {problem}.", remedy="Choose another name.") from None
     check_new_folder(folder, "site.toml", "keys")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     request = create_keys(folder, "site", name)

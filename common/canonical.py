@@ -1,7 +1,7 @@
-"""Bytes that two parties compute alike: the hash over parts, and canonical JSON.
+"""Encodings that all parties compute identically: the hash over parts, and canonical JSON.
 
 `hash_parts` is ``H`` of the masked-sum protocol: SHA-256 over each part preceded by its length as u64 big-endian, so that
-no two different lists of parts share their bytes.
+no two different lists of parts have the same encoding.
 """
 
 import hashlib

@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """A source of time."""
 
     def now(self) -> datetime:
         """Return the current time, timezone-aware, UTC."""
 
     def monotonic_s(self) -> float:
-        """Return seconds from an arbitrary start that never run backwards."""
+        """Return seconds since an arbitrary start; never decreasing."""
 
     def sleep(self, seconds_s: float) -> None:
         """Wait."""
@@ -32,7 +32,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told; sleeping moves it at once."""
+    """A clock that moves only when told to; `sleep` moves it at once."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start

@@ -1,7 +1,7 @@
-"""What every command shares: one way to fail, one way to show a table, one way to print for a machine.
+"""Common parts of all commands: reporting failures, printing tables, printing JSON.
 
-Everything that is printed goes through `SafeConsole`, which lets no control character of anybody's text reach the terminal.
-Text that goes into a string with rich markup goes through `shown` as well, so that it is never read as markup.
+All output goes through `SafeConsole`, which lets no control character in any text reach the terminal. Text inside a string
+with rich markup also goes through `shown`, so that it is never interpreted as markup.
 """
 
 import json
@@ -25,13 +25,13 @@ from salus.common.signals import Stopped, unwinding
 
 
 class SafeConsole(Console):
-    """A console on which text cannot move the cursor, change colours, write to the clipboard or turn the direction of reading.
+    """A console on which text cannot move the cursor, change colours, write to the clipboard or reverse the text direction.
 
     Only rich's own control segments (colours, the progress bar's cursor) reach the terminal.
     """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of `renderable`, their text made visible."""
+        """Yield the segments of `renderable` with control characters in their text escaped."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -47,7 +47,7 @@ err: Console = SafeConsole(stderr=True)
 
 
 def shown(value: object) -> str:
-    """Return a value as text for a string with rich markup: no markup of its own, no control character, one line."""
+    """Return a value as text for a string with rich markup: escaped markup, no control characters, one line."""
     return escape(visible(str(value)))
 
 
@@ -57,15 +57,15 @@ def group(help_text: str) -> typer.Typer:
 
 
 def example(text: str) -> str:
-    """Return the last line of a command's help: an example that works; a test runs or parses each."""
+    """Return the last line of a command's help: a working example, which a test runs or parses."""
     return f"Example: {text}"
 
 
 def run(app: Callable[[], None]) -> None:
-    """Run the command line: every failure is one clear line and a non-zero exit code, never a traceback.
+    """Run the command line: every failure gives one clear line and a non-zero exit code, never a traceback.
 
     Ctrl-C and SIGTERM end a command with one line, and exit code 130 or 143.
-    An unforeseen error leaves its traceback in a private file, because it may quote data; the line names the file.
+    The traceback of an unexpected error goes to a private file, because it may quote data; the line names the file.
     """
     try:
         with unwinding():
@@ -98,7 +98,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Print a table; title and cells are plain text."""
     grid = Table(title=shown(title) or None, title_justify="left", header_style="bold")
     for column in columns:
-        grid.add_column(shown(column), overflow="fold")  # an id that is cut cannot be copied
+        grid.add_column(shown(column), overflow="fold")  # a truncated id cannot be copied
     for row in rows:
         grid.add_row(*(shown(cell) for cell in row))
     out.print(grid)

@@ -9,27 +9,27 @@
     │   └── UnreadableImage        21  one file that cannot be read; quarantined and counted, never fatal
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
     ├── LinkError                  31  the other side cannot be reached or refuses us
-    ├── Refused                    40  a site's word: it will not do what was asked
-    │   ├── UnfitError             44  a job asks for what a site's data set does not declare
-    │   └── LedgerError            42  nothing is reserved, or the ledger does not hold
+    ├── Refused                    40  a site refuses what was asked
+    │   ├── UnfitError             44  a job needs what a site's data set does not declare
+    │   └── LedgerError            42  nothing is reserved, or the ledger is not valid
     │       └── BudgetError        43  a patient's privacy budget would be exceeded
     ├── ProtectionError            41  an update cannot be protected, or protected updates cannot be combined
-    │   └── NotOpened              44  too few sites contributed data to a sum, so it stays closed
+    │   └── NotOpened              45  too few sites contributed data to a sum, so it is not opened
     ├── RoundError                 50  a round or a job that cannot go on
     └── StorageError               60  this machine cannot read or write: disk full, read-only, damaged, no permission
 
-A message says what was expected, what came, and what to do. It never holds a secret, a patient's value or an absolute
-path: such a message may travel to the other side of the federation and into a log.
+A message says what was expected, what was received, and what to do. It never contains a secret, a patient's value or an
+absolute path, because it may be sent to the other side of the federation or written to a log.
 """
 
 import errno
 
 
 class SalusError(Exception):
-    """Root of all errors that are meant for a person.
+    """Base class of all errors with a message for the user.
 
     Args:
-        problem: what was expected and what came, in one sentence.
+        problem: what was expected and what was received, in one sentence.
         remedy: what to do about it, in one sentence.
     """
 
@@ -60,7 +60,7 @@ class IdentityError(SalusError):
 
 
 class RosterError(IdentityError):
-    """The consortium's list of sites is not valid here and now."""
+    """The consortium's list of sites is not valid for this member or at this time."""
 
     exit_code = 13
 
@@ -75,7 +75,7 @@ class UnreadableImage(DataError):
     """One file cannot be read.
 
     Args:
-        reason: a short stable word for counting, such as ``truncated``.
+        reason: a short fixed word for counting, such as ``truncated``.
     """
 
     exit_code = 21
@@ -101,25 +101,25 @@ class LinkError(SalusError):
 
 
 class Refused(SalusError):
-    """A site refuses a request; decided in the site's own process before any data are read."""
+    """A site refuses a request; it decides this before any data are read."""
 
     exit_code = 40
 
 
 class UnfitError(Refused):
-    """A job asks for what a site's data set does not declare; it says nothing about a patient, so everybody may read it."""
+    """A job needs what a site's data set does not declare; the message says nothing about a patient, so anyone may read it."""
 
     exit_code = 44
 
 
 class LedgerError(Refused):
-    """Nothing is reserved for what was asked, or the site's ledger does not hold."""
+    """Nothing is reserved for the request, or the site's ledger is not valid."""
 
     exit_code = 42
 
 
 class BudgetError(LedgerError):
-    """A patient's privacy budget would be exceeded; the numbers are for the site's operator only."""
+    """A patient's privacy budget would be exceeded; only the site's operator sees the numbers."""
 
     exit_code = 43
 
@@ -131,18 +131,18 @@ class ProtectionError(SalusError):
 
 
 class NotOpened(ProtectionError):
-    """A sum stays closed, because too few sites contributed data to it, or not those of an earlier sum over the same data.
+    """A sum is not opened: too few sites contributed data, or other sites than to an earlier sum over the same data.
 
     Args:
-        required: fewest sites, a public number.
-        detail: the reason with names of sites, for the operator of the site that refuses; never sent.
+        required: fewest sites that must contribute, a public number.
+        detail: the reason with names of sites, for the operator of the refusing site; never sent.
     """
 
-    exit_code = 44
+    exit_code = 45
 
     def __init__(self, required: int, *, detail: str) -> None:
         super().__init__(
-            f"The sum was not opened: fewer than {required} sites contributed data to it, or not the same sites as to an "
+            f"The sum was not opened: fewer than {required} sites contributed data to it, or other sites than to an "
             "earlier sum over this data set.",
             remedy="The sites' operators see the reason in their logs. Check that the job's data set, classes and columns fit "
             "every site.",
@@ -163,7 +163,7 @@ class StorageError(SalusError):
 
 
 STORAGE_PROBLEMS: dict[int, tuple[str, str]] = {
-    errno.ENOSPC: ("the disk is full", "Free some space and run the command again; what was written before is intact."),
+    errno.ENOSPC: ("the disk is full", "Free some space and run the command again; data written earlier are intact."),
     errno.EDQUOT: (
         "the disk quota is used up",
         "Free some space, or ask for a larger quota, and run the command again.",
@@ -172,21 +172,24 @@ STORAGE_PROBLEMS: dict[int, tuple[str, str]] = {
         "the file would be larger than allowed",
         "Raise the limit on file sizes (ulimit -f) and run it again.",
     ),
-    errno.EROFS: ("the file system is read-only", "Mount it for writing, or choose another folder."),
+    errno.EROFS: ("the file system is read-only", "Mount it with write access, or choose another folder."),
     errno.EACCES: ("permission is denied", "Run as the user who owns the folder, or correct its permissions."),
     errno.EPERM: ("the operation is not permitted", "Run as the user who owns the folder, or correct its permissions."),
-    errno.EIO: ("the disk reports an error", "Check the disk; restore the folder from a backup if it is failing."),
+    errno.EIO: (
+        "the disk reports an error",
+        "Check the disk; if it is failing, replace it and restore the folder from a backup.",
+    ),
     errno.EMFILE: ("too many files are open", "Raise the limit on open files (ulimit -n, or LimitNOFILE in systemd)."),
     errno.ENFILE: ("the machine has too many open files", "Raise fs.file-max, or stop other programs."),
     errno.ENOENT: ("the file or its folder does not exist", "Check the path."),
-    errno.ENOTDIR: ("a part of the path is not a folder", "Check the path."),
-    errno.EEXIST: ("it exists already", "Move it away, or choose another path."),
-    errno.EISDIR: ("it is a folder", "Name a file instead."),
+    errno.ENOTDIR: ("part of the path is not a folder", "Check the path."),
+    errno.EEXIST: ("it already exists", "Move it, or choose another path."),
+    errno.EISDIR: ("it is a folder", "Give the path of a file."),
 }
 
 
 def storage_error(problem: OSError) -> StorageError | None:
-    """Return what went wrong with a file and the remedy, without its folder; None for anything else than storage."""
+    """Return the problem with a file and the remedy, without its folder; None if storage is not the problem."""
     known = STORAGE_PROBLEMS.get(problem.errno or 0)
     if known is None:
         return None
@@ -196,9 +199,9 @@ def storage_error(problem: OSError) -> StorageError | None:
 
 
 def describe(error: BaseException) -> str:
-    """Return what may be shown to the other side or written to a log: our own words, never a library's.
+    """Return the text that may be sent to the other side or logged: our own message, never a library's.
 
-    Guarantees: the text of a foreign exception is dropped, because it may hold a path or a patient's value.
+    Guarantees: the text of any other exception is dropped, because it may hold a path or a patient's value.
     """
     if isinstance(error, OSError):
         error = storage_error(error) or error

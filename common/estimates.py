@@ -1,4 +1,4 @@
-"""A number that was measured under noise, with its standard error, and the one way in which it is shown to a person."""
+"""A value measured under noise, with its standard error, and how it is printed."""
 
 from collections.abc import Mapping
 
@@ -12,9 +12,9 @@ class Estimate(Strict):
     """A quantity between 0 and 1 that was computed from noised sums.
 
     Args:
-        value: the estimate, never clipped, so it may lie outside 0 .. 1; None where the sums allow none.
-        standard_error: of `value` for patients like those measured: noise and the chance choice of patients together.
-        noise_error: the part of it that the noise alone adds.
+        value: the estimate, never clipped, so it may lie outside 0 .. 1; None if it cannot be computed.
+        standard_error: standard error of `value`, from the noise and the random choice of patients together.
+        noise_error: the part of it due to the noise alone.
     """
 
     value: float | None
@@ -23,7 +23,7 @@ class Estimate(Strict):
 
     @property
     def too_noisy(self) -> bool:
-        """Whether it says nothing: two standard errors to either side cover the whole range from 0 to 1."""
+        """Whether the estimate is useless: two standard errors to either side cover the whole range from 0 to 1."""
         return self.value is None or self.standard_error is None or self.standard_error > TOO_NOISY
 
 
@@ -33,7 +33,7 @@ Metrics = Mapping[str, Metric]
 
 
 def metric_text(metric: Metric) -> str:
-    """Return a metric for people: ``0.953``, ``0.71 +- 0.20``, ``1.02 +- 0.03 (above 1: noise)``, ``too noisy to say``."""
+    """Return a metric as text: ``0.953``, ``0.71 +- 0.20``, ``1.02 +- 0.03 (above 1: noise)``, ``too noisy to say``."""
     if not isinstance(metric, Estimate):
         return f"{metric:.3f}"
     if metric.too_noisy or metric.value is None or metric.standard_error is None:
@@ -52,7 +52,7 @@ def to_plain(metrics: Metrics) -> dict[str, object]:
 
 
 def from_plain(values: object) -> dict[str, Metric]:
-    """Return metrics that `to_plain` wrote; what is no metric is left out, and keys that a newer version added are ignored."""
+    """Return metrics that `to_plain` wrote; invalid metrics are left out, and unknown keys of newer versions are ignored."""
     found: dict[str, Metric] = {}
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if isinstance(value, int | float):

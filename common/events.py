@@ -1,6 +1,6 @@
-"""What happened, as immutable data: one event per line in a log, the same objects to a progress bar and a report.
+"""Events as immutable data: one per line in a log, and the same objects for progress bars and reports.
 
-Events never hold a secret, a patient's value or an absolute path; fields are plain values chosen by the code that emits them.
+Events never contain a secret, a patient's value or an absolute path; fields are plain values chosen by the code that emits them.
 """
 
 import json
@@ -20,7 +20,7 @@ Value = str | int | float | bool | None | list[str] | list[int] | Mapping[str, o
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened."""
+    """One event."""
 
     at: datetime
     kind: str
@@ -32,14 +32,14 @@ class Event:
 
 
 class EventSink(Protocol):
-    """Where events go."""
+    """Receives events."""
 
     def emit(self, kind: str, **fields: Value) -> None:
-        """Record that something happened now."""
+        """Record an event with the current time."""
 
 
 class EventLog:
-    """Writes events to a file (one JSON object a line) and hands them to listeners."""
+    """Writes events to a file (one JSON object per line) and passes them to listeners."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class EventLog:
         self._lock = threading.Lock()
 
     def emit(self, kind: str, **fields: Value) -> None:
-        """Record an event. A full disk does not stop a round: the listeners still get it."""
+        """Record an event. A full disk does not stop a round: the listeners still receive the event."""
         event = Event(self._clock.now(), kind, fields)
         with self._lock:
             if self._path is not None:
@@ -68,7 +68,7 @@ class EventLog:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read an event log; a last line cut by a crash is left out."""
+    """Read an event log; an incomplete last line is skipped."""
     events = []
     for line in path.read_bytes().splitlines():
         try:

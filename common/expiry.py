@@ -1,4 +1,4 @@
-"""The roster's dates while a daemon runs: a warning well before the end, and nothing after it."""
+"""The roster's expiry while a daemon runs: a warning well before the end, and no participation after it."""
 
 from collections.abc import Callable
 from datetime import date
@@ -11,10 +11,10 @@ ENDS, ENDED = "roster-ends", "roster-ended"
 
 
 class RosterWatch:
-    """Looks at the dates of the newest roster again and again.
+    """Checks the dates of the newest roster repeatedly.
 
     Args:
-        tell: called with the kind of event and what to do, at most once a day for each kind.
+        tell: called with the event kind and the remedy, at most once a day for each kind.
     """
 
     def __init__(self, roster: Roster, clock: Clock, tell: Callable[[str, str], None]) -> None:
@@ -22,7 +22,7 @@ class RosterWatch:
         self._told: tuple[str, date] | None = None
 
     def valid(self) -> bool:
-        """Return whether this member may take part now; say so to its operator when that ends, or will within a month."""
+        """Return whether this member may take part now; tell its operator if the roster has expired or soon will."""
         now = self._clock.now()
         try:
             self._roster.check_dates(now)

@@ -1,4 +1,4 @@
-"""What a report draws of a measured model: ROC curves and a confusion matrix, as plain numbers."""
+"""The figures of an evaluated model: ROC curves and a confusion matrix, as plain numbers."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from salus.common.strict import Strict
 
-MAX_CURVES = 10  # more cannot be told apart in one plot
+MAX_CURVES = 10  # more cannot be distinguished in one plot
 MAX_POINTS = 64
 Point = tuple[float, float]
 
@@ -17,7 +17,7 @@ class Roc(Strict):
     """A ROC curve.
 
     Args:
-        name: the class that is told from the others.
+        name: the class that is compared with the others.
         points: false and true positive rate, from (0, 0) to (1, 1).
     """
 
@@ -26,12 +26,12 @@ class Roc(Strict):
 
 
 class Figures(Strict):
-    """What there is to draw; whatever is empty was not measured.
+    """The figures of a report; an empty field was not measured.
 
     Args:
         fitted: the curves are fits to noisy counts.
         classes: names of the rows (true) and columns (predicted) of `confusion`.
-        errors: standard error of each cell of `confusion`; empty where the counts are exact.
+        errors: standard error of each cell of `confusion`; empty if the counts are exact.
     """
 
     curves: Annotated[tuple[Roc, ...], Field(max_length=MAX_CURVES)] = ()
@@ -42,7 +42,7 @@ class Figures(Strict):
 
 
 def figures_of(value: object) -> Figures:
-    """Return the figures in an event; keys that a newer version added are ignored, and what does not fit draws nothing."""
+    """Return the figures in an event; unknown keys of newer versions are ignored, and invalid figures are empty."""
     if not isinstance(value, dict):
         return Figures()
     try:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process is killed or the disk is full."""
+"""Files that are written completely or not at all, even if the process is killed or the disk is full."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ from salus.common.errors import ConfigError, storage_error
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, bring it to disk and put it in place of `path` in one step.
+    """Write `data` to a file beside `path`, sync it to disk and atomically replace `path` with it.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written to; `path` is what it was.
+        StorageError: the disk is full, or the folder cannot be written to; `path` is unchanged.
     """
     beside = path.with_name(path.name + ".part")
     try:
@@ -32,13 +32,13 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def check_new_folder(folder: Path, *made_by: str) -> None:
-    """Check, before anything is made, that a member's folder can be made at `folder`.
+    """Check, before anything is written, that a member's folder can be created at `folder`.
 
     Args:
-        made_by: names whose presence means that the folder was made before.
+        made_by: file names that show that the folder was already set up.
 
     Raises:
-        ConfigError: not a folder, not empty, or not writable; with the remedy.
+        ConfigError: not a folder, not empty, or not writable.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"{folder.name!r} is not a folder.", remedy="Choose another name.")
@@ -46,13 +46,13 @@ def check_new_folder(folder: Path, *made_by: str) -> None:
         found = {entry.name for entry in folder.iterdir()}
         if found & set(made_by):
             raise ConfigError(
-                f"{folder.name!r} was made before; its keys are never overwritten.", remedy="Choose another folder."
+                f"{folder.name!r} is already set up; its keys are never overwritten.", remedy="Choose another folder."
             )
         if found:
             raise ConfigError(f"The folder {folder.name!r} is not empty.", remedy="Choose a new or empty folder.")
     nearest = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ConfigError(
-            f"Cannot make the folder {folder.name!r}: {nearest.name!r} cannot be written to.",
-            remedy="Choose another place, or check who may write there.",
+            f"Cannot create the folder {folder.name!r}: {nearest.name!r} cannot be written to.",
+            remedy="Choose another location, or correct its permissions.",
         )

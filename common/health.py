@@ -7,11 +7,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from salus.common.errors import ConfigError
 
-DATA = "salus.data"  # apart from the daemon's own state: a restart, which a failed probe brings, mends no disk
+DATA = "salus.data"  # separate from the daemon's own state: the restart after a failed probe would not repair a disk
 
 
 class HealthServer:
-    """Serves ``grpc.health.v1.Health`` on loopback; in plain text, because it reveals only SERVING or NOT_SERVING."""
+    """Serves ``grpc.health.v1.Health`` on loopback without TLS, because it reveals only SERVING or NOT_SERVING."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._servicer = health.HealthServicer()
@@ -27,7 +27,7 @@ class HealthServer:
         self._server.start()
 
     def set(self, *, serving: bool, service: str = "") -> None:
-        """Say whether this daemon does its work now.
+        """Set whether this daemon is working.
 
         Args:
             service: empty for the daemon as a whole; `DATA` for a site's data sets.

@@ -120,7 +120,7 @@ class Aggregation(Strict):
 
     Args:
         strategy: How the coordinator applies the mean update to the model.
-        protection: How updates are protected from the coordinator: `masking`, `encryption` or `unprotected`.
+        protection: How updates are protected from the coordinator: `masking`, `encryption` or `none`.
         key_holder: Roster number of the site that decrypts the sum; set it with `encryption` only.
         max_patients: Patients at which a site's weight reaches its limit: the weight is min(patients, this) / this.
         server_learning_rate: Factor by which the coordinator scales the mean update.

@@ -1,4 +1,4 @@
-"""Files that travel between the consortium and its members: requests one way, kits the other; neither holds a secret."""
+"""Files that travel between the consortium and its members: requests from members, kits to members; neither contains a secret."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ MAX_PEM = 20_000
 
 
 class MemberRequest(Strict):
-    """What a site or a coordinator asks the consortium for: its public keys and a certificate request."""
+    """What a member sends to the consortium: its public keys and a certificate request."""
 
     role: Literal["site", "coordinator"]
     name: DisplayName
@@ -31,7 +31,7 @@ class MemberRequest(Strict):
 
 
 class Kit(Strict):
-    """What the consortium gives a member: the signed roster, the TLS authority and the member's own certificate."""
+    """What the consortium sends to a member: the signed roster, the TLS authority and the member's own certificate."""
 
     name: DisplayName
     consortium_key: HexKey
@@ -41,10 +41,10 @@ class Kit(Strict):
 
 
 def create_keys(folder: Path, role: Literal["site", "coordinator"], name: str, url: str = "") -> MemberRequest:
-    """Make a member's private keys in ``folder/keys`` (mode 0700) and return its request.
+    """Create a member's private keys in ``folder/keys`` (mode 0700) and return its request.
 
     Raises:
-        IdentityError: the folder has keys already; they are never overwritten.
+        IdentityError: the folder already has keys; they are never overwritten.
     """
     keys = folder / "keys"
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,5 +85,5 @@ def read_json(path: Path, what: str) -> object:
 
 
 def write_json(path: Path, document: Strict) -> None:
-    """Write a request or a kit: the whole file or nothing."""
+    """Write a request or a kit, completely or not at all."""
     write_whole(path, canonical_json(document.model_dump(mode="json")) + b"\n")

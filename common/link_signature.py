@@ -1,14 +1,14 @@
 """The signature that a site's node key puts on every request of the link; both ends use this file.
 
-Flower's own signature covers the time only, so a request could be given another body. This one covers method, path, time
-and the SHA-256 of the body, and it travels in the request's head: the coordinator decides before it reads the body.
+Flower's own signature covers only the time, so the body could be replaced. This one covers method, path, time and the
+SHA-256 of the body, and it is part of the request's head, so the coordinator can check it before it reads the body.
 
     salus-time        ISO 8601 with a time zone
     salus-body        SHA-256 of the body, in hex
     salus-signature   base64 of ECDSA (P-384, SHA-256) over H("salus/link/1", method, path, salus-time, salus-body)
 
-A request that is sent twice within `TOLERANCE_S` is accepted twice. It says the same thing both times, and it can only be
-recorded inside the TLS connection.
+A request that is replayed within `TOLERANCE_S` is accepted again. It has the same content both times, and it can be
+recorded only inside the TLS connection.
 """
 
 import binascii
@@ -25,8 +25,8 @@ from salus.common.canonical import hash_parts
 
 CONTEXT = "salus/link/1"
 TIME, BODY, SIGNATURE = "salus-time", "salus-body", "salus-signature"
-TOLERANCE_S = 300.0  # between the two clocks; a hospital's is rarely worse
-MAX_VALUE = 256  # characters of one of these headers; a P-384 signature in base64 has at most 140
+TOLERANCE_S = 300.0  # difference between the two clocks; hospital clocks are rarely worse
+MAX_VALUE = 256  # length of one of these headers; a P-384 signature in base64 has at most 140
 
 
 def sign_request(key: ec.EllipticCurvePrivateKey, method: str, path: str, body: bytes, now: datetime) -> dict[str, str]:
@@ -39,7 +39,7 @@ def sign_request(key: ec.EllipticCurvePrivateKey, method: str, path: str, body: 
 def signed_body(
     key: ec.EllipticCurvePublicKey, method: str, path: str, headers: Mapping[str, str], now: datetime
 ) -> str | None:
-    """Return the SHA-256, in hex, that the request's body must have; None if the headers do not vouch for the request."""
+    """Return the SHA-256, in hex, that the request's body must have; None if the signature is not valid."""
     time, digest, signature = (headers.get(name, "") for name in (TIME, BODY, SIGNATURE))
     if max(len(time), len(digest), len(signature)) > MAX_VALUE:
         return None

@@ -1,8 +1,8 @@
-"""Flower's content-addressed objects, reassembled without trusting anything but their hashes.
+"""Flower's content-addressed objects, reassembled while trusting only their hashes.
 
-A message travels as a tree of objects, each named by the SHA-256 of its bytes. Flower's store believes the first tree that
-names an object, and its `Array` may list one chunk millions of times; so both ends walk the children that each object's own
-bytes name, and count before they build.
+A message travels as a tree of objects, each named by the SHA-256 of its bytes. Flower's store trusts the first tree that
+names an object, and its `Array` may list one chunk millions of times. So both ends follow the children named in each object's
+own bytes, and count before they build.
 """
 
 import json
@@ -30,8 +30,8 @@ def assemble(root: str, fetch: Callable[[str], bytes | None], max_bytes: int) ->
     """Return the message whose root object is `root`.
 
     Args:
-        fetch: returns an object's bytes, or None while they are not there.
-        max_bytes: most that all objects together, and the arrays built from them, may take.
+        fetch: returns an object's bytes, or None while they are missing.
+        max_bytes: limit on the size of all objects together, and of the arrays built from them.
 
     Raises:
         Incomplete: a part is missing.
@@ -62,9 +62,11 @@ def assemble(root: str, fetch: Callable[[str], bytes | None], max_bytes: int) ->
     except WireError:
         raise
     except Exception as problem:  # Flower's parsers raise KeyError, TypeError, JSONDecodeError ... on forged bytes
-        raise WireError(f"Expected a message ({type(problem).__name__}).", remedy="It is ignored.") from None
+        raise WireError(
+            f"Expected a Flower message ({type(problem).__name__}).", remedy="The message is ignored."
+        ) from None
     if not isinstance(message, Message):
-        raise WireError("Expected a message.", remedy="It is ignored.")
+        raise WireError("Expected a Flower message.", remedy="The message is ignored.")
     return message
 
 
@@ -76,7 +78,7 @@ def _children(content: bytes) -> list[str]:
 
 
 def _expanded_bytes(content: bytes, parts: dict[str, bytes]) -> int:
-    """Return how large an `Array` becomes when its chunks are joined; 0 for every other object."""
+    """Return the size of an `Array` when its chunks are joined; 0 for any other object."""
     kind, children, _ = get_object_head_values_from_object_content(content)
     if kind != Array.__qualname__:
         return 0

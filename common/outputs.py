@@ -1,4 +1,4 @@
-"""Files of results that are opened before hours of work, so that a wrong path or a full disk is known at once."""
+"""Result files that are opened before hours of work, so that a wrong path or a full disk shows at once."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from salus.common.errors import StorageError, storage_error
 
 
 class Output:
-    """Opens a file for a result, and puts it in its place once the result is there; a context.
+    """Context manager that opens a result file first and moves it into place when the result is complete.
 
-    A regular file is written beside its place and renamed at the end, so an older result survives a run that fails, and
-    nobody ever finds half a file. A pipe or a device is written directly.
+    A regular file is written beside its final path and renamed at the end, so an older result survives a failed run and
+    no partial file is ever visible. A pipe or a device is written directly.
 
     Args:
-        path: where the result goes.
+        path: path of the result.
 
     Raises:
-        StorageError: the file cannot be created, or cannot be written at the end; with the remedy.
+        StorageError: the file cannot be created, or cannot be written at the end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +34,7 @@ class Output:
             raise self._explained(problem) from None
 
     def write(self, text: str) -> None:
-        """Write the whole result and put it in its place."""
+        """Write the whole result and move it into place."""
         try:
             self._file.write(text)
             self._file.flush()

@@ -1,7 +1,7 @@
 """Requests and replies between coordinator and site, and their form inside a Flower message.
 
 A packet is a small strict header and at most two blobs of raw bytes. In a Flower message the header is one bytes value and
-each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickled on the way.
+each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickled in transit.
 
     kind         from          header                     blobs
     train        coordinator   job, round, attempt        model
@@ -42,20 +42,22 @@ MESSAGE_TYPES = {
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 JobId = Annotated[
     str, Field(pattern=r"^([a-z0-9][a-z0-9-]{0,79})?$")
-]  # a job's name and number; it names rows and files
+]  # a job's name and number; used in database rows and file names
 MAX_TEXT = 2000
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 SiteId = Annotated[int, Field(ge=1, le=10_000)]
 
 
 def _nonce() -> str:
-    """Return a fresh random value: Flower's store is addressed by content, and what one side will say next must not be
-    guessable, or another site could register that content first."""
+    """Return a fresh random value.
+
+    Flower's store is addressed by content: if the next message could be guessed, another site could register it first.
+    """
     return secrets.token_hex(16)
 
 
 class Request(Strict):
-    """What the coordinator asks of one site."""
+    """The coordinator's request to one site."""
 
     kind: Literal["train", "answer", "evaluate", "measure", "check", "hello"]
     nonce: Nonce = Field(default_factory=_nonce)
@@ -68,7 +70,7 @@ class Request(Strict):
 
 
 class Reply(Strict):
-    """What a site answers; nothing in it depends on the site's data."""
+    """A site's answer; nothing in it depends on the site's data."""
 
     kind: Literal["ok", "refused"]
     nonce: Nonce = Field(default_factory=_nonce)
@@ -78,7 +80,7 @@ class Reply(Strict):
 
 
 def refusal(site: int, problem: BaseException, text: str) -> Reply:
-    """Return a site's refusal; control characters become spaces, and what is longer than a reply can hold is cut."""
+    """Return a site's refusal; control characters become spaces, and text that is too long for a reply is cut."""
     plain = re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text.encode(errors="replace").decode())
     error = re.sub(r"[^A-Za-z]", "", type(problem).__name__)
     return Reply(kind="refused", site=site, error=error[:64], text=plain[:MAX_TEXT])
@@ -112,7 +114,7 @@ def _unpack(content: RecordDict) -> tuple[object, bytes]:
         raw = content.config_records["salus"]["header"]
         array = content.array_records["blob"]["0"]
     except KeyError:
-        raise WireError("Expected a message of Salus.", remedy="Both sides must run Salus.") from None
+        raise WireError("Expected a Salus message.", remedy="Both sides must run Salus.") from None
     if not isinstance(raw, bytes) or len(raw) > MAX_HEADER_BYTES or array.stype != BLOB_TYPE:
         raise WireError("Expected a header and raw bytes.", remedy="Both sides must run the same version of Salus.")
     try:

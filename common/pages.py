@@ -1,4 +1,4 @@
-"""HTML pages for people: tables, bars and small pictures in one file that fetches nothing from anywhere."""
+"""HTML pages for people: tables, bar plots and small images in one self-contained file."""
 
 import os
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class Bar:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page; whatever is empty is not shown.
+    """One section of a page; empty parts are not shown.
 
     Args:
-        warns: show the text as a warning.
-        bars: names and heights, from left to right.
-        pictures: captions and ``data:`` addresses.
-        code: to be copied.
+        warns: whether the text is shown as a warning.
+        bars: names and heights of a bar plot, from left to right.
+        pictures: captions and ``data:`` URLs of images.
+        code: text for the reader to copy.
     """
 
     title: str
@@ -65,7 +65,7 @@ def _share(value: float, top: float) -> float:
 
 
 def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -> None:
-    """Write a page, whole or not at all, readable by its owner only; everything in it is escaped."""
+    """Write a page completely or not at all, readable only by its owner; all text in it is escaped."""
     environment = Environment(
         loader=PackageLoader("salus.common", "templates"),
         autoescape=select_autoescape(default=True),

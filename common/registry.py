@@ -1,7 +1,7 @@
-"""Names to things: what this installation can do, and what others added through entry points.
+"""Registries of named implementations, which other packages can extend through entry points.
 
-A registry maps a name to ``module:attribute`` and imports on first use, so that `salus --help` does not load torch. A site
-adds its own through an entry-point group; a name that exists here cannot be replaced from outside.
+A registry maps a name to ``module:attribute`` and imports it on first use, so that `salus --help` does not load torch. A
+site adds its own through an entry-point group; names that Salus defines cannot be replaced.
 """
 
 import functools
@@ -22,25 +22,25 @@ class Registry:
         self._builtin = dict(builtin)
 
     def names(self) -> list[str]:
-        """Return every name this installation knows, sorted."""
+        """Return all known names, sorted."""
         return sorted({*self._builtin, *(point.name for point in entry_points(group=self.group))})
 
     def get(self, name: str, *, error: type[SalusError] = ConfigError) -> Any:
-        """Return the thing of this name.
+        """Return the object with this name.
 
         Raises:
-            error: nobody registered the name; the known names are listed.
+            error: the name is not registered; the message lists the known names.
         """
         module, _, attribute = self.reference(name, error=error).partition(":")
         return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
 
     def reference(self, name: str, *, error: type[SalusError] = ConfigError) -> str:
-        """Return ``module:attribute`` of the thing of this name without importing it; errors as in `get`."""
+        """Return ``module:attribute`` for this name without importing it; errors as in `get`."""
         if name in self._builtin:
             return self._builtin[name]
         for point in entry_points(group=self.group, name=name):
             return f"{point.module}:{point.attr}"
         raise error(
-            f"Expected a {self.what} among {', '.join(self.names())}; got {name!r}.",
+            f"Expected a {self.what} from {', '.join(self.names())}; got {name!r}.",
             remedy=f"Correct the name, or install the package that provides it (entry-point group {self.group!r}).",
         )

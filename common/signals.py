@@ -1,11 +1,11 @@
-"""Ctrl-C and SIGTERM: one quiet line and the exit code of the signal, whatever the program is doing; never a traceback.
+"""Ctrl-C and SIGTERM: one line and the exit code of the signal, never a traceback.
 
-    start-up       imports, nothing is open yet    the process leaves at once
+    start-up       imports, nothing is open yet    the process exits at once
     a command      `unwinding`                     `Stopped` is raised and everything is closed; a second signal does not wait
     a daemon       `unwinding(stop)`               its own `stop` is called; a second signal does not wait
-    the end        interpreter shutting down       the process leaves at once
+    the end        interpreter shutting down       the process exits at once
 
-Everything that must survive is on disk in transactions, so leaving at once loses no more than a power cut would: nothing.
+Everything that must survive is on disk in transactions, so exiting at once loses nothing.
 The exit codes are those of the shell: 130 for Ctrl-C, 143 for SIGTERM. A daemon that was asked to stop exits with 0.
 """
 
@@ -24,10 +24,10 @@ class Stopped(BaseException):
     """Ctrl-C or SIGTERM.
 
     Not an `Exception`, so that nothing takes it for a failure; not a `KeyboardInterrupt`, which the command-line library
-    would answer by itself.
+    would handle itself.
 
     Args:
-        number: of the signal.
+        number: signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -37,13 +37,13 @@ class Stopped(BaseException):
 
 
 def leave_at_once() -> None:
-    """Let both signals end the process with one line; for the time in which nothing has been opened, or all is closed."""
+    """Let both signals end the process with one line; used while nothing is open."""
     _install(_leave)
 
 
 @contextlib.contextmanager
 def unwinding(stop: Callable[[], None] | None = None) -> Iterator[None]:
-    """Let the first signal raise `Stopped`, or call `stop`, and the second one end the process.
+    """Let the first signal raise `Stopped` or call `stop`, and the second one end the process.
 
     Does nothing outside the main thread, where Python delivers no signals.
     """
@@ -64,12 +64,12 @@ def unwinding(stop: Callable[[], None] | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def starting_child() -> Iterator[None]:
-    """Start a child of `multiprocessing` in this block: a signal waits until the start is complete, and Ctrl-C, which the
-    terminal sends to the whole group, never reaches the child, which would end with a traceback. Its parent ends it.
+    """Start a child of `multiprocessing` in this block: a signal waits until the start is complete. Ctrl-C, which
+    the terminal sends to the whole process group, never reaches the child, where it would cause a traceback; the parent ends it.
     """
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # else the start would start it, and that sets the mask as it likes
+    resource_tracker.ensure_running()  # otherwise it would be started later with another signal mask
     came: list[int] = []
     before = _install(lambda number, frame: came.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the child inherits this
@@ -85,7 +85,7 @@ def starting_child() -> Iterator[None]:
 
 @contextlib.contextmanager
 def saying(text: str) -> Iterator[None]:
-    """Add what a person should know, if this block is stopped by a signal: what goes on without it, how to resume."""
+    """Add a sentence to the message if a signal stops this block: what continues without it, or how to resume."""
     try:
         yield
     except Stopped as stopped:
@@ -94,7 +94,7 @@ def saying(text: str) -> Iterator[None]:
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, "signal._HANDLER"]:
-    """Set a handler for both signals and return the former ones; a signal that is ignored, as under nohup, stays ignored."""
+    """Set a handler for both signals and return the previous ones; an ignored signal, as under nohup, stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from salus.common.errors import StorageError, storage_error
 
 BUSY_TIMEOUT_S = 30.0  # a second process (the command line beside the daemon) waits for the lock instead of failing
-# What SQLite's result codes mean to an operator; a code that is missing here is a mistake in our own SQL.
+# SQLite's result codes in the operator's words; any other code is an error in our own SQL.
 PROBLEMS: tuple[tuple[str, str, str], ...] = (
     ("SQLITE_FULL", "the disk is full", "Free some space and start again; everything committed before is intact."),
     ("SQLITE_READONLY", "it is read-only", "Make the file and its folder writable for the user who runs Salus."),
@@ -58,7 +58,7 @@ def open_sqlite(path: Path) -> sa.Engine:
 
 
 def sqlite_problem(problem: BaseException, name: str) -> StorageError | None:
-    """Return what SQLite's error means for the database file `name`; None for an error that is not the machine's."""
+    """Return the meaning of an SQLite error for the database file `name`; None unless the machine is the cause."""
     code = getattr(problem, "sqlite_errorname", "")
     if not isinstance(problem, sqlite3.Error):
         return None

@@ -1,4 +1,4 @@
-"""Strict, frozen settings models whose errors are written for the person who wrote the file.
+"""Strict, frozen settings models whose errors address the author of the file.
 
 One base class for job, site, server and policy files: unknown keys are errors that name the nearest known key, nothing
 is coerced, nothing changes after parsing.
@@ -43,12 +43,12 @@ def parse_toml(model: type[M], text: str, *, error: type[SalusError], what: str)
 
 
 def load_toml(model: type[M], path: Path, *, error: type[SalusError], what: str) -> M:
-    """Read and parse a TOML file; errors as in `parse_toml`, and one for a file that cannot be read."""
+    """Read and parse a TOML file; errors as in `parse_toml`, and for an unreadable file."""
     return parse_toml(model, read_text(path, error=error, what=what), error=error, what=what)
 
 
 def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
-    """Return the text of a small file, or raise `error` that names the file without its folder."""
+    """Return the text of a small file, or raise `error`, which names the file without its folder."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise error(
@@ -63,12 +63,14 @@ def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
 def validate(model: type[M], values: Any, *, error: type[SalusError], what: str) -> M:
     """Validate plain values (from TOML or JSON) into `model`; errors as in `parse_toml`."""
     try:
-        # Through JSON semantics: arrays become tuples, which strict Python mode would refuse.
+        # Validated as JSON: arrays become tuples, which strict Python mode would refuse.
         return model.model_validate_json(_to_json(values))
     except ValidationError as problems:
         _explain(model, problems, error=error, what=what)
     except (TypeError, ValueError, RecursionError):
-        raise error(f"Expected plain values in the {what}.", remedy="Use text, numbers, lists and tables.") from None
+        raise error(
+            f"Expected plain values in the {what}.", remedy="Use only text, numbers, lists and tables."
+        ) from None
 
 
 def _to_json(values: Any) -> bytes:
@@ -81,7 +83,7 @@ def _explain(model: type[Strict], problems: ValidationError, *, error: type[Salu
     lines = []
     remedy = "Correct the file."
     for problem in problems.errors()[:5]:
-        place = ".".join(str(part)[:80] for part in problem["loc"][:8])  # the other side may have chosen the names
+        place = ".".join(str(part)[:80] for part in problem["loc"][:8])  # the names may come from the other side
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, problem["loc"][:-1])
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
@@ -95,7 +97,7 @@ def _explain(model: type[Strict], problems: ValidationError, *, error: type[Salu
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that `model` knows at `location`, walking through nested models, lists and optionals."""
+    """Return the keys of the model at `location`, through nested models, lists and optional values."""
     current: type[BaseModel] = model
     for part in location:
         field = current.model_fields.get(str(part))

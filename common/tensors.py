@@ -3,7 +3,7 @@
     "SALT" | u32 version | u32 header length | header (canonical JSON) | raw bytes of each tensor, in the header's order
 
 The header lists name, dtype and shape of each tensor. The total length is checked against the header before anything is
-allocated, so a lying header costs nothing.
+allocated, so a false header costs nothing.
 """
 
 import json
@@ -19,7 +19,7 @@ from salus.common.errors import WireError
 
 MAGIC = b"SALT"
 VERSION = 1
-MAX_HEADER_BYTES = 4_000_000  # thousands of layers fit; more is not a model
+MAX_HEADER_BYTES = 4_000_000  # enough for thousands of layers
 MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 8
 PREFIX_BYTES = 12
@@ -50,7 +50,7 @@ def encode_tensors(tensors: Mapping[str, Array]) -> bytes:
     """Return the wire form of named arrays, in their order.
 
     Raises:
-        WireError: a dtype that does not travel (only those in `DTYPES` do).
+        WireError: a dtype that is not in `DTYPES`.
     """
     specs = []
     chunks: list[bytes] = []
@@ -58,7 +58,7 @@ def encode_tensors(tensors: Mapping[str, Array]) -> bytes:
         dtype = array.dtype.name
         if dtype not in DTYPES:
             raise WireError(
-                f"Expected a dtype of {', '.join(DTYPES)}, got {dtype}.", remedy="Convert the tensor first."
+                f"Expected one of the dtypes {', '.join(DTYPES)}, got {dtype}.", remedy="Convert the tensor first."
             )
         specs.append([name, dtype, list(array.shape)])
         chunks.append(np.ascontiguousarray(array, dtype=DTYPES[dtype]).tobytes())
@@ -70,15 +70,15 @@ def decode_tensors(data: bytes, expected: Sequence[TensorSpec] | None = None) ->
     """Return the arrays of `encode_tensors`, read-only views into `data`.
 
     Args:
-        expected: when given, names, dtypes, shapes and their order must be exactly these.
+        expected: if given, names, dtypes, shapes and order must be exactly these.
 
     Raises:
-        WireError: anything that does not parse or does not fit; nothing has been allocated by then.
+        WireError: the data do not parse or do not match; nothing is allocated before this check.
     """
     specs, offset = read_header(data)
     if expected is not None and tuple(specs) != tuple(expected):
         raise WireError(
-            "Expected the tensors of the agreed model, got others.",
+            "Expected the tensors of the agreed model, got different ones.",
             remedy="Install the same version of Salus, and of the task, on both sides.",
         )
     arrays: dict[str, Array] = {}
@@ -92,25 +92,25 @@ def decode_tensors(data: bytes, expected: Sequence[TensorSpec] | None = None) ->
 def read_header(data: bytes) -> tuple[list[TensorSpec], int]:
     """Return the specs and the offset of the first tensor, after checking that the length of `data` is exactly right."""
     if len(data) < PREFIX_BYTES or data[:4] != MAGIC:
-        raise _bad("it does not begin with the tensor mark")
+        raise _bad("they do not begin with the tensor magic")
     if int.from_bytes(data[4:8], "big") != VERSION:
-        raise _bad(f"its version is not {VERSION}")
+        raise _bad(f"their version is not {VERSION}")
     header_bytes = int.from_bytes(data[8:12], "big")
     start = PREFIX_BYTES + header_bytes
     if header_bytes > MAX_HEADER_BYTES or start > len(data):
-        raise _bad("its header is longer than it can be")
+        raise _bad("their header is too long")
     try:
         raw = json.loads(data[PREFIX_BYTES:start])
     except (ValueError, RecursionError):
-        raise _bad("its header is not JSON") from None
+        raise _bad("their header is not JSON") from None
     if not isinstance(raw, list) or len(raw) > MAX_TENSORS:
-        raise _bad("its header is not a list of tensors")
+        raise _bad("their header is not a list of tensors")
     specs = [_read_spec(entry) for entry in raw]
     if len({spec.name for spec in specs}) != len(specs):
         raise _bad("a name occurs twice")
     # Python integers do not overflow, so this sum is safe for any header.
     if start + sum(spec.nbytes for spec in specs) != len(data):
-        raise _bad("its length does not match its header")
+        raise _bad("their length does not match their header")
     return specs, start
 
 
@@ -121,7 +121,7 @@ def _read_spec(entry: object) -> TensorSpec:
         ):
             return TensorSpec(name, dtype, tuple(shape))
         case _:
-            raise _bad("a tensor's name, dtype or shape is not acceptable")
+            raise _bad("a tensor's name, dtype or shape is not valid")
 
 
 def _is_size(value: object) -> bool:
@@ -130,5 +130,5 @@ def _is_size(value: object) -> bool:
 
 def _bad(reason: str) -> WireError:
     return WireError(
-        f"Expected encoded tensors, but {reason}.", remedy="The message is damaged or forged, and is ignored."
+        f"Expected encoded tensors, but {reason}.", remedy="The message is damaged or forged and is ignored."
     )

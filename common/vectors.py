@@ -1,4 +1,4 @@
-"""A model's parameters as one flat vector and back; the only form in which updates are summed."""
+"""Conversion between a model's parameters and one flat vector, the only form in which updates are summed."""
 
 import math
 from collections.abc import Mapping
@@ -49,10 +49,12 @@ class Layout:
         return encode_tensors(self.unflatten(vector))
 
     def decode(self, data: bytes) -> FloatVector:
-        """Return the parameters from the wire form; raises WireError for any other model or a value not finite."""
+        """Return the parameters from the wire form; raises WireError for another model or a value that is not finite."""
         vector = self.flatten(decode_tensors(data, self.specs))
         if not np.isfinite(vector).all():
-            raise WireError("Expected finite parameters, got NaN or infinity.", remedy="End the job; it has diverged.")
+            raise WireError(
+                "Expected finite parameters, got NaN or infinity.", remedy="Cancel the job; its training has diverged."
+            )
         return vector
 
 
@@ -61,13 +63,13 @@ def layout_of(model: torch.nn.Module) -> Layout:
 
     Raises:
         JobError: the model keeps buffers. Shared statistics such as BatchNorm's are not a mean of per-patient quantities,
-            cannot be weighted or protected per patient, and leak; GroupNorm or InstanceNorm takes their place.
+            cannot be weighted or protected per patient, and leak; use GroupNorm or InstanceNorm instead.
     """
     buffers = [name for name, _ in model.named_buffers()]
     if buffers:
         raise JobError(
-            f"Expected a model without buffers, but it keeps {buffers[0]!r} and {len(buffers) - 1} more.",
-            remedy="Replace BatchNorm by GroupNorm.",
+            f"Expected a model without buffers, but it has {buffers[0]!r} and {len(buffers) - 1} more.",
+            remedy="Replace BatchNorm with GroupNorm.",
         )
     return Layout(tuple(TensorSpec(name, "float32", tuple(p.shape)) for name, p in model.named_parameters()))
 

@@ -1,4 +1,4 @@
-"""The coordinator's local admin API, on a socket file that only its own user can open: jobs in, state and events out."""
+"""The coordinator's local admin API, on a socket file that only its own user can open."""
 
 from typing import Any, Protocol
 
@@ -11,13 +11,13 @@ from salus.server.checkpoints import JobRow
 
 
 class Coordinator(Protocol):
-    """What the admin API needs of the daemon."""
+    """What the admin API needs from the daemon."""
 
     def status(self) -> dict[str, Any]:
-        """Return roster, online sites and the job that runs."""
+        """Return the roster, the online sites and the running job."""
 
     def submit(self, text: str, *, anyway: bool = False) -> str:
-        """Take a job file's text or a signed job and return its id; refuse it if too few sites can run it, unless `anyway`."""
+        """Accept a job file's text or a signed job and return its id; refuse it if too few sites can run it, unless `anyway`."""
 
     def check(self, text: str) -> dict[str, Any]:
         """Return which sites could run a job, and why others could not; nothing is queued."""
@@ -32,7 +32,7 @@ class Coordinator(Protocol):
         """Return all jobs."""
 
     def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
-        """Return a job's events with their numbers, from `after` on."""
+        """Return a job's events with their numbers, starting after `after`."""
 
     def result(self, job_id: str) -> dict[str, Any]:
         """Return a job's state, rounds and, when it has ended, model and report."""

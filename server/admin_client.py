@@ -1,4 +1,4 @@
-"""The command line's end of the local admin API."""
+"""The command line's client of the local admin API."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ class AdminClient:
 
     def __init__(self, folder: Path) -> None:
         path = folder / ADMIN_SOCKET
-        # The kernel limits socket paths to about 100 bytes; a path relative to here is usually short enough.
+        # The kernel limits socket paths to about 100 bytes; a relative path is usually short enough.
         short = min(str(path), os.path.relpath(path), key=len)
         self._socket = short
 
@@ -38,15 +38,13 @@ class AdminClient:
                 response = client.request(method, path, **arguments)
         except httpx.HTTPError:
             raise LinkError(
-                "The coordinator's daemon does not answer.", remedy="Start it: salus server start FOLDER."
+                "The coordinator's daemon does not answer.", remedy="Start it with `salus server start FOLDER`."
             ) from None
         values = response.json()
         if response.status_code == 400:
             raise _as_error(values)
         if response.is_error:
-            raise RoundError(
-                f"The coordinator answered with status {response.status_code}.", remedy="Look into its log."
-            )
+            raise RoundError(f"The coordinator answered with status {response.status_code}.", remedy="See its log.")
         return values
 
 

@@ -18,8 +18,8 @@ def make_server_app(
     """Return the app.
 
     Args:
-        work: what to do with the federation, usually `JobRun.run`.
-        directory: returns the node of each site; without it every node is asked once who it is.
+        work: what to run on the federation, usually `JobRun.run`.
+        directory: returns the node of each site; without it, every node is asked once for its site id.
     """
     app = ServerApp()
 

@@ -1,6 +1,6 @@
-"""One protected sum over the sites, whatever is summed: wait for sites, ask them, combine the answers, retry if too few answered.
+"""One protected sum over the sites: wait for sites, ask them, combine the answers, and retry if too few answered.
 
-A round that too few sites finish is abandoned, nothing of it is kept, and it is tried again as a new attempt.
+If too few sites finish a round, it is abandoned, nothing of it is kept, and a new attempt begins.
 """
 
 import hashlib
@@ -24,14 +24,14 @@ from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
 from salus.server.participants import Participants, scope_of
 
-MAX_ATTEMPTS = 5  # of one round in one life of the coordinator; after that something needs a person
+MAX_ATTEMPTS = 5  # per round and run of the coordinator; after that, a person must look
 POLL_S = 0.2
-LAST_NAMED_EXCHANGE = 5  # encryption has many; the later ones are counted together
+LAST_NAMED_EXCHANGE = 5  # encryption has many exchanges; the later ones share one name
 RETRY_PAUSE_S = 0.5
 
 
 class Cancelled(RoundError):
-    """Somebody cancelled the job."""
+    """The job was cancelled."""
 
 
 @dataclass
@@ -41,9 +41,9 @@ class Attempts:
     Args:
         keys: Ed25519 keys of the whole roster with which the job began, by site id.
         record: takes the transcript of protected sums.
-        participants: the members of that roster and why others cannot take part; None where there is one roster only.
-        cancelled: asked between and during exchanges.
-        seconds: of the last attempt, by step.
+        participants: the members of that roster and why others cannot take part; None if there is only one roster.
+        cancelled: called between and during exchanges.
+        seconds: duration of the last attempt, by step.
     """
 
     job: Job
@@ -71,12 +71,12 @@ class Attempts:
         """Return the sum of one round.
 
         Args:
-            blob: what all sites get: the model or the state.
-            check: raises ProtectionError for a sum that is of no use; then there is another attempt.
+            blob: what every site receives: the model or the state.
+            check: raises ProtectionError for an unusable sum; then another attempt begins.
 
         Raises:
             Cancelled: the job was cancelled.
-            RoundError: too few sites for too long, or a round that failed in every attempt.
+            RoundError: too few sites online in time, or a round that failed in every attempt.
         """
         last = ""
         for _ in range(MAX_ATTEMPTS):
@@ -100,7 +100,7 @@ class Attempts:
                 continue
             return total
         raise RoundError(
-            f"Round {round_} failed in {MAX_ATTEMPTS} attempts. The last one: {last}",
+            f"Round {round_} failed in {MAX_ATTEMPTS} attempts. The last failure: {last}",
             remedy="The job's events show each site's answer.",
         )
 
@@ -117,8 +117,10 @@ class Attempts:
         return scope_of(self.job)
 
     def _recorded(self, kind: str, **fields: Any) -> None:
-        """Record an entry of the transcript; survivors are remembered before they are announced, because sites that consent
-        to them will consent to no others."""
+        """Record an entry of the transcript.
+
+        Survivors are stored before they are announced: a site that consents to one set will not consent to another.
+        """
         if kind == "session":
             self._advertised = set()
         elif kind == "advert":
@@ -131,11 +133,11 @@ class Attempts:
         self.record(kind, **fields)
 
     def _check_first_cohort(self, survivors: set[int]) -> None:
-        """Refuse to fix the cohort of a data set with a sum in which a site that began it is missing.
+        """Refuse a first sum that would fix the cohort of a data set without a site that began it.
 
-        One lying site can make another one stop in the middle, with a box that does not open. If that fixed the cohort, the
-        other would be out of every sum of this epoch. So a lying site can stop a job, and the refusal names it, but it
-        cannot expel anybody.
+        A malicious site can make another site stop in the middle, with a box that does not open. If that fixed the
+        cohort, the other site would be excluded from every sum of this epoch. So a malicious site can stop a job, and the
+        refusal names it, but it cannot exclude another site.
         """
         lost = sorted(self._advertised - survivors)
         if lost and not self.checkpoints.cohort(self._scope):
@@ -146,7 +148,7 @@ class Attempts:
             )
 
     def _tell_absent(self, online: tuple[int, ...]) -> None:
-        """Say of every site that is not asked why, once for each reason."""
+        """Report why a site is not asked, once for each site and reason."""
         cohort = self.checkpoints.cohort(self._scope) if self._same_cohort else ()
         absent = self._who.absent(self.job, online, cohort)
         for site, reason in absent.items():
@@ -157,9 +159,9 @@ class Attempts:
     def _invited(self) -> tuple[int, ...] | None:
         """Return the sites to ask now, or None while too few are online.
 
-        Under protection the sites of the first sum over a data set are its cohort: the difference of sums over other sites
-        would show those sites, and the sites themselves refuse such a sum. A new site waits for the next cohort epoch. Under
-        differential privacy noise covers such differences, and whoever is online is asked.
+        Without noise, the sites of the first sum over a data set are its cohort: the difference between sums over different
+        sites would expose single sites, and the sites themselves refuse such a sum. A new site waits for the next cohort
+        epoch. With noise, such differences are covered, and every site that is online is asked.
         """
         online = self.federation.online()
         holder = self.job.aggregation.key_holder
@@ -169,8 +171,8 @@ class Attempts:
             cohort = self.checkpoints.cohort(self._scope)
             if cohort and holder and holder not in cohort:
                 raise RoundError(
-                    f"The key holder {holder} is not among the sites of earlier sums over this data set: {list(cohort)}.",
-                    remedy="Name another key holder, or let all operators agree on a new cohort_epoch.",
+                    f"The key holder {holder} was not part of the earlier sums over this data set: {list(cohort)}.",
+                    remedy="Choose one of these as key holder, or agree with all operators on a new cohort_epoch.",
                 )
             if cohort:
                 return cohort if set(cohort) <= set(online) else None
@@ -190,8 +192,8 @@ class Attempts:
             if self.clock.monotonic_s() > deadline:
                 raise RoundError(
                     f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
-                    f"{f', the key holder {holder} among them' if holder else ''}"
-                    f"{', those of the earlier rounds among them' if self._same_cohort else ''}, "
+                    f"{f', including the key holder {holder}' if holder else ''}"
+                    f"{', including those of the earlier rounds' if self._same_cohort else ''}, "
                     f"found {len(online)}.",
                     remedy="Start the missing sites and submit the job again.",
                 )
@@ -208,7 +210,7 @@ class Attempts:
             attempt,
             manifest_hash(self.signed.document.encode(), kind, shape.parameters, shape.statistics),
             hashlib.sha256(blob).digest(),
-            # A protected session is over the whole roster, whoever is online: thresholds must not be the coordinator's choice.
+            # A protected session covers the whole roster, so that the coordinator cannot choose the thresholds.
             tuple(sorted(self.keys)) if self.protection.protects else sites,
         )
         end = self.protection.coordinator_end(session, shape, self.job, self.keys, self._recorded)
@@ -225,7 +227,7 @@ class Attempts:
             try:
                 following = end.close()
             except ProtectionError:
-                if closed:  # the sites themselves keep the sum closed, which says more than that consents are missing
+                if closed:  # the sites themselves refused to open the sum; this is more specific than missing consents
                     raise NotOpened(self._contributors_needed, detail="") from None
                 raise
             self.seconds["combine"] = self.seconds.get("combine", 0.0) + self.clock.monotonic_s() - started
@@ -240,7 +242,7 @@ class Attempts:
         return max(self.job.job.min_sites, thresholds(len(self.keys)).minimum_cohort)
 
     def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> bool:
-        """Ask, and hand each answer to the protection as it arrives, so that it can be added and freed.
+        """Ask the sites and pass each answer to the protection as it arrives, so that it can be added and freed.
 
         Returns whether a site refused because too few sites contributed data.
         """

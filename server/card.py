@@ -1,4 +1,4 @@
-"""The model card's privacy part: what each site's patients have spent, computed from signed transcripts, never from claims."""
+"""The privacy part of the model card: what each site's patients have spent, computed from signed transcripts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +12,15 @@ from salus.privacy.masking.parameters import thresholds
 from salus.privacy.protection import protection_of
 from salus.server.transcripts import verify_entries
 
-NONE = "no formal privacy: nothing bounds what the model reveals about one patient"
+NONE = "no formal privacy: nothing limits what the model reveals about one patient"
 
 
 class SitePrivacy(Strict):
     """One site's line.
 
     Args:
-        attempts: vectors that it sent, training and evaluation, whether or not a sum came of them.
-        epsilon, delta: what one of its patients has spent on this job; None without noise.
+        attempts: vectors that it sent for training and evaluation, including those of failed attempts.
+        epsilon, delta: privacy loss of one of its patients in this job; None without noise.
     """
 
     site: int
@@ -31,10 +31,10 @@ class SitePrivacy(Strict):
 
 
 class PrivacyCard(Strict):
-    """What a model's patients were promised.
+    """The privacy guarantee of a model's patients.
 
     Args:
-        source: ``transcript`` if counted from signed messages, ``plan`` if it is the most that the job may have cost.
+        source: ``transcript`` if counted from signed messages, ``plan`` if it is an upper bound from the job.
     """
 
     job: str
@@ -53,11 +53,11 @@ class PrivacyCard(Strict):
 
 
 class ModelCard(Strict):
-    """The card of a finished model: what its patients were promised and how good it is.
+    """The card of a finished model: its privacy guarantee and its metrics.
 
     Args:
-        format: fixed; a version that writes something else gives it another name and still reads this one.
-        metrics: of the final model on the sites' validation patients, those with noise with their standard errors.
+        format: version of this format; a version that writes another format uses another name and still reads this one.
+        metrics: of the final model on the sites' validation patients; noised ones with their standard errors.
     """
 
     format: Literal["salus/card/1"] = "salus/card/1"
@@ -85,8 +85,8 @@ def privacy_card(job: Job, sent: Mapping[int, Mapping[Kind, int]] | None, names:
     """Return the card of a job.
 
     Args:
-        sent: for each site the vectors of each kind that it sent, from a verified transcript; None where there is none.
-        names: of the roster's sites, by id.
+        sent: for each site, the vectors of each kind that it sent, from a verified transcript; None without a transcript.
+        names: names of the roster's sites, by id.
     """
     plan = plan_of(job)
     rows = tuple(
@@ -113,10 +113,10 @@ def privacy_card(job: Job, sent: Mapping[int, Mapping[Kind, int]] | None, names:
 
 
 def card_of_job(job: Job, transcript: Path, roster_keys: Mapping[int, bytes], names: Mapping[int, str]) -> PrivacyCard:
-    """Return the card of a job from its transcript, or from its plan where the protection keeps none.
+    """Return the card of a job from its transcript, or from its plan if the protection keeps none.
 
     Raises:
-        ProtectionError: the transcript does not hold.
+        ProtectionError: the transcript is not valid.
     """
     if not protection_of(job).transcript or not transcript.exists():
         return privacy_card(job, None, names)
@@ -128,7 +128,7 @@ def _row(plan: Plan | None, site: int, name: str, sent: Mapping[Kind, int] | Non
         return SitePrivacy(site=site, name=name, attempts=sum((sent or {}).values()), epsilon=None, delta=None)
     if sent is None:
         return SitePrivacy(site=site, name=name, attempts=plan.attempts, epsilon=plan.epsilon, delta=plan.delta)
-    # With local noise a retry sends what it had sent before and costs nothing more, so the count may be too high; a site's
+    # With local noise a retry resends the same vector at no further cost, so the count may be too high; a site's
     # ledger lets nothing beyond the plan leave.
     value = min(spent(plan, sent["train"] + sent["measure"], sent["evaluate"]), plan.epsilon)
     return SitePrivacy(site=site, name=name, attempts=sum(sent.values()), epsilon=value, delta=plan.delta)
@@ -136,11 +136,11 @@ def _row(plan: Plan | None, site: int, name: str, sent: Mapping[Kind, int] | Non
 
 def _assumes(job: Job, sites: int) -> str:
     if not job.privacy.noised:
-        return "nothing is promised"
+        return "nothing"
     if job.privacy.noise == "local":
-        return "nothing about others: it holds if the coordinator and all other sites collude"
+        return "nothing: it holds even if the coordinator and all other sites collude"
     limits = thresholds(sites, noised=True)
     return (
-        f"at most {limits.colluders} of {sites} sites collude with the coordinator; the noise of {limits.honest} honest sites is "
-        "counted on"
+        f"at most {limits.colluders} of {sites} sites collude with the coordinator; {limits.honest} honest sites must add their "
+        "noise"
     )

@@ -1,8 +1,8 @@
-"""Which sites could run a job: each site that is online is asked, and what it last declared stands in for one that is not.
+"""Which sites could run a job: online sites are asked; for the others, their last known declarations are used.
 
-asked        a definite answer: the site has looked at its policy, its declarations and its budget
-remembered   while another job runs nobody can be asked: declarations of an earlier check are matched here
-offline      the site's declarations of an earlier check are shown, and settle nothing
+asked        a definite answer: the site checked its policy, its declarations and its budget
+remembered   no site can be asked while another job runs: declarations from an earlier check are compared here
+offline      declarations from an earlier check are shown, but decide nothing
 """
 
 import queue
@@ -28,19 +28,19 @@ from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation, GridFederation
 from salus.server.link import Link
 
-ASK_TIMEOUT_S = 10.0  # a site answers from its catalogue and its ledger, without reading data
+ASK_TIMEOUT_S = 10.0  # a site answers from its catalogue and ledger, without reading data
 WAIT_S = 14.0  # for the daemon's own thread; below the admin client's time limit
 MOST_SAID = 3
 
 
 class SiteAnswer(Strict):
-    """What is known of one site.
+    """What is known about one site.
 
     Args:
-        source: how it is known, see the module.
-        checked_at: when its declarations were heard, ISO 8601; empty if never.
-        problems: what keeps it from running the job.
-        declared: its declarations by data set; None for one that is not declared.
+        source: how it is known; see the module's docstring.
+        checked_at: when its declarations were received, ISO 8601; empty if never.
+        problems: why it cannot run the job.
+        declared: its declarations by data set; None for an undeclared one.
     """
 
     site: int
@@ -53,17 +53,17 @@ class SiteAnswer(Strict):
 
     @property
     def refuses(self) -> bool:
-        """Whether it certainly cannot run the job as things stand; a site that is offline settles nothing."""
+        """Whether it is certain that the site cannot run the job now; never true for an offline site."""
         return bool(self.problems) and self.online
 
 
 class Check(Strict):
-    """What all sites say.
+    """The answers of all sites.
 
     Args:
-        busy: the job that runs now, so that nobody could be asked; else empty.
-        needed: fewest sites with which a round of the job can end.
-        key_holder: the site without which it cannot end, or 0.
+        busy: the running job, because of which no site could be asked; otherwise empty.
+        needed: fewest sites with which a round of the job can finish.
+        key_holder: the site without which it cannot finish, or 0.
     """
 
     busy: str
@@ -73,12 +73,12 @@ class Check(Strict):
 
     @property
     def possible(self) -> bool:
-        """Whether enough sites are left that do not certainly refuse."""
+        """Whether enough sites remain that may be able to run the job."""
         refusing = {site.site for site in self.sites if site.refuses}
         return len(self.sites) - len(refusing) >= self.needed and self.key_holder not in refusing
 
     def require_possible(self) -> None:
-        """Raise UnfitError, with what most sites say first, if too many sites refuse."""
+        """Raise UnfitError if too many sites refuse, with the most common reasons first."""
         if self.possible:
             return
         by_text: dict[str, list[int]] = {}
@@ -90,18 +90,18 @@ class Check(Strict):
         refusing = sum(site.refuses for site in self.sites)
         raise UnfitError(
             f"The job needs {self.needed} of {len(self.sites)} sites, and {refusing} cannot run it. {said}",
-            remedy="See all of it with salus job check; submit with --anyway to queue it nevertheless.",
+            remedy="See all reasons with `salus job check`; submit with --anyway to queue it nevertheless.",
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain object for the command line."""
+        """Return a JSON object for the command line."""
         return {**self.model_dump(mode="json"), "possible": self.possible}
 
 
 def ask_sites(
     job: Job, signed: Signed, roster: Roster, federation: Federation, checkpoints: Checkpoints, clock: Clock
 ) -> Check:
-    """Ask every site that is online, and remember what it has declared."""
+    """Ask every online site, and store what it has declared."""
     online = federation.online()
     request = Request(kind="check", job=signed)
     answers = remembered(job, roster, set(), checkpoints)
@@ -110,7 +110,7 @@ def ask_sites(
             continue
         known = answers[site].model_copy(update={"online": True, "source": "unknown", "problems": ()})
         if isinstance(reply, SalusError):
-            answers[site] = known  # silent: nothing is settled
+            answers[site] = known  # no answer decides nothing
         elif reply.kind == "refused":
             refusal = Problem(requirement="policy", text=reply.text[:MAX_TEXT])
             answers[site] = known.model_copy(update={"source": "asked", "problems": (refusal,)})
@@ -133,13 +133,13 @@ def _heard(known: SiteAnswer, blob: bytes, roster: Roster, checkpoints: Checkpoi
 
 
 def remember_sites(job: Job, roster: Roster, online: set[int], checkpoints: Checkpoints, busy: str) -> Check:
-    """Return what can be said without asking anybody."""
+    """Return what is known without asking any site."""
     answers = remembered(job, roster, online, checkpoints)
     return _check(job, roster, answers, busy)
 
 
 def remembered(job: Job, roster: Roster, online: set[int], checkpoints: Checkpoints) -> dict[int, SiteAnswer]:
-    """Return what each site's last known declarations say to a job."""
+    """Compare each site's last known declarations with a job."""
     found: dict[int, SiteAnswer] = {}
     for site in roster.sites:
         heard = checkpoints.declarations(site.public_key)
@@ -163,7 +163,7 @@ def _check(job: Job, roster: Roster, answers: dict[int, SiteAnswer], busy: str) 
 
 @dataclass
 class _Question:
-    """A check that waits for the daemon's own thread, the only one that may talk to sites."""
+    """A check that waits for the daemon's own thread, the only one that may contact sites."""
 
     job: Job
     signed: Signed
@@ -172,7 +172,7 @@ class _Question:
 
 
 class Checker:
-    """Makes the checks of one coordinator: asked for in the admin API's threads, answered in the daemon's."""
+    """Runs the checks of one coordinator: requested in the admin API's threads, answered in the daemon's."""
 
     def __init__(self, roster: Roster, link: Link, checkpoints: Checkpoints, clock: Clock, events: EventSink) -> None:
         self._roster, self._link, self._checkpoints = roster, link, checkpoints
@@ -180,7 +180,7 @@ class Checker:
         self._waiting: queue.SimpleQueue[_Question] = queue.SimpleQueue()
 
     def check(self, job: Job, signed: Signed, running: str | None) -> Check:
-        """Return what the sites say now, or while a job runs what they had said before."""
+        """Return the sites' answers, or what they declared before while a job runs."""
         if not running:
             question = _Question(job, signed)
             self._waiting.put(question)
@@ -191,7 +191,7 @@ class Checker:
         return remember_sites(job, self._roster, online, self._checkpoints, running or "another task")
 
     def answer(self, stopped: Callable[[], bool]) -> None:
-        """Ask the sites what waits to be asked; only one exchange may be open at a time, so never while a job runs."""
+        """Run the waiting checks; only one exchange may be open at a time, so never while a job runs."""
         while not self._waiting.empty():
             question = self._waiting.get()
             grid = self._link.begin_run()
@@ -200,7 +200,7 @@ class Checker:
                 question.answer = ask_sites(
                     question.job, question.signed, self._roster, federation, self._checkpoints, self._clock
                 )
-            except Exception as problem:  # a question never takes the coordinator down with it
+            except Exception as problem:  # a failed check never stops the coordinator
                 self._events.emit("not-checked", error=type(problem).__name__, text=describe(problem))
             finally:
                 grid.close()

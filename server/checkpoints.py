@@ -1,6 +1,6 @@
 """What survives `kill -9` of the coordinator: jobs, attempts, rounds and models, in SQLite and safetensors.
 
-An attempt is written before anything is sent, so that no attempt number is ever used twice; a round is written after its
+An attempt is written before anything is sent, so that no attempt number is used twice; a round is written after its
 model file is on disk, so that a recorded round always has its model.
 """
 
@@ -61,7 +61,7 @@ COHORTS = sa.Table(
 DECLARATIONS = sa.Table(
     "declarations",
     METADATA,
-    sa.Column("site_key", sa.String, primary_key=True),  # the site's signing key: numbers may change, keys may not
+    sa.Column("site_key", sa.String, primary_key=True),  # the site's signing key: site numbers may change, keys do not
     sa.Column("declared", sa.String, nullable=False),
     sa.Column("heard_at", sa.String, nullable=False),
 )
@@ -74,10 +74,10 @@ ACTIVE = ("waiting", "running")
 
 @dataclass(frozen=True)
 class JobRow:
-    """A submitted job and where it stands: waiting, running, finished, failed or cancelled.
+    """A submitted job and its status: waiting, running, finished, failed or cancelled.
 
     Args:
-        roster: hash of the roster with which it began; empty while it waits.
+        roster: hash of the roster with which it began; empty while waiting.
     """
 
     job_id: str
@@ -94,19 +94,19 @@ class JobRow:
 
 
 class Checkpoints:
-    """The coordinator's memory, in one folder."""
+    """The coordinator's stored state, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._engine = open_sqlite(folder / "coordinator.sqlite")
         METADATA.create_all(self._engine)
-        self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job does not go on where none fits
-        with self._engine.begin() as connection:  # made before jobs remembered their roster
+        self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job stops before a model no longer fits
+        with self._engine.begin() as connection:  # created before jobs recorded their roster
             if "roster" not in {column["name"] for column in sa.inspect(connection).get_columns("jobs")}:
                 connection.execute(sa.text("ALTER TABLE jobs ADD COLUMN roster VARCHAR NOT NULL DEFAULT ''"))
 
     def submit(self, signed: Signed, name: str) -> str:
-        """Record a new job and return its id, which this coordinator never gives again."""
+        """Record a new job and return its id, which is never reused."""
         with self._engine.begin() as connection:
             last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
             job_id = f"{name}-{last + 1:04d}"
@@ -131,16 +131,16 @@ class Checkpoints:
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(JOBS).where(JOBS.c.job_id == job_id)).first()
         if row is None:
-            raise RoundError(f"There is no job {job_id[:80]!r} here.", remedy="See `salus job list`.")
+            raise RoundError(f"There is no job {job_id[:80]!r}.", remedy="See `salus job list`.")
         return _row(row)
 
     def next_active(self) -> JobRow | None:
-        """Return the job to work on: an interrupted one first, then the oldest that waits."""
+        """Return the job to work on: an interrupted one first, then the oldest waiting one."""
         active = [row for row in self.jobs() if row.status in ACTIVE]
         return next((row for row in active if row.status == "running"), active[0] if active else None)
 
     def set_status(self, job_id: str, status: str, reason: str = "") -> None:
-        """Record where a job stands; a job that has ended changes only by `reopen`."""
+        """Record a job's status; a job that has ended changes only through `reopen`."""
         with self._engine.begin() as connection:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
             connection.execute(JOBS.update().where(mine).values(status=status, reason=reason))
@@ -151,14 +151,14 @@ class Checkpoints:
         if status not in STOPPED:
             raise JobError(
                 f"Expected a failed or cancelled job, but {job_id!r} is {status}.",
-                remedy="A waiting or running job continues by itself; a finished one has nothing left to do.",
+                remedy="A waiting or running job continues by itself, and a finished job cannot be resumed.",
             )
         with self._engine.begin() as connection:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(STOPPED))
             connection.execute(JOBS.update().where(mine).values(status="waiting", reason=""))
 
     def begin(self, job_id: str, roster: str) -> str:
-        """Record that a job runs, and over which roster; return the roster with which it began first."""
+        """Record that a job is running and with which roster; return the roster with which it first began."""
         with self._engine.begin() as connection:
             first = sa.and_(JOBS.c.job_id == job_id, JOBS.c.roster == "")
             connection.execute(JOBS.update().where(first).values(roster=roster))
@@ -176,10 +176,10 @@ class Checkpoints:
         return attempt
 
     def check_writable(self, job_id: str) -> None:
-        """Make sure, before hours of work, that this machine can write the job's rows, model, transcript and report.
+        """Check, before hours of work, that this machine can write the job's records, model, transcript and report.
 
         Raises:
-            StorageError: it cannot; nothing has been changed.
+            StorageError: it cannot; nothing was changed.
         """
         with self._engine.begin() as connection:
             mine = JOBS.c.job_id == job_id
@@ -198,7 +198,7 @@ class Checkpoints:
                 raise storage_error(problem) or problem from None
 
     def set_cohort(self, scope: str, sites: Sequence[int]) -> None:
-        """Remember the sites that a sum over a data set is announced for; the first set of a scope stays."""
+        """Store the sites for which a sum over a data set is announced; the first set of a scope is kept."""
         row = {"scope": scope, "sites": json.dumps(sorted(sites))}
         with self._engine.begin() as connection:
             if connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope)) is None:
@@ -211,7 +211,7 @@ class Checkpoints:
         return tuple(json.loads(sites)) if sites else ()
 
     def put_declarations(self, site_key: str, declared: Mapping[str, Declaration | None], at: str) -> None:
-        """Remember what a site has declared, for checks while it cannot be asked."""
+        """Store what a site has declared, for checks while it cannot be asked."""
         plain = {name: None if found is None else found.model_dump(mode="json") for name, found in declared.items()}
         row = {"site_key": site_key, "declared": json.dumps(plain), "heard_at": at}
         with self._engine.begin() as connection:
@@ -219,7 +219,7 @@ class Checkpoints:
             connection.execute(DECLARATIONS.insert().values(row))
 
     def declarations(self, site_key: str) -> tuple[dict[str, Declaration | None], str] | None:
-        """Return what a site had declared and when that was heard; None if it never was, or in a form of another version."""
+        """Return what a site declared and when it was received; None if unknown or written in another version's format."""
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(DECLARATIONS).where(DECLARATIONS.c.site_key == site_key)).first()
         if row is None:
@@ -250,12 +250,12 @@ class Checkpoints:
         self._room_bytes = max(self._room_bytes, LEAST_ROOM_BYTES + sum(array.nbytes for array in tensors.values()))
         _write_durably(path, tensors)
         self.save_record(job_id, round_, record)
-        for old in range(round_ - 1):  # keep the last two: the newest, and one to compare with
+        for old in range(round_ - 1):  # keep the newest two, so that they can be compared
             self.model_path(job_id, old).unlink(missing_ok=True)
         return path
 
     def save_record(self, job_id: str, round_: int, record: Mapping[str, object]) -> None:
-        """Write what is known of a round, in place of an earlier record of it."""
+        """Write the record of a round, replacing an earlier one."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(ROUNDS).where(ROUNDS.c.job_id == job_id, ROUNDS.c.round == round_))
             connection.execute(ROUNDS.insert().values(job_id=job_id, round=round_, record=json.dumps(record)))
@@ -292,7 +292,7 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 
 
 def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
-    """Write a temporary file, fsync and rename it: a reader sees the whole file or none. Raises StorageError."""
+    """Write a temporary file, fsync and rename it: a reader sees the whole file or no file. Raises StorageError."""
     beside = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -312,5 +312,5 @@ def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> N
         beside.unlink(missing_ok=True)
         raise StorageError(
             f"The model {path.name!r} cannot be written: the disk may be full.",
-            remedy="Free some space; the job goes on from the last complete round.",
+            remedy="Free some space; the job resumes after the last complete round.",
         ) from None

@@ -1,4 +1,4 @@
-"""Whether a job can run at all, before it is taken: names, settings that fit, enough sites, a key holder on the roster."""
+"""Whether a job can run at all, before it is accepted: names, settings, number of sites, and the key holder."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import protection_of
 from salus.server.strategies import strategy_of
 
-MAX_JOB_BYTES = 256 * 2**30  # no hospital's machine has more; each site has a limit of its own
+MAX_JOB_BYTES = 256 * 2**30  # more than hospital machines have; each site has its own limit
 
 
 def check_job(job: Job, sites: int | Sequence[int]) -> None:
-    """Refuse a job that can never run: unknown names, settings that do not fit, more sites than there are.
+    """Refuse a job that can never run: unknown names, incompatible settings, or more sites than the roster has.
 
     Args:
-        sites: the ids of the roster's sites; a number n stands for the ids 1 to n.
+        sites: the ids of the roster's sites; a number n means the ids 1 to n.
 
     Raises:
-        JobError, ProtectionError: with what would have to change.
+        JobError, ProtectionError: with what to change.
     """
     check_cost(job, MAX_JOB_BYTES, _too_large)
-    plan = plan_of(job)  # raises where no noise suffices
+    plan = plan_of(job)  # raises if no noise suffices
     if job.statistics is not None:
         analysis_of(job)
     else:
@@ -39,7 +39,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
     if holder and holder not in ids:
         raise JobError(
             f"The job names site {holder} as the key holder, but the roster has the sites {', '.join(map(str, ids))}.",
-            remedy="Name a site of the roster as aggregation.key_holder; it is never the coordinator.",
+            remedy="Set aggregation.key_holder to a site on the roster; the coordinator cannot be the key holder.",
         )
     protection_of(job).check(job, len(ids))
     if job.job.min_sites > len(ids):

@@ -86,7 +86,7 @@ def _port_of(url: str) -> int:
 
 @dataclass(frozen=True)
 class ServerFolder:
-    """Everything that the daemon needs, checked."""
+    """The daemon's configuration, trust and keys, all checked."""
 
     folder: Path
     config: ServerConfig
@@ -95,7 +95,7 @@ class ServerFolder:
 
     @classmethod
     def open(cls, folder: Path, clock: Clock) -> "ServerFolder":
-        """Read and check the folder; raises ConfigError or IdentityError with the remedy."""
+        """Read and check the folder; raises ConfigError or IdentityError."""
         if not (folder / "server.toml").exists():
             raise ConfigError(
                 f"{folder.name!r} is not a coordinator's folder.", remedy="Create one with `salus server init`."
@@ -117,7 +117,7 @@ class ServerFolder:
         return self.trust.newest
 
     def tls(self) -> ssl.SSLContext:
-        """Return the TLS context of the hospitals' port."""
+        """Return the TLS context of the port for sites."""
         trust = self.folder / TRUST
         return server_context(trust / AUTHORITY, trust / CERTIFICATE, self.folder / "keys" / TRANSPORT_KEY)
 

@@ -1,9 +1,9 @@
 """The consortium: its own keys, its members, and the kits that it issues.
 
-    init            consortium.key and the authority's key, made once; keep them off the coordinator's machine if possible
-    add-site        records the request of a new member; replaces a known one only when told to
-    remove-site     ends a membership; the site's id is never given again
-    issue           signs a new roster and writes one kit per member: after every change, and before the old one expires
+    init            creates consortium.key and the authority's key; keep them off the coordinator's machine if possible
+    add-site        records the request of a new member; replaces a known member only with --replace
+    remove-site     ends a membership; the site's id is never reused
+    issue           signs a new roster and writes one kit per member; run it after every change and before the roster expires
 
 It never sees a member's private key.
 """
@@ -32,22 +32,22 @@ from salus.common.strict import Strict, read_text, validate
 AUTHORITY_DAYS = 3650
 STATE = "consortium.json"
 REPLACE = (
-    "Compare the new fingerprint by telephone; if the member did make new keys, repeat the command with --replace."
+    "Compare the new fingerprint by telephone; if the member has created new keys, repeat the command with --replace."
 )
 
 
 class Member(Strict):
-    """One site of the consortium: the id that was given to it, and its request."""
+    """One site of the consortium: its id and its request."""
 
     id: SiteId
     request: MemberRequest
 
 
 class ConsortiumState(Strict):
-    """What the consortium remembers between commands.
+    """The consortium's state between commands.
 
     Args:
-        next_id: the id of the next new site; ids of removed sites are never given again.
+        next_id: the id of the next new site; ids of removed sites are never reused.
     """
 
     name: DisplayName
@@ -73,10 +73,10 @@ class Consortium:
 
     @classmethod
     def create(cls, folder: Path, name: str, clock: Clock) -> "Consortium":
-        """Make the keys and the authority of a new consortium in a new or empty folder.
+        """Create the keys and the authority of a new consortium in a new or empty folder.
 
         Raises:
-            ConfigError: a name that may not be shown, or a folder that holds anything; nothing is written then.
+            ConfigError: an invalid name, or a folder that is not empty; nothing is written then.
         """
         checked_name(name, "consortium")
         check_new_folder(folder, STATE)
@@ -99,11 +99,12 @@ class Consortium:
         """Record a member's request and return a site's id, or 0 for the coordinator.
 
         Args:
-            replace: whether a member of this name, or the coordinator, may get these new keys; a site keeps its id.
+            replace: whether these keys may replace those of a member of this name, or of the coordinator; a site keeps its id.
 
         Raises:
-            ConfigError: a request that does not fit its role.
-            IdentityError: a known member and not `replace`, with both fingerprints; or a key that another member has.
+            ConfigError: a request that is not valid for its role.
+            IdentityError: the member is known and `replace` is not set (the message has both fingerprints), or another
+                member has the key.
         """
         request = _checked(request)
         if request.role == "coordinator":
@@ -129,7 +130,7 @@ class Consortium:
         return next((m.request for m in self.state.sites if same_name(m.request.name, request.name)), None)
 
     def remove(self, site: str) -> Member:
-        """End the membership of a site, by name or id, and return it; it holds from the next roster on.
+        """End the membership of a site, by name or id, and return it; it takes effect with the next roster.
 
         Raises:
             ConfigError: no such site.
@@ -139,7 +140,7 @@ class Consortium:
             names = ", ".join(f"{member.id} {member.request.name}" for member in self.state.sites)
             raise ConfigError(
                 f"{'No site is' if not found else 'Several sites are'} called {site[:80]!r}.",
-                remedy=f"Name one of: {names or 'there are no sites yet'}.",
+                remedy=f"{f'Use one of: {names}' if names else 'There are no sites yet'}.",
             )
         rest = tuple(member for member in self.state.sites if member is not found[0])
         self._save(self.state.model_copy(update={"sites": rest}))
@@ -160,7 +161,7 @@ class Consortium:
         for other in others:
             if other.public_key == request.public_key or (request.node_key and other.node_key == request.node_key):
                 raise IdentityError(
-                    f"The member {other.name!r} has this key already.", remedy="Each member makes its own keys."
+                    f"The member {other.name!r} already has this key.", remedy="Each member must create its own keys."
                 )
 
     def issue(self, output: Path, *, days: int) -> list[Path]:
@@ -177,7 +178,7 @@ class Consortium:
         authority = certificate.public_bytes(serialization.Encoding.PEM).decode()
         roster = self._roster(coordinator, authority, days)
         signed = seal_roster(roster, self._identity)
-        # The serial is used up before anything signed with it can leave: a number never names two lists.
+        # The serial is used up before anything signed with it can leave, so no two rosters share a serial.
         self._save(self.state.model_copy(update={"serial": roster.serial}))
         output.mkdir(parents=True, exist_ok=True)
         members = [("coordinator.kit", coordinator), *((f"site-{m.id}.kit", m.request) for m in self.state.sites)]
@@ -216,7 +217,7 @@ class Consortium:
 
     def _certificate(self, authority: x509.Certificate, member: MemberRequest, days: int) -> str:
         key = load_private_key(self._folder / "keys" / "authority.pem")
-        assert isinstance(key, ec.EllipticCurvePrivateKey)  # Safe because `create` made it so.
+        assert isinstance(key, ec.EllipticCurvePrivateKey)  # Safe because `create` wrote such a key.
         return issue(
             authority,
             key,
@@ -232,30 +233,34 @@ class Consortium:
 
 
 def checked_name(name: str, what: str) -> str:
-    """Return a name that a person typed; raises ConfigError for one that may not be shown."""
+    """Return a name that a person typed; raises ConfigError for an invalid one."""
     try:
         return check_name(name)
     except ValueError as problem:
-        raise ConfigError(f"The {what}'s name cannot be used: {problem}.", remedy="Choose another name.") from None
+        raise ConfigError(f"The {what}'s name is not valid: {problem}.", remedy="Choose another name.") from None
 
 
 def _checked(request: MemberRequest) -> MemberRequest:
-    """Return a request whose fields fit its role, with its node key in one form."""
+    """Return a request whose fields are valid for its role, with its node key in normal form."""
     if request.role == "coordinator":
         if not request.url.startswith("https://"):
             raise ConfigError(
-                "The coordinator's URL must begin with https://.", remedy="Make a new request: salus server init."
+                "The coordinator's URL must begin with https://.",
+                remedy="Create a new request with `salus server init`.",
             )
         return request
     if request.url:
-        raise ConfigError("A site's request has no URL; only the coordinator is connected to.", remedy="Refuse it.")
+        raise ConfigError(
+            "Expected no URL in a site's request; only the coordinator has one.", remedy="Reject the request."
+        )
     try:
         node = serialization.load_pem_public_key(request.node_key.encode())
     except (ValueError, UnsupportedAlgorithm):
         node = None
     if not isinstance(node, ec.EllipticCurvePublicKey):
         raise ConfigError(
-            "A site's request needs an elliptic-curve node key.", remedy="Make a new request: salus client init."
+            "A site's request needs an elliptic-curve node key.",
+            remedy="Create a new request with `salus client init`.",
         )
     pem = node.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return request.model_copy(update={"node_key": pem.decode()})

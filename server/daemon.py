@@ -1,4 +1,4 @@
-"""The coordinator's daemon: the hospitals' port, the local admin socket, and one job at a time, resumed after any crash.
+"""The coordinator's daemon: the port for sites, the local admin socket, and one job at a time, resumed after any crash.
 
 waiting ──taken──> running ──all rounds──> finished
                       │ too few sites, or a round that fails in every attempt ──> failed
@@ -44,14 +44,14 @@ from salus.server.submission import job_or_signed
 from salus.server.transcripts import ROSTER, Transcript
 
 IDLE_POLL_S = 0.2
-STORAGE_RETRY_S = 30.0  # an operator who has freed the disk waits at most this long
+STORAGE_RETRY_S = 30.0  # the longest that an operator waits after freeing space on the disk
 
 
 class CoordinatorDaemon:
     """Serves one consortium until `stop` is called.
 
     Args:
-        listener: told of every event, for the console.
+        listener: called with every event, for the console.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class CoordinatorDaemon:
         self._trouble = ""
 
     def stop(self) -> None:
-        """Ask the daemon to end; a running job is resumed at the next start. Callable from a signal handler."""
+        """Ask the daemon to stop; a running job is resumed at the next start. Callable from a signal handler."""
         self._stop.set()
 
     def run(self) -> None:
@@ -105,10 +105,10 @@ class CoordinatorDaemon:
             (self._folder.folder / ADMIN_SOCKET).unlink(missing_ok=True)
 
     def _look_for_work(self, pause_s: float) -> float:
-        """Run the next job, if there is one; return how long to wait before looking again.
+        """Run the next job, if there is one; return the seconds to wait before the next call.
 
-        A disk that is full or a database that cannot be opened ends neither the coordinator nor the job: the job stays as it
-        was, and is resumed when the machine can write.
+        A full disk or an unreadable database stops neither the coordinator nor the job: the job keeps its state and is
+        resumed when the machine can write again.
         """
         try:
             self._checker.answer(self._stop.is_set)
@@ -124,7 +124,7 @@ class CoordinatorDaemon:
         return IDLE_POLL_S
 
     def _healthy(self, trouble: str) -> None:
-        """Say once, and to the health service, that the machine cannot store anything, or that it can again."""
+        """Report once, also to the health service, that the machine cannot store data, or that it can again."""
         if self._health is not None:
             self._health.set(serving=not trouble)
         if trouble != self._trouble:
@@ -148,10 +148,10 @@ class CoordinatorDaemon:
             if row.job_id in self._cancelled:
                 self._end(row.job_id, "cancelled")
         except StorageError:
-            raise  # not the job's fault: it is resumed when the machine can write again
+            raise  # not caused by the job, which is resumed when the machine can write again
         except SalusError as problem:
             self._end(row.job_id, "failed", describe(problem))
-        except Exception as problem:  # a job never takes the coordinator down with it
+        except Exception as problem:  # a failed job never stops the coordinator
             if isinstance(problem, OSError) and storage_error(problem) is not None:
                 raise  # as above
             self._events.emit("unexpected", job=row.job_id, error=type(problem).__name__, where=where(problem))
@@ -182,7 +182,7 @@ class CoordinatorDaemon:
         run_of(attempts).run()
 
     def _must_end(self, job_id: str) -> bool:
-        """Whether a running job must stop now; unless it was cancelled, it is resumed later."""
+        """Whether a running job must stop now; it is resumed later unless it was cancelled."""
         return self._stop.is_set() or job_id in self._cancelled or not self._dates.valid()
 
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
@@ -192,7 +192,7 @@ class CoordinatorDaemon:
         self._checkpoints.set_status(job_id, status, reason)
 
     def _report(self, job_id: str) -> None:
-        """Write the report and the model's card; a full disk costs the report, not the job."""
+        """Write the report and the model card; on a full disk the report is lost, not the job."""
         row = self._checkpoints.job(job_id)
         job, folder, trust = row.job, self._folder.folder, self._folder.trust
         try:
@@ -212,7 +212,7 @@ class CoordinatorDaemon:
             text = problem.strerror or "" if isinstance(problem, OSError) else describe(problem)
             self._events.emit("no-report", job=job_id, text=text)
 
-    # --- what the admin API asks ---
+    # --- called by the admin API ---
 
     def status(self) -> dict[str, Any]:
         roster = self._folder.roster
@@ -289,7 +289,7 @@ class CoordinatorDaemon:
         }
 
     def _absent(self, row: JobRow) -> list[dict[str, Any]]:
-        """Return the sites that a job does not ask now, with names and reasons."""
+        """Return the sites that are not asked in a job now, with names and reasons."""
         who = self._participants(row.roster)
         trust = self._folder.trust
         names = {**trust.roster(who.roster).names(), **trust.newest.names()}

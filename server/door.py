@@ -1,12 +1,12 @@
-"""Who may hold a connection to the coordinator, and for how long.
+"""Limits on connections to the coordinator: who may hold one, and for how long.
 
     accepted ──TLS handshake──> certificate known ──head──> body ──> answer ──> idle, or the next head
-       │ too long, or the oldest of too many  │ every step has its own time; the oldest of too many of one certificate
+       │ too long, or the oldest of too many  │ each step has a time limit; also the oldest of too many of one certificate
        └────────────────────────> closed <────┘
 
-A stranger can hold only a bounded number of descriptors, each for seconds, and never takes the last ones: the rest of the
-process (databases, models) keeps half of what the system allows. A flood from one address costs only that address: the
-oldest unfinished handshakes make room for new ones, so a site behind the same address gets through.
+An unknown client can hold only a bounded number of descriptors, each for seconds, and never the last ones: half of what
+the system allows is kept for the rest of the process (databases, models). A flood from one address affects only that
+address: its oldest unfinished handshakes are closed for new ones, so a site behind the same address still gets through.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ LOCAL = b""  # in place of a certificate: the admin socket, which only its owner
 
 @dataclass(frozen=True)
 class Limits:
-    """How many connections, and how long each step may take.
+    """The number of connections and the time limit of each step.
 
     Args:
-        total: connections at once, over all.
-        waiting: of these, TLS handshakes that are not finished.
-        waiting_per_address: of these, from one address.
-        per_certificate: connections of one site: a long poll, a heartbeat, an upload, and those of its last life.
-        head_bytes: of a request line with all its headers.
-        body_rate: bytes a second that a body must keep up, after `head_s`.
+        total: all connections at the same time.
+        waiting: unfinished TLS handshakes among them.
+        waiting_per_address: unfinished TLS handshakes from one address.
+        per_certificate: connections of one site: a long poll, a heartbeat, an upload, and those left over from before a restart.
+        head_bytes: size of a request line with all its headers.
+        body_rate: bytes per second that a body must reach, after `head_s`.
     """
 
     total: int = 2048
@@ -51,11 +51,11 @@ class Limits:
     head_bytes: int = 16 * 1024
     handshake_s: float = 10.0
     head_s: float = 10.0
-    answer_s: float = 330.0  # a long poll, then 8 MiB over a slow line
+    answer_s: float = 330.0  # a long poll, then 8 MiB over a slow connection
     body_rate: float = 16 * 1024.0
 
     def within_descriptors(self) -> "Limits":
-        """Return limits that leave half of the process's descriptors to everything else."""
+        """Return limits that leave half of the process's descriptors for everything else."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         total = self.total if soft == resource.RLIM_INFINITY else min(self.total, soft // 2)
         waiting = min(self.waiting, total // 2)
@@ -77,7 +77,7 @@ class Door:
 
     Args:
         make: returns a new protocol for a connection.
-        tell: told in one sentence that connections are turned away, at most once a minute.
+        tell: called at most once a minute, with a sentence saying that connections are refused.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Door:
         self._loop.add_reader(listening.fileno(), self._accept)
 
     def close(self) -> None:
-        """Accept nobody any more and drop unfinished handshakes."""
+        """Stop accepting connections and drop unfinished handshakes."""
         if not self._closed:
             self._closed = True
             self._loop.remove_reader(self._listening.fileno())
@@ -118,7 +118,7 @@ class Door:
                 connection, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # out of descriptors or memory: the kernel keeps what waits
+            except OSError:  # out of descriptors or memory: waiting connections stay in the kernel's queue
                 self._say("The system's limit on open files or memory is reached; new connections wait.")
                 self._loop.remove_reader(self._listening.fileno())
                 self._loop.call_later(ACCEPT_RETRY_S, self._resume)
@@ -131,7 +131,7 @@ class Door:
             self._loop.add_reader(self._listening.fileno(), self._accept)
 
     def _admit(self, connection: socket.socket, address: str) -> None:
-        """Make room for a new handshake among those that are not finished; without room it is refused."""
+        """Make room for a new handshake among the unfinished ones; without room it is refused."""
         same = [other for other, owner in self._waiting.items() if owner == address]
         if len(same) >= self.limits.waiting_per_address:
             self._drop(same[0])
@@ -170,7 +170,7 @@ class Door:
                 self._make, connection, ssl=self._tls, **(times if self._tls else {})
             )
         except (OSError, asyncio.CancelledError):
-            connection.close()  # refused, too slow, or not TLS: nothing to say to a stranger
+            connection.close()  # refused, too slow, or not TLS: an unknown client gets no answer
         finally:
             self._waiting.pop(connection, None)
 
@@ -196,14 +196,14 @@ class Door:
 
 
 def _reset(connection: socket.socket) -> None:
-    """Close at once, without the states in which the kernel remembers a connection."""
+    """Close at once, without the TCP states in which the kernel would keep the connection."""
     with contextlib.suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class GuardedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 over h11, with a time for each step of a request; h11 itself bounds the size of a head."""
+    """uvicorn's HTTP/1.1 over h11, with a time limit for each step of a request; h11 itself limits the size of a head."""
 
     def __init__(self, door: Door, **arguments: Any) -> None:
         super().__init__(**arguments)
@@ -237,7 +237,7 @@ class GuardedProtocol(H11Protocol):
         self._watch()
 
     def _watch(self) -> None:
-        """Set the time of the step that the other side is in now."""
+        """Set the time limit of the client's current step."""
         limits = self._door.limits
         if self.conn.their_state is h11.SEND_BODY and self._step in ("", "head"):
             declared = dict(self.headers).get(b"content-length", b"0")

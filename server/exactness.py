@@ -1,4 +1,4 @@
-"""How exact the evaluation of a job with noise will be, told before the job starts, from nothing but the job."""
+"""How exact the evaluation of a job with noise will be, computed from the job alone before it starts."""
 
 from salus.common.estimates import Estimate
 from salus.common.job import Job
@@ -8,9 +8,9 @@ from salus.privacy.noise_in_sum import noise_in_sum
 
 
 def foretold(job: Job, sites: int) -> dict[str, Estimate]:
-    """Return the metrics of a typical model with the errors to expect if `sites` sites answer; empty without noise.
+    """Return the metrics of a typical model with their expected errors if `sites` sites answer; empty without noise.
 
-    Each site is taken to have ``privacy.patients_per_site`` patients, ``training.validation_fraction`` of them for validation.
+    Each site is assumed to have ``privacy.patients_per_site`` patients, ``training.validation_fraction`` of them for validation.
     """
     if not job.privacy.noised or job.statistics is not None or job.privacy.evaluation_share == 0:
         return {}
@@ -21,20 +21,20 @@ def foretold(job: Job, sites: int) -> dict[str, Estimate]:
 
 
 def validation_patients(job: Job) -> float:
-    """Return the validation patients that one site is expected to have."""
+    """Return the expected number of validation patients of one site."""
     return job.privacy.patients_per_site * job.training.validation_fraction
 
 
 def exactness(job: Job, sites: int) -> str:
-    """Return one sentence on how exact the final metrics of a job with noise will be; empty where there is nothing to say.
+    """Return one sentence on how exact the final metrics of a job with noise will be; empty for a job without noise.
 
     Args:
-        sites: on the roster, all of which are taken to answer.
+        sites: number of sites on the roster; all are assumed to answer.
     """
     if not job.privacy.noised or job.statistics is not None:
         return ""
     if job.privacy.evaluation_share == 0:
-        return "The final model will not be measured at the sites: privacy.evaluation_share is 0."
+        return "The final model will not be evaluated, because privacy.evaluation_share is 0."
     found = foretold(job, sites)
     known = [
         f"{'final AUC will be known' if name == 'auc' else name} to about +- {metric.standard_error:.2f}"

@@ -1,4 +1,4 @@
-"""How the rounds reach sites: by id, over any Flower `Grid` (our own link, the simulation, or Flower's engines)."""
+"""Access to the sites by id, over any Flower `Grid` (our own link, the simulation, or Flower's engines)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -10,7 +10,7 @@ from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
 
-POLL_S = 0.02  # Grid has no way to wait; a look into memory every 20 ms costs nothing beside a round
+POLL_S = 0.02  # Grid cannot wait; polling memory every 20 ms costs nothing compared with a round
 HELLO_TIMEOUT_S = 30.0
 
 
@@ -23,15 +23,15 @@ class Federation(Protocol):
     def exchange(
         self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
     ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
-        """Ask these sites and yield each answer as it comes; one that is silent until the time is up yields a WireError."""
+        """Ask these sites and yield each answer as it arrives; a site that does not answer in time yields a WireError."""
 
 
 class GridFederation:
     """Sites behind a Flower grid.
 
     Args:
-        directory: returns which node is which site now, by site id.
-        cancelled: asked while waiting, so that a cancelled job ends within a moment.
+        directory: returns the current node of each site, by site id.
+        cancelled: called while waiting, so that a cancelled job ends promptly.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GridFederation:
     ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
         nodes = self._directory()
         asked = {site: nodes[site] for site in requests if site in nodes}
-        packed: dict[tuple[int, int], RecordDict] = {}  # a model that goes to every site is packed and hashed once
+        packed: dict[tuple[int, int], RecordDict] = {}  # a model that every site receives is packed and hashed once
         messages = []
         for site, node in asked.items():
             header, blob = requests[site]
@@ -78,12 +78,12 @@ class GridFederation:
             self._clock.sleep(POLL_S)
         for identifier in waiting:
             site = site_of[identifier]
-            yield site, WireError(f"Site {site} did not answer in time.", remedy="The round goes on without it."), b""
+            yield site, WireError(f"Site {site} did not answer in time.", remedy="The round continues without it."), b""
 
 
 def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
     if message.has_error():
-        return WireError(f"Site {site} did not answer.", remedy="The round goes on without it."), b""
+        return WireError(f"Site {site} did not answer.", remedy="The round continues without it."), b""
     try:
         reply, blob = unpack_reply(message.content)
     except SalusError as problem:
@@ -94,9 +94,9 @@ def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
 
 
 def introduce(grid: Grid) -> dict[int, int]:
-    """Ask every node who it is; for engines without node keys, such as Flower's simulation.
+    """Ask every node for its site id; for engines without node keys, such as Flower's simulation.
 
-    Returns node ids by site id. The answer is taken on trust: in the network, the roster's node keys decide instead.
+    Returns node ids by site id. The answer is not verified: over the network, the roster's node keys decide instead.
     """
     messages = [
         Message(pack(Request(kind="hello")), node, MESSAGE_TYPES["hello"], ttl=HELLO_TIMEOUT_S)

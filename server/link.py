@@ -1,15 +1,15 @@
-"""The coordinator's end of the link: Flower's Fleet routes and nothing else, over Flower's own state, in our process.
+"""The coordinator's end of the link: only Flower's Fleet routes, over Flower's own state, in this process.
 
-Flower's SuperLink serves its unauthenticated control API beside the Fleet API; whoever reaches it can run code at every
+Flower's SuperLink serves its unauthenticated control API beside the Fleet API; anyone who reaches it can run code at every
 site. Here only the Fleet router is mounted, under mutual TLS and node keys from the roster; no node can register itself.
-The classes of Flower used here are not public API: the version is pinned and `tests/server/test_link.py` holds the contract.
+Flower's classes used here are not public API: the version is pinned, and `tests/server/test_link.py` tests the contract.
 
     middlewares, outermost first     what each does
     signed requests                  a roster node's signature over the body, and its size, before the body is read
     error translator (Flower)        errors to JSON without internals
     protobuf translation (Flower)
-    node authentication (Flower)     signature over the time, and the claimed node id must be the key's
-    own rules                        a reply may only speak for its own node; a restarted site is taken back at once
+    node authentication (Flower)     signature over the time; the claimed node id must belong to the key
+    own rules                        a reply must come from its own node; a restarted site is accepted again at once
     long poll                        a pull waits for a message instead of returning empty
 """
 
@@ -45,7 +45,7 @@ from salus.common.objects import MAX_OBJECTS
 from salus.server.link_auth import SignedRequests
 from salus.server.link_grid import Bell, LinkGrid
 
-LONG_POLL_S = 20.0  # below the client's 30 s read time-out and below what proxies usually cut
+LONG_POLL_S = 20.0  # below the client's 30 s read time-out and the usual limits of proxies
 
 
 class Link:
@@ -53,7 +53,7 @@ class Link:
 
     Args:
         node_keys: PEM public key of each site's node, by site id.
-        clock: against which the time in a request's signature is checked.
+        clock: clock that the time in a request's signature is checked against.
     """
 
     def __init__(self, node_keys: Mapping[int, str], clock: Clock | None = None) -> None:
@@ -106,7 +106,7 @@ class Link:
         if isinstance(body, PushObjectRequest) and not self._within_budget(body):
             return JSONResponse({"detail": "The reply has more bytes than are allowed"}, status_code=413)
         if isinstance(body, ConfirmMessageReceivedRequest):
-            # Flower would drop the message's parts now; they are kept until the reply, in case the site dies before it.
+            # Flower would drop the message's parts now; they are kept until the reply, in case the site stops before that.
             request.state.protobuf_response = ConfirmMessageReceivedResponse()
             return Response()
         if isinstance(body, ActivateNodeRequest):
@@ -117,7 +117,7 @@ class Link:
         return await call_next(request)
 
     def _acceptable(self, body: PushMessagesRequest) -> bool:
-        """A reply speaks for its own node, once, and its tree is its own and small."""
+        """Check that a reply comes from its own node, only once, with its own small tree."""
         if len(body.messages_list) != 1 or len(body.message_object_trees) != 1:
             return False
         metadata, tree = body.messages_list[0].metadata, body.message_object_trees[0]
@@ -134,14 +134,14 @@ class Link:
         return self._grid is not None and self._grid.charge(body.node.node_id, len(body.object_content))
 
     def _take_back(self, body: ActivateNodeRequest) -> ActivateNodeResponse | None:
-        """Activate a node whose old life may still count as online; the signature proves that it is the same site.
+        """Activate a node that may still count as online from before a restart; the signature proves that it is the same site.
 
-        Both steps under one lock: a moment of being offline would drop the site from a running exchange.
+        Both steps happen under one lock: even briefly offline, the site would be dropped from a running exchange.
         """
         with self._state.lock:  # type: ignore[attr-defined]
             node = self._state.get_node_id_by_public_key(body.public_key)
             if node is None or not HEARTBEAT_MIN_INTERVAL <= body.heartbeat_interval <= HEARTBEAT_MAX_INTERVAL:
-                return None  # Flower's own handler refuses it in its own words
+                return None  # Flower's own handler refuses it with its own text
             self._state.deactivate_node(node)
             self._state.activate_node(node, body.heartbeat_interval)
             if self._grid is not None:

@@ -1,8 +1,8 @@
-"""Who may send a body to the hospitals' port, and how large: decided from a request's head, before the body is read.
+"""Who may send a body to the port for sites, and how large: decided from a request's head, before the body is read.
 
 Part of the link (`server/link.py`). The node key of a site on the roster must have signed method, path, time and the hash
-of the body (`common/link_signature.py`). Anything else is answered at once and its connection is closed, so a body that
-nobody vouches for is never held in memory.
+of the body (`common/link_signature.py`). Anything else is refused at once and its connection is closed, so an unsigned
+body is never held in memory.
 """
 
 import binascii
@@ -21,7 +21,7 @@ from salus.common.clock import Clock
 from salus.common.link_signature import signed_body
 
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
-MAX_TREE_BYTES = 4 * 2**20  # names of the most objects that a reply may have
+MAX_TREE_BYTES = 4 * 2**20  # names of as many objects as a reply may have
 MAX_CALL_BYTES = 64 * 2**10  # everything else: a node id, a name
 FLEET = "/v1/fleet/"
 BODY_LIMITS = {
@@ -37,7 +37,7 @@ BODY_LIMITS = {
 
 
 class SignedRequests:
-    """The outermost layer of the app; hands on nothing but whole, signed, bounded requests of roster nodes.
+    """The outermost layer of the app; passes on only whole, signed, bounded requests of nodes on the roster.
 
     Args:
         node_keys: PEM public keys of the roster's nodes.
@@ -84,7 +84,7 @@ class SignedRequests:
 
 
 def _refused(scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
-    """Return status and reason for a request whose head alone shows that it is not to be served."""
+    """Return status and reason for a request that must be refused because of its head."""
     limit = BODY_LIMITS.get(scope["path"])
     if limit is None or scope["method"] != "POST" or scope["query_string"]:
         return 404, "Not found"
@@ -110,7 +110,7 @@ async def _read(receive: Receive, length: int) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that gives the body once, then whatever the connection says."""
+    """Return a `receive` that returns the body once, then the messages of the connection."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def again() -> Message:
@@ -124,7 +124,7 @@ async def _refuse(send: Send, status: int, detail: str) -> None:
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),  # what is still to come of the body is not read
+        (b"connection", b"close"),  # the rest of the body is not read
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,6 +1,6 @@
-"""The coordinator's `Grid`: puts requests into Flower's link state and takes complete replies out of it, one exchange at a time.
+"""The coordinator's `Grid`: puts requests into Flower's link state and takes complete replies from it, one exchange at a time.
 
-Part of the link (`server/link.py`), in a file of its own; the same contract test holds both.
+Part of the link (`server/link.py`), in a separate file; the same contract test covers both.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from salus.common.errors import WireError
 from salus.common.objects import Incomplete, assemble
 
 TASK_HEARTBEAT_S = 10.0
-BASE_BUDGET_BYTES = 64 * 2**20  # what a site may always send in one exchange; larger models raise it
+BASE_BUDGET_BYTES = 64 * 2**20  # a site may always send this much in one exchange; larger models raise it
 
 
 class Bell:
-    """Wakes a waiting pull when a message for its node has been stored; may be rung from any thread."""
+    """Wakes a waiting pull when a message for its node has been stored; callable from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ class Bell:
             waiter[0].call_soon_threadsafe(waiter[1].set)
 
     async def wait(self, node: int, timeout_s: float) -> None:
-        """Return as soon as there is a message for `node`, or after the time-out."""
+        """Return when there is a message for `node`, or after the time-out."""
         event = asyncio.Event()
         with self._lock:
             self._events[node] = (asyncio.get_running_loop(), event)
@@ -55,7 +55,7 @@ class Bell:
 
 
 class RunGrid(Grid):
-    """What all grids of Salus share: the run they serve, and how messages are created."""
+    """Common part of all grids of Salus: the run that they serve, and how messages are created."""
 
     _run: Run
 
@@ -101,7 +101,7 @@ class LinkGrid(RunGrid):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, task
 
     def revive(self) -> None:
-        """Open a new run if Flower has ended this one, as it does when a suspended machine's heartbeat comes too late."""
+        """Open a new run if Flower has ended this one, as it does when the heartbeat of a suspended machine is late."""
         run_id = self._run.run_id
         if not self._ended.is_set() and self._state.get_run_status({run_id})[run_id].status == Status.FINISHED:
             self._state.cleanup_run(run_id)
@@ -114,7 +114,7 @@ class LinkGrid(RunGrid):
         return self._spent[node] <= self.reply_budget_bytes
 
     def offer_again(self, node: int) -> None:
-        """Offer a returning site the requests it has not completely answered: the process that took them may have died."""
+        """Offer a returning site the requests that it has not fully answered; the process that took them may have stopped."""
         answered = self._state.message_ins_id_to_message_res_id  # type: ignore[attr-defined]
         replies = self._state.message_res_store  # type: ignore[attr-defined]
         for identifier, message in list(self._state.message_ins_store.items()):  # type: ignore[attr-defined]
@@ -123,10 +123,10 @@ class LinkGrid(RunGrid):
             if identifier in answered:
                 try:
                     assemble(answered[identifier], self._store.get, self.reply_budget_bytes)
-                    continue  # the reply is whole
+                    continue  # the reply is complete
                 except WireError:
                     continue
-                except Incomplete:  # cut off in the middle of its upload
+                except Incomplete:  # the upload was interrupted
                     reply = answered.pop(identifier)
                     replies.pop(reply, None)
                     self._incomplete.pop(identifier, None)
@@ -155,7 +155,7 @@ class LinkGrid(RunGrid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Store objects first and the message last, so that a site never sees a message without its parts.
 
-        Exchanges follow each other: what is still unanswered from the last one is dropped here.
+        Exchanges follow one another: requests of the last one that are still unanswered are dropped here.
         """
         for stale in self._state.get_message_ids_from_run_id(self._run.run_id):
             self._forget(stale)
@@ -210,7 +210,7 @@ class LinkGrid(RunGrid):
         except Incomplete:
             return None
         except WireError:
-            content = RecordDict()  # not a packet: the round code leaves this site out and goes on
+            content = RecordDict()  # not a packet: the round continues without this site
         else:
             content = inflated.content if inflated.has_content() else RecordDict()
         self._store.delete(identifier)

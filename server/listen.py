@@ -18,7 +18,7 @@ BACKLOG = 2048
 
 
 class _Server(uvicorn.Server):
-    """uvicorn behind a `Door`: its own accept loop has no limits, and stops for good where descriptors run out."""
+    """uvicorn behind a `Door`: its own accept loop has no limits and stops for good when descriptors run out."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Listener:
 
     Args:
         tls: our own context: TLS 1.3, client certificate required; None for the admin socket.
-        tell: told in one sentence when connections are turned away.
+        tell: called with one sentence when connections are refused.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Listener:
             log_config=None,
             access_log=False,
             lifespan="off",
-            timeout_graceful_shutdown=1,  # a long poll need not be waited for
+            timeout_graceful_shutdown=1,  # no need to wait for a long poll
             timeout_keep_alive=60,
             h11_max_incomplete_event_size=Limits.head_bytes,
             server_header=False,
@@ -122,7 +122,7 @@ def listen_unix(app: FastAPI, path: Path) -> Listener:
     """Serve on a socket file that only this user can open; a file left by a dead process is replaced."""
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    old = os.umask(0o177)  # bind makes the file with these bits already gone
+    old = os.umask(0o177)  # so that bind creates the file without these bits
     try:
         # A Unix socket's path is limited to about 100 bytes: bind by its name, in its folder.
         here = os.open(".", os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""The coordinator's way of statistics: send the public state, take the protected sum, fold it into the next state."""
+"""How the coordinator computes statistics: send the public state, take the protected sum, compute the next state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from salus.server.attempts import Attempts
 
 @dataclass
 class StatisticsRun:
-    """One job of statistics."""
+    """One statistics job."""
 
     attempts: Attempts
 
@@ -26,11 +26,11 @@ class StatisticsRun:
         self.analysis = analysis_of(self.job)
 
     def run(self) -> dict[str, Any]:
-        """Run every step that is still to be run and return the result, which is also in the last step's record.
+        """Run every remaining step and return the result, which is also in the last step's record.
 
         Raises:
             Cancelled: the job was cancelled.
-            RoundError: too few sites for too long, a step that failed in every attempt, or no site with enough patients.
+            RoundError: too few sites online in time, a step that failed in every attempt, or no site with enough patients.
         """
         attempts, job_id = self.attempts, self.attempts.job_id
         attempts.record("job", document=attempts.signed.document)
@@ -47,7 +47,7 @@ class StatisticsRun:
             if totals.patients <= 0:
                 raise RoundError(
                     "No site has enough patients for these statistics.",
-                    remedy="Lower min_patients where the sites' policies allow it, or use a larger data set.",
+                    remedy="Lower min_patients if the sites' policies allow it, or use a larger data set.",
                 )
             state = self.analysis.fold(step, state, totals)
             record: dict[str, object] = {

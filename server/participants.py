@@ -1,7 +1,7 @@
-"""Who takes part in a job, and why the others do not: membership, then cohort, then the line.
+"""Who takes part in a job, and why the others do not: membership, cohort, connection.
 
-A running job continues over the roster with which it began. A member that left since, or has other keys now, is away for it; a
-member that joined since takes part from the next job on.
+A running job continues over the roster with which it began. A member that has left since, or has new keys, counts as away; a
+member that has joined since takes part from the next job on.
 """
 
 from collections.abc import Collection, Mapping
@@ -14,7 +14,7 @@ OFFLINE = "offline"
 
 
 def scope_of(job: Job) -> str:
-    """Return over what sums without noise must be over the same sites: data set and epoch."""
+    """Return the scope in which all sums without noise must be over the same sites: data set and epoch."""
     return f"{job.task.dataset}/{job.job.cohort_epoch}"
 
 
@@ -25,7 +25,7 @@ class Participants:
     Args:
         keys: Ed25519 keys of the whole roster with which the job began, by site id.
         outside: sites that cannot take part because of their membership, with the reason.
-        roster: hash of that roster, which every request names; empty where there is none, as in a simulation.
+        roster: hash of that roster, which every request names; empty without a roster, as in a simulation.
     """
 
     keys: Mapping[int, bytes]
@@ -33,14 +33,14 @@ class Participants:
     roster: str = ""
 
     def present(self, nodes: Mapping[int, int]) -> dict[int, int]:
-        """Return the nodes of those online that may take part."""
+        """Return the nodes of the online sites that may take part."""
         return {site: node for site, node in nodes.items() if site in self.keys and site not in self.outside}
 
     def absent(self, job: Job, online: Collection[int], cohort: Collection[int]) -> dict[int, str]:
-        """Return why each site that is not asked is not asked, by site id.
+        """Return the reason for each site that is not asked, by site id.
 
         Args:
-            cohort: sites of earlier sums without noise over this data set; empty where none binds this job.
+            cohort: sites of earlier sums without noise over this data set; empty if none restricts this job.
         """
         reasons = dict(self.outside)
         for site in self.keys:
@@ -48,7 +48,7 @@ class Participants:
                 continue
             if cohort and site not in cohort:
                 reasons[site] = (
-                    f"not in the cohort of {job.task.dataset} in epoch {job.job.cohort_epoch}: all sums without noise over a "
+                    f"not in the cohort of {job.task.dataset} in epoch {job.job.cohort_epoch}: all sums without noise over one "
                     "data set are over the same sites until all operators agree on the next cohort_epoch"
                 )
             elif site not in online:

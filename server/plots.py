@@ -1,4 +1,4 @@
-"""The plots of a report, as coordinates in an SVG picture whose labels have room of their own outside the axes."""
+"""The plots of a report, as coordinates in an SVG image whose labels have their own space outside the axes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from salus.common.estimates import Estimate, from_plain, metric_text
 from salus.common.figures import Figures
 
 WIDTH, HEIGHT = 460, 230
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44  # room for the tick labels and the title of each axis
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44  # space for the tick labels and the title of each axis
 SQUARE = 320  # a ROC curve has equal axes
 COLOURS = ("#2f6fab", "#c2571a", "#3d8b57", "#8a4fa3", "#b02a4c", "#5a6675", "#9a7d0a", "#13808f", "#6b4423", "#d0609b")
 SHOWN_METRICS = {"auc": "AUC", "accuracy": "accuracy", "loss": "loss", "calibration_error": "calibration error"}
@@ -65,8 +65,8 @@ def round_plots(records: Sequence[Mapping[str, object]], final: object) -> list[
     """Return a plot for each exact metric over the rounds.
 
     Args:
-        records: of the rounds; one holds the metrics of the model that its round began with.
-        final: metrics of the last model, as an event holds them, so that the curve ends with it.
+        records: records of the rounds; each holds the metrics of the model that its round began with.
+        final: metrics of the final model, as in an event, so that the curve ends with it.
     """
     series: dict[str, list[float]] = {name: [] for name in SHOWN_METRICS}
     for values in [*(record.get("metrics", record.get("metrics_before")) for record in records), final]:
@@ -96,7 +96,7 @@ def _over_rounds(name: str, values: Sequence[float]) -> Plot:
 
 
 def roc_plot(figures: Figures) -> Plot | None:
-    """Return the ROC curves in one plot, or None where there is none."""
+    """Return the ROC curves in one plot, or None without curves."""
     if not figures.curves:
         return None
     x, y = _Scale(0, 1, LEFT, SQUARE - RIGHT), _Scale(0, 1, SQUARE - BOTTOM, TOP)

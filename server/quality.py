@@ -1,4 +1,4 @@
-"""What a job's events say about the quality of its final model."""
+"""Quality of the final model, read from a job's events."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,6 @@ def evaluation_in(events: Sequence[Event]) -> dict[str, Metric]:
 
 
 def figures_in(events: Sequence[Event]) -> Figures:
-    """Return what can be drawn of the last evaluation at the sites."""
+    """Return the figures of the last evaluation at the sites."""
     found = [event for event in events if event.kind == "evaluated"]
     return figures_of(found[-1].fields.get("figures")) if found else Figures()

@@ -1,4 +1,4 @@
-"""The report of a job: one HTML file with inline plots, nothing fetched from anywhere, readable by a hospital's board."""
+"""The report of a job: one self-contained HTML file with inline plots, readable by a hospital's board."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ INCIDENTS = ("not-asked", "left-out", "abandoned", "resumed", "not-evaluated")
 
 @dataclass(frozen=True)
 class SiteRow:
-    """What a site's own log says; only where the report is made on one machine, such as the demo."""
+    """One site's part, from its own log; only if all sites run on one machine, as in the demo."""
 
     name: str
     patients: int
@@ -43,7 +43,7 @@ def phases(records: Sequence[Mapping[str, object]]) -> list[tuple[str, float]]:
 
 
 def facts(job: Job, job_id: str, events: Sequence[Event], consortium: str, sites: int) -> list[tuple[str, object]]:
-    """Return what a reader files the report under: when, who, on what data."""
+    """Return the facts that identify the report: date, consortium, data."""
     times = [event.at for event in events]
     when = (
         f"{min(times):%d %B %Y, %H:%M} to {max(times):%d %B %Y, %H:%M} ({min(times):%Z})" if times else "not recorded"
@@ -83,9 +83,9 @@ def write_report(
     """Write the report of a finished job to `path`.
 
     Args:
-        records, events: of this job.
-        sites: what the sites' own logs say, where one machine has them all.
-        consortium: its name.
+        records, events: records of rounds and events of this job.
+        sites: results from the sites' own logs, if all sites run on one machine.
+        consortium: name of the consortium.
     """
     metrics, figures = evaluation_in(events), figures_in(events)
     final = next((event.fields.get("metrics") for event in reversed(events) if event.kind == "evaluated"), {})

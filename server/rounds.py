@@ -1,4 +1,4 @@
-"""The coordinator's way of a training job, the same in every engine:
+"""How the coordinator runs a training job, the same in every engine:
 
 publish job and model -> sites train -> protected replies -> combine -> decode -> strategy -> checkpoint -> next round
 """
@@ -25,17 +25,17 @@ Evaluator = Callable[[FloatVector], dict[str, float]]
 
 
 class Run(Protocol):
-    """A job from its first round, or from its last checkpoint, to its end."""
+    """Runs a job from its first round, or from its last checkpoint, to its end."""
 
     def run(self) -> object:
-        """Run every round that is still to be run; raises Cancelled or RoundError."""
+        """Run every remaining round; raises Cancelled or RoundError."""
 
 
 def run_of(attempts: Attempts, evaluate: Evaluator | None = None) -> Run:
-    """Return the run of a job: training, or statistics where the job has such a section.
+    """Return the run of a job: training, or statistics if the job has a section for it.
 
     Args:
-        evaluate: for simulations, measures a global model on a test split that no site holds.
+        evaluate: for simulations, evaluates a global model on a test split that no site holds.
     """
     from salus.server.measuring import StatisticsRun
 
@@ -47,7 +47,7 @@ class JobRun:
     """One training job.
 
     Args:
-        evaluate: for simulations, measures a global model on a test split that no site holds.
+        evaluate: for simulations, evaluates a global model on a test split that no site holds.
     """
 
     attempts: Attempts
@@ -63,11 +63,11 @@ class JobRun:
         self.strategy = strategy_of(self.job)
 
     def run(self) -> FloatVector:
-        """Run every round that is still to be run and return the final model.
+        """Run every remaining round and return the final model.
 
         Raises:
             Cancelled: the job was cancelled.
-            RoundError: too few sites for too long, or a round that failed in every attempt.
+            RoundError: too few sites online in time, or a round that failed in every attempt.
         """
         self.attempts.record("job", document=self.attempts.signed.document)
         state = self.strategy.init(self.layout.size)
@@ -107,7 +107,7 @@ class JobRun:
         return 1.0 / (privacy.sampling_rate * privacy.patients_per_site) if privacy.noise == "distributed" else 1.0
 
     def _final_metrics(self) -> None:
-        """Measure the final model at the sites; a job whose model is done does not fail because of this."""
+        """Evaluate the final model at the sites; a failure here does not fail the job, whose model is complete."""
         if self.job.privacy.noised and self.job.privacy.evaluation_share == 0:
             return
         try:
@@ -131,20 +131,20 @@ class JobRun:
 
         def useful(total: Sum) -> None:
             if kind == "train":
-                total.mean_update(shape)  # raises if nobody's weight arrived
+                total.mean_update(shape)  # raises if no site sent a weight
 
         total = self.attempts.sum(round_, kind, self.layout.encode(self.model), shape, useful)
         return total, self._metrics(total, kind)
 
     def _cohort(self, total: Sum) -> dict[str, int]:
-        """Return what a round was trained on, over all sites: patients, images, and files that could not be used."""
+        """Return the training data of a round over all sites: patients, images, and files that could not be used."""
         if self.job.privacy.noised:
             return {}
         numbers = from_limbs(total.statistics(self._shape("train"), 1.0)[self.task.statistics_size :])
         return {name: round(float(number)) for name, number in zip(COHORT, numbers, strict=True)}
 
     def _metrics(self, total: Sum, kind: Kind) -> dict[str, object]:
-        """Return the metrics in a sum: of a job with noise only the evaluation has any, each with its standard error."""
+        """Return the metrics in a sum: with noise, only an evaluation has metrics, each with its standard error."""
         if not self.job.privacy.noised:
             return to_plain(self.task.metrics(self._statistics(total, kind)))
         return to_plain(self.task.private_metrics(*self._noised(total))) if kind == "evaluate" else {}

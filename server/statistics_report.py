@@ -1,4 +1,4 @@
-"""Results of statistics for people: tables, a page with plots, and the section that a training job takes over."""
+"""Results of statistics for people: tables, a page with plots, and a section to copy into a training job."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from salus.common.pages import Section, write_page
 from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
 
-LONG = 20  # a block of more cells is a plot rather than a table
+LONG = 20  # a block with more cells is shown as a plot
 
 
 def harmonise_section(job: Job, result: Mapping[str, Any]) -> str:
-    """Return the ``[harmonise]`` section of a training job that uses this result, or an empty text.
+    """Return the ``[harmonise]`` section of a training job that uses this result, or an empty string.
 
-    Names come from a job that somebody else may have written: they are quoted by a TOML writer, so none can add a key.
+    Names come from a job that another person may have written; a TOML writer quotes them, so that none can add a key.
     """
     assert job.statistics is not None  # Safe because only results of statistics come here.
     section: dict[str, object] = {}
@@ -47,14 +47,14 @@ def _numbers(values: list[float]) -> list[float]:
 
 
 def tables_of(result: Mapping[str, Any]) -> list[Section]:
-    """Return what was found as sections with rows."""
+    """Return the results as sections with rows."""
     rows: list[tuple[object, ...]] = [
         ("patients", _shown(result["patients"])),
         ("images", _shown(result["images"])),
     ]
     if result.get("noise_sd"):
         rows.append(("standard deviation of the noise in each number", f"{result['noise_sd']:.3g}"))
-    small = "Further on, a number in which too few patients of a site have a part is without that site or joined with others."
+    small = "Below, small cells of a site are suppressed or merged with neighbouring cells."
     small = "" if result.get("noise_sd") else small
     sections = [Section("Cohort", text=small, rows=rows)]
     for name, cells in result.get("blocks", {}).items():
@@ -89,32 +89,32 @@ def write_statistics_report(
     card: PrivacyCard,
     events: Sequence[Event] = (),
 ) -> None:
-    """Write the page of finished statistics to `path`; `events` say which sites took no part, and why."""
+    """Write the page of finished statistics to `path`; `events` tell which sites did not take part, and why."""
     result = records[-1]["result"]
     assert job.statistics is not None  # Safe because only results of statistics come here.
     least = job.statistics.min_patients
     privacy = Section(
         "Privacy",
         rows=[
-            ("the coordinator alone can read", protection_of(job).promise),
-            ("formal privacy of a patient", card.statement),
-            ("it assumes", card.assumes),
+            ("the coordinator can read", protection_of(job).promise),
+            ("differential privacy per patient", card.statement),
+            ("assumption", card.assumes),
             (
-                "small numbers",
-                "noise stands in every number"
+                "small cells",
+                "every number has noise added"
                 if job.privacy.noised
-                else f"a site hides numbers in which fewer than {least} of its patients have a part, and joins such bins",
+                else f"each site suppresses cells with fewer than {least} of its patients or merges them",
             ),
             ("sites in each step", "; ".join(", ".join(map(str, record["sites"])) for record in records)),
         ],
     )
     section = harmonise_section(job, result)
-    further = [Section("For a training job", "Copy this into its file.", code=section)] if section else []
+    further = [Section("For a training job", "Copy this into the job file.", code=section)] if section else []
     absent = [
         (event.at.strftime("%Y-%m-%d %H:%M"), f"site {event.fields.get('site', '')}", event.fields.get("text", ""))
         for event in events
         if event.kind in ("not-asked", "left-out")
     ]
     if absent:
-        further.append(Section("Sites that took no part", columns=("when", "site", "reason"), rows=absent))
+        further.append(Section("Sites that did not take part", columns=("when", "site", "reason"), rows=absent))
     write_page(path, f"Statistics {job_id}", f"Data set {job.task.dataset}.", [*tables_of(result), *further, privacy])

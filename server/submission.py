@@ -1,4 +1,4 @@
-"""What people submit: the text of a job file, or a job that the coordinator's key has signed."""
+"""Submissions: the text of a job file, or a job that the coordinator's key has signed."""
 
 import json
 
@@ -12,7 +12,7 @@ def job_or_signed(text: str) -> Job | Signed:
     """Return the job of a job file, or a signed job whose signature is still to be checked.
 
     Raises:
-        JobError: neither of the two.
+        JobError: neither a job file nor a signed job.
     """
     if not text.lstrip().startswith("{"):
         return parse_job(text)

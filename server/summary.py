@@ -1,4 +1,4 @@
-"""The first lines of a report, for readers who know neither machine learning nor cryptography; only what holds for this job."""
+"""The first lines of a report, for readers without knowledge of machine learning or cryptography."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ def plain_lines(
     """Return sentences, each with whether it is a warning.
 
     Args:
-        metrics: of the final model at the sites.
-        records: of the rounds, which say which sites took part.
+        metrics: metrics of the final model at the sites.
+        records: records of the rounds, which name the sites that took part.
     """
     used = {site for record in records for site in _numbers(record.get("sites"))}
     hospitals = len(used) or len(card.sites)
     return [
         (
             f"{hospitals} hospitals trained one model together to tell {_listed(job.task.classes)} apart. "
-            "Their images and records never left them; changes to the model and sums of counts did.",
+            "Their images and records never left the hospitals; only changes to the model and sums of counts did.",
             False,
         ),
         _who_saw(job, card),
@@ -49,8 +49,8 @@ def _who_saw(job: Job, card: PrivacyCard) -> tuple[str, bool]:
         case "encryption":
             holder = next((row.name for row in card.sites if row.site == job.aggregation.key_holder), "one hospital")
             return (
-                f"The coordinator learned only the sum of the hospitals' changes. {holder} held the key and could have read "
-                "single changes.",
+                f"The coordinator learned only the sum of the hospitals' changes. {holder} held the decryption key and could "
+                "have read the changes of each hospital.",
                 True,
             )
     noise = ", with noise added at the hospital" if job.privacy.noised else ""
@@ -66,7 +66,7 @@ def _about_patients(job: Job) -> tuple[str, bool]:
         )
     factor = math.exp(job.privacy.epsilon)
     times = f"{factor:.0f}" if factor >= 10 else f"{factor:.1f}"
-    assumption = "" if job.privacy.noise == "local" else " This counts on most hospitals being honest."
+    assumption = "" if job.privacy.noise == "local" else " This assumes that most hospitals are honest."
     return (
         "What the finished model can reveal about a single patient is limited: any result is at most "
         f"{times} times as likely with the patient's data as without, or as without them as with them "
@@ -78,9 +78,9 @@ def _about_patients(job: Job) -> tuple[str, bool]:
 def _how_good(metrics: Metrics) -> tuple[str, bool]:
     auc = metrics.get("auc")
     if auc is None:
-        return "How good the final model is was not measured at the hospitals.", True
+        return "The final model was not evaluated at the hospitals.", True
     if isinstance(auc, Estimate) and auc.too_noisy:
-        return "How good the final model is cannot be said: the noise that protects the patients is too large.", True
+        return "The quality of the final model is unknown: the noise that protects the patients is too large.", True
     meaning = "1 would be perfect, 0.5 is guessing"
     error = "; +- is one standard error" if isinstance(auc, Estimate) else ""
     return (
@@ -92,19 +92,19 @@ def _how_good(metrics: Metrics) -> tuple[str, bool]:
 def why_no_roc(job: Job, measured: bool) -> str:
     """Return why a report has no ROC curve."""
     if not measured:
-        return "There is no ROC curve, because the final model was not measured at the hospitals."
+        return "There is no ROC curve, because the final model was not evaluated at the hospitals."
     if job.privacy.noised:
-        return "There is no ROC curve: under the noise that protects the patients it is too uncertain to draw."
-    return "There is no ROC curve: the validation patients do not hold both sides of any class."
+        return "There is no ROC curve: the noise that protects the patients makes it too uncertain to draw."
+    return "There is no ROC curve: for no class do the validation patients include both positives and negatives."
 
 
 def why_no_confusion(job: Job, measured: bool) -> str:
     """Return why a report has no confusion matrix."""
     if not measured:
-        return "There is no confusion matrix, because the final model was not measured at the hospitals."
+        return "There is no confusion matrix, because the final model was not evaluated at the hospitals."
     if job.privacy.noised:
         return (
-            "There is no confusion matrix: for more than two classes it is not among the few numbers that are asked of each "
+            "There is no confusion matrix: with more than two classes it is not among the few numbers computed for each "
             "patient, because every further number would make all of them noisier."
         )
     return "There is no confusion matrix: no site had validation patients."

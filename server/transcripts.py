@@ -1,6 +1,6 @@
-"""Transcripts of protected sums, one file of JSON lines per job, for anybody who wants to check them later.
+"""Transcripts of protected sums, one file of JSON lines per job, for anyone who wants to verify them later.
 
-A transcript begins with the signed roster with which the job began, so it can be checked when the consortium has changed.
+A transcript begins with the signed roster of the job, so it can be verified after the consortium has changed.
 """
 
 import json
@@ -23,7 +23,7 @@ CHECKS: Mapping[str, type[SessionCheck]] = {"masking": SessionCheck, "encryption
 
 
 class Transcript:
-    """Appends entries to a file; raises StorageError, because a sum without a transcript must not happen."""
+    """Appends entries to a file; raises StorageError, because no sum may be made without a transcript."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class Transcript:
 
 
 def _drop_half_line(path: Path) -> None:
-    """Cut off a line that a killed process did not finish, so that the next entry is not read as a part of it."""
+    """Remove an incomplete last line left by a killed process, so that the next entry is not read as part of it."""
     data = path.read_bytes() if path.exists() else b""
     if data and not data.endswith(b"\n"):
         with path.open("r+b") as file:
@@ -49,11 +49,11 @@ def _drop_half_line(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Checked:
-    """A transcript that holds.
+    """A verified transcript.
 
     Args:
-        roster: with which the job began, signed by the consortium.
-        unproven: what such a transcript cannot show, in sentences.
+        roster: the job's roster, signed by the consortium.
+        unproven: sentences on what such a transcript cannot prove.
     """
 
     verified: Verified
@@ -62,13 +62,13 @@ class Checked:
 
 
 def verify_file(path: Path, consortium_key: bytes) -> Checked:
-    """Check a transcript file with the roster that it names, whatever the date; see `verify_transcript`.
+    """Verify a transcript file with the roster that it names, regardless of the roster's dates; see `verify_transcript`.
 
     Args:
-        consortium_key: the 32 bytes that every member pins; it must have signed the roster.
+        consortium_key: the consortium's public key that every member pins, 32 bytes; it must have signed the roster.
 
     Raises:
-        ProtectionError: something does not hold, or the file is not a transcript.
+        ProtectionError: the transcript is not valid, or the file is not a transcript.
         IdentityError: the roster is not signed by this consortium.
     """
     entries = _entries(path)
@@ -79,7 +79,10 @@ def verify_file(path: Path, consortium_key: bytes) -> Checked:
             remedy="Ask the coordinator for the whole file.",
         )
     if any(entry != rosters[0] for entry in rosters):
-        raise ProtectionError("The transcript does not hold: it names several rosters.", remedy="Ask the consortium.")
+        raise ProtectionError(
+            "The transcript is not valid: it names several rosters.",
+            remedy="Ask the coordinator for the original file.",
+        )
     signed = validate(Signed, entries[0].get("signed"), error=ProtectionError, what="transcript's roster")
     roster = read_roster(signed, consortium_key)
     verified = _verify(entries, roster.keys())
@@ -87,7 +90,7 @@ def verify_file(path: Path, consortium_key: bytes) -> Checked:
 
 
 def verify_entries(path: Path, keys: Mapping[int, bytes]) -> Verified:
-    """Check a transcript file against the sites' keys; errors as in `verify_file`."""
+    """Verify a transcript file against the sites' keys; errors as in `verify_file`."""
     return _verify(_entries(path), keys)
 
 
@@ -96,8 +99,8 @@ def _verify(entries: Sequence[Entry], keys: Mapping[int, bytes]) -> Verified:
     name = _job(rest).aggregation.protection
     if name not in CHECKS:
         raise ProtectionError(
-            f"The transcript of a job with protection {name!r} has nothing to verify: sites sign nothing in it.",
-            remedy="Use masking or encryption.",
+            f"A transcript of a job with protection {name!r} cannot be verified: it has no signatures of sites.",
+            remedy="Use protection masking or encryption.",
         )
     return verify_transcript(rest, keys, CHECKS[name])
 
@@ -107,7 +110,7 @@ def _job(entries: Sequence[Entry]) -> Job:
         return job_from_canonical(str(entries[0]["document"]).encode())
     except (JobError, KeyError, IndexError):
         raise ProtectionError(
-            "The transcript does not hold: it does not begin with its job.",
+            "The transcript is not valid: it does not begin with its job.",
             remedy="Ask the coordinator for the whole file.",
         ) from None
 

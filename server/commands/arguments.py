@@ -7,4 +7,4 @@ import typer
 
 JobFile = Annotated[Path, typer.Argument(help="A job file.")]
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
-JobId = Annotated[str, typer.Argument(help="The id that `salus job submit` printed.")]
+JobId = Annotated[str, typer.Argument(help="The job's id, as printed by `salus job submit`.")]

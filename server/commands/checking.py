@@ -1,4 +1,4 @@
-"""What `salus job check` prints: a table of sites and requirements, then each reason once with the sites it is of."""
+"""What `salus job check` prints: a table of sites and requirements, then each reason once with its sites."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ COLUMNS = {
     "epoch": ("epoch",),
     "budget": ("budget",),
 }
-ONLY_ASKED = ("policy", "epoch", "budget")  # a declaration says nothing about them
+ONLY_ASKED = ("policy", "epoch", "budget")  # not part of a declaration
 
 
 def show_check(found: dict[str, Any], cost: str) -> None:
     """Print a check.
 
     Args:
-        found: as `Check.to_json` gives it.
-        cost: what the job costs of a patient's budget, in words; empty for none.
+        found: the object returned by `Check.to_json`.
+        cost: the job's cost to a patient's budget, in words; empty without noise.
     """
     if found["busy"]:
         out.print(
-            f"No site was asked, because {shown(found['busy'])} is running: this is what they declared before.",
+            f"No site was asked, because {shown(found['busy'])} is running. The table shows their earlier declarations.",
             style="yellow",
             soft_wrap=True,
         )
@@ -35,10 +35,9 @@ def show_check(found: dict[str, Any], cost: str) -> None:
     for text, who in _reasons(found["sites"]):
         out.print(f"site {who}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     if cost:
-        out.print(f"Cost for each patient: {cost}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"Privacy cost per patient: {cost}", markup=False, highlight=False, soft_wrap=True)
     refusing = sum(1 for site in found["sites"] if site["online"] and site["problems"])
-    open_ = len(found["sites"]) - refusing
-    verdict = f"The job needs {found['needed']} sites; {refusing} cannot run it, {open_} are left."
+    verdict = f"The job needs {found['needed']} sites; {refusing} of {len(found['sites'])} cannot run it."
     out.print(verdict, style=None if found["possible"] else "bold red", highlight=False, soft_wrap=True)
 
 
@@ -56,12 +55,12 @@ def _cell(site: dict[str, Any], column: str) -> str:
     if site["source"] == "unknown" or (site["source"] == "remembered" and column in ONLY_ASKED):
         return "?"
     if "data set" in found and column in ("classes", "images or columns"):
-        return "?"  # there is nothing to compare with
-    return "?" if column == "budget" and found else "yes"  # the budget is looked at only if all else fits
+        return "?"  # without the data set there is nothing to compare
+    return "?" if column == "budget" and found else "yes"  # a site checks the budget only if everything else fits
 
 
 def _reasons(sites: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return each reason once, with the sites it is of."""
+    """Return each reason once, with its sites."""
     by_text: dict[str, list[str]] = {}
     for site in sites:
         for problem in site["problems"]:

@@ -1,4 +1,4 @@
-"""`salus consortium`: found a consortium, admit and remove members, issue rosters and kits."""
+"""`salus consortium`: create a consortium, add and remove members, issue rosters and kits."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,21 +8,21 @@ import typer
 from salus.common.clock import SystemClock
 from salus.common.console import example, group, out, shown, table
 
-app = group("The consortium: its authority, its members, their kits.")
+app = group("Manage the consortium: its members, roster and kits.")
 Folder = Annotated[
-    Path, typer.Argument(help="The consortium's folder; keep it off the coordinator's machine if you can.")
+    Path, typer.Argument(help="The consortium's folder; keep it off the coordinator's machine if possible.")
 ]
 
 
 @app.command(epilog=example("salus consortium init ./consortium --name 'Paediatric imaging'"))
 def init(folder: Folder, name: Annotated[str, typer.Option(help="The consortium's name.")]) -> None:
-    """Found a consortium: its signing key and its certificate authority."""
+    """Create a consortium with its signing key and certificate authority."""
     from salus.common.identity import fingerprint
     from salus.server.consortium import Consortium
 
     made = Consortium.create(folder, name, SystemClock())
     out.print(
-        f"Founded [bold]{shown(name)}[/]. Every member should compare this fingerprint: "
+        f"Created the consortium [bold]{shown(name)}[/]. Every member should compare this fingerprint: "
         f"[bold]{fingerprint(made.public_key)}[/]"
     )
 
@@ -30,10 +30,12 @@ def init(folder: Folder, name: Annotated[str, typer.Option(help="The consortium'
 @app.command("add-site", epilog=example("salus consortium add-site ./consortium ./site/site.request"))
 def add_site(
     folder: Folder,
-    request: Annotated[Path, typer.Argument(help="The request of a site or of the coordinator.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Give a known member the keys of this request.")] = False,
+    request: Annotated[Path, typer.Argument(help="The request file of a site or of the coordinator.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the keys of a known member with those of this request.")
+    ] = False,
 ) -> None:
-    """Admit a member. Compare its fingerprint by telephone first. It takes part from the next `issue` on."""
+    """Add a member. Compare its fingerprint by telephone first. It takes part after the next `issue`."""
     from salus.common.identity import fingerprint, unhex
     from salus.common.kit import read_request
     from salus.server.consortium import Consortium
@@ -53,22 +55,24 @@ def add_site(
 
 
 @app.command("remove-site", epilog=example("salus consortium remove-site ./consortium 'St. Mary'"))
-def remove_site(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name, or its number.")]) -> None:
-    """End a site's membership. Its number is never given again; running jobs treat it as a site that is away."""
+def remove_site(folder: Folder, site: Annotated[str, typer.Argument(help="The site's name or number.")]) -> None:
+    """Remove a site. Its number is never reused; running jobs treat it as a site that is offline."""
     from salus.server.consortium import Consortium
 
     removed = Consortium(folder, SystemClock()).remove(site)
     out.print(f"Removed [bold]{shown(removed.request.name)}[/], site {removed.id}.")
-    out.print("Run salus consortium issue and send every other member its new kit; until then nothing changes.")
+    out.print("Run salus consortium issue and send every other member its new kit; the removal takes effect only then.")
 
 
 @app.command(epilog=example("salus consortium issue ./consortium ./kits"))
 def issue(
     folder: Folder,
-    output: Annotated[Path, typer.Argument(help="Where the kits are written.")],
-    days: Annotated[int, typer.Option(min=1, max=3650, help="How long roster and certificates are valid.")] = 365,
+    output: Annotated[Path, typer.Argument(help="Folder to write the kits to.")],
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Days for which the roster and the certificates are valid.")
+    ] = 365,
 ) -> None:
-    """Sign a new roster and write one kit for every member."""
+    """Sign a new roster and write a kit for every member."""
     from salus.server.consortium import Consortium
 
     consortium = Consortium(folder, SystemClock())

@@ -1,4 +1,4 @@
-"""`salus job watch | show | events | cancel | resume`: what becomes of a job, in sentences, and how to stop or resume it."""
+"""`salus job watch | show | events | cancel | resume`: follow a job, and stop or resume it."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,7 @@ TOLD = ("left-out", "not-asked", "abandoned", "resumed", "waiting", *INCOMPLETE)
 
 
 def watch(folder: Folder, job_id: JobId) -> None:
-    """Follow a job with a progress bar; exit code 50 if it fails."""
+    """Follow a job with a progress bar until it ends; exit code 50 if it fails."""
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from salus.server.admin_client import AdminClient
@@ -29,7 +29,7 @@ def watch(folder: Folder, job_id: JobId) -> None:
     client = AdminClient(folder)
     names, told = names_of(client), set[str]()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    goes_on = saying("The job goes on; follow it again with salus job watch, or end it with salus job cancel.")
+    goes_on = saying("The job continues. Follow it again with `salus job watch`, or stop it with `salus job cancel`.")
     with goes_on, Progress(*columns, console=out) as progress:
         bar = progress.add_task(job_id, total=client.get(f"/jobs/{job_id}")["of"])
         after = 0
@@ -43,8 +43,8 @@ def watch(folder: Folder, job_id: JobId) -> None:
             time.sleep(WATCH_S)
     if result["status"] != "finished":
         raise RoundError(
-            f"The job {result['status']}: {result['reason'] or 'no reason was recorded'}",
-            remedy=f"See salus job show {folder} {job_id}.",
+            f"The job {ended(result['status'])}: {result['reason'] or 'no reason was recorded'}",
+            remedy=f"For details, run: salus job show {folder} {job_id}",
         )
     for what in ("model", "report"):
         if result[what]:
@@ -54,7 +54,7 @@ def watch(folder: Folder, job_id: JobId) -> None:
 def _advance(
     progress: "Progress", bar: "TaskID", event: Mapping[str, Any], names: Mapping[int, str], told: set[str]
 ) -> None:
-    """Move the bar, and print what a person should know: one line for each site and reason, not for each round."""
+    """Advance the bar and print new messages: one line for each site and reason, not for each round."""
     fields = event["fields"]
     if event["kind"] == "round":
         metrics = from_plain(fields["metrics"])
@@ -75,7 +75,7 @@ def _advance(
 def show(
     folder: Folder, job_id: JobId, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
-    """Show where a job stands: rounds, metrics, every site that was left out and why, and its files."""
+    """Show a job's status, rounds, metrics and files, and which sites were left out and why."""
     from salus.server.admin_client import AdminClient
 
     client = AdminClient(folder)
@@ -94,7 +94,7 @@ def show(
     if done:
         rows.append(("sites in the last round", ", ".join(names.get(s, str(s)) for s in result["rounds"][-1]["sites"])))
         metrics = from_plain(result["rounds"][-1].get("metrics_before") or {})
-        rows += [(f"{name} before it", metric_text(metric)) for name, metric in metrics.items()]
+        rows += [(f"{name} before that round", metric_text(metric)) for name, metric in metrics.items()]
     rows += [(what, result[what]) for what in ("model", "report") if result[what]]
     table(job_id, ["", ""], rows)
     for absent in result["absent"]:
@@ -104,7 +104,10 @@ def show(
     for line in dict.fromkeys(in_words(event, names) for event in happened if event["kind"] in INCOMPLETE):
         out.print(f"[bold red]{shown(line)}[/]", soft_wrap=True)
     if result["status"] in ("failed", "cancelled"):
-        out.print(f"When the cause is removed: salus job resume {shown(folder)} {shown(job_id)}", soft_wrap=True)
+        out.print(
+            f"After removing the cause, resume the job with: salus job resume {shown(folder)} {shown(job_id)}",
+            soft_wrap=True,
+        )
 
 
 def events(
@@ -113,7 +116,7 @@ def events(
     after: Annotated[int, typer.Option(min=0, help="Only events with a higher number.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List everything that happened in a job, oldest first."""
+    """List all events of a job, oldest first."""
     from salus.server.admin_client import AdminClient
 
     client = AdminClient(folder)
@@ -130,24 +133,26 @@ def events(
 
 
 def cancel(folder: Folder, job_id: JobId) -> None:
-    """Cancel a waiting or running job; what it has spent of patients' budgets stays spent."""
+    """Cancel a waiting or running job; privacy budget that it has spent stays spent."""
     from salus.server.admin_client import AdminClient
 
     client = AdminClient(folder)
     status = client.get(f"/jobs/{job_id}")["status"]
     if status not in ("waiting", "running"):
-        raise JobError(f"The job {shown(job_id)} cannot be cancelled: it is {status}.", remedy="")
+        raise JobError(
+            f"Expected a waiting or running job, but {shown(job_id)} is {status}.", remedy="There is nothing to cancel."
+        )
     client.post(f"/jobs/{job_id}/cancel")
-    out.print(f"{shown(job_id)} is cancelled." if status == "waiting" else f"{shown(job_id)} stops within a moment.")
+    out.print(f"{shown(job_id)} is cancelled." if status == "waiting" else f"{shown(job_id)} will stop shortly.")
 
 
 def resume(folder: Folder, job_id: JobId) -> None:
-    """Resume a failed or cancelled job after its last finished round; nothing that was finished is repeated."""
+    """Resume a failed or cancelled job after its last finished round; no finished round is repeated."""
     from salus.server.admin_client import AdminClient
 
     client = AdminClient(folder)
     done = client.post(f"/jobs/{job_id}/resume")["rounds"]
-    out.print(f"[bold]{shown(job_id)}[/] is queued again and continues after round {shown(done)}.")
+    out.print(f"[bold]{shown(job_id)}[/] is queued again and will continue after round {shown(done)}.")
 
 
 def names_of(client: Any) -> dict[int, str]:
@@ -156,7 +161,7 @@ def names_of(client: Any) -> dict[int, str]:
 
 
 def refusals(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what kept sites out of rounds: one entry for each site and reason, with the rounds it happened in."""
+    """Return why sites were left out: one entry for each site and reason, with its rounds."""
     entries: dict[tuple[int, str], list[int]] = {}
     for event in found:
         if event["kind"] == "left-out":
@@ -167,14 +172,14 @@ def refusals(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def refusal_text(problem: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    """Return one line about one site's refusals."""
+    """Return one line about the refusals of one site."""
     rounds = problem["rounds"]
     where = f"round {rounds[0]}" if len(rounds) == 1 else f"{len(rounds)} rounds from {rounds[0]} to {rounds[-1]}"
     return f"Left out of {where}: {names.get(problem['site'], problem['site'])}: {problem['text']}"
 
 
 def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
-    """Return an event as a sentence; one of an unknown kind is named as it is, with its text."""
+    """Return an event as a sentence; for an unknown kind, its name and text."""
     fields: Mapping[str, Any] = event["fields"]
     site = names.get(fields.get("site", 0), f"site {fields.get('site', '')}")
     metrics = fields.get("metrics") or {}
@@ -191,12 +196,17 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
         "not-asked": f"{site} is not asked: {text}",
         "abandoned": f"{attempt} was abandoned: {text}",
         "round": f"Round {fields.get('round')} of {fields.get('of')} is done. {measured}".strip(),
-        "evaluated": f"The final model was measured at the sites: {measured}",
-        "not-evaluated": f"The final model could not be measured: {text}",
+        "evaluated": f"The final model was evaluated at the sites: {measured}",
+        "not-evaluated": f"The final model could not be evaluated: {text}",
         "no-report": f"The report could not be written: {text}",
-        "job-ended": f"The job {fields.get('status')}. {text}".strip(),
+        "job-ended": f"The job {ended(str(fields.get('status')))}. {text}".strip(),
     }
     return words.get(str(event["kind"]), f"{event['kind']}: {text}")
+
+
+def ended(status: str) -> str:
+    """Return how a job ended, as the verb of a sentence."""
+    return "was cancelled" if status == "cancelled" else status
 
 
 def _count(sites: object) -> str:

@@ -1,4 +1,4 @@
-"""`salus job`: check, sign, submit, watch and cancel jobs; what became of one is in `following`."""
+"""`salus job`: validate, check, sign and submit jobs; `following` has the commands for submitted ones."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,18 +11,18 @@ from salus.common.job import Job
 from salus.server.commands import following
 from salus.server.commands.arguments import Folder, JobFile
 
-if TYPE_CHECKING:  # importing it costs seconds, and most commands do not need it
+if TYPE_CHECKING:  # its import takes seconds, and most commands do not need it
     from salus.privacy.dp.plan import Plan
 
-app = group("Jobs: check, sign, submit, follow, cancel.")
+app = group("Check, sign, submit, follow and cancel jobs.")
 following.register(app)
 
 
 @app.command(epilog=example("salus job validate simulations/jobs/pneumonia.toml"))
 def validate(
-    path: JobFile, sites: Annotated[int, typer.Option(min=1, help="Sites on the roster it is meant for.")] = 5
+    path: JobFile, sites: Annotated[int, typer.Option(min=1, help="Number of sites on the roster.")] = 5
 ) -> None:
-    """Check a job file: every key, the model, the task and what its protection promises."""
+    """Check a job file: every key, the model, the task, and the guarantees of its protection."""
     from salus.common.cost import cost_of, megabytes
     from salus.common.job import load_job
     from salus.privacy.protection import protection_of
@@ -34,10 +34,10 @@ def validate(
         ("job", job.job.name),
         ("rounds", job.job.rounds),
         _what(job),
-        ("memory a site needs, about", f"{megabytes(cost_of(job).memory_bytes)} MB"),
+        ("memory per site, about", f"{megabytes(cost_of(job).memory_bytes)} MB"),
         ("hash", job.digest().hex()[:16]),
         ("protection", job.aggregation.protection),
-        ("the coordinator alone can read", protection_of(job).promise),
+        ("the coordinator can read", protection_of(job).promise),
         *_privacy_rows(job, sites),
     ]
     table(path.name, ["", ""], rows)
@@ -58,13 +58,13 @@ def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
     from salus.server.exactness import exactness
 
     card, plan = privacy_card(job, None, dict.fromkeys(range(1, sites + 1), "")), plan_of(job)
-    rows: list[tuple[str, object]] = [("privacy of a patient", card.statement)]
+    rows: list[tuple[str, object]] = [("privacy per patient", card.statement)]
     if plan is not None:
         rows += [
             ("noise", f"{plan.mode}, multiplier {plan.noise_multiplier:g}"),
-            ("noised steps", f"{plan.steps} in each of {plan.attempts} rounds, spare ones included"),
-            ("cost for each patient", _cost(plan)),
-            ("it assumes", card.assumes),
+            ("steps with noise", f"{plan.steps} in each of {plan.attempts} rounds, including spare rounds"),
+            ("privacy cost per patient", _cost(plan)),
+            ("assumption", card.assumes),
         ]
     if sentence := exactness(job, sites):
         rows.append(("evaluation", sentence))
@@ -72,17 +72,19 @@ def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
 
 
 def _cost(plan: "Plan") -> str:
-    """Return what a job takes of the budget that a site's policy has by default; a site may have set another one."""
+    """Return a job's share of the default budget of a site policy; a site may have set another budget."""
     from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, budget_cost
 
     cost = budget_cost(plan)
     share = f"{cost / BUDGET_EPSILON:.0%} of a site's default budget of {BUDGET_EPSILON:g} in {BUDGET_DAYS} days"
-    warning = "; sites with that budget will refuse this job" if cost > BUDGET_EPSILON else ""
+    warning = "; sites with the default budget will refuse this job" if cost > BUDGET_EPSILON else ""
     return f"epsilon {cost:.2f} at delta {BUDGET_DELTA:g}: {share}{warning}"
 
 
 @app.command(epilog=example("salus job sign simulations/jobs/pneumonia.toml ./coordinator --output signed.json"))
-def sign(path: JobFile, folder: Folder, output: Annotated[Path, typer.Option(help="Where to write it.")]) -> None:
+def sign(
+    path: JobFile, folder: Folder, output: Annotated[Path, typer.Option(help="File to write the signed job to.")]
+) -> None:
     """Sign a job with the coordinator's key."""
     from salus.common.identity import Identity
     from salus.common.job import load_job, seal_job
@@ -90,17 +92,17 @@ def sign(path: JobFile, folder: Folder, output: Annotated[Path, typer.Option(hel
 
     signed = seal_job(load_job(path), Identity.load(folder / "keys" / SIGNING_KEY))
     output.write_bytes(signed.to_bytes() + b"\n")
-    out.print(f"Signed {shown(path.name)} into {shown(output)}.")
+    out.print(f"Signed {shown(path.name)} and wrote {shown(output)}.")
 
 
 @app.command(epilog=example("salus job submit simulations/jobs/pneumonia.toml ./coordinator"))
 def submit(
     path: JobFile,
     folder: Folder,
-    follow: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Queue it even if too few sites can run it.")] = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:
-    """Give a job file, or a signed job, to the running coordinator; exit code 44 if too few sites can run it."""
+    """Submit a job file or a signed job to the running coordinator; exit code 44 if too few sites can run it."""
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
     from salus.server.exactness import exactness
@@ -123,7 +125,7 @@ def check(
     folder: Folder,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Ask all sites whether they could run a job, and queue nothing; exit code 44 if too few could."""
+    """Ask all sites whether they could run a job, without queueing it; exit code 44 if too few could."""
     from salus.common.errors import UnfitError
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
@@ -144,7 +146,7 @@ def check(
 
 
 def _cost_of(text: str) -> str:
-    """Return what a job costs of each patient's budget, or an empty text for one without noise."""
+    """Return a job's cost to each patient's budget, or an empty string for a job without noise."""
     from salus.privacy.dp.plan import plan_of
     from salus.server.submission import job_in
 
@@ -153,7 +155,7 @@ def _cost_of(text: str) -> str:
 
 
 @app.command("list", epilog=example("salus job list ./coordinator"))
-def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False) -> None:
+def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List all jobs."""
     from salus.server.admin_client import AdminClient
 

@@ -1,4 +1,4 @@
-"""`salus server`: make the coordinator's folder, install its kit, run the daemon, show its status."""
+"""`salus server`: create the coordinator's folder, install its kit, run the daemon, show its status."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.signals import unwinding
 
-app = group("The coordinator: make its folder, install its kit, run the daemon.")
+app = group("Set up and run the coordinator.")
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
 
 
@@ -17,21 +17,23 @@ Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
 def init(
     folder: Folder,
     name: Annotated[str, typer.Option(help="The coordinator's name.")],
-    url: Annotated[str, typer.Option(help="The URL that hospitals connect to.")],
-    listen: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every network.")] = "127.0.0.1",
+    url: Annotated[str, typer.Option(help="The URL that sites connect to.")],
+    listen: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 listens on every network.")
+    ] = "127.0.0.1",
 ) -> None:
-    """Make the coordinator's folder with its own keys, and a request for the consortium."""
+    """Create the coordinator's folder with its keys and a request to join the consortium."""
     from salus.common.identity import fingerprint, unhex
     from salus.server.config import REQUEST, init_server
 
     request = init_server(folder, name, url, listen)
-    out.print(f"Made [bold]{shown(folder)}[/]. Give [bold]{shown(folder / REQUEST)}[/] to the consortium.")
+    out.print(f"Created [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium.")
     out.print(f"Key fingerprint: [bold]{fingerprint(unhex(request.public_key))}[/]")
 
 
 @app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
-def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium issued.")]) -> None:
-    """Install the consortium's kit; restart the daemon afterwards."""
+def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file that the consortium issued.")]) -> None:
+    """Install the kit from the consortium; restart the daemon afterwards."""
     from salus.common.identity import fingerprint, unhex
     from salus.common.kit import read_kit
     from salus.common.trust import install_kit
@@ -39,18 +41,20 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
     read = read_kit(kit)
     roster = install_kit(folder, read, SystemClock())
     out.print(
-        f"Coordinates [bold]{shown(roster.consortium)}[/], roster {roster.serial}, {len(roster.sites)} sites, "
+        f"Joined [bold]{shown(roster.consortium)}[/] as coordinator, roster {roster.serial}, {len(roster.sites)} sites, "
         f"valid until {roster.valid_until:%Y-%m-%d}."
     )
-    out.print(f"Consortium's fingerprint, to compare by telephone: [bold]{fingerprint(unhex(read.consortium_key))}[/]")
-    out.print("Restart the coordinator's daemon if it is running. Running jobs keep the roster that they began with.")
+    out.print(
+        f"Fingerprint of the consortium, to compare by telephone: [bold]{fingerprint(unhex(read.consortium_key))}[/]"
+    )
+    out.print("Restart the coordinator's daemon if it is running. Running jobs keep the roster with which they began.")
 
 
 @app.command(epilog=example("salus server start ./coordinator"))
 def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
-    """Run the coordinator's daemon until it is stopped; an interrupted job is resumed at the next start.
+    """Run the coordinator's daemon until it is stopped; the next start resumes an interrupted job.
 
-    SIGTERM or Ctrl-C stops it with exit code 0; a second one does not wait for the end of the step in progress.
+    SIGTERM or Ctrl-C stops it with exit code 0; a second one stops it without waiting for the current step.
     """
     from salus.common.events import Event
     from salus.common.lock import FolderLock
@@ -78,7 +82,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
 @app.command(epilog=example("salus server status ./coordinator"))
 def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show the sites that are online and the job that runs."""
+    """Show which sites are online and which job is running."""
     from salus.server.admin_client import AdminClient
 
     values = AdminClient(folder).get("/status")

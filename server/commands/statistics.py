@@ -10,7 +10,7 @@ from salus.common.errors import JobError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the command to the application."""
     app.command(epilog=example("salus stats simulations/jobs/phantom-statistics.toml ./coordinator"))(stats)
 
 
@@ -18,9 +18,9 @@ def stats(
     job: Annotated[str, typer.Argument(help="A job file with a [statistics] section, or the id of a finished job.")],
     folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Queue it even if too few sites can run it.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:
-    """Measure over all sites without seeing any of them: counts, labels, histograms, quantiles, harmonisation."""
+    """Compute statistics over all sites without revealing any single site: counts, histograms, quantiles, harmonisation."""
     from salus.common.job import load_job
     from salus.common.strict import read_text
     from salus.server.admin_client import AdminClient
@@ -31,7 +31,8 @@ def stats(
     if path.exists():
         if load_job(path).statistics is None:
             raise JobError(
-                f"Expected a [statistics] section in {path.name!r}.", remedy="Use salus job submit to train with it."
+                f"Expected a [statistics] section in {path.name!r}.",
+                remedy="Use `salus job submit` for a training job.",
             )
         text = read_text(path, error=JobError, what="job file")
         job_id = client.post("/jobs", text, anyway=anyway)["job"]
@@ -49,7 +50,7 @@ def stats(
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print a result of statistics as tables; histograms as those of their cells that are not empty."""
+    """Print the results of statistics as tables; of histograms, only the cells that are not empty."""
     from salus.server.statistics_report import tables_of
 
     for section in tables_of(result):

@@ -1,4 +1,4 @@
-"""How the mean update becomes the next global model. A strategy is one file here; to add one: that file, a test, a line below.
+"""How the mean update becomes the next global model. To add a strategy: one file here, one test and one line below.
 
 Strategies see only the weighted mean, never a single site's update, so each works under every protection.
 """
@@ -19,11 +19,11 @@ STRATEGIES = Registry(
 
 
 def strategy_of(job: Job) -> Strategy:
-    """Return the strategy that a job names, or the one for its kind of rounds; raises JobError for an unknown name."""
+    """Return the strategy that a job names, or the default for its kind of rounds; raises JobError for an unknown name."""
     strategy: Strategy = STRATEGIES.get(strategy_name(job), error=JobError)(job)
     return strategy
 
 
 def strategy_name(job: Job) -> str:
-    """Return the name of the strategy that a job names, or of the one for its kind of rounds."""
+    """Return the name of the job's strategy, or of the default for its kind of rounds."""
     return job.aggregation.strategy or ("fedavgm" if job.one_step else "fedavg")

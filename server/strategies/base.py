@@ -1,4 +1,4 @@
-"""The interface of a strategy: two functions and an explicit state."""
+"""The interface of a strategy: two functions with an explicit state."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -10,7 +10,7 @@ from salus.common.job import Job
 from salus.common.vectors import FloatVector
 
 State = Mapping[str, npt.NDArray[np.float64]]
-STEP_LEARNING_RATE = 0.3  # for noised gradients of norm about one with momentum 0.9, see the table in docs/results.md
+STEP_LEARNING_RATE = 0.3  # for noised gradients of norm about 1 with momentum 0.9; see the table in docs/results.md
 
 
 class Strategy(Protocol):
@@ -27,7 +27,7 @@ class Strategy(Protocol):
     """
 
     def init(self, parameters: int) -> State:
-        """Return the state before the first round for a model of this many parameters."""
+        """Return the state before the first round, for a model with this many parameters."""
 
     def apply(
         self, state: State, model: FloatVector, mean_update: npt.NDArray[np.float64]

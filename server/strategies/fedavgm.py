@@ -1,7 +1,7 @@
 """FedAvg with momentum at the server (Hsu, Qi, Brown 2019, arXiv 1909.06335), for updates that are single noisy steps.
 
 ``velocity = momentum * velocity + mean_update``; ``model + learning_rate(round) * velocity``. With linear decay the
-learning rate falls in a straight line from its first value to nothing after the last round.
+learning rate falls linearly from its first value to zero after the last round.
 """
 
 import numpy as np

@@ -63,7 +63,7 @@ def test_a_folder_in_place_of_the_file_and_a_folder_that_is_no_folder(tmp_path: 
     with pytest.raises(StorageError, match="cannot be opened"):
         read(open_sqlite(tmp_path / "x.sqlite"))
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="'file': it exists already"):
+    with pytest.raises(StorageError, match="'file': it already exists"):
         open_sqlite(tmp_path / "file" / "x.sqlite")
 
 

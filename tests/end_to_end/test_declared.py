@@ -112,7 +112,7 @@ def test_a_check_shows_each_site_and_the_job_that_fits_runs(
     path = written(tmp_path, IMAGES)
     shown = salus("job", "check", path, federation.coordinator)
     assert shown.returncode == 0, shown.stdout
-    assert "Cost for each patient: epsilon 2" in shown.stdout
+    assert "Privacy cost per patient: epsilon 2" in shown.stdout
     (federation.sites[0] / "policy.toml").write_text("max_rounds = 1\n")
     federation.stop(federation.sites[1])  # says goodbye
     found = json.loads(salus("job", "check", path, federation.coordinator, "--json").stdout)
@@ -123,7 +123,7 @@ def test_a_check_shows_each_site_and_the_job_that_fits_runs(
     assert (third["source"], third["problems"]) == ("asked", [])
     assert found["possible"]
     table = salus("job", "check", path, federation.coordinator).stdout
-    assert "1 cannot run it, 4 are left" in table
+    assert "1 of 5 cannot run it." in table
     assert "1 rounds, not 2" in table
 
 

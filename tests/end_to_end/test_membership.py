@@ -55,9 +55,7 @@ def test_members_join_and_leave_while_a_job_runs_and_its_transcript_is_checked_a
         second = trial.submit(masked(2, epoch=1))
         result = trial.wait_for(second)
         assert result["status"] == "finished", result["reason"]
-        assert [record["sites"] for record in result["rounds"]] == [[1, 3, 4, 5, 6]] * 2, (
-            "numbers are never given again"
-        )
+        assert [record["sites"] for record in result["rounds"]] == [[1, 3, 4, 5, 6]] * 2, "numbers are never reused"
 
     kit = trial.folder / "kits" / "site-6.kit"  # of a member that was not there when the first job began
     for job, serial, sites in ((first, 1, 5), (second, 3, 5)):

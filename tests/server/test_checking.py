@@ -165,5 +165,5 @@ def test_the_screen_shows_each_site_and_each_reason_once(
     assert "site 1, 2, 4, 5:" in shown
     assert "site 3: The data set 'toy' is registered here but not declared" in shown
     assert shown.count("offline, declared 2026-11-26") == 2
-    assert "Cost for each patient: epsilon 2" in shown
-    assert "3 cannot run it, 2 are left" in shown
+    assert "Privacy cost per patient: epsilon 2" in shown
+    assert "3 of 5 cannot run it." in shown

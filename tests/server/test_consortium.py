@@ -95,10 +95,10 @@ def test_one_key_is_one_member(tmp_path: Path) -> None:
     consortium, _ = found(tmp_path)
     request = init_site(tmp_path / "other", "Other")
     consortium.add(request)
-    with pytest.raises(IdentityError, match="has this key already"):
+    with pytest.raises(IdentityError, match="already has this key"):
         consortium.add(request.model_copy(update={"name": "Thief"}))
     own = init_site(tmp_path / "thief", "Thief").model_copy(update={"node_key": request.node_key + "\n"})
-    with pytest.raises(IdentityError, match="has this key already"):
+    with pytest.raises(IdentityError, match="already has this key"):
         consortium.add(own)
     with pytest.raises(ConfigError, match="node key"):
         consortium.add(own.model_copy(update={"node_key": "node"}))
@@ -147,7 +147,7 @@ def test_files_that_are_not_papers_are_refused(tmp_path: Path) -> None:
 def test_a_site_never_gets_a_server_certificate(tmp_path: Path) -> None:
     consortium, _ = found(tmp_path)
     greedy = init_site(tmp_path / "greedy", "Greedy").model_copy(update={"url": "https://127.0.0.1:8443"})
-    with pytest.raises(ConfigError, match="site's request has no URL"):
+    with pytest.raises(ConfigError, match="Expected no URL in a site's request"):
         consortium.add(greedy)
 
 
@@ -264,11 +264,11 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_init_checks_everything_before_it_writes(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="name (cannot be used|is not valid)"):
+    with pytest.raises(ConfigError, match="name is not valid"):
         init_site(tmp_path / "site", name)
-    with pytest.raises(ConfigError, match="name (cannot be used|is not valid)"):
+    with pytest.raises(ConfigError, match="name is not valid"):
         init_server(tmp_path / "server", name, "https://127.0.0.1:8443", "127.0.0.1")
-    with pytest.raises(ConfigError, match="name (cannot be used|is not valid)"):
+    with pytest.raises(ConfigError, match="name is not valid"):
         Consortium.create(tmp_path / "consortium", name, CLOCK)
     assert list(tmp_path.iterdir()) == []
 

@@ -133,8 +133,8 @@ def test_watch_shows_what_happened_while_it_asked_for_the_status(
 def test_cancel_and_resume_say_what_they_did(coordinator: list[str]) -> None:
     ended = salus("job", "cancel", "c", "x")
     assert ended.returncode != 0
-    assert "it is failed" in ended.stderr
+    assert "x is failed" in ended.stderr
     assert coordinator == []
     resumed = salus("job", "resume", "c", "x")
-    assert "continues after round 1" in resumed.stdout
+    assert "will continue after round 1" in resumed.stdout
     assert coordinator == ["/jobs/x/resume"]

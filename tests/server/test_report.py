@@ -85,7 +85,7 @@ def test_the_first_lines_promise_only_what_the_job_keeps(tmp_path: Path) -> None
     assert "Nothing limits what the finished model may reveal" in open_
     assert "Nobody but the hospital itself saw" in masked
     assert "at most 20 times as likely" in masked
-    assert "was not measured" in masked
+    assert "was not evaluated" in masked
     assert "There is no ROC curve" in masked
 
 

@@ -194,7 +194,7 @@ def test_the_cohort_of_a_data_set_outlives_the_job(tmp_path: Path) -> None:
     world.job, world.signed = impatient, seal_job(impatient, world.coordinator)
     world.job_id = world.store.submit(world.signed, "again")
     away = world.sites.sites.pop(8)
-    with pytest.raises(RoundError, match="those of the earlier rounds among them"):
+    with pytest.raises(RoundError, match="including those of the earlier rounds"):
         world.run()
     world.sites.sites[8] = away
     world.job_id = world.store.submit(world.signed, "again")

@@ -107,7 +107,7 @@ def test_a_job_without_protection_has_nothing_to_verify(tmp_path: Path) -> None:
     keys = {1: Identity.generate().public_key}
     transcript(ROSTER, signed=seal_roster(roster_of(keys), CONSORTIUM).model_dump(mode="json"))
     transcript("job", document=tiny_job(protection="none").canonical_bytes().decode())
-    with pytest.raises(ProtectionError, match="nothing to verify"):
+    with pytest.raises(ProtectionError, match="cannot be verified"):
         verify_file(tmp_path / "t", CONSORTIUM.public_key)
 
 
