@@ -96,7 +96,7 @@ def test_the_first_ten_minutes_of_all_three_people(tmp_path: Path) -> None:
     assert json.loads(good("dataset", "list", "site", "--json"))[0]["images"] == 80
     good("dataset", "show", "site", "toy")
     assert re.search(r"readable now\W+80\b", good("dataset", "check", "site", "toy"))
-    failed(salus("dataset", "add", tmp_path / "site", "toy", data), 20, "registered already")
+    failed(salus("dataset", "add", tmp_path / "site", "toy", data), 20, "already registered")
     assert json.loads(good("client", "status", "site", "--json"))["running"] is False
     (tmp_path / "job.toml").write_text(job_text())
     assert "every site's update" in good("job", "validate", "job.toml")

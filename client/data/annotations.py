@@ -1,4 +1,4 @@
-"""Labels out of DICOM objects that hospitals have already: segmentations (SEG) and measurements in structured reports (SR).
+"""Labels from DICOM objects that hospitals already have: segmentations (SEG) and measurements in structured reports (SR).
 
     SEG    each segment's volume in millilitres, by the segment's label
     SR     each numeric measurement, by the name of its concept, in its own unit
@@ -18,16 +18,16 @@ from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-REPORTS = "1.2.840.10008.5.1.4.1.1.88."  # storage classes of structured reports begin so
+REPORTS = "1.2.840.10008.5.1.4.1.1.88."  # prefix of the storage classes of structured reports
 MAX_FOUND = 2000
 Text = Annotated[str, Field(max_length=200)]
 
 
 class Annotation(Strict):
-    """One number that somebody measured.
+    """One measured value.
 
     Args:
-        study: StudyInstanceUID of the images that it is about.
+        study: StudyInstanceUID of the measured images.
         name: the segment's label, or the meaning of the measured concept.
         unit: ``ml`` for segments, a report's own for measurements.
     """
@@ -40,7 +40,7 @@ class Annotation(Strict):
 
 
 def annotations_of(dataset: Dataset) -> list[Annotation]:
-    """Return the numbers of a SEG or SR object; raises UnreadableImage for another, or one with too many."""
+    """Return the numbers of a SEG or SR object; raises UnreadableImage for another object, or too many numbers."""
     kind = str(dataset.get("SOPClassUID", ""))
     if kind == SEGMENTATION:
         found = list(_segments(dataset))
@@ -59,7 +59,7 @@ def _segments(dataset: Dataset) -> Iterator[Annotation]:
         raise UnreadableImage("unsupported", "a segmentation that is neither binary nor fractional")
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if not 0 < int(dataset.Rows) * int(dataset.Columns) * frames <= MAX_PIXELS:
-        raise UnreadableImage("too-large", "a segmentation of too many pixels")
+        raise UnreadableImage("too-large", "a segmentation with too many pixels")
     full = float(dataset.get("MaximumFractionalValue", 1) or 1) if kind == "FRACTIONAL" else 1.0
     labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
     volumes = dict.fromkeys(labels, 0.0)
@@ -75,7 +75,7 @@ def _segments(dataset: Dataset) -> Iterator[Annotation]:
 
 
 def _planes(dataset: Dataset) -> int:
-    """Return in how many planes a segmentation has frames."""
+    """Return the number of planes that a segmentation's frames lie in."""
     places = set()
     for frame in dataset.get("PerFrameFunctionalGroupsSequence") or []:
         position = (frame.get("PlanePositionSequence") or [Dataset()])[0].get("ImagePositionPatient")
@@ -84,23 +84,23 @@ def _planes(dataset: Dataset) -> int:
 
 
 def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
-    """Return the item that a frame has by itself or shares with all."""
+    """Return a functional-group item: the frame's own, or else the shared one."""
     for place in (frame, *dataset.get("SharedFunctionalGroupsSequence", [])):
         if place.get(sequence):
             item: Dataset = place[sequence].value[0]
             return item
-    raise UnreadableImage("damaged", "a segmentation without what the standard demands of every frame")
+    raise UnreadableImage("damaged", "a segmentation whose frames lack a required functional group")
 
 
 def _voxel_ml(dataset: Dataset, frame: Dataset, *, several: bool) -> float:
     measures = _item(dataset, frame, "PixelMeasuresSequence")
-    # Writers put anything into the distance of slices where there is one slice only.
+    # If there is only one slice, writers put arbitrary values into the slice spacing.
     names = ("SpacingBetweenSlices", "SliceThickness") if several else ("SliceThickness",)
     depth = next((measures.get(name) for name in names if measures.get(name)), 0.0)
     rows, columns = (float(value) for value in measures.PixelSpacing)
     volume = rows * columns * abs(float(depth)) / 1000.0
     if not 0 < volume < np.inf:
-        raise UnreadableImage("bad-geometry", "a segmentation without the size of its voxels")
+        raise UnreadableImage("bad-geometry", "a segmentation without a voxel size")
     return volume
 
 
@@ -109,7 +109,7 @@ def _measurements(dataset: Dataset) -> Iterator[Annotation]:
         if item.get("ValueType") != "NUM":
             continue
         if not item.get("MeasuredValueSequence"):
-            continue  # a measurement that was not made
+            continue  # a measurement without a value
         measured = item.MeasuredValueSequence[0]
         unit = measured.get("MeasurementUnitsCodeSequence") or [Dataset()]
         name = str(item.ConceptNameCodeSequence[0].CodeMeaning)
@@ -126,15 +126,15 @@ def _content(item: Dataset) -> Iterator[Dataset]:
 
 def _annotation(dataset: Dataset, study: str, name: str, value: float, unit: str) -> Annotation:
     if not study:
-        raise UnreadableImage("no-study", "it names no study")
+        raise UnreadableImage("no-study", "no StudyInstanceUID")
     if not np.isfinite(value):
-        raise UnreadableImage("not-finite", "a measurement that is not a number")
+        raise UnreadableImage("not-finite", "a measurement that is not a finite number")
     patient = str(dataset.get("PatientID", "") or "")
     return Annotation(study=study[:200], patient=patient[:200], name=name[:200], value=value, unit=unit[:200])
 
 
 def _studies(dataset: Dataset) -> list[str]:
-    """Return the studies that an object refers to, its own among them only if it refers to no other."""
+    """Return the studies that an object refers to, or its own study if it refers to none."""
     found = [
         str(item.get("StudyInstanceUID", ""))
         for name in ("CurrentRequestedProcedureEvidenceSequence", "StudiesContainingOtherReferencedInstancesSequence")

@@ -1,11 +1,11 @@
-"""Prepared tensors on disk, mapped into memory: decoded and resampled once per content and transform, bounded in bytes.
+"""Prepared tensors on disk, mapped into memory: decoded and resampled once per content and transform, with a size limit.
 
     <folder>/<transform>/tensors.bin    equal slots, one tensor each
                         /index.bin      one record per slot, written after its tensor: key, stamp, checksum
 
-After a crash a record may be missing or cut, and a tensor may differ from its checksum; both are made again. A tensor
-holds pixels and no name. Its image is used only while the source's file is there as it was (size, times, inode), so what
-an operator deletes or replaces is not trained on.
+After a crash a record may be missing or truncated, and a tensor may not match its checksum; both are rebuilt. A tensor
+holds pixels and no name. It is used only while the source's file is unchanged (size, times, inode), so an image that an
+operator deletes or replaces is not trained on.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from salus.client.data.sources.base import Stamp
 from salus.common.canonical import canonical_json
 from salus.common.job import Job
 
-VERSION = 1  # raise it when preparing the same image gives another tensor
+VERSION = 1  # raise it when preparing the same image gives a different tensor
 RECORD = struct.Struct("<32sqqI")
 GROW_SLOTS = 256
 
@@ -76,7 +76,7 @@ class TensorCache:
         return torch.from_numpy(np.array(values[slot]))
 
     def put(self, content: str, stamp: Stamp | None, tensor: torch.Tensor) -> None:
-        """Keep a tensor if there is room; a full disk means that nothing more is kept, never an error."""
+        """Store a tensor if there is room; on a full disk nothing more is stored, and no error is raised."""
         if stamp is None or self._full:
             return
         data = tensor.contiguous().numpy().astype(np.float32).tobytes()
@@ -92,7 +92,7 @@ class TensorCache:
             self._full = True
 
     def close(self) -> None:
-        """Let others open this transform; what has been read stays valid."""
+        """Release this transform for others; tensors that were read stay valid."""
         self._release()
 
     def _write(self, key: bytes, stamp: Stamp, shape: tuple[int, ...], data: bytes) -> None:
@@ -111,12 +111,12 @@ class TensorCache:
     def _read_index(self) -> None:
         path = self._place / "index.bin"
         if not path.exists() or not (self._place / "tensors.bin").exists():
-            path.unlink(missing_ok=True)  # what is left of a cache that somebody cleared
+            path.unlink(missing_ok=True)  # leftovers of a cleared cache
             return
         data = path.read_bytes()
         whole = len(data) - len(data) % RECORD.size
         if whole != len(data):
-            os.truncate(path, whole)  # the last record was cut by a crash
+            os.truncate(path, whole)  # a crash truncated the last record
         for slot, (key, size, time_ns, checksum) in enumerate(RECORD.iter_unpack(data[:whole])):
             self._slots[key] = (slot, (size, time_ns), checksum)
         self._count = whole // RECORD.size
@@ -157,12 +157,12 @@ def size_of(folder: Path) -> int:
 
 
 def transform_hash(job: Job, options: str) -> str | None:
-    """Return what names everything that happens between a stored image and its tensor, or None where it is not fixed.
+    """Return a hash of all processing between a stored image and its tensor, or None if that depends on other images.
 
     Args:
         options: of the source, as the catalogue keeps them.
 
-    ComBat takes a site's other images into account, so its tensors are not kept; a table's rows need no cache.
+    ComBat takes a site's other images into account, so its tensors are not cached; a table's rows need no cache.
     """
     if not job.task.shape or (job.harmonise is not None and job.harmonise.kind == "combat"):
         return None

@@ -1,8 +1,8 @@
 """The catalogue: which patients, studies and images a site has registered, in SQLite; pseudonyms instead of identifiers.
 
 Patient and study keys are replaced by HMAC-SHA256 under the site's own secret before they are stored, and paths are sealed
-under it, so the catalogue tells patients apart without naming them. A data set is added in one transaction: after a crash it
-is there whole or not at all.
+under it, so the catalogue distinguishes patients without naming them. A data set is added in one transaction: after a crash
+it is either complete or absent.
 """
 
 import contextlib
@@ -68,11 +68,11 @@ class Catalogue:
     Args:
         path: the SQLite file, created if absent.
         secret: the site's secret for pseudonyms, at least 16 bytes.
-        decoding: decode files in a locked-in child process, as every real site does; None for files of one's own.
+        decoding: decode files in a sandboxed child process, as every real site does; None for trusted files only.
 
     Attributes:
         declarations: what is public about each data set.
-        troubles: what is wrong with one right now.
+        troubles: current problems with a data set.
     """
 
     def __init__(self, path: Path, secret: bytes, decoding: Decoding | None = None) -> None:
@@ -90,7 +90,7 @@ class Catalogue:
     def add(self, name: str, kind: str, root: Path, options: SourceOptions) -> DatasetSummary:
         """Scan a source and register it under `name`; errors as in `add_records`."""
         check_name(name)
-        if name in self.names():  # said before hours of reading, and checked again when writing
+        if name in self.names():  # fail before hours of reading; checked again when writing
             raise _taken(name)
         source = open_source(kind, root, options, self.decoding)
         return self.add_records(name, kind, root, options, source.scan())
@@ -109,16 +109,16 @@ class Catalogue:
         """Register what a scan found, in one transaction.
 
         Args:
-            replace: take the place of a data set of this name, in the same transaction; its declaration stays.
-            declare: what is public about it; True takes the proposal as it is, False leaves it to the operator to confirm.
+            replace: replace a data set of this name, in the same transaction; its declaration is kept.
+            declare: what is public about it; True accepts the proposal, False leaves it to the operator to confirm.
 
         Raises:
-            DataError: a name that breaks the rule of names or is taken, or nothing usable was found.
+            DataError: the name is invalid or taken, or no usable sample was found.
         """
         check_name(name)
         with self._engine.connect() as connection:
-            # A scan may take hours and find a million images: they wait in a temporary table, so that neither memory nor the
-            # file's lock is held meanwhile.
+            # A scan may take hours and find a million images: they are staged in a temporary table, so that memory stays
+            # free and the database unlocked meanwhile.
             images, bad = stage(connection, name, found, self._secret, self._sealer)
             if not images:
                 reasons = sorted(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason).distinct()))
@@ -149,7 +149,7 @@ class Catalogue:
                 connection.execute(table.insert().from_select(names, sa.select(staged).order_by(sa.text("rowid"))))
             connection.commit()
         if declare is True and not earlier:
-            with contextlib.suppress(DataError):  # one that cannot be read stays undeclared, and is refused to jobs
+            with contextlib.suppress(DataError):  # if it cannot be read it stays undeclared, and jobs on it are refused
                 self.declarations.put(name, self.propose(name).declaration)
         return self.summary(name)
 
@@ -193,7 +193,7 @@ class Catalogue:
             return frozenset(connection.scalars(sa.select(IMAGES.c.patient).where(IMAGES.c.dataset == name).distinct()))
 
     def facts(self, name: str) -> Iterator[ImageFacts]:
-        """Yield what is known of every usable sample, in the order of `images`, without holding all of them."""
+        """Yield what is known about every usable sample, in the order of `images`, without holding all of them."""
         columns = (IMAGES.c.patient, IMAGES.c.label, IMAGES.c.pixel_sha256, IMAGES.c.info)
         with self._engine.connect() as connection:
             rows = connection.execution_options(yield_per=BATCH).execute(
@@ -214,7 +214,7 @@ class Catalogue:
         return open_source(row.kind, Path(self._sealer.open(row.root)), options, self.decoding)
 
     def reading(self, name: str) -> str:
-        """Return how a data set is read, its kind and options, as one text for comparing."""
+        """Return how a data set is read, its kind and options, as one string for comparison."""
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
         if row is None:
@@ -270,15 +270,15 @@ class Catalogue:
 
 
 def check_name(name: str) -> str:
-    """Return the name of a data set if it follows the rule of names; raises DataError otherwise."""
+    """Return the name of a data set if it is valid; raises DataError otherwise."""
     try:
         return NAME.validate_python(name)
     except ValidationError:
         raise DataError(
-            f"Expected a name of small letters, digits and dashes, beginning with a letter or digit, got {name[:80]!r}.",
+            f"Expected a name of lower-case letters, digits and hyphens that begins with a letter or digit, got {name[:80]!r}.",
             remedy="Choose a name such as chest-xray; jobs use the same name.",
         ) from None
 
 
 def _taken(name: str) -> DataError:
-    return DataError(f"A data set {name!r} is registered already.", remedy="Choose another name or remove it.")
+    return DataError(f"A data set {name!r} is already registered.", remedy="Choose another name or remove it.")

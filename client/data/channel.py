@@ -18,7 +18,7 @@ Buffer = bytes | bytearray | memoryview
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is not a frame, or one beyond the limits."""
+    """The other side sent something other than a frame, or a frame beyond the limits."""
 
 
 class Channel:
@@ -26,7 +26,7 @@ class Channel:
 
     Args:
         incoming, outgoing: descriptors of the two pipes; closed with the channel.
-        deadlines: keep to `deadline`; for the side that does not trust the other.
+        deadlines: enforce `deadline`; for the side that does not trust the other.
     """
 
     def __init__(self, incoming: int, outgoing: int, *, deadlines: bool = False) -> None:

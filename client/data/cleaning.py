@@ -1,4 +1,4 @@
-"""De-identification of DICOM objects, and numbers out of segmentations and reports, in a locked-in child process."""
+"""De-identification of DICOM objects, and extraction of numbers from segmentations and reports, in a sandboxed child process."""
 
 import hashlib
 from dataclasses import astuple
@@ -17,7 +17,7 @@ MAX_MEMORY_MB = 1024
 
 
 class Isolated:
-    """A child process that de-identifies one file after the other.
+    """A child process that de-identifies one file at a time.
 
     Args:
         secret: the site's secret for pseudonyms; not needed for annotations.
@@ -57,7 +57,7 @@ class Isolated:
         """Return the de-identified object of a file's bytes.
 
         Raises:
-            UnreadableImage: with its reason; ``too-slow`` or ``crashed`` where the child had to be ended or died.
+            UnreadableImage: with its reason; ``too-slow`` or ``crashed`` if the child was killed or died.
         """
         _bounded(data)
         answer, body = self._child.ask(CLEAN, Cleaned, data=data)

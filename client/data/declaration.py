@@ -1,7 +1,7 @@
 """From a registered data set to the declaration that its operator is asked to confirm, and where declarations are kept.
 
-What only a few patients have is never proposed: a rare label would otherwise say that somebody has it, and is often a
-misspelling anyway. The operator may declare it by name.
+What only a few patients have is never proposed: a rare label would reveal that somebody has it, and is often a
+misspelling. The operator may still declare it by name.
 """
 
 from collections import Counter
@@ -21,9 +21,9 @@ from salus.common.declaration import (
 from salus.common.errors import DataError
 from salus.common.strict import validate
 
-FEW_PATIENTS = 5  # a usual rule of registries, and the default of `min_patients_per_cell`
-MAX_DIFFERENT = 5000  # labels that are told apart; beyond that they are certainly not classes
-MAX_NUMBERS = 20  # more different numbers than this are measurements
+FEW_PATIENTS = 5  # a common rule of registries, and the default of `min_patients_per_cell`
+MAX_DIFFERENT = 5000  # distinct labels that are counted; with more they are certainly not classes
+MAX_NUMBERS = 20  # more distinct numbers than this are measurements
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Proposal:
 
 @dataclass
 class _Seen:
-    """Values of one kind, such as labels: images of each, and patients of each up to the number that matters."""
+    """Counts of one kind of value, such as labels: images of each, and patients of each up to the required number."""
 
     least: int
     images: Counter[str | int] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class _Seen:
         return sorted(value for value, mine in self.patients.items() if len(mine) >= self.least)
 
     def usual(self) -> list[str | int]:
-        """Return the values that enough patients have, or the most frequent one: how files are made says little of anyone."""
+        """Return the values that enough patients have, or the most frequent one: file properties say little about any person."""
         return self.frequent() or [value for value, _ in self.images.most_common(1)]
 
 
@@ -72,9 +72,9 @@ def propose(
 
     Args:
         facts: of every image.
-        peek: reads one image or row, for what the catalogue does not know.
+        peek: reads one image or row, for facts that the catalogue lacks.
         patients: how many there are.
-        least: fewest patients that must have a label for it to be proposed as a class.
+        least: number of patients that must have a label for it to be proposed as a class.
 
     Raises:
         DataError: nothing can be read.
@@ -123,15 +123,15 @@ def outside(labels: Mapping[str, int], declared: Declaration) -> dict[str, int]:
 
 
 def differences(declared: Declaration, found: Proposal) -> list[str]:
-    """Return what the operator should look at: a declaration that the data no longer bear out."""
+    """Return where the declaration no longer matches the data, for its operator to check."""
     now, lines = found.declaration, []
     if declared.min_patients > found.patients:
-        lines.append(f"declared are at least {declared.min_patients} patients, there are {found.patients}")
+        lines.append(f"at least {declared.min_patients} patients are declared, but there are {found.patients}")
     for what in ("kind", "annotations", "dimensions", "channels", "modalities"):
         if getattr(declared, what) != getattr(now, what):
             lines.append(f"declared {what}: {_shown(getattr(declared, what))}; found: {_shown(getattr(now, what))}")
     if {column.name for column in declared.columns} != {column.name for column in now.columns}:
-        lines.append("the declared columns are not those of the table")
+        lines.append("the declared columns do not match those of the table")
     return lines
 
 
@@ -140,7 +140,7 @@ def _shown(value: object) -> str:
 
 
 def _are_numbers(labels: _Seen) -> bool:
-    """Return whether labels are measurements: more different numbers than classes ever have, such as volumes of masks."""
+    """Return whether labels are measurements: more distinct numbers than classes ever have, such as volumes of masks."""
     if len(labels.images) <= MAX_NUMBERS:
         return False
     try:
@@ -184,4 +184,4 @@ def _parsed(text: str) -> Declaration | None:
     try:
         return validate(Declaration, json.loads(text), error=DataError, what="declaration")
     except (DataError, ValueError):
-        return None  # of a newer version or damaged: jobs are refused until it is declared again
+        return None  # newer version or damaged: jobs are refused until it is declared again

@@ -1,4 +1,4 @@
-"""What the child does for an import: de-identify DICOM objects, and read numbers out of segmentations and reports."""
+"""The child's role in an import: it de-identifies DICOM objects, and reads numbers from segmentations and reports."""
 
 import functools
 import io
@@ -98,14 +98,14 @@ def _clean(data: bytes, rules: Rules) -> Clean:
     if not 0 < declared <= MAX_PIXELS:
         raise UnreadableImage("too-large", f"it declares {declared} pixels")
     if "PerFrameFunctionalGroupsSequence" in dataset and frames > 1:
-        raise UnreadableImage("unsupported", "an enhanced object that places each frame on its own")
+        raise UnreadableImage("unsupported", "an enhanced object with a position for each frame")
     return deidentify(dataset, rules)
 
 
 def _parsed(data: bytes) -> pydicom.Dataset:
-    """Return a file's elements, of one that is not deflated and not nested too deeply."""
+    """Return a file's elements; refuses deflated and too deeply nested files."""
     if len(data) < 132:
-        raise UnreadableImage("not-dicom", "fewer bytes than a header")
+        raise UnreadableImage("not-dicom", "shorter than a DICOM header")
     file = io.BytesIO(data)
     read_preamble(file, force=False)
     if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:

@@ -1,10 +1,10 @@
-"""The child that parses and decodes files for `isolation`: loads what its role needs, locks itself in, and serves.
+"""The child that parses and decodes files for `isolation`: loads what its role needs, enters its sandbox, and serves.
 
-    parent ── setup ──> child: loads the role's modules, locks itself in ── ready ──> parent
+    parent ── setup ──> child: loads the role's modules, enters its sandbox ── ready ──> parent
     parent ── operation, bytes ──> child ── [question about files <──> data] ── answer or problem ──> parent
 
 A role is a class: its constructor loads everything that a file may need, because nothing can be opened later; `answer` does one
-operation. It says what is wrong with a file by raising `UnreadableImage`, and with the data as a whole by raising `DataError`.
+operation. It reports a problem with a file by raising `UnreadableImage`, and one with the whole data set by raising `DataError`.
 """
 
 import codecs
@@ -51,7 +51,7 @@ def main() -> None:
     """Run in the child, with its pipes as standard input and output."""
     channel = Channel(os.dup(0), os.dup(1))
     nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):  # a library that prints must not be taken for an answer
+    for standard in (0, 1, 2):  # what a library prints must not be mistaken for an answer
         os.dup2(nothing, standard)
     os.close(nothing)
     warnings.simplefilter("ignore")
@@ -86,13 +86,13 @@ def _serve_one(channel: Channel, role: Role) -> None:
     except DataError as problem:
         _said(channel, PROBLEM, Problem(detail=problem.problem[:1000], remedy=problem.remedy[:1000]))
     except MemoryError:
-        _said(channel, PROBLEM, Problem(reason="too-large", detail="the file needs more memory than it may have"))
+        _said(channel, PROBLEM, Problem(reason="too-large", detail="the file needs more memory than allowed"))
     except RecursionError:
         _said(channel, PROBLEM, Problem(reason="nested-too-deep", detail="the file nests too deeply"))
     except (EOFError, ProtocolError, BrokenPipeError):
         raise EOFError from None
     except Exception as problem:
-        # Decoders raise whatever comes to their mind; the text is dropped, as it may quote a patient's values.
+        # Decoders raise arbitrary exceptions; their text is dropped, as it may quote a patient's values.
         detail = f"the file cannot be decoded ({type(problem).__name__})"
         _said(channel, PROBLEM, Problem(reason="damaged", detail=detail))
 

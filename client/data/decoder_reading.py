@@ -1,4 +1,4 @@
-"""What the child does for a source: runs its `Reader` on files that it asks the parent for."""
+"""The child's role for a source: it runs the source's `Reader` on files that it requests from the parent."""
 
 import importlib
 import itertools
@@ -52,7 +52,7 @@ class Reading:
             self._open[number] = self._make(self._files, SourceOptions.model_validate_json(bytes(data)))
             return Done(), []
         if number not in self._open:
-            raise UnreadableImage("not-open", "the source has to be opened again")
+            raise UnreadableImage("not-open", "the source must be opened again")
         self._open.move_to_end(number)
         self._files.pushed = (str(arguments[0]), data) if data else None
         try:
@@ -90,7 +90,7 @@ class Reading:
 
 
 class _Pages:
-    """Keeps the examination that is going on, so that its next page costs no second one."""
+    """Keeps the current examination open, so that its next page does not repeat the work."""
 
     def __init__(self) -> None:
         self._running: tuple[int, list[str], int, Iterator[Item]] | None = None
@@ -107,7 +107,7 @@ class _Pages:
 
 
 class RemoteFiles:
-    """`Files` that are asked for over the pipe."""
+    """`Files` that are requested over the pipe."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask

@@ -1,4 +1,4 @@
-"""Loading of all DICOM decoders and character sets at once, for a process that can open nothing later."""
+"""Loads all DICOM decoders and character sets at once, for a process that can open no files later."""
 
 import codecs
 import contextlib

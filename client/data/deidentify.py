@@ -1,6 +1,6 @@
-"""De-identification by allow-list: a new DICOM object from decoded pixels and a few checked numbers; all else is left behind.
+"""De-identification by allow-list: a new DICOM object from decoded pixels and a few checked values; everything else is dropped.
 
-Nothing is searched for and removed, because what nobody thought of would stay: private elements, sequences, curves, overlays,
+Identifiers are not searched for and removed, because unforeseen ones would stay: private elements, sequences, curves, overlays,
 comments in compressed pixels, bytes behind the pixels, the preamble. What is kept is rebuilt, never copied:
 
     numbers      parsed and written again
@@ -68,7 +68,7 @@ WORDS = {
     "ViewPosition": {"AP", "PA", "LL", "RL", "CC", "MLO", "LATERAL"},
     "BodyPartExamined": {"CHEST", "HEAD", "BRAIN", "ABDOMEN", "PELVIS", "BREAST", "SPINE", "KNEE", "HEART", "HAND"},
 }
-BURNED_IN_MODALITIES = {"US", "SC", "OT"}  # whatever their header says, names are often drawn into these pictures
+BURNED_IN_MODALITIES = {"US", "SC", "OT"}  # names are often burned into these images, whatever their header says
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 KNOWN_CLASSES = "1.2.840.10008.5.1.4.1.1."  # storage classes of the standard; a private class could hold a name
 
@@ -89,10 +89,10 @@ class PixelMask:
 
 
 def parse_mask(text: str) -> PixelMask:
-    """Return the mask of ``GE:480x640:0,0,40,640``: vendor, size, and one box or more (row, column, rows, columns), by colons.
+    """Parse a mask such as ``GE:480x640:0,0,40,640``: vendor, size and boxes (row, column, rows, columns), separated by colons.
 
     Raises:
-        ConfigError: it does not read so, or a box lies outside the picture.
+        ConfigError: it has another form, or a box lies outside the image.
     """
     parts = re.fullmatch(r"([A-Z]+):(\d{1,5})x(\d{1,5})((?::\d{1,5},\d{1,5},\d{1,5},\d{1,5})+)", text)
     if parts is None or parts[1] not in (*VENDORS, "OTHER"):
@@ -105,7 +105,7 @@ def parse_mask(text: str) -> PixelMask:
     for box in parts[4][1:].split(":"):
         row, column, height, width = (int(number) for number in box.split(","))
         if not height or not width or row + height > rows or column + width > columns:
-            raise ConfigError(f"The box {box} lies outside {rows} x {columns}.", remedy="Correct --mask.")
+            raise ConfigError(f"The box {box} lies outside the image of {rows} x {columns}.", remedy="Correct --mask.")
         boxes.append((row, column, height, width))
     return PixelMask(parts[1], rows, columns, tuple(boxes))
 
@@ -123,12 +123,12 @@ class Rules:
     pseudonym: Callable[[str, str], str]
     secret: bytes
     masks: tuple[PixelMask, ...] = ()
-    seal: Callable[[str], str] = lambda text: ""  # nothing is kept where nobody asks for it
+    seal: Callable[[str], str] = lambda text: ""  # not kept unless requested
 
 
 @dataclass
 class Clean:
-    """What came out.
+    """The result of de-identification.
 
     Args:
         data: the new file.
@@ -155,7 +155,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     """
     patient_id = str(dataset.get("PatientID", "") or "")
     if not patient_id.strip():
-        raise UnreadableImage("no-patient", "no PatientID, so its pictures cannot be kept together")
+        raise UnreadableImage("no-patient", "no PatientID, so its images cannot be grouped by patient")
     patient = rules.pseudonym("patient", patient_id)
     vendor = vendor_of(dataset.get("Manufacturer"))
     clean = Dataset()
@@ -187,12 +187,12 @@ def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None
     colour = pixels.ndim == (4 if frames > 1 else 3) and pixels.shape[-1] == 3
     palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
     if palette:
-        raise UnreadableImage("unsupported", "colours from a palette, which is a table this profile does not keep")
+        raise UnreadableImage("unsupported", "palette colours, whose lookup table this profile does not keep")
     rows, columns = (pixels.shape[-3], pixels.shape[-2]) if colour else (pixels.shape[-2], pixels.shape[-1])
     mask = next((m for m in rules.masks if (m.vendor, m.rows, m.columns) == (vendor, rows, columns)), None)
     if burned and mask is None:
         raise UnreadableImage(
-            "burned-in", "its kind of picture may have names drawn into it; give a mask for the device"
+            "burned-in", "this modality may have names burned into its pixels; give a mask for the device"
         )
     if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
         raise UnreadableImage("unsupported", "pixels of more than 16 bits")
@@ -292,7 +292,7 @@ def uid(secret: bytes, value: str) -> str:
 
 
 def shifted_date(value: str, patient: str, secret: bytes) -> str:
-    """Return a date moved back by 1 to 3650 days, the same for all of a patient's, or nothing if it is no date."""
+    """Return a date moved back by 1 to 3650 days, the same for all of a patient's, or an empty string if it is not a date."""
     try:
         day = datetime.datetime.strptime(value, "%Y%m%d").date()
     except ValueError:

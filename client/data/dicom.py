@@ -1,4 +1,4 @@
-"""One DICOM file to numbers: modality LUT and rescale, VOI window, photometric interpretation.
+"""From one DICOM file to numbers: modality LUT and rescale, VOI window, photometric interpretation.
 
 Follows DICOM PS3.3: C.11.1 (modality), C.11.2.1.2 (window functions), C.7.6.3.1.2 (photometric interpretation), C.7.6.2
 (image plane). Truncated files read silently in pydicom and fail only at the pixels, so a file counts as readable only
@@ -73,18 +73,18 @@ class DicomImage:
 
 
 def guarded(name: str, action: Callable[[], T]) -> T:
-    """Run `action` and turn everything that damaged DICOM provokes into UnreadableImage with a reason.
+    """Run `action` and turn every error that damaged DICOM causes into UnreadableImage with a reason.
 
     The library's own text is dropped: it may quote a patient's values.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns about values it mends; the mended value is what counts
+            warnings.simplefilter("ignore")  # pydicom warns about values it corrects; the corrected value is used
             return action()
     except UnreadableImage:
         raise
     except FileNotFoundError:
-        raise UnreadableImage("missing", f"{name} is not there any more") from None
+        raise UnreadableImage("missing", f"{name} no longer exists") from None
     except InvalidDicomError:
         raise UnreadableImage("not-dicom", f"{name} is not a DICOM file") from None
     except RecursionError:
@@ -92,7 +92,7 @@ def guarded(name: str, action: Callable[[], T]) -> T:
     except NotImplementedError:
         raise UnreadableImage("unsupported", f"{name} uses an encoding that is not supported") from None
     except MemoryError:
-        raise UnreadableImage("too-large", f"{name} needs more memory than there is") from None
+        raise UnreadableImage("too-large", f"{name} needs more memory than is available") from None
     except Exception as problem:
         # Found by trial: AttributeError, ValueError, RuntimeError, OSError, EOFError, struct.error, BytesLengthException and
         # whatever the decoders raise. The list has no end, and one bad file must never end an import.
@@ -100,7 +100,7 @@ def guarded(name: str, action: Callable[[], T]) -> T:
 
 
 class Facts(Strict):
-    """What is known of a decoded picture besides its numbers; small, so that it can cross from a child process as JSON.
+    """What is known about a decoded image besides its numbers; small, so that it can cross from a child process as JSON.
 
     Args:
         mirror: for an inverted picture, the sum of the two ends of what its bits can hold.
@@ -146,9 +146,9 @@ def read_image(data: bytes, name: str) -> DicomImage:
 def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
     """Return a file's facts and its numbers ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]`` before any window.
 
-    It raises whatever damaged files provoke; call it within `guarded`.
+    Damaged files make it raise arbitrary exceptions; call it within `guarded`.
     """
-    # A file without the preamble is judged by dcmread, which says so.
+    # Files without a preamble are left to dcmread, which reports them.
     if data[128:132] == b"DICM" and _syntax(data) == DeflatedExplicitVRLittleEndian:
         raise UnreadableImage("unsupported", f"{name} is deflated; a small one can expand without bound")
     dataset = pydicom.dcmread(io.BytesIO(data))
@@ -158,7 +158,7 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
     if not 0 < declared <= MAX_PIXELS:
         raise UnreadableImage("too-large", f"{name} declares {declared} pixels")
     if "PerFrameFunctionalGroupsSequence" in dataset and _frames(dataset) > 1:
-        raise UnreadableImage("unsupported", f"{name} is an enhanced object that places each frame on its own")
+        raise UnreadableImage("unsupported", f"{name} is an enhanced object with a position for each frame")
     rescaled, window = _rescale(dataset, _stacked(dataset, dataset.pixel_array))
     geometry = read_geometry(dataset)
     step = geometry.normal * slice_spacing_mm(dataset)
@@ -184,7 +184,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
     """Return the image of what was decoded; raises UnreadableImage for several colour pictures or numbers that are not finite."""
     values = show(rescaled, facts.window, inverted=facts.inverted) if rescaled.ndim == 3 else rescaled
     if values.ndim == 4 and values.shape[0] > 1:
-        raise UnreadableImage("colour-frames", f"{name} holds several colour pictures")
+        raise UnreadableImage("colour-frames", f"{name} holds several colour images")
     if not np.isfinite(values).all():
         raise UnreadableImage("not-finite", f"{name} holds NaN or infinite pixels")
     intensities = np.float32(facts.mirror) - rescaled if facts.inverted else rescaled
@@ -203,7 +203,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         intensities=intensities,
         pixel_sha256=array_digest(rescaled),
         info={
-            "modality": modality_of(facts.modality),  # of the list again: what a child says is not believed
+            "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),
             "channels": int(values.shape[1]) if values.ndim == 4 else 1,
             "rows": int(values.shape[-2]),

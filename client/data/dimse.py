@@ -1,4 +1,4 @@
-"""Out of a PACS over classic DICOM: C-FIND to find studies, C-MOVE to have them sent to our listener."""
+"""Import from a PACS over classic DICOM: C-FIND finds studies, C-MOVE has them sent to our listener."""
 
 import contextlib
 import threading
@@ -22,12 +22,12 @@ from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
 PENDING = (0xFF00, 0xFF01)
 MAX_ROWS = 1_000_000
-# An archive may bring a study from tape, and need not say anything meanwhile.
+# An archive may load a study from tape, and need not report progress meanwhile.
 LONGEST_FIND_S, LONGEST_MOVE_S = 600.0, 7200.0
 
 
 class DicomNetwork:
-    """A PACS that finds with C-FIND and sends with C-MOVE."""
+    """A PACS that answers C-FIND and C-MOVE."""
 
     def __init__(self, options: DimseOptions, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._options, self._sleep = options, sleep
@@ -37,14 +37,14 @@ class DicomNetwork:
     def incoming(
         self, progress: Progress, tell: Callable[[int, int], None] = lambda done, of: None
     ) -> Iterator[Incoming]:
-        """Yield every object of every study that was not finished before; a study that fails is one refused file.
+        """Yield every object of every unfinished study; a study that fails counts as one refused file.
 
         Args:
-            tell: told of finished studies and their number.
+            tell: called with the number of finished studies and the total.
 
         Raises:
             LinkError: the PACS cannot be reached or refuses the query.
-            ConfigError: the port cannot be had, or TLS is missing.
+            ConfigError: the port cannot be opened, or TLS is missing.
         """
         studies = tried(self.studies, self._sleep)
         with Receiver(self._options) as receiver:
@@ -56,7 +56,7 @@ class DicomNetwork:
                 if whole:
                     progress.finish(study)
                 else:
-                    yield Incoming("", UnreadableImage("pacs", "the PACS did not send a whole study"), study)
+                    yield Incoming("", UnreadableImage("pacs", "the PACS did not send a complete study"), study)
         tell(len(studies), len(studies))
 
     def studies(self) -> list[str]:
@@ -70,14 +70,14 @@ class DicomNetwork:
                 if code not in (*PENDING, SUCCESS):
                     raise LinkError(f"The PACS answered the query with status {code:#06x}.", remedy="Check --query.")
                 if number > MAX_ROWS or time.monotonic() > deadline:
-                    raise LinkError("The PACS answered a query with too long a list.", remedy="Narrow --query.")
+                    raise LinkError("The PACS answered the query with too many entries.", remedy="Narrow --query.")
                 uid = str(row.get("StudyInstanceUID", "")) if row is not None else ""
                 if UID.match(uid):
                     found[uid] = None
         return list(found)
 
     def _study(self, receiver: Receiver, study: str) -> Generator[Incoming, None, bool]:
-        """Yield what arrives of one study; returns whether the PACS says that it has sent all of it."""
+        """Yield what arrives of one study; returns whether the PACS reports that it sent all of it."""
         for attempt in range(1, TRIES + 1):
             moving = _Move(self, study)
             moving.start()
@@ -86,7 +86,7 @@ class DicomNetwork:
                 arrived.add(name)
                 yield Incoming(name, data, study)
             moving.join()
-            # A PACS may call it a success that it sent nothing, or sent it to somebody else of our title.
+            # A PACS may report success although it sent nothing, or sent it to another node with our AE title.
             if moving.sent is not None and arrived and len(arrived) >= moving.sent:
                 return True
             if attempt < TRIES:
@@ -94,7 +94,7 @@ class DicomNetwork:
         return False
 
     def move(self, study: str) -> int | None:
-        """Have a study sent to us; return how many objects the PACS says it has sent, None if not all of them."""
+        """Have a study sent to us; return how many objects the PACS reports as sent, None if not all of them."""
         wanted = Dataset()
         wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", study
         model = StudyRootQueryRetrieveInformationModelMove
@@ -122,8 +122,8 @@ class DicomNetwork:
         )
         if not association.is_established:
             raise LinkError(
-                "The PACS cannot be reached or does not accept us.",
-                remedy="Check host, port, both titles and the certificates.",
+                "The PACS cannot be reached or rejects this site.",
+                remedy="Check host, port, both AE titles and the certificates.",
             )
         try:
             yield association
@@ -132,7 +132,7 @@ class DicomNetwork:
 
 
 class _Move(threading.Thread):
-    """One C-MOVE beside the objects that arrive because of it."""
+    """A C-MOVE that runs while the objects it requested arrive."""
 
     def __init__(self, network: DicomNetwork, study: str) -> None:
         super().__init__(daemon=True)
@@ -148,10 +148,10 @@ class _Move(threading.Thread):
 def pushed(
     options: DimseOptions, idle_s: float, tell: Callable[[int], None] = lambda count: None, clock: Clock | None = None
 ) -> Iterator[Incoming]:
-    """Yield what others push to us, until nothing has come for `idle_s` seconds.
+    """Yield what others push, until nothing has arrived for `idle_s` seconds.
 
     Raises:
-        ConfigError: the port cannot be had, or TLS is missing.
+        ConfigError: the port cannot be opened, or TLS is missing.
     """
     time_ = clock or SystemClock()
     last = [time_.monotonic_s()]

@@ -1,4 +1,4 @@
-"""Where the pixels of a DICOM picture are in the patient (PS3.3 C.7.6.2), Siemens mosaics included."""
+"""Where the pixels of a DICOM image lie in the patient (PS3.3 C.7.6.2), Siemens mosaics included."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the pixels are in the patient, in millimetres, LPS (x to the left, y to the back, z to the head).
+    """Where the pixels lie in the patient, in millimetres, LPS (x to the left, y to the back, z to the head).
 
     Args:
         spacing_mm: distance between rows, then between columns.
@@ -32,7 +32,7 @@ class Geometry:
 
     @property
     def normal(self) -> Float64:
-        """Unit vector in which slices follow each other."""
+        """Unit vector normal to the plane, in which slices follow each other."""
         return np.cross(self.row_direction, self.column_direction)
 
 
@@ -40,7 +40,7 @@ def read_geometry(dataset: pydicom.Dataset) -> Geometry:
     """Return the image plane; a projection image gets spacing from its detector and the standard orientation.
 
     Raises:
-        UnreadableImage: numbers that are no plane: not finite, no positive spacing, or axes that are not at right angles.
+        UnreadableImage: numbers that do not describe a plane: not finite, spacing not positive, or axes not at right angles.
     """
     spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
     orientation = dataset.get("ImageOrientationPatient")
@@ -51,14 +51,14 @@ def read_geometry(dataset: pydicom.Dataset) -> Geometry:
     row, column = np.array(cosines[:3]), np.array(cosines[3:6])
     right_angles = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=ANGLE_TOLERANCE)
     if not (0 < rows_mm < np.inf and 0 < columns_mm < np.inf and right_angles and np.isfinite(where or (0.0,)).all()):
-        raise UnreadableImage("bad-geometry", "spacing, orientation or position are not those of a picture")
+        raise UnreadableImage("bad-geometry", "spacing, orientation or position do not describe an image plane")
     return Geometry(
         (rows_mm, columns_mm), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]), where
     )
 
 
 def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> tuple[FloatArray, Geometry, Float64]:
-    """Take a Siemens mosaic apart: one picture that holds all slices as tiles becomes frames with their true place.
+    """Split a Siemens mosaic, one image that holds all slices as tiles, into frames at their true positions.
 
     The tile count and the true corner come from Siemens' private header, read by nibabel.
     """
@@ -75,7 +75,7 @@ def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> 
 
 
 def slice_spacing_mm(dataset: pydicom.Dataset) -> float:
-    """Return the distance of slices that a file states, or 1 where it states none."""
+    """Return a file's slice spacing in millimetres, or 1 if it states none."""
     for name in ("SpacingBetweenSlices", "SliceThickness"):
         value = dataset.get(name)
         if value and 0 < abs(float(value)) < np.inf:

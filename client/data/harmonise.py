@@ -1,4 +1,4 @@
-"""Bringing a site's images to the scale that a job names, with public constants and, for ComBat, the site's own effects.
+"""Brings a site's images to the scale that a job names, with public constants and, for ComBat, the site's own effects.
 
 nyul, zscore, features   each image by itself, so a patient's part in training stays bounded
 combat                   with the effect of the image's batch, taken from the training images of the site
@@ -17,13 +17,13 @@ from salus.common.analyses.nyul import to_standard_scale
 from salus.common.errors import UnreadableImage
 from salus.common.job_statistics import Harmonise
 
-Z_REACH = 4.0  # this many scales to both sides of the centre become 0 .. 1
+Z_REACH = 4.0  # this many scales on both sides of the centre are mapped to 0 .. 1
 Harmoniser = Callable[[Sample, str], Sample]
 Known = tuple[Sample, str, int]  # a training image with its vendor and class
 
 
 def harmoniser_of(settings: Harmonise, training: Callable[[], Sequence[Known]] = lambda: ()) -> Harmoniser:
-    """Return what brings a sample of a vendor to the job's scale.
+    """Return the function that brings a vendor's sample to the job's scale.
 
     Args:
         training: reads the site's training images; called for ComBat only.
@@ -69,7 +69,7 @@ def _combat(settings: Harmonise, training: Sequence[Known]) -> Harmoniser:
 
     def harmonise(sample: Sample, vendor: str) -> Sample:
         if vendor not in batches:
-            raise UnreadableImage("no-batch", "no training image of this site is of its vendor")
+            raise UnreadableImage("no-batch", "no training image of this site is from its vendor")
         return _row(sample, model.adjusted(_features(sample, settings)[None], batches[vendor])[0])
 
     return harmonise
@@ -78,7 +78,7 @@ def _combat(settings: Harmonise, training: Sequence[Known]) -> Harmoniser:
 def _features(sample: Sample, settings: Harmonise) -> np.ndarray:
     features = image_features(sample.measured, settings.intensity_low, settings.intensity_high)
     if features is None:
-        raise UnreadableImage("no-features", "it holds no finite picture")
+        raise UnreadableImage("no-features", "it holds no finite image")
     return features
 
 

@@ -1,9 +1,9 @@
-"""The way in: files from a folder, a zip or a PACS, each de-identified in the isolated child, stored under its content's hash.
+"""Import: files from a folder, a zip or a PACS, each de-identified in the isolated child and stored under its content's hash.
 
     source ─ name, bytes ─> isolated child ─ clean object ─> <store>/<first two digits>/<hash>.dcm
                                         └── reason ──> counted in the report, never fatal
 
-A study that was finished is not read again, so an import that was interrupted goes on where it was. Labels are matched by the
+Finished studies are not read again, so an interrupted import can be resumed. Labels are matched by the
 pseudonyms of the label file's own identifiers; what is stored beside the images names no one.
 """
 
@@ -28,8 +28,8 @@ from salus.common.cells import read_cell, write_cell
 from salus.common.errors import DataError, UnreadableImage
 
 MAX_ZIP_MEMBERS = 1_000_000
-MAX_ZIP_RATIO = 200  # DICOM compresses three times; 42.zip a hundred million times
-# What another run may mend: a label file that was corrected, a machine that is less busy.
+MAX_ZIP_RATIO = 200  # DICOM compresses about 3 to 1; 42.zip a hundred million to 1
+# Reasons that may be resolved in another run: a corrected label file, a less busy machine.
 WORTH_ANOTHER_TRY = {"unlabelled", "too-slow", "crashed", "pacs"}
 LABELS, PROGRESS = "labels.csv", "progress.jsonl"
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
@@ -42,8 +42,8 @@ class Incoming:
 
     Args:
         name: as the source calls it; used for labels and never stored.
-        data: its bytes, or the reason why they could not be had.
-        study: something that names its study, so that finished ones are skipped; empty where that is not known.
+        data: its bytes, or the reason why they could not be read.
+        study: a key of its study, so that finished ones are skipped; empty if unknown.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Incoming:
 
 @dataclass
 class ImportReport:
-    """What an import did: counts only, nothing that names anybody."""
+    """What an import did: counts only, no identifier."""
 
     images: int = 0
     duplicates: int = 0
@@ -86,8 +86,8 @@ def import_images(
     """De-identify and store every usable file and return the report.
 
     Args:
-        patients: takes who each pseudonym is.
-        progress: hears of studies that another import should try again.
+        patients: stores the patient behind each pseudonym.
+        progress: is told which studies another import should try again.
 
     Guarantees: one bad file never ends the import; nothing is written outside `store`; every file is counted once.
 
@@ -109,7 +109,9 @@ def import_images(
                 key = f"{clean.name[:2]}/{clean.name}.dcm"
                 if patients is not None:
                     patients.remember(clean.patient, clean.sealed_patient)
-                known.put(key, label)  # before the image: a crash in between leaves a label too many, never one too few
+                known.put(
+                    key, label
+                )  # before the image: a crash in between leaves an unused label, never a missing one
                 if _store(store / key, clean.data):
                     report.images += 1
                 else:
@@ -125,7 +127,7 @@ def import_images(
 
 
 def _store(path: Path, data: bytes) -> bool:
-    """Write a file unless it is there, whole or not at all; return whether it was new."""
+    """Write a file atomically unless it exists; return whether it was new."""
     if path.exists():
         return False
     try:
@@ -139,13 +141,13 @@ def _store(path: Path, data: bytes) -> bool:
     except OSError as problem:
         raise DataError(
             f"A de-identified image cannot be stored: {problem.strerror}.",
-            remedy="Free the disk; run the import again.",
+            remedy="Free disk space, then run the import again.",
         ) from None
     return True
 
 
 class _LabelFile:
-    """The store's own labels, one row per image; the newest row of an image counts, and a row cut by a crash is none."""
+    """The store's own labels, one row per image; the newest row of an image counts, and a row truncated by a crash is ignored."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -201,7 +203,7 @@ class _PseudonymousLabels:
 
 
 def from_folder(root: Path) -> Iterator[Incoming]:
-    """Yield every regular file below `root`; links are not followed, and nothing in a DICOMDIR is believed."""
+    """Yield every regular file below `root`; links are not followed, and DICOMDIR entries are ignored."""
     for path in sorted(root.rglob("*")):
         if path.name.upper() in SKIPPED_NAMES or path.suffix.lower() in SKIPPED_SUFFIXES or path.is_symlink():
             continue
@@ -233,7 +235,9 @@ def from_zip(path: Path) -> Iterator[Incoming]:
     with archive:
         members = archive.infolist()
         if len(members) > MAX_ZIP_MEMBERS:
-            raise DataError(f"Expected at most {MAX_ZIP_MEMBERS} members, got {len(members)}.", remedy="Split the zip.")
+            raise DataError(
+                f"Expected at most {MAX_ZIP_MEMBERS} members in the zip, got {len(members)}.", remedy="Split the zip."
+            )
         for member in members:
             name = member.filename
             if member.is_dir() or Path(name).suffix.lower() in SKIPPED_SUFFIXES or Path(name).name in SKIPPED_NAMES:
@@ -246,16 +250,20 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | Unread
         return UnreadableImage("zip-bomb", "a member expands beyond its limits")
     try:
         with archive.open(member) as file:
-            data = file.read(member.file_size + 1)  # the header may lie; not a byte more is expanded
+            data = file.read(member.file_size + 1)  # the header may be wrong; not a byte more is expanded
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError):
         return UnreadableImage("damaged", "a member of the zip cannot be read")
     except Exception:  # zlib.error and whatever other decompressors raise
         return UnreadableImage("damaged", "a member of the zip cannot be read")
-    return data if len(data) <= member.file_size else UnreadableImage("zip-bomb", "a member is larger than it says")
+    return (
+        data
+        if len(data) <= member.file_size
+        else UnreadableImage("zip-bomb", "a member is larger than its header declares")
+    )
 
 
 class Progress:
-    """Which studies of a source are finished, so that an interrupted import goes on; pseudonyms only."""
+    """Which studies of a source are finished, so that an interrupted import can be resumed; pseudonyms only."""
 
     def __init__(self, store: Path, secret: bytes) -> None:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -264,7 +272,7 @@ class Progress:
         self._done: set[str] = set()
         self._unfinished: set[str] = set()
         for line in lines:
-            with contextlib.suppress(ValueError):  # the last line of an interrupted run may be cut
+            with contextlib.suppress(ValueError):  # the last line of an interrupted run may be truncated
                 self._done.add(str(json.loads(line)))
 
     def finished(self, study: str) -> bool:
@@ -272,7 +280,7 @@ class Progress:
         return pseudonym(self._secret, "study", study) in self._done
 
     def unfinished(self, study: str) -> None:
-        """Hear that a file of a study was refused for a reason that may pass; the study is then asked for again next time."""
+        """Note that a file of a study was refused for a reason that may be temporary; the next import tries the study again."""
         self._unfinished.add(study)
 
     def finish(self, study: str) -> None:

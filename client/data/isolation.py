@@ -1,7 +1,7 @@
-"""The parent's side of the decoding child: starts it, asks it one thing after the other, and ends it when it hangs.
+"""The parent's side of the decoding child: starts it, sends it one request at a time, and kills it when it hangs.
 
-A decoder is C code fed with what a stranger made. It runs in a process that locks itself in (`sandbox`) before the first byte of
-a file reaches it, and that answers over a pipe. A child that dies or takes too long costs one file.
+A decoder is C code that processes untrusted files. It runs in a process that enters a sandbox (`sandbox`) before the first byte
+of a file reaches it, and that answers over a pipe. A child that dies or takes too long costs one file.
 """
 
 import atexit
@@ -43,12 +43,12 @@ from salus.common.errors import ConfigError, DataError, UnreadableImage
 from salus.common.process import protect_memory
 from salus.common.strict import Strict
 
-START_SECONDS = 120.0  # a busy machine needs seconds for the imports
-SLOWEST_BYTES_PER_S = 10e6  # large files get so much longer
+START_SECONDS = 120.0  # on a busy machine the imports take seconds
+SLOWEST_BYTES_PER_S = 10e6  # large files get more time, by this rate
 MAX_QUESTIONS = 100_000  # in one operation; a series has some thousand files
 ACCEPTED = "I accept that a damaged file may take over this site"
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from salus.client.data.decoder_process import main; main()"
-F_SETPIPE_SZ, PIPE_BYTES = 1031, 2**20  # Linux; what an unprivileged process may have
+F_SETPIPE_SZ, PIPE_BYTES = 1031, 2**20  # Linux; the most that an unprivileged process may have
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # never the rest: a PACS's password is among them
 A = TypeVar("A", bound=Answer)
 Serve = Callable[[Question], Buffer]
@@ -59,19 +59,19 @@ class Decoding(Strict):
 
     Args:
         layers: of the sandbox; empty where the operator has accepted to decode without one.
-        memory_mb: that a child may take beyond what it holds when it is ready.
+        memory_mb: memory limit of a child, beyond what it uses when it is ready.
         seconds: for one file.
     """
 
     layers: tuple[str, ...] = LAYERS
     memory_mb: Annotated[int, Field(ge=64)] = (
-        6144  # a volume of 2^28 voxels, several times over while it is turned and scaled
+        6144  # several copies of a volume of 2^28 voxels while it is reoriented and rescaled
     )
-    seconds: Annotated[float, Field(gt=0)] = 60.0  # a thousand compressed slices in one file take a while
+    seconds: Annotated[float, Field(gt=0)] = 60.0  # one file may hold a thousand compressed slices
 
 
 class Child:
-    """A process that serves one role, started when it is first asked and again after it died.
+    """A process that serves one role, started with its first request and again after it died.
 
     Args:
         role: ``module:class`` of what it serves, see `decoder_process`.
@@ -116,9 +116,9 @@ class Child:
             serve: answers the child's questions about files.
 
         Raises:
-            UnreadableImage: with the child's reason; ``too-slow`` or ``crashed`` where it had to be ended or died.
+            UnreadableImage: with the child's reason; ``too-slow`` or ``crashed`` if it was killed or died.
             DataError: the data cannot be used at all.
-            ConfigError: this machine cannot lock a child in, and the operator has not accepted that.
+            ConfigError: this machine cannot sandbox a child, and the operator has not accepted that.
         """
         with self.lock:
             self.start()
@@ -134,9 +134,9 @@ class Child:
                 raise UnreadableImage("too-slow", "decoding took longer than the limit") from None
             except (EOFError, OSError, ValueError, MemoryError, ProtocolError):
                 self.stop()
-                raise UnreadableImage("crashed", "the decoder died, ran out of memory or was ended") from None
+                raise UnreadableImage("crashed", "the decoder died, ran out of memory or was killed") from None
             except BaseException:
-                self.stop()  # else the next file would get the answer to this one
+                self.stop()  # otherwise the next file would get the answer to this one
                 raise
 
     def _conversation(
@@ -173,13 +173,13 @@ class Child:
         channel.send(DATA, b"", found)
 
     def start(self) -> None:
-        """Start the child if there is none, and wait until it is locked in; raises ConfigError as `ask`."""
+        """Start the child if there is none, and wait until it is sandboxed; raises ConfigError as `ask`."""
         if self._channel is not None:
             return
         protect_memory()  # before the child exists that might look at it
         incoming, theirs_out = os.pipe()
         theirs_in, outgoing = os.pipe()
-        for pipe in (incoming, outgoing):  # else a picture of a megabyte takes sixteen turns of the two processes
+        for pipe in (incoming, outgoing):  # otherwise an image of 1 MB takes sixteen context switches
             with contextlib.suppress(OSError):
                 fcntl.fcntl(pipe, F_SETPIPE_SZ, PIPE_BYTES)
         try:
@@ -201,12 +201,12 @@ class Child:
             self.stop()
             raise DataError(
                 "The process that decodes files cannot be started.",
-                remedy="See that memory is free and the installation is whole, and try again.",
+                remedy="Check that memory is free and the installation is complete, then try again.",
             ) from None
         if ready.failed:
             self.stop()
             raise DataError(
-                f"What reads this kind of data cannot be loaded ({ready.failed}).", remedy="Check the installation."
+                f"The reader of this kind of data cannot be loaded ({ready.failed}).", remedy="Check the installation."
             )
         if ready.problem:
             self.stop()
@@ -263,14 +263,14 @@ def shared_child(role: str, settings: str, decoding: Decoding) -> Child:
 
 
 def _raised(problem: Problem) -> DataError:
-    """Return a child's problem as an error; its words may be a decoder's, so only printable ones are kept."""
+    """Return a child's problem as an error; its text may come from a decoder, so only printable characters are kept."""
     detail, remedy = ("".join(c for c in text if c.isprintable()) for text in (problem.detail, problem.remedy))
     return UnreadableImage(problem.reason, detail) if problem.reason else DataError(detail, remedy=remedy)
 
 
 def _unavailable(problem: str) -> ConfigError:
     return ConfigError(
-        f"Image decoders cannot be locked in on this machine: {problem}.",
-        remedy="Use Linux on x86-64 or AArch64 with seccomp; or, for files that you trust, write into site.toml: "
+        f"Image decoders cannot be sandboxed on this machine: {problem}.",
+        remedy="Use Linux on x86-64 or AArch64 with seccomp; or, if you trust the files, write into site.toml: "
         f'decode_without_sandbox = "{ACCEPTED}".',
     )

@@ -55,15 +55,15 @@ class Memory:
         try:
             return TensorCache(self.folder, transform, self.disk_bytes)
         except OSError:
-            return None  # a cache that cannot be had costs time, never a job
+            return None  # without a cache a job takes longer, but runs
 
 
 class TensorSet:
-    """Prepared samples with their targets; in memory up to a limit, else on disk, else read again from the source.
+    """Prepared samples with their targets; in memory up to a limit, then on disk, otherwise read again from the source.
 
     Args:
         items: samples that were readable when the set was made.
-        harmonise: brings each to the job's common scale, see `harmonise`.
+        harmonise: brings each sample to the job's common scale, see `harmonise`.
         cache: keeps them on disk.
 
     Attributes:
@@ -98,7 +98,7 @@ class TensorSet:
                 self.unreadable["does-not-fit-job"] += 1
                 continue
             except Exception as problem:
-                # A source's own fault with one sample must not decide whether all others are used.
+                # A source's failure on one sample must not exclude all others.
                 self.unreadable[type(problem).__name__] += 1
                 continue
             self._items.append(item)
@@ -155,7 +155,7 @@ class TensorSet:
         return len({item.image.patient for item in self._items})
 
     def by_patient(self) -> list[list[int]]:
-        """Return the places of each patient's samples, patients in the order of their pseudonyms."""
+        """Return the positions of each patient's samples, patients in the order of their pseudonyms."""
         places: dict[str, list[int]] = {}
         for place, item in enumerate(self._items):
             places.setdefault(item.image.patient, []).append(place)
@@ -177,7 +177,7 @@ def read_registered(source: Source, image: CataloguedImage) -> Sample:
 
 
 def _places(have: Sequence[str], wanted: Sequence[Column]) -> list[int]:
-    """Return where the job's columns stand in the table; they are matched by name, never by order."""
+    """Return the positions of the job's columns in the table; they are matched by name, never by order."""
     missing = [column.name for column in wanted if column.name not in have]
     if missing:
         raise DataError(f"The table has no column {missing[0]!r}.", remedy="Register a table with the job's columns.")
@@ -189,7 +189,7 @@ class LocalData:
     """A site's data for one job.
 
     Args:
-        left_out: samples and files that were not used, by reason, those quarantined at registration among them; reported to the
+        left_out: samples and files that were not used, by reason, including those quarantined at registration; reported to the
             operator every round.
     """
 
@@ -206,12 +206,12 @@ class LocalData:
             return None
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items())) or "no reason known"
         return Finding(
-            f"Not one image or row can be used for training in the running job ({reasons}). Compare its labels with the "
+            f"No image or row can be used for training in the running job ({reasons}). Compare its labels with the "
             "job's classes: salus dataset show."
         )
 
     def mended(self) -> None:
-        """Forget what could not be read, after somebody has looked again."""
+        """Clear the list of unreadable samples, so that they are tried again."""
         self.train.lost.clear()
         self.validation.lost.clear()
 
@@ -221,7 +221,7 @@ def local_data(
 ) -> LocalData:
     """Read a job's data set, or the part of it that is of these patients.
 
-    A patient is wholly in one split: the source's own split if it has one, else decided by a hash of the pseudonym.
+    All samples of a patient are in one split: the source's own split if it has one, else decided by a hash of the pseudonym.
 
     Raises:
         DataError: the data set is not registered, or has no patient to train on.

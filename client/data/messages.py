@@ -1,4 +1,4 @@
-"""What a site's process and its decoding child say to each other, as strict models: the child is not trusted."""
+"""The messages between a site's process and its decoding child, as strict models: the child is not trusted."""
 
 import math
 from typing import Annotated, Literal
@@ -20,12 +20,12 @@ Sides = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_VALUES)], ...], Field(
 
 
 class Setup(Strict):
-    """What a child is to be; its body is a secret, or empty.
+    """The setup of a child; the frame's body is a secret, or empty.
 
     Args:
         role: ``module:class`` of what it serves.
         settings: for the role, as JSON.
-        layers: of the sandbox; empty where the operator accepts to decode without one.
+        layers: of the sandbox; empty if the operator accepts decoding without one.
     """
 
     role: str
@@ -35,7 +35,7 @@ class Setup(Strict):
 
 
 class Ready(Strict):
-    """The child is locked in by these layers, or could not be locked in (`problem`), or could not load its role (`failed`)."""
+    """The child is sandboxed by these layers, could not be sandboxed (`problem`), or could not load its role (`failed`)."""
 
     layers: Annotated[tuple[Annotated[str, Field(max_length=30)], ...], Field(max_length=10)] = ()
     problem: Annotated[str, Field(max_length=300)] = ""
@@ -43,7 +43,7 @@ class Ready(Strict):
 
 
 class Operation(Strict):
-    """One thing to do; what it needs follows as its body."""
+    """One operation to do; its input follows as the body."""
 
     name: str
     argument: str = ""
@@ -80,7 +80,7 @@ class Done(Answer):
 
 
 class Names(Answer):
-    """Some of the names that were asked about."""
+    """Some of the requested names."""
 
     names: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
 

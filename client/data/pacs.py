@@ -1,6 +1,6 @@
-"""Out of a PACS over DICOMweb: QIDO-RS to find, WADO-RS to fetch; objects go to the importer as bytes that nobody here parses.
+"""Import from a PACS over DICOMweb: QIDO-RS finds studies, WADO-RS fetches them; objects go to the importer unparsed.
 
-Nothing the server says is believed: UIDs are checked before they become part of a URL, sizes are limited while reading, and
+The server is not trusted: UIDs are checked before they become part of a URL, sizes are limited while reading, and
 redirects are not followed. A study that fails is tried again and then counted.
 """
 
@@ -37,8 +37,8 @@ class PacsOptions(Strict):
     Args:
         url: DICOMweb root, such as ``https://pacs.hospital.example/dicom-web``.
         query: QIDO-RS attributes and their values, such as ``Modality`` and ``StudyDate``.
-        authority: file of the certificate authority that signed the server's certificate; empty for the system's.
-        requests_per_s: at most this many; a PACS has patients waiting.
+        authority: file of the certificate authority that signed the server's certificate; empty for the system's authorities.
+        requests_per_s: at most this many requests per second; clinical work at the PACS comes first.
     """
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
@@ -62,7 +62,7 @@ class DicomWeb:
         address = httpx.URL(options.url)
         if user and address.scheme == "http" and address.host not in LOOPBACK:
             raise ConfigError(
-                "Expected an https URL for a PACS with a password; over http it could be read on the way.",
+                "Expected an https URL for a PACS with a password; over http the password could be read in transit.",
                 remedy="Use the PACS's TLS port.",
             )
         self._options, self._sleep = options, sleep
@@ -83,7 +83,7 @@ class DicomWeb:
         """Return the UIDs of all studies that the query finds.
 
         Raises:
-            LinkError: the server cannot be reached, refuses us, or answers something else.
+            LinkError: the server cannot be reached, refuses access, or sends an unexpected answer.
         """
         found: list[str] = []
         while True:
@@ -96,10 +96,10 @@ class DicomWeb:
     def incoming(
         self, progress: Progress, tell: Callable[[int, int], None] = lambda done, of: None
     ) -> Iterator[Incoming]:
-        """Yield every object of every study that was not finished before; a study that fails is one refused file.
+        """Yield every object of every unfinished study; a study that fails counts as one refused file.
 
         Args:
-            tell: told of finished studies and their number.
+            tell: called with the number of finished studies and the total.
         """
         studies = self.studies()
         for done, study in enumerate(studies):
@@ -140,7 +140,9 @@ class DicomWeb:
             try:
                 data = self._get(path, "application/dicom+json", MAX_LIST_BYTES, query)
             except UnreadableImage:
-                raise LinkError("The PACS answered a query with too long a list.", remedy="Narrow --query.") from None
+                raise LinkError(
+                    "The PACS answered the query with too many entries.", remedy="Narrow --query."
+                ) from None
             if not data:
                 return []
             try:
@@ -148,7 +150,9 @@ class DicomWeb:
             except (ValueError, RecursionError):
                 rows = None
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise LinkError("The PACS answered a query with something else than a list.", remedy="Check its URL.")
+                raise LinkError(
+                    "The PACS answered the query with something other than a list.", remedy="Check its URL."
+                )
             return rows
 
         return tried(once, self._sleep)
@@ -167,12 +171,12 @@ class DicomWeb:
                 if response.status_code != 200:
                     raise LinkError(
                         f"The PACS answered with status {response.status_code}.",
-                        remedy="Check its URL, user and rights.",
+                        remedy="Check its URL, the user and the user's permissions.",
                     )
                 if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
                     # 77 kB of zstd can hold 3.4 GB; DICOM's own compression is what images need.
                     raise LinkError(
-                        "The PACS compressed an answer although it was asked not to.",
+                        "The PACS compressed a response although it was asked not to.",
                         remedy="Turn off HTTP compression at the PACS or at the proxy in front of it.",
                     )
                 return _limited(response, most)
@@ -204,7 +208,7 @@ def _limited(response: httpx.Response, most: int) -> bytes:
 
 
 def _value(row: Mapping[str, object], tag: str) -> str:
-    """Return a UID of a DICOM JSON row, or nothing if there is none that is one."""
+    """Return a UID of a DICOM JSON row, or an empty string if there is no valid one."""
     element = row.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     value = values[0] if isinstance(values, list) and values else ""
@@ -215,7 +219,7 @@ def first_part(data: bytes) -> bytes:
     """Return the body of the first part of a multipart answer (RFC 2046); the boundary is its own first line.
 
     Raises:
-        UnreadableImage: it is no multipart answer.
+        UnreadableImage: it is not a multipart answer.
     """
     start = data.find(b"--")
     line_end = data.find(b"\r\n", start)

@@ -1,4 +1,4 @@
-"""Who a pseudonym is, for the site alone: sealed identifiers of imported patients, in ``keys`` beside the key that opens them.
+"""The patient behind each pseudonym, for the site alone: sealed identifiers from imports, in ``keys`` beside the key that opens them.
 
 A finding in an image, or a patient who withdraws, must lead back to a person. The identifier is sealed in the decoding child,
 so the importing process never holds it.
@@ -17,7 +17,7 @@ FILE = "patients.sealed"
 
 
 class PatientMap:
-    """Sealed identifiers by pseudonym, one line each; a line cut by a crash is none."""
+    """Sealed identifiers by pseudonym, one line each; a line truncated by a crash is ignored."""
 
     def __init__(self, keys: Path) -> None:
         self._path = keys / FILE
@@ -29,22 +29,24 @@ class PatientMap:
                     self._sealed[str(pseudonym)] = str(sealed)
 
     def remember(self, pseudonym: str, sealed: str) -> None:
-        """Keep a patient's sealed identifier, on disk when this returns; a known one is not written again."""
+        """Keep a patient's sealed identifier, on disk when this returns; a known patient is not written again."""
         if pseudonym in self._sealed or not sealed:
             return
         handle = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"\n{json.dumps([pseudonym, sealed])}")  # a new line first: the last one may have been cut
+            file.write(
+                f"\n{json.dumps([pseudonym, sealed])}"
+            )  # a line break first: the last line may have been truncated
             file.flush()
             os.fsync(file.fileno())
         self._sealed[pseudonym] = sealed
 
     def find(self, pseudonym: str, secret: bytes) -> str:
-        """Return the hospital's own identifier of a patient; raises DataError for a pseudonym that no import made."""
+        """Return the hospital's own identifier of a patient; raises DataError for a pseudonym that is not from an import."""
         sealed = self._sealed.get(pseudonym)
         if sealed is None:
             raise DataError(
                 "No imported patient has this pseudonym.",
-                remedy="Data that are used where they are have their identifiers in their own files.",
+                remedy="For data registered with salus dataset add, the identifiers are in the data's own files.",
             )
         return Sealer(secret, PURPOSE).open(sealed)

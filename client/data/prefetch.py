@@ -8,7 +8,7 @@ import torch
 
 from salus.client.data.loading import TensorSet
 
-DEPTH = 3  # batches that wait; more cost memory and do not make the disk faster
+DEPTH = 3  # batches read ahead; more would use memory without reading faster
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -51,7 +51,7 @@ def batches(data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device)
                 raise item
             yield _moved(item, device, pinned=False)
     finally:
-        ended.set()  # whoever stops early does not leave a thread that reads on
+        ended.set()  # so that the thread ends when the caller stops early
         thread.join()
 
 

@@ -8,7 +8,7 @@ def pseudonym(secret: bytes, kind: str, value: str) -> str:
     """Return the stable pseudonym of an identifier, 32 hex digits of HMAC-SHA256 under the site's secret.
 
     Args:
-        kind: what is named, such as ``patient``; the same text has another pseudonym as another kind.
+        kind: what is named, such as ``patient``; the same text has a different pseudonym for each kind.
     """
     return hmac.new(secret, f"{kind}\0{value}".encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
 

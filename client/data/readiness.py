@@ -1,4 +1,4 @@
-"""Is a data set ready to train on? Counts, plots and small pictures for the site's own people; nothing of it leaves the site."""
+"""Is a data set ready to train on? Counts, plots and thumbnails for the site's own staff; none of it leaves the site."""
 
 import base64
 import io
@@ -35,7 +35,7 @@ class Readiness:
         unreadable: registered images that cannot be read now, by key and reason.
         declared: where the declaration and the data do not agree.
         missing: missing values by column, for tables.
-        intensities: histogram of the pictures' mean brightness, 0 .. 1.
+        intensities: histogram of the images' mean brightness, 0 .. 1.
     """
 
     summary: DatasetSummary
@@ -55,10 +55,10 @@ class Readiness:
 
     @property
     def warnings(self) -> list[str]:
-        """What somebody should look at before a job uses the data set."""
+        """Warnings to look at before a job uses the data set."""
         found = []
         if self.unreadable:
-            found.append(f"{len(self.unreadable)} registered samples cannot be read any more.")
+            found.append(f"{len(self.unreadable)} registered samples can no longer be read.")
         if self.copies_across:
             found.append(
                 f"{self.copies_across} images have the pixels of an image of another patient: one person may be "
@@ -76,7 +76,7 @@ class Readiness:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plain object for a machine; no picture and no file name."""
+        """Return the JSON object; no image and no file name."""
         plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
         plain["summary"] = {name: value for name, value in asdict(self.summary).items() if name != "root"}
         del plain["thumbnails"]
@@ -85,10 +85,10 @@ class Readiness:
 
 
 def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = lambda done, of: None) -> Readiness:
-    """Read every registered image again and return what was found; what cannot be read is noted as the data set's trouble.
+    """Read every registered image again and return what was found; unreadable images are recorded as a problem of the data set.
 
     Args:
-        tell: told of images read and their number.
+        tell: called with the number of images read and the total.
 
     Raises:
         DataError: an unknown data set, or one whose folder is gone.
@@ -150,7 +150,7 @@ def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:
             else:
                 found.copies_within += 1
         _describe(found, facts)
-    found.copies_within -= len(first)  # the first of each is no copy
+    found.copies_within -= len(first)  # the first of each is not a copy
     found.patients_by_label = {label: len(patients) for label, patients in sorted(people.items())}
 
 
@@ -171,7 +171,7 @@ def _describe(found: Readiness, facts: ImageFacts) -> None:
 
 
 def thumbnail(sample: Sample) -> str:
-    """Return a small picture as a ``data:`` address; of a volume its middle slice."""
+    """Return a thumbnail as a ``data:`` URL; of a volume, its middle slice."""
     values = sample.values
     picture = values[:, values.shape[1] // 2] if values.ndim == 4 else values
     pixels = (np.clip(np.nan_to_num(picture), 0, 1) * 255).astype(np.uint8)
@@ -183,7 +183,7 @@ def thumbnail(sample: Sample) -> str:
 
 
 def sections_of(found: Readiness) -> list[Section]:
-    """Return what was found for a page."""
+    """Return the findings as sections of a page."""
     summary = found.summary
     counted = [
         ("patients", summary.patients),
@@ -205,11 +205,15 @@ def sections_of(found: Readiness) -> list[Section]:
         *_table("Sizes in pixels", found.sizes),
         *_table("Spacing in mm", found.spacings),
         *([Section("Range of intensities", columns=("modality", "lowest", "highest"), rows=ranges)] if ranges else []),
-        *([Section("Mean brightness of the pictures", bars=bars)] if any(found.intensities) else []),
+        *([Section("Mean brightness of the images", bars=bars)] if any(found.intensities) else []),
         *_table("Missing values", found.missing),
         *([Section("Not registered", columns=("reason", "files"), rows=quarantined)] if quarantined else []),
-        *_table("Not readable any more", unreadable),
-        *([Section("Some pictures", "They stay in this file.", pictures=found.thumbnails)] if found.thumbnails else []),
+        *_table("No longer readable", unreadable),
+        *(
+            [Section("Sample images", "They exist only in this file.", pictures=found.thumbnails)]
+            if found.thumbnails
+            else []
+        ),
     ]
 
 

@@ -1,10 +1,10 @@
-"""A listener for classic DICOM: takes what one PACS or modality sends, object by object.
+"""A listener for classic DICOM: accepts what one PACS or modality sends, object by object.
 
     PACS or modality ── C-STORE ──> Receiver ── bytes ──> importer ── isolated child ──> store
                      <── success ── after the object was stored or counted, so a crash in between makes the sender try again
 
-Objects are bytes here; nobody in this process parses them. Titles are names and not passwords, so a connection that leaves
-this machine is TLS with certificates on both sides, unless the operator says that the network is to be trusted.
+Objects are not parsed in this process. AE titles are names and not passwords, so a connection that leaves this machine uses
+TLS with certificates on both sides, unless the operator declares the network as trusted.
 """
 
 import logging
@@ -33,26 +33,26 @@ from salus.common.strict import Strict
 
 SUCCESS, REFUSED, BUSY = 0x0000, 0x0124, 0xA700
 CONNECTIONS = 16
-SILENCE_S = 30.0  # a sender that stops in the middle of a message is gone
+SILENCE_S = 30.0  # a sender silent for this long in the middle of a message is gone
 MAX_PDU_BYTES = 2**20  # we ask for messages of 16 kB; the first one may list many kinds of objects
-WAITING_OBJECTS = 4  # received and not yet stored; the sender waits for its answer meanwhile
+WAITING_OBJECTS = 4  # received but not yet stored; the sender waits for its response meanwhile
 SYNTAXES = [syntax for syntax in AllTransferSyntaxes if syntax != DeflatedExplicitVRLittleEndian]
 Title = Annotated[str, Field(pattern=r"^[A-Z0-9_-]{1,16}$")]
-# Their logs hold the identifiers of queries and answers, and of what cannot be read.
+# Their logs contain identifiers from queries, responses and unreadable objects.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-# It would quote what does not fit, in warnings too.
+# Validation would quote invalid values, in warnings too.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 pynetdicom._config.LOG_HANDLER_LEVEL = "none"
 pynetdicom._config.LOG_REQUEST_IDENTIFIERS = pynetdicom._config.LOG_RESPONSE_IDENTIFIERS = False
 
 
 class DimseOptions(Strict):
-    """How to reach a PACS, and how it reaches us.
+    """How to reach a PACS, and how it reaches this site.
 
     Args:
-        host, port, called: of the PACS, with its title; for a listener alone, the one title that may send.
-        title, listen_host, listen_port: ours; the PACS must know them as a destination.
+        host, port, called: address and AE title of the PACS; for a listener alone, the only AE title that may send.
+        title, listen_host, listen_port: our AE title and address; the PACS must have them as a destination.
         query: attributes of the study level and their values, such as ``ModalitiesInStudy`` and ``StudyDate``.
         authority, certificate, key: PEM files for TLS on both sides; all or none.
         trusted_network: allow a connection without TLS that leaves this machine.
@@ -75,14 +75,14 @@ class DimseOptions(Strict):
         """Return the TLS context of one side, or None without TLS.
 
         Raises:
-            ConfigError: files that are missing or no certificates, or no TLS where it is needed.
+            ConfigError: files that are missing or are not certificates, or no TLS where it is needed.
         """
         named = [self.authority, self.certificate, self.key]
         if not any(named):
             if not self.trusted_network and (self.host not in LOOPBACK or self.listen_host not in LOOPBACK):
                 raise ConfigError(
-                    "Expected TLS files for a PACS on another machine: images would cross the network in the clear.",
-                    remedy="Give --authority, --certificate and --key, or --trusted-network where the network itself is secured.",
+                    "Expected TLS files for a PACS on another machine: images would cross the network unencrypted.",
+                    remedy="Give --authority, --certificate and --key, or --trusted-network if the network itself is secured.",
                 )
             return None
         if not all(named):
@@ -102,7 +102,7 @@ class DimseOptions(Strict):
 
 @dataclass
 class _Arrived:
-    """An object that waits to be stored, and the answer to its sender."""
+    """An object that waits to be stored, and the response to its sender."""
 
     name: str
     data: bytes
@@ -110,7 +110,7 @@ class _Arrived:
 
 
 class _Server(ThreadedAssociationServer):
-    """Shakes hands with each caller in that caller's own thread and within a time, so that a silent one holds up nobody."""
+    """Does the TLS handshake in each caller's own thread and with a time limit, so that a silent caller blocks nobody."""
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection; nothing is read from it here."""
@@ -122,7 +122,7 @@ class _Server(ThreadedAssociationServer):
         return client, address
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Shake hands, then serve; a caller without a certificate of ours ends here."""
+        """Do the handshake, then serve; a caller without a trusted certificate is rejected."""
         try:
             if isinstance(request, ssl.SSLSocket):
                 request.do_handshake()
@@ -133,7 +133,7 @@ class _Server(ThreadedAssociationServer):
 
 
 def _bounded(event: Any) -> None:
-    """Refuse messages that declare more bytes than any of ours have, before they are read."""
+    """Refuse messages that declare more bytes than allowed, before they are read."""
     channel = event.assoc.dul.socket
     receive = channel.recv
 
@@ -148,7 +148,7 @@ def _bounded(event: Any) -> None:
 
 
 class Receiver:
-    """Listens for objects of one sender and hands them on one by one."""
+    """Listens for objects from one sender and passes them on one by one."""
 
     def __init__(self, options: DimseOptions) -> None:
         self._options = options
@@ -190,18 +190,18 @@ class Receiver:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         for association in self._server.active_associations:
-            association.dul.socket.close()  # whoever stays connected does not keep us from ending
+            association.dul.socket.close()  # an open connection must not delay the shutdown
         self._server.shutdown()
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that this listener uses."""
         return int(self._server.server_address[1])
 
     def objects(self, until: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
-        """Yield SOP instance UID and bytes of what arrives, until `until` says so and nothing waits.
+        """Yield SOP instance UID and bytes of what arrives, until `until` returns true and nothing is waiting.
 
-        The sender gets its answer when the caller asks for the next one.
+        The sender gets its response when the caller asks for the next object.
         """
         while True:
             try:
@@ -214,7 +214,7 @@ class Receiver:
             item.stored.set()
 
     def _store(self, event: Any) -> int:
-        """Answer C-STORE: wait until the object is stored or counted; anything else makes the sender try again."""
+        """Answer C-STORE: wait until the object is stored or counted; any other response makes the sender try again."""
         self._received[id(event.assoc)] = 0
         name = str(event.request.AffectedSOPInstanceUID or "")
         if not UID.match(name):
@@ -223,7 +223,7 @@ class Receiver:
             item = _Arrived(name, event.encoded_dataset())
             if len(item.data) > MAX_FILE_BYTES:
                 return REFUSED
-        except Exception:  # whatever a strange header provokes; the sender keeps the object
+        except Exception:  # a malformed header may raise anything; the sender keeps the object
             return REFUSED
         while not self._closed.is_set():
             try:
@@ -237,7 +237,7 @@ class Receiver:
         return SUCCESS
 
     def _count(self, event: Any) -> None:
-        """End a connection that sends an object without end, before it fills the memory."""
+        """Close a connection that sends an endless object, before it fills the memory."""
         total = self._received.get(id(event.assoc), 0) + len(event.data)
         self._received[id(event.assoc)] = total
         if total > MAX_FILE_BYTES:

@@ -23,9 +23,9 @@ class ImageRecord:
         split: ``train``, ``val`` or ``test`` if the source says so, otherwise empty.
         sha256: hash of the stored bytes, hex.
         pixel_sha256: hash of the decoded pixels, hex; equal for two files that differ in their headers only.
-        pseudonymous: whether patient already is this site's pseudonym, from an import.
-        info: plain facts for the readiness report and the declaration (modality, vendor, rows, channels, spacing ...), never
-            identifiers; `PATIENT_BY` says that the patient is not known by an identifier.
+        pseudonymous: whether the patient key is already this site's pseudonym, from an import.
+        info: facts for the readiness report and the declaration (modality, vendor, rows, channels, spacing ...), never
+            identifiers; `PATIENT_BY` means that the patient has no identifier.
     """
 
     patient: str
@@ -42,7 +42,7 @@ class ImageRecord:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the readiness report counts of one sample: no identifier, no path."""
+    """What the readiness report counts for one sample: no identifier, no path."""
 
     patient: str
     label: str
@@ -85,10 +85,10 @@ class Sample:
 
 
 def picture_key(digest: str) -> str:
-    """Return the patient key of a picture or row whose patient nobody has named: copies of it are one patient.
+    """Return the patient key of an image or row without a patient identifier: exact copies of it are one patient.
 
-    A path would not do: copying a folder would multiply the privacy budget of everybody in it. It does not find a copy that
-    was changed, and counts two pictures of one person as two patients; only an identifier does better.
+    A path would not do: copying a folder would multiply the privacy budget of everybody in it. A copy that was changed is not
+    recognised, and two images of one person count as two patients; only an identifier does better.
     """
     return f"picture {digest}"
 

@@ -1,4 +1,4 @@
-"""The catalogue's tables as they are now; `migrations` holds how they came to be so, and a test that both agree."""
+"""The catalogue's current tables; `migrations` holds their history, and a test checks that both agree."""
 
 import sqlalchemy as sa
 
@@ -39,7 +39,7 @@ QUARANTINE = sa.Table(
 TROUBLES = sa.Table(
     "troubles",
     METADATA,
-    sa.Column("dataset", sa.String, primary_key=True),  # no foreign key: it may be about one that was removed
+    sa.Column("dataset", sa.String, primary_key=True),  # no foreign key: the data set may have been removed
     sa.Column("since", sa.String, nullable=False),
     sa.Column("problem", sa.String, nullable=False),
     sa.Column("keys", sa.String, nullable=False),
@@ -47,7 +47,7 @@ TROUBLES = sa.Table(
 
 
 def _staged(table: sa.Table, metadata: sa.MetaData) -> sa.Table:
-    """Return a temporary table of the same columns, in which a scan waits."""
+    """Return a temporary table with the same columns, which stages a scan."""
     columns = [sa.Column(column.name, sa.String) for column in table.columns if column.name != "id"]
     return sa.Table(f"staged_{table.name}", metadata, *columns, prefixes=["TEMPORARY"])
 

@@ -26,7 +26,7 @@ class Sealer:
         self._cipher = AESGCM(key)
 
     def seal(self, text: str) -> str:
-        """Return a sealed text; the same text is sealed differently each time, so equal ones cannot be told."""
+        """Return a sealed text; the same text is sealed differently each time, so equal texts cannot be recognised."""
         nonce = os.urandom(NONCE_BYTES)
         sealed = self._cipher.encrypt(nonce, text.encode("utf-8", "surrogateescape"), None)
         return base64.b64encode(nonce + sealed).decode()

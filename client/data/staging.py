@@ -1,4 +1,4 @@
-"""What a scan finds waits in temporary tables until it is whole, so that a data set is registered in one short transaction."""
+"""Stages a scan in temporary tables until it is complete, so that a data set is registered in one short transaction."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ BATCH = 5000
 def stage(
     connection: sa.Connection, name: str, found: Iterable[ImageRecord | Quarantined], secret: bytes, sealer: Sealer
 ) -> tuple[int, int]:
-    """Write a scan into temporary tables of this connection, in batches, and return how many of each kind.
+    """Write a scan into temporary tables of this connection, in batches, and return the number of rows of each kind.
 
     Args:
         name: of the data set.

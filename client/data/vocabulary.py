@@ -1,4 +1,4 @@
-"""Words that may be kept of free text in a header: vendors and modalities from fixed lists, everything else is ``OTHER``."""
+"""Words that may be kept from free text in a header: vendors and modalities from fixed lists, everything else is ``OTHER``."""
 
 import re
 

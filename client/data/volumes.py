@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 SAME_PLACE_MM = 1e-3
 WHOLE_TOLERANCE = 0.1
 SPACING_TOLERANCE = 0.05  # relative; beyond it slices count as unevenly spaced and are interpolated
-LARGEST_GAP = 3.0  # times the usual; beyond it slices are missing
+LARGEST_GAP = 3.0  # times the usual spacing; beyond it slices are missing
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def split_times(slices: Sequence[DicomImage]) -> list[list[DicomImage]]:
 
 
 def stack(slices: Sequence[DicomImage]) -> Volume:
-    """Sort slices by their place along the normal and stack them; a single multi-frame file is taken in its frame order.
+    """Sort slices by position along the normal and stack them; a single multi-frame file keeps its frame order.
 
     Unevenly spaced slices are interpolated linearly to the usual spacing, their median.
 
@@ -79,7 +79,7 @@ def stack(slices: Sequence[DicomImage]) -> Volume:
     places = np.array([float(np.dot(normal, _position(image))) for image in placed])
     gaps = np.diff(places)
     usual = float(np.median(gaps))
-    times = gaps / usual  # a gap of twice or three times the usual is a slice or two that were lost
+    times = gaps / usual  # a gap of two or three times the usual means one or two missing slices
     lost = (times > 1.5) & (np.abs(times - times.round()) < WHOLE_TOLERANCE)
     if gaps.min() <= SAME_PLACE_MM or gaps.max() > LARGEST_GAP * usual or lost.any():
         raise UnreadableImage("uneven-slices", "slices are missing or repeated")
@@ -96,7 +96,7 @@ def _one_scale(slices: Sequence[DicomImage]) -> FloatArray:
     windows = {image.window for image in slices}
     first = slices[0]
     if len({image.inverted for image in slices}) != 1 or len({image.window.function for image in slices}) != 1:
-        raise UnreadableImage("mixed-series", "slices of one series are to be shown in different ways")
+        raise UnreadableImage("mixed-series", "slices of one series have different display settings")
     if len(windows) == 1 and first.window.function != "STRETCH":
         return np.concatenate([image.values for image in slices])
     rescaled = np.concatenate([image.rescaled for image in slices])
@@ -165,7 +165,7 @@ def _canonical(values: FloatArray, image: DicomImage, step_mm: Float64, origin: 
 
 
 def _closest_axes(axes: npt.NDArray[np.float64]) -> list[int]:
-    """Return for x, y, z the array axis closest to it, each used once; the clearest one is settled first."""
+    """Return for x, y, z the array axis closest to it, each used once; the clearest match is assigned first."""
     direction = np.abs(axes / np.linalg.norm(axes, axis=0))
     order = [-1, -1, -1]
     for _ in range(3):

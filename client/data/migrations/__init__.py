@@ -44,7 +44,7 @@ def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA secure_delete=ON")  # what is sealed now must not stay in freed pages
         connection.commit()
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at once
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
         with EnvironmentContext(
             config, script, fn=lambda revision, _: script._upgrade_revs(HEAD, revision)
         ) as environment:

@@ -1,4 +1,4 @@
-"""How the decoding child locks itself in: after this it can use its pipe, its memory and its clock, and nothing else.
+"""The decoding child's sandbox: inside it a process can use its pipe, its memory and its clock, and nothing else.
 
     layer       stops                                                              where
     seccomp     every system call but about forty                                  Linux on x86-64 and AArch64; required
@@ -6,8 +6,8 @@
     namespace   users, network and IPC objects of the machine                      where unprivileged user namespaces are allowed
     limits      descriptors, file sizes, processes, memory                         everywhere
 
-Seccomp alone refuses all that is listed; the others hold if the filter had a gap. A decoder that was taken over can still give
-wrong answers about the files that it is given, and use up its own time and memory. Not proven: that the kernel has no errors in
+Seccomp alone refuses everything listed; the other layers still hold if the filter has a gap. A compromised decoder can still
+give wrong answers about its files, and use up its own time and memory. Not proven: that the kernel has no errors in
 the calls that stay allowed, and that there is no side channel through the processor's caches.
 """
 
@@ -31,19 +31,19 @@ class SandboxUnavailableError(Exception):
 
 
 def lock_down(memory_bytes: int, layers: tuple[str, ...] = LAYERS) -> tuple[str, ...]:
-    """Lock this process in, for good, and return the layers that hold.
+    """Sandbox this process permanently, and return the active layers.
 
     Args:
         memory_bytes: what it may still take beyond what it holds now.
-        layers: which layers to use; fewer than all are for tests, and none is what an operator has to ask for.
+        layers: which layers to use; fewer than all are for tests, and none only if an operator asks for it.
 
     Raises:
-        SandboxUnavailableError: `layers` names seccomp and it is not to be had.
+        SandboxUnavailableError: `layers` names seccomp and it is not available.
     """
     held = []
     most_bytes = _address_space_bytes() + memory_bytes  # while /proc can still be read
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")  # where memory runs out, the kernel ends this process and not the site
+        file.write("1000")  # if memory runs out, the kernel kills this process and not the site
     if "namespace" in layers and libc().unshare(NEW_USER | NEW_IPC | NEW_NET) == 0:
         held.append("namespace")
     drop_capabilities()
@@ -55,24 +55,24 @@ def lock_down(memory_bytes: int, layers: tuple[str, ...] = LAYERS) -> tuple[str,
         set_limits(most_bytes)
         if "seccomp" in layers:
             if not seccomp.available():
-                raise SandboxUnavailableError("this kernel or processor offers no seccomp filter that Salus knows")
+                raise SandboxUnavailableError("this kernel or processor offers no seccomp filter that Salus supports")
             seccomp.install()
             held.append("seccomp")
     except OSError as problem:
-        raise SandboxUnavailableError(f"the kernel refused {problem.strerror}") from None
+        raise SandboxUnavailableError(f"the kernel refused it ({problem.strerror})") from None
     if "seccomp" in layers and not _refused():
-        raise SandboxUnavailableError("the kernel took the filter and does not follow it")
+        raise SandboxUnavailableError("the kernel accepted the filter but does not enforce it")
     return tuple(held)
 
 
 def drop_capabilities() -> None:
-    """Give up every capability: what root is beyond a plain user."""
+    """Drop every capability, which root has beyond a plain user."""
     header = struct.pack("<Ii", CAPABILITY_VERSION, 0)
     libc().capset(header, bytes(24))
 
 
 def set_limits(most_bytes: int) -> None:
-    """Allow no further descriptor, process or file content, and so much memory in all."""
+    """Forbid new descriptors, processes and file contents, and limit the total memory."""
     for kind, most in (
         # None at all: with a limit of those in use, code here could close one and open another.
         (resource.RLIMIT_NOFILE, 0),
@@ -90,9 +90,9 @@ def _address_space_bytes() -> int:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
     except OSError:
-        return 4 * 2**30  # no such file on other systems than Linux
+        return 4 * 2**30  # no such file on systems other than Linux
 
 
 def _refused() -> bool:
     """Try one call that always succeeds without the filter."""
-    return int(libc().getuid()) == -errno.EPERM  # the C library hands on what the kernel returned
+    return int(libc().getuid()) == -errno.EPERM  # the C library passes on what the kernel returned

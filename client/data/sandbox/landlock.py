@@ -1,6 +1,6 @@
-"""Landlock: the kernel's own sandbox for unprivileged processes, here with no exception at all.
+"""Landlock: the kernel's own sandbox for unprivileged processes, here without any exception.
 
-Source: Linux ``Documentation/userspace-api/landlock.rst``. Older kernels know fewer rights; each one known is taken away:
+Source: Linux ``Documentation/userspace-api/landlock.rst``. Older kernels know fewer rights; every known right is dropped:
 
     ABI 1 (5.13)  open, read, write, execute, make, remove        ABI 4 (6.7)   TCP
     ABI 2 (5.19)  rename and link between folders                 ABI 5 (6.10)  ioctl on devices
@@ -37,9 +37,9 @@ def ruleset(abi: int) -> bytes:
 
 
 def restrict() -> int:
-    """Take every right from this thread and what it starts, for good; returns the ABI, 0 where the kernel offers none.
+    """Drop every right of this thread and what it starts, permanently; returns the ABI, 0 if the kernel offers none.
 
-    Call it before a second thread starts: threads that run already keep their rights.
+    Call it before a second thread starts: running threads keep their rights.
 
     Raises:
         OSError: the kernel offers Landlock and refused it.

@@ -76,7 +76,7 @@ def _numbers(table: Mapping[str, tuple[int | None, int | None]], column: int) ->
 
 
 def install() -> None:
-    """Put the filter on every thread of this process, for good; it cannot be taken off.
+    """Install the filter on every thread of this process; it cannot be removed.
 
     Raises:
         OSError: the kernel refused it.

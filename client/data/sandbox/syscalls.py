@@ -43,11 +43,11 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
-# Allowed as long as they make no memory executable: their third argument is checked.
+# Allowed as long as they do not make memory executable: their third argument is checked.
 MAPPING: dict[str, tuple[int, int]] = {"mmap": (9, 222), "mprotect": (10, 226)}
 # Allowed to the process itself only: `abort` needs it.
 SIGNAL_SELF: tuple[int, int] = (234, 131)  # tgkill
-# No decoder has a reason to call these. A process that tries is ended; every other call is refused with EPERM.
+# No decoder has a reason to call these. A process that tries is killed; every other call is refused with EPERM.
 FATAL: dict[str, tuple[int | None, int | None]] = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),

@@ -28,14 +28,14 @@ def open_source(kind: str, root: Path, options: SourceOptions, decoding: Decodin
     """Return the source of this kind over `root`.
 
     Args:
-        decoding: how to decode in a locked-in child process, for data that others made; None to decode in this process.
+        decoding: how to decode in a sandboxed child process, for data made by others; None to decode in this process.
 
     Raises:
         DataError: an unknown kind, a missing root, or options that the source cannot work with.
-        ConfigError: a child cannot be locked in on this machine.
+        ConfigError: a child cannot be sandboxed on this machine.
     """
     if not root.exists():
-        raise DataError(f"Expected data at {root.name!r}, but there is nothing.", remedy="Check the path.")
+        raise DataError(f"Expected data at {root.name!r}, found nothing.", remedy="Check the path.")
     files = LocalFiles(root, options)
     if decoding is not None:
         return Remote(SOURCES.reference(kind, error=DataError), files, options, decoding)
@@ -43,7 +43,7 @@ def open_source(kind: str, root: Path, options: SourceOptions, decoding: Decodin
 
 
 def guess_kind(root: Path) -> str:
-    """Return the kind of source that `root` looks like; raises DataError if it looks like none."""
+    """Return the kind of source that `root` looks like; raises DataError if there is none."""
     if root.suffix == ".npz" or (root.is_dir() and any(root.glob("*.npz"))):
         return "medmnist"
     if root.suffix == ".csv" or (root.is_dir() and any(root.glob("*.data"))):
@@ -57,5 +57,5 @@ def guess_kind(root: Path) -> str:
             if path.suffix.lower() in (".dcm", "") and path.is_file():
                 return "dicom"
     raise DataError(
-        f"Cannot tell what kind of data {root.name!r} holds.", remedy=f"Name it: --kind {'|'.join(SOURCES.names())}."
+        f"Cannot determine the kind of data in {root.name!r}.", remedy=f"Name it: --kind {'|'.join(SOURCES.names())}."
     )

@@ -1,4 +1,4 @@
-"""The interfaces of a source: what reads one kind of data (`Reader`), what it reads (`Files`), and what others see (`Source`)."""
+"""The interfaces of a source: `Reader` reads one kind of data, `Files` is what it reads, and `Source` is what callers see."""
 
 import hashlib
 import io
@@ -20,11 +20,11 @@ class SourceOptions(Strict):
 
     Args:
         labels: CSV of labels, relative to the root or absolute.
-        label_column: its column of labels.
-        patient_column: its column of patients, or the table's; empty for the usual names.
+        label_column: the column of labels in that CSV.
+        patient_column: the patient column of that CSV or of the table; empty for the usual names.
         volumes: take each DICOM series as one 3-D sample.
         columns: for a table, its input columns; needed where the file has no header.
-        missing: for a table, what stands for a missing value.
+        missing: for a table, the markers of missing values.
         positive_above: for a table or for masks, turn the label into ``1`` above this number and ``0`` otherwise.
         masks: for NIfTI, a folder of masks with the names of the images, relative to the root.
     """
@@ -67,7 +67,7 @@ class Files(Protocol):
 
 
 class Reader(Protocol):
-    """Reads one kind of data. At a site it runs in a locked-in child process, and sees nothing but its `Files`.
+    """Reads one kind of data. At a site it runs in a sandboxed child process, and sees only its `Files`.
 
     It may raise `UnreadableImage` for files that cannot be used; any other error counts as ``damaged``. It cannot start threads,
     and it cannot import modules while it reads: `prepare` does that before.
@@ -75,7 +75,7 @@ class Reader(Protocol):
 
     @staticmethod
     def prepare() -> None:
-        """Import and load whatever a file may need; nothing can be loaded later."""
+        """Import and load everything that a file may need; nothing can be loaded later."""
 
     def __init__(self, files: Files, options: SourceOptions) -> None:
         """Open the data; raises DataError for options or label files that cannot be used."""
@@ -84,7 +84,7 @@ class Reader(Protocol):
         """Return whether a file, by its name alone, may hold samples."""
 
     def group(self, name: str) -> str:
-        """Return the name under which a file's samples are to be examined together with those of others; empty for alone."""
+        """Return the group in which a file's samples are examined together with those of other files; empty for none."""
 
     def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
         """Yield the samples of one file, or of all files of a group.
@@ -93,7 +93,7 @@ class Reader(Protocol):
         """
 
     def load(self, key: str) -> Sample:
-        """Return the sample of `key`; raises UnreadableImage if it is no longer what it was."""
+        """Return the sample of `key`; raises UnreadableImage if it has changed."""
 
 
 Stamp = tuple[int, int]  # two halves of a hash
@@ -106,14 +106,14 @@ class Source(Protocol):
         """Yield every sample and every file that cannot be used; never raises for a bad file."""
 
     def load(self, key: str) -> Sample:
-        """Return the sample of `key`; raises UnreadableImage if it is no longer what it was."""
+        """Return the sample of `key`; raises UnreadableImage if it has changed."""
 
     def stamp(self, key: str) -> Stamp | None:
-        """Return what changes when the sample's files do, without reading them; None where they are gone or not worth a cache."""
+        """Return a stamp that changes with the sample's files, without reading them; None if they are gone or need no cache."""
 
 
 def stamp_of(facts: Iterable[tuple[str, os.stat_result]]) -> Stamp:
-    """Return what changes when any of these files is replaced, changed or moved."""
+    """Return a stamp that changes when any of these files is replaced, changed or moved."""
     digest = hashlib.sha256()
     for name, found in facts:
         numbers = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)

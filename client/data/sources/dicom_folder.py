@@ -16,13 +16,13 @@ from salus.client.data.sources.labels import LabelRow, Labels, read_labels
 from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 
-AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so none is stretched on its own
+AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so that no slice is stretched separately
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 
 
 class DicomFolder:
-    """Every file below the root that is not plainly something else is tried."""
+    """Tries every file below the root that is not obviously something else."""
 
     @staticmethod
     def prepare() -> None:
@@ -44,13 +44,13 @@ class DicomFolder:
         return path.name.upper() not in SKIPPED_NAMES and path.suffix.lower() not in SKIPPED_SUFFIXES
 
     def group(self, name: str) -> str:
-        """Return the series of a slice where volumes are wanted."""
+        """Return the series of a slice if volumes are requested."""
         if not self._options.volumes:
             return ""
         image = self._read(name)
         if not image.series_uid:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
-        # Multi-frame files are volumes of their own; a series is one patient's, whatever two files claim.
+        # Multi-frame files are volumes of their own; a series belongs to one patient, whatever its files say.
         alone = name if image.values.shape[0] > 1 else ""
         return json.dumps([image.patient_id, image.study_uid, image.series_uid, alone])
 

@@ -24,11 +24,11 @@ from salus.common.errors import UnreadableImage
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # what the bytes must be, whatever the name says
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # the content decides, whatever the name says
 
 
 class ImageFolder:
-    """One sample per image file. Where the label file names no patient, every different picture counts as one."""
+    """One sample per image file. If the label file names no patient, every distinct image counts as one."""
 
     @staticmethod
     def prepare() -> None:
@@ -45,7 +45,7 @@ class ImageFolder:
         self._labels.check_patients()
 
     def wants(self, name: str) -> bool:
-        """Return whether a file is called like a picture."""
+        """Return whether a file's name is that of an image."""
         return PurePosixPath(name).suffix.lower() in SUFFIXES
 
     def group(self, name: str) -> str:
@@ -73,7 +73,7 @@ class ImageFolder:
             )
 
     def load(self, key: str) -> Sample:
-        """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, turned as the file says."""
+        """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, rotated as the file says."""
         data = bytes(self._files.read(key))
         values = _decoded(data)
         return Sample(values, sha256=hashlib.sha256(data).hexdigest(), pixel_sha256=array_digest(values))
@@ -85,17 +85,17 @@ def _decoded(data: bytes) -> FloatArray:
             warnings.simplefilter("error")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if getattr(image, "n_frames", 1) != 1:
-                    raise UnreadableImage("several-pictures", "the file holds several pictures")
+                    raise UnreadableImage("several-pictures", "the file holds several images")
                 colours = 1 if image.mode in ("1", "L", "LA") or image.mode.startswith("I;16") else 3
-                if image.width * image.height * colours > MAX_PICTURE_VALUES:  # the header's word, before decoding
-                    raise UnreadableImage("too-large", f"the picture declares {image.width} x {image.height} pixels")
+                if image.width * image.height * colours > MAX_PICTURE_VALUES:  # as the header declares, before decoding
+                    raise UnreadableImage("too-large", f"the image declares {image.width} x {image.height} pixels")
                 return _unit_range(ImageOps.exif_transpose(image))
     except UnreadableImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit
-        raise UnreadableImage("too-large", "the picture declares too many pixels") from None
+        raise UnreadableImage("too-large", "the image declares too many pixels") from None
     except MemoryError:
-        raise UnreadableImage("too-large", "the picture needs more memory than it may have") from None
+        raise UnreadableImage("too-large", "the image needs more memory than allowed") from None
     except Exception:  # Pillow's plug-ins raise TypeError, SyntaxError, struct.error ... on damaged files
         raise UnreadableImage("damaged", "the image cannot be decoded") from None
 
@@ -109,4 +109,4 @@ def _unit_range(image: Image.Image) -> FloatArray:
     if image.mode in ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"):
         colour = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
         return np.ascontiguousarray(np.moveaxis(colour, -1, 0))
-    raise UnreadableImage("unsupported", "pictures of this mode have no range of their own")
+    raise UnreadableImage("unsupported", "this pixel mode has no fixed range of values")

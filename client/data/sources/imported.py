@@ -1,6 +1,6 @@
-"""A store of de-identified images: a DICOM folder whose patients are pseudonyms already, and are not hashed again.
+"""A store of de-identified images: a DICOM folder whose patients are already pseudonyms, and are not hashed again.
 
-So a patient that came in twice, once by import and once in a plain folder, is one patient to the privacy ledger.
+So a patient who was added twice, once by import and once in a plain folder, is one patient to the privacy ledger.
 """
 
 import re

@@ -32,14 +32,14 @@ class Labels:
     """A label file, looked up by file name, StudyInstanceUID or PatientID.
 
     Args:
-        overlooked: a column that looks like one of patients and was not read as one, or empty.
+        overlooked: a column that looks like a patient column but was not used as one, or empty.
     """
 
     def __init__(self, by: dict[str, dict[str, LabelRow]], overlooked: str = "") -> None:
         self._by, self._overlooked = by, overlooked
 
     def check_patients(self) -> None:
-        """Raise DataError if every image would be a patient of its own although a column seems to name patients."""
+        """Raise DataError if every image would count as its own patient although a column seems to name patients."""
         if self._overlooked:
             count = len(self._by.get("file", {}))
             raise not_read_as_patients(self._overlooked, f"{count} patients for {count} images")
@@ -72,7 +72,7 @@ def read_labels(files: Files, options: SourceOptions) -> Labels:
         if problem.reason == "missing":
             raise DataError(
                 f"Expected a label file {name!r} in the data folder.",
-                remedy="Name one with --labels; it needs a column file, StudyInstanceUID or PatientID, and one of labels.",
+                remedy="Name one with --labels; it needs a label column and a column file, StudyInstanceUID or PatientID.",
             ) from None
         raise DataError(f"Cannot read the label file {name!r}: {problem.detail}.", remedy="Check the file.") from None
     except (UnicodeDecodeError, csv.Error):
@@ -80,16 +80,16 @@ def read_labels(files: Files, options: SourceOptions) -> Labels:
 
 
 def overlooked_column(columns: Sequence[str], read: Sequence[str]) -> str:
-    """Return the first of `columns` that looks like one of patients and is not among those that are read; empty if none."""
+    """Return the first of `columns` that looks like a patient column and is not used as one; empty if there is none."""
     others = [column for column in columns if column not in read]
     return next((c for c in others if LIKE_A_PATIENT.fullmatch(re.sub(r"[^a-z]", "", c.lower()))), "")
 
 
 def not_read_as_patients(column: str, what: str) -> DataError:
-    """Return the error for a column that seems to name patients under another name: privacy would be counted per image."""
+    """Return the error for a patient column with an unexpected name: privacy would be counted per image."""
     return DataError(
-        f"{what}: is {column!r} the column of patients?",
-        remedy=f"If it is, add --patient-column {column!r}. If not, name the column that tells patients apart, "
+        f"{what}: is {column!r} the patient column?",
+        remedy=f"If it is, add --patient-column {column!r}. If not, name the column that identifies patients, "
         "or rename this one.",
     )
 
@@ -117,7 +117,7 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         key = next((column for column in keys if row.get(column)), None)
         label = _cell(row, label_column)
         if key is None or not label:
-            continue  # an unlabelled row labels nothing; its images are counted as unlabelled
+            continue  # a row without a label is skipped; its images are counted as unlabelled
         entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"))
         earlier = by[key].setdefault(_cell(row, key), entry)
         if earlier.label != label:

@@ -10,7 +10,7 @@ from salus.client.data.sources.base import LABELS, SourceOptions, Stamp, stamp_o
 from salus.common.errors import UnreadableImage
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer must not hold us up
+FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer must not block
 
 
 class LocalFiles:
@@ -25,7 +25,7 @@ class LocalFiles:
         self._labels, self._masks = options.labels or LABELS, options.masks
 
     def names(self, below: str = "") -> Iterator[str]:
-        """Yield the names, see `Files`; raises UnreadableImage for a folder that is not there."""
+        """Yield the names, see `Files`; raises UnreadableImage for a folder that does not exist."""
         if self._alone:
             yield self._root.name
         elif below == "":
@@ -33,7 +33,7 @@ class LocalFiles:
         elif below == self._masks and (self._root / below).is_dir():
             yield from _walked(self._root / below, f"{below}/")
         else:
-            raise UnreadableImage("missing", "there is no such folder")
+            raise UnreadableImage("missing", "the folder does not exist")
 
     def size(self, name: str) -> int:
         """Return a file's size in bytes."""
@@ -60,7 +60,7 @@ class LocalFiles:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def facts(self, name: str) -> os.stat_result:
-        """Return a regular file's facts; raises UnreadableImage where there is none that can be read."""
+        """Return a regular file's facts; raises UnreadableImage if there is no readable one."""
         handle = self._open(name)
         try:
             found = os.fstat(handle)
@@ -71,7 +71,7 @@ class LocalFiles:
         return found
 
     def stamp(self, names: list[str]) -> Stamp | None:
-        """Return what changes when any of these files does; None if one is missing or cannot be read."""
+        """Return a stamp that changes with any of these files; None if one is missing or cannot be read."""
         try:
             return stamp_of((Path(name).name, self.facts(name)) for name in names)
         except UnreadableImage:
@@ -80,7 +80,7 @@ class LocalFiles:
     def _open(self, name: str) -> int:
         try:
             if name == self._labels:
-                return os.open(self._root / name, FILE & ~os.O_NOFOLLOW)  # the operator named it, link or not
+                return os.open(self._root / name, FILE & ~os.O_NOFOLLOW)  # the operator named it, so it may be a link
             if self._alone:
                 if name != self._root.name:
                     raise FileNotFoundError
@@ -89,13 +89,13 @@ class LocalFiles:
                 return _beneath(self._root / self._masks, name[len(self._masks) + 1 :])
             return _beneath(self._root, name)
         except (FileNotFoundError, NotADirectoryError, ValueError):
-            raise UnreadableImage("missing", "the file is not there any more") from None
+            raise UnreadableImage("missing", "the file no longer exists") from None
         except OSError:
             raise UnreadableImage("unreadable", "the file cannot be read") from None
 
 
 def _beneath(folder: Path, name: str) -> int:
-    """Open a file below a folder, one part of its name after the other, through no link."""
+    """Open a file below a folder, one part of its path at a time, without following links."""
     *folders, last = name.split("/")
     if not last or {"", ".", ".."} & {*folders, last}:
         raise FileNotFoundError

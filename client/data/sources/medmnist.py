@@ -1,4 +1,4 @@
-"""An ``.npz`` in MedMNIST form: ``train_images``, ``train_labels`` and so on; every different image is a patient of its own."""
+"""An ``.npz`` in MedMNIST form: ``train_images``, ``train_labels`` and so on; every distinct image counts as its own patient."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ class MedMnist:
 
     @staticmethod
     def prepare() -> None:
-        """Read one archive, compressed as they come, so that all that this needs is loaded."""
+        """Read one archive, compressed as usual, so that everything needed is loaded."""
         buffer = io.BytesIO()
         np.savez_compressed(buffer, x=np.zeros(1, np.uint8))
         buffer.seek(0)
@@ -43,13 +43,13 @@ class MedMnist:
                 raise ValueError
         except MemoryError:
             raise DataError(
-                f"The arrays of {self._name!r} need more memory than they may have.",
+                f"The arrays of {self._name!r} need more memory than allowed.",
                 remedy="Raise decode_memory_mb in site.toml.",
             ) from None
-        except Exception:  # zipfile, zlib and numpy raise a dozen kinds on damaged archives
+        except Exception:  # zipfile, zlib and numpy raise many kinds of exceptions on damaged archives
             raise DataError(
                 f"Expected an npz in MedMNIST form, but {self._name!r} cannot be read as one.",
-                remedy="It needs train_images and train_labels, and likewise val and test.",
+                remedy="It needs train_images and train_labels, and the same for val and test.",
             ) from None
         for split, images in self._images.items():
             labels = self._labels[split]

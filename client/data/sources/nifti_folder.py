@@ -1,4 +1,4 @@
-"""A folder of NIfTI volumes; each is a patient of its own unless the label file says otherwise; labels from a CSV or from masks.
+"""A folder of NIfTI volumes; each counts as its own patient unless the label file says otherwise; labels from a CSV or masks.
 
 With masks the label is the mask's volume in millilitres: of all its voxels above zero, or with `label_column` a number, of
 the voxels of that class. `positive_above` turns it into ``1`` or ``0``.
@@ -35,7 +35,7 @@ MAX_VOXELS = 2**28
 MAX_BYTES = 2 * 2**30  # of a volume
 MAX_OFFSET = 2**20  # of the voxels in a file; extensions of the header are far smaller
 HEADER_BYTES = 352
-MAX_EXPANSION = 200  # of a compressed image; scans shrink to a third, and a brain in an empty frame to a thirtieth
+MAX_EXPANSION = 200  # of a compressed image; scans compress about 3 to 1, a brain in an empty frame 30 to 1
 
 
 class NiftiFolder:
@@ -43,7 +43,7 @@ class NiftiFolder:
 
     @staticmethod
     def prepare() -> None:
-        """Read one small volume, so that all that nibabel needs is loaded."""
+        """Read one small volume, so that everything nibabel needs is loaded."""
         image = nibabel.Nifti1Image(np.zeros((2, 2, 2), np.int16), np.eye(4))  # type: ignore[no-untyped-call]
         _volume(_expanded(gzip.compress(image.to_bytes()), MAX_BYTES))
 
@@ -55,7 +55,7 @@ class NiftiFolder:
                 self._masks = set(files.names(options.masks))
             except UnreadableImage:
                 raise DataError(
-                    "Expected the folder of masks in the data folder, but there is none of this name.",
+                    "Expected the folder of masks in the data folder, found no folder of this name.",
                     remedy="Check --masks.",
                 ) from None
         images = [PurePosixPath(name) for name in files.names() if self.wants(name)]
@@ -66,7 +66,7 @@ class NiftiFolder:
             self._labels.check_patients()
 
     def wants(self, name: str) -> bool:
-        """Return whether a file is called like a volume and is not one of the masks."""
+        """Return whether a file's name is that of a volume and it is not one of the masks."""
         return name.endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".") and name not in self._masks
 
     def group(self, name: str) -> str:
@@ -122,7 +122,7 @@ class NiftiFolder:
             return row
         mask, spacing = _volume(self._read(self._mask_of(key)))
         if mask.shape != sample.measured.shape[1:] or not np.allclose(spacing, sample.spacing_mm, rtol=1e-3):
-            raise UnreadableImage("mask-mismatch", "the mask has another size or spacing than its image")
+            raise UnreadableImage("mask-mismatch", "the mask's size or spacing differs from its image's")
         wanted = self._options.label_column
         inside = mask == int(wanted) if wanted.isdecimal() else mask > 0
         volume_ml = float(inside.sum()) * float(np.prod(spacing)) / 1000.0
@@ -130,7 +130,7 @@ class NiftiFolder:
         return LabelRow(f"{volume_ml:.3f}" if above is None else str(int(volume_ml > above)))
 
     def _mask_of(self, key: str) -> str:
-        """Return an image's mask: at the same place below the folder of masks, or by its name where only one image has it."""
+        """Return an image's mask: at the same place below the folder of masks, or by its name if only one image has it."""
         place = PurePosixPath(key)
         places = [key]
         if self._below[place.parts[1:]] == 1 and len(place.parts) > 1:
@@ -140,18 +140,18 @@ class NiftiFolder:
         named = (f"{self._options.masks}/{place}" for place in places)
         found = next((name for name in named if name in self._masks), None)
         if found is None:
-            raise UnreadableImage("unlabelled", "no mask of this name, or several images that it could be of")
+            raise UnreadableImage("unlabelled", "no mask of this name, or several images that match it")
         return found
 
 
 def _expanded(data: bytes, most: int) -> bytes:
-    """Return what gzip data expand to: what the volume's own header declares, and at most so many bytes."""
+    """Return decompressed gzip data: as many bytes as the volume's own header declares, at most."""
     try:
         with gzip.open(io.BytesIO(data)) as file:
             head = file.read(HEADER_BYTES)
             expected = _declared_bytes(head)
             if expected > most:
-                raise UnreadableImage("too-large", f"it would expand more than {MAX_EXPANSION} times")
+                raise UnreadableImage("too-large", f"it would expand by more than {MAX_EXPANSION} times")
             return head + file.read(max(expected - len(head), 0))  # not a byte more
     except (OSError, EOFError, zlib.error):
         raise UnreadableImage("damaged", "the file cannot be decompressed") from None
@@ -163,8 +163,8 @@ def _declared_bytes(head: bytes) -> int:
         voxels = int(np.prod([int(side) for side in header.get_data_shape()], dtype=object))
         offset = int(header["vox_offset"])
         size = offset + voxels * int(header.get_data_dtype().itemsize)
-    except Exception:  # nibabel raises its own, ValueError, OverflowError ... on damaged headers
-        raise UnreadableImage("damaged", "no NIfTI header") from None
+    except Exception:  # nibabel raises its own errors, ValueError, OverflowError ... on damaged headers
+        raise UnreadableImage("damaged", "no valid NIfTI header") from None
     if not 0 < voxels <= MAX_VOXELS or not 0 < size <= MAX_BYTES or not 0 <= offset <= MAX_OFFSET:
         raise UnreadableImage("too-large", f"it declares {voxels} voxels")
     return size
@@ -173,7 +173,7 @@ def _declared_bytes(head: bytes) -> int:
 def _volume(data: bytes) -> tuple[FloatArray, tuple[float, float, float]]:
     """Return ``[z, y, x]`` along head, back and left, and its spacing."""
     if len(data) < HEADER_BYTES or len(data) < _declared_bytes(data[:HEADER_BYTES]):
-        raise UnreadableImage("damaged", "shorter than its header says")
+        raise UnreadableImage("damaged", "shorter than its header declares")
     try:
         image: Any = nibabel.Nifti1Image.from_bytes(data)
         space: Any = nibabel.orientations
@@ -185,7 +185,7 @@ def _volume(data: bytes) -> tuple[FloatArray, tuple[float, float, float]]:
     except Exception:  # see above
         raise UnreadableImage("damaged", "the file cannot be decoded") from None
     if values.ndim != 3 or min(values.shape) < 1:
-        raise UnreadableImage("unsupported", "not one volume of three dimensions")
+        raise UnreadableImage("unsupported", "not a single three-dimensional volume")
     if not np.isfinite(values).all() or not all(0 < side < np.inf for side in spacing):
-        raise UnreadableImage("not-finite", "voxels or spacing that are not numbers")
+        raise UnreadableImage("not-finite", "voxels or spacing that are not finite")
     return np.ascontiguousarray(values.transpose(2, 1, 0)), (spacing[2], spacing[1], spacing[0])

@@ -1,4 +1,4 @@
-"""A source over some files: how a scan goes through them, whoever decodes them."""
+"""A source over some files: how a scan goes through them, wherever they are decoded."""
 
 import contextlib
 import itertools
@@ -11,7 +11,7 @@ from salus.client.data.sources.base import Reader, SourceOptions, Stamp
 from salus.client.data.sources.local import LocalFiles
 from salus.common.errors import UnreadableImage
 
-PAGE = 500  # names that are asked about together
+PAGE = 500  # names per request
 Item = ImageRecord | Quarantined
 
 
@@ -74,7 +74,7 @@ class Opened(ABC):
 
 
 class Direct(Opened):
-    """A source that decodes in this process: for files that one made oneself, as in simulations."""
+    """A source that decodes in this process: for trusted files, as in simulations."""
 
     def __init__(self, reader: type[Reader], files: LocalFiles, options: SourceOptions) -> None:
         super().__init__(files)

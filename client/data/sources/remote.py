@@ -1,4 +1,4 @@
-"""A source whose files are decoded in the locked-in child process of this process, see `isolation` and `decoder_reading`."""
+"""A source whose files are decoded in this process's sandboxed child process, see `isolation` and `decoder_reading`."""
 
 import functools
 import itertools
@@ -34,7 +34,7 @@ class Remote(Opened):
 
     Raises:
         DataError: options or a label file that cannot be used.
-        ConfigError: a child cannot be locked in on this machine.
+        ConfigError: a child cannot be sandboxed on this machine.
     """
 
     def __init__(self, reader: str, files: LocalFiles, options: SourceOptions, decoding: Decoding) -> None:
@@ -53,7 +53,7 @@ class Remote(Opened):
         self._incarnation = self._child.incarnation
 
     def _asked(self, name: str, kind: type[A], *arguments: object, data: Buffer = b"") -> tuple[A, memoryview]:
-        with self._child.lock:  # so that no other thread's file ends the child in between
+        with self._child.lock:  # so that no other thread's file stops the child in between
             self._child.start()
             if self._incarnation != self._child.incarnation:
                 self._open()
@@ -79,11 +79,11 @@ class Remote(Opened):
         return self._pages(names, self._asked("examine", Page, list(names), 0)[0])
 
     def _pushed(self, name: str) -> bytes:
-        """Return a file that is about to be asked for, which saves a question; nothing where that is not worth it."""
+        """Return a file that the child is about to request, which saves a round trip; empty if that is not worthwhile."""
         try:
             return self._files.read(name) if self._files.size(name) <= MAX_PUSHED_BYTES else b""
         except UnreadableImage:
-            return b""  # the key is not a file's name, or the file is gone: the reader says so when it asks
+            return b""  # the key is not a file's name, or the file is gone: the reader reports it
 
     def _pages(self, names: Sequence[str], page: Page) -> Iterator[Item]:
         count = 0
@@ -101,7 +101,7 @@ class Remote(Opened):
         measured = None
         if loaded.measured is not None:
             measured = np.frombuffer(body, np.float32, offset=4 * loaded.count).reshape(loaded.measured)
-        # A table's missing values are NaN; a picture has none, whatever the decoder says.
+        # A table's missing values are NaN; an image has none, whatever the decoder says.
         if not loaded.columns and not (np.isfinite(values).all() and (measured is None or np.isfinite(measured).all())):
             raise UnreadableImage("not-finite", "the sample holds NaN or infinite values")
         return Sample(values, loaded.spacing_mm, loaded.columns, loaded.sha256, measured, loaded.pixel_sha256)
@@ -122,7 +122,7 @@ class _Served:
         return self._files.read(question.name, question.offset, min(question.length, MAX_FILE_BYTES) or None)
 
     def _names(self, below: str, offset: int) -> list[str]:
-        """Return a page of names from the offset on; pages that follow each other cost one listing together."""
+        """Return a page of names from the offset on; consecutive pages share one listing."""
         where, at, names = self._listing
         if (where, at) != (below, offset):
             names = itertools.islice(self._files.names(below), offset, None)

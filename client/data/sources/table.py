@@ -14,11 +14,11 @@ from salus.client.data.sources.labels import not_read_as_patients, overlooked_co
 from salus.common.errors import DataError, UnreadableImage
 
 LARGEST = 1e30  # float32 holds it; a measurement never reaches it
-ID_COLUMNS = ("PatientID", "patient", "pid")  # of patients; another one is named by the operator
+ID_COLUMNS = ("PatientID", "patient", "pid")  # of patients; the operator may name another one
 
 
 class Table:
-    """One sample per row; the label column and the inputs are named by the operator. Every different row is a patient unless
+    """One sample per row; the label column and the inputs are named by the operator. Every distinct row is a patient unless
     an identifier says otherwise.
 
     A file with a header names its columns itself; one without takes the names from the options, in order, the label's included.
@@ -26,7 +26,7 @@ class Table:
 
     @staticmethod
     def prepare() -> None:
-        """Do nothing: all that is needed is loaded with this module."""
+        """Do nothing: everything needed is loaded with this module."""
 
     def __init__(self, files: Files, options: SourceOptions) -> None:
         self._options = options
@@ -66,7 +66,7 @@ class Table:
         read = (self._options.label_column, *self._options.columns)
         found = overlooked_column(header, read)
         if not wanted and found and not set(ID_COLUMNS) & set(header):
-            raise not_read_as_patients(found, f"Every row of {name!r} would be a patient of its own")
+            raise not_read_as_patients(found, f"Every row of {name!r} would count as its own patient")
 
     @property
     def _ids(self) -> tuple[str, ...]:

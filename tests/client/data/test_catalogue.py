@@ -45,7 +45,7 @@ def test_counts_and_pseudonyms(tmp_path: Path) -> None:
 def test_names_are_unique_and_unknown_ones_are_listed(tmp_path: Path) -> None:
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
     catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(2))
-    with pytest.raises(DataError, match="registered already"):
+    with pytest.raises(DataError, match="already registered"):
         catalogue.add_records("a", "dicom", tmp_path, SourceOptions(), records(2))
     with pytest.raises(DataError, match="registered: a"):
         catalogue.images("b")

@@ -116,9 +116,9 @@ def test_data_registered_anew_keep_what_was_declared(tmp_path: Path) -> None:
 def test_names_follow_the_rule_of_names(tmp_path: Path, name: str) -> None:
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
     npz = write_npz(tmp_path / "toy.npz")
-    with pytest.raises(DataError, match="small letters"):
+    with pytest.raises(DataError, match="lower-case letters"):
         catalogue.add(name, "medmnist", npz, SourceOptions())
-    with pytest.raises(DataError, match="small letters"):
+    with pytest.raises(DataError, match="lower-case letters"):
         catalogue.add_records(name, "medmnist", npz, SourceOptions(), [ImageRecord("p", "s", "k", "0")])
 
 
@@ -154,7 +154,7 @@ def test_other_columns_are_left_alone(tmp_path: Path, column: str) -> None:
 def test_a_table_with_a_column_of_patients_under_another_name(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("subject,age,label\n" + "".join(f"{n // 3},{n},{n % 2}\n" for n in range(30)))
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
-    with pytest.raises(DataError, match="is 'subject' the column of patients"):
+    with pytest.raises(DataError, match="is 'subject' the patient column"):
         catalogue.add("t", "table", tmp_path / "t.csv", SourceOptions())
     assert catalogue.add("t", "table", tmp_path / "t.csv", SourceOptions(patient_column="subject")).patients == 10
     assert [column.name for column in catalogue.propose("t").declaration.columns] == ["age"]

@@ -9,7 +9,7 @@ SEALED = {"datasets": ("root", "options"), "images": ("key",), "quarantine": ("k
 
 
 def upgrade() -> None:
-    """Seal what is there, under the key that `migrate` was given."""
+    """Seal existing paths with the key that was passed to `migrate`."""
     connection, seal = op.get_bind(), op.get_context().opts["seal"]
     for table, columns in SEALED.items():
         rows = sa.table(table, sa.column("rowid"), *(sa.column(column) for column in columns))

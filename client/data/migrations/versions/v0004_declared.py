@@ -1,4 +1,4 @@
-"""Declarations of data sets, and what is wrong with one right now."""
+"""Declarations of data sets, and their current problems."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add both; a data set that was registered before is not declared, and is refused to jobs until it is."""
+    """Add both; a data set registered earlier is not declared, and jobs on it are refused until it is."""
     op.add_column("datasets", sa.Column("declaration", sa.String, nullable=False, server_default=""))
     op.create_table(
         "troubles",
