@@ -1,4 +1,4 @@
-"""The patient behind each pseudonym, for the site alone: sealed identifiers from imports, in ``keys`` beside the key that opens them.
+"""Which patient each pseudonym stands for, for the site alone: sealed identifiers in ``keys``, beside the key that opens them.
 
 A finding in an image, or a patient who withdraws, must lead back to a person. The identifier is sealed in the decoding child,
 so the importing process never holds it.

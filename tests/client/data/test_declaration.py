@@ -137,7 +137,7 @@ def pictures(folder: Path, header: str = "file,label", extra: str = "") -> Path:
 def test_a_column_of_patients_under_another_name_is_an_error_that_names_it(tmp_path: Path, column: str) -> None:
     folder = pictures(tmp_path / "p", f"file,label,{column}", ",x{}")
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
-    with pytest.raises(DataError, match=f"12 patients for 12 images: is '{column}' the column"):
+    with pytest.raises(DataError, match=f"12 patients for 12 images: is '{column}' the patient column"):
         catalogue.add("p", "images", folder, SourceOptions())
     assert catalogue.add("p", "images", folder, SourceOptions(patient_column=column)).patients == 6
     with pytest.raises(DataError, match="'nobody'"):
