@@ -85,7 +85,7 @@ class SiteConfig(Strict):
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     reconnect_max_s: Annotated[float, Field(gt=0)] = 60.0  # a restarted coordinator is found within a minute
-    decode_without_sandbox: Literal["", ACCEPTED] = ""  # type: ignore[valid-type]  # where the kernel offers no seccomp filter
+    decode_without_sandbox: Literal["", ACCEPTED] = ""  # type: ignore[valid-type]  # needed only if the kernel offers no seccomp filter
     performance: Performance = Performance()
 
     def decoding(self) -> Decoding:

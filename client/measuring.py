@@ -1,7 +1,7 @@
 """Statistics at a site: reads its images patient by patient, and gives its answer in one step, exact or with noise.
 
 exact    sums of images, in which every cell has enough patients; nothing if the whole site has too few
-noised   one row of norm one or less for each patient, whatever it holds, and noise; failures leave a patient out
+noised   for each patient one row of norm at most one, and noise; a failure leaves that patient out
 """
 
 import itertools
@@ -136,7 +136,7 @@ def measured_of(sample: Sample, label: int | None, info: dict[str, object]) -> M
 
 @dataclass
 class MeasuringJob:
-    """Statistics in place of training; fulfils `running.Running`."""
+    """Statistics in place of training; implements `running.Running`."""
 
     job: Job
     job_id: str
@@ -202,7 +202,7 @@ class MeasuringJob:
         self.events.emit("measured", job=request.job_id, round=request.round, left_out=dict(self.measurer.left_out))
 
     def _nothing(self, request: Request, problem: Exception) -> None:
-        self.finding = Finding(f"The running job received none of it. {describe(problem)}")
+        self.finding = Finding(f"The running job received no data from it. {describe(problem)}")
         self.events.emit(
             "contributed-nothing",
             job=request.job_id,

@@ -65,7 +65,7 @@ class PrivateTrainer:
         if parameters.size and not float(np.abs(parameters).max()) <= LARGEST_PARAMETER:
             raise WireError(
                 f"Expected model parameters between {-LARGEST_PARAMETER:g} and {LARGEST_PARAMETER:g}.",
-                remedy="Training has diverged, or the model was made to reveal patients. End the job.",
+                remedy="Training has diverged, or the model was crafted to reveal patients. Cancel the job.",
             )
 
     def train(self, start: FloatVector, data: TensorSet | None) -> FloatVector:
@@ -147,7 +147,7 @@ class PrivateTrainer:
         return self._trainer.task.private_statistics(self._trainer.model(inputs.to(self._trainer.device)), targets)
 
     def _sampled(self, data: TensorSet | None, stream: Stream) -> Iterator[Batch]:
-        """Yield one Poisson sample of patients in batches of public sizes, see `patients`; a patient is never cut in two."""
+        """Yield one Poisson sample of patients in batches of public sizes, see `patients`; a patient is never split."""
         if data is None:
             return
         by_patient = data.by_patient()
@@ -174,7 +174,7 @@ class PrivateTrainer:
         return inputs.to(device), targets.to(device), patients.to(device)
 
     def _rows_for(self, places: int) -> int:
-        """Return how many patients with so many places share a batch, from public numbers and this machine."""
+        """Return how many patients with this many rows share a batch, from public numbers and this machine."""
         if places not in self._rows:
             rows = max(1, batch_rows(self._trainer.job, self._trainer.device) // places)
             self._rows[places] = rows if rows == 1 or self._independent(rows, places) else 1
@@ -197,7 +197,7 @@ class PrivateTrainer:
             if len(present) == 1:
                 self._without(problem)
                 return [torch.zeros_like(p, dtype=torch.float64) for p in self._trainer.model.parameters()]
-            # The same size and the same row, so that everybody adds the same as with the others.
+            # The same batch size and row, so that each patient contributes the same as together with the others.
             each = [Patients(patients.images * (rows == row), patients.places) for row in present]
             sums = [self._clipped((inputs, targets, one)) for one in each]
             return [torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)]

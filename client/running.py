@@ -236,7 +236,7 @@ class RunningJob:
         )
 
     def _nothing(self, request: Request, problem: Exception) -> None:
-        self.finding = self.finding or Finding(f"The running job received none of it. {describe(problem)}")
+        self.finding = self.finding or Finding(f"The running job received no data from it. {describe(problem)}")
         self.events.emit(
             "contributed-nothing",
             job=request.job_id,

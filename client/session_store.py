@@ -55,7 +55,7 @@ QUESTIONS = sa.Table(
 
 
 class SqliteSessionStore:
-    """Fulfils `SessionStore` in one file."""
+    """Implements `SessionStore` in one file."""
 
     def __init__(self, path: Path) -> None:
         self._engine = open_sqlite(path)

@@ -237,7 +237,7 @@ class Site:
         if known is not None and same and known.usable and not removed:
             return known
         sent = known.account.sent if known is not None and known.account is not None and same else {}
-        self._running = known = None  # free the last job's data before the next one's are read
+        self._running = known = None  # free the last job's data before the next job's data are read
         running = self._prepare(job, document, request.job_id)
         if running.account is not None:
             running.account.sent = sent

@@ -48,7 +48,7 @@ class DataWatch:
             images = {image.key: image for image in self._catalogue.images(trouble.dataset)}
             source = self._catalogue.source(trouble.dataset)
             for key in trouble.keys or list(images)[:1]:
-                if key in images:  # else it was registered anew without this one
+                if key in images:  # otherwise the data set was registered again without this image
                     read_registered(source, images[key])
         except (DataError, OSError):
             return False

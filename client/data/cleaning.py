@@ -50,7 +50,7 @@ class Isolated:
 
     @property
     def process_id(self) -> int:
-        """The child's process id, 0 while there is none; for measuring."""
+        """The child's process id, 0 while there is none; for measurements."""
         return self._child.process_id
 
     def clean(self, data: bytes) -> Clean:

@@ -92,7 +92,7 @@ class Cleaning:
 def _clean(data: bytes, rules: Rules) -> Clean:
     dataset = _parsed(data)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UnreadableImage("no-pixels", "it holds no pixels")
+        raise UnreadableImage("no-pixels", "it contains no pixels")
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     declared = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.get("SamplesPerPixel", 1))
     if not 0 < declared <= MAX_PIXELS:

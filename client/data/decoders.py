@@ -13,7 +13,7 @@ from salus.client.data.volumes import split_times, stack
 
 
 def load_decoders() -> None:
-    """Import everything that a picture may need, because nothing can be opened later."""
+    """Import everything that an image may need, because nothing can be opened later."""
     from PIL import Image
     from pydicom.charset import python_encoding
     from pydicom.dataset import Dataset, FileMetaDataset

@@ -70,7 +70,7 @@ WORDS = {
 }
 BURNED_IN_MODALITIES = {"US", "SC", "OT"}  # names are often burned into these images, whatever their header says
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-KNOWN_CLASSES = "1.2.840.10008.5.1.4.1.1."  # storage classes of the standard; a private class could hold a name
+KNOWN_CLASSES = "1.2.840.10008.5.1.4.1.1."  # storage classes of the standard; a private class could contain a name
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class PixelMask:
     """Rectangles that an operator declares to hold burned-in text on one device, and that are set to zero.
 
     Args:
-        vendor, rows, columns: which pictures, by vendor of `VENDORS` and size.
+        vendor, rows, columns: the images that it applies to, by vendor (of `VENDORS`) and size.
         boxes: (first row, first column, rows, columns) each.
     """
 
@@ -175,7 +175,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
-    """Write decoded pixels without compression; high bits beyond those stored, where old overlays hide, are gone."""
+    """Write decoded pixels without compression; high bits beyond those stored, where old overlays hide, are cleared."""
     modality = str(dataset.get("Modality", ""))
     burned = (
         str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"

@@ -103,7 +103,7 @@ class Facts(Strict):
     """What is known about a decoded image besides its numbers; small, so that it can cross from a child process as JSON.
 
     Args:
-        mirror: for an inverted picture, the sum of the two ends of what its bits can hold.
+        mirror: for an inverted image, the sum of the smallest and largest value that its bits can hold.
     """
 
     window: Window
@@ -153,7 +153,7 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
         raise UnreadableImage("unsupported", f"{name} is deflated; a small one can expand without bound")
     dataset = pydicom.dcmread(io.BytesIO(data))
     if not any(element in dataset for element in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UnreadableImage("no-pixels", f"{name} holds no pixels")
+        raise UnreadableImage("no-pixels", f"{name} contains no pixels")
     declared = int(dataset.Rows) * int(dataset.Columns) * _frames(dataset) * int(dataset.get("SamplesPerPixel", 1))
     if not 0 < declared <= MAX_PIXELS:
         raise UnreadableImage("too-large", f"{name} declares {declared} pixels")
@@ -181,12 +181,12 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
 
 
 def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> DicomImage:
-    """Return the image of what was decoded; raises UnreadableImage for several colour pictures or numbers that are not finite."""
+    """Return the image of what was decoded; raises UnreadableImage for several colour images or values that are not finite."""
     values = show(rescaled, facts.window, inverted=facts.inverted) if rescaled.ndim == 3 else rescaled
     if values.ndim == 4 and values.shape[0] > 1:
-        raise UnreadableImage("colour-frames", f"{name} holds several colour images")
+        raise UnreadableImage("colour-frames", f"{name} contains several colour images")
     if not np.isfinite(values).all():
-        raise UnreadableImage("not-finite", f"{name} holds NaN or infinite pixels")
+        raise UnreadableImage("not-finite", f"{name} contains NaN or infinite pixels")
     intensities = np.float32(facts.mirror) - rescaled if facts.inverted else rescaled
     return DicomImage(
         values=values,
@@ -222,7 +222,7 @@ def _syntax(data: bytes) -> object:
 
 
 def mirror_of(dataset: pydicom.Dataset) -> float:
-    """Return the sum of the two ends of what a picture's bits can hold, rescaled: ``mirror - x`` turns a MONOCHROME1 one over."""
+    """Return the sum of the smallest and largest value that the bits can hold, rescaled: ``mirror - x`` inverts MONOCHROME1."""
     bits, signed = int(dataset.get("BitsStored", 16) or 16), int(dataset.get("PixelRepresentation", 0) or 0)
     lowest = -(2 ** (bits - 1)) if signed else 0
     slope, intercept = _first(dataset.get("RescaleSlope")), _first(dataset.get("RescaleIntercept"))

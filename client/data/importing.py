@@ -4,7 +4,7 @@
                                         └── reason ──> counted in the report, never fatal
 
 Finished studies are not read again, so an interrupted import can be resumed. Labels are matched by the
-pseudonyms of the label file's own identifiers; what is stored beside the images names no one.
+pseudonyms of the label file's own identifiers; what is stored with the images identifies no one.
 """
 
 import contextlib

@@ -58,7 +58,7 @@ class Decoding(Strict):
     """How files are decoded at a site.
 
     Args:
-        layers: of the sandbox; empty where the operator has accepted to decode without one.
+        layers: of the sandbox; empty if the operator has accepted decoding without one.
         memory_mb: memory limit of a child, beyond what it uses when it is ready.
         seconds: for one file.
     """

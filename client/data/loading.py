@@ -198,7 +198,7 @@ class LocalData:
     left_out: dict[str, int]
 
     def trouble(self) -> Finding | None:
-        """Return what the site's operator should look at now: files that are gone, or nothing that can be used."""
+        """Return the current problem for the site's operator: missing files, or no usable data; None without one."""
         lost = self.train.lost | self.validation.lost
         if lost:
             return unreadable(lost)

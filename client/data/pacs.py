@@ -1,7 +1,7 @@
 """Import from a PACS over DICOMweb: QIDO-RS finds studies, WADO-RS fetches them; objects go to the importer unparsed.
 
 The server is not trusted: UIDs are checked before they become part of a URL, sizes are limited while reading, and
-redirects are not followed. A study that fails is tried again and then counted.
+redirects are not followed. A study that fails is retried, then counted.
 """
 
 import logging
@@ -26,7 +26,7 @@ MAX_LIST_BYTES = 50_000_000
 TRIES = 3
 PAUSE_S = 1.0
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# httpx writes every URL to its log, and ours hold study UIDs and the operator's query.
+# httpx logs every URL, and ours contain study UIDs and the operator's query.
 for _name in ("httpx", "httpcore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 

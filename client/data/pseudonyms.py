@@ -14,5 +14,5 @@ def pseudonym(secret: bytes, kind: str, value: str) -> str:
 
 
 def key_fingerprint(secret: bytes) -> str:
-    """Return 16 hex digits that tell one pseudonym key from another and say nothing else about it."""
+    """Return 16 hex digits that distinguish one pseudonym key from another and reveal nothing else about it."""
     return pseudonym(secret, "pseudonym-key-fingerprint", "")[:16]

@@ -33,7 +33,7 @@ class Readiness:
         patients_by_label: different patients of each label.
         copies: images whose pixels another image has, those of the same patient and those of another one.
         unreadable: registered images that cannot be read now, by key and reason.
-        declared: where the declaration and the data do not agree.
+        declared: where the declaration and the data disagree.
         missing: missing values by column, for tables.
         intensities: histogram of the images' mean brightness, 0 .. 1.
     """
@@ -91,7 +91,7 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
         tell: called with the number of images read and the total.
 
     Raises:
-        DataError: an unknown data set, or one whose folder is gone.
+        DataError: an unknown data set, or one whose folder no longer exists.
     """
     found = Readiness(catalogue.summary(name))
     _count(found, catalogue, name)
@@ -123,7 +123,7 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
 
 
 def _declared(catalogue: Catalogue, name: str) -> list[str]:
-    """Return where the declaration and the data do not agree."""
+    """Return where the declaration and the data disagree."""
     declaration = catalogue.declarations.all()[name]
     if declaration is None:
         return ["The data set is not declared, so every job on it is refused: salus dataset declare."]

@@ -54,7 +54,7 @@ class DimseOptions(Strict):
         host, port, called: address and AE title of the PACS; for a listener alone, the only AE title that may send.
         title, listen_host, listen_port: our AE title and address; the PACS must have them as a destination.
         query: attributes of the study level and their values, such as ``ModalitiesInStudy`` and ``StudyDate``.
-        authority, certificate, key: PEM files for TLS on both sides; all or none.
+        authority, certificate, key: PEM files for mutual TLS; all or none.
         trusted_network: allow a connection without TLS that leaves this machine.
     """
 

@@ -16,7 +16,7 @@ class ImageRecord:
     """One sample as the catalogue keeps it.
 
     Args:
-        patient: the source's own patient key, or `picture_key` where it knows none; replaced by a pseudonym before it is stored.
+        patient: the source's own patient key, or `picture_key` if it knows none; replaced by a pseudonym before it is stored.
         study: the source's own study key, replaced likewise.
         key: how the source finds the sample again, relative to its root: a path, several paths, or a row number.
         label: as written in the source; compared with the job's classes when a job runs.

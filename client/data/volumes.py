@@ -38,10 +38,10 @@ class Volume:
 
 
 def split_times(slices: Sequence[DicomImage]) -> list[list[DicomImage]]:
-    """Return one list of slices per point in time: a series that visits each place several times holds several volumes.
+    """Return one list of slices per point in time: a series that visits each position several times contains several volumes.
 
     Raises:
-        UnreadableImage: some places were visited more often than others.
+        UnreadableImage: some positions were visited more often than others.
     """
     if len(slices) == 1 or any(image.geometry.position is None for image in slices):
         return [list(slices)]

@@ -34,7 +34,7 @@ def lock_down(memory_bytes: int, layers: tuple[str, ...] = LAYERS) -> tuple[str,
     """Sandbox this process permanently, and return the active layers.
 
     Args:
-        memory_bytes: what it may still take beyond what it holds now.
+        memory_bytes: memory that it may use beyond its current use.
         layers: which layers to use; fewer than all are for tests, and none only if an operator asks for it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where samples come from. A kind of data is one file here that fulfils `Reader`; to add one: that file, a test, a line below."""
+"""Where samples come from. A kind of data is one file that implements `Reader`; a new one needs a test and a line below."""
 
 from pathlib import Path
 

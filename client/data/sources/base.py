@@ -11,7 +11,7 @@ from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.common.strict import Strict
 
 LABELS = "labels.csv"
-MAX_PICTURE_VALUES = 2**26  # of one flat picture, all colours together: 8000 x 8000 in grey
+MAX_PICTURE_VALUES = 2**26  # of one two-dimensional image, all colours together: 8000 x 8000 in grey
 READ_AHEAD = 2**20
 
 

@@ -1,4 +1,4 @@
-"""Labels in a CSV beside the images: by file, by study or by patient, whichever column the file has."""
+"""Labels from a CSV: by file, study or patient, depending on the columns that the file has."""
 
 import csv
 import io

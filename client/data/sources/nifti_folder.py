@@ -108,7 +108,7 @@ class NiftiFolder:
         head = bytes(self._files.read(name, 0, HEADER_BYTES))
         if head[:2] == b"\x1f\x8b":
             data = bytes(self._files.read(name))
-            # Masks may be nearly empty, and are counted here in the child; an image goes on to the site's process.
+            # Masks may be nearly empty, and are counted here in the child; an image is passed on to the site's process.
             return _expanded(data, MAX_BYTES if name in self._masks else MAX_EXPANSION * len(data))
         return bytes(self._files.read(name, 0, _declared_bytes(head)))  # a sparse file may have gigabytes behind it
 

@@ -26,15 +26,15 @@ class Opened(ABC):
 
     @abstractmethod
     def _wanted(self, names: Sequence[str]) -> Sequence[str]:
-        """Return those of these files that may hold samples."""
+        """Return those of the files that may contain samples."""
 
     @abstractmethod
     def _first_look(self, name: str) -> str | Iterable[Item]:
-        """Return what a file holds, or the group with which it has to be examined."""
+        """Return a file's contents, or the group with which it must be examined."""
 
     @abstractmethod
     def _examined(self, names: Sequence[str]) -> Iterable[Item]:
-        """Return what the files of a group hold."""
+        """Return the contents of a group's files."""
 
     @abstractmethod
     def load(self, key: str) -> Sample:

@@ -18,7 +18,7 @@ from salus.client.data.sources.opened import PAGE, Item, Opened
 from salus.common.errors import UnreadableImage
 
 ROLE = "salus.client.data.decoder_reading:Reading"
-NOT_OPEN = "not-open"  # the child holds few sources at a time
+NOT_OPEN = "not-open"  # the child keeps few sources open at a time
 MAX_PUSHED_BYTES = 2**24
 MAX_FOUND = 20_000_000  # in one file; a table has a row of a few bytes for each
 _numbers = itertools.count(1)
@@ -103,7 +103,7 @@ class Remote(Opened):
             measured = np.frombuffer(body, np.float32, offset=4 * loaded.count).reshape(loaded.measured)
         # A table's missing values are NaN; an image has none, whatever the decoder says.
         if not loaded.columns and not (np.isfinite(values).all() and (measured is None or np.isfinite(measured).all())):
-            raise UnreadableImage("not-finite", "the sample holds NaN or infinite values")
+            raise UnreadableImage("not-finite", "the sample contains NaN or infinite values")
         return Sample(values, loaded.spacing_mm, loaded.columns, loaded.sha256, measured, loaded.pixel_sha256)
 
 

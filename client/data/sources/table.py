@@ -53,7 +53,7 @@ class Table:
             raise DataError(f"Two columns of {name!r} have the same name.", remedy="Rename one.")
         self._check_patients(header, name)
         body = lines[1:] if named else lines
-        # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be told apart.
+        # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be assigned to columns.
         return [
             dict(zip(header, (cell.strip() for cell in line), strict=True)) if len(line) == len(header) else {}
             for line in body
@@ -126,9 +126,11 @@ class Table:
             try:
                 numbers.append(float(cell))
             except ValueError:
-                raise UnreadableImage("not-a-number", f"column {column!r} holds text") from None
+                raise UnreadableImage("not-a-number", f"column {column!r} contains text") from None
             if not abs(numbers[-1]) < LARGEST:
-                raise UnreadableImage("not-finite", f"column {column!r} holds a number that is not finite or too large")
+                raise UnreadableImage(
+                    "not-finite", f"column {column!r} contains a number that is not finite or is too large"
+                )
         return np.array(numbers, dtype=np.float32)
 
     def load(self, key: str) -> Sample:
