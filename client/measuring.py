@@ -17,7 +17,6 @@ from salus.client.data.loading import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
-from salus.client.data.vocabulary import OTHER
 from salus.client.running import Account
 from salus.common.analyses.base import Analysis, Float64Vector, Measured, cells_of, mean_row, norm_of
 from salus.common.analyses.exact import to_limbs
@@ -27,6 +26,7 @@ from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.vocabulary import OTHER
 from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.plan import Kind, Plan, measured_shape, sensitivity_l2

@@ -5,6 +5,7 @@ classes and columns of a job by the declaration: a job cannot add classes that n
 """
 
 import difflib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
@@ -23,6 +24,7 @@ Requirement = Literal[
 MAX_TEXT = 600
 MAX_PROBLEMS = 40
 MAX_LISTED = 8
+MOST_COMPARED = 1000  # names among which the nearest is looked for
 MAX_VERDICT_BYTES = 4 * 2**20
 
 
@@ -95,14 +97,16 @@ def problems_of(job: Job, declarations: Mapping[str, Declaration | None]) -> lis
             f"The data set {name!r} is registered here but not declared yet; its operator runs: salus dataset declare."
         )
         return [_problem("data set", text)]
-    found = [
-        *_labels(job, declared),
-        *_classes(job, declared),
-        *(_columns(job, declared) if _wants_table(job) else _images(job, declared)),
-        *_modality(job, declared),
-        *_patients(job, declared),
-    ]
-    return found[:MAX_PROBLEMS]
+    found = itertools.chain(
+        _labels(job, declared),
+        _classes(job, declared),
+        _columns(job, declared) if _wants_table(job) else _images(job, declared),
+        _modality(job, declared),
+        _patients(job, declared),
+    )
+    return list(
+        itertools.islice(found, MAX_PROBLEMS)
+    )  # each costs a search for the nearest name; a job may have 10 000
 
 
 def _labels(job: Job, declared: Declaration) -> Iterable[Problem]:
@@ -195,7 +199,7 @@ def _problem(requirement: Requirement, text: str) -> Problem:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(itertools.islice(known, MOST_COMPARED)), n=1, cutoff=0.5)
     return f" (did it mean {near[0]!r}?)" if near else ""
 
 

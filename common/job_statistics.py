@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from salus.common.strict import Strict
+from salus.common.vocabulary import MODALITIES, OTHER, VENDORS, check_words
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")  # of an image, see `analyses.features`
@@ -69,6 +70,8 @@ class Statistics(Strict):
         for names in (self.modalities, self.vendors, self.quantiles):
             if len(set(names)) != len(names):
                 raise ValueError("expected every value only once")
+        check_words(self.modalities, {*MODALITIES, OTHER}, "modalities")
+        check_words(self.vendors, {*VENDORS, OTHER}, "vendors")
         return self
 
 
@@ -98,6 +101,7 @@ class Harmonise(Strict):
         for name in ("landmarks", "groups", "constants"):
             if bool(getattr(self, name)) != (name == needed):
                 raise ValueError(f"expected {'' if name == needed else 'no '}{name} for harmonise.kind = {self.kind!r}")
+        check_words([vendor for vendor, _, _ in self.groups], {*VENDORS, OTHER, "ALL"}, "the vendors of groups")
         rising = all(a <= b for a, b in zip(self.landmarks, self.landmarks[1:], strict=False))
         if self.landmarks and (len(self.landmarks) != 11 or not rising or self.landmarks[0] >= self.landmarks[-1]):
             raise ValueError("expected 11 rising landmarks")

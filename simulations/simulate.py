@@ -15,7 +15,6 @@ from flwr.app import Context, RecordDict
 from salus.client.data.harmonise import harmoniser_of
 from salus.client.data.loading import Item, TensorSet
 from salus.client.data.sources.base import SourceOptions
-from salus.client.data.vocabulary import OTHER
 from salus.client.performance import Performance
 from salus.client.training import Trainer
 from salus.common.declaration import target_of
@@ -26,6 +25,7 @@ from salus.common.job import Job, seal_job
 from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of
+from salus.common.vocabulary import OTHER
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts
 from salus.server.card import PrivacyCard, card_of_job

@@ -28,8 +28,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from salus.client.data.vocabulary import MODALITIES, VENDORS, vendor_of
 from salus.common.errors import ConfigError, UnreadableImage
+from salus.common.vocabulary import MODALITIES, VENDORS, vendor_of
 
 METHOD = "Salus allow-list 1"
 METHOD_CODES = (

@@ -25,9 +25,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salus.client.data.geometry import Geometry, read_geometry, slice_spacing_mm, untile
 from salus.client.data.records import FloatArray, array_digest
-from salus.client.data.vocabulary import modality_of, vendor_of
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
+from salus.common.vocabulary import modality_of, vendor_of
 
 MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
 

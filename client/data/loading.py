@@ -16,12 +16,12 @@ from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
 from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
-from salus.client.data.vocabulary import OTHER
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import Job
 from salus.common.job_statistics import Column
 from salus.common.tasks.base import Task
+from salus.common.vocabulary import OTHER
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from salus.client.data.declaration import FEW_PATIENTS, differences, outside
 from salus.client.data.loading import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.troubles import unreadable
-from salus.client.data.vocabulary import OTHER
 from salus.common.errors import UnreadableImage
 from salus.common.pages import Section
+from salus.common.vocabulary import OTHER
 
 THUMBNAILS, THUMBNAIL_SIDE = 24, 96
 HISTOGRAM_BINS = 32

@@ -7,7 +7,7 @@ from tests.builders import tiny_job
 
 from salus.common.declaration import Declaration, DeclaredColumn
 from salus.common.errors import UnfitError, WireError
-from salus.common.fit import Verdict, problems_of, read_verdict, require_fit
+from salus.common.fit import MAX_PROBLEMS, Verdict, problems_of, read_verdict, require_fit
 from salus.common.job import Job, parse_job
 
 IMAGES = Declaration(kind="images", classes=("no", "yes"), dimensions=(2,), channels=(1,), modalities=("DX",))
@@ -129,3 +129,22 @@ def test_a_verdict_travels_and_garbage_does_not() -> None:
                  b" " * 5_000_000):  # fmt: skip
         with pytest.raises(WireError):
             read_verdict(data)
+
+
+def test_a_job_of_many_wrong_columns_costs_a_site_few_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 000 wrong columns against 10 000 declared ones kept a site busy for hours before it refused."""
+    compared: list[int] = []
+
+    def counted(word: str, possibilities: list[str], **_: object) -> list[str]:
+        compared.append(len(possibilities))
+        return []
+
+    monkeypatch.setattr("salus.common.fit.difflib.get_close_matches", counted)
+    columns = ", ".join(f'{{name = "wrong {number}"}}' for number in range(3000))
+    job = parse_job(
+        f'[job]\nname = "x"\nrounds = 1\n[task]\nkind = "tabular"\nmodel = "mlp"\ndataset = "t"\nclasses = ["a", "b"]\n'
+        f"columns = [{columns}]"
+    )
+    have = tuple(DeclaredColumn(name=f"column {number}") for number in range(3000))
+    assert len(problems_of(job, {"t": Declaration(kind="table", classes=("a", "b"), columns=have)})) == MAX_PROBLEMS
+    assert sum(compared) <= MAX_PROBLEMS * 1000

@@ -3,7 +3,9 @@ import pytest
 from tests.client.data.dicom_files import write
 
 from salus.client.data.dicom import Facts, decode, picture
-from salus.client.data.vocabulary import modality_of, vendor_of
+from salus.common.errors import JobError
+from salus.common.job import parse_job
+from salus.common.vocabulary import modality_of, vendor_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +37,22 @@ def test_what_a_child_says_of_a_picture_is_not_believed(tmp_path_factory: pytest
     lying: Facts = facts.model_copy(update={"modality": "DOE^JOHN", "vendor": "born 1970"})
     info = picture(lying, numbers, "", "a").info
     assert (info["modality"], info["vendor"]) == ("OTHER", "OTHER")
+
+
+TRAINING = '[task]\nkind = "classification"\nmodel = "cnn"\ndataset = "d"\nclasses = ["a", "b"]\nshape = [8, 8]\n'
+MEASURING = '[task]\ndataset = "d"\nclasses = ["a", "b"]\n'
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (TRAINING + '[harmonise]\nkind = "zscore"\ngroups = [["SEIMENS", 0.0, 1.0]]', "SIEMENS"),
+        (TRAINING + '[harmonise]\nkind = "zscore"\ngroups = [["all", 0.0, 1.0]]', "ALL"),
+        (MEASURING + '[statistics]\nkind = "quantiles"\nvendors = ["Philips"]', "PHILIPS"),
+        (MEASURING + '[statistics]\nkind = "summary"\nmodalities = ["MRI"]', "MR"),
+    ],
+)
+def test_a_misspelt_vendor_or_modality_is_an_error_of_the_job(sections: str, said: str) -> None:
+    """Every site would find no such image, and a job with noise would spend its budget on none."""
+    with pytest.raises(JobError, match=f"did you mean '{said}'"):
+        parse_job(f'[job]\nname = "x"\nrounds = 1\n{sections}')

@@ -1,6 +1,8 @@
 """Words that may be kept from free text in a header: vendors and modalities from fixed lists, everything else is ``OTHER``."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 VENDORS = (
     "GE",
@@ -37,3 +39,15 @@ def modality_of(text: object) -> str:
     """Return a header's modality, or ``OTHER`` for one that is not listed."""
     upper = str(text or "").strip().upper()
     return upper if upper in MODALITIES else OTHER
+
+
+def check_words(words: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raise ValueError, with the nearest known word, for a word that no image can have.
+
+    A job that named one would find no image at any site, and say nothing.
+    """
+    allowed = sorted(known)
+    for word in words:
+        if word not in allowed:
+            near = difflib.get_close_matches(word.upper(), allowed, n=1, cutoff=0.0)
+            raise ValueError(f"expected {what} among {', '.join(allowed)}; got {word!r}, did you mean {near[0]!r}?")
