@@ -125,7 +125,7 @@ def test_sections_that_do_not_fit_are_refused() -> None:
         (str([1.0] * 3 * F), str([1.0] * 4 * F), "27 constants"),
         (str([1.0] * 3 * F), str([1.0] * 2 * F + [0.0] * F), ""),
         (str([1.0] * 3 * F), str([0.0] * 3 * F), "positive scales"),
-        ('name = "mean"', 'name = "age"', "columns among"),
+        ('name = "mean"', 'name = "age"', "task.columns from"),
         ('dataset = "toy"', 'dataset = "toy"\nshape = [8, 8]', r"no task\.shape"),
     ):
         assert old in good
