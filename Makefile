@@ -1,4 +1,4 @@
-# The commands of this project, the same for people and for CI. `make demo` and `make test` set everything up themselves.
+# Development commands, also used by CI. `make demo` and `make test` install everything that they need.
 PYTHON ?= python3
 BIN := .venv/bin
 PRIVACY_FLOOR := 95
@@ -16,7 +16,7 @@ install: .venv/.installed
 demo: install
 	$(BIN)/salus demo
 
-# One test process per core; `make test` ends with the coverage and fails where that of privacy/ is below its floor.
+# One test process per core. `make test` reports the coverage and fails if that of privacy/ is below its floor.
 test: install
 	$(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=
 	$(BIN)/coverage report --format=total | sed 's/^/Coverage of all code, percent: /'

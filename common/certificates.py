@@ -1,6 +1,6 @@
-"""Transport certificates: the consortium's authority, the certificates that it issues, and TLS contexts that accept no others.
+"""Transport certificates: the consortium's authority, the certificates that it issues, and TLS contexts that accept only these.
 
-Every private key is made on the machine that uses it; only certificate requests travel.
+Every private key is created on the machine that uses it; only certificate requests are sent.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from salus.common.errors import IdentityError
 
 CURVE = ec.SECP256R1
-BACKDATE = timedelta(minutes=5)  # the clocks of hospital machines differ
+BACKDATE = timedelta(minutes=5)  # tolerance for the clocks of hospital machines
 
 
 def new_transport_key() -> ec.EllipticCurvePrivateKey:
@@ -154,9 +154,9 @@ def issue(
     try:
         request = x509.load_pem_x509_csr(request_pem.encode())
     except ValueError:
-        raise IdentityError("Expected a certificate request in PEM.", remedy="Make a new request.") from None
+        raise IdentityError("Expected a certificate request in PEM.", remedy="Create a new request.") from None
     if not request.is_signature_valid:
-        raise IdentityError("The certificate request is not signed by its own key.", remedy="Make a new request.")
+        raise IdentityError("The certificate request is not signed by its own key.", remedy="Create a new request.")
     purpose = ExtendedKeyUsageOID.SERVER_AUTH if server_url else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
         x509.CertificateBuilder()
@@ -214,14 +214,14 @@ def _check_dates(certificate: x509.Certificate, name: str, now: datetime) -> Non
 
 
 def client_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return the TLS context of a site: TLS 1.3, trusts the consortium's authority only, shows its own certificate."""
+    """Return the TLS context of a site: TLS 1.3; it trusts only the consortium's authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _fill(context, authority, certificate, key)
     return context
 
 
 def server_context(authority: Path, certificate: Path, key: Path) -> ssl.SSLContext:
-    """Return the TLS context of the coordinator: TLS 1.3, and a client without a certificate is cut off."""
+    """Return the TLS context of the coordinator: TLS 1.3; it rejects clients without a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     _fill(context, authority, certificate, key)

@@ -1,10 +1,10 @@
-"""What a job takes of a machine, from its public settings alone: computed before anything is built, reserved or read.
+"""Memory that a job needs, from its public settings alone: computed before anything is built, reserved or read.
 
-A job file of a few hundred bytes can ask for a network or a histogram that fills any machine. The network is therefore built
-on torch's "meta" device first, which knows shapes and allocates nothing, and one sample is passed through it there.
+A job file of a few hundred bytes can request a network or a histogram that exceeds any machine's memory. Therefore the
+network is first built on torch's "meta" device, which knows shapes and allocates nothing, and one sample is passed through.
 
-The figures are an estimate of the peak, not a bound: they count what grows with the job (parameters, activations, cells) and
-neither the interpreter with its libraries, about half a gigabyte, nor the cache of samples, which has its own limit.
+The figures estimate the peak and are not a bound. They count what grows with the job (parameters, activations, cells), but
+not the interpreter with its libraries, about half a gigabyte, and not the cache of samples, which has its own limit.
 """
 
 import math
@@ -23,23 +23,23 @@ from salus.common.models import MODELS, input_features
 from salus.common.tasks import make_task
 
 BYTES_PER_PARAMETER = 80  # weights, gradients, two moments, the update and its protected form in double precision
-BYTES_PER_ACTIVATION = 12  # forward in single precision, backward, and a copy on its way
-BYTES_PER_PRIVATE_ACTIVATION = 32  # as well in double precision, for norms that depend on nobody else
+BYTES_PER_ACTIVATION = 12  # forward in single precision, backward, and a temporary copy
+BYTES_PER_PRIVATE_ACTIVATION = 32  # also in double precision, for norms that do not depend on other patients
 BYTES_PER_CELL = 64
 MOST_PRIVATE_ROWS = 64
-UNKNOWN_ACTIVATIONS = 64  # numbers for each input number, of a network that cannot be measured without building it
+UNKNOWN_ACTIVATIONS = 64  # per input value, for a network whose activations cannot be counted on the meta device
 MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one site needs for a job.
+    """The memory that one site needs for a job.
 
     Args:
-        parameters: of the network; 0 for statistics.
-        activations: numbers that one sample becomes on its way through the network, itself included.
-        cells: numbers in one vector of statistics.
-        memory_bytes: estimate of the peak.
+        parameters: parameters of the network; 0 for statistics.
+        activations: values computed from one sample in the network, including the sample itself.
+        cells: entries of one vector of statistics.
+        memory_bytes: estimated peak memory.
     """
 
     parameters: int
@@ -52,7 +52,7 @@ def cost_of(job: Job) -> Cost:
     """Return what `job` costs a site.
 
     Raises:
-        JobError: unknown names, or settings that the network cannot work with.
+        JobError: unknown names, or settings that the network does not support.
     """
     if job.statistics is not None:
         analysis = analysis_of(job)
@@ -63,19 +63,19 @@ def cost_of(job: Job) -> Cost:
     parameters, activations = _measured(job.task)
     cells = make_task(job.task).statistics_size
     each = BYTES_PER_PRIVATE_ACTIVATION if job.privacy.noised else BYTES_PER_ACTIVATION
-    # Under noise a pass takes no more rows than pay, whatever the batch size, see `private_training`.
+    # With noise, a pass takes only as many rows as are efficient, whatever the batch size; see `private_training`.
     batch = min(job.training.batch_size, MOST_PRIVATE_ROWS) if job.privacy.noised else job.training.batch_size
     memory = BYTES_PER_PARAMETER * parameters + each * activations * batch + BYTES_PER_CELL * cells
     return Cost(parameters, activations, cells, memory)
 
 
 def check_cost(job: Job, limit_bytes: int, refuse: Callable[[str, str], SalusError]) -> Cost:
-    """Return what a job costs, or raise what `refuse` makes of the problem and its remedy if that is above the limit."""
+    """Return a job's cost; above the limit, raise the error that `refuse` creates from the problem and its remedy."""
     cost = cost_of(job)
     if cost.memory_bytes > limit_bytes:
         raise refuse(
             f"The job needs about {megabytes(cost.memory_bytes)} MB of memory "
-            f"({cost.parameters:,} parameters, {cost.activations:,} numbers per sample, {cost.cells:,} cells), "
+            f"({cost.parameters:,} parameters, {cost.activations:,} activations per sample, {cost.cells:,} cells), "
             f"more than the limit of {megabytes(limit_bytes)} MB.",
             "Choose a smaller shape, model or batch_size.",
         )
@@ -83,17 +83,17 @@ def check_cost(job: Job, limit_bytes: int, refuse: Callable[[str, str], SalusErr
 
 
 def machine_limit_bytes() -> int:
-    """Return what a job may take of this machine where nobody has set a limit: three quarters of its memory."""
+    """Return the default limit for a job on this machine: three quarters of its memory."""
     return 3 * psutil.virtual_memory().total // 4
 
 
 def megabytes(size_bytes: int) -> str:
-    """Return a size in words, rounded up."""
+    """Return a size in MiB as text, rounded up."""
     return f"{-(-size_bytes // MEBIBYTE):,}"
 
 
 def _measured(task: TaskSettings) -> tuple[int, int]:
-    """Return the parameters of the network and the numbers that one sample becomes in it; nothing is allocated."""
+    """Return the number of parameters and of activations per sample; nothing is allocated."""
     features = input_features(task)
     build = MODELS.get(task.model, error=JobError)
     try:
@@ -120,5 +120,5 @@ def _measured(task: TaskSettings) -> tuple[int, int]:
         with torch.no_grad():
             model.eval()(torch.empty(1, *sample, device="meta"))
     except (ValueError, RuntimeError, NotImplementedError):
-        return parameters, UNKNOWN_ACTIVATIONS * features  # a site's own model may do what meta tensors cannot
+        return parameters, UNKNOWN_ACTIVATIONS * features  # a site's own model may use operations without meta tensors
     return parameters, sum(numbers)

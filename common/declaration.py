@@ -1,7 +1,7 @@
-"""What a site says in public about one of its data sets: what kind of data they are, never how they are for one patient.
+"""A site's public statement about one of its data sets: the kind of data, never anything about one patient.
 
-The site's operator confirms a declaration once. Jobs are matched against it (`fit`), and never against the data, so a job
-that does not fit can be refused aloud without saying anything about a patient.
+The site's operator confirms a declaration once. Jobs are compared with it (`fit`), never with the data, so a refusal
+of an incompatible job says nothing about a patient.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ MAX_CLASSES = 1000
 SPACINGS = ("unknown", "up to 0.25 mm", "0.25 to 0.5 mm", "0.5 to 1 mm", "1 to 2 mm", "above 2 mm")
 SPACING_EDGES_MM = (0.25, 0.5, 1.0, 2.0)
 ROUND_NUMBERS = (1, 2, 5)
-# No control characters and nothing invisible: a declaration is shown on other people's terminals.
+# No control or invisible characters: declarations are printed on other people's terminals.
 Word = Annotated[str, Field(pattern=r"^[^\p{C}\p{Z}]+( [^\p{C}\p{Z}]+)*$", min_length=1, max_length=64)]
 Modality = Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")]
 
 
 class DeclaredColumn(Strict):
-    """One column of a table; `unit` is empty where the operator has not stated one."""
+    """One column of a table; `unit` is empty if the operator has not stated one."""
 
     name: Word
     unit: Annotated[str, Field(pattern=r"^[^\p{C}]*$", max_length=32)] = ""
@@ -34,7 +34,7 @@ class Declaration(Strict):
     Args:
         version: version of this format; a newer version is refused.
         kind: ``images`` (pictures and volumes) or ``table`` (rows of a table).
-        annotations: what each item is labelled with.
+        annotations: the kinds of labels that the items have.
         classes: every label that a job may use, spelt as in the data; may include labels that no patient has yet.
         dimensions: numbers of spatial dimensions of the images.
         channels: numbers of channels of the images.
@@ -58,9 +58,9 @@ class Declaration(Strict):
     patient_ids: bool = True
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return what is declared, line by line, for people."""
+        """Return the declaration as rows of a table for people."""
         columns = [f"{column.name} [{column.unit}]" if column.unit else column.name for column in self.columns]
-        told = "by an identifier" if self.patient_ids else "by content: no identifier is known"
+        told = "by an identifier" if self.patient_ids else "by image content, because no identifier is known"
         lines = [
             ("kind", self.kind),
             ("annotations", ", ".join(self.annotations)),
@@ -71,20 +71,20 @@ class Declaration(Strict):
             ("pixel spacing", self.spacing if self.kind == "images" else ""),
             ("columns", ", ".join(columns)),
             ("patients", f"at least {self.min_patients}"),
-            ("patients are told apart", told),
+            ("patients are identified", told),
         ]
         return [(name, text) for name, text in lines if text]
 
 
 def spacing_class(spacing_mm: Sequence[float]) -> str:
-    """Return the class of `SPACINGS` of an image, by the larger distance within its plane (the last two axes)."""
+    """Return the class in `SPACINGS` of an image, from its larger in-plane spacing (the last two axes)."""
     if len(spacing_mm) < 2 or not max(spacing_mm[-2:]) > 0:
         return SPACINGS[0]
     return SPACINGS[1 + sum(max(spacing_mm[-2:]) > edge for edge in SPACING_EDGES_MM)]
 
 
 def rounded_down(count: int) -> int:
-    """Return the largest of 1, 2, 5, 10, 20, 50 ... that is at most `count`, and 1 below that.
+    """Return the largest of 1, 2, 5, 10, 20, 50 ... that is at most `count`, and at least 1.
 
     >>> [rounded_down(count) for count in (0, 1, 4, 49, 588)]
     [1, 1, 2, 20, 500]
@@ -97,7 +97,7 @@ def rounded_down(count: int) -> int:
 
 
 def target_of(label: str, classes: Sequence[str]) -> int | None:
-    """Return the class number of a label written as the class's name or its number, or None if it is neither."""
+    """Return the class number of a label, which may be a class name or number; None if it is neither."""
     if label in classes:
         return list(classes).index(label)
     numbered = (

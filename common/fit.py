@@ -1,7 +1,7 @@
-"""Does a job fit what a site has declared? A pure function of two public documents, with one text for both sides.
+"""Compares a job with a site's declarations: a pure function of public documents, with one message for both sides.
 
-What is found here is refused before a budget is reserved or a file is read, under every protection. It also bounds the
-classes and columns of a job by the declaration: a job cannot add classes that no site has in order to widen a model.
+A job that does not fit is refused before a budget is reserved or a file is read, under every protection. The declaration
+also limits the job's classes and columns: a job cannot add classes that no site has in order to widen a model.
 """
 
 import difflib
@@ -29,19 +29,19 @@ MAX_VERDICT_BYTES = 4 * 2**20
 
 
 class Problem(Strict):
-    """One thing a job needs and a site does not have or allow, in a sentence that both sides may read."""
+    """One requirement of a job that a site does not meet, as a sentence that both sides may read."""
 
     requirement: Requirement
     text: Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class Verdict(Strict):
-    """A site's answer to the question whether it could run a job; nothing in it depends on one patient.
+    """A site's answer whether it could run a job; nothing in it depends on one patient.
 
-    Whether the privacy budget allows the job is said without numbers, as it is when a job is refused.
+    It tells without numbers whether the privacy budget allows the job, like a refusal.
 
     Args:
-        declarations: of the data sets that the site's policy offers, by name; None for one that is not declared yet.
+        declarations: declarations of the data sets that the site policy allows, by name; None for one that is not declared yet.
     """
 
     problems: Annotated[tuple[Problem, ...], Field(max_length=MAX_PROBLEMS)] = ()
@@ -53,7 +53,7 @@ class Verdict(Strict):
         return not self.problems
 
     def encode(self) -> bytes:
-        """Return the bytes that travel."""
+        """Return the encoded verdict."""
         return canonical_json(self.model_dump(mode="json"))
 
 
@@ -71,25 +71,25 @@ def read_verdict(data: bytes) -> Verdict:
 
 
 def require_fit(job: Job, declarations: Mapping[str, Declaration | None]) -> None:
-    """Raise UnfitError, with all that does not fit, unless the job fits what this site has declared."""
+    """Raise UnfitError, with the first problems, unless the job fits this site's declarations."""
     found = problems_of(job, declarations)
     if found:
         raise UnfitError(
             " ".join(problem.text for problem in found[:4]),
-            remedy="Correct the job, or let the site's operator correct the declaration: salus dataset declare.",
+            remedy="Correct the job, or ask the site's operator to correct the declaration: salus dataset declare.",
         )
 
 
 def problems_of(job: Job, declarations: Mapping[str, Declaration | None]) -> list[Problem]:
-    """Return what keeps a job from running on what a site has declared; empty if it fits.
+    """Return the requirements of a job that a site's declarations do not meet; empty if the job fits.
 
     Args:
-        declarations: by the names of the site's data sets; None for one that is registered and not declared.
+        declarations: declarations by data set name; None for a data set that is registered but not declared.
     """
     name = job.task.dataset
     if name not in declarations:
         known = f"has {_listed(declarations)}" if declarations else "has none"
-        text = f"The job asks for the data set {name!r}{_meant(name, declarations)}; this site {known}."
+        text = f"The job needs the data set {name!r}{_meant(name, declarations)}; this site {known}."
         return [_problem("data set", text)]
     declared = declarations[name]
     if declared is None:
@@ -116,7 +116,7 @@ def _labels(job: Job, declared: Declaration) -> Iterable[Problem]:
 
 
 def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
-    """Yield a problem for each class that no declared label stands for."""
+    """Yield a problem for each class without a declared label."""
     if "class" not in declared.annotations:
         return
     classes = job.task.classes
@@ -131,7 +131,7 @@ def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
 
 
 def _wants_table(job: Job) -> bool:
-    """Return whether the job's columns are a table's; those of a job on image features are computed from images."""
+    """Return whether the job reads a table; the columns of a job on image features are computed from images."""
     features = job.harmonise is not None and job.harmonise.kind in ("features", "combat")
     return bool(job.task.columns) and not features
 
@@ -178,7 +178,7 @@ def _modality(job: Job, declared: Declaration) -> Iterable[Problem]:
     counted = job.statistics.modalities if job.statistics is not None and job.statistics.kind == "summary" else ()
     if counted and declared.modalities and not set(counted) & set(declared.modalities):
         text = (
-            f"The job counts {_listed(counted)} apart, but {name!r} holds {_listed(declared.modalities)} here: "
+            f"The job counts {_listed(counted)} separately, but {name!r} has {_listed(declared.modalities)} here: "
             "every image would be counted as 'OTHER'."
         )
         yield _problem("modality", text)
@@ -188,8 +188,8 @@ def _patients(job: Job, declared: Declaration) -> Iterable[Problem]:
     exact = job.statistics if not job.privacy.noised else None
     if exact is not None and declared.min_patients < exact.min_patients:
         text = (
-            f"The job hides numbers of fewer than {exact.min_patients} patients, and this site declares at least "
-            f"{declared.min_patients}; its operator may state more: salus dataset declare --min-patients."
+            f"The job suppresses cells of fewer than {exact.min_patients} patients, but this site declares only at least "
+            f"{declared.min_patients}; its operator can declare a higher lower bound: salus dataset declare --min-patients."
         )
         yield _problem("patients", text)
 

@@ -1,4 +1,4 @@
-"""Who signs: Ed25519 key pairs, signatures over named statements, key files that their owner alone can read.
+"""Ed25519 key pairs, signatures over statements with a context, and key files that only their owner can read.
 
 Every signature covers a *context* (what kind of statement this is) and the statement, joined by `hash_parts`, so that a
 signature made for one purpose is never valid for another.
@@ -23,9 +23,9 @@ PUBLIC_KEY_BYTES = 32
 
 
 class Identity:
-    """An Ed25519 key pair that signs.
+    """An Ed25519 key pair for signing.
 
-    The private key is never printed, copied out or compared; `repr` shows the public key's fingerprint only.
+    The private key is never printed, copied out or compared; `repr` shows only the public key's fingerprint.
     """
 
     def __init__(self, private_key: ed25519.Ed25519PrivateKey) -> None:
@@ -34,12 +34,12 @@ class Identity:
 
     @classmethod
     def generate(cls) -> Self:
-        """Make a new identity from the operating system's randomness."""
+        """Create an identity from the operating system's randomness."""
         return cls(ed25519.Ed25519PrivateKey.generate())
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
-        """Make the identity of a 32-byte seed; for test vectors and virtual sites only."""
+        """Create an identity from a 32-byte seed; only for test vectors and virtual sites."""
         return cls(ed25519.Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
@@ -55,7 +55,7 @@ class Identity:
         return cls(key)
 
     def save(self, path: Path) -> None:
-        """Write the key file, new, mode 0600; an existing file is never overwritten."""
+        """Write a new key file with mode 0600; an existing file is never overwritten."""
         save_private_key(self._private_key, path)
 
     def sign(self, context: str, *parts: bytes | str) -> bytes:
@@ -63,7 +63,7 @@ class Identity:
         return self.sign_raw(hash_parts(context, *parts))
 
     def sign_raw(self, message: bytes) -> bytes:
-        """Return a 64-byte signature over `message` as it is; the message must already say what it is."""
+        """Return a 64-byte signature over `message` itself, which must already include its context."""
         return self._private_key.sign(message)
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ def verify(public_key: bytes, signature: bytes, context: str, *parts: bytes | st
     """Check a signature made by `Identity.sign`.
 
     Raises:
-        IdentityError: the signature is not of this key over this context and these parts.
+        IdentityError: the signature does not verify for this key, context and parts.
     """
     verify_raw(public_key, signature, hash_parts(context, *parts), what=context, who=who)
 
@@ -85,13 +85,13 @@ def verify_raw(public_key: bytes, signature: bytes, message: bytes, *, what: str
         ed25519.Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise IdentityError(
-            f"Expected {who}'s signature over the {what} statement, but it does not verify.",
+            f"Expected {who}'s signature over the {what} statement, but the signature does not verify.",
             remedy="Stop here. Compare the key fingerprints of both sides by telephone.",
         ) from None
 
 
 def fingerprint(public_key: bytes) -> str:
-    """Return a short form of a public key that two people can compare aloud: 8 groups of 4 hex digits."""
+    """Return a fingerprint that two people can compare by telephone: 8 groups of 4 hex digits."""
     digest = hash_parts("salus/fingerprint", public_key).hex()
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
 
@@ -115,8 +115,8 @@ def save_secret(data: bytes, path: Path) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE)
     except FileExistsError:
         raise IdentityError(
-            f"The key file {path.name!r} exists already and is never overwritten.",
-            remedy="Choose another folder, or move the old key away if it is no longer needed.",
+            f"The key file {path.name!r} already exists and is never overwritten.",
+            remedy="Choose another folder, or move the old key if it is no longer needed.",
         ) from None
     with os.fdopen(handle, "wb") as file:
         file.write(data)
@@ -125,7 +125,7 @@ def save_secret(data: bytes, path: Path) -> None:
 
 
 def load_private_key(path: Path) -> PrivateKey:
-    """Read a PEM private key that only its owner can read; errors as in `Identity.load`."""
+    """Read a PEM private key that is readable only by its owner; errors as in `Identity.load`."""
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
@@ -146,7 +146,7 @@ def load_private_key(path: Path) -> PrivateKey:
 
 
 class Signed(Strict):
-    """A document with its signature, as it is stored and sent: all values in hex or text."""
+    """A signed document as it is stored and sent, with all values in hex or text."""
 
     context: str
     document: str
@@ -173,7 +173,7 @@ class Signed(Strict):
         return document
 
     def to_bytes(self) -> bytes:
-        """Return the stored and sent form."""
+        """Return the form that is stored and sent."""
         return canonical_json(self.model_dump(mode="json"))
 
 
@@ -183,5 +183,5 @@ def unhex(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise IdentityError(
-            "Expected a value in hexadecimal.", remedy="The file is damaged. Ask for it again."
+            "Expected a value in hexadecimal.", remedy="The file is damaged; ask for it again."
         ) from None

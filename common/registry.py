@@ -41,6 +41,6 @@ class Registry:
         for point in entry_points(group=self.group, name=name):
             return f"{point.module}:{point.attr}"
         raise error(
-            f"Expected a {self.what} from {', '.join(self.names())}; got {name!r}.",
+            f"Expected the {self.what} to be one of {', '.join(self.names())}; got {name!r}.",
             remedy=f"Correct the name, or install the package that provides it (entry-point group {self.group!r}).",
         )

@@ -1,8 +1,8 @@
 """The roster: the consortium's signed list of its members with every key, pinned at every site.
 
-A site's id is a number that the consortium gives once and never again, so a roster may have gaps. The consortium's key signs
-the roster; the coordinator cannot change it. The roster also names the TLS authority by its hash: whoever could swap the
-authority on the way would otherwise decide who may connect.
+A site's id is a number that the consortium never reuses, so a roster may have gaps. The consortium's key signs the roster,
+and the coordinator cannot change it. The roster also names the TLS authority by its hash, because anyone who could replace
+the authority in transit could otherwise decide who may connect.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from salus.common.strict import Strict, validate
 
 CONTEXT = "salus/roster/2"
 WARN_BEFORE = timedelta(days=30)  # long enough to issue and install new kits at every hospital
-MAX_SITES = 10_000  # ids are never given again, so this is also the most that ever joined
+MAX_SITES = 10_000  # ids are never reused, so this also limits how many sites can ever join
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteId = Annotated[int, Field(ge=1, le=MAX_SITES)]
 
@@ -36,7 +36,7 @@ class RosterSite(Strict):
 
 
 class RosterCoordinator(Strict):
-    """The coordinator: where it listens and the Ed25519 key that signs its jobs."""
+    """The coordinator: its URL and the Ed25519 key that signs its jobs."""
 
     name: DisplayName
     url: Annotated[str, Field(pattern=r"^https://[^\s/]+$", max_length=300)]
@@ -44,12 +44,12 @@ class RosterCoordinator(Strict):
 
 
 class Roster(Strict):
-    """All members of the consortium, valid between two instants.
+    """All members of the consortium, valid between two dates.
 
     Args:
-        serial: the number of the roster; a newer one has a larger number.
-        authority_sha256: of the certificate (DER) of the consortium's TLS authority, in hex.
-        sites: by ascending id.
+        serial: number of the roster; newer rosters have larger numbers.
+        authority_sha256: SHA-256, in hex, of the certificate (DER) of the consortium's TLS authority.
+        sites: all sites, by ascending id.
     """
 
     consortium: DisplayName
@@ -114,13 +114,13 @@ class Roster(Strict):
             )
 
     def warning(self, now: datetime) -> str:
-        """Return what to tell the operator when the roster ends within 30 days; empty before that."""
+        """Return a warning for the operator if the roster ends within 30 days; otherwise an empty string."""
         left = self.valid_until - now
         if left > WARN_BEFORE:
             return ""
         return (
-            f"The consortium's roster ends on {self.valid_until:%Y-%m-%d}, in {max(0, left.days)} days; then this member takes "
-            "part in nothing. Ask the consortium for a new kit."
+            f"The consortium's roster ends on {self.valid_until:%Y-%m-%d}, in {max(0, left.days)} days. After that, this member "
+            "cannot take part in jobs. Ask the consortium for a new kit."
         )
 
 
@@ -130,12 +130,12 @@ def seal_roster(roster: Roster, consortium: Identity) -> Signed:
 
 
 def roster_hash(signed: Signed) -> str:
-    """Return the SHA-256, in hex, of a signed roster's document: what a job and a transcript name it by."""
+    """Return the SHA-256, in hex, of a signed roster's document, by which jobs and transcripts refer to it."""
     return hashlib.sha256(signed.document.encode()).hexdigest()
 
 
 def read_roster(signed: Signed, consortium_key: bytes) -> Roster:
-    """Check the signature and return the roster, whatever the date: for what was done in its time.
+    """Check the signature and return the roster, ignoring its dates; for records of past jobs.
 
     Args:
         consortium_key: 32 bytes, pinned when the member joined.

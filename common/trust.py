@@ -1,8 +1,8 @@
-"""What a member has installed: the newest kit, and every roster that it ever had.
+"""A member's installed trust: the newest kit and all earlier rosters.
 
-trust/kit.json          the installed kit; replaced in one step, so that a refused or interrupted join changes nothing
-trust/rosters/*.json    every roster by serial: running jobs and transcripts need theirs
-trust/*.crt             written out of kit.json at every opening, because OpenSSL reads files
+trust/kit.json          the installed kit; replaced atomically, so that a refused or interrupted join changes nothing
+trust/rosters/*.json    every roster by serial, for running jobs and transcripts
+trust/*.crt             written from kit.json at every start, because OpenSSL reads files
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ KEEPS = "The installed kit stays in place."
 
 
 def install_kit(folder: Path, kit: Kit, clock: Clock) -> Roster:
-    """Check a kit against this member's own keys and what is installed, then put it in place in one step.
+    """Check a kit against this member's keys and the installed kit, then install it atomically.
 
     The first kit pins the consortium's key.
 
     Raises:
-        IdentityError: signed by another consortium, another TLS authority than the roster names, or another member's kit.
-        RosterError: expired, older than the installed roster, or of the same serial with other contents.
+        IdentityError: signed by another consortium, with a TLS authority that is not on the roster, or another member's kit.
+        RosterError: expired, older than the installed roster, or different from an installed roster with the same serial.
     """
     roster = open_roster(kit.roster, unhex(kit.consortium_key), clock)
     installed = read_kit(folder / TRUST / KIT) if (folder / TRUST / KIT).exists() else None
@@ -47,11 +47,11 @@ def install_kit(folder: Path, kit: Kit, clock: Clock) -> Roster:
 
 
 def _check_follows(kit: Kit, roster: Roster, installed: Kit) -> None:
-    """Check that a kit is of the pinned consortium and not older than the installed one."""
+    """Check that a kit is from the pinned consortium and not older than the installed one."""
     if kit.consortium_key != installed.consortium_key:
         raise IdentityError(
-            f"This kit is from another consortium than the one that this member joined. {KEEPS}",
-            remedy="To join another consortium, make a new folder.",
+            f"This kit is from a different consortium than the one that this member joined. {KEEPS}",
+            remedy="To join another consortium, create a new folder.",
         )
     before = read_roster(installed.roster, unhex(installed.consortium_key))
     if roster.serial < before.serial:
@@ -61,17 +61,17 @@ def _check_follows(kit: Kit, roster: Roster, installed: Kit) -> None:
         )
     if roster.serial == before.serial and roster_hash(kit.roster) != roster_hash(installed.roster):
         raise RosterError(
-            f"This kit has another roster with the serial {roster.serial} of the installed one. {KEEPS}",
-            remedy="Stop here: the consortium's key signed two lists with one number. Ask the consortium by telephone.",
+            f"The roster in this kit has the same serial, {roster.serial}, as the installed one, but different contents. {KEEPS}",
+            remedy="Stop here: the consortium's key signed two rosters with one serial. Call the consortium.",
         )
 
 
 def _check_own(folder: Path, kit: Kit, roster: Roster, clock: Clock) -> None:
-    """Check that a kit is this member's and belongs together."""
+    """Check that a kit is for this member and consistent."""
     if authority_hash(kit.authority) != roster.authority_sha256:
         raise IdentityError(
             f"The certificate authority in this kit is not the one that the signed roster names. {KEEPS}",
-            remedy="The kit was changed on its way. Ask the consortium for it again, by another way.",
+            remedy="The kit was changed in transit. Ask the consortium to send it again by another channel.",
         )
     own = Identity.load(folder / "keys" / SIGNING_KEY).public_key
     if roster.coordinator.public_key != own.hex():
@@ -79,12 +79,12 @@ def _check_own(folder: Path, kit: Kit, roster: Roster, clock: Clock) -> None:
         node = load_private_key(folder / "keys" / NODE_KEY)
         if not isinstance(node, ec.EllipticCurvePrivateKey) or public_pem(node).strip() != site.node_key.strip():
             raise IdentityError(
-                f"The roster in this kit names another node key for this member. {KEEPS}",
+                f"The roster in this kit has a different node key for this member. {KEEPS}",
                 remedy="Send this member's request to the consortium again.",
             )
     transport = load_private_key(folder / "keys" / TRANSPORT_KEY)
     if not isinstance(transport, ec.EllipticCurvePrivateKey):
-        raise IdentityError("Expected an elliptic-curve transport key.", remedy="Restore it from a backup.")
+        raise IdentityError("Expected an elliptic-curve transport key.", remedy="Restore the key from a backup.")
     check_issued(kit.certificate, kit.authority, transport.public_key(), clock.now())
 
 
@@ -92,8 +92,8 @@ def _keep(rosters: Path, signed: Signed, roster: Roster) -> None:
     path = rosters / f"{roster.serial:06d}.json"
     if path.exists() and roster_hash(_signed(path)) != roster_hash(signed):
         raise RosterError(
-            f"Another roster with the serial {roster.serial} was installed before. {KEEPS}",
-            remedy="Stop here: the consortium's key signed two lists with one number. Ask the consortium by telephone.",
+            f"A different roster with the serial {roster.serial} was installed before. {KEEPS}",
+            remedy="Stop here: the consortium's key signed two rosters with one serial. Call the consortium.",
         )
     write_whole(path, signed.to_bytes())
 
@@ -125,7 +125,7 @@ class Trust:
 
     @classmethod
     def open(cls, folder: Path, clock: Clock) -> "Trust":
-        """Read what is installed and check its signature and dates again.
+        """Read the installed kit and check its signature and dates again.
 
         Raises:
             ConfigError: nothing is installed yet, or a file is damaged.
@@ -135,7 +135,7 @@ class Trust:
         if not (trust / KIT).exists():
             raise ConfigError(
                 f"{folder.name!r} has not joined a consortium yet.",
-                remedy="Install the kit that the consortium sent: salus client join, or salus server join.",
+                remedy="Install the kit from the consortium with `salus client join` or `salus server join`.",
             )
         kit = read_kit(trust / KIT)
         roster = open_roster(kit.roster, unhex(kit.consortium_key), clock)
@@ -148,7 +148,7 @@ class Trust:
         return unhex(self.kit.consortium_key)
 
     def signed(self, digest: str) -> Signed:
-        """Return a roster that is or was installed, as it was signed; raises RosterError for another hash."""
+        """Return a signed roster that is or was installed; raises RosterError for an unknown hash."""
         if digest == self.digest:
             return self.kit.roster
         for path in sorted((self.folder / ROSTERS).glob("*.json")):
@@ -156,10 +156,10 @@ class Trust:
             if roster_hash(signed) == digest:
                 return signed
         raise RosterError(
-            "This member never installed the roster that was named.",
+            "This member has never installed the roster of this request.",
             remedy=f"Install the newest kit at every member; roster {self.newest.serial} is installed here.",
         )
 
     def roster(self, digest: str) -> Roster:
-        """Return a roster that is or was installed, whatever its dates; errors as in `signed`."""
+        """Return a roster that is or was installed, ignoring its dates; errors as in `signed`."""
         return self.newest if digest == self.digest else read_roster(self.signed(digest), self.consortium_key)

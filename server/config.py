@@ -56,7 +56,7 @@ def init_server(folder: Path, name: str, url: str, listen: str) -> MemberRequest
     try:
         check_name(name)
     except ValueError as problem:
-        raise ConfigError(f"The coordinator's name cannot be used: {problem}.", remedy="Choose another name.") from None
+        raise ConfigError(f"The coordinator's name is not valid: {problem}.", remedy="Choose another name.") from None
     if not HOST.match(listen):
         raise ConfigError(
             f"Expected an address to listen on, such as 127.0.0.1 or 0.0.0.0, got {listen[:80]!r}.",

@@ -21,24 +21,32 @@ if TYPE_CHECKING:
 
 def simulate(
     job: Annotated[Path, typer.Argument(help="A job file.")],
-    data: Annotated[Path, typer.Option(help="An npz, a CSV, or a folder of DICOM, images or tables.")],
-    sites: Annotated[int, typer.Option(min=1, max=1000, help="Virtual hospitals.")],
-    partition: Annotated[str, typer.Option(help="iid, dirichlet:0.5, quantity:1 or group.")] = "iid",
-    seed: Annotated[int, typer.Option(min=0, help="Of the partition.")] = 0,
-    json_out: Annotated[str, typer.Option("--json", help="Write the result to this file; - for standard output.")] = "",
-    output: Annotated[Path | None, typer.Option(help="Keep the model, catalogues and logs here.")] = None,
-    labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
-    label_column: Annotated[str, typer.Option(help="Its column of labels.")] = "label",
-    volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
-    columns: Annotated[str, typer.Option(help="Columns of a table without a header, separated by commas.")] = "",
+    data: Annotated[
+        Path, typer.Option(help="An npz file, a CSV file, or a folder with DICOM files, images or tables.")
+    ],
+    sites: Annotated[int, typer.Option(min=1, max=1000, help="Number of virtual hospitals.")],
+    partition: Annotated[
+        str, typer.Option(help="How patients are divided: iid, dirichlet:0.5, quantity:1 or group.")
+    ] = "iid",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the partition.")] = 0,
+    json_out: Annotated[
+        str, typer.Option("--json", help="Write the result as JSON to this file; - for standard output.")
+    ] = "",
+    output: Annotated[Path | None, typer.Option(help="Folder for the model, catalogues and logs.")] = None,
+    labels: Annotated[str, typer.Option(help="CSV file with labels, relative to the data folder.")] = "",
+    label_column: Annotated[str, typer.Option(help="Column of the CSV file that has the labels.")] = "label",
+    volumes: Annotated[bool, typer.Option(help="Read each DICOM series as one 3-D image.")] = False,
+    columns: Annotated[str, typer.Option(help="Column names of a table without a header, separated by commas.")] = "",
     missing: Annotated[
-        str, typer.Option(help="What stands for a missing value in a table, by commas.")
+        str, typer.Option(help="Texts that mean a missing value in a table, separated by commas.")
     ] = "?,NA,NaN,nan",
-    positive_above: Annotated[float | None, typer.Option(help="Make a table's label 1 above this number.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 for one per core.")] = 0,
-    mixed_precision: Annotated[bool, typer.Option(help="bfloat16 where the device has it.")] = False,
+    positive_above: Annotated[
+        float | None, typer.Option(help="Set a table's label to 1 above this number, and to 0 otherwise.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 for one per CPU core.")] = 0,
+    mixed_precision: Annotated[bool, typer.Option(help="Use bfloat16 if the device supports it.")] = False,
 ) -> None:
-    """Run a job over virtual hospitals on this machine: the same rounds and code, without a network."""
+    """Run a job over virtual hospitals on this machine, with the same rounds and code but without a network."""
     from salus.client.data.sources.base import SourceOptions
     from salus.client.performance import Performance
     from salus.common.job import load_job
@@ -55,7 +63,7 @@ def simulate(
     )
     loaded = load_job(job)
     if not data.exists():
-        raise ConfigError(f"Expected data at {data.name!r}, but there is nothing.", remedy="Check --data.")
+        raise ConfigError(f"Expected data at {data.name!r}, but the path does not exist.", remedy="Check --data.")
     if sentence := exactness(loaded, sites):
         err.print(sentence, soft_wrap=True)
     with _opened(json_out) as target, workplace(output) as folder, _Follow(loaded.job.rounds) as follow:
@@ -81,7 +89,7 @@ def simulate(
 
 
 def _opened(path: str) -> AbstractContextManager[Output | None]:
-    """Open a file for the result before the work begins; nothing to open for standard output."""
+    """Open a file for the result before the work begins; a null context for standard output."""
     return Output(Path(path)) if path not in ("", "-") else nullcontext()
 
 
@@ -124,7 +132,7 @@ class _Follow:
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err
         )
-        self._bar = self._progress.add_task("reading data, starting virtual hospitals", total=rounds)
+        self._bar = self._progress.add_task("reading data and starting virtual hospitals", total=rounds)
 
     def __enter__(self) -> "_Follow":
         self._progress.start()
@@ -144,47 +152,53 @@ class _Follow:
 
 
 def demo(
-    folder: Annotated[
-        Path, typer.Option(help="Where everything is written; emptied first if it is an old demo.")
-    ] = Path("salus-demo"),
-    rounds: Annotated[int, typer.Option(min=1, max=50, help="Rounds to train.")] = 5,
-    sites: Annotated[int, typer.Option(min=5, max=8, help="Phantom hospitals; a masked sum needs five.")] = 5,
+    folder: Annotated[Path, typer.Option(help="Folder for all files; an old demo in it is removed first.")] = Path(
+        "salus-demo"
+    ),
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="Number of training rounds.")] = 5,
+    sites: Annotated[
+        int, typer.Option(min=5, max=8, help="Number of phantom hospitals; a masked sum needs at least five.")
+    ] = 5,
 ) -> None:
-    """Run a whole federation on this machine: a coordinator and phantom hospitals as processes over TLS, DICOM in, model out."""
+    """Run a whole federation on this machine: a coordinator and phantom hospitals with DICOM files, as processes over TLS."""
     from salus.simulations.demo import run_demo
 
     run_demo(folder, rounds=rounds, sites=sites)
 
 
 def phantoms(
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    kind: Annotated[list[str] | None, typer.Option(help="npz, dicom or nifti; may be given several times.")] = None,
-    patients: Annotated[int, typer.Option(min=20, max=100_000, help="Patients of the npz and NIfTI sets.")] = 600,
-    side: Annotated[int, typer.Option(min=8, max=512, help="Pixels of an image's side.")] = 48,
-    seed: Annotated[int, typer.Option(min=0, help="Of the pictures.")] = 0,
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    kind: Annotated[list[str] | None, typer.Option(help="npz, dicom or nifti; may be repeated.")] = None,
+    patients: Annotated[
+        int, typer.Option(min=20, max=100_000, help="Number of patients in the npz and NIfTI sets.")
+    ] = 600,
+    side: Annotated[int, typer.Option(min=8, max=512, help="Side length of an image, in pixels.")] = 48,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
 ) -> None:
     """Write small synthetic data sets to try Salus with: MedMNIST arrays, DICOM folders, NIfTI volumes with masks."""
     from salus.simulations.samples import KINDS, write_samples
 
     with err.status("Drawing phantoms ..."):
         written = write_samples(folder, tuple(kind or KINDS), patients=patients, seed=seed, side=side)
-    table("Phantoms: drawn, not measured, and nobody's", ["kind", "where"], [(k, str(p)) for k, p in written.items()])
+    table("Phantoms (synthetic; no patient data)", ["kind", "where"], [(k, str(p)) for k, p in written.items()])
     if "npz" in written:
         out.print("Try: salus simulate simulations/jobs/phantom-lesion.toml --sites 5 --data", end=" ", soft_wrap=True)
         out.print(str(written["npz"]), markup=False, soft_wrap=True)
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Which benchmark; see `salus bench --help`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer; for trying the command.")] = False,
-    params: Annotated[int, typer.Option(min=0, help="Length of the vector, where there is one; 0 for the usual.")] = 0,
-    sites: Annotated[int, typer.Option(min=0, help="Sites, where they can be chosen; 0 for the usual.")] = 0,
+    name: Annotated[str, typer.Argument(help="Name of the benchmark; see `salus bench --help`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer, to try the command.")] = False,
+    params: Annotated[int, typer.Option(min=0, help="Length of the vector; 0 for the default.")] = 0,
+    sites: Annotated[int, typer.Option(min=0, help="Number of sites; 0 for the default.")] = 0,
     net: Annotated[str, typer.Option(help="For dp: resnet18, unet or cnn.")] = "",
     data: Annotated[Path | None, typer.Option(help="For privacy: the folder of PneumoniaMNIST.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="For privacy: write the table as an SVG picture.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="For privacy: also write the table as an SVG image to this file.")
+    ] = None,
 ) -> None:
-    """Measure ourselves against a peer or a floor in the same run: cache, dp, encryption, evaluation,
+    """Compare Salus with a peer or a lower bound in the same run: cache, dp, encryption, evaluation,
     harmonisation, importing, link, masking, memory, privacy."""
     from salus.simulations.benchmarks import BENCHMARKS
 
@@ -194,7 +208,7 @@ def bench(
     unknown = set(chosen) - set(inspect.signature(benchmark).parameters)
     if unknown:
         raise ConfigError(
-            f"The benchmark {name!r} has no choice of {', '.join(sorted(unknown))}.", remedy="Leave it out."
+            f"The benchmark {name!r} does not have the option {', '.join(sorted(unknown))}.", remedy="Omit it."
         )
     with _opened(str(plot or "")) as picture:
         measured = benchmark(quick=quick, **chosen)
@@ -209,12 +223,14 @@ def bench(
 
 
 def verify(
-    transcript: Annotated[Path, typer.Argument(help="A transcript, from the coordinator's folder transcripts/.")],
-    kit: Annotated[Path, typer.Option(help="A kit of the consortium, of any date: its key says which roster counts.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For a machine.")] = False,
+    transcript: Annotated[Path, typer.Argument(help="A transcript file from the coordinator's folder transcripts/.")],
+    kit: Annotated[
+        Path, typer.Option(help="Any kit of the consortium, also an expired one; its key verifies the roster.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a transcript of protected sums as a third party, with the roster with which its job began: signatures,
-    thresholds, cohorts, ledgers. Print the privacy that each site has spent; exit code 41 if it does not hold."""
+    """Verify a transcript of protected sums as a third party, with the roster of its job: signatures, thresholds,
+    cohorts and ledgers. Print the privacy that each site has spent; exit code 41 if the transcript is not valid."""
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.privacy.protection import protection_of
@@ -237,11 +253,11 @@ def verify(
         )
         return
     out.print(
-        f"The transcript holds. Roster {roster.serial} of [bold]{shown(roster.consortium)}[/], {len(roster.sites)} sites, "
+        f"The transcript is valid. Roster {roster.serial} of [bold]{shown(roster.consortium)}[/], {len(roster.sites)} sites, "
         f"valid from {roster.valid_from:%Y-%m-%d} to {roster.valid_until:%Y-%m-%d}."
     )
     table(
-        f"{len(verified.sums)} sums, all allowed",
+        f"{len(verified.sums)} sums, all permitted",
         ["round", "attempt", "kind", "sites", "consents"],
         [(s["round"], s["attempt"], s["kind"], s["sites"], s["consents"]) for s in verified.sums],
     )
@@ -253,7 +269,7 @@ def verify(
             for row in card.sites
         ],
     )
-    out.print("A transcript cannot show:")
+    out.print("A transcript cannot prove:")
     for sentence in checked.unproven:
         out.print(f"- {sentence}", markup=False)
 

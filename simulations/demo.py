@@ -1,4 +1,4 @@
-"""The demo: a coordinator and phantom hospitals as separate processes over TLS on loopback; DICOM in, a model out."""
+"""The demo: a coordinator and phantom hospitals with DICOM files, as separate processes over TLS on loopback."""
 
 import time
 from collections import Counter
@@ -56,7 +56,8 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
         result = trial.wait_for(job_id)
     if result["status"] != "finished":
         raise RoundError(
-            f"The job {result['status']}: {result['reason']}", remedy="See daemon.log in the demo's folders."
+            f"The demo's job did not finish ({result['status']}): {result['reason']}",
+            remedy="See the daemon.log files in the demo's folders.",
         )
     report = folder / "report.html"
     events = [e for e in read_events(trial.coordinator / "events.jsonl") if e.fields.get("job") == job_id]
@@ -81,8 +82,8 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     out.print(f"Model:  {shown(result['model'])}", soft_wrap=True)
     out.print(f"Report: {shown(report.resolve())}", soft_wrap=True)
     out.print(
-        f"Done in {time.monotonic() - started:.0f} s. The coordinator saw masked vectors and their sum; this job "
-        'has noise = "none": no formal privacy for its (synthetic) patients.'
+        f"Done in {time.monotonic() - started:.0f} s. The coordinator saw only masked vectors and their sum. This job "
+        'has noise = "none": no differential privacy for its (synthetic) patients.'
     )
     return report
 
@@ -115,7 +116,7 @@ def _follow(trial: Trial, job_id: str, rounds: int) -> None:
 
 
 def _site_row(name: str, site: Path, summary: DatasetSummary) -> SiteRow:
-    """Return what the site's own log says; in a real federation only its operator can read it."""
+    """Return a summary of the site's own log; in a real federation only its operator can read it."""
     trained = [event for event in read_events(site / "events.jsonl") if event.kind == "trained"]
     last = trained[-1].fields if trained else {}
     reasons = Counter(summary.quarantined)

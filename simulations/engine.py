@@ -1,7 +1,7 @@
-"""Virtual sites on one machine: a Flower `Grid` over a pool of processes, driving the very same apps as the network.
+"""Virtual sites on one machine: a Flower `Grid` over a pool of processes, driving the same apps as over the network.
 
 Each process keeps its sites for the whole run, so a site's open session stays in memory as it does in the daemon. Messages
-cross a pipe in Flower's own wire form.
+pass through a pipe in Flower's own wire form.
 """
 
 import multiprocessing
@@ -28,14 +28,14 @@ from salus.server.link_grid import RunGrid
 
 RUN_ID = 1
 POLL_S = 0.01
-STOP_S = 5.0  # for a worker to end by itself
-WORKER_LOST = 1000  # our own error code: the process of this site ended
+STOP_S = 5.0  # time for a worker to exit by itself
+WORKER_LOST = 1000  # our own error code: the process of this site exited
 
 AppFactory = Callable[[Sequence[int], int], ClientApp]
 
 
 def _serve(pipe: Connection, factory: AppFactory, sites: Sequence[int], threads: int) -> None:
-    """Run in a worker: answer each message with the app until the pipe closes."""
+    """Main loop of a worker: answer each message with the app until the pipe closes."""
     app = factory(sites, threads)
     while True:
         try:
@@ -49,7 +49,7 @@ def _serve(pipe: Connection, factory: AppFactory, sites: Sequence[int], threads:
 
 
 class _Worker:
-    """One process and the thread that feeds it, one message at a time."""
+    """One process and the thread that sends it messages, one at a time."""
 
     def __init__(
         self, factory: AppFactory, sites: Sequence[int], threads: int, done: "queue.SimpleQueue[Message]"
@@ -74,7 +74,7 @@ class _Worker:
                 self._pipe.send_bytes(message_to_proto(message).SerializeToString())
                 reply = message_from_proto(ProtoMessage.FromString(self._pipe.recv_bytes()))
             except (EOFError, OSError):
-                reply = Message(Error(WORKER_LOST, "The process of this site ended."), reply_to=message)
+                reply = Message(Error(WORKER_LOST, "The process of this site exited."), reply_to=message)
             self._done.put(reply)
 
     def stop(self, wait_s: float) -> None:
@@ -87,12 +87,12 @@ class _Worker:
 
 
 class PoolGrid(RunGrid):
-    """A grid whose nodes are virtual sites in worker processes; node id and site id are the same number.
+    """A grid whose nodes are virtual sites in worker processes; the node id is the site id.
 
     Args:
-        factory: called once in each worker with its site ids and CPU threads; must be importable, as it crosses processes.
+        factory: called once in each worker with its site ids and CPU threads; must be importable, for use in other processes.
         sites: ids of all virtual sites.
-        workers: processes; by default one per CPU core, at most one per site.
+        workers: number of processes; by default one per CPU core, at most one per site.
     """
 
     def __init__(self, factory: AppFactory, sites: Sequence[int], workers: int = 0) -> None:
@@ -118,7 +118,7 @@ class PoolGrid(RunGrid):
             worker.stop(STOP_S if kind is None else 0.0)
 
     def process_ids(self) -> list[int]:
-        """Return the workers' process ids, for measuring memory."""
+        """Return the workers' process ids, to measure memory."""
         return [worker.process.pid for worker in self._workers if worker.process.pid is not None]
 
     def get_node_ids(self) -> Iterable[int]:

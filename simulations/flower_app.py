@@ -13,11 +13,11 @@ In the pyproject of a Flower app write::
     folder = "run"
 
 Engines without a run configuration (`run_simulation`) take the same values from the environment: SALUS_JOB, SALUS_DATA,
-SALUS_SITES, SALUS_PARTITION, SALUS_FOLDER. The model is found under ``folder``, which must be one path for all processes.
+SALUS_SITES, SALUS_PARTITION, SALUS_FOLDER. The model is written to ``folder``, which must be the same path for all processes.
 
-A masked session lives in one process, as it does at a real site. Flower's Ray engine spreads a node's messages over its
-actors, so give a client all CPUs (``client_resources = {num_cpus = <all>}``), which makes one actor; with several, sites
-refuse what they have no session for, and the round is abandoned.
+A masked session lives in one process, as it does at a real site. Flower's Ray engine distributes a node's messages over its
+actors, so give a client all CPUs (``client_resources = {num_cpus = <all>}``), which creates one actor. With several actors,
+sites refuse messages for which they have no session, and the round is abandoned.
 """
 
 import os
@@ -56,7 +56,7 @@ _sites: dict[tuple[Path, int], Site] = {}
 
 @dataclass(frozen=True)
 class Settings:
-    """Which job over which data."""
+    """The job, the data and how they are divided."""
 
     job: Path
     data: Path

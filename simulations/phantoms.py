@@ -1,4 +1,4 @@
-"""Phantom hospitals: synthetic patients as real DICOM files. Invented from head to foot; nothing here is a person.
+"""Phantom hospitals: synthetic patients as real DICOM files. Everything is invented; there are no data of real persons.
 
 Each hospital has its own vendor, pixel spacing, window, photometric interpretation, prevalence and noise, as real ones do.
 The signal is a disk-shaped lesion in a body-shaped background. Every image says ``PHANTOM`` where a name would be.
@@ -24,16 +24,16 @@ BODY, LESION, AIR = 900.0, 420.0, 60.0
 
 @dataclass(frozen=True)
 class Hospital:
-    """How one phantom hospital images.
+    """The imaging of one phantom hospital.
 
     Args:
         spacing_mm: pixel spacing.
-        window: centre and width that its files carry.
-        inverted: MONOCHROME1, where small values are bright.
+        window: window centre and width in its files.
+        inverted: MONOCHROME1, in which small values are bright.
         prevalence: share of patients with a lesion.
         noise: standard deviation of the pixel noise.
-        damaged: files that are truncated or garbage, as every archive has some.
-        gain, gamma, offset: how its detector turns what there is into numbers: ``offset + 4095 gain (x / 4095) ^ gamma``.
+        damaged: number of truncated or garbage files, as in every archive.
+        gain, gamma, offset: the detector's response: ``offset + 4095 gain (x / 4095) ^ gamma``.
     """
 
     name: str
@@ -62,7 +62,7 @@ HOSPITALS = (
 )
 
 
-# Vendors whose detectors differ as strongly as uncalibrated ones do; one window for all, so that nothing but the numbers differ.
+# Vendors whose detectors differ as strongly as uncalibrated ones; one window for all, so that only the pixel values differ.
 SHIFTED_HOSPITALS = tuple(
     Hospital(
         f"Shifted Hospital {vendor}",
@@ -87,7 +87,7 @@ SHIFTED_HOSPITALS = tuple(
 
 
 def write_consortium(root: Path, hospitals: Sequence[Hospital], seed: int, side: int = 32) -> Path:
-    """Write several hospitals below one folder with one ``labels.csv``; a patient is of one hospital. Returns the folder."""
+    """Write several hospitals to one folder with one ``labels.csv``; each patient is at one hospital. Returns the folder."""
     rows: list[dict[str, str]] = []
     for number, hospital in enumerate(hospitals):
         folder = root / f"hospital{number}"
@@ -135,7 +135,7 @@ def write_hospital(folder: Path, hospital: Hospital, seed: int, side: int = 64, 
 
 
 def draw(rng: np.random.Generator, side: int, sick: bool, noise: float) -> npt.NDArray[np.uint16]:
-    """Return a 12-bit picture ``[side, side]`` of an ellipse, with a brighter disk inside it if `sick`."""
+    """Return a 12-bit image ``[side, side]`` of an ellipse, with a brighter disk inside it if `sick`."""
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     a, b = rng.uniform(0.65, 0.9, size=2)
     body = (x / a) ** 2 + (y / b) ** 2 < 1
@@ -150,7 +150,7 @@ def draw(rng: np.random.Generator, side: int, sick: bool, noise: float) -> npt.N
 
 
 def detected(pixels: npt.NDArray[np.uint16], hospital: Hospital) -> npt.NDArray[np.uint16]:
-    """Return a picture as a hospital's detector gives it."""
+    """Return an image as a hospital's detector would record it."""
     if (hospital.gain, hospital.gamma, hospital.offset) == (1.0, 1.0, 0.0):
         return pixels
     bent = 4095 * hospital.gain * (pixels / 4095.0) ** hospital.gamma + hospital.offset
@@ -210,5 +210,5 @@ def _damage(folder: Path, sample: Path, count: int, rng: np.random.Generator) ->
 
 
 def is_phantom(path: Path) -> bool:
-    """Return whether a file says that it is a phantom."""
+    """Return whether a file is marked as a phantom."""
     return str(pydicom.dcmread(path, stop_before_pixels=True).PatientID).startswith("PHANTOM-")

@@ -1,6 +1,6 @@
-"""Small synthetic data sets to try every way in: MedMNIST arrays, DICOM folders and NIfTI volumes with masks.
+"""Small synthetic data sets for every import format: MedMNIST arrays, DICOM folders and NIfTI volumes with masks.
 
-All of them are phantoms (see `phantoms`): drawn, not measured, and nobody's. They need no download and no permission.
+All of them are phantoms (see `phantoms`), without data of real persons. They need no download and no permission.
 
     npz      phantoms.npz            train, val and test images ``[n, side, side]``, one patient each
     dicom    hospital0 ... , labels.csv     several studies and images a patient, one folder a hospital
@@ -24,22 +24,22 @@ VOXEL_MM = (1.5, 1.5, 3.0)
 
 
 def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: int, side: int) -> dict[str, Path]:
-    """Write data sets of these kinds below `folder` and return where each of them is.
+    """Write data sets of these kinds to `folder` and return the path of each.
 
     Args:
-        patients: of the npz and the NIfTI set; the DICOM hospitals have the sizes that `phantoms.HOSPITALS` says.
-        side: pixels of an image's side.
+        patients: number of patients in the npz and the NIfTI set; `phantoms.HOSPITALS` sets the sizes of the DICOM hospitals.
+        side: side length of an image, in pixels.
 
-    Guarantees: the same arguments write the same pictures.
+    Guarantees: the same arguments write the same images.
 
     Raises:
-        ConfigError: an unknown kind, or a folder that holds something already.
+        ConfigError: an unknown kind, or a folder that is not empty.
     """
     wrong = [kind for kind in kinds if kind not in KINDS]
     if wrong:
-        raise ConfigError(f"Expected a kind among {', '.join(KINDS)}, got {wrong[0]!r}.", remedy="Correct --kind.")
+        raise ConfigError(f"Expected one of the kinds {', '.join(KINDS)}, got {wrong[0]!r}.", remedy="Correct --kind.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder.name!r} is not an empty folder.", remedy="Choose another folder.")
+        raise ConfigError(f"The folder {folder.name!r} is not empty.", remedy="Choose a new or empty folder.")
     writers = {"npz": _write_npz, "nifti": _write_nifti}
     written: dict[str, Path] = {}
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""One job on one machine: virtual sites, the same rounds and the same sites' code, and a test split that no site holds."""
+"""One job on one machine: virtual sites with the same rounds and site code, and a test split that no site holds."""
 
 import os
 import resource
@@ -53,16 +53,16 @@ MEMORY_SAMPLE_S = 0.25
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What a simulation found.
+    """The result of a simulation.
 
     Args:
-        metrics: of the final model on the test split, exact; empty if the data have none.
-        evaluation: of the final model on the sites' validation patients, as the coordinator of a real federation learns it: with
-            standard errors under differential privacy.
+        metrics: exact metrics of the final model on the test split; empty without a test split.
+        evaluation: metrics of the final model on the sites' validation patients, as the coordinator of a real federation learns
+            them: with standard errors under differential privacy.
         rounds: one record per round.
         privacy: what each virtual site's patients have spent.
-        statistics: what was found, for a job that measures instead of training.
-        harmonise: the section of a training job that uses it.
+        statistics: the results of a statistics job.
+        harmonise: the section of a training job that uses these results.
         peak_rss_mb: largest resident memory of all its processes together, sampled every quarter second.
     """
 
@@ -78,7 +78,7 @@ class SimulationResult:
     harmonise: str
 
     def to_json(self) -> dict[str, object]:
-        """Return the plain object that ``--json`` writes."""
+        """Return the JSON object that ``--json`` writes."""
         return {
             "metrics": self.metrics,
             "evaluation": to_plain(self.evaluation),
@@ -105,10 +105,10 @@ def simulate(
     workers: int = 0,
     listener: Callable[[Event], None] = lambda event: None,
 ) -> SimulationResult:
-    """Run `job` over `sites` virtual hospitals made from `data` and return what came out.
+    """Run `job` over `sites` virtual hospitals made from `data` and return the result.
 
     Raises:
-        SalusError: anything that would stop the real federation too.
+        SalusError: anything that would also stop a real federation.
     """
     started = time.monotonic()
     check_job(job, sites)
@@ -130,7 +130,7 @@ def simulate(
             attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript)
             run_of(attempts, evaluate).run()
 
-        # A virtual site's node has the site's number, so nobody is asked who it is: on a busy machine that answer comes late.
+        # A virtual site's node id is the site id, so sites need not be asked for it: on a busy machine the answer would be late.
         nodes = {site: site for site in hospitals.site_ids()}
         make_server_app(work, lambda: nodes)(grid, Context(RUN_ID, 1, {}, RecordDict(), {}))
     checkpoints.set_status(job_id, "finished")
@@ -155,7 +155,7 @@ def simulate(
 
 
 def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluator | None:
-    """Return a function that measures a model on the test split, or None if the data have none."""
+    """Return a function that evaluates a model on the test split, or None without a test split."""
     if not catalogue_path(folder, CENTRAL).exists():
         return None
     catalogue = open_catalogue(folder, CENTRAL)
@@ -168,7 +168,7 @@ def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluato
     ]
     harmonise = None
     if job.harmonise is not None:
-        if job.harmonise.kind == "combat":  # what it takes from an image is known at the image's own site only
+        if job.harmonise.kind == "combat":  # its correction of an image is known only at the image's own site
             return None
         harmonise = harmoniser_of(job.harmonise)
     data = TensorSet(items, catalogue.source(job.task.dataset), task, performance.cache_mb * 2**20, harmonise)

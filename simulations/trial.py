@@ -1,7 +1,7 @@
-"""A whole consortium in one folder, as separate processes over TLS on loopback: for the demo, tests and benchmarks.
+"""A whole consortium in one folder, as separate processes over TLS on loopback, for the demo, tests and benchmarks.
 
-Every step is the one that people take: the same functions behind `consortium`, `server`, `client` and `dataset`, and the
-daemons started as `salus server start` and `salus client start`.
+Every step is the same as in real use: the functions behind `consortium`, `server`, `client` and `dataset`, and daemons
+started as `salus server start` and `salus client start`.
 """
 
 import os
@@ -25,8 +25,8 @@ from salus.server.admin_client import AdminClient
 from salus.server.config import init_server
 from salus.server.consortium import Consortium
 
-MARK = ".salus-trial"  # only a folder with this file in it is ever emptied
-BACKSTOP_S = 1800.0  # against a hang; a daemon that has ended ends the wait at once
+MARK = ".salus-trial"  # only a folder with this file is ever emptied
+BACKSTOP_S = 1800.0  # against a hang; the wait also ends at once if a daemon exits
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
 DAEMON = "from salus.common import lifeline; lifeline.watch(); from salus.__main__ import main; main()"
@@ -35,7 +35,7 @@ Found = TypeVar("Found")
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that is free now."""
+    """Return a free TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -45,18 +45,20 @@ def empty(folder: Path) -> None:
     """Empty a folder that an earlier trial made; raises RoundError if it holds anything else."""
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARK).exists():
-            raise RoundError(f"{folder.name!r} is not empty and not an old trial.", remedy="Choose another folder.")
+            raise RoundError(
+                f"The folder {folder.name!r} is not empty and is not an old trial.", remedy="Choose another folder."
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
 
 
 class Trial:
-    """A consortium's processes; used as a context, which ends them all.
+    """A consortium's processes; a context manager that ends them all.
 
     Args:
         folder: emptied by `empty` before.
-        names: of the sites, in roster order.
+        names: names of the sites, in roster order.
         policy: text of every site's ``policy.toml``.
         threads: CPU threads of each site.
     """
@@ -81,7 +83,7 @@ class Trial:
         self.issue()
 
     def admit(self, name: str) -> Path:
-        """Make a new site, add it to the consortium and return its folder; it takes part after `issue`."""
+        """Create a new site, add it to the consortium and return its folder; it takes part after `issue`."""
         number = Consortium(self.folder / "consortium", self._clock).state.next_id
         site = self.folder / f"site-{number}"
         Consortium(self.folder / "consortium", self._clock).add(init_site(site, name))
@@ -92,13 +94,13 @@ class Trial:
         return site
 
     def issue(self) -> None:
-        """Sign a new roster and install the kits at all members; daemons see them at their next start."""
+        """Sign a new roster and install the kits at all members; daemons read them at their next start."""
         consortium = Consortium(self.folder / "consortium", self._clock)
         for kit in consortium.issue(self.folder / "kits", days=365):
             install_kit(self.folder / kit.stem, read_kit(kit), self._clock)
 
     def remove(self, site: Path) -> None:
-        """End a site's daemon and its membership; it holds after `issue`."""
+        """End a site's daemon and its membership; the removal takes effect after `issue`."""
         self.kill(site)
         self.sites.remove(site)
         Consortium(self.folder / "consortium", self._clock).remove(site.name.removeprefix("site-"))
@@ -155,14 +157,14 @@ class Trial:
         self._end(member)
 
     def restart(self) -> None:
-        """Restart every daemon with what is installed now, the sites first."""
+        """Restart every daemon with the installed kits, the sites first."""
         for member in [*self.sites, self.coordinator]:
             if member in self._processes:
                 self.kill(member)
             self.start(member)
 
     def stop(self, member: Path) -> None:
-        """End a member's daemon with SIGTERM; a site says goodbye, so that nobody waits for it."""
+        """End a member's daemon with SIGTERM; a site signs off, so that no one waits for it."""
         self._processes[member].send_signal(signal.SIGTERM)
         self._end(member)
 
@@ -179,17 +181,17 @@ class Trial:
         self._wait(online, f"{count} sites online", timeout_s)
 
     def _wait(self, look: Callable[[], Found | None], what: str, timeout_s: float) -> Found:
-        """Return what `look` finds, as soon as it finds something; a coordinator that is away for a while is waited for.
+        """Return the first result of `look` that is not None; a coordinator may be offline for a while.
 
         Raises:
-            LinkError: a daemon has ended, or the time is up; with the last line of its log.
+            LinkError: a daemon has exited, or the time is up; the message has the last line of its log.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             dead = [member for member, process in self._processes.items() if process.poll() is not None]
             if dead:
                 raise LinkError(
-                    f"{dead[0].name} ended while waiting for {what}: {self.log_tail(dead[0])}",
+                    f"{dead[0].name} exited while waiting for {what}: {self.log_tail(dead[0])}",
                     remedy="See its daemon.log.",
                 )
             try:
@@ -208,11 +210,11 @@ class Trial:
         return lines[-1] if lines else "no output"
 
     def submit(self, job: str, *, anyway: bool = False) -> str:
-        """Submit a job file's text and return the job's id; `anyway` even if too few sites can run it."""
+        """Submit a job file's text and return the job's id; with `anyway` even if too few sites can run it."""
         return str(self.admin.post("/jobs", job, anyway=anyway)["job"])
 
     def wait_for(self, job_id: str, timeout_s: float = BACKSTOP_S) -> dict[str, Any]:
-        """Wait for a job to end and return its result; survives a coordinator that is away for a while."""
+        """Wait for a job to end and return its result; the coordinator may be offline for a while."""
 
         def result() -> dict[str, Any] | None:
             found: dict[str, Any] = self.admin.get(f"/jobs/{job_id}")
@@ -221,7 +223,7 @@ class Trial:
         return self._wait(result, f"the end of job {job_id}", timeout_s)
 
     def wait_for_round(self, job_id: str, round_: int, timeout_s: float = BACKSTOP_S) -> None:
-        """Wait until a job has finished this many rounds; raises RoundError if it ends before."""
+        """Wait until a job has finished this many rounds; raises RoundError if it ends earlier."""
 
         def reached() -> bool | None:
             found = self.admin.get(f"/jobs/{job_id}")
@@ -229,7 +231,7 @@ class Trial:
                 return True
             if found["status"] not in ("waiting", "running"):
                 raise RoundError(
-                    f"The job {job_id} {found['status']} before round {round_}: {found['reason']}",
+                    f"The job {job_id} ended before round {round_} ({found['status']}): {found['reason']}",
                     remedy="See its events.",
                 )
             return None

@@ -1,4 +1,4 @@
-"""Virtual hospitals: one data set divided among sites, each with its own catalogue, policy and place on a roster."""
+"""Virtual hospitals: one data set divided among sites, each with its own catalogue, policy and roster entry."""
 
 import functools
 import hashlib
@@ -30,15 +30,15 @@ from salus.privacy.masking.store import MemoryStore
 from salus.simulations.engine import AppFactory
 from salus.simulations.partitioners import Patient, divide
 
-TEST_FRACTION = 0.2  # of the patients, where the data have no test split of their own
-# A researcher's virtual hospitals accept what real ones would be asked about; each simulation has new, empty ledgers.
+TEST_FRACTION = 0.2  # share of patients, if the data define no test split
+# Virtual hospitals accept what a real site's operator must allow; each simulation has new, empty ledgers.
 OPEN_POLICY = Policy(
     allow_unprotected=True,
     allow_without_noise=True,
     allow_imprint_models=tuple(MODELS.names()),
     key_holders=tuple(range(1, 1001)),
     budget=Budget(epsilon=1e6),
-    min_patients_per_cell=1,  # the job says what it asks for
+    min_patients_per_cell=1,  # the job sets the limit
 )
 MOST_PATIENTS = 10**9
 CENTRAL = 0  # the site number of the catalogue that holds the test split
@@ -46,12 +46,12 @@ CENTRAL = 0  # the site number of the catalogue that holds the test split
 
 @dataclass(frozen=True)
 class VirtualHospitals:
-    """Where the catalogues of a simulation are.
+    """The catalogues of a simulation.
 
     Args:
-        folder: holds ``site-<n>`` for every site and ``central``.
+        folder: folder with ``site-<n>`` for every site, and ``central``.
         sites: number of sites.
-        quarantined: unusable files in the whole source, by reason.
+        quarantined: number of unusable files in the whole source, by reason.
     """
 
     folder: Path
@@ -69,18 +69,18 @@ def catalogue_path(folder: Path, site: int) -> Path:
 
 
 def open_catalogue(folder: Path, site: int) -> Catalogue:
-    """Open a virtual catalogue; its pseudonyms protect nobody, as the researcher holds the data anyway."""
+    """Open a virtual catalogue; its pseudonyms need not protect anyone, because the researcher has the data."""
     return Catalogue(catalogue_path(folder, site), b"virtual hospitals")
 
 
 def make_hospitals(
     job: Job, data: Path, options: SourceOptions, *, sites: int, partition: str, seed: int, folder: Path
 ) -> VirtualHospitals:
-    """Scan `data` once, divide its patients, and write a catalogue per site and one of the test split.
+    """Scan `data` once, divide the patients, and write a catalogue for each site and one for the test split.
 
     Raises:
-        DataError: nothing usable in `data`.
-        ConfigError: a partition that cannot be made.
+        DataError: `data` has no usable samples.
+        ConfigError: the partition is not possible.
     """
     kind = guess_kind(data)
     found = list(open_source(kind, data, options).scan())
@@ -98,7 +98,7 @@ def make_hospitals(
     for record in rest:
         first.setdefault(record.patient, record)
     owner: dict[str, int] = {}
-    # Splits are divided one by one, so that the source's validation patients spread over all sites.
+    # Splits are divided separately, so that the source's validation patients are spread over all sites.
     for split in sorted({record.split for record in rest}):
         patients = [Patient(p, r.label, r.group) for p, r in first.items() if r.split == split]
         for site, keys in enumerate(divide(partition, patients, sites, seed), start=1):
@@ -113,13 +113,13 @@ def make_hospitals(
 
 
 def _declaration(records: Sequence[ImageRecord], kind: str, data: Path, options: SourceOptions) -> Declaration | bool:
-    """Return what every virtual hospital declares: what there is at all of them, as real ones agree on beforehand."""
+    """Return the declaration of every virtual hospital: the data of all of them, as real hospitals would agree in advance."""
     if not records:
         return False  # refused with its reason when it is registered
     facts = [ImageFacts(r.patient, r.label, r.pixel_sha256, dict(r.info)) for r in records]
     source = open_source(kind, data, options)
     found = propose(facts, lambda: source.load(records[0].key), len(records), least=1).declaration
-    return found.model_copy(update={"min_patients": MOST_PATIENTS})  # the researcher knows the data: nothing is hidden
+    return found.model_copy(update={"min_patients": MOST_PATIENTS})  # the researcher knows the data: no bound is needed
 
 
 def _test_patients(records: Sequence[ImageRecord], seed: int) -> set[str]:
@@ -135,10 +135,10 @@ def _fraction(text: str) -> float:
 
 @dataclass(frozen=True)
 class WorkerSetup:
-    """What a worker process needs to play its sites; plain values, because it crosses processes.
+    """What a worker process needs to run its sites; plain values, because it is sent to other processes.
 
     Args:
-        seed: secret of this run, from which every virtual site's signing key comes.
+        seed: secret of this run, from which every virtual site's signing key is derived.
         sites: number of sites.
     """
 

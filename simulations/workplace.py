@@ -1,4 +1,4 @@
-"""The folder that a simulation works in: a temporary one, or one that is kept and checked before the work begins."""
+"""The folder of a simulation: a temporary one, or one that is kept and checked before the work begins."""
 
 import re
 import shutil
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from salus.common.errors import ConfigError, storage_error
 
-UNFINISHED = ".unfinished"  # in a folder whose simulation has not come to its end
-OURS = re.compile(r"coordinator|transcripts|central|site-[0-9]+|events\.jsonl")  # nothing else is ever removed
+UNFINISHED = ".unfinished"  # marks a folder whose simulation has not finished
+OURS = re.compile(r"coordinator|transcripts|central|site-[0-9]+|events\.jsonl")  # only these are ever removed
 
 
 @contextmanager
@@ -18,11 +18,11 @@ def workplace(output: Path | None) -> Iterator[Path]:
     """Yield the folder of a simulation.
 
     Args:
-        output: kept; what an unfinished simulation left there is replaced. None for a folder that is removed at the end.
+        output: folder that is kept; an unfinished simulation in it is replaced. None for a folder that is removed at the end.
 
     Raises:
-        ConfigError: the folder holds a finished simulation.
-        StorageError: it cannot be written.
+        ConfigError: the folder has a finished simulation.
+        StorageError: the folder cannot be written.
     """
     if output is None:
         with tempfile.TemporaryDirectory(prefix="salus-", ignore_cleanup_errors=True) as temporary:
@@ -32,7 +32,9 @@ def workplace(output: Path | None) -> Iterator[Path]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         if (output / "coordinator").exists() and not mark.exists():
-            raise ConfigError(f"{output.name!r} already holds a simulation.", remedy="Choose another --output.")
+            raise ConfigError(
+                f"The folder {output.name!r} already has a simulation.", remedy="Choose another --output."
+            )
         mark.touch()
         for old in output.iterdir():
             if OURS.fullmatch(old.name):

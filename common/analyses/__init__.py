@@ -1,4 +1,4 @@
-"""What can be measured over all sites without training. An analysis is one file here that fulfils `Analysis`.
+"""Statistics over all sites without training. An analysis is one file here with a class that fulfils `Analysis`.
 
 To add one: that file, one test, and one line below; a site adds its own through the entry-point group ``salus.analyses``.
 """
@@ -24,7 +24,7 @@ def analysis_of(job: Job) -> Analysis:
     """Return the analysis of a job with a ``[statistics]`` section.
 
     Raises:
-        JobError: no such section, an unknown kind, settings it cannot work with, or another number of rounds than it takes.
+        JobError: no such section, an unknown kind, unsupported settings, or a number of rounds other than its steps.
     """
     if job.statistics is None:
         raise JobError("Expected a job with a [statistics] section.", remedy="Add one, or train with this job.")

@@ -1,10 +1,10 @@
-"""The interface of an analysis: local numbers that add up over sites, and what the sums mean.
+"""The interface of an analysis: local numbers that are summed over sites, and the meaning of the sums.
 
     state (public) ──> every site: rows of its images, added ──> protected sum ──> fold: the next state, or the result
 
-Two ways of adding, of which a job takes one:
+A job adds in one of two ways:
 
-    exact    each image's row counts; cells in which fewer than `least` patients of a site have a part are hidden, see `Block`
+    exact    each image's row counts; cells with fewer than `least` patients of a site are suppressed, see `Block`
     noised   each patient's row is the mean of its images' rows, of bounded norm, and noise is added to the sum
 """
 
@@ -22,14 +22,14 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Measured:
-    """One image or table row as an analysis sees it, at its site.
+    """One image or table row at its site, as an analysis sees it.
 
     Args:
-        label: class number of the job, or None for any other label.
+        label: class number in the job, or None for any other label.
         intensities: ``[channels, *spatial]`` in the modality's units, brighter is larger; empty for a table row.
-        spacing_mm: between rows, columns and slices as far as the source knows them, slowest axis first.
-        modality, vendor: of the fixed lists of `vocabulary`, or ``OTHER``.
-        columns: of a table row, by name; NaN where missing.
+        spacing_mm: known spacings of slices, rows and columns, slowest axis first.
+        modality, vendor: entries of the fixed lists in `vocabulary`, or ``OTHER``.
+        columns: values of a table row by column name; NaN if missing.
     """
 
     label: int | None
@@ -42,11 +42,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a protected sum says.
+    """The result of a protected sum.
 
     Args:
-        patients, images: that took part; of images only where the job has no noise, else as far as noise lets it be known.
-        weight: over how many rows the cells are sums: images, or patients in a job with noise.
+        patients, images: numbers of patients and images; with noise, only estimates.
+        weight: number of rows in the sums: images, or patients in a job with noise.
         cells: the sums, float64.
         noise_sd: standard deviation of the noise in every cell; 0 without noise.
     """
@@ -63,14 +63,14 @@ Patients = Iterable[Iterable[Measured]]
 
 @dataclass(frozen=True)
 class Block:
-    """Cells of a row that belong together, and how too small ones among them are hidden.
+    """Cells of a row that belong together, and how small cells among them are suppressed.
 
-    ordered   neighbouring cells are joined until enough patients have a part, and share what they hold evenly
-    named     the small cells are set to zero, and with them so many others that what is hidden is of enough patients too
-    whole     sums in which every patient has a part; enough patients at the site are enough
+    ordered   neighbouring cells are merged until they have enough patients, and share their total evenly
+    named     the small cells are set to zero, together with others until the suppressed cells have enough patients
+    whole     sums over every patient of the site; enough patients at the site suffice
 
     Args:
-        family: ordered blocks of one family hold each image once between them, so they are hidden together like named cells.
+        family: each image is in exactly one ordered block of a family, so the blocks are suppressed together like named cells.
     """
 
     size: int
@@ -79,21 +79,21 @@ class Block:
 
 
 class Analysis(Protocol):
-    """What is measured, in how many steps; built from a job.
+    """An analysis with one or more steps, built from a job.
 
-    Guarantees that every implementation must keep:
+    Guarantees that every implementation must give:
 
-    - the entries of `row` are in 0 .. 1 and its Euclidean norm is at most `reach`, whatever the image holds;
-    - nothing but `measure` of a step leaves a site, inside a protected sum.
+    - the entries of `row` are in 0 .. 1 and its Euclidean norm is at most `reach`, for every image;
+    - only the result of `measure` leaves a site, inside a protected sum.
     """
 
     steps: int
 
     def state_size(self, step: int) -> int:
-        """Return the number of public values that the sites get at this step; steps count from 1."""
+        """Return the number of public values that the sites receive at this step; steps count from 1."""
 
     def blocks(self, step: int) -> Sequence[Block]:
-        """Return what the cells of a row are."""
+        """Return the blocks of cells that make up a row."""
 
     def reach(self, step: int) -> float:
         """Return the largest Euclidean norm of a row."""
@@ -105,8 +105,8 @@ class Analysis(Protocol):
         """Return a site's own numbers without noise, ``[patients, images, cells ...]``, before they are protected.
 
         Args:
-            patients: the images of one patient after the other.
-            least: fewest patients whose numbers may stand in a cell.
+            patients: for each patient, its images.
+            least: fewest patients in a cell that is not suppressed.
         """
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
@@ -122,7 +122,7 @@ def cells_of(analysis: Analysis, step: int) -> int:
 
 
 def sum_of_rows(analysis: Analysis, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
-    """Return ``[patients, images, cells ...]`` of one site, small cells hidden; all zero where it has too few patients."""
+    """Return ``[patients, images, cells ...]`` of one site with small cells suppressed; all zero if it has too few patients."""
     total = np.zeros(cells_of(analysis, step))
     parts: list[npt.NDArray[np.bool_]] = []
     images = 0
@@ -144,13 +144,13 @@ def sum_of_rows(analysis: Analysis, step: int, state: Sequence[float], patients:
 
 
 def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[np.bool_], least: int) -> Float64Vector:
-    """Return a row's sums with the small cells hidden.
+    """Return a row's sums with small cells suppressed.
 
     Args:
-        present: which patients (rows) have a part in which cell.
+        present: which patients (rows) contribute to which cell.
 
-    Guarantees: every number that is left, and what a block's or a family's known total leaves for the hidden ones, is of
-    `least` patients or more, or of none. It says nothing about what two answers to different questions give together.
+    Guarantees: every remaining number, and the total of the suppressed cells of a block or family, is of at least `least`
+    patients or of none. There is no guarantee for the answers to two different questions together.
     """
     result, place = cells.copy(), 0
     families: dict[str, list[slice]] = {}
@@ -173,7 +173,7 @@ def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[n
 
 
 def _small(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bool_]:
-    """Return which cells to set to zero: the small ones, then the next smallest, until the hidden ones have enough patients."""
+    """Return which cells to set to zero: the small ones, then the next smallest, until enough patients are in them."""
     counts = present.sum(axis=0)
     small: npt.NDArray[np.bool_] = (counts > 0) & (counts < least)
     while small.any() and present[:, small].any(axis=1).sum() < least:
@@ -185,7 +185,7 @@ def _small(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bool_]:
 
 
 def _groups(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
-    """Return neighbouring cells that together have enough patients or none; too few at the end join the group before."""
+    """Return groups of neighbouring cells with enough patients or none; a small last group is merged with the one before."""
     groups: list[slice] = []
     start, size = 0, present.shape[1]
     people = np.zeros(len(present), dtype=np.bool_)
@@ -207,7 +207,7 @@ def _groups(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
 def mean_row(
     analysis: Analysis, step: int, state: Sequence[float], mine: Iterable[Measured]
 ) -> tuple[Float64Vector, int] | None:
-    """Return the mean of a patient's image rows, cut to `reach`, and the number of images; None if no image has a row."""
+    """Return the mean of a patient's image rows, clipped to norm `reach`, and the number of images; None without rows."""
     total, count = np.zeros(cells_of(analysis, step)), 0
     for image in mine:
         row = analysis.row(step, state, image)
@@ -220,7 +220,7 @@ def mean_row(
 
 
 def norm_of(analysis: Analysis, step: int) -> float:
-    """Return the largest norm of a patient's whole row under noise: one, a share of images, and the analysis' own."""
+    """Return the largest norm of a patient's whole row with noise: one, a share of images, and the analysis's own row."""
     return math.sqrt(2 + analysis.reach(step) ** 2)
 
 
@@ -232,8 +232,8 @@ def finite(intensities: FloatArray) -> bool:
 def bins_of(values: npt.NDArray[np.floating[Any]], low: float, high: float, bins: int) -> Float64Vector:
     """Return the shares of values in `bins` equal bins, those outside in the first or last.
 
-    Values that are not finite are ignored; an empty range or array gives zeros. It never raises: one image that did would
-    change the numbers of its whole site.
+    Values that are not finite are ignored; an empty range or array gives zeros. It never raises an error, because an error
+    for one image would change the numbers of the whole site.
     """
     width = high - low
     known = values[np.isfinite(values)].astype(np.float64)

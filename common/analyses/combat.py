@@ -1,11 +1,11 @@
-"""ComBat over sites that keep their images: the common model from protected sums, each batch's effect at its own site.
+"""ComBat without sharing images: the common model comes from protected sums, and each batch's effect stays at its site.
 
 Johnson, Li, Rabinovic 2007 (Biostatistics 8), for images Fortin et al. 2018 (NeuroImage 167). A feature of image j of
 batch i is ``alpha + x_j beta + sigma (gamma_i + delta_i e)``. With one intercept per batch, least squares separates
 (Frisch, Waugh 1933): beta and sigma need only sums of products centred within each batch, alpha only sums. So sites add
-those, and gamma and delta, which empirical Bayes finds within one batch, never leave the site.
+these, and gamma and delta, which empirical Bayes estimates within one batch, never leave the site.
 
-A batch is what one vendor's devices made at one site. x tells the class, so that a site with more sick patients keeps them.
+A batch is the images of one vendor at one site. x encodes the class, so that differences in prevalence are preserved.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ CONVERGED, MOST_ITERATIONS = 1e-9, 1000
 
 
 class Combat:
-    """Sums of centred products, in one step. It takes no noise: a product of two features has no useful bound."""
+    """Sums of centred products, in one step. Noise is not supported: a product of two features has no useful bound."""
 
     steps = 1
 
@@ -36,7 +36,7 @@ class Combat:
         assert job.statistics is not None  # Safe because `analysis_of` has looked.
         if job.privacy.noised:
             raise JobError(
-                "Statistics of kind 'combat' take no noise.",
+                "Statistics of kind 'combat' do not support noise.",
                 remedy='Use kind = "nyul", or noise = "none" where every site\'s policy allows it.',
             )
         self._low, self._high = job.statistics.intensity_low, job.statistics.intensity_high
@@ -50,7 +50,7 @@ class Combat:
         return [Block(k + F + k * k + k * F + F, "whole")]
 
     def reach(self, step: int) -> float:
-        raise JobError("Statistics of kind 'combat' take no noise.", remedy='Use noise = "none".')
+        raise JobError("Statistics of kind 'combat' do not support noise.", remedy='Use noise = "none".')
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
         """Return an image's features; None if it has none or its label is not a class of the job."""
@@ -59,8 +59,10 @@ class Combat:
         return image_features(image.intensities, self._low, self._high)
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
-        """Return the sums over all batches; a class of a batch with fewer than `least` patients is left out, since the
-        products with its covariate would be that class's own sums."""
+        """Return the sums over all batches.
+
+        A class of a batch with fewer than `least` patients is left out: the products with its covariate would be its own sums.
+        """
         total, people = np.zeros(1 + cells_of(self, step)), set()
         batches: dict[str, list[tuple[int, int, Float64Vector]]] = defaultdict(list)
         for number, mine in enumerate(patients):
@@ -118,7 +120,7 @@ def covariates_of(labels: Sequence[int], classes: int) -> Matrix:
 
 @dataclass(frozen=True)
 class CombatModel:
-    """What all sites share: intercept and scale of every feature ``[F]``, and the classes' effects ``[classes - 1, F]``."""
+    """The common model: intercept and scale of every feature ``[F]``, and the effects of the classes ``[classes - 1, F]``."""
 
     alpha: Float64Vector
     sigma: Float64Vector
@@ -126,12 +128,12 @@ class CombatModel:
 
     @classmethod
     def of(cls, constants: Sequence[float]) -> "CombatModel":
-        """Read the constants of a job; raises JobError if their number does not fit alpha, sigma and beta."""
+        """Read the constants of a job; raises JobError if their number is wrong."""
         values = np.asarray(constants, dtype=np.float64)
         if len(values) < 3 * F or len(values) % F or (values[F : 2 * F] <= 0).any():
             raise JobError(
                 f"Expected a multiple of {F} constants for ComBat, at least {3 * F}, with positive scales; got {len(values)}.",
-                remedy="Take them from the result of statistics of kind 'combat'.",
+                remedy="Copy them from the result of statistics of kind 'combat'.",
             )
         return cls(values[:F], values[F : 2 * F], values[2 * F :].reshape(-1, F))
 
@@ -161,8 +163,8 @@ class CombatModel:
         """Return features without their batch's effect ``[images, F]``.
 
         Args:
-            labels: classes, where they are known and may be used; without them an image's spread is taken about `alpha`,
-                which is what a model can be given that is to predict the class.
+            labels: classes, if known and allowed; without them, an image is centred at `alpha`, as it must be for a model
+                that predicts the class.
         """
         expected = self.alpha if labels is None else self.alpha + covariates_of(labels, len(self.beta) + 1) @ self.beta
         rest: Matrix = ((features - expected) / self.sigma - batch.gamma) / batch.delta

@@ -1,4 +1,4 @@
-"""Nine numbers of an image, for models of few parameters and for ComBat: its distribution and how fast it changes."""
+"""Nine features of an image's intensities, for small models and for ComBat: their distribution and gradient."""
 
 import numpy as np
 
@@ -9,9 +9,9 @@ __all__ = ["FEATURES", "image_features"]
 
 
 def image_features(intensities: FloatArray, low: float, high: float) -> Float64Vector | None:
-    """Return the numbers of `FEATURES`, of intensities of which `low` is brought to 0 and `high` to 1; None for no image.
+    """Return `FEATURES` of intensities that are scaled from `low` .. `high` to 0 .. 1; None without an image.
 
-    What lies more than once the range beyond it is cut, so that one odd image cannot carry a sum away.
+    Values more than one range width outside the range are clipped, so that one unusual image cannot dominate a sum.
 
     ``edge`` is the mean length of the gradient per pixel, over the axes longer than one.
     """

@@ -1,7 +1,7 @@
-"""Landmarks of a standard intensity scale: the mean over all images of each image's own percentiles, brought to 0 .. 1.
+"""Landmarks of a standard intensity scale: the mean over all images of each image's percentiles, scaled to 0 .. 1.
 
-Nyul and Udupa 1999 (Magn. Reson. Med. 42), Nyul, Udupa and Zhang 2000 (IEEE Trans. Med. Imaging 19). Training of the scale
-is a mean over images, so a sum over sites gives exactly what all images in one place would.
+Nyul and Udupa 1999 (Magn. Reson. Med. 42), Nyul, Udupa and Zhang 2000 (IEEE Trans. Med. Imaging 19). The scale is a
+mean over images, so a sum over sites gives exactly the same result as pooled images.
 """
 
 import math
@@ -43,7 +43,7 @@ class Nyul:
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
         means = np.clip(totals.cells / max(totals.weight, 1.0), 0.0, 1.0)
         means[0], means[-1] = 0.0, 1.0
-        return [float(value) for value in np.maximum.accumulate(means)]  # noise must not turn the scale around
+        return [float(value) for value in np.maximum.accumulate(means)]  # keeps the scale increasing despite noise
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         found = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
@@ -51,7 +51,7 @@ class Nyul:
 
 
 def percentiles_of(intensities: FloatArray) -> Float64Vector | None:
-    """Return an image's percentiles, or None for one without contrast."""
+    """Return an image's percentiles, or None for an image without contrast."""
     if intensities.size == 0 or not finite(intensities):
         return None
     own: Float64Vector = np.percentile(intensities.astype(np.float64), PERCENTILES)
@@ -61,13 +61,13 @@ def percentiles_of(intensities: FloatArray) -> Float64Vector | None:
 def to_standard_scale(intensities: FloatArray, landmarks: Sequence[float]) -> FloatArray:
     """Return the image on the standard scale, its first percentile at 0.25 and its last at 0.75; flat images give zeros.
 
-    Linear between the landmarks; beyond the first and the last the image's whole range between them goes on, and what lies
-    further than half of it is cut: a small bright lesion may well be brighter than 99 of 100 pixels.
+    Linear between the landmarks and extrapolated beyond them by half the range at each end, then clipped: a small bright
+    lesion may be brighter than 99 % of the pixels.
     """
     own = percentiles_of(intensities)
     if own is None:
         return np.zeros_like(intensities)
-    rising = np.concatenate([[True], np.diff(own) > 0])  # equal percentiles: the first of them counts
+    rising = np.concatenate([[True], np.diff(own) > 0])  # of equal percentiles, the first one counts
     places, marks = own[rising], np.asarray(landmarks, dtype=np.float64)[rising]
     reach = (places[-1] - places[0]) / 2
     half = (marks[-1] - marks[0]) / 2

@@ -1,7 +1,7 @@
-"""Quantiles of pixel intensities over all sites, by vendor where asked, from one histogram: known to the width of a bin.
+"""Quantiles of pixel intensities over all sites, by vendor if requested, from one histogram; exact to one bin width.
 
-Each image counts alike, whatever its size. There is one question and not several finer ones about the same pixels, because
-answers that overlap could be subtracted from each other until one patient is left.
+Each image has the same weight, whatever its size. There is one question and not several finer ones about the same pixels,
+because overlapping answers could be subtracted until one patient remains.
 """
 
 from collections.abc import Sequence
@@ -49,9 +49,9 @@ class Quantiles:
         return sum_of_rows(self, step, state, patients, least)
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
-        """Return for each group and probability where its cumulated histogram crosses it, linear within a bin.
+        """Return for each group and probability where the cumulative histogram crosses it, linear within a bin.
 
-        Noise is not cut away before it is cumulated: cells cut at zero would add up to a mass that nobody has.
+        Negative noisy cells are not set to zero before the cumulative sum, because that would add mass.
         """
         settings = self._settings
         edges = np.linspace(settings.intensity_low, settings.intensity_high, settings.bins + 1)
@@ -63,7 +63,7 @@ class Quantiles:
         return found
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
-        """Return the quantiles by group, and centre and scale of a z-score that bright spots do not move."""
+        """Return the quantiles by group, and centre and scale of a z-score that is robust to bright spots."""
         settings, count = self._settings, len(self._settings.quantiles)
         found: dict[str, Any] = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
         found["known_to"] = (settings.intensity_high - settings.intensity_low) / settings.bins
@@ -80,7 +80,7 @@ class Quantiles:
 
 
 def _crossing(rising: Float64Vector, edges: Float64Vector, target: float) -> float:
-    """Return where a cumulated histogram first reaches `target`."""
+    """Return where a cumulative histogram first reaches `target`."""
     place = int(np.searchsorted(rising, target, side="left"))
     if place == 0:
         return float(edges[0])
@@ -92,7 +92,7 @@ def _crossing(rising: Float64Vector, edges: Float64Vector, target: float) -> flo
 
 
 def _centre_and_scale(probabilities: Sequence[float], values: Sequence[float], width: float) -> dict[str, float]:
-    """Return median and normalised distance of the quartiles; nothing where the quartiles cannot be told apart."""
+    """Return the median and the normalised interquartile range; empty if the quartiles cannot be distinguished."""
     known = dict(zip(probabilities, values, strict=True))
     if not {0.25, 0.5, 0.75} <= set(known) or known[0.75] - known[0.25] < width / 2:
         return {}

@@ -1,11 +1,11 @@
 """What a job without noise asks about a data set, so that a site can refuse a second, overlapping question.
 
-Small cells are hidden within one answer. Two answers about the same quantity with slightly different bins can be subtracted,
-and what is left may be of one patient. So without noise a site answers one question about each quantity.
+Small cells are suppressed within one answer. But two answers about the same quantity with slightly different bins can be
+subtracted, and the difference may be due to one patient. So without noise a site answers one question about each quantity.
 
 Training is such a question, too. Two sums over the same sites that differ in the bound on a site's weight only, between the
 patients of the largest site and of the second largest, differ by the largest site's update. The same holds for every setting
-that selects, weighs or cuts something at some sites and not at others.
+that selects, weights or clips something at some sites and not at others.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from salus.common.job import Job
 
 
 def questions_of(job: Job, least: int) -> Mapping[str, str]:
-    """Return for each quantity that a job asks about, how it asks: text that is equal for equal questions.
+    """Return the question about each quantity of a job, as text that is equal for equal questions.
 
     Args:
-        least: fewest patients in a cell of statistics; another number joins other bins.
+        least: fewest patients in a cell of statistics; another number merges other bins.
 
     A `summary` asks about labels, each column and intensities by themselves; any other kind asks one question as a whole. Two
     kinds about the same images are two quantities here, although their answers overlap.

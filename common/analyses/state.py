@@ -1,4 +1,4 @@
-"""The public numbers between two steps of statistics, as they travel: JSON, so that every site reads the same doubles."""
+"""The public numbers between two steps of statistics, sent as JSON, so that every site reads the same doubles."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ STATE: TypeAdapter[list[float]] = TypeAdapter(list[Annotated[float, Field(allow_
 
 
 def state_to_bytes(state: Sequence[float]) -> bytes:
-    """Return the state as it is sent, and hashed into the session."""
+    """Return the encoded state, which is also hashed into the session."""
     return json.dumps([float(value) for value in state], allow_nan=False).encode()
 
 
@@ -26,6 +26,6 @@ def state_from_bytes(blob: bytes, size: int) -> list[float]:
     if state is None or len(state) != size:
         raise WireError(
             f"Expected {size} numbers as the state of the statistics.",
-            remedy="Both sides need the same version of Salus.",
+            remedy="Both sides must run the same version of Salus.",
         )
     return state

@@ -1,4 +1,4 @@
-"""What there is at all sites together: patients, images, labels, modalities, spacing, sizes, intensities, columns."""
+"""Summary of the data at all sites: patients, images, labels, modalities, spacing, sizes, intensities, columns."""
 
 import math
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from salus.common.job_statistics import Column
 
 SPACING_EDGES_MM = tuple(0.05 * 2 ** (k / 2) for k in range(17))  # 0.05 to 12.8 mm in steps of half an octave
 SIZE_EDGES = tuple(float(2**k) for k in range(4, 14))  # 16 to 8192 pixels
-WIDTH = 4.0  # a column's histogram reaches this many of its scales to both sides of its centre
+WIDTH = 4.0  # a column's histogram covers this many scales to either side of its centre
 
 
 class Summary:
     """Counts and histograms, in one step.
 
-    Every image adds one to one cell of each block, or for intensities a distribution of sum one, so a row's norm is at most
-    the root of the number of blocks.
+    Every image adds one to one cell of each block (for intensities, a distribution that sums to one), so a row's norm is at
+    most the square root of the number of blocks.
     """
 
     steps = 1
@@ -81,7 +81,7 @@ class Summary:
         return [float(value) for value in totals.cells]
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
-        """Return the counts by block and name; a cell of zero may be one that too few patients had a part in."""
+        """Return the counts by block and name; a zero may be a suppressed cell."""
         found: dict[str, Any] = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
         place = 0
         blocks: dict[str, dict[str, float]] = {}

@@ -1,6 +1,6 @@
 """Networks by name. To add one: `common/models/<name>.py` with `build(task) -> Module`, one test, one line below.
 
-Every network is free of buffers (GroupNorm, never BatchNorm), because parameters are all that is summed.
+No network has buffers (GroupNorm, never BatchNorm), because only parameters are summed.
 """
 
 import math
@@ -25,10 +25,10 @@ MODELS = Registry(
 
 
 def build_model(task: TaskSettings, seed: int) -> torch.nn.Module:
-    """Return the job's network with initial parameters that depend on `seed` only; torch's global state is untouched.
+    """Return the job's network with initial parameters that depend only on `seed`; torch's global state is unchanged.
 
     Raises:
-        JobError: an unknown name, settings the network cannot work with, or a network with buffers.
+        JobError: an unknown name, settings that the network does not support, or a network with buffers.
     """
     build = MODELS.get(task.model, error=JobError)
     with torch.random.fork_rng(devices=[]):
@@ -45,7 +45,7 @@ def build_model(task: TaskSettings, seed: int) -> torch.nn.Module:
 
 
 def input_features(task: TaskSettings) -> int:
-    """Return how many numbers one sample has for the network."""
+    """Return the number of input values of one sample."""
     if task.columns:
         return sum(max(1, len(column.values)) for column in task.columns)
     return task.channels * math.prod(task.shape)

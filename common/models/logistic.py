@@ -6,7 +6,7 @@ from salus.common.job import TaskSettings
 
 
 def build(task: TaskSettings) -> nn.Module:
-    """Return the network; it begins at zero, which is the usual start and needs no seed."""
+    """Return the network; its parameters start at zero, as usual, so the seed has no effect."""
     from salus.common.models import input_features
 
     linear = nn.Linear(input_features(task), len(task.classes))

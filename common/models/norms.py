@@ -6,7 +6,7 @@ GROUP_WIDTH = 8  # channels per group; divides the widths of the usual architect
 
 
 def with_group_norm(model: nn.Module) -> nn.Module:
-    """Replace every BatchNorm inside `model`, in place, and return it; groups of 8 channels where that divides."""
+    """Replace every BatchNorm inside `model`, in place, and return it; groups of 8 channels where 8 divides the width."""
     for name, child in model.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             width = child.num_features

@@ -7,7 +7,7 @@ from salus.common.models.norms import with_group_norm
 
 
 def build(task: TaskSettings) -> nn.Module:
-    """Return the network, 2-D or 3-D, with the small stem (stride 1, no pooling) where an image is at most 64 wide."""
+    """Return the network, 2-D or 3-D, with the small stem (stride 1, no pooling) if an image is at most 64 wide."""
     from monai.networks.nets import resnet
 
     small = max(task.shape) <= 64

@@ -1,4 +1,4 @@
-"""What can be learnt. A task is one file here: how a sample becomes tensors, its loss, its additive statistics, its metrics.
+"""Tasks: how a sample becomes tensors, the loss, the additive statistics and the metrics.
 
 To add one: write `common/tasks/<name>.py` with a class that fulfils `Task`, one test, and one line below. A site adds
 its own without changing Salus through the entry-point group ``salus.tasks``.
@@ -23,7 +23,7 @@ def make_task(settings: TaskSettings) -> Task:
     """Return the task of a job.
 
     Raises:
-        JobError: an unknown kind, or settings that this kind cannot work with.
+        JobError: an unknown kind, or settings that this kind does not support.
     """
     task: Task = TASKS.get(settings.kind, error=JobError)(settings)
     return task

@@ -15,9 +15,9 @@ Totals = npt.NDArray[np.float64]
 
 
 class Task(Protocol):
-    """What is learnt from what; built from the settings of a job.
+    """A learning task, built from the settings of a job.
 
-    Guarantees that every implementation must keep, because sums are all that ever leaves a site:
+    Guarantees that every implementation must give, because only sums leave a site:
 
     - `loss` of a batch is the mean of the losses of its items;
     - `statistics` is additive over items, and each item adds between 0 and 1 to every entry;
@@ -44,7 +44,7 @@ class Task(Protocol):
         """Length of one row of `private_statistics`."""
 
     def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return few numbers per item, float64 ``[batch, private_statistics_size]``, whose noisy sum still says something."""
+        """Return few numbers per item, float64 ``[batch, private_statistics_size]``, whose noisy sum is still useful."""
 
     def private_metrics(self, totals: Totals, noise_sd: float) -> dict[str, Metric]:
         """Return the metrics of noisy sums of `private_statistics`, each with its standard error and never clipped.
@@ -54,20 +54,20 @@ class Task(Protocol):
         """
 
     def private_figures(self, totals: Totals, noise_sd: float) -> Figures:
-        """Return what a report draws from noisy sums of `private_statistics`."""
+        """Return the figures of a report from noisy sums of `private_statistics`."""
 
     def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
-        """Return metrics of a typical model as `private_metrics` would, to tell beforehand how exact they will be.
+        """Return the metrics that `private_metrics` would give for a typical model, to predict how exact they will be.
 
         Args:
-            patients: for validation, at all sites together.
+            patients: validation patients at all sites together.
         """
 
     def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random inputs and targets of the job's shapes, always the same, for checks that must not touch data."""
+        """Return random inputs and targets of the job's shapes, always the same, for checks that must not read data."""
 
     def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return the metrics of summed statistics; empty if they describe no item."""
+        """Return the metrics of summed statistics; empty without items."""
 
     def figures(self, totals: Totals) -> Figures:
-        """Return what a report draws from summed statistics."""
+        """Return the figures of a report from summed statistics."""

@@ -1,10 +1,10 @@
 """The area under a ROC curve from two coarse, noisy histograms of scores, by a binormal fit.
 
-Few cells carry little noise, but the area between few thresholds is far too small, because pairs within a cell count half.
-So the curve is taken to be binormal: after some unknown rising transformation the scores of both classes are normal
+Few cells carry little noise, but with few thresholds the area is far too small, because pairs within a cell count half.
+So the curve is assumed to be binormal: after some unknown increasing transformation, the scores of both classes are normal
 (Dorfman and Alf 1969; Hanley 1988 on how well real curves are fitted). The fit is penalised least squares, weighted with the
-variance of noise and counts; the standard error is that of the linearised fit. That the curve is binormal is an
-assumption: another form adds an error that the standard error does not contain (`docs/privacy.md`: how large it was).
+variance of noise and counts; the standard error is that of the linearised fit. If the
+curve is not binormal, there is a further error that the standard error does not include (measured in `docs/privacy.md`).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import torch
 from salus.common.estimates import NOTHING, Estimate
 
 Numbers = npt.NDArray[np.float64]
-# Weak prior knowledge, as mean and standard deviation, so that a fit exists whatever the noise is: distance of the classes,
+# Weak prior as mean and standard deviation, so that a fit always exists: distance of the classes,
 # logarithm of their ratio of spreads, first threshold, logarithm of the distance of two thresholds.
 DISTANCE, SPREAD, FIRST, GAP = (1.5, 2.0), (0.0, 0.4), (-1.35, 2.0), (-0.36, 1.5)
 LEAST_ITEMS = 2.0  # the items of a class must be this many of their standard errors above zero
@@ -40,7 +40,7 @@ class Curve:
 
 
 def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
-    """Return the curve of noisy counts, or None where a class cannot be told from an empty one.
+    """Return the curve of noisy counts, or None if a class cannot be distinguished from an empty one.
 
     Args:
         counts: ``[2, cells]``, negatives first, cells by ascending score; may be negative.
@@ -64,7 +64,7 @@ def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
 
 
 def _larger_side(area: float, error: float) -> float:
-    """Return a standard error towards one half: near 1 the area's law is skewed, and its normal quantile's is not."""
+    """Return the standard error towards 0.5; near 1 the area's distribution is skewed, but not its normal quantile's."""
     distance = abs(area - 0.5)
     at = torch.special.ndtri(torch.tensor(0.5 + min(distance, 0.4999), dtype=torch.float64))
     density = torch.exp(-(at**2) / 2) / np.sqrt(2 * np.pi)
@@ -72,7 +72,7 @@ def _larger_side(area: float, error: float) -> float:
 
 
 def area_of(curve: Curve | None) -> Estimate:
-    """Return the area, or that nothing can be said."""
+    """Return the area, or `NOTHING` without a curve."""
     return NOTHING if curve is None else curve.area
 
 
@@ -84,7 +84,7 @@ def _prior(counts: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _minimise(y: Numbers, noise_sd: float, start: Numbers, precision: Numbers) -> Numbers:
-    """Levenberg's and Marquardt's steps; the weights follow the fitted counts."""
+    """Minimise by Levenberg-Marquardt steps; the weights follow the fitted counts."""
     at, damping = start, 1e-3
     weights = 1 / (noise_sd**2 + np.maximum(y, 1.0))
 
@@ -108,7 +108,7 @@ def _minimise(y: Numbers, noise_sd: float, start: Numbers, precision: Numbers) -
 
 
 def _expected(at: Numbers) -> Numbers:
-    """Return the counts that parameters ``[..., p]`` stand for."""
+    """Return the expected counts for parameters ``[..., p]``."""
     distance, spread, first = at[..., 2:3], at[..., 3:4], at[..., 4:5]
     thresholds = np.concatenate([first, first + np.cumsum(np.exp(np.minimum(at[..., 5:], 20.0)), axis=-1)], axis=-1)
     below = [_phi(thresholds), _phi(np.exp(spread) * thresholds - distance)]
@@ -126,7 +126,7 @@ def _jacobian(at: Numbers) -> Numbers:
 
 
 def _slope(function: Callable[[Numbers], Numbers], at: Numbers) -> Numbers:
-    """Return the derivative by each parameter, parameters first."""
+    """Return the derivative with respect to each parameter, parameters first."""
     moves = STEP * np.eye(len(at))
     return (function(at + moves) - function(at - moves)) / (2 * STEP)
 

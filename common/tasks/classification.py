@@ -1,4 +1,4 @@
-"""Classification of 2-D and 3-D images, with metrics that are sums and therefore survive any protection.
+"""Classification of 2-D and 3-D images, with metrics computed from sums, so that they work under any protection.
 
 AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the area is the chance that a positive
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
@@ -16,7 +16,7 @@ from salus.common.tasks.base import FloatArray, Totals
 from salus.common.tasks.coarse import Coarse
 
 SCORE_BINS = 256
-LOG_ODDS_LIMIT = 12.0  # beyond, float32 softmax is 0 or 1 anyway
+LOG_ODDS_LIMIT = 12.0  # beyond this, softmax in float32 is 0 or 1
 CALIBRATION_BINS = 15
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 
@@ -39,13 +39,13 @@ class Classification:
         self.scores = self.coarse.scores
 
     def prepare(self, values: FloatArray) -> torch.Tensor:
-        """Return the image resampled to the job's shape and brought from 0 .. 1 to -1 .. 1.
+        """Return the image resampled to the job's shape and mapped from 0 .. 1 to -1 .. 1.
 
         Args:
             values: ``[channels, *spatial]``, 0 .. 1.
 
         Raises:
-            DataError: another number of channels or dimensions than the job's.
+            DataError: the number of channels or dimensions is not the job's.
         """
         image = torch.from_numpy(np.array(values, dtype=np.float32))
         shape = self.settings.shape
@@ -53,7 +53,7 @@ class Classification:
             raise DataError(
                 f"Expected images of {self.settings.channels} channel(s) and {len(shape)} dimensions, "
                 f"got {image.shape[0]} and {image.ndim - 1}.",
-                remedy="Use a job that fits this data set, or register another one under its name.",
+                remedy="Use a job that fits this data set, or register another data set under its name.",
             )
         if tuple(image.shape[1:]) != shape:
             if len(shape) == 2:
@@ -128,9 +128,9 @@ class Classification:
         return (self.settings.channels, *self.settings.shape)
 
     def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return auc, accuracy, loss, calibration_error and recall_<class>; auc only where both sides occur."""
+        """Return auc, accuracy, loss, calibration_error and recall_<class>; auc only if there are positives and negatives."""
         items = totals[0]
-        if items < 0.5:  # nobody contributed an item
+        if items < 0.5:  # no site contributed an item
             return {}
         confusion, histograms, calibration = self._parts(totals)
         support, right = confusion.sum(axis=1), np.diag(confusion)

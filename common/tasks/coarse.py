@@ -1,8 +1,8 @@
-"""What an evaluation under differential privacy asks of each patient: few numbers, and what can be said of their noisy sum.
+"""Evaluation under differential privacy: few numbers per patient, and the metrics of their noisy sum.
 
-Two classes: one cell of a histogram of the log-odds, apart for the two classes: ``2 * CELLS`` numbers of which one is 1. The
-threshold at log-odds 0 gives accuracy, recall and the confusion matrix, all thresholds together the area under the ROC curve.
-More classes: such a histogram for each class against the rest, and one number for a hit, over the norm that this can have.
+Two classes: one histogram of the log-odds for each class, ``2 * CELLS`` numbers of which one is 1. The threshold at log-odds
+0 gives accuracy, recall and the confusion matrix; all thresholds together give the area under the ROC curve. More classes:
+such a histogram for each class against the rest and one number for a hit, divided by the largest possible norm.
 """
 
 import math
@@ -16,13 +16,13 @@ from salus.common.figures import MAX_CURVES, Figures, Roc
 from salus.common.tasks.base import Totals
 from salus.common.tasks.binormal import area_of, fit_curve
 
-# Public thresholds on the log-odds, good for sure and for timid networks among those compared in `docs/privacy.md`.
+# Public thresholds on the log-odds; they suit both confident and cautious networks (compared in `docs/privacy.md`).
 EDGES = (-4.0, -2.0, 0.0, 2.0, 4.0)
 CELLS = len(EDGES) + 1
 SURE = EDGES.index(0.0) + 1  # first cell in which a class is predicted
-TYPICAL_SHIFT, TYPICAL_SPREAD = 1.63, 1.8  # of log-odds, either side of 0: an area of 0.90, to foretell exactness
-LEAST_ITEMS = 3.0  # items must be this many of their standard errors above zero to divide by them
-RAREST = 0.25  # share of the rarest class, for the same
+TYPICAL_SHIFT, TYPICAL_SPREAD = 1.63, 1.8  # of log-odds, either side of 0: an area of 0.90, to predict exactness
+LEAST_ITEMS = 3.0  # a count must be this many standard errors above zero to be a divisor
+RAREST = 0.25  # share of the rarest class, also for the prediction
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Coarse:
 
     @property
     def scores(self) -> int:
-        """Histograms: two classes have one score, the others one for each class."""
+        """Number of histograms: one for two classes, otherwise one for each class."""
         return 1 if len(self.classes) == 2 else len(self.classes)
 
     @property
     def hit(self) -> int:
-        """Numbers for a hit: with two classes the histogram says it."""
+        """Number of entries for a hit: 0 for two classes, where the histogram shows it."""
         return 0 if self.scores == 1 else 1
 
     @property
@@ -110,9 +110,9 @@ class Coarse:
         )
 
     def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
-        """Return what an evaluation of so many patients would say of a typical model: with the errors to expect.
+        """Return the metrics that an evaluation with this many patients would give for a typical model, with expected errors.
 
-        Typical is an area of 0.90 and a rarest class of a quarter, or of one in the number of classes if that is less.
+        A typical model has an area of 0.90, and the rarest class has a share of 1/4, or 1/classes if that is smaller.
         """
         edges = torch.tensor(EDGES, dtype=torch.float64)
         rare = min(RAREST, 1 / len(self.classes))
@@ -125,7 +125,7 @@ class Coarse:
             for sign in (-1, 1)
         ]
         histogram = patients * np.stack([rare * shares[0], (1 - rare) * shares[1]])
-        if self.scores > 1:  # the class is the rare side then, the rest the other one
+        if self.scores > 1:  # this class against the rest
             histogram = histogram[::-1, ::-1]
         hits = [0.8 * patients] * self.hit
         totals = np.concatenate([hits, *[histogram.reshape(-1)] * self.scores]) / self.norm_l2
@@ -151,7 +151,7 @@ def _share(hits: float, items: float, hits_variance: float, items_variance: floa
 
 
 def _mean(areas: list[Estimate]) -> Estimate:
-    """Return the mean of areas: their noise is independent, the choice of patients is taken as common to all."""
+    """Return the mean of areas; their noise is independent, and the choice of patients is treated as common to all."""
     values = [area.value for area in areas if area.value is not None]
     noises = [area.noise_error for area in areas if area.noise_error is not None]
     errors = [area.standard_error for area in areas if area.standard_error is not None]

@@ -1,6 +1,6 @@
-"""Classification of table rows: each column brought to a common scale by constants that the job states publicly.
+"""Classification of table rows: each column is standardised with public constants from the job.
 
-The constants are the job's and not the data's, because a mean computed at a site would be a release of its own.
+The constants come from the job and not from the data, because a mean computed at a site would itself be a release.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from salus.common.tasks.classification import Classification
 
 
 class Tabular(Classification):
-    """One label per row; a missing value becomes the column's centre, or no category at all."""
+    """One label per row; a missing value becomes the column's centre, or no category."""
 
     def __init__(self, settings: TaskSettings) -> None:
         if not settings.columns or settings.shape:
@@ -30,12 +30,12 @@ class Tabular(Classification):
             values: ``[columns]`` in the job's order, NaN where missing.
 
         Raises:
-            DataError: another number of columns than the job's.
+            DataError: the number of columns is not the job's.
         """
         if values.shape != (len(self.settings.columns),):
             raise DataError(
                 f"Expected rows of {len(self.settings.columns)} columns, got {values.size}.",
-                remedy="Register the table with the columns that the job names.",
+                remedy="Register the table with the job's columns.",
             )
         features: list[float] = []
         for column, value in zip(self.settings.columns, values, strict=True):

@@ -1,7 +1,7 @@
-"""Benchmarks: ourselves against a peer or a floor in the same run. To add one: a file here, a test, a line below.
+"""Benchmarks: Salus compared with a peer or a lower bound in the same run. To add one: a file here, a test, a line below.
 
-Each returns one JSON object with ``ours_*``, ``peer_*`` and ``floor_*`` figures, ``machine`` and ``versions``; null where
-there is no peer or floor.
+Each returns one JSON object with ``ours_*``, ``peer_*`` and ``floor_*`` figures, ``machine`` and ``versions``; null without
+a peer or floor.
 """
 
 from salus.common.registry import Registry

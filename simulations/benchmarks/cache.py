@@ -1,4 +1,4 @@
-"""One pass over a data set: decoded anew, from the cache on disk, and from memory, which is the floor."""
+"""One pass over a data set: decoded again, from the cache on disk, and from memory as the floor."""
 
 import tempfile
 import time

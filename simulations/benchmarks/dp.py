@@ -1,6 +1,6 @@
 """One private step's gradient: our clipping engine, Opacus' hooks as the peer, plain training as the floor.
 
-Each is measured in a process of its own, in turns, so that peak memory is its own; figures are medians.
+Each is measured in its own process, in turns, so that peak memory is separate; figures are medians.
 """
 
 import multiprocessing
@@ -58,7 +58,7 @@ def _block(channels: int, width: int) -> nn.Sequential:
 
 
 def network(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Return a network with inputs and targets for it; raises ConfigError for an unknown name."""
+    """Return a network with inputs and targets; raises ConfigError for an unknown name."""
     torch.manual_seed(0)
     inputs = torch.randn(BATCH, 1, SIDE, SIDE)
     if name == "unet":
@@ -70,7 +70,7 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Return mean cross-entropy, over pixels too where there are any."""
+    """Return mean cross-entropy, also over pixels if there are any."""
     return F.cross_entropy(outputs, targets)
 
 
@@ -113,7 +113,7 @@ def _peer(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Call
 
 
 class _Clone(nn.Module):
-    """Returns a copy, so that what follows may change it in place."""
+    """Returns a copy, so that later layers may change it in place."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the copy."""
@@ -135,7 +135,7 @@ KINDS = {"floor": _floor, "ours": _ours, "peer": _peer}
 
 
 def _serve(pipe: Connection, kind: str, net: str) -> None:
-    """Run in a process: measure one step for each request, and at the end say the peak memory beyond the start's."""
+    """Run in a process: measure one step for each request, and finally report the peak memory above that at the start."""
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
     torch.set_num_threads(2)
     step = KINDS[kind](*network(net))
@@ -156,7 +156,7 @@ def run(*, quick: bool = False, net: str = "resnet18") -> dict[str, Any]:
     for kind in kinds:
         pipes[kind], theirs = spawn.Pipe()
         spawn.Process(target=_serve, args=(theirs, kind, net), daemon=True).start()
-        theirs.close()  # so that a process that dies is an EOFError here, not a wait without end
+        theirs.close()  # so that a process that dies causes an EOFError here instead of an endless wait
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for turn in range(WARM_UP + (2 if quick else REPEATS)):
         for kind, pipe in pipes.items():

@@ -1,4 +1,4 @@
-"""One site's encryption and the key holder's sum: ours, NVFlare's CKKS parameter set as the peer, masking beside them.
+"""One site's encryption and the key holder's sum: ours, NVFlare's CKKS parameter set as the peer, and masking for comparison.
 
 The peer is TenSEAL's CKKS with the parameters of NVFlare's homomorphic filters (degree 8192, primes 60, 40, 40, scale 2^40).
 CPU seconds are of this process; the key holder's share is adding and decrypting the uploads of all sites.

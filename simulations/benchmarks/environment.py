@@ -1,4 +1,4 @@
-"""What every benchmark says about the machine and the versions it ran with, and about the processes it measured."""
+"""The machine, the versions and the measured processes, for the results of every benchmark."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from salus import __version__
 
 
 def describe_machine() -> dict[str, str | int | float]:
-    """Return processor, cores, memory and load, so that a noisy machine can be told from a slow one."""
+    """Return processor, cores, memory and load, to distinguish a busy machine from a slow one."""
     model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), "unknown")
     return {
         "system": f"{platform.system()} {platform.machine()}",

@@ -1,7 +1,7 @@
-"""Designs of the noisy evaluation: how far from the truth each puts the AUC, with the same noise per unit of a patient's row.
+"""Designs of the noisy evaluation: the error of the AUC in each, with the same noise per unit of a patient's row norm.
 
-The old design asked 19 numbers of each patient (items, loss, hit, and eight cells by probability for each class, together
-of norm two) and took the area between the cells. The others ask for cells of log-odds only (norm one) and differ in their
+The old design used 19 numbers per patient (items, loss, hit, and eight cells by probability for each class, together of
+norm two) and computed the area from the cells. The others use only cells of log-odds (norm one) and differ in their
 thresholds.
 """
 

@@ -1,7 +1,7 @@
-"""One round of Flower's own SecAgg+ in Flower's Ray simulation, measured from outside; only where Ray is installed.
+"""One round of Flower's own SecAgg+ in Flower's Ray simulation, measured from outside; only if Ray is installed.
 
 Run as ``python -m salus.simulations.benchmarks.flower_secagg SITES PARAMETERS``; prints wall and CPU seconds as JSON. CPU is
-that of this process and all its children, Ray's start included; the figure for a tiny vector tells how much that is.
+that of this process and all its children, including Ray's start; the figure for a tiny vector shows that overhead.
 """
 
 import json

@@ -78,7 +78,7 @@ def _write_certificates(folder: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:  # all stay bound until the last is known, so none is handed out twice
+    with contextlib.ExitStack() as stack:  # all stay bound until the last is known, so that none is used twice
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for opened in sockets:
             opened.bind(("127.0.0.1", 0))
@@ -86,7 +86,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    # A caller's FLWR_* settings would make it a tuned Flower, and its proxy would take the traffic off loopback.
+    # A caller's FLWR_* settings would change the defaults, and its proxy would route the traffic away from loopback.
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -109,7 +109,7 @@ class _Daemons:
     started: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
 
     def start(self, label: str, program: str, *arguments: str) -> None:
-        with (self.folder / f"{label}.log").open("wb") as log:  # a home each, as on a machine each
+        with (self.folder / f"{label}.log").open("wb") as log:  # separate home folders, as on separate machines
             self.started[label] = subprocess.Popen(
                 [str(SCRIPTS / program), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -137,7 +137,7 @@ class _Daemons:
             for daemon in self.started.values():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     root = psutil.Process(daemon.pid)
-                    if daemon.poll() is None:  # else the pid may be another process's by now
+                    if daemon.poll() is None:  # otherwise the pid may belong to another process by now
                         found |= {root, *root.children(recursive=True)}
             if found <= frozen:
                 return [process for process in frozen if process.is_running()]  # some ended before they stopped
@@ -193,7 +193,7 @@ def _start_federation(daemons: _Daemons, folder: Path, sites: int) -> None:
         "--ssl-keyfile",
         str(folder / "server.key"),
         "--disable-runtime-dependency-installation",
-    )  # else it runs uv, which may want the network
+    )  # otherwise it runs uv, which may use the network
     while True:
         daemons.pause("connection to the superlink")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -229,7 +229,7 @@ def _run_app(daemons: _Daemons, folder: Path, settings: dict[str, int]) -> dict[
     """Submit the app and wait for the file that its ServerApp writes."""
     app, result_path = folder / "roundtrip", folder / "result.json"
     app.mkdir()
-    # The ServerApp gives up a little earlier than this process, so that its more telling error is the one raised.
+    # The ServerApp gives up slightly earlier than this process, so that its more specific error is raised.
     deadline = time.time() + daemons.deadline - time.monotonic() - 5.0
     config = settings | {"sites": len(daemons.started) - 1, "deadline": deadline, "result-path": str(result_path)}
     (app / "pyproject.toml").write_text(PYPROJECT + "".join(f"{k} = {json.dumps(v)}\n" for k, v in config.items()))
@@ -289,5 +289,5 @@ def measure_stock_flower(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemons are stopped then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the daemons are also stopped in that case
     print(json.dumps(dataclasses.asdict(measure_stock_flower()), indent=2))

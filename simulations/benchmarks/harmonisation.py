@@ -1,7 +1,8 @@
-"""What harmonisation is worth: five phantom vendors whose detectors differ strongly, one hospital each, before and after.
+"""The benefit of harmonisation: five phantom vendors whose detectors differ strongly, one hospital each, before and after.
 
-Statistics and training run one after the other as they would in the network. An image model is measured on a test split of
-all vendors; a model of nine features, whose ComBat effects are known at their own sites only, on the sites' validation patients.
+Statistics and training run one after the other as they would in the network. An image model is evaluated on a test split of
+all vendors. A model of nine features, whose ComBat effects are known only at their own sites, is evaluated on the sites'
+validation patients.
 """
 
 import tempfile
@@ -40,7 +41,7 @@ STATISTICS: Mapping[str, tuple[int, str]] = {
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
-    """Return the AUC of every way over some seeds, and the seconds that its statistics take."""
+    """Return the AUC of every method over some seeds, and the seconds that its statistics take."""
     seeds = range(1 if quick else 3)
     results: dict[str, list[float]] = {}
     seconds: dict[str, list[float]] = {}
@@ -60,7 +61,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
 
 
 def _ways(data: Path, folder: Path, seed: int) -> list[tuple[str, float, float]]:
-    """Return name, AUC and seconds of statistics of each way."""
+    """Return name, AUC and seconds of statistics of each method."""
     sections = {name: _harmonise(data, folder, name, seed) for name in STATISTICS}
     plain = f'[harmonise]\nkind = "features"\n{RANGE}'
     ways = [("images_before", IMAGES, "", 0.0)]
@@ -77,7 +78,7 @@ def _ways(data: Path, folder: Path, seed: int) -> list[tuple[str, float, float]]
 
 
 def _harmonise(data: Path, folder: Path, name: str, seed: int) -> tuple[str, float]:
-    """Return the section for a training job that statistics give, and the seconds that they took."""
+    """Return the section for a training job from the statistics, and the seconds that they took."""
     rounds, more = STATISTICS[name]
     kind = "quantiles" if name == "zscore" else name
     text = HEAD.format(rounds=rounds, seed=seed) + DATA + f'[statistics]\nkind = "{kind}"\n{RANGE}{more}'

@@ -1,4 +1,4 @@
-"""Import of many small studies: files a second and memory, against reading and hashing the same files without any protection."""
+"""Import of many small studies: files per second and memory, compared with only reading and hashing the same files."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ SECRET = b"secret of the benchmark only"
 
 
 class _Everything(Labels):
-    """Labels every file: the label file is not what is measured."""
+    """Labels every file, because reading label files is not measured."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -31,7 +31,7 @@ class _Everything(Labels):
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
-    """Return seconds and memory of an import with de-identification in the child, and of plain reading as the floor."""
+    """Return seconds and memory of an import with de-identification in the child process, and of plain reading as the floor."""
     wanted = QUICK_STUDIES if quick else STUDIES
     with tempfile.TemporaryDirectory(prefix="salus-bench-") as temporary:
         data, store = Path(temporary) / "data", Path(temporary) / "store"

@@ -1,7 +1,7 @@
-"""The link: one round trip to three site daemons over mutual TLS on loopback, against stock Flower daemons in the same run.
+"""The link: one round trip to three site daemons over mutual TLS on loopback, compared with stock Flower daemons in the same run.
 
-Ours is measured where a round is driven: requests pushed into the grid of a real coordinator process, replies taken out of
-it, sites in processes of their own. The reply is an echo of the request's bytes, made different per site.
+Ours is measured at the coordinator: requests are pushed into the grid of a real coordinator process and replies pulled from
+it, with sites in separate processes. The reply echoes the request's bytes, changed so that it differs per site.
 """
 
 import functools
@@ -40,7 +40,7 @@ TIMEOUT_S = 120.0
 
 
 def echo(site: int) -> ClientApp:
-    """Return an app that sends back what it got, marked with the site so that no two replies are alike."""
+    """Return an app that sends back its request, marked with the site so that all replies differ."""
     app = ClientApp()
 
     def handle(message: Message, context: Context) -> Message:
@@ -66,7 +66,7 @@ def serve_site(folder: Path) -> None:
 
 
 def serve_coordinator(folder: Path, pipe: Connection) -> None:
-    """Run a coordinator that measures when told: ``(bytes, repetitions)`` in, seconds out."""
+    """Run a coordinator that measures on request: ``(bytes, repetitions)`` in, seconds out."""
     opened = ServerFolder.open(folder, SystemClock())
     link = Link(opened.node_keys())
     listener = listen_tcp(link.app, opened.config.listen, opened.config.port, opened.tls())
@@ -110,7 +110,7 @@ def measure_ours(large_repetitions: int) -> dict[str, float]:
             process.start()
         try:
             ask: Callable[[int, int], list[float]] = functools.partial(_ask, pipe)
-            ask(SMALL_BYTES, 2)  # connections are made and code is warm
+            ask(SMALL_BYTES, 2)  # warm-up: connections are open and code is loaded
             small = ask(SMALL_BYTES, SMALL_REPETITIONS)
             large = ask(LARGE_BYTES, large_repetitions)
             processes = [process.pid for process in [coordinator, *sites] if process.pid is not None]

@@ -1,13 +1,13 @@
 """Masking one vector: ours, Flower's SecAgg+ mask generation and addition, and the floor, in one run on one core.
 
-    floor   the key streams of all peers, chunked AES-256-GCM added in place: no less can hide a vector from n - 1 peers
-    ours    key agreements, key derivations, and the masks added: what Flower's figure holds, and the agreements besides
+    floor   the key streams of all peers, chunked AES-256-GCM added in place: the minimum that hides a vector from n - 1 peers
+    ours    key agreements, key derivations, and adding the masks: the same work as in Flower's figure, plus the agreements
     peer    Flower's ``pseudo_rand_gen`` and ``parameters_addition`` as its SecAgg+ client calls them, for as many peers
 
 ``ours_exchange_cpu_s`` is the site's whole exchange 3 (boxes opened, masks, hash, signature, reply in bytes). Also the
 coordinator's unmasking with a tenth of the sites dropped, and a whole round of eight sites in one process against the
 arithmetic alone of Flower's (quantise, mask, bytes, sum, unmask, dequantise; no transport, keys or shares), and against
-Flower's whole SecAgg+ simulation where Ray is installed (``salus[ray]``; null otherwise).
+Flower's whole SecAgg+ simulation if Ray is installed (``salus[ray]``; null otherwise).
 """
 
 import gc
@@ -101,7 +101,7 @@ def site_cpu_s(parameters: int, sites: int) -> tuple[float, float]:
     """Return the CPU seconds of one site's masking alone, and of its whole exchange 3."""
     world = _World(sites, parameters)
     idle = np.zeros(parameters, np.uint32)
-    # Only site 1 holds a vector of its own; the others' is not touched before their own exchange 3.
+    # Only site 1 has its own vector; that of the others is not used before their own exchange 3.
     requests = world.until_masking(lambda number: np.ones(parameters, np.uint32) if number == 1 else idle)
     site = world.sites[1]
     words, peers = np.ones(parameters, np.uint32), sorted(set(world.keys) - {1})
@@ -153,7 +153,7 @@ def flower_round_cpu_s(parameters: int, sites: int) -> float:
 
 
 def coordinator_cpu_s(parameters: int, sites: int) -> float:
-    """Return the CPU seconds in which the coordinator unmasks with a tenth of the sites dropped after sharing.
+    """Return the CPU seconds for the coordinator to unmask when a tenth of the sites dropped out after sharing.
 
     Sites mask vectors of one chunk; the coordinator's own vector is the whole one.
     """
@@ -192,9 +192,11 @@ def peak_over_vector(parameters: int, sites: int) -> float:
 
 
 def memory_probe(parameters: int, sites: int) -> int:
-    """Run one site's masking in this process and return by how many bytes its peak memory grew, the vector included."""
+    """Run one site's masking in this process and return the growth of its peak memory in bytes, including the vector."""
     small = _World(sites, 64)
-    small.sites[1].answer(small.until_masking(lambda site: np.zeros(64, np.uint32))[1])  # every library is loaded now
+    small.sites[1].answer(
+        small.until_masking(lambda site: np.zeros(64, np.uint32))[1]
+    )  # so that every library is loaded
     gc.collect()
     before = peak_rss_mb(os.getpid())
     shared = np.zeros(parameters, np.uint32)
@@ -209,7 +211,7 @@ def memory_probe(parameters: int, sites: int) -> int:
 def run(*, quick: bool = False, parameters: int = PARAMETERS, sites: int = SITES) -> dict[str, Any]:
     """Return the benchmark's JSON object; `quick` takes a small vector."""
     parameters = min(parameters, 500_000) if quick else parameters
-    # The best of several, taken in turns: other work on a shared machine can only add.
+    # The best of several runs in turns: other work on a shared machine can only add time.
     tries = [(site_cpu_s(parameters, sites), floor_cpu_s(parameters, sites)) for _ in range(5)]
     ours, exchange = min(pair[0][0] for pair in tries), min(pair[0][1] for pair in tries)
     floor = min(pair[1] for pair in tries)

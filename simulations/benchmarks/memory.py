@@ -1,4 +1,4 @@
-"""Memory of a site's process over many rounds: flat, or it would end a hospital's workstation in a week."""
+"""Memory of a site's process over many rounds; it must stay constant."""
 
 import tempfile
 import time
@@ -14,7 +14,7 @@ from salus.simulations.trial import Trial, empty
 
 ROUNDS = 30
 SITES = 5  # the fewest that a masked sum allows
-SETTLED = 5  # rounds after which every buffer has been made once
+SETTLED = 5  # rounds after which every buffer has been allocated once
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:

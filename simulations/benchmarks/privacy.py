@@ -1,9 +1,9 @@
-"""What privacy costs in accuracy: PneumoniaMNIST, 8 sites, without noise, with local and with distributed noise, beside central
-DP-SGD over the pooled data at the same epsilon; a table and a plot.
+"""The accuracy cost of privacy: PneumoniaMNIST, 8 sites, without noise, with local and with distributed noise, compared with
+central DP-SGD over the pooled data at the same epsilon; a table and a plot.
 
-All learn the same network. The noised ones take the same number of steps at the same sampling rate; no learning rate was
-tuned per epsilon. The one without noise has the optimiser of the sample job (`simulations/jobs/pneumonia.toml`), because
-clipped steps and plain ones want different ones.
+All train the same network. Those with noise take the same number of steps at the same sampling rate; no learning rate was
+tuned per epsilon. The one without noise uses the optimiser of the sample job (`simulations/jobs/pneumonia.toml`), because
+clipped and plain steps need different optimisers.
 """
 
 import tempfile
@@ -72,7 +72,7 @@ evaluation_share = 0.0
 
 
 def job_of(mode: str, epsilon: float, seed: int, steps: int) -> Job:
-    """Return the job of one cell of the table."""
+    """Return the job for one cell of the table."""
     noised = mode != "none"
     text = JOB.format(
         rounds=steps if noised else max(1, steps // 15),
@@ -111,8 +111,8 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 
     """Return the test AUC of central DP-SGD over all training patients, in one process.
 
     Args:
-        noises: how many sites add the whole noise. With `SITES` a run has the law of local noise with one step a round: the
-            sites' samples together are one sample of all patients, and their noises add up.
+        noises: how many sites add the whole noise. With `SITES`, a run has the distribution of local noise with one step per
+            round: the sites' samples together are one sample of all patients, and their noises are summed.
     """
     job = job_of("pooled", epsilon, seed, steps)
     release = Release(mechanism="gaussian", noise_multiplier=1.0, sampling_rate=RATE, count=steps)
@@ -144,7 +144,7 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 
 
 
 def run(*, quick: bool = False, data: Path = Path("../shared/data/pneumoniamnist")) -> dict[str, Any]:
-    """Return every AUC of the table, by mode and epsilon; `quick` makes it tiny and says nothing about accuracy."""
+    """Return every AUC of the table, by mode and epsilon; `quick` makes it tiny, for tests only."""
     if not data.exists():
         raise ConfigError("Expected PneumoniaMNIST.", remedy="Give its folder with --data.")
     steps, seeds = (20, (0,)) if quick else (STEPS, (0, 1, 2))
@@ -165,7 +165,7 @@ def run(*, quick: bool = False, data: Path = Path("../shared/data/pneumoniamnist
 
 
 def plot(measured: dict[str, Any]) -> str:
-    """Return the table as an SVG picture: AUC by mode and epsilon, every seed a dot, the mean a bar."""
+    """Return the table as an SVG picture: AUC by mode and epsilon, with a dot for every seed and a bar for the mean."""
     width, height, margin, low, high = 640, 300, 50, 0.75, 0.97
     names = [name.removeprefix("ours_auc_") for name in measured if name.startswith("ours_auc_")]
     colours = {"none": "#555", "pooled": "#246", "distributed": "#2a7", "local": "#c60"}

@@ -1,4 +1,4 @@
-"""How real data are divided among virtual sites, always by patient. To add one: a file here, a test, a line below."""
+"""Partitioners divide data among virtual sites, always by patient. To add one: a file here, a test, a line below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from salus.common.registry import Registry
 
 @dataclass(frozen=True)
 class Patient:
-    """What a partitioner may look at: one label (of the patient's first sample) and a group such as the hospital."""
+    """What a partitioner may use: one label (of the patient's first sample) and a group such as the hospital."""
 
     key: str
     label: str
@@ -20,7 +20,7 @@ class Patient:
 
 
 class Partitioner(Protocol):
-    """Returns for each patient the site (from 0) it belongs to."""
+    """Returns the site of each patient, counted from 0."""
 
     def __call__(
         self, patients: Sequence[Patient], sites: int, argument: str, rng: np.random.Generator
@@ -43,7 +43,7 @@ def divide(spec: str, patients: Sequence[Patient], sites: int, seed: int) -> lis
     """Return the patient keys of each site.
 
     Args:
-        spec: a partitioner's name, with its argument behind a colon, such as ``dirichlet:0.5``.
+        spec: a partitioner's name and, after a colon, its argument, such as ``dirichlet:0.5``.
 
     Guarantees: every patient is at exactly one site, and every site has at least one patient.
 
@@ -54,13 +54,13 @@ def divide(spec: str, patients: Sequence[Patient], sites: int, seed: int) -> lis
     partition: Partitioner = PARTITIONERS.get(name, error=ConfigError)
     if len(patients) < sites:
         raise ConfigError(
-            f"Expected at least {sites} patients for {sites} sites, found {len(patients)}.", remedy="Use fewer."
+            f"Expected at least {sites} patients for {sites} sites, found {len(patients)}.", remedy="Use fewer sites."
         )
     owners = partition(patients, sites, argument, np.random.default_rng(seed))
     parts: list[list[str]] = [[] for _ in range(sites)]
     for patient, owner in zip(patients, owners, strict=True):
         parts[owner].append(patient.key)
-    for part in parts:  # an empty site takes one patient of the largest, so that every site can take part
+    for part in parts:  # an empty site gets one patient of the largest, so that every site can take part
         if not part:
             part.append(max(parts, key=len).pop())
     return parts
@@ -74,6 +74,6 @@ def number(argument: str, default: float, name: str) -> float:
         value = -1.0
     if not 0 < value < float("inf"):
         raise ConfigError(
-            f"Expected a positive number behind {name}:, got {argument!r}.", remedy=f"Write {name}:{default}."
+            f"Expected a positive number after {name}:, got {argument!r}.", remedy=f"Write {name}:{default}."
         )
     return value

@@ -1,4 +1,4 @@
-"""By a column that the data have, such as the hospital: as many sites as groups."""
+"""One site for each group in the data, such as the hospital."""
 
 from collections.abc import Sequence
 

@@ -8,7 +8,7 @@ from salus.simulations.partitioners import Patient
 
 
 def partition(patients: Sequence[Patient], sites: int, argument: str, rng: np.random.Generator) -> list[int]:
-    """Return sites dealt out in turn over a random order; sizes differ by at most one."""
+    """Return sites assigned in turn over a random order; sizes differ by at most one."""
     owners = np.empty(len(patients), dtype=np.int64)
     owners[rng.permutation(len(patients))] = np.arange(len(patients)) % sites
     return [int(owner) for owner in owners]

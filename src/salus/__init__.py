@@ -1,8 +1,8 @@
-"""Salus: hospitals train one model together; their data never leave them."""
+"""Salus: hospitals train one model together, and their data never leave the hospitals."""
 
 import os
 
-# Flower phones home on import unless told otherwise; a hospital's process does not.
+# Flower sends telemetry on import unless this is set; a hospital's process must not.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 

@@ -1,4 +1,4 @@
-"""The program's entry: quiet under Ctrl-C and SIGTERM from here on, before anything large is imported."""
+"""Entry point: handles Ctrl-C and SIGTERM before anything large is imported."""
 
 from salus.common import signals
 

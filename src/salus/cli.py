@@ -1,4 +1,4 @@
-"""The command line: one program for the three people who use Salus."""
+"""The command line: one program for site operators, coordinators and researchers."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from salus.server.commands import consortium, job, server, statistics
 from salus.simulations import commands as simulations
 
 app = typer.Typer(
-    help="Salus: hospitals train one model together; their data never leave them.",
+    help="Salus: hospitals train one model together, and their data never leave the hospitals.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -38,16 +38,16 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Root options."""
+    """Options of the program itself."""
 
 
 def main() -> None:
-    """Run the command line; no core file of it is written, and no other process may look into it."""
+    """Run the command line; it writes no core file, and no other process may read its memory."""
     protect_memory()
-    signals.leave_at_once()  # before and after `run`, which has its own way
+    signals.leave_at_once()  # before and after `run`, which handles signals itself
     run(app)
 
 

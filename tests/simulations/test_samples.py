@@ -44,7 +44,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not(tmp_path: Path) -> No
 def test_a_used_folder_and_an_unknown_kind_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="not an empty folder"):
+    with pytest.raises(ConfigError, match="is not empty"):
         write_samples(tmp_path / "full", ("npz",), patients=20, seed=0, side=16)
     with pytest.raises(ConfigError, match="npz, dicom, nifti"):
         write_samples(tmp_path / "new", ("npz", "jpeg"), patients=20, seed=0, side=16)
