@@ -101,7 +101,7 @@ class Measurer:
         return result
 
     def _by_patient(self) -> Iterator[Iterator[Measured]]:
-        """Yield the readable images of one patient after the other, those of a private job at most as many as it allows."""
+        """Yield the readable images patient by patient; in a private job at most as many per patient as it allows."""
         dataset = self._job.task.dataset
         source = self._catalogue.source(dataset)
         rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)

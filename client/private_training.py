@@ -26,9 +26,9 @@ from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.dp.randomness import Random, Stream
 from salus.privacy.dp.sampling import capped, poisson_sample
 
-# Far beyond what a network that learns has, and far below what overflows within a few layers.
+# Far beyond the parameters of any trained network, and far below what overflows within a few layers.
 LARGEST_PARAMETER = 1e6
-MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more in one pass save little time, and free rows cost it
+MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more rows per pass save little time, and unused rows cost time
 Batch = tuple[torch.Tensor, torch.Tensor, Patients]
 DoubleVector = npt.NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class PrivateTrainer:
             )
 
     def train(self, start: FloatVector, data: TensorSet | None) -> FloatVector:
-        """Return the update after the plan's steps from `start`; without data it is an update of noise alone.
+        """Return the update after the plan's steps from `start`; without data the update is noise alone.
 
         Guarantees: the update is differentially private for every patient in `data`, whoever sees it; each step adds noise
         of standard deviation noise multiplier times clip norm, and divides by a public number of patients.
@@ -82,7 +82,7 @@ class PrivateTrainer:
         trainer.model.train()
         stream = Stream(self._random)
         optimizer = PatientOptimizer(
-            # One step is sent as it is: its size, momentum and decay are the server's, as in distributed mode.
+            # A single step is sent unscaled: the server applies step size, momentum and decay, as in distributed mode.
             torch.optim.SGD(trainer.model.parameters(), 1.0)
             if self._plan.steps == 1
             else make_optimizer(trainer.model, trainer.job.training),
@@ -119,7 +119,7 @@ class PrivateTrainer:
 
     def statistics(self, parameters: FloatVector, data: TensorSet | None) -> DoubleVector:
         """Return the summed private statistics, each patient the mean of its images, with local noise in local mode; float64,
-        because single precision would round a large sum by more than one patient's share of the noise allows."""
+        because rounding a large sum in single precision could change it by more than the noise covers for one patient."""
         trainer = self._trainer
         task = trainer.task
         total = torch.zeros(task.private_statistics_size, dtype=torch.float64)
@@ -187,7 +187,7 @@ class PrivateTrainer:
             return independent_rows(clipper, trainer.task, rows, places, trainer.device)
 
     def _clipped(self, batch: Batch) -> list[torch.Tensor]:
-        """Return the clipped sum of a batch; if that fails, of those of its patients for whom it does not fail."""
+        """Return the clipped sum of a batch; if that fails, the sum over those patients for whom it succeeds."""
         inputs, targets, patients = batch
         try:
             found = self._clipper.clipped_sum(inputs, targets, patients, self._privacy.clip_norm_l2)
@@ -212,7 +212,7 @@ class PrivateTrainer:
 
     @contextlib.contextmanager
     def _dropout_seeded(self, stream: Stream) -> Iterator[None]:
-        """Seed torch's own generator, which dropout uses, from the stream, and put it back afterwards."""
+        """Seed torch's own generator, which dropout uses, from the stream, and restore it afterwards."""
         device = self._trainer.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(stream.words64(1)[0]) >> 1)

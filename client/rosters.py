@@ -1,9 +1,9 @@
 """Which roster a job uses at this site: the newest one when it begins, and the same one until it ends.
 
-    first request of a job    it must name the newest roster that is installed here; that is remembered on disk
-    later requests            they must name the remembered one, whatever was installed since
+    first request of a job    it must name the newest roster that is installed here, which is recorded on disk
+    later requests            they must name the recorded one, whatever was installed since
 
-So a coordinator can neither begin a job over a list that was replaced, nor change the list under a running one.
+So a coordinator can neither begin a job with a roster that was replaced, nor change the roster of a running job.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class JobRosters:
     """The rosters of this site's jobs.
 
     Args:
-        public_key: of this site; a running job continues only while the site has the keys with which it began.
+        public_key: this site's key; a running job continues only while the site has the keys with which it began.
     """
 
     def __init__(self, path: Path, trust: Trust, public_key: bytes) -> None:
@@ -38,7 +38,7 @@ class JobRosters:
         self._trust, self._public_key = trust, public_key
 
     def keys(self, job: str, digest: str) -> Mapping[int, bytes]:
-        """Return the Ed25519 keys of the roster over which a job runs, by site id.
+        """Return the Ed25519 keys of a job's roster, by site id.
 
         Args:
             job: names the job and its contents.
@@ -51,7 +51,7 @@ class JobRosters:
         known = self._begun(job)
         if known is not None and known != digest:
             raise Refused(
-                "This job began at this site over another roster.",
+                "This job began at this site with another roster.",
                 remedy="Submit it again as a new job; its events show the details.",
             )
         if known is None and digest != self._trust.digest:

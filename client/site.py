@@ -1,4 +1,4 @@
-"""A site: what it does with each request, whichever engine brought it. Verify, decide, reserve, read, train, protect, answer.
+"""A site: what it does with each request, whichever engine delivers it. Verify, decide, reserve, read, train, protect, answer.
 
 The same object runs in the daemon, in a simulation and in Flower's engines. Every refusal happens here,
 before data are read; only a `Reply` and a protected vector leave the site.
@@ -103,7 +103,7 @@ class Site:
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
 
     def handle(self, request: Request, blob: bytes) -> tuple[Reply, bytes]:
-        """Answer one request; never raises for anything the other side or the data did wrong."""
+        """Answer one request; never raises for errors of the other side or in the data."""
         try:
             return Reply(kind="ok", site=self.site_id), self._answer(request, blob)
         except Exception as problem:
@@ -177,7 +177,7 @@ class Site:
             self._store,
             self._policy().min_sites,
             self._random,
-            # Sums with noise constrain no cohort, so they are kept apart from those that do.
+            # Sums with noise do not fix a cohort, so they are kept apart from those that do.
             scope=f"noised/{request.job_id}" if running.account else scope_of(running.job),
             head=self._ledger.head if running.account else None,
         )
@@ -187,7 +187,7 @@ class Site:
         return reply
 
     def _verdict(self, request: Request) -> bytes:
-        """Return whether this site could run a job, and what it has declared."""
+        """Return whether this site could run a job, and its declarations."""
         job, _ = self._opened(request)
         account = self._running.account if self._running is not None else None
         running = account.name if account is not None else ""
@@ -314,7 +314,7 @@ def _too_large(problem: str, remedy: str) -> Refused:
 
 
 def _check_round(request: Request, job: Job) -> None:
-    """Raise Refused unless a job of this sort has such a request in this round."""
+    """Raise Refused unless a job of this kind has such a request in this round."""
     expected: Kind = "measure" if job.statistics is not None else "train"
     if request.kind == expected and 1 <= request.round <= job.job.rounds:
         return

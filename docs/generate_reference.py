@@ -108,7 +108,7 @@ def _section(model: type[BaseModel], place: str) -> list[str]:
     lines = []
     if place:
         lines.append(f"\n### {place}\n")
-        lines.append((inspect.getdoc(model) or "").partition("\n")[0])
+        lines.append(_cell((inspect.getdoc(model) or "").partition("\n")[0]))
     if rows:
         lines += ["\n| key | value | default | meaning | note |", "|---|---|---|---|---|", *rows]
     for inner, name, many in nested:

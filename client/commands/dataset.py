@@ -204,7 +204,7 @@ intake.register(app)
 
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))
 def remove(folder: Folder, name: Name) -> None:
-    """Forget a data set; its files stay where they are."""
+    """Remove a data set from the catalogue; its files are not touched."""
     import shutil
 
     from salus.client.config import CACHE, open_catalogue

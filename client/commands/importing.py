@@ -1,4 +1,4 @@
-"""What `salus dataset import` and `receive` do: source, child, store, catalogue and report together."""
+"""Implements `salus dataset import` and `receive`: brings source, child, store, catalogue and report together."""
 
 import contextlib
 import json
@@ -114,7 +114,7 @@ def pacs_files(address: str, query: str, user: str, listen: str, tls: Tls) -> Fi
     """Return the files of a PACS: DICOMweb for ``https://``, C-FIND and C-MOVE for ``dicom://TITLE@host:port``.
 
     Raises:
-        ConfigError: an address or files for TLS that cannot be used.
+        ConfigError: an address or TLS files that cannot be used.
     """
     if address.startswith("dicom://"):
         called, host, port = _place(address.removeprefix("dicom://"), "--pacs")

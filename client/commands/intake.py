@@ -8,7 +8,7 @@ import typer
 from salus.common.console import example, table
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
-Name = Annotated[str, typer.Argument(help="The name under which jobs ask for this data set.")]
+Name = Annotated[str, typer.Argument(help="The name by which jobs refer to this data set.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm the declaration as shown, without asking.")]
 LabelFile = Annotated[Path, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
 LabelColumn = Annotated[str, typer.Option(help="The column of labels in that CSV.")]

@@ -29,7 +29,9 @@ def show(
         emit_json({"jobs": jobs, "patients": patients, "budget": budget.model_dump(mode="json")})
         return
     table(
-        "Jobs", ["job", "data set", "accepted", "patients", "state", "spent", "of"], [tuple(j.values()) for j in jobs]
+        "Jobs",
+        ["job", "data set", "accepted", "patients", "state", "spent", "at most"],
+        [tuple(j.values()) for j in jobs],
     )
     table(
         f"Patients: at most {budget.epsilon:g} in {budget.period_days} days, at delta {budget.delta:g}",

@@ -161,7 +161,7 @@ class Catalogue:
         return self.source(name).load(self.images(name)[0].key)
 
     def remove(self, name: str) -> None:
-        """Forget a data set; the files stay where they are."""
+        """Remove a data set from the catalogue; its files are not touched."""
         with self._engine.begin() as connection:
             if self._forget(connection, name) == 0:
                 raise self._unknown(name)

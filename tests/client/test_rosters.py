@@ -62,7 +62,7 @@ def test_the_roster_of_a_running_job_cannot_be_changed(tmp_path: Path) -> None:
     world.rosters().keys("job", world.first)
     world.consortium.remove("2")
     second = world.join()
-    with pytest.raises(Refused, match="began at this site over another roster"):
+    with pytest.raises(Refused, match="began at this site with another roster"):
         world.rosters().keys("job", second)
 
 
