@@ -81,7 +81,10 @@ class JobRosters:
                 f"The coordinator uses a roster that is not installed at this site, which has roster {newest.serial}.",
                 remedy="Install the newest kit at this site and at the coordinator, then restart both.",
             )
+        older_here = other.serial > newest.serial  # a newer kit is installed, and the daemon still runs with the one before
         return Refused(
             f"A new job needs the newest roster: the coordinator has roster {other.serial}, this site {newest.serial}.",
-            remedy="Install the newest kit at the coordinator and restart it.",
+            remedy="Restart this site's daemon."
+            if older_here
+            else "Install the newest kit at the coordinator and restart it.",
         )

@@ -95,8 +95,8 @@ def run(app: Callable[[], None]) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; title and cells are plain text."""
-    grid = Table(title=shown(title) or None, title_justify="left", header_style="bold")
+    """Print a table; title and cells are plain text, and columns that are all without a name have no header."""
+    grid = Table(title=shown(title) or None, title_justify="left", header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(shown(column), overflow="fold")  # a truncated id cannot be copied
     for row in rows:

@@ -57,7 +57,7 @@ def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or "it is not UTF-8 text"
-        raise error(f"Cannot read the {what} {path.name!r}: {reason}.", remedy="Check the path.") from None
+        raise error(f"Cannot read the {what} {path.name or str(path)!r}: {reason}.", remedy="Check the path.") from None
 
 
 def validate(model: type[M], values: Any, *, error: type[SalusError], what: str) -> M:
@@ -87,8 +87,8 @@ def _explain(model: type[Strict], problems: ValidationError, *, error: type[Salu
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, problem["loc"][:-1])
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}."
-            lines.append(f"unknown key {place!r}; {hint}")
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}"
+            lines.append(f"unknown key {place!r} ({hint})")
         elif problem["type"] == "missing":
             lines.append(f"missing key {place!r}")
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from salus.common.errors import LinkError, RoundError, SalusError
+from salus.common.errors import ConfigError, LinkError, RoundError, SalusError
 from salus.server.config import ADMIN_SOCKET
 
 TIMEOUT_S = (
@@ -22,6 +22,7 @@ class AdminClient:
         # The kernel limits socket paths to about 100 bytes; a relative path is usually short enough.
         short = min(str(path), os.path.relpath(path), key=len)
         self._socket = short
+        self._folder = folder
 
     def get(self, path: str, **query: int) -> Any:
         """Return the answer to a GET."""
@@ -37,6 +38,11 @@ class AdminClient:
             with httpx.Client(transport=transport, base_url="http://coordinator", timeout=TIMEOUT_S) as client:
                 response = client.request(method, path, **arguments)
         except httpx.HTTPError:
+            if not (self._folder / "server.toml").exists():
+                raise ConfigError(
+                    f"{self._folder.name!r} is not a coordinator's folder.",
+                    remedy="Give the folder that `salus server init` created; --help shows where it stands in the command.",
+                ) from None
             raise LinkError(
                 "The coordinator's daemon does not answer.", remedy="Start it with `salus server start FOLDER`."
             ) from None

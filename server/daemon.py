@@ -47,6 +47,11 @@ IDLE_POLL_S = 0.2
 STORAGE_RETRY_S = 30.0  # the longest that an operator waits after freeing space on the disk
 
 
+def quiet_flower(record: logging.LogRecord) -> bool:
+    """Return whether an operator should see what Flower logs: not that an answer came after its run had ended, as many do."""
+    return "Run is finished" not in record.getMessage()
+
+
 class CoordinatorDaemon:
     """Serves one consortium until `stop` is called.
 
@@ -58,6 +63,7 @@ class CoordinatorDaemon:
         self, folder: ServerFolder, clock: Clock, listener: Callable[[Event], None] = lambda event: None
     ) -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)
+        logging.getLogger("flwr").addFilter(quiet_flower)
         self._folder = folder
         self._link = Link(folder.node_keys())
         self._checkpoints = Checkpoints(folder.folder)

@@ -23,7 +23,10 @@ class Federation(Protocol):
     def exchange(
         self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
     ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
-        """Ask these sites and yield each answer as it arrives; a site that does not answer in time yields a WireError."""
+        """Ask these sites and yield each answer as it arrives; a site that does not answer in time yields a WireError.
+
+        When the job is cancelled in the meantime, nothing more is yielded.
+        """
 
 
 class GridFederation:
@@ -76,6 +79,8 @@ class GridFederation:
                 if asked_by in site_of:
                     yield (site_of[asked_by], *_read(message, site_of[asked_by]))
             self._clock.sleep(POLL_S)
+        if self._cancelled():
+            return  # whoever had not answered yet was not given the time to
         for identifier in waiting:
             site = site_of[identifier]
             yield site, WireError(f"Site {site} did not answer in time.", remedy="The round continues without it."), b""

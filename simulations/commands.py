@@ -43,6 +43,7 @@ def simulate(
     positive_above: Annotated[
         float | None, typer.Option(help="Set a table's label to 1 above this number, and to 0 otherwise.")
     ] = None,
+    patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 for one per CPU core.")] = 0,
     mixed_precision: Annotated[bool, typer.Option(help="Use bfloat16 if the device supports it.")] = False,
 ) -> None:
@@ -60,6 +61,7 @@ def simulate(
         columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
         missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
+        patient_column=patient_column,
     )
     loaded = load_job(job)
     if not data.exists():
@@ -120,7 +122,8 @@ def _show(result: "SimulationResult") -> None:
         table("Final model on the sites' validation patients", ["", ""], rows)
     out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
-        out.print(f"Files not used: {shown(result.quarantined)}")
+        unused = ", ".join(f"{count} {reason}" for reason, count in sorted(result.quarantined.items()))
+        out.print(f"Files not used: {shown(unused)}")
 
 
 class _Follow:
@@ -145,8 +148,9 @@ class _Follow:
         from salus.common.events import Event
 
         if isinstance(event, Event) and event.kind == "round":
-            text = ", ".join(f"{k} {metric_text(v)}" for k, v in from_plain(event.fields["metrics"]).items())
-            self._progress.update(self._bar, advance=1, description=f"round {event.fields['round']}  {text[:70]}")
+            metrics = from_plain(event.fields["metrics"])
+            text = ", ".join(f"{k} {metric_text(metrics[k])}" for k in ("auc", "accuracy", "loss") if k in metrics)
+            self._progress.update(self._bar, advance=1, description=f"round {event.fields['round']}  {text}")
         elif isinstance(event, Event) and event.kind in ("left-out", "abandoned"):
             self._progress.console.print(f"{event.kind}: {event.fields.get('text', '')}", markup=False)
 
@@ -259,7 +263,10 @@ def verify(
     table(
         f"{len(verified.sums)} sums, all permitted",
         ["round", "attempt", "kind", "sites", "consents"],
-        [(s["round"], s["attempt"], s["kind"], s["sites"], s["consents"]) for s in verified.sums],
+        [
+            (s["round"], s["attempt"] + 1, s["kind"], ", ".join(map(str, s["sites"])), s["consents"])
+            for s in verified.sums
+        ],
     )
     table(
         f"Privacy: {card.statement}",

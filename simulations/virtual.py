@@ -23,6 +23,7 @@ from salus.common.canonical import hash_parts, u32
 from salus.common.clock import SystemClock
 from salus.common.declaration import Declaration
 from salus.common.events import EventLog
+from salus.common.fit import require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.common.models import MODELS
@@ -81,6 +82,7 @@ def make_hospitals(
     Raises:
         DataError: `data` has no usable samples.
         ConfigError: the partition is not possible.
+        UnfitError: the job does not fit the data, such as a class that no label stands for.
     """
     kind = guess_kind(data)
     found = list(open_source(kind, data, options).scan())
@@ -104,6 +106,8 @@ def make_hospitals(
         for site, keys in enumerate(divide(partition, patients, sites, seed), start=1):
             owner |= dict.fromkeys(keys, site)
     declared = _declaration(records, kind, data, options)
+    if isinstance(declared, Declaration):
+        require_fit(job, {job.task.dataset: declared})  # once, instead of by every virtual hospital in every attempt
     for site in range(1, sites + 1):
         mine = [record for record in rest if owner[record.patient] == site]
         open_catalogue(folder, site).add_records(job.task.dataset, kind, data, options, mine, declare=declared)

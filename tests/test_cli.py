@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 from tests.builders import job_text, write_npz
 from tests.cli import Result, salus
 
@@ -63,7 +65,11 @@ def test_mistakes_are_one_clear_line_with_an_exit_code(tmp_path: Path) -> None:
     failed(salus("job", "validate", tmp_path / "no.toml"), 10, "no.toml", "Check the path")
     (tmp_path / "bad.toml").write_text(job_text().replace("rounds", "ronds"))
     failed(salus("job", "validate", tmp_path / "bad.toml"), 10, "did you mean 'rounds'")
-    failed(salus("server", "status", tmp_path), 31, "server start")
+    failed(salus("server", "status", tmp_path), 11, "not a coordinator's folder")
+    made = salus("server", "init", tmp_path / "c", "--name", "U", "--url", "https://c.example:8443")
+    assert made.returncode == 0, made.stderr
+    failed(salus("server", "status", tmp_path / "c"), 31, "server start")
+    failed(salus("job", "validate", "."), 10, "'.'", "Check the path")
     failed(salus("server", "start", tmp_path), 11, "not a coordinator's folder")
     failed(salus("client", "start", tmp_path), 11, "not a site's folder")
     failed(salus("dataset", "list", tmp_path / "x"), 11, "client init")
@@ -72,6 +78,17 @@ def test_mistakes_are_one_clear_line_with_an_exit_code(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(job_text())
     result = salus("simulate", tmp_path / "job.toml", "--data", tmp_path / "absent", "--sites", "2")
     failed(result, 11, "absent")
+
+
+def test_a_class_that_the_data_do_not_have_stops_a_simulation_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("file,label,person\n" + "".join(f"{n}.png,yes,{n}\n" for n in range(12)))
+    for number in range(12):
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "job.toml").write_text(job_text())
+    command = ("simulate", tmp_path / "job.toml", "--data", tmp_path, "--sites", "2")
+    result = salus(*command, "--patient-column", "person")
+    assert result.returncode == 44, result.stderr
+    assert result.stderr.count("'no' is not a class of 'toy'") == 1, "once, not for every site and attempt"
 
 
 def test_the_first_ten_minutes_of_all_three_people(tmp_path: Path) -> None:

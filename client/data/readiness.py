@@ -197,7 +197,7 @@ def sections_of(found: Readiness) -> list[Section]:
     unreadable = Counter(reason for _, reason in found.unreadable)
     bars = [(f"{place / HISTOGRAM_BINS:.2f}", float(count)) for place, count in enumerate(found.intensities)]
     return [
-        *(Section("To look at", warning, warns=True) for warning in found.warnings),
+        *(Section("" if i else "To look at", warning, warns=True) for i, warning in enumerate(found.warnings)),
         Section("Size", rows=counted),
         Section("Labels", columns=("label", "images", "patients"), rows=labels),
         *_table("Vendors", found.vendors),

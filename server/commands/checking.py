@@ -7,12 +7,11 @@ from salus.common.console import out, shown, table
 COLUMNS = {
     "data": ("data set", "labels", "modality", "patients"),
     "classes": ("classes",),
-    "images or columns": ("images", "columns"),
-    "policy": ("policy",),
-    "epoch": ("epoch",),
+    "images, columns": ("images", "columns"),
+    "policy": ("policy", "epoch"),
     "budget": ("budget",),
 }
-ONLY_ASKED = ("policy", "epoch", "budget")  # not part of a declaration
+ONLY_ASKED = ("policy", "budget")  # not part of a declaration
 
 
 def show_check(found: dict[str, Any], cost: str) -> None:
@@ -29,9 +28,12 @@ def show_check(found: dict[str, Any], cost: str) -> None:
             soft_wrap=True,
         )
     rows = [
-        (site["site"], site["name"], _state(site), *(_cell(site, name) for name in COLUMNS)) for site in found["sites"]
+        (site["site"], site["name"], _state(site, bool(found["busy"])), *(_cell(site, name) for name in COLUMNS))
+        for site in found["sites"]
     ]
     table("", ["site", "name", "state", *COLUMNS], rows)
+    for day, who in _remembered(found["sites"]):
+        out.print(f"site {who}: shown as declared on {day}", highlight=False, soft_wrap=True)
     for text, who in _reasons(found["sites"]):
         out.print(f"site {who}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     if cost:
@@ -41,11 +43,22 @@ def show_check(found: dict[str, Any], cost: str) -> None:
     out.print(verdict, style=None if found["possible"] else "bold red", highlight=False, soft_wrap=True)
 
 
-def _state(site: dict[str, Any]) -> str:
+def _state(site: dict[str, Any], busy: bool) -> str:
+    """Return one or two short words, so that the table fits on 80 columns."""
     if site["source"] == "asked":
-        return "does not fit" if site["problems"] else "fits"
-    heard = f", declared {site['checked_at'][:10]}" if site["checked_at"] else ", never asked"
-    return ("online, not asked" if site["online"] else "offline") + heard
+        return "cannot" if site["problems"] else "can run"
+    if not site["online"]:
+        return "offline"
+    return "not asked" if busy else "no answer"
+
+
+def _remembered(sites: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return the days of earlier declarations that stand in for an answer, with the sites they are of."""
+    by_day: dict[str, list[str]] = {}
+    for site in sites:
+        if site["source"] == "remembered":
+            by_day.setdefault(site["checked_at"][:10], []).append(str(site["site"]))
+    return [(day, ", ".join(who)) for day, who in sorted(by_day.items())]
 
 
 def _cell(site: dict[str, Any], column: str) -> str:
@@ -54,7 +67,7 @@ def _cell(site: dict[str, Any], column: str) -> str:
         return "no"
     if site["source"] == "unknown" or (site["source"] == "remembered" and column in ONLY_ASKED):
         return "?"
-    if "data set" in found and column in ("classes", "images or columns"):
+    if "data set" in found and column in ("classes", "images, columns"):
         return "?"  # without the data set there is nothing to compare
     return "?" if column == "budget" and found else "yes"  # a site checks the budget only if everything else fits
 

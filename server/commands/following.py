@@ -95,10 +95,15 @@ def show(
         rows.append(("sites in the last round", ", ".join(names.get(s, str(s)) for s in result["rounds"][-1]["sites"])))
         metrics = from_plain(result["rounds"][-1].get("metrics_before") or {})
         rows += [(f"{name} before that round", metric_text(metric)) for name, metric in metrics.items()]
-    rows += [(what, result[what]) for what in ("model", "report") if result[what]]
+    final = [event["fields"]["metrics"] for event in happened if event["kind"] == "evaluated"]
+    rows += [(f"final {name}", metric_text(metric)) for name, metric in from_plain(final[-1] if final else {}).items()]
     table(job_id, ["", ""], rows)
+    for what in ("model", "report"):  # below the table, so that a path stays in one piece
+        if result[what]:
+            out.print(f"{shown(what.capitalize())}: {shown(result[what])}", soft_wrap=True)
     for absent in result["absent"]:
-        out.print(f"Not asked now: site {shown(absent['site'])}, {shown(absent['name'])}: {shown(absent['reason'])}")
+        who = f"site {absent['site']} ({absent['name']})"
+        out.print(f"Not asked now: {shown(who)}: {shown(absent['reason'])}", soft_wrap=True)
     for problem in problems:
         out.print(shown(refusal_text(problem, names)), soft_wrap=True)
     for line in dict.fromkeys(in_words(event, names) for event in happened if event["kind"] in INCOMPLETE):
@@ -157,7 +162,7 @@ def resume(folder: Folder, job_id: JobId) -> None:
 
 def names_of(client: Any) -> dict[int, str]:
     """Return the names of all sites by number."""
-    return {site["site"]: f"site {site['site']}, {site['name']}" for site in client.get("/status")["sites"]}
+    return {site["site"]: f"site {site['site']} ({site['name']})" for site in client.get("/status")["sites"]}
 
 
 def refusals(found: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -57,6 +57,13 @@ def test_a_new_job_over_a_replaced_roster_is_refused(tmp_path: Path) -> None:
         world.rosters().keys("job", world.first)
 
 
+def test_a_site_that_runs_with_the_kit_before_is_told_to_restart_itself(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    running = world.rosters()
+    with pytest.raises(Refused, match=r"roster 2, this site 1\. Restart this site's daemon"):
+        running.keys("job", world.join())
+
+
 def test_the_roster_of_a_running_job_cannot_be_changed(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.rosters().keys("job", world.first)

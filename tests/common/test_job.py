@@ -9,7 +9,7 @@ from salus.common.job import job_from_canonical, load_job, open_job, parse_job, 
 
 
 def test_unknown_key_names_the_nearest_known_one() -> None:
-    with pytest.raises(JobError, match=r"unknown key 'job\.round'; did you mean 'rounds'"):
+    with pytest.raises(JobError, match=r"unknown key 'job\.round' \(did you mean 'rounds'\?\)"):
         parse_job(job_text().replace("rounds =", "round ="))
 
 

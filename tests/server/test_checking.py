@@ -9,6 +9,7 @@ import pytest
 from tests.builders import tiny_job, toy_identity
 
 from salus.common.clock import ManualClock
+from salus.common.console import out
 from salus.common.declaration import Declaration
 from salus.common.errors import LinkError, SalusError, UnfitError
 from salus.common.fit import Verdict, problems_of
@@ -164,6 +165,19 @@ def test_the_screen_shows_each_site_and_each_reason_once(
     assert shown.count("'yess'") == 1
     assert "site 1, 2, 4, 5:" in shown
     assert "site 3: The data set 'toy' is registered here but not declared" in shown
-    assert shown.count("offline, declared 2026-11-26") == 2
+    assert "site 4, 5: shown as declared on 2026-11-26" in shown
     assert "Privacy cost per patient: epsilon 2" in shown
     assert "3 of 5 cannot run it." in shown
+
+
+def test_the_screen_fits_on_80_columns_and_breaks_no_word(
+    store: Checkpoints, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 80)
+    found = asked(store, {1: Site(), 2: Site(None)}, misspelt()).to_json()
+    found["sites"][0]["name"] = "Children's Hospital"
+    show_check(found, "")
+    shown = capsys.readouterr().out
+    assert "│" in shown
+    for word in ("Children's", "Hospital", "cannot", "offline", "columns", "classes", "policy", "budget"):
+        assert word in shown, shown

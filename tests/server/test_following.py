@@ -9,7 +9,7 @@ from salus.common.console import out
 from salus.server import admin_client
 from salus.server.commands.following import in_words, refusal_text, refusals
 
-NAMES = {1: "site 1, St. Mary", 3: "site 3, [red]River[/]"}
+NAMES = {1: "site 1 (St. Mary)", 3: "site 3 ([red]River[/])"}
 
 
 def event(number: int, kind: str, **fields: Any) -> dict[str, Any]:
@@ -34,16 +34,16 @@ def test_refusals_are_one_entry_for_each_site_and_reason() -> None:
     found = refusals(EVENTS)
     assert [(entry["site"], entry["rounds"]) for entry in found] == [(3, [1, 2, 3]), (1, [3])]
     assert refusal_text(found[0], NAMES).startswith(
-        "Left out of 3 rounds from 1 to 3: site 3, [red]River[/]: its policy"
+        "Left out of 3 rounds from 1 to 3: site 3 ([red]River[/]): its policy"
     )
-    assert refusal_text(found[1], NAMES).startswith("Left out of round 3: site 1, St. Mary: it did not")
+    assert refusal_text(found[1], NAMES).startswith("Left out of round 3: site 1 (St. Mary): it did not")
 
 
 def test_events_read_as_sentences() -> None:
     assert [in_words(e, NAMES) for e in EVENTS[:3]] == [
         "The job started.",
         "Round 1, attempt 1: asked 2 sites.",
-        "Round 1: site 3, [red]River[/] was left out: its policy allows 2 rounds",
+        "Round 1: site 3 ([red]River[/]) was left out: its policy allows 2 rounds",
     ]
     assert in_words(EVENTS[6], NAMES) == "Round 1 of 3 is done. auc 0.750"
     assert in_words(event(9, "something-new", text="of a later version"), NAMES) == "something-new: of a later version"
@@ -81,6 +81,21 @@ def test_show_and_events_say_everything_once_and_nothing_is_cut(
     listed = salus("job", "events", "c", "x")
     assert listed.stdout.count("left out") >= 4 or "left" in listed.stdout
     assert "…" not in shown.stdout + listed.stdout
+
+
+def test_show_tells_how_good_the_final_model_is_and_breaks_no_path(
+    coordinator: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = "coordinator/models/lesions-with-a-long-name-that-nobody-may-cut-0001/round-00003.safetensors"
+    monkeypatch.setattr(out, "width", 80)
+    monkeypatch.setitem(RESULT, "model", model)
+    monkeypatch.setattr(
+        "tests.server.test_following.EVENTS", [event(1, "started"), event(2, "evaluated", metrics={"auc": 0.75})]
+    )
+    shown = salus("job", "show", "c", "x").stdout
+    assert f"Model: {model}" in shown
+    assert "final auc" in shown
+    assert "0.750" in shown
 
 
 def test_watch_of_a_failed_job_ends_with_50_and_the_way_on(coordinator: list[str]) -> None:

@@ -70,6 +70,7 @@ def test_the_page_shows_pictures_fetches_nothing_and_escapes_what_files_say(tmp_
     assert path.stat().st_mode & 0o777 == 0o600
     page = path.read_text()
     assert page.count("data:image/png;base64,") == 12
+    assert page.count("To look at") == 1
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     text = re.sub(r"data:image/png;base64,[^\"]*", "", page)
     for name in ("P0", "P5", str(tmp_path), "Acme", "dcm"):
