@@ -117,7 +117,7 @@ def test_a_finished_job_that_was_not_measured_says_so(coordinator: list[str], mo
     for command in ("watch", "show"):
         told = salus("job", command, "c", "x")
         assert told.returncode == 0, told.stderr
-        assert "could not be measured: round 4 failed" in told.stdout
+        assert "could not be evaluated: round 4 failed" in told.stdout
         assert "could not be written: full" in told.stdout
 
 
