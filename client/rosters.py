@@ -81,7 +81,7 @@ class JobRosters:
                 f"The coordinator uses a roster that is not installed at this site, which has roster {newest.serial}.",
                 remedy="Install the newest kit at this site and at the coordinator, then restart both.",
             )
-        older_here = other.serial > newest.serial  # a newer kit is installed, and the daemon still runs with the one before
+        older_here = other.serial > newest.serial  # the newer kit was installed after this daemon started
         return Refused(
             f"A new job needs the newest roster: the coordinator has roster {other.serial}, this site {newest.serial}.",
             remedy="Restart this site's daemon."
