@@ -2,9 +2,10 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -263,10 +264,7 @@ def verify(
     table(
         f"{len(verified.sums)} sums, all permitted",
         ["round", "attempt", "kind", "sites", "consents"],
-        [
-            (s["round"], s["attempt"] + 1, s["kind"], ", ".join(map(str, s["sites"])), s["consents"])
-            for s in verified.sums
-        ],
+        [_sum_row(found) for found in verified.sums],
     )
     table(
         f"Privacy: {card.statement}",
@@ -279,6 +277,11 @@ def verify(
     out.print("A transcript cannot prove:")
     for sentence in checked.unproven:
         out.print(f"- {sentence}", markup=False)
+
+
+def _sum_row(found: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return a sum's line; attempts are counted from 1, as in a job's events."""
+    return found["round"], found["attempt"] + 1, found["kind"], ", ".join(map(str, found["sites"])), found["consents"]
 
 
 def register(app: typer.Typer) -> None:

@@ -107,8 +107,14 @@ def remarks(declaration: Declaration, found: Proposal) -> list[str]:
     """Return what the operator should look at before confirming a declaration."""
     lines = [
         f"There are {found.patients} patients; others learn only that there are at least {declaration.min_patients}. "
-        "State another lower bound with --min-patients."
+        "State another lower bound with salus dataset declare --min-patients."
     ]
+    if "class" in declaration.annotations and found.labels and all(label.isdecimal() for label in found.labels):
+        lines.append(
+            "The labels are numbers: 0 stands for the first class that a job lists, 1 for the second, and so on. Agree on the "
+            "order with the coordinator. Declare the names, in this order, with salus dataset declare --classes: then a job that "
+            "spells one differently is refused."
+        )
     strange = outside(found.labels, declaration) if "class" in declaration.annotations else {}
     if strange:
         most = sorted(strange, key=lambda label: -strange[label])

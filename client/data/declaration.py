@@ -17,6 +17,7 @@ from salus.common.declaration import (
     Declaration,
     rounded_down,
     spacing_class,
+    target_of,
 )
 from salus.common.errors import DataError
 from salus.common.strict import validate
@@ -118,8 +119,8 @@ def propose(
 
 
 def outside(labels: Mapping[str, int], declared: Declaration) -> dict[str, int]:
-    """Return the images of labels that are not declared, by label."""
-    return {label: count for label, count in labels.items() if label not in declared.classes}
+    """Return the images of labels that are not declared, by label; a number stands for a declared class by its place."""
+    return {label: count for label, count in labels.items() if target_of(label, declared.classes) is None}
 
 
 def differences(declared: Declaration, found: Proposal) -> list[str]:

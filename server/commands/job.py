@@ -165,6 +165,9 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
     else:
         table(
             "",
-            ["job", "status", "submitted", "reason"],
-            [(r["job"], r["status"], r["submitted_at"][:19], r["reason"]) for r in rows],
+            ["job", "status", "submitted (UTC)"],
+            [(r["job"], r["status"], r["submitted_at"][:19].replace("T", " ")) for r in rows],
         )
+        for r in rows:
+            if r["reason"]:  # below the table, so that ids stay in one piece
+                out.print(f"{shown(r['job'])}: {shown(r['reason'])}", highlight=False, soft_wrap=True)

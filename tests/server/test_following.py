@@ -98,6 +98,17 @@ def test_show_tells_how_good_the_final_model_is_and_breaks_no_path(
     assert "0.750" in shown
 
 
+def test_the_list_of_jobs_breaks_no_id_and_gives_each_reason(
+    coordinator: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 80)
+    row = {"job": "pneumonia-private-of-paediatrics-0001", "status": "failed", "submitted_at": "2026-01-02T03:04:05.6"}
+    monkeypatch.setattr(admin_client.AdminClient, "get", lambda self, path: [row | {"reason": "too few sites " * 9}])
+    listed = salus("job", "list", "c").stdout
+    assert f"│ {row['job']} │ failed │ 2026-01-02 03:04:05 │" in listed
+    assert f"{row['job']}: too few sites too few" in listed
+
+
 def test_watch_of_a_failed_job_ends_with_50_and_the_way_on(coordinator: list[str]) -> None:
     watched = salus("job", "watch", "c", "x")
     assert watched.returncode == 50

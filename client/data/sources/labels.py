@@ -1,6 +1,7 @@
 """Labels from a CSV: by file, study or patient, depending on the columns that the file has."""
 
 import csv
+import difflib
 import io
 import re
 from collections.abc import Sequence
@@ -94,21 +95,33 @@ def not_read_as_patients(column: str, what: str) -> DataError:
     )
 
 
+def _meant(name: str, columns: Sequence[str]) -> str:
+    """Return the nearest column as a question; no other is named, as a file without a header begins with values."""
+    near = difflib.get_close_matches(name, columns, n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> Labels:
     columns, label_column = list(rows.fieldnames or []), options.label_column
     patient_column = options.patient_column or PATIENT_COLUMN
     if options.patient_column and options.patient_column not in columns:
         raise DataError(
-            f"Expected a column {options.patient_column!r} in the label file {name!r}.",
+            f"Expected a column {options.patient_column!r} in the label file {name!r}"
+            f"{_meant(options.patient_column, columns)}.",
             remedy="Check --patient-column.",
         )
     present = [*columns, *([PATIENT_COLUMN] if patient_column in columns else [])]
     keys = [column for column in KEY_COLUMNS if column in present]
-    if not keys or label_column not in columns:
+    if label_column not in columns:
         raise DataError(
-            f"Expected the columns {label_column!r} and one of {', '.join(KEY_COLUMNS)} in {name!r}, "
+            f"Expected a column {label_column!r} in the label file {name!r}{_meant(label_column, columns)}.",
+            remedy="Name the label column with --label-column.",
+        )
+    if not keys:
+        raise DataError(
+            f"Expected one of the columns {', '.join(KEY_COLUMNS)} in the label file {name!r}, "
             f"found {len(columns)} columns without them.",
-            remedy="Rename the columns, or name the label column with --label-column.",
+            remedy="Rename the column that says which images a label belongs to.",
         )
     by: dict[str, dict[str, LabelRow]] = {column: {} for column in keys}
     for number, row in enumerate(rows, start=2):

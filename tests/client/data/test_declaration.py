@@ -35,6 +35,18 @@ def test_a_label_that_few_patients_have_is_not_proposed_and_is_shown() -> None:
     assert "'typo' (4)" in line
 
 
+def test_numbers_are_labels_of_the_declared_classes_by_their_place_and_the_operator_is_told_so() -> None:
+    found = propose(facts(["0"] * 9 + ["1"] * 5 + ["2"] * 5), never, 19)
+    named = found.declaration.model_copy(update={"classes": ("normal", "pneumonia")})
+    lines = remarks(named, found)
+    assert any("labels are numbers" in line and "--classes" in line for line in lines)
+    (line,) = [line for line in lines if "not declared" in line]
+    assert "'2' (5)" in line
+    assert "'0'" not in line
+    words = propose(facts(["a"] * 9), never, 9)
+    assert not any("numbers" in line for line in remarks(words.declaration, words))
+
+
 def test_many_images_of_one_patient_make_no_class() -> None:
     rows = [ImageFacts("p", "rare", "", {"rows": 4, "channels": 1})] * 50
     assert propose([*rows, *facts(["a"] * 9)], never, 10).declaration.classes == ("a",)
@@ -140,6 +152,10 @@ def test_a_column_of_patients_under_another_name_is_an_error_that_names_it(tmp_p
     with pytest.raises(DataError, match=f"12 patients for 12 images: is '{column}' the patient column"):
         catalogue.add("p", "images", folder, SourceOptions())
     assert catalogue.add("p", "images", folder, SourceOptions(patient_column=column)).patients == 6
+    with pytest.raises(
+        DataError, match=r"'lable' in the label file 'labels\.csv' \(did you mean 'label'\?\)\. Name the"
+    ):
+        catalogue.add("q", "images", folder, SourceOptions(label_column="lable", patient_column=column))
     with pytest.raises(DataError, match="'nobody'"):
         catalogue.add("q", "images", folder, SourceOptions(patient_column="nobody"))
 
