@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -74,3 +75,11 @@ def test_every_public_thing_has_a_docstring() -> None:
             for node in tree.body:
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                     assert ast.get_docstring(node), f"{path.relative_to(ROOT)}:{node.name} has no docstring"
+
+
+def test_the_reference_is_current_and_explains_every_key() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "generate_reference.py"))["page"]()
+    assert (ROOT / "docs" / "reference.md").read_text() == page, "run: python docs/generate_reference.py"
+    rows = [re.split(r"(?<!\\)\|", line) for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 50
+    assert [row[1] for row in rows if not row[4].strip()] == []
