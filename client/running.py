@@ -110,7 +110,11 @@ class Private:
 
 @dataclass
 class RunningJob:
-    """Training."""
+    """Training.
+
+    Args:
+        order: secret from which the order of training without noise follows, see `training_seed`.
+    """
 
     job: Job
     job_id: str
@@ -122,6 +126,7 @@ class RunningJob:
     account: Account | None
     private: Private | None
     finding: Finding | None = None
+    order: bytes = b""
 
     @property
     def usable(self) -> bool:
@@ -181,7 +186,7 @@ class RunningJob:
         statistics = np.concatenate([metrics / bound, to_limbs(np.array(used, float))])
         if shape.kind == "evaluate":
             return Contribution(np.zeros(0, np.float32), 0.0, statistics, kinds)
-        update = trainer.train(model, data.train, training_seed(job, site, request.round))
+        update = trainer.train(model, data.train, training_seed(job, site, request.round, self.order))
         self._trained(request, data)
         return Contribution(update, min(data.train.patients, bound) / bound, statistics, kinds)
 

@@ -68,6 +68,7 @@ class Site:
         ledger: the privacy ledger of this site's patients.
         cache: folder for prepared samples, or None for none.
         rosters: which roster each job began with; None if there is only one roster, as in a simulation.
+        order: this site's secret for the order of its images in training, see `training_seed`; empty in a simulation.
         policy: called for every job, so that a changed policy file takes effect at once.
     """
 
@@ -86,6 +87,7 @@ class Site:
         ledger: Ledger,
         cache: Path | None = None,
         rosters: JobRosters | None = None,
+        order: bytes = b"",
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -96,6 +98,7 @@ class Site:
         self._events = events
         self._ledger = ledger
         self._cache = cache
+        self._order = order
         self._rosters = rosters
         self._watch = DataWatch(catalogue, events)
         self._random: Callable[[int], bytes] = os.urandom
@@ -292,7 +295,9 @@ class Site:
                 images=len(data.train),
                 left_out=data.left_out,
             )
-        return RunningJob(job, job_id, document, protection, trainer, data, self._events, account, private, finding)
+        return RunningJob(
+            job, job_id, document, protection, trainer, data, self._events, account, private, finding, self._order
+        )
 
     def _memory(self) -> Memory:
         performance = self._performance

@@ -21,6 +21,7 @@ from salus.common.strict import Strict, load_toml, parse_toml, validate
 CONTEXT = "salus/job/1"
 MAX_INPUT_NUMBERS = 2**26  # a 400^3 volume; more does not fit a hospital's GPU
 MAX_COLUMNS = 10_000
+MOST_DECAY = 0.1  # of the parameters in one step; usual is less than a thousandth
 MEASURED = "none"  # task and model of a job that only measures
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -108,6 +109,13 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+
+    @model_validator(mode="after")
+    def _steps_keep_what_was_learnt(self) -> Self:
+        if self.weight_decay * self.learning_rate > MOST_DECAY:
+            # A step that erases the steps before it makes an update the gradient of its last batch.
+            raise ValueError(f"expected weight_decay times learning_rate of at most {MOST_DECAY}")
+        return self
 
     @property
     def epochs(self) -> int:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.builders import tiny_job, toy_catalogue
 
-from salus.client.data.loading import Memory, local_data
+from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.performance import Performance
 from salus.client.training import Trainer, training_seed
 from salus.common.models import build_model
@@ -50,3 +50,29 @@ def test_every_site_and_round_has_its_own_seed() -> None:
     seeds = {training_seed(job, site, round_) for site in range(1, 20) for round_ in range(1, 20)}
     assert len(seeds) == 19 * 19
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_the_order_of_training_follows_from_the_sites_secret(tmp_path: Path) -> None:
+    """With batches of one image and a weight decay that erases all earlier steps, an update is one patient's gradient. Where
+    the coordinator knew whose, as it knew from the job, the sums of many rounds could be solved for every image."""
+    changes = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1e-3, "weight_decay": 1e3, "batch_size": 1}
+    work, data = trainer(tmp_path)
+    assert isinstance(data, LocalData)
+    work.job = work.job.model_copy(update={"training": work.job.training.model_copy(update=changes)})
+    start = read_parameters(work.model, work.layout)
+
+    def foretold(secret: bytes) -> int:
+        """Return in how many of 20 rounds the image that a coordinator reads is the one that the job's own seed foretells."""
+        right = 0
+        for round_ in range(1, 21):
+            local = start + work.train(start, data.train, training_seed(work.job, 1, round_, secret))
+            image = local[:-2].reshape(2, -1)[0] / local[-2]
+            order = torch.randperm(
+                len(data.train), generator=torch.Generator().manual_seed(training_seed(work.job, 1, round_))
+            )
+            (wanted,), _ = data.train.batch(order[-1:])
+            right += bool(np.abs(image - wanted.flatten().numpy()).max() < 1e-3)
+        return right
+
+    assert foretold(b"") == 20
+    assert foretold(b"a secret of the site") < 5

@@ -27,6 +27,7 @@ def test_unknown_section_names_the_nearest_known_one() -> None:
         ("rounds = 2", 'rounds = "2"', "valid integer"),
         ('name = "tiny"', 'name = "../etc"', "pattern"),
         ("learning_rate = 0.02", "learning_rate = nan", "plain values|finite"),
+        ("learning_rate = 0.02", "learning_rate = 0.02\nweight_decay = 50.0", "weight_decay times learning_rate"),
         ("[job]", "[job", "TOML"),
         ('name = "tiny"', "", r"missing key 'job\.name'"),
     ],

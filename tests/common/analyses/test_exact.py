@@ -16,7 +16,9 @@ def test_a_sum_of_encodings_is_the_sum_of_the_numbers(parts: list[list[float]]) 
     assert all(len(e) == exact_size(len(parts[0])) and e.min() >= 0 and e.max() <= 1 for e in entries)
     found = from_limbs(np.sum(entries, axis=0))
     expected = np.array(parts).astype(np.longdouble).sum(axis=0)
-    assert np.abs(found - expected).max() <= len(parts) * GRID + 4e-5  # half a last place of doubles up to 2.7e11, twice
+    assert (
+        np.abs(found - expected).max() <= len(parts) * GRID + 4e-5
+    )  # half a last place of doubles up to 2.7e11, twice
 
 
 @given(st.lists(NUMBERS, min_size=1, max_size=5))
