@@ -1,7 +1,7 @@
-"""What a site contributes to a round: its update is clipped and weighted, and everything travels in one vector.
+"""A site's contribution to a round: its update is clipped and weighted, and everything is sent in one vector.
 
 The vector is ``[ w * clip(update) ... , w, statistics ... ]``. Statistics are already divided by a public bound, so every
-entry after the update lies in 0 .. 1, and a site's sample counts travel only inside the vector.
+entry after the update lies in 0 .. 1, and a site's sample counts are sent only inside the vector.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class DataKind(IntFlag):
 
     @classmethod
     def kinds(cls) -> "tuple[DataKind, ...]":
-        """Return each kind by itself."""
+        """Return the single kinds in this value."""
         return cls.TRAINING, cls.VALIDATION, cls.MEASURED
 
     @property
     def words(self) -> str:
-        """The kind in words, for messages."""
+        """The kind as text for messages."""
         names = {DataKind.TRAINING: "training data", DataKind.VALIDATION: "validation data"}
         return names.get(self, "data for statistics")
 
@@ -45,8 +45,8 @@ class Contribution:
         update: local minus global parameters, float32 or float64, length d.
         weight: min(patients, public bound) / public bound, in (0, 1]; 0 only with a zero update (an evaluation).
         statistics: additive statistics over a public bound, each in 0 .. 1, length m.
-        data: the kinds of this site's data that the numbers were computed from; NONE for a vector of zeros. Read in jobs
-            without noise only.
+        data: the kinds of this site's data that the numbers were computed from; NONE for a vector of zeros. Used only in jobs
+            without noise.
     """
 
     update: npt.NDArray[np.float32] | Float64Vector
@@ -63,7 +63,7 @@ class Shape:
         parameters: d.
         statistics: m.
         clip_norm_l2: bound on the Euclidean norm of the update.
-        kind: what the vector is of: a ``train``, an ``evaluate`` or a ``measure`` request.
+        kind: the request that the vector answers: ``train``, ``evaluate`` or ``measure``.
     """
 
     parameters: int
@@ -87,7 +87,7 @@ def to_vector(contribution: Contribution, shape: Shape) -> Float64Vector:
     Edge cases: a zero update stays zero; an update of exactly the clip norm is unchanged.
 
     Raises:
-        ProtectionError: another size than agreed, NaN or infinity anywhere, or a weight or statistic outside 0 .. 1.
+        ProtectionError: a wrong size, NaN or infinity, or a weight or statistic outside 0 .. 1.
     """
     factor, tail = scale_of(contribution, shape)
     return np.concatenate([np.asarray(contribution.update, dtype=np.float64) * factor, tail])
@@ -101,7 +101,7 @@ def scale_of(contribution: Contribution, shape: Shape) -> tuple[float, Float64Ve
         raise ProtectionError(
             f"Expected {shape.parameters} parameters and {shape.statistics} statistics, "
             f"got {update.size} and {tail.size - 1}.",
-            remedy="Install the version of Salus that the coordinator runs.",
+            remedy="Install the same version of Salus as the coordinator.",
         )
     norm = float(np.sqrt(np.einsum("i,i->", update, update, dtype=np.float64)))  # no copy in double precision
     if not np.isfinite(norm) or not np.isfinite(tail).all():
@@ -110,15 +110,13 @@ def scale_of(contribution: Contribution, shape: Shape) -> tuple[float, Float64Ve
             remedy="Local training diverged; lower the learning rate.",
         )
     if (tail < 0).any() or (tail > 1).any():
-        raise ProtectionError(
-            "Expected weight and statistics from 0 to 1.", remedy="Report this as an error in the task."
-        )
+        raise ProtectionError("Expected weight and statistics from 0 to 1.", remedy="Report this as a bug in the task.")
     return (contribution.weight * min(1.0, shape.clip_norm_l2 / norm) if norm > 0 else 0.0), tail
 
 
 @dataclass(frozen=True)
 class Sum:
-    """What the coordinator learns from one round: the sum over some sites, and which sites.
+    """The result of one round for the coordinator: the sum over some sites, and which sites.
 
     Args:
         vector: float64, length d + 1 + m.
@@ -129,17 +127,17 @@ class Sum:
     sites: tuple[int, ...]
 
     def mean_update(self, shape: Shape) -> Float64Vector:
-        """Return the weighted mean of the clipped updates, length d; raises ProtectionError if no weight arrived."""
+        """Return the weighted mean of the clipped updates, length d; raises ProtectionError if the total weight is zero."""
         weight = float(self.vector[shape.parameters])
         if weight <= 0:
             raise ProtectionError(
-                "Expected a positive total weight, got none.",
+                "Expected a positive total weight, got zero.",
                 remedy="No site has training patients for this job; check its data set and classes.",
             )
         mean: Float64Vector = self.vector[: shape.parameters] / weight
         return mean
 
     def statistics(self, shape: Shape, bound: float) -> Float64Vector:
-        """Return the summed statistics, multiplied by their public bound again."""
+        """Return the summed statistics, multiplied by their public bound."""
         totals: Float64Vector = self.vector[shape.parameters + 1 :] * bound
         return totals

@@ -1,11 +1,11 @@
-"""Models whose gradient hands out single samples: a wide layer that sees the raw input without sharing its weights.
+"""Models whose gradient reveals single samples: a wide layer on the raw input that does not share its weights.
 
-The gradient of such a layer's row is a weighted sum of the inputs that activate it. With crafted parameters each row is
-activated by a narrow range of brightness, so that most rows hold one image each, and a sum over sites does not mix them
-(Fowl et al. 2022, "Robbing the Fed", arXiv 2110.13057). Protection of updates does not help; only noise does.
+The gradient of such a layer's row is a weighted sum of the inputs that activate it. With crafted parameters, each row is
+activated by a narrow range of brightness. Then most rows hold one image each, and a sum over sites does not mix them
+(Fowl et al. 2022, "Robbing the Fed", arXiv 2110.13057). Protecting the updates does not help; only noise does.
 
-The check looks at the structure, not at the parameters. It does not find every model that can be made to reveal samples: any
-model without noise may. It finds those that reveal many of them exactly.
+The check looks at the structure, not at the parameters. It does not find every model that could reveal samples, because any
+model without noise might. It finds those that reveal many of them exactly.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-MOST_OUTPUTS = 8  # at most so many weighted sums of inputs in one step; a classifier's own few classes stay below
-FEWEST_PLACES = 16  # a convolution mixes the gradients of its places; with fewer than this it is nearly a linear layer
+MOST_OUTPUTS = 8  # most outputs of one layer on the raw input; the classes of a usual classifier are fewer
+FEWEST_PLACES = (
+    16  # a convolution mixes the gradients of its positions; with fewer than this it is nearly a linear layer
+)
 ELEMENTWISE = (nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
 
@@ -23,11 +25,11 @@ def imprint_layers(model: nn.Module, inputs: torch.Tensor) -> list[str]:
     """Return the names of a model's imprint layers, with their widths, such as ``1 (64 outputs)``.
 
     Args:
-        model: any network; on the device ``meta`` this costs neither time nor memory.
+        model: any network; on the device ``meta`` this takes almost no time or memory.
         inputs: ``[batch, ...]`` of the raw input's shape, on the model's device; values do not matter.
 
-    An imprint layer has a matrix of weights with more than `MOST_OUTPUTS` outputs, applies it to fewer than `FEWEST_PLACES`
-    places of a sample, and its input depends on no other matrix of weights.
+    An imprint layer has a weight matrix with more than `MOST_OUTPUTS` outputs, applies it at fewer than `FEWEST_PLACES`
+    positions of a sample, and its input does not depend on another weight matrix.
     """
     found: list[str] = []
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -50,7 +52,7 @@ def imprint_layers(model: nn.Module, inputs: torch.Tensor) -> list[str]:
 
 
 def _widths(module: nn.Module) -> list[int]:
-    """Return the numbers of outputs of a module's own matrices of weights; empty for a module without any."""
+    """Return the numbers of outputs of a module's own weight matrices; empty without any."""
     if isinstance(module, ELEMENTWISE):
         return []
     return [int(p.shape[0]) for p in module.parameters(recurse=False) if p.dim() >= 2]
@@ -60,7 +62,7 @@ def _observer(name: str, width: int, batch: int, found: list[str]) -> Callable[.
     def observe(module: nn.Module, arguments: Any, output: Any) -> None:
         del module
         seen = [value for value in arguments if isinstance(value, torch.Tensor)]
-        # A matrix of weights before this one would make its input require a gradient.
+        # A weight matrix before this one would make its input require a gradient.
         if any(value.requires_grad for value in seen):
             return
         result = output if isinstance(output, torch.Tensor) else output[0]

@@ -1,4 +1,4 @@
-"""How much noise is in a protected sum, for whoever computes with it."""
+"""The amount of noise in a protected sum."""
 
 import math
 
@@ -12,10 +12,10 @@ def noise_in_sum(job: Job, shape: Shape, *, roster: int, sites: int) -> float:
     """Return the standard deviation of the noise in each entry of a sum, in the vector's own units; 0 without noise.
 
     Args:
-        roster: sites on the session's roster, on which the shares of distributed noise depend.
-        sites: whose vectors are in the sum. Each has added the whole noise (local) or its share (distributed).
+        roster: number of sites on the session's roster, which determines the shares of distributed noise.
+        sites: number of sites in the sum; each has added the whole noise (local) or its share (distributed).
 
-    Edge cases: the rounding to a grid, less than 2^-12 of a unit for each site, is left out.
+    Edge cases: the rounding to a grid, less than 2^-12 of a unit for each site, is not included.
     """
     plan = plan_of(job)
     if plan is None:

@@ -6,7 +6,7 @@
                                ─ reply ─> CoordinatorEnd.receive
                                           CoordinatorEnd.close() returns None: CoordinatorEnd.result
 
-Both ends are sans-IO: bytes in, bytes out. The engine that carries the bytes (network, simulation, Flower) is not known
+Both ends are sans-IO: bytes in, bytes out. The engine that transports the bytes (network, simulation, Flower) is not known
 here. To add a protection: one module with an object that fulfils `Protection`, one test, one line in `PROTECTIONS`.
 """
 
@@ -39,13 +39,13 @@ class CoordinatorEnd(Interface):
     """The coordinator's side of one session; used once."""
 
     def receive(self, site: int, reply: bytes) -> None:
-        """Take one site's reply; raises ProtectionError naming the site and the check, and leaves that site out."""
+        """Accept one site's reply; raises ProtectionError, naming the site and the check, and excludes that site."""
 
     def close(self) -> Mapping[int, bytes] | None:
-        """End the current exchange with whoever has answered.
+        """End the current exchange with the sites that have answered.
 
         Returns the next request per site, or None when the sum is known. Raises ProtectionError if the session cannot
-        finish; then nothing has been revealed, and a new attempt may be made.
+        finish; then nothing has been revealed, and a new attempt is possible.
         """
 
     @property
@@ -55,14 +55,14 @@ class CoordinatorEnd(Interface):
 
 @dataclass(frozen=True)
 class SiteParty:
-    """Who a site is in a session.
+    """A site's identity and limits in a session.
 
     Args:
         keys: Ed25519 public keys of the whole roster pinned at this site, by site id.
-        store: what must outlive a crash.
-        minimum_cohort: the site's own policy.
+        store: durable memory that survives a crash.
+        minimum_cohort: minimum number of sites that the site policy allows.
         random: source of cryptographic randomness.
-        scope: over what sums must be over the same sites: data set and epoch.
+        scope: data set and epoch for which all sums must be over the same sites.
         head: the head of the site's privacy ledger, for jobs with differential privacy; None for others.
     """
 
@@ -80,15 +80,17 @@ class Protection(Interface):
     """A way of protecting updates."""
 
     name: str
-    protects: bool  # whether the coordinator is kept from single updates; a site refuses False unless allowed by name
-    transcript: bool  # whether `verify_transcript` can count from its record what each site has sent
-    promise: str  # what the coordinator alone can read, in words
+    protects: (
+        bool  # whether single updates are hidden from the coordinator; a site refuses False unless its policy allows it
+    )
+    transcript: bool  # whether its transcript shows how many vectors each site has sent
+    promise: str  # what the coordinator can read by itself, as text
 
     def check(self, job: Job, sites: int) -> None:
         """Raise ProtectionError for a job that can never run over a roster of `sites`."""
 
     def needed(self, job: Job, sites: int) -> int:
-        """Return the fewest sites with which a round of this job can end, for a roster of `sites`."""
+        """Return the fewest sites with which a round of this job can finish, for a roster of `sites`."""
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> SiteEnd:
         """Return the site's end of a new session."""

@@ -1,4 +1,4 @@
-"""What one protected sum is bound to: job, round, attempt, manifest, model and roster."""
+"""The session of one protected sum: job, round, attempt, manifest, model and roster."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ def ids(sites: tuple[int, ...] | list[int] | set[int] | frozenset[int]) -> bytes
 def manifest_hash(document: bytes, kind: str, parameters: int, statistics: int) -> bytes:
     """Return the hash that binds a session to the signed job and to the kind and length of its vectors.
 
-    Training and evaluation of one round, and vectors of different lengths, must never share a session: masks of a shorter
-    vector are a prefix of a longer one's, and what stands beyond the prefix would be open.
+    Training and evaluation of one round, and vectors of different lengths, must never share a session: the mask of a
+    shorter vector is a prefix of the mask of a longer one, so the rest of the longer vector would be revealed.
     """
     return hash_parts("salus/manifest/1", hashlib.sha256(document).digest(), kind, u64(parameters), u64(statistics))
 

@@ -1,6 +1,6 @@
 """No protection: the coordinator reads every site's vector. For simulations and for consortia that trust their coordinator.
 
-It exists so that the way of a round is one and the same with and without protection, and it claims nothing.
+It exists so that rounds follow the same steps with and without protection; it protects nothing.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from salus.privacy.protection import SiteParty
 from salus.privacy.session import Session
 
 WIRE = np.dtype("<f4")
-ROUNDING = 1e-5  # float32 on the wire may lift a clipped norm by this much, relatively
+ROUNDING = 1e-5  # relative rounding error of a clipped norm sent as float32
 
 
 class UnprotectedSite:
-    """Sends the vector as it is."""
+    """Sends the vector unprotected."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
@@ -47,7 +47,7 @@ class UnprotectedCoordinator:
     def receive(self, site: int, reply: bytes) -> None:
         """Check one site's vector (length, finite, norm, ranges) and add it."""
         if site not in self._roster or site in self._sites:
-            raise self._bad(site, "the site was not invited, or answered twice")
+            raise self._bad(site, "the site was not asked, or answered twice")
         if len(reply) != self._shape.length * WIRE.itemsize:
             raise self._bad(site, f"expected {self._shape.length} numbers, got {len(reply)} bytes")
         vector = np.frombuffer(reply, dtype=WIRE)
@@ -70,7 +70,9 @@ class UnprotectedCoordinator:
         return Sum(self._sum, tuple(sorted(self._sites)))
 
     def _bad(self, site: int, reason: str) -> ProtectionError:
-        return ProtectionError(f"The vector of site {site} is not acceptable: {reason}.", remedy="It is left out.")
+        return ProtectionError(
+            f"The vector of site {site} is not valid: {reason}.", remedy="The site is left out of this round."
+        )
 
 
 class Unprotected:

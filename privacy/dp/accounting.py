@@ -1,7 +1,7 @@
-"""What releases cost: epsilon at a given delta for one patient, under adding or removing that patient.
+"""Privacy accounting: epsilon at a given delta for one patient, under adding or removing that patient.
 
-Both kinds of noise are counted by the privacy loss distribution of the sampled Gaussian (Koskela, Jalko, Honkela 2020,
-arXiv 1906.03049; Google's dp-accounting, which rounds to the safe side). For sums of discrete Gaussians this is proved in
+Both kinds of noise are accounted for with the privacy loss distribution of the sampled Gaussian (Koskela, Jalko, Honkela 2020,
+arXiv 1906.03049; Google's dp-accounting, which rounds upwards). For sums of discrete Gaussians this is proved in
 docs/decisions/0005: up to a factor e^(+-`DISCRETE_GAP`) in each release, such a sum is a continuous Gaussian that was rounded
 at random, provided that its variance exceeds the counted one by `SMOOTHING_VARIANCE` squared grid steps.
 """
@@ -25,11 +25,11 @@ SMOOTHING_VARIANCE = 4.0  # tau squared with tau = 2 grid steps
 LARGEST_DIMENSION = 2**32  # of a vector of discrete noise; MASKING counts its words in 32 bits
 DISCRETE_GAP = 4.0 * LARGEST_DIMENSION * math.exp(-2 * math.pi**2 * SMOOTHING_VARIANCE)  # 9e-25 for each release
 
-# What keeps the accountant's own cost small, whatever a job asks for: beyond these the cheaper bound is good enough.
+# Limits on the accountant's own cost, whatever the job; beyond these, a cheaper bound is used.
 LARGEST_COUNT = 10**6  # releases of one job
 PLD_COUNT = 10**5
 PLD_EPSILON = 100.0  # memory grows with epsilon / interval
-LEAST_COUNTED_NOISE = 1e-6  # with less there is no promise; its square would not be a number
+LEAST_COUNTED_NOISE = 1e-6  # below this there is no guarantee, and its square would underflow
 INTEGER_ORDERS = (*range(2, 65), 72, 80, 96, 112, 128, 160, 192, 256, 384, 512, 1024)
 
 
@@ -38,9 +38,9 @@ class Release(Strict):
 
     Args:
         mechanism: ``gaussian``, or ``discrete-gaussian`` for sums of discrete shares.
-        noise_multiplier: standard deviation of the whole noise over the largest change by one patient.
-        sampling_rate: probability with which a patient takes part in one of them; 1 if all patients do.
-        count: how many.
+        noise_multiplier: standard deviation of the total noise divided by the sensitivity to one patient.
+        sampling_rate: probability with which a patient takes part in one release; 1 if all patients do.
+        count: number of releases.
     """
 
     mechanism: Literal["gaussian", "discrete-gaussian"]
@@ -54,7 +54,7 @@ class Release(Strict):
 
 
 def merged(releases: Sequence[Release]) -> tuple[Release, ...]:
-    """Return the same releases with equal kinds counted together, in a fixed order."""
+    """Return the same releases, grouped by kind, in a fixed order."""
     counts: dict[tuple[str, float, float], int] = {}
     for r in releases:
         key = (r.mechanism, r.noise_multiplier, r.sampling_rate)
@@ -67,12 +67,12 @@ def merged(releases: Sequence[Release]) -> tuple[Release, ...]:
 
 
 def epsilon(releases: Sequence[Release], delta: float) -> float:
-    """Return an upper bound on the epsilon of all these releases together; 0 for none.
+    """Return an upper bound on the total epsilon of these releases; 0 for none.
 
     Args:
         delta: in (0, 1).
 
-    Guarantees: takes less than a few seconds and a few hundred megabytes, whatever the releases are.
+    Guarantees: takes at most a few seconds and a few hundred megabytes for any releases.
     """
     return _epsilon(merged(releases), delta, PLD_INTERVAL)
 
@@ -109,9 +109,9 @@ def _event(release: Release):  # type: ignore[no-untyped-def]  # dp_accounting h
 
 
 def renyi_epsilon(releases: Sequence[Release], delta: float) -> float:
-    """Return epsilon by Renyi divergences of integer order (Mironov 2017, arXiv 1702.07476): cheap, a few percent larger.
+    """Return epsilon by Renyi divergences of integer order (Mironov 2017, arXiv 1702.07476): cheap, but a few percent larger.
 
-    It needs no statement about smoothing: it holds for discrete noise on its own (docs/decisions/0005).
+    It does not depend on the smoothing argument: it holds for discrete noise directly (docs/decisions/0005).
     """
     from dp_accounting import rdp
 
@@ -130,9 +130,9 @@ def _renyi_curve(noise_multiplier: float, sampling_rate: float) -> tuple[float, 
 def renyi_divergence(noise_multiplier: float, sampling_rate: float, order: int) -> float:
     """Return the Renyi divergence of one release of sampled patients: exact for a Gaussian, a bound for a discrete one.
 
-    Why it holds on a lattice. Given the other patients and all coins, one patient moves the noise's law P0 by a whole vector
-    v to P1 with probability q. The reflection x -> v - x maps the lattice to itself and exchanges P0 and P1, so the
-    divergence of (1 - q) P0 + q P1 from P0 is the larger of the two directions (Mironov, Talwar, Zhang 2019, arXiv
+    Why it holds on a lattice: given the other patients and all random choices, one patient shifts the noise distribution P0
+    by an integer vector v to P1 with probability q. The reflection x -> v - x maps the lattice to itself and exchanges P0
+    and P1, so the divergence of (1 - q) P0 + q P1 from P0 is the larger of the two directions (Mironov, Talwar, Zhang 2019, arXiv
     1908.10530, theorem 5). It is a binomial sum of moments E[(P1 / P0)^k], and those are at most exp(k (k - 1) / (2 z^2)) by
     the zCDP of the discrete Gaussian (Canonne, Kamath, Steinke 2020, arXiv 2004.00010).
     """
@@ -158,7 +158,7 @@ def solve_noise(target_epsilon: float, delta: float, releases: Callable[[float],
     """Return the smallest noise multiplier, in steps of 0.001, with which `releases` cost at most `target_epsilon`.
 
     Raises:
-        JobError: no noise is enough because something else in the job already costs more, or there are too many releases.
+        JobError: no noise suffices because other releases of the job already cost more, or there are too many releases.
     """
     count = sum(r.count for r in releases(1.0))
     if count > LARGEST_COUNT:
@@ -170,7 +170,7 @@ def solve_noise(target_epsilon: float, delta: float, releases: Callable[[float],
     def fits(steps: int, bound: Callable[[tuple[Release, ...]], float]) -> bool:
         return bound(merged(releases(steps * NOISE_STEP))) <= target_epsilon
 
-    # Each bound is never below the next one, so an answer of one is safe, and the next one only has to look below it.
+    # Each bound is at least as large as the next one, so its answer is safe, and the next search only looks below it.
     high = _at_least(round(SMALLEST_NOISE / NOISE_STEP), lambda s: fits(s, lambda r: renyi_epsilon(r, delta)))
     high = _at_most(high, high // 64 + 1, lambda s: fits(s, lambda r: _epsilon(r, delta, COARSE_PLD_INTERVAL)))
     high = _at_most(high, 1, lambda s: fits(s, lambda r: _epsilon(r, delta, PLD_INTERVAL)))
@@ -178,14 +178,14 @@ def solve_noise(target_epsilon: float, delta: float, releases: Callable[[float],
 
 
 def _at_least(low: int, fits: Callable[[int], bool]) -> int:
-    """Return the smallest number from `low` on that fits."""
+    """Return the smallest number from `low` upwards that satisfies `fits`."""
     high = low
     while not fits(high):
         low, high = high, high * 2
         if high * NOISE_STEP > LARGEST_NOISE:
             raise JobError(
                 "No amount of noise reaches the job's epsilon.",
-                remedy="Raise privacy.epsilon, or the noise of the evaluation.",
+                remedy="Raise privacy.epsilon, or lower privacy.evaluation_share.",
             )
     return _between(low, high, fits)
 

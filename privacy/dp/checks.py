@@ -1,9 +1,9 @@
-"""What must hold before the first step of a job: the clipping is right for this very network and loss.
+"""Checks before the first step of a job: the clipping is correct for this network and loss.
 
-The checks use random inputs, never data. They catch what would break the guarantee in silence: statistics shared between
-patients, losses that couple the items of a batch, and an engine that does not know a layer as well as it believes. What they
-cannot prove: a network or loss written to couple patients only for inputs that no check tries passes. The engine asks the loss
-for one image at a time, so a loss that passes by such luck couples the images of one patient at most.
+The checks use random inputs, never data. They find what would silently break the guarantee: statistics shared between
+patients, losses that couple the items of a batch, and an engine that handles a layer incorrectly. What they cannot prove: a
+network or loss that couples patients only for inputs that no check tries is accepted. But the engine evaluates the loss for
+one image at a time, so such a loss couples at most the images of one patient.
 """
 
 import copy
@@ -20,7 +20,7 @@ from salus.privacy.dp.patients import Patients, grid
 
 TOLERANCE = 1e-5
 SHARED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
-# Images of the patients of the trial: one full row, one with a copy, one free row.
+# Images of the patients in the check: one full row, one with a copy, one free row.
 TRIAL = (2, 1, 1, 0)
 
 
@@ -28,10 +28,10 @@ def checked_clipper(model: nn.Module, task: Task) -> Clipper:
     """Return the fastest clipper that agrees with a plain loop over patients, relative to 1e-5 in double precision.
 
     Raises:
-        ProtectionError: the network or the loss couples patients, or no clipper is right for it.
+        ProtectionError: the network or the loss couples patients, or no clipper is correct for it.
     """
     refuse_shared_statistics(model)
-    # In training mode, because that is how it will run.
+    # In training mode, as in training.
     trial = without_dropout(model).double().cpu().train()
     inputs, targets = task.example(sum(TRIAL))
     inputs = inputs.double() if inputs.is_floating_point() else inputs
@@ -57,13 +57,13 @@ def checked_clipper(model: nn.Module, task: Task) -> Clipper:
         if isinstance(clipper, VmapClipper) and not _agrees(VmapClipper(trial, exact_loss), trial, exact_loss, *batch):
             raise ProtectionError(
                 "The clipped gradients of this network differ from those of a plain loop over patients.",
-                remedy="Choose another model; this one cannot be trained with differential privacy.",
+                remedy="Choose another model; this one does not support differential privacy.",
             )
     return clipper
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
-    """Return a copy of a network whose dropout drops nothing, because its coins would only blur a comparison."""
+    """Return a copy of a network without dropout, whose randomness would disturb the comparison."""
     trial = copy.deepcopy(model)
     for layer in trial.modules():
         if isinstance(layer, nn.modules.dropout._DropoutNd):
@@ -77,7 +77,7 @@ def refuse_shared_statistics(model: nn.Module) -> None:
         if isinstance(layer, SHARED):
             raise ProtectionError(
                 f"The layer {name!r} is a BatchNorm, which mixes the patients of a batch.",
-                remedy="Replace it by GroupNorm, see salus.common.models.norms.with_group_norm.",
+                remedy="Replace it with GroupNorm; see salus.common.models.norms.with_group_norm.",
             )
 
 
@@ -90,7 +90,7 @@ def _agrees(
     try:
         found = clipper.clipped_sum(inputs, targets, patients, clip)
     except Exception:
-        # Whatever an engine cannot do with a network, the fallback is tried, and after it the job is refused.
+        # If an engine fails for any reason, the fallback is tried; if that fails too, the job is refused.
         return False
     error = torch.stack([(a - b).norm() for a, b in zip(expected.gradients, found.gradients, strict=True)]).norm()
     size = torch.stack([a.norm() for a in expected.gradients]).norm().clamp(min=1e-12)
@@ -99,14 +99,14 @@ def _agrees(
 
 
 def independent_rows(clipper: Clipper, task: Task, rows: int, places: int, device: torch.device) -> bool:
-    """Return whether, on this machine and to the last bit, a row's norm depends neither on its place nor on the other rows.
+    """Return whether, on this machine, a row's norm is bitwise independent of its position and of the other rows.
 
-    A library may compute the rows of one batch by different instructions. Where it does, patients must be computed alone:
-    a network can be made that turns a last bit into another gradient. Random inputs show a different order of additions
-    almost surely; which instructions a library takes depends on sizes, not on values.
+    A library may compute the rows of one batch with different instructions. If so, patients must be computed separately,
+    because a crafted network can amplify a difference in the last bit. Random inputs show a different order of additions
+    almost surely; the choice of instructions depends on sizes, not on values.
 
     Args:
-        clipper: of a network without dropout.
+        clipper: clipper for a network without dropout.
         rows, places: size of the batch, see `patients.grid`.
     """
     inputs, targets = (x.to(device) for x in task.example(rows * places))

@@ -1,6 +1,6 @@
-"""The sum of per-patient gradients, each clipped once: what an engine must do, and a plain loop that does it slowly.
+"""The sum of per-patient gradients, each clipped once: the interface of an engine, and a slow reference loop.
 
-The engines (`clipping`) fulfil ``Clipper`` and are held to the loop by `checks`, at a site before its first step of a job.
+The engines (`clipping`) fulfil ``Clipper``; at a site, `checks` compares them with the loop before the first step of a job.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from salus.privacy.dp.patients import Patients
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALLEST_NORM = 1e-60  # below any norm of single-precision numbers; their squares do not underflow in double precision
-LARGEST_NORM = 1e18  # a larger gradient counts as infinite, and its patient adds nothing
+LARGEST_NORM = 1e18  # a larger gradient counts as infinite, and its patient contributes nothing
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Clipper(Protocol):
     ) -> ClippedSum:
         """Return the sum.
 
-        Guarantees: each patient adds a vector of norm at most ``clip_norm_l2`` (up to float32 rounding), whatever its
-        images; a patient whose gradient is not finite, or larger than 1e18, adds nothing. What a patient adds does not
-        depend on the other rows, where the network's rows do not (`checks.independent_rows`); the sum is in double precision.
+        Guarantees: each patient contributes a vector of norm at most ``clip_norm_l2`` (up to float32 rounding), whatever the
+        images; a patient whose gradient is not finite, or larger than 1e18, contributes nothing. A patient's contribution does
+        not depend on the other rows if the network's rows do not (`checks.independent_rows`). The sum is in double precision.
         """
 
 
 def clip_factors(norms_l2: torch.Tensor, clip_norm_l2: float) -> torch.Tensor:
-    """Return what each patient's gradient is multiplied by: min(1, C / norm), 0 where the norm is NaN or above 1e18."""
+    """Return the clipping factor of each patient's gradient: min(1, C / norm), or 0 if the norm is NaN or above 1e18."""
     factors = (clip_norm_l2 / norms_l2.double().clamp(min=SMALLEST_NORM)).clamp(max=1.0)
     return torch.where(norms_l2 <= LARGEST_NORM, factors, torch.zeros_like(factors))  # false for NaN, too
 
@@ -68,8 +68,8 @@ def single(outputs: torch.Tensor) -> torch.Tensor:
 def output_gradient(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, patients: Patients) -> torch.Tensor:
     """Return the gradient of the sum over patients of the mean loss of their images, with respect to the outputs.
 
-    The loss is asked for one image at a time, so that it cannot couple patients whatever it does. An image for which it fails
-    has a gradient of NaN, and its patient adds nothing. Free places have a gradient of zero.
+    The loss is evaluated for one image at a time, so that it cannot couple patients. An image for which it fails has a gradient
+    of NaN, and its patient contributes nothing. Free places have a gradient of zero.
     """
     outputs = single(outputs.detach())
     gradient = torch.zeros_like(outputs)
@@ -81,7 +81,7 @@ def output_gradient(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, pa
                 (found,) = torch.autograd.grad(loss(leaf, targets[item]), leaf)
             gradient[item] = found / patients.of_row[patient]
         except Exception:
-            # Whatever it is, it must cost this patient only: a failure of the whole step would show that the patient is there.
+            # Any error must affect only this patient: a failure of the whole step would reveal that the patient is there.
             gradient[item] = float("nan")
     return gradient
 
@@ -89,7 +89,7 @@ def output_gradient(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, pa
 def looped_sum(
     model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients, clip_norm_l2: float
 ) -> ClippedSum:
-    """Return the same by a plain loop over patients with ordinary gradients: the oracle of both engines."""
+    """Return the same by a plain loop over patients with ordinary gradients: the reference for both engines."""
     parameters = list(model.parameters())
     total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     norms = torch.zeros(patients.count, dtype=torch.float64)

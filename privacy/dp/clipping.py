@@ -1,4 +1,4 @@
-"""The choice between the fast engine and the general fallback, for networks whose layers the fast one does not know."""
+"""The choice between the fast engine and the general fallback, which supports any layer."""
 
 import functools
 
@@ -15,7 +15,7 @@ VMAP_NUMBERS = 2**26  # per-image gradients held at once: 256 MB
 
 
 def make_clipper(model: nn.Module, loss: Loss) -> Clipper:
-    """Return the fast engine if every layer with parameters is known to it, else the fallback."""
+    """Return the fast engine if it supports every layer with parameters, otherwise the fallback."""
     own = with_parameters(model)
     shared = len(list(model.parameters())) != sum(len(list(layer.parameters(recurse=False))) for layer in own)
     if not shared and all(supported(layer) for layer in own):
@@ -24,8 +24,8 @@ def make_clipper(model: nn.Module, loss: Loss) -> Clipper:
 
 
 class VmapClipper:
-    """Per-image gradients of the whole model by `torch.func`, in chunks of whole patients; right for any model without
-    shared statistics, and slow."""
+    """Per-image gradients of the whole model by `torch.func`, in chunks of whole patients; correct for any model without
+    shared statistics, but slow."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self._model, self._loss = model, loss

@@ -22,7 +22,7 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def convolution(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
-    """Return what a convolution contributes, by the cheaper of both routes for its sizes; arguments as in `layers.passed`."""
+    """Return a convolution's contribution by the cheaper route for its sizes; arguments as in `layers.passed`."""
     assert isinstance(layer, CONVOLUTIONS)
     weight, bias = layer.weight, layer.bias
     positions, out = gradient[0, 0].numel(), gradient.shape[1]
@@ -33,7 +33,7 @@ def convolution(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, 
     biases: Gradients = {} if bias is None else {bias: patients.summed(theirs.sum(1))}
 
     def weight_of(factors: torch.Tensor) -> Gradients:
-        # Unfolded once more, because all layers' copies together would need much memory.
+        # Unfolded again, because keeping the copies of all layers would need much memory.
         return {weight: contracted(patients, factors, _unfold(inputs, layer).mT, theirs).reshape(weight.shape)}
 
     return together(Passed(squared, weight_of), biases)

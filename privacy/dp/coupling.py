@@ -1,4 +1,4 @@
-"""Refuses networks and losses in which one item of a batch changes what another one counts, by trying them."""
+"""Tests that refuse networks and losses in which one item of a batch affects another item's contribution."""
 
 import torch
 from torch import nn
@@ -7,11 +7,11 @@ from salus.common.errors import ProtectionError
 from salus.privacy.dp.clipped import Loss
 
 TOLERANCE = 1e-5
-ITEMS = 64  # of the largest batch that a loss is tried with: a loss may couple the items of large batches only
+ITEMS = 64  # size of the largest batch tried: a loss may couple the items of large batches only
 FEWEST = 8
 SIZES = (1, 2, 3, 5, 8, 13, 21, 33, ITEMS)
 LARGEST = 2**22  # numbers in the outputs of that batch
-SCALES = (0.1, 1.0, 3.0, 30.0)  # from outputs of an untrained network to those of one that is sure of itself
+SCALES = (0.1, 1.0, 3.0, 30.0)  # from outputs of an untrained network to those of a confident one
 
 
 def refuse_coupled_outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
@@ -24,7 +24,7 @@ def refuse_coupled_outputs(model: nn.Module, inputs: torch.Tensor) -> torch.Tens
     if not same:
         raise ProtectionError(
             "The network's output for one image depends on the others in its batch.",
-            remedy="Remove BatchNorm, dropout in evaluation and other shared statistics.",
+            remedy="Remove BatchNorm, dropout in evaluation mode, and other statistics shared between images.",
         )
     return together
 
@@ -41,7 +41,7 @@ def refuse_coupled_items(loss: Loss, outputs: torch.Tensor, targets: torch.Tenso
     count = max(FEWEST, min(ITEMS, LARGEST // max(1, outputs[0].numel())))
     wanted = targets.repeat(-(-count // len(targets)), *[1] * (targets.dim() - 1))[:count]
     for scale in SCALES:
-        # Outputs of other sizes than the initial network gives, so that a loss cannot agree by accident.
+        # Outputs of other magnitudes than the initial network's, so that a loss cannot pass by accident.
         tried = torch.randn(count, *outputs.shape[1:], dtype=outputs.dtype) * scale + outputs.mean()
         values, slopes = zip(
             *(_loss_and_slope(loss, tried[i : i + 1], wanted[i : i + 1]) for i in range(count)), strict=True
@@ -73,6 +73,6 @@ def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _coupled() -> ProtectionError:
     return ProtectionError(
-        "The loss of a batch is not the mean of the losses of its items, so no patient's share can be bounded.",
+        "The loss of a batch is not the mean of the losses of its items, so a patient's contribution cannot be bounded.",
         remedy="Use a loss without batch-wide sums: Dice with batch=False, cross-entropy without class weights.",
     )

@@ -3,10 +3,10 @@
     propose   Y = sign * floor(-t ln U), the discrete Laplace law with t = floor(sigma) + 1   (0 with sign minus is thrown away)
     accept    with probability exp(-(|Y| - sigma^2 / t)^2 / (2 sigma^2))
 
-The paper makes both from fair coins. Here U is a uniform real number of which 64 bits are drawn at first; floating point
-decides only where its error, bounded from above, cannot change the answer. In the remaining cases, about one in 10^9, more
-bits of the same U are drawn and compared in decimal arithmetic of growing precision. So the law is exact for the number
-sigma that the double holds.
+The paper builds both from fair coins. Here U is a uniform real number of which 64 bits are drawn first; floating point
+decides only if its error, bounded from above, cannot change the answer. In the remaining cases, about one in 10^9, more
+bits of the same U are drawn and compared in decimal arithmetic of growing precision. So the distribution is exact for the
+value of sigma as a double.
 """
 
 import decimal
@@ -26,13 +26,13 @@ CHUNK = 1 << 16
 
 
 class _Real:
-    """A uniform real number in (0, 1) whose bits are drawn as they are needed."""
+    """A uniform real number in (0, 1) whose bits are drawn when needed."""
 
     def __init__(self, word: int, stream: Stream) -> None:
         self._bits, self._length, self._stream = word, FIRST_BITS, stream
 
     def bounds(self) -> tuple[Fraction, Fraction]:
-        """Return the interval in which it is known to lie."""
+        """Return the interval in which the number is known to lie."""
         return Fraction(self._bits, 1 << self._length), Fraction(self._bits + 1, 1 << self._length)
 
     def refine(self) -> None:
@@ -100,7 +100,7 @@ class DiscreteGaussian:
         return result
 
     def _round(self, proposals: int) -> Integers:
-        """Propose and return what is accepted."""
+        """Propose samples and return the accepted ones."""
         magnitude = self._magnitudes(proposals)
         negative = (self._stream.words32(proposals) & np.uint32(1)).astype(bool)
         kept = ~(negative & (magnitude == 0))

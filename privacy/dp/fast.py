@@ -12,7 +12,7 @@ from salus.privacy.dp.patients import Patients
 
 
 class FastClipper:
-    """Clips in networks of which `layers` knows every layer that has parameters."""
+    """Clips in networks for which `layers` supports every layer with parameters."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self._model, self._loss = model, loss
@@ -28,11 +28,11 @@ class FastClipper:
         """See `Clipper`.
 
         Raises:
-            RuntimeError: a layer was used twice in one pass; the caller then takes the fallback.
+            RuntimeError: a layer was used twice in one pass; the caller then uses the fallback.
         """
         collected = self._collect(inputs, targets, patients)
         with torch.no_grad():
-            # Added one after the other: a library's reduction may add in another order for another row.
+            # Added one after the other: a library's reduction may use a different order for another row.
             squares = functools.reduce(torch.add, [part.squared_norms for part in collected.values()])
             norms = torch.where(patients.present, squares.sqrt(), torch.zeros_like(squares))
             factors = torch.where(patients.present, clip_factors(norms, clip_norm_l2), torch.zeros_like(norms))
@@ -50,7 +50,7 @@ class FastClipper:
         def watch(layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             seen = given[0].detach()
             if not output.requires_grad:
-                output = output + anchor  # the first layer: its weights do not ask for gradients, its output must
+                output = output + anchor  # the first layer: its weights do not require gradients, but its output must
 
             def take(gradient: torch.Tensor) -> None:
                 if layer in collected:

@@ -2,7 +2,7 @@
 
 What is not proven: the noise is computed in double precision, so its distribution differs from the ideal one by rounding. A
 release is rounded to a grid of sigma / 2^20, which is far coarser than those errors and removes the low-order bits that
-known attacks read (Mironov 2012, doi 10.1145/2382196.2382264). Distributed mode uses `discrete_gaussian`, which is exact.
+known attacks use (Mironov 2012, doi 10.1145/2382196.2382264). Distributed mode uses `discrete_gaussian`, which is exact.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Norms and clipped sums of per-patient gradients from what passed through a layer, in double precision.
+"""Norms and clipped sums of per-patient gradients from a layer's activations and output gradients, in double precision.
 
 The gradient of patient p is ``B_p^T A_p`` with the unfolded activations ``A_p`` ``[T, d]`` and output gradients ``B_p``
 ``[T, o]`` of all its T positions. Its norm needs either that product (cost ``T d o``) or only the two Gram matrices,
@@ -6,7 +6,7 @@ The gradient of patient p is ``B_p^T A_p`` with the unfolded activations ``A_p``
 arXiv 2110.05679). The clipped sum is one further contraction of what is stored (Bu et al. 2023, arXiv 2210.00038).
 
 Everything from the activations on is computed in double precision: the squares and products of single-precision numbers
-neither overflow nor underflow there. Nothing here chooses a route by a value.
+neither overflow nor underflow there. No route here is chosen by a value.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ Gradients = dict[torch.Tensor, torch.Tensor]  # by parameter
 
 @dataclass
 class Passed:
-    """What one layer contributes: the squared norms of its per-patient gradients, and how to sum them with factors.
+    """One layer's contribution: the squared norms of its per-patient gradients, and how to sum them with factors.
 
     Args:
         squared_norms: upper bounds, float64 ``[patients]``.
         weighted: from one factor per patient, float64 ``[patients]``, to the float64 gradient of each of the layer's
-            parameters. A patient with factor 0 adds exactly nothing, even where its gradient is NaN or infinite.
+            parameters. A patient with factor 0 contributes exactly nothing, even if its gradient is NaN or infinite.
     """
 
     squared_norms: torch.Tensor
@@ -44,7 +44,7 @@ def ghost_pays(positions: int, d: int, o: int) -> bool:
 def ghost_norms(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return an upper bound on ``|| b_p^T a_p ||^2`` for each patient from Gram matrices, float64 ``[P]``.
 
-    The norm is a sum of products that may cancel. A model can be made so that it cancels to nothing while the gradient is
+    The norm is a sum of products that may cancel. A crafted model can make it cancel to zero while the gradient is
     huge. So the bound on the rounding error is added: with u the unit of double precision, the error of an inner product of n
     terms is at most n u times the sum of their absolute values (Higham 2002, section 3.1), hence the error of the whole at
     most ``(d + o + T^2) u (sum_t |a_t| |b_t|)^2``. For ordinary networks this is far below single precision.

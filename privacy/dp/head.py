@@ -1,7 +1,7 @@
-"""The head of a site's ledger, signed beside each consent, so that others notice a ledger that went back.
+"""The head of a site's ledger, signed with each consent, so that others detect a ledger that was rolled back.
 
-The head binds the number of entries and the last entry's hash. A site whose ledger was restored from a backup would sign a
-shorter one than others have seen, in the very next sum.
+The head binds the number of entries and the last entry's hash. A site whose ledger was restored from an old backup would
+sign a shorter ledger than others have seen, in the next sum.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SIGNED_HEAD_BYTES = 8 + HASH_BYTES + SIGNATURE_BYTES
 
 @dataclass(frozen=True)
 class Head:
-    """Where a ledger ends.
+    """The end of a ledger.
 
     Args:
         length: number of entries.
@@ -31,12 +31,12 @@ class Head:
         return hash_parts("salus/ledger/head", u64(self.length), self.last)
 
     def follows(self, earlier: "Head") -> bool:
-        """Return whether a ledger with this head can be a later state of one with `earlier`'s."""
+        """Return whether a ledger with this head can be a later state of the one with the head `earlier`."""
         return self.length > earlier.length or self == earlier
 
 
 def head_statement(session: bytes, site: int, head: Head) -> bytes:
-    """Return what a site signs: ``H("ledger", session, u32(site), head)``."""
+    """Return the bytes that a site signs: ``H("ledger", session, u32(site), head)``."""
     return hash_parts("ledger", session, u32(site), head.digest())
 
 
@@ -49,7 +49,7 @@ def open_head(data: bytes, key: bytes, session: bytes, site: int) -> Head:
     """Return the head that a site signed in this session.
 
     Raises:
-        ProtectionError: another length than 104 bytes, or not signed by this site for this session.
+        ProtectionError: not 104 bytes long, or not signed by this site for this session.
     """
     if len(data) != SIGNED_HEAD_BYTES:
         raise ProtectionError(
@@ -57,7 +57,7 @@ def open_head(data: bytes, key: bytes, session: bytes, site: int) -> Head:
         )
     if data[0] >= 0x80:
         raise ProtectionError(
-            f"The ledger head of site {site} claims an impossible number of entries.",
+            f"The ledger head of site {site} has an impossible number of entries.",
             remedy="It is left out of this round.",
         )
     head = Head(int.from_bytes(data[:8], "big"), data[8 : 8 + HASH_BYTES])
@@ -65,7 +65,7 @@ def open_head(data: bytes, key: bytes, session: bytes, site: int) -> Head:
         verify_raw(key, data[8 + HASH_BYTES :], head_statement(session, site, head), what="ledger head", who="")
     except IdentityError:
         raise ProtectionError(
-            f"The ledger head of site {site} is not signed by it for this session.",
+            f"The ledger head of site {site} is not signed by that site for this session.",
             remedy="It is left out of this round.",
         ) from None
     return head
@@ -74,6 +74,6 @@ def open_head(data: bytes, key: bytes, session: bytes, site: int) -> Head:
 def went_back(site: int, known: Head, now: Head) -> ProtectionError:
     """Return the error for a ledger that is shorter than, or different from, one that was signed before."""
     return ProtectionError(
-        f"The privacy ledger of site {site} went back: it had {known.length} entries and now shows {now.length}.",
-        remedy="Its operator must restore the latest copy of ledger.sqlite; an older one forgets what was spent.",
+        f"The privacy ledger of site {site} was rolled back: it had {known.length} entries and now has {now.length}.",
+        remedy="Its operator must restore the latest copy of ledger.sqlite; an older copy does not include all spent budget.",
     )

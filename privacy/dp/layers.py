@@ -1,7 +1,7 @@
-"""Per-patient gradients of single layers from what passed through them: input activations and output gradients.
+"""Per-patient gradients of single layers from their input activations and output gradients.
 
-For each layer the cheaper of two routes is taken (Bu et al. 2022, arXiv 2205.10683), see `ghost`. The choice depends on the
-layer's sizes, which are public; what a patient adds depends on that patient alone.
+For each layer, the cheaper of two routes is used (Bu et al. 2022, arXiv 2205.10683); see `ghost`. The choice depends only on
+the layer's sizes, which are public; a patient's contribution depends on that patient alone.
 """
 
 import torch
@@ -27,7 +27,7 @@ Moments = tuple[torch.Tensor, torch.Tensor]
 
 
 def supported(layer: nn.Module) -> bool:
-    """Return whether `passed` knows this layer with its settings."""
+    """Return whether `passed` supports this layer with its settings."""
     if isinstance(layer, CONVOLUTIONS):
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     if isinstance(layer, TRANSPOSED):
@@ -46,12 +46,12 @@ def passed(
     patients: Patients,
     moments: Moments | None = None,
 ) -> Passed:
-    """Return what a supported layer contributes.
+    """Return the contribution of a supported layer.
 
     Args:
         inputs: the layer's input, first dimension the images of the batch.
-        gradient: of the summed loss with respect to the layer's output.
-        moments: of a GroupNorm, where `group_norm_with_moments` has given them.
+        gradient: gradient of the summed loss with respect to the layer's output.
+        moments: moments of a GroupNorm, from `group_norm_with_moments`.
     """
     if isinstance(layer, nn.Linear):
         return _linear(layer, inputs, gradient, patients)
@@ -85,7 +85,7 @@ def _embedding(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor
     if layer.padding_idx is not None:
         b = b.masked_fill((tokens == layer.padding_idx)[..., None], 0.0)
     token, vector = patients.joined(tokens[..., None]), patients.joined(b).double()
-    # Two positions meet in the gradient exactly where they hold the same token.
+    # Two positions share a row of the gradient exactly if they have the same token.
     same = (token == token.mT).double()
     squared = bounded(torch.ones_like(token, dtype=torch.float64), vector, same * torch.bmm(vector, vector.mT))
 
@@ -99,7 +99,7 @@ def _embedding(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor
 
 
 def _layer_norm(layer: nn.LayerNorm, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
-    """Normalisations scale and shift what they normalised: both gradients are sums over positions."""
+    """Normalisations scale and shift the normalised values: both gradients are sums over positions."""
     shape = (len(inputs), -1, *layer.normalized_shape)
     normal = F.layer_norm(inputs, layer.normalized_shape, None, None, layer.eps)
     parts: Gradients = {layer.weight: patients.summed((gradient * normal).reshape(shape).sum(1))}

@@ -1,4 +1,4 @@
-"""Opacus' optimiser contract around any torch optimiser, with clipping done by our engine and noise of our own.
+"""Opacus' optimiser interface around any torch optimiser, with our own clipping engine and noise.
 
 begin a step     zero_grad()
 each micro-batch accumulate(sums of clipped per-patient gradients), in double precision
@@ -16,16 +16,16 @@ from salus.privacy.dp.randomness import Stream
 
 
 class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # opacus has no types
-    """Adds noise once per step, however many micro-batches it was made of.
+    """Adds noise once per step, for any number of micro-batches.
 
     Args:
         optimizer: the inner torch optimiser.
-        noise_multiplier: standard deviation of the noise over the clip norm.
-        clip_norm_l2: bound on each patient's gradient.
-        expected_patients: public number of patients that a sample has on average.
+        noise_multiplier: standard deviation of the noise divided by the clip norm.
+        clip_norm_l2: clip norm of each patient's gradient.
+        expected_patients: public expected number of patients in a sample.
         stream: cryptographic randomness.
 
-    Guarantees: `step` adds noise to an empty sample too; Opacus' accountants can be attached by `attach_step_hook`.
+    Guarantees: `step` adds noise also to an empty sample; Opacus' accountants can be attached by `attach_step_hook`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
             p.summed_grad = None
 
     def pre_step(self, closure: Any = None) -> bool:
-        """Add noise, scale, and tell the accountant."""
+        """Add noise, scale, and call the accountant's hook."""
         self.add_noise()
         self.scale_grad()
         if self.step_hook:

@@ -1,7 +1,7 @@
 """The patients of one pass through a network: a grid of fixed size with one row for each patient.
 
-A library chooses its kernels, and with them the order of additions, by the size of a batch. So the size of a pass depends on
-public numbers and on the number of images of the patients in it only; unused rows are padded.
+A library chooses its kernels, and thus the order of additions, by batch size. So the size of a pass depends only on public
+numbers and on the numbers of images of its patients; unused rows are padded.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ Part = tuple[torch.Tensor, torch.Tensor]  # one patient's images and targets
 
 @dataclass(frozen=True)
 class Patients:
-    """Who is in a batch: image ``p * places + j`` is image j of patient p.
+    """The layout of a batch: image ``p * places + j`` is image j of patient p.
 
     Args:
-        images: ``[patients]``, number of images of each patient, 0 .. places; int64. A patient without images is a free row.
-        places: images for which each row has room; a patient with fewer has copies of its first image behind them.
+        images: ``[patients]``, number of images of each patient, 0 .. places, int64; a patient without images is a free row.
+        places: number of images per row; a patient with fewer is padded with copies of its first image.
     """
 
     images: torch.Tensor
@@ -27,7 +27,7 @@ class Patients:
 
     @property
     def count(self) -> int:
-        """Number of rows, free ones included."""
+        """Number of rows, including free ones."""
         return len(self.images)
 
     @cached_property
@@ -62,9 +62,9 @@ class Patients:
 
 
 def places_of(images: int, most: int) -> int:
-    """Return for how many images the row of a patient has room: the next power of two, at most `most`.
+    """Return the number of places in a patient's row: the next power of two, at most `most`.
 
-    It depends on the patient's own number of images, never on another's.
+    It depends only on the patient's own number of images.
     """
     return min(most, 1 << max(0, images - 1).bit_length())
 

@@ -1,4 +1,4 @@
-"""The noise of a job and what it charges, computed from the job alone, so that all parties get the same.
+"""The noise of a job and its privacy cost, computed from the job alone, so that all parties get the same values.
 
 mode          one training attempt                                    what protects a patient
 local         one or more steps, each noised at the site              the site's own noise; all others may collude
@@ -20,12 +20,12 @@ from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import Release, epsilon, solve_noise
 
 Kind = Literal["train", "evaluate", "measure"]
-# What a round without noise was trained on, in exact numbers, over all sites.
+# Exact counts of the training data of a round without noise, over all sites.
 COHORT = ("patients", "images", "left_out")
-TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma less than once in 1e14
-# What a site allows each patient in a period unless its policy says otherwise: three jobs of the default epsilon in a year.
+TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma with probability below 1e-14
+# A site's default budget for each patient: three jobs of the default epsilon in a year.
 BUDGET_EPSILON, BUDGET_DELTA, BUDGET_DAYS = 10.0, 1e-5, 365
-# A retry with local noise sends what was sent before; a site that restarted in between is left out of it.
+# A retry with local noise resends the same vector; a site that restarted in between is left out.
 EVALUATION_ATTEMPTS = {"local": 1, "distributed": 2}
 # Clipped sums and norms are computed in double precision (`ghost`), whose rounding is far below this; noise is scaled to it.
 ROUNDING = 1 + 2.0**-12
@@ -33,13 +33,13 @@ ROUNDING = 1 + 2.0**-12
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job with noise does.
+    """The noise of a job and its number of releases.
 
     Args:
-        noise_multiplier: standard deviation of the noise over the largest change by one patient.
+        noise_multiplier: standard deviation of the noise divided by the sensitivity to one patient.
         evaluation_noise_multiplier: the same for the evaluation of the final model; 0 if there is none.
         steps: releases in one training attempt.
-        attempts: training attempts that are paid for.
+        attempts: training attempts that the budget covers.
     """
 
     mode: Literal["local", "distributed"]
@@ -52,7 +52,7 @@ class Plan:
     delta: float
 
     def charge(self, kind: str) -> Release:
-        """Return what one attempt of this kind, ``train``, ``measure`` or ``evaluate``, costs a patient."""
+        """Return the releases of one attempt of this kind: ``train``, ``measure`` or ``evaluate``."""
         mechanism: Literal["gaussian", "discrete-gaussian"] = (
             "gaussian" if self.mode == "local" else "discrete-gaussian"
         )
@@ -72,7 +72,7 @@ class Plan:
         return self.evaluation_noise_multiplier if kind == "evaluate" else self.noise_multiplier
 
     def reserved(self) -> tuple[Release, ...]:
-        """Return everything that the job may ever cost a patient."""
+        """Return all releases that the job may ever make."""
         training = self.charge("train")
         whole = training.times(self.steps * self.attempts)
         if self.evaluation_noise_multiplier == 0:
@@ -114,14 +114,14 @@ def _plan(job: Job) -> Plan:
 
 
 def budget_cost(plan: Plan) -> float:
-    """Return the epsilon that a whole job takes of a site's default budget, at the budget's own delta."""
+    """Return the epsilon of a whole job at the delta of a site's default budget."""
     return epsilon(plan.reserved(), BUDGET_DELTA)
 
 
 def _evaluation_noise(job: Job, mode: Literal["local", "distributed"]) -> float:
-    """Return the noise with which the evaluation by itself, all its attempts, costs its share of epsilon; 0 for no evaluation.
+    """Return the noise with which all attempts of the evaluation cost its share of epsilon; 0 without an evaluation.
 
-    Together with training it costs less than the sum of both, and training gets what is left.
+    Together they cost less than the sum of both, and training gets the remaining budget.
     """
     privacy = job.privacy
     if privacy.evaluation_share == 0:
@@ -135,7 +135,7 @@ def _evaluation_noise(job: Job, mode: Literal["local", "distributed"]) -> float:
 
 
 def spent(plan: Plan, training_attempts: int, evaluations: int) -> float:
-    """Return the epsilon of a patient after so many attempts, at the plan's delta."""
+    """Return the epsilon of a patient after these attempts, at the plan's delta."""
     training = plan.charge("train")
     releases = [training.times(training.count * training_attempts)]
     if evaluations:
@@ -149,11 +149,11 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
     Args:
         parameters: of the network.
 
-    Under differential privacy nothing stands beside the noised part: training has no statistics, and the statistics of an
-    evaluation take the update's place, so that they are noised.
+    With differential privacy, every entry is noised: training has no statistics, and the statistics of an evaluation take the
+    place of the update.
 
     Raises:
-        JobError: an evaluation of a job that has none.
+        JobError: an evaluation in a job without one.
     """
     clip_norm_l2 = job.aggregation.update_clip_norm_l2
     if not job.privacy.noised:
@@ -162,7 +162,9 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
     if kind == "train":
         return Shape(parameters, 0, clip_norm_l2 + _room(job, "train", parameters), kind)
     if job.privacy.evaluation_share == 0:
-        raise JobError("This job does not evaluate its model at the sites.", remedy="Raise privacy.evaluation_share.")
+        raise JobError(
+            "This job does not evaluate its model at the sites.", remedy="Set privacy.evaluation_share above 0."
+        )
     size = task.private_statistics_size
     return Shape(size, 0, float(job.aggregation.max_patients) + _room(job, "evaluate", size), kind)
 
@@ -171,7 +173,7 @@ def measured_shape(job: Job, cells: int) -> Shape:
     """Return the public shape of the vectors of one step of statistics: noised rows of patients, or exact numbers.
 
     Args:
-        cells: numbers of the step; those of a job with noise have norm at most one for each patient.
+        cells: number of cells in the step; with noise, the cells of one patient have norm at most one.
     """
     if job.privacy.noised:
         return Shape(cells, 0, float(job.aggregation.max_patients) + _room(job, "measure", cells), "measure")
@@ -179,7 +181,7 @@ def measured_shape(job: Job, cells: int) -> Shape:
 
 
 def _room(job: Job, kind: Kind, numbers: int) -> float:
-    """Return what the bound on a vector's norm leaves for local noise, which would otherwise be cut with what it covers."""
+    """Return the margin for local noise in the bound on a vector's norm, without which the noise would be clipped."""
     plan = plan_of(job)
     if plan is None or plan.mode != "local" or (kind == "train" and not job.one_step):
         return 0.0
@@ -189,11 +191,11 @@ def _room(job: Job, kind: Kind, numbers: int) -> float:
 
 
 def measured_shapes(job: Job) -> list[Shape]:
-    """Return the shapes of all steps of a job of statistics, so that a protection can refuse sums that do not fit it."""
+    """Return the shapes of all steps of a statistics job, so that a protection can refuse sums that are too large."""
     analysis = analysis_of(job)
     return [measured_shape(job, 2 + cells_of(analysis, step)) for step in range(1, analysis.steps + 1)]
 
 
 def sensitivity_l2(job: Job, kind: str) -> float:
-    """Return how far adding or removing one patient moves the vector of a site, in the vector's own units."""
+    """Return the sensitivity of a site's vector to adding or removing one patient, in the vector's units."""
     return (job.privacy.clip_norm_l2 if kind == "train" else 1.0) * ROUNDING

@@ -1,6 +1,6 @@
 """Randomness for privacy: one 32-byte key from the operating system, expanded by AES-256 in counter mode.
 
-Whoever could predict it could subtract the noise again, so a statistical generator (Mersenne Twister, Philox) will not do.
+Anyone who could predict it could subtract the noise, so a statistical generator (Mersenne Twister, Philox) is not safe.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ Random = Callable[[int], bytes]
 
 
 class Stream:
-    """A stream of random words; every call takes a fresh segment of the key stream.
+    """A stream of random words; every call uses a new segment of the key stream.
 
     Args:
-        random: source of cryptographic randomness such as `os.urandom`; asked once.
+        random: source of cryptographic randomness such as `os.urandom`; called once.
     """
 
     def __init__(self, random: Random) -> None:

@@ -16,8 +16,8 @@ def poisson_sample(patients: int, sampling_rate: float, stream: Stream) -> npt.N
     """Return the numbers of the sampled patients, ascending; empty is a valid sample.
 
     Args:
-        patients: how many there are.
-        sampling_rate: probability with which each one is taken, independently of all others.
+        patients: number of patients.
+        sampling_rate: probability with which each one is sampled, independently of all others.
     """
     return np.flatnonzero(stream.uniforms(patients) < sampling_rate).astype(np.int64)
 

@@ -1,4 +1,4 @@
-"""The coordinator's side of the encrypted sum, sans-IO: it relays what it cannot read, and unpacks the sum.
+"""The coordinator's side of the encrypted sum, sans-IO: it relays sealed ciphertexts and unpacks the sum.
 
     KEYS ──close──> UPLOADING (n times) ──> CONSENTING ──> DECRYPTING (n times) ──> DONE
      too few sites, or no key holder ──> ABANDONED: nothing has been decrypted
@@ -62,21 +62,23 @@ class _Spool:
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="salus-")  # noqa: SIM115  # lives as long as the session
-        weakref.finalize(self, self._file.close)  # a session that is given up in the middle leaves no open file
+        weakref.finalize(self, self._file.close)  # an abandoned session leaves no open file
         self._places: dict[int, list[tuple[int, int]]] = {}
         self.hashes: dict[int, list[bytes]] = {}
 
     def append(self, site: int, part: bytes) -> None:
         if len(part) > LARGEST_CHUNK_BYTES:
             raise ProtectionError(
-                f"A chunk of site {site} has {len(part)} bytes; at most {LARGEST_CHUNK_BYTES} are possible.",
+                f"A chunk of site {site} has {len(part)} bytes; expected at most {LARGEST_CHUNK_BYTES}.",
                 remedy=LEFT_OUT,
             )
         try:
             self._places.setdefault(site, []).append((self._file.seek(0, 2), len(part)))
             self._file.write(part)
         except OSError as problem:
-            raise ProtectionError(f"An upload cannot be kept: {problem.strerror}.", remedy="Free the disk.") from None
+            raise ProtectionError(
+                f"Cannot store an upload: {problem.strerror}.", remedy="Free some disk space."
+            ) from None
         self.hashes.setdefault(site, []).append(hashlib.sha256(part).digest())
 
     def chunk(self, site: int, number: int) -> bytes:
@@ -135,7 +137,7 @@ class EncryptedCoordinator:
         return self._result
 
     def receive(self, site: int, reply: bytes) -> None:
-        """Take one site's reply to the current step; raises ProtectionError naming the site and the check."""
+        """Accept one site's reply to the current step; raises ProtectionError, naming the site and the check."""
         if site not in self._keys or site in self._answered:
             raise ProtectionError(f"Expected no reply from site {site} now.", remedy=LEFT_OUT)
         match self._step:
@@ -152,7 +154,7 @@ class EncryptedCoordinator:
         self._answered.add(site)
 
     def close(self) -> Mapping[int, bytes] | None:
-        """End the current exchange with whoever has answered; see `CoordinatorEnd.close`."""
+        """End the current exchange with the sites that have answered; see `CoordinatorEnd.close`."""
         requests: Mapping[int, bytes] | None
         try:
             match self._step:
@@ -185,7 +187,7 @@ class EncryptedCoordinator:
         public = reply[KEY_BYTES + SIGNATURE_BYTES :]
         if bool(public) != (site == self._holder):
             raise ProtectionError(
-                f"Expected a public BFV key from the key holder and from nobody else; site {site} did otherwise.",
+                f"Expected a public BFV key only from the key holder; site {site} sent the wrong keys.",
                 remedy=LEFT_OUT,
             )
         check(self._keys[site], signature, key_statement(self._session.id, site, channel, public), site, "key")
@@ -197,13 +199,16 @@ class EncryptedCoordinator:
     def _ask_first_chunks(self) -> Mapping[int, bytes]:
         if not self._holder_keys:
             raise ProtectionError(
-                f"The key holder, site {self._holder}, did not answer.", remedy="Start it; no site uploads without it."
+                f"The key holder, site {self._holder}, did not answer.",
+                remedy="Start the key holder; no site uploads without it.",
             )
         self._need(len(self._channels), self._limits.needed, "keys")
         try:
             self._spool = _Spool()
         except OSError as problem:
-            raise ProtectionError(f"Uploads cannot be kept: {problem.strerror}.", remedy="Free the disk.") from None
+            raise ProtectionError(
+                f"Cannot store uploads: {problem.strerror}.", remedy="Free some disk space."
+            ) from None
         self._uploading = set(self._channels)
         self._step = Step.UPLOADING
         self._asked = range(min(UPLOAD_CHUNKS, self._chunks))
@@ -226,7 +231,7 @@ class EncryptedCoordinator:
             self._record("uploaded", site=site, channel=channel.hex(), root=root.hex(), signature=parts[-1].hex())
 
     def _ask_more_chunks(self) -> Mapping[int, bytes]:
-        self._uploading &= self._answered  # who fell silent is out; what it sent is worth nothing without the rest
+        self._uploading &= self._answered  # a site that stopped is left out; an incomplete upload is useless
         self._need(len(self._uploading), self._limits.needed, "uploads")
         if self._asked.stop < self._chunks:
             self._asked = range(self._asked.stop, min(self._asked.stop + UPLOAD_CHUNKS, self._chunks))
@@ -241,7 +246,7 @@ class EncryptedCoordinator:
     def _take_consent(self, site: int, reply: bytes) -> None:
         signature, head = reply[:SIGNATURE_BYTES], reply[SIGNATURE_BYTES:]
         if site not in self._rows:
-            raise ProtectionError(f"Site {site} is not among those who uploaded.", remedy=LEFT_OUT)
+            raise ProtectionError(f"Site {site} is not among the sites that uploaded.", remedy=LEFT_OUT)
         check(self._keys[site], signature, consent_statement(self._session.id, self._table), site, "consent")
         if self._noised:
             open_head(head, self._keys[site], self._session.id, site)

@@ -1,4 +1,4 @@
-"""What travels in an encrypted sum, and what is signed. All statements carry the session of `salus.privacy.session`.
+"""The messages of an encrypted sum and the signed statements. All statements include the session of `salus.privacy.session`.
 
 reply 1     of a site: its X25519 key 32, signature 64; of the key holder besides: the public BFV key
 request 2   key holder's X25519 key 32, signature 64 over both its keys, public BFV key; then first chunk u32, count u32
@@ -27,12 +27,12 @@ REMEDY = "The coordinator or a site is faulty or hostile; do not continue with t
 
 
 def key_statement(session: bytes, site: int, channel: bytes, public_key: bytes) -> bytes:
-    """Return what the key holder signs about its keys; `public_key` is empty for other sites."""
+    """Return the statement that a site signs about its keys; `public_key` is empty except for the key holder."""
     return hash_parts("encrypted/key", session, u32(site), channel, hashlib.sha256(public_key).digest())
 
 
 def root_statement(session: bytes, site: int, channel: bytes, root: bytes) -> bytes:
-    """Return what a site signs about its upload."""
+    """Return the statement that a site signs about its upload."""
     return hash_parts("encrypted/root", session, u32(site), channel, root)
 
 
@@ -50,7 +50,7 @@ class Box:
     """The channel from one site to the key holder: each chunk sealed under a key of its own.
 
     BFV alone is malleable: a site that colludes with the coordinator could send a crafted ciphertext, and from the decrypted
-    sum they would learn the key of everything that the coordinator has seen. So it sees no ciphertext at all.
+    sum they would learn the key of everything that the coordinator has seen. So the coordinator sees no ciphertext at all.
     """
 
     def __init__(self, session: bytes, site: int, private: bytes, public: bytes) -> None:
@@ -70,7 +70,7 @@ class Box:
             return self._cipher(chunk).decrypt(NONCE, data, None)
         except InvalidTag:
             raise ProtectionError(
-                f"Chunk {chunk} of site {self._site} does not authenticate: it was changed, swapped, or sealed for another key.",
+                f"Chunk {chunk} of site {self._site} does not authenticate: it was changed, swapped or sealed with another key.",
                 remedy=REMEDY,
             ) from None
 
@@ -108,7 +108,7 @@ def read_parts(data: bytes, count: int, what: str) -> list[bytes]:
 
 
 def read_range(data: bytes, chunks: int) -> range:
-    """Read which chunks are asked for; raises ProtectionError for none or too many."""
+    """Read which chunks are requested; raises ProtectionError for none or too many."""
     first, count = int.from_bytes(data[:4], "big"), int.from_bytes(data[4:8], "big")
     if len(data) != 8 or count < 1 or first + count > chunks:
         raise ProtectionError(f"Expected chunks within 0 to {chunks}.", remedy=REMEDY)

@@ -20,7 +20,7 @@ PLAIN_MODULUS = 1152921504606830593  # the largest 60-bit prime that allows batc
 SLOTS = 8192
 FIELD_COUNTS = (3, 2, 1)  # fewest bytes first
 MOST_VALUE_BITS = 31
-FEWEST_FRACTION_BITS = 12  # as in masking: coarser than 2^-12 a model's update drowns in rounding
+FEWEST_FRACTION_BITS = 12  # as in masking: below 12 bits, rounding errors would dominate a model's update
 FRACTION_BITS = 20
 Slots = npt.NDArray[np.uint64]
 
@@ -30,11 +30,11 @@ class Packing:
     """How values share slots.
 
     Args:
-        sites: the most sites that a sum may be over.
+        sites: the most sites in a sum.
         fields: values per slot.
         field_bits: w.
-        value_bits: b, of one site's value with its offset.
-        fraction_bits: f, behind the point.
+        value_bits: b, bits of one site's value with its offset.
+        fraction_bits: f, bits after the binary point.
     """
 
     sites: int
@@ -45,7 +45,7 @@ class Packing:
 
     @property
     def offset(self) -> int:
-        """What makes a value non-negative: 2^(b - 1)."""
+        """The offset that makes a value non-negative: 2^(b - 1)."""
         return 1 << (self.value_bits - 1)
 
     @property
@@ -76,7 +76,7 @@ class Packing:
         values[: len(words)] += words.view(np.int32)
         if (values < 0).any() or (values >> self.value_bits).any():
             raise ProtectionError(
-                f"A value does not fit {self.value_bits} bits.", remedy="Lower aggregation.update_clip_norm_l2."
+                f"A value does not fit in {self.value_bits} bits.", remedy="Lower aggregation.update_clip_norm_l2."
             )
         fields = values.astype(np.uint64).reshape(self.fields, SLOTS)
         slots = np.zeros(SLOTS, dtype=np.uint64)
@@ -88,7 +88,7 @@ class Packing:
         """Return the sums of `count` values from the slots of a sum over `sites` sites.
 
         Raises:
-            ProtectionError: a field holds more than that many sites can have put there; somebody encrypted something else.
+            ProtectionError: a field holds more than these sites can have added; a site encrypted invalid values.
         """
         mask = np.uint64((1 << self.field_bits) - 1)
         fields = [(slots >> np.uint64(self.field_bits * place)) & mask for place in range(self.fields)]
@@ -96,8 +96,8 @@ class Packing:
         sums = np.concatenate(fields).astype(np.int64)
         if (sums > sites * ((1 << self.value_bits) - 1)).any() or top.any():
             raise ProtectionError(
-                "A decrypted sum is larger than its sites can have made it.",
-                remedy="A site encrypted something else than its values, or under another key. Begin a new attempt.",
+                "A decrypted sum is larger than its sites can have produced.",
+                remedy="A site encrypted invalid values or used another key. Start a new attempt.",
             )
         result: npt.NDArray[np.int64] = sums[:count] - sites * self.offset
         return result
@@ -127,6 +127,6 @@ def choose_packing(sites: int, clip_norm_l2: float) -> Packing:
             if packing.holds():
                 return packing
     raise ProtectionError(
-        f"Values up to {clip_norm_l2:g} of {sites} sites do not fit a slot with 12 bits behind the point.",
+        f"Values up to {clip_norm_l2:g} from {sites} sites do not fit a slot with 12 fractional bits.",
         remedy="Lower aggregation.update_clip_norm_l2.",
     )

@@ -23,13 +23,13 @@ class Encryption:
     protects = True
     transcript = False
     promise = (
-        "the sum over at least t - c honest sites; it and up to c sites that are not the key holder: no update. "
-        "The key holder can read every update that the coordinator passes to it, so each site must allow it by name: "
+        "the sum over at least t - c honest sites; together with up to c sites other than the key holder, still no update. "
+        "The key holder can read every update that the coordinator sends to it, so each site must allow it in its policy; "
         "masking is stronger"
     )
 
     def check(self, job: Job, sites: int) -> None:
-        """Refuse a job whose sums do not fit, or that can never have enough sites."""
+        """Refuse a job whose sums are too large, or that can never have enough sites."""
         for shape in measured_shapes(job) if job.statistics is not None else ():
             choose_packing(sites, shape.clip_norm_l2)
         choose_packing(sites, job.aggregation.update_clip_norm_l2)
@@ -41,7 +41,7 @@ class Encryption:
             )
 
     def needed(self, job: Job, sites: int) -> int:
-        """Return the fewest sites with which a round can end, for a roster of `sites`."""
+        """Return the fewest sites with which a round can finish, for a roster of `sites`."""
         return thresholds(sites, noised=job.privacy.noised).needed
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> EncryptedSite:

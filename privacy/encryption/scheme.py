@@ -1,9 +1,9 @@
 """BFV (Brakerski 2012; Fan and Vercauteren 2012, eprint 2012/144) through TenSEAL's binding of SEAL.
 
 Degree 8192 with three primes of 45 bits (135 bits; 128-bit security allows 218, Homomorphic Encryption Standard 2018) and a
-60-bit plaintext modulus. Addition is exact: a decryption is the sum of the plaintexts modulo t or is refused by its
-noise budget. The binding reads and writes files only, so ciphertexts pass through a private folder in memory; secret
-keys and plaintexts never do.
+60-bit plaintext modulus. Addition is exact: a decryption is the sum of the plaintexts modulo t, or it is refused
+because of its noise budget. The binding reads and writes only files, so ciphertexts pass through a private folder in memory;
+secret keys and plaintexts do not.
 """
 
 import contextlib
@@ -29,21 +29,23 @@ LARGEST_RAW_BYTES = 1_000_000
 LARGEST_CIPHERTEXT_BYTES = 300_000  # 220 kB, and the header
 LARGEST_KEY_BYTES = 400_000
 FRESH_BUDGET_BITS = 18  # a fresh one has 22
-FOREIGN = "Begin a new attempt without it; it runs another version, or is hostile."
+FOREIGN = "Start a new attempt without this site; it runs another version or is malicious."
 
 
 def context() -> seal.SEALContext:
-    """Return the one context that everybody uses; its parameters are constants, so nothing about it is negotiated."""
+    """Return the context that all parties use; its parameters are constants and never negotiated."""
     parameters = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
     parameters.set_poly_modulus_degree(SLOTS)
     parameters.set_coeff_modulus(seal.CoeffModulus.Create(SLOTS, list(MODULUS_BITS)))
     modulus = seal.PlainModulus.Batching(SLOTS, 60)
     if modulus.value() != PLAIN_MODULUS:
-        raise ProtectionError("SEAL chose another plaintext modulus.", remedy="Install the pinned tenseal.")
+        raise ProtectionError("SEAL chose another plaintext modulus.", remedy="Install the pinned version of tenseal.")
     parameters.set_plain_modulus(modulus)
     made = seal.SEALContext(parameters, True, seal.SEC_LEVEL_TYPE.TC128)
     if not made.parameters_set():
-        raise ProtectionError("SEAL refuses the parameters at 128-bit security.", remedy="Install the pinned tenseal.")
+        raise ProtectionError(
+            "SEAL refuses the parameters at 128-bit security.", remedy="Install the pinned version of tenseal."
+        )
     return made
 
 
@@ -76,11 +78,11 @@ def _form(ciphertext: bool) -> tuple[int, bytes]:
 
 
 def _load(item: "seal.Ciphertext | seal.PublicKey", made: seal.SEALContext, data: bytes, most: int, what: str) -> None:
-    """Read an untrusted object: decompressed here within its only possible size, because SEAL would inflate without bound."""
+    """Read an untrusted object: decompressed here to its only possible size, because SEAL would decompress without a limit."""
     if len(data) > most:
         raise ProtectionError(f"Expected {what} of at most {most} bytes, got {len(data)}.", remedy=FOREIGN)
     none = ProtectionError(
-        f"Expected {what} for the agreed parameters, got {len(data)} bytes that are none.", remedy=FOREIGN
+        f"Expected {what} for the agreed parameters, got {len(data)} bytes in another format.", remedy=FOREIGN
     )
     length, beginning = _form(isinstance(item, seal.Ciphertext))
     try:
@@ -107,7 +109,7 @@ class Encryptor:
     """Encrypts to a key holder's public key.
 
     Raises:
-        ProtectionError: the key is not one of these parameters.
+        ProtectionError: the key does not have these parameters.
     """
 
     def __init__(self, public_key: bytes) -> None:
@@ -125,7 +127,7 @@ class Encryptor:
 
 
 class KeyPair:
-    """A fresh key pair that lives in memory only, for one session."""
+    """A new key pair for one session, kept only in memory."""
 
     def __init__(self) -> None:
         self._context = context()
@@ -140,26 +142,26 @@ class KeyPair:
         """Add ciphertexts, given with their sites, and return the slots of the sum.
 
         Raises:
-            ProtectionError: one of them is none of these parameters (its site is named), or the sum's noise is too large.
+            ProtectionError: one of them has other parameters (the message names its site), or the sum is too noisy.
         """
         total: seal.Ciphertext | None = None
         for site, data in ciphertexts:
             cipher = seal.Ciphertext(self._context)
             _load(cipher, self._context, data, LARGEST_CIPHERTEXT_BYTES, f"a ciphertext of site {site}")
-            # Its noise is that of a fresh encryption under this key, or it is none.
+            # A fresh encryption under this key has a known noise level.
             if self._decryptor.invariant_noise_budget(cipher) < FRESH_BUDGET_BITS:
                 raise ProtectionError(
-                    f"The ciphertext of site {site} is no fresh encryption to this session's key.", remedy=FOREIGN
+                    f"The ciphertext of site {site} is not a fresh encryption under this session's key.", remedy=FOREIGN
                 )
             if total is None:
                 total = cipher
                 continue
             try:
                 self._evaluator.add_inplace(total, cipher)
-            except RuntimeError:  # SEAL refuses sums that hide nothing
+            except RuntimeError:  # SEAL refuses transparent ciphertexts, which hide nothing
                 raise ProtectionError(f"The ciphertext of site {site} cancels others.", remedy=FOREIGN) from None
         if total is None or self._decryptor.invariant_noise_budget(total) < 1:
-            raise ProtectionError("The sum cannot be decrypted: too much noise.", remedy=FOREIGN)
+            raise ProtectionError("The sum cannot be decrypted, because its noise is too large.", remedy=FOREIGN)
         plain = seal.Plaintext()
         self._decryptor.decrypt(total, plain)
         return np.array(self._encoder.decode_uint64(plain), dtype=np.uint64)

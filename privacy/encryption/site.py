@@ -3,7 +3,7 @@
     NEW ─open─> ADVERTISED ─upload (n times)─> UPLOADED ─consent─> CONSENTED
                                         key holder: ─decrypt (n times)─> DONE          any refusal ─> FAILED
 
-A site may leave after its last upload; t of them must stay for the consent.
+A site may go offline after its last upload; t sites must stay for the consent.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ from salus.privacy.session import Session
 
 
 class State(Enum):
-    """Where a site is in a session; drawn in the module's docstring."""
+    """The state of a site in a session; drawn in the module's docstring."""
 
     NEW = "new"
     ADVERTISED = "advertised"
@@ -57,7 +57,7 @@ class State(Enum):
 
 @dataclass
 class _Upload:
-    """What is being uploaded: values, keys, and the hashes of what was sent."""
+    """The upload in progress: values, keys, and the hashes of the chunks sent."""
 
     encryptor: Encryptor
     box: Box
@@ -66,7 +66,7 @@ class _Upload:
 
 @dataclass
 class _Decryption:
-    """What the key holder may decrypt: these sites' chunks with these hashes, one after the other."""
+    """What the key holder may decrypt: the chunks of these sites with these hashes, in order."""
 
     boxes: dict[int, Box]
     hashes: dict[int, list[bytes]]
@@ -80,8 +80,8 @@ class EncryptedSite:
         holder: id of the key holder.
         job_minimum: fewest sites that must contribute data, from the job.
 
-    Guarantees: nothing leaves in clear; it consents at most once; as key holder it decrypts at most one sum per session, over
-    uploads that their sites signed and t sites consented to, each chunk once, with a key that never leaves memory.
+    Guarantees: nothing leaves unencrypted; the site consents at most once; as key holder it decrypts at most one sum per session,
+    over uploads that their sites signed and t sites consented to, each chunk once, with a key that never leaves memory.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class EncryptedSite:
 
     @property
     def state(self) -> State:
-        """Where this site is."""
+        """The current state."""
         return self._state
 
     def open(self, contribution: Contribution) -> bytes:
@@ -115,7 +115,7 @@ class EncryptedSite:
         self._state = State.FAILED
         self._me.store.open_session(self._session.id, self._me.scope)
         self._words = encode(contribution, self._shape, FixedPoint(self._packing.fraction_bits), self._me.random)
-        if self._me.head is None:  # with noise, whether a site has data is nobody's business
+        if self._me.head is None:  # with noise, no one needs to know whether a site has data
             self._statement = Statement(contribution.data, self._me.minimum_cohort)
         self._channel = Secret(self._me.random(KEY_BYTES))
         if self._me.site == self._holder:
@@ -135,7 +135,7 @@ class EncryptedSite:
         }
         seen = hashlib.sha256(request).digest()
         if self._last is not None and self._last[0] == seen:
-            return self._last[1]  # the link lost our reply and asks again; nothing is encrypted or decrypted twice
+            return self._last[1]  # our reply was lost and is requested again; nothing is encrypted or decrypted twice
         step, state = steps.get(self._state), self._state
         if step is None or (state is State.CONSENTED and self._pair is None):
             raise ProtectionError(f"Expected no request in state {state.value!r}.", remedy="Start a new attempt.")
@@ -146,7 +146,7 @@ class EncryptedSite:
             self._drop()
             self._last = None
             raise
-        if self._state is State.FAILED:  # the step did not move on: more of the same is expected
+        if self._state is State.FAILED:  # the step is not complete: more requests of this kind follow
             self._state = state
         self._last = seen, reply
         return reply
@@ -253,7 +253,7 @@ class EncryptedSite:
             slots = pair.decrypt_sum(opened)
             self._packing.unpack(
                 slots, len(sites), self._packing.per_chunk
-            )  # refuses what these sites cannot have made
+            )  # refuses sums that these sites cannot have produced
             sums.append(slots.astype("<u8").tobytes())
         decryption.following = chunks.stop
         if chunks.stop == self._chunks:
@@ -269,7 +269,7 @@ class EncryptedSite:
 
     def _opened(self, decryption: _Decryption, site: int, chunk: int, data: bytes) -> bytes:
         if hashlib.sha256(data).digest() != decryption.hashes[site][chunk]:
-            raise ProtectionError(f"Chunk {chunk} of site {site} is not the one that it signed.", remedy=REMEDY)
+            raise ProtectionError(f"Chunk {chunk} of site {site} is not the one that the site signed.", remedy=REMEDY)
         return decryption.boxes[site].open(chunk, data)
 
     def _open_decryption(self, table: bytes, consents: bytes, hashes: bytes) -> _Decryption:
@@ -284,9 +284,9 @@ class EncryptedSite:
             mine = hashes[place * per_site : (place + 1) * per_site]
             known[site] = [mine[i : i + HASH_BYTES] for i in range(0, per_site, HASH_BYTES)]
             if root_of(known[site]) != rows[site][KEY_BYTES : KEY_BYTES + HASH_BYTES]:
-                raise ProtectionError(f"The chunks of site {site} are not those that it signed.", remedy=REMEDY)
+                raise ProtectionError(f"The chunks of site {site} are not those that the site signed.", remedy=REMEDY)
             boxes[site] = Box(self._session.id, site, self._channel.reveal(), rows[site][:KEY_BYTES])
-        # On disk before the first sum leaves: whatever happens to this process, a session is decrypted once.
+        # On disk before the first sum leaves, so that a session is decrypted only once even after a crash.
         self._me.store.open_session(self._decryption_id, self._me.scope)
         return _Decryption(boxes, known)
 
@@ -295,7 +295,7 @@ class EncryptedSite:
         return hash_parts("encrypted/decrypt", self._session.id)
 
     def _check_contributors(self, said: dict[int, bytes]) -> None:
-        """Refuse to decrypt a sum without noise to which too few sites contributed data, or others than to an earlier one.
+        """Refuse to decrypt a sum without noise to which too few sites, or other sites than before, contributed data.
 
         Only the key holder can check this: the statements are in the sealed uploads.
         """

@@ -1,7 +1,7 @@
 """The check of an encrypted sum's transcript by a third party: signatures, order, cohort, consents and ledgers.
 
 The coordinator records of each upload its key, the root of its sealed chunks and the site's signature over both; a consent
-covers the list of all of them. What the key holder decrypted is not signed by anybody, so it cannot be shown.
+covers the list of all of them. The key holder's decryption is not signed, so it cannot be verified.
 """
 
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ class EncryptedCheck(SessionCheck):
         "that the numbers the coordinator used are the sum: the key holder's decryption is not signed, so the two could agree on "
         "others",
         "that the key holder decrypted nothing else: it can read every update that the coordinator passes to it",
-        "which sites began an upload and did not finish it; the privacy below is the most that the job's plan allows",
+        "which sites began an upload and did not finish it; the privacy below is the upper bound from the job's plan",
         "that the coordinator recorded every session: the sites' own databases hold their consents",
-        "what the sums are of: a site may have sent any vector",
+        "what the sums contain: a site may have sent any vector",
     )
 
     def __init__(self, entry: Entry, keys: Mapping[int, bytes], job: Job, document: bytes) -> None:
@@ -41,7 +41,7 @@ class EncryptedCheck(SessionCheck):
 
     @property
     def sent(self) -> set[int]:
-        """The sites whose whole upload is signed for."""
+        """The sites whose complete upload is signed."""
         return set(self._rows)
 
     def consent_statement(self) -> bytes:
@@ -51,7 +51,7 @@ class EncryptedCheck(SessionCheck):
     def check_sum(self, summed: frozenset[int]) -> None:
         """Check that a sum over these sites was allowed, with the key holder's own consent."""
         if not summed == self.survivors == set(self._rows):
-            raise wrong("the sum is not over those who uploaded and were announced")
+            raise wrong("the sum is not over the sites that uploaded and were announced")
         if self.job.aggregation.key_holder not in self.consents:
             raise wrong("the key holder did not consent to the sum")
         self.check_consents(summed)

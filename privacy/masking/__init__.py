@@ -1,7 +1,7 @@
-"""The masked sum: the coordinator learns the sum of the sites' vectors and nothing else (protocol ``salus/masked-sum/1``).
+"""The masked sum: the coordinator learns only the sum of the sites' vectors (protocol ``salus/masked-sum/1``).
 
-Five exchanges; `privacy/masking/site.py` and `coordinator.py` draw the states of each side, `docs/masked-sum.md` says in
-words what is promised to whom.
+Five exchanges; `privacy/masking/site.py` and `coordinator.py` draw the states of each side; `docs/masked-sum.md`
+explains the guarantees for each party.
 
     exchange    request to a site           reply of a site                  the site refuses
     1           training task               advert: two keys, signed         a session that was opened before

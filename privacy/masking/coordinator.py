@@ -55,7 +55,7 @@ class MaskingCoordinator:
     Args:
         keys: Ed25519 public keys of the roster, by site id.
         record: takes every step of the transcript.
-        noised: whether the vectors carry differential privacy; then consents carry ledger heads.
+        noised: whether the vectors have differential privacy; then consents include ledger heads.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class MaskingCoordinator:
         return self._result
 
     def receive(self, site: int, reply: bytes) -> None:
-        """Take one site's reply to the current step; raises ProtectionError naming the site and the check."""
+        """Accept one site's reply to the current step; raises ProtectionError, naming the site and the check."""
         receiver = self._receivers.get(self._step)
         if receiver is None or site not in self._keys:
             raise ProtectionError(f"Expected no reply from site {site} now.", remedy=LEFT_OUT)
         receiver(site, reply)
 
     def close(self) -> Mapping[int, bytes] | None:
-        """End the current step with whoever has answered; see `CoordinatorEnd.close`."""
+        """End the current step with the sites that have answered; see `CoordinatorEnd.close`."""
         closers: dict[Step, Callable[[], Mapping[int, bytes] | None]] = {
             Step.ADVERTISING: self._ask_shares,
             Step.SHARING: self._ask_masked,
@@ -138,7 +138,7 @@ class MaskingCoordinator:
         advert = Advert.from_bytes(reply)
         statement = advert.statement(self._session.id, site)
         self._verify(
-            site, advert.signature, statement, "advert", "it is forged, or this site was given another model or job"
+            site, advert.signature, statement, "advert", "it is forged, or this site received another model or job"
         )
         agree(bytes(range(1, 33)), advert.channel, who=f"site {site}")  # raises for keys of low order
         agree(bytes(range(1, 33)), advert.mask, who=f"site {site}")
@@ -186,7 +186,7 @@ class MaskingCoordinator:
         digest = hashlib.sha256(data).digest()
         statement = masked_statement(self._session.id, site, ids(self._shared), digest)
         self._verify(site, signature, statement, "masked vector", "it is forged, or this site was shown other peers")
-        self._sum += np.frombuffer(data, dtype="<u4")  # added and freed; only the sum stays
+        self._sum += np.frombuffer(data, dtype="<u4")  # added and freed; only the sum is kept
         self._survivors.add(site)
         self._record("masked", site=site, sha256=digest.hex(), signature=signature.hex())
 
@@ -202,7 +202,7 @@ class MaskingCoordinator:
             raise ProtectionError(f"Site {site} is not among the survivors.", remedy=LEFT_OUT)
         statement = consent_statement(self._session.id, ids(self._survivors))
         signature, head = reply[:SIGNATURE_BYTES], reply[SIGNATURE_BYTES:]
-        self._verify(site, signature, statement, "consent", "it is forged or to other survivors")
+        self._verify(site, signature, statement, "consent", "it is forged or for other survivors")
         if self._noised:
             open_head(head, self._keys[site], self._session.id, site)
         elif head:
@@ -247,7 +247,7 @@ class MaskingCoordinator:
         self._result = Sum(vector, tuple(sorted(self._survivors)))
 
     def _seed_of(self, site: int) -> bytes:
-        """Return a survivor's seed. Nothing public commits to it, so only shares beyond the threshold can show a wrong one."""
+        """Return a survivor's seed. No public value commits to it, so only shares beyond the threshold can reveal a wrong one."""
         shares, threshold = self._seed_shares[site], self._limits.threshold
         last = {holder: shares[holder] for holder in sorted(shares)[-threshold:]}
         try:
@@ -268,7 +268,7 @@ class MaskingCoordinator:
         wanted = self._adverts[site].mask
         if _opens(shares, threshold, wanted):
             return combine(shares, threshold)
-        for suspect in sorted(shares):  # without one wrong share the rest must open the key
+        for suspect in sorted(shares):  # without the wrong share, the others must reconstruct the key
             rest = {holder: share for holder, share in shares.items() if holder != suspect}
             if len(rest) >= threshold and _opens(rest, threshold, wanted):
                 self._record("wrong-share", site=suspect, of=site)

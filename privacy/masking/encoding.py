@@ -18,13 +18,13 @@ from salus.privacy.masking.prg import CHUNK_WORDS, KEY_BYTES, Mask, Words, add_m
 from salus.privacy.masking.shamir import Random
 
 FRACTION_BITS = 20
-FEWEST_FRACTION_BITS = 12  # coarser than 2^-12 a model's update drowns in rounding
+FEWEST_FRACTION_BITS = 12  # below 12 bits, rounding errors would dominate a model's update
 SUM_BITS = 31
 
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """An encoding with `fraction_bits` bits behind the point."""
+    """A fixed-point encoding with `fraction_bits` fractional bits."""
 
     fraction_bits: int
 
@@ -49,7 +49,7 @@ def choose_encoding(sites: int, clip_norm_l2: float, noise_sd: float = 0.0) -> F
         if sites * (2**bits * max(clip_norm_l2, 1.0) + 1) + 8 * 2**bits * noise_sd < 2**SUM_BITS:
             return FixedPoint(bits)
     raise ProtectionError(
-        f"A sum over {sites} sites with clip norm {clip_norm_l2:g} does not fit 31 bits.",
+        f"A sum over {sites} sites with clip norm {clip_norm_l2:g} does not fit in 31 bits.",
         remedy="Lower aggregation.update_clip_norm_l2.",
     )
 
@@ -73,7 +73,7 @@ def encode(contribution: Contribution, shape: Shape, encoding: FixedPoint, rando
 def add_discrete_noise(words: Words, sigma: float, stream: Stream) -> None:
     """Add discrete Gaussian noise of standard deviation `sigma` words to each word in place, modulo 2^32.
 
-    A value beyond 31 bits wraps around; that is computed from the noised value alone, so it costs accuracy, never privacy.
+    A value beyond 31 bits wraps around; that depends only on the noised value, so it costs accuracy, not privacy.
     """
     sampler = DiscreteGaussian(sigma, stream)
     for start in range(0, len(words), CHUNK_WORDS):
@@ -88,7 +88,7 @@ def decode(words: Words, encoding: FixedPoint) -> Float64Vector:
 
 
 class _Coins:
-    """Stochastic rounding, one key over all chunks: each chunk is a segment of its own; buffers are reused."""
+    """Stochastic rounding with one key for all chunks; each chunk is a separate segment, and buffers are reused."""
 
     def __init__(self, key: bytes) -> None:
         self._mask = [Mask(key)]

@@ -52,7 +52,7 @@ class ShareChannel:
     """The one-message channel from one site to another: ChaCha20-Poly1305 under their channel keys.
 
     Args:
-        adverts_hash: of all advertised keys, so that two sites that were shown different keys cannot talk.
+        adverts_hash: of all advertised keys, so that two sites that were shown different keys cannot communicate.
     """
 
     session: bytes

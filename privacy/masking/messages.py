@@ -47,7 +47,7 @@ class Advert:
         return cls(data[:32], data[32:64], data[64:])
 
     def statement(self, session: bytes, site: int) -> bytes:
-        """Return what the signature covers."""
+        """Return the statement that the signature covers."""
         return hash_parts("advertise", session, u32(site), self.channel, self.mask)
 
 
@@ -99,7 +99,7 @@ def read_ids(data: bytes, what: str) -> frozenset[int]:
     return frozenset(read_table(data, 0, what))
 
 
-REMEDY = "The coordinator is faulty or hostile; do not continue with this round."
+REMEDY = "The coordinator is faulty or malicious; do not continue with this round."
 
 
 def _bad(what: str, data: bytes) -> ProtectionError:

@@ -1,4 +1,4 @@
-"""Thresholds and cohorts of the masked sum: who may collude, how many must agree, which sums may follow each other."""
+"""Thresholds and cohorts of the masked sum: how many sites may collude, how many must agree, which sums may follow."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from salus.common.errors import ProtectionError
 
 SMALLEST_COHORT = 5
 SMALLEST_NOISED_COHORT = 3
-SMALLEST_SESSION = 3  # below, the other site's vector is the sum minus one's own
+SMALLEST_SESSION = 3  # with two sites, the sum minus one's own vector is the other site's vector
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Thresholds:
 
     Args:
         colluders: c, sites that may collude with the coordinator.
-        threshold: t, sites whose consent and whose shares are needed.
-        noised: whether the vectors carry differential privacy of their own.
+        threshold: t, number of sites whose consent and shares are needed.
+        noised: whether the vectors have differential privacy.
 
     Guarantees: ``2 t > n + c``, so two different survivor sets can never both gather t consents, even if the c colluders
     sign both.
@@ -32,19 +32,19 @@ class Thresholds:
 
     @property
     def honest(self) -> int:
-        """h = t - c: the fewest survivors that do not collude, on whose noise shares distributed noise counts."""
+        """h = t - c: the fewest survivors that do not collude, whose noise shares distributed noise relies on."""
         return self.threshold - self.colluders
 
     @property
     def minimum_cohort(self) -> int:
-        """Fewest survivors: max(5, c + 3), and 3 under differential privacy, where the noise and not the crowd protects."""
+        """Fewest survivors: max(5, c + 3), and 3 with noise, which then protects instead of the number of sites."""
         if self.noised:
             return SMALLEST_NOISED_COHORT
         return max(SMALLEST_COHORT, self.colluders + 3)
 
     @property
     def needed(self) -> int:
-        """Fewest survivors with which a session can end: max(t, minimum cohort)."""
+        """Fewest survivors with which a session can finish: max(t, minimum cohort)."""
         return max(self.threshold, self.minimum_cohort)
 
 
@@ -59,11 +59,11 @@ def thresholds(sites: int, *, noised: bool = False) -> Thresholds:
 
 
 def may_follow(earlier: Iterable[frozenset[int]], survivors: frozenset[int]) -> bool:
-    """Return whether a sum over `survivors` may follow sums over `earlier`: all of them over the very same sites.
+    """Return whether a sum over `survivors` may follow sums over `earlier`: all of them must be over the same sites.
 
-    The difference of two sums over different sites says something about the sites in which they differ. A rule that lets
-    sets follow each other if they differ in c + 2 sites does not help: ten such sums at 14 sites, combined linearly, gave
-    every honest site's vector (tried on this predicate). Sums under differential privacy need no such rule: whatever is
-    computed from several of them is covered by what they cost together.
+    The difference between two sums over different sites reveals something about the sites in which they differ. Requiring
+    that the sets differ in at least c + 2 sites does not help: ten such sums at 14 sites, combined linearly, gave
+    every honest site's vector (tried on this predicate). Sums under differential privacy need no such rule: anything
+    computed from several of them is covered by their total privacy cost.
     """
     return all(before == survivors for before in earlier)

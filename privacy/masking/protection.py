@@ -20,7 +20,7 @@ NARROWEST_SIGMA = 8.0
 
 
 class Masking:
-    """Nobody but the site sees its update; the default of a job."""
+    """Only the site itself sees its update; the default of a job."""
 
     name = "masking"
     protects = True
@@ -28,13 +28,13 @@ class Masking:
     promise = "the sum over at least t - c honest sites, never a single update"
 
     def check(self, job: Job, sites: int) -> None:
-        """Refuse a job whose sums would not fit, or that can never have enough sites."""
+        """Refuse a job whose sums are too large, or that can never have enough sites."""
         needed = self.needed(job, sites)
         if sites < needed:
             raise ProtectionError(
                 f"Expected a roster of at least {needed} sites for masking "
                 f"{'with' if job.privacy.noised else 'without'} differential privacy, found {sites}.",
-                remedy="Add sites; with fewer, a sum says too much about each.",
+                remedy="Add sites; with fewer, a sum reveals too much about each site.",
             )
         if job.statistics is None:
             noise_share(job, Shape(1, 0, job.aggregation.update_clip_norm_l2), sites)
@@ -43,13 +43,16 @@ class Masking:
             noise_share(job, shape, sites)
 
     def needed(self, job: Job, sites: int) -> int:
-        """Return the fewest sites with which a round can end, for a roster of `sites`."""
+        """Return the fewest sites with which a round can finish, for a roster of `sites`."""
         return thresholds(sites, noised=job.privacy.noised).needed
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> MaskingSite:
         """Return the site's end."""
         if job.privacy.noised != (party.head is not None):
-            raise ProtectionError("Expected a privacy ledger for a job with noise.", remedy="Update the site.")
+            raise ProtectionError(
+                "Expected a privacy ledger for a job with noise.",
+                remedy="Install the newest version of Salus at the site.",
+            )
         encoding, sigma = noise_share(job, shape, len(session.roster))
         member = Member(
             party.site,

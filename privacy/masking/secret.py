@@ -1,4 +1,4 @@
-"""Secret bytes that are never printed and are dropped when a session ends."""
+"""Secret bytes that are never printed and are overwritten when a session ends."""
 
 
 class Secret:
@@ -21,7 +21,7 @@ class Secret:
         return bytes(self._value)
 
     def drop(self) -> None:
-        """Overwrite and forget the bytes."""
+        """Overwrite and drop the bytes."""
         for place in range(len(self._value)):
             self._value[place] = 0
         self._value = bytearray()

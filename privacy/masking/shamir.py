@@ -1,6 +1,6 @@
 """Secret sharing (Shamir 1979, Comm. ACM 22(11)) over GF(p), p = 2^521 - 1, a Mersenne prime.
 
-Any t shares give back the secret; t - 1 shares are independent of it, because the coefficients are uniform in the field.
+Any t shares reconstruct the secret; t - 1 shares are independent of it, because the coefficients are uniform in the field.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,9 @@ def split(secret: bytes, threshold: int, indices: Sequence[int], random: Random)
         ProtectionError: a secret of another length, an index that is zero or twice, or fewer indices than the threshold.
     """
     if len(secret) != SECRET_BYTES or len(set(indices)) != len(indices) or min(indices, default=0) < 1:
-        raise ProtectionError("Expected a secret of 32 bytes and different positive indices.", remedy="Report this.")
+        raise ProtectionError(
+            "Expected a secret of 32 bytes and different positive indices.", remedy="Report this as a bug."
+        )
     if not 1 <= threshold <= len(indices):
         raise ProtectionError(
             f"Expected at least {threshold} share holders, got {len(indices)}.", remedy="Wait for more sites."
@@ -51,9 +53,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
             raise ProtectionError(f"The share of site {i} is not in the field.", remedy="Leave that site out.")
         secret = (secret + value * _weight(i, chosen)) % PRIME
     if secret >> (8 * SECRET_BYTES):
-        raise ProtectionError(
-            "The shares do not belong together.", remedy="A site has sent a wrong share; see the transcript."
-        )
+        raise ProtectionError("The shares are inconsistent.", remedy="A site sent a wrong share; see the transcript.")
     return secret.to_bytes(SECRET_BYTES, "big")
 
 

@@ -45,7 +45,7 @@ SECRET_BYTES = 2 * SHARE_BYTES
 
 
 class State(Enum):
-    """Where a site is in a session; drawn in the module's docstring."""
+    """The state of a site in a session; drawn in the module's docstring."""
 
     NEW = "new"
     ADVERTISED = "advertised"
@@ -58,12 +58,12 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Member:
-    """Who a site is and what it will not go below.
+    """A site's identity and minimum requirements.
 
     Args:
         keys: Ed25519 public keys of the whole roster, by site id, from the roster pinned at this site.
         minimum_cohort: fewest sites that this site's policy allows; the protocol has its own minimum as well.
-        scope: what the cohort rule holds over: the site's data set and the epoch that its operator allows.
+        scope: scope of the cohort rule: the site's data set and the epoch that its operator allows.
         head: the head of this site's privacy ledger, for sums under differential privacy; None for others.
         random: source of cryptographic randomness, such as `os.urandom`.
         job_minimum: fewest sites that must contribute data, from the job.
@@ -83,9 +83,9 @@ class Member:
 class MaskingSite:
     """One site in one session.
 
-    Guarantees: of what this object ever returns, the masked vector is uniform without the shares of t sites; it never
-    releases both secrets of one site; it consents at most once, and without noise only to a sum to which enough sites
-    contributed data; every refusal names the site and the check.
+    Guarantees: without the shares of t sites, the masked vector is uniform given everything else that this object returns. It
+    never releases both secrets of one site. It consents at most once, and without noise only to a sum to which enough sites
+    contributed data. Every refusal names the site and the check.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class MaskingSite:
 
     @property
     def state(self) -> State:
-        """Where this site is."""
+        """The current state."""
         return self._state
 
     def open(self, contribution: Contribution) -> bytes:
@@ -127,13 +127,13 @@ class MaskingSite:
         return self.open_words(words, contribution.data)
 
     def open_words(self, words: Words, data: DataKind = DataKind.TRAINING) -> bytes:
-        """Like `open`, for words that are encoded already and were computed from `data`; they are masked in place later."""
+        """Like `open`, for already encoded words that were computed from `data`; they are masked in place later."""
         if self._state is not State.NEW:
             raise ProtectionError("Expected a new session.", remedy="A session is used once.")
         self._state = State.FAILED  # until the session is on disk, nothing may be released
         self._me.store.open_session(self._session.id, self._me.scope)
         self._words = words
-        if self._me.head is None:  # with noise, whether a site has data is nobody's business
+        if self._me.head is None:  # with noise, no one needs to know whether a site has data
             self._statement = Statement(data, self._me.minimum_cohort)
         self._channel, self._mask_key, self._seed = (Secret(self._me.random(KEY_BYTES)) for _ in range(3))
         self._secrets = [self._channel, self._mask_key, self._seed]
@@ -202,7 +202,7 @@ class MaskingSite:
         used: set[bytes] = set()
         for site, advert in adverts.items():
             if advert.channel in used or advert.mask in used or advert.channel == advert.mask:
-                raise ProtectionError(f"Site {site} advertised a key that was advertised twice.", remedy=REMEDY)
+                raise ProtectionError(f"Site {site} advertised a key that another site also advertised.", remedy=REMEDY)
             used |= {advert.channel, advert.mask}
         for site, advert in adverts.items():
             try:
@@ -228,7 +228,7 @@ class MaskingSite:
         boxes = read_table(request, BOX_BYTES, "the boxes of shares")
         shared = frozenset(boxes) | {self._me.site}
         if self._me.site in boxes or not shared <= set(self._adverts):
-            raise ProtectionError("Shares came from a site that had not advertised.", remedy=REMEDY)
+            raise ProtectionError("Received shares from a site that had not advertised.", remedy=REMEDY)
         if len(shared) < self._limits.threshold:
             raise ProtectionError(
                 f"Expected shares of {self._limits.threshold} sites, got {len(shared)}.", remedy="Wait for more sites."
@@ -266,7 +266,7 @@ class MaskingSite:
         needed = max(self._limits.needed, self._me.minimum_cohort)
         if not survivors <= self._shared or self._me.site not in survivors:
             raise ProtectionError(
-                "The survivors are not those who shared, or this site is not among them.", remedy=REMEDY
+                "The survivors are not the sites that shared, or this site is not among them.", remedy=REMEDY
             )
         if len(survivors) < needed:
             raise ProtectionError(
@@ -307,8 +307,8 @@ class MaskingSite:
                 verify_raw(self._me.keys[site], signature, statement, what="consent", who=f"site {site}")
             except IdentityError:
                 raise ProtectionError(
-                    f"The consent of site {site} is not to the survivors that site {self._me.site} was shown: the coordinator "
-                    "showed them different lists, or forged it.",
+                    f"The consent of site {site} is not for the survivors that site {self._me.site} was shown: the coordinator "
+                    "showed them different lists, or the consent is forged.",
                     remedy=REMEDY,
                 ) from None
             if noised and site != self._me.site:
@@ -319,7 +319,7 @@ class MaskingSite:
             raise ProtectionError(
                 f"Expected consents of {self._limits.threshold} sites, got {valid}.", remedy="Wait for more sites."
             )
-        # Both lists come from this site's own survivors; the coordinator never names one.
+        # Both lists are derived from this site's own survivors, never from the coordinator.
         seeds = [self._seed_share(site) for site in sorted(self._survivors)]
         masks = [self._shares[site][1].reveal() for site in sorted(self._shared - self._survivors)]
         return b"".join([*seeds, *masks])

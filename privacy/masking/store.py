@@ -1,4 +1,4 @@
-"""What a site must remember after a crash: the sessions it has opened, and the one consent it gave in each."""
+"""A site's state that survives a crash: the sessions that it opened and its one consent in each."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -12,23 +12,23 @@ class SessionStore(Protocol):
     """Durable memory of one site; everything is on disk before a method returns."""
 
     def open_session(self, session: bytes, scope: str) -> None:
-        """Remember a session and its scope; raises ProtectionError if it was opened before."""
+        """Store a session and its scope; raises ProtectionError if it was opened before."""
 
     def consent(self, session: bytes, consent: Consent) -> None:
-        """Remember the consent of a session; raises ProtectionError if one was given in it already."""
+        """Store the consent of a session; raises ProtectionError if one was already given."""
 
     def consents(self, scope: str) -> list[Consent]:
-        """Return every consent given in a scope, whatever the job: a coordinator can sign any number of jobs."""
+        """Return every consent given in a scope, for all jobs: a coordinator can sign any number of jobs."""
 
     def ask(self, scope: str, questions: Mapping[str, str]) -> None:
         """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way."""
 
     def ledger_seen(self, site: int, head: Head) -> None:
-        """Remember the newest ledger head of another site; raises ProtectionError if that ledger went back."""
+        """Remember the newest ledger head of another site; raises ProtectionError if that ledger was rolled back."""
 
 
 class MemoryStore:
-    """A store without a disk, for virtual sites: nothing outlives their process."""
+    """An in-memory store for virtual sites, whose state ends with their process."""
 
     def __init__(self) -> None:
         self._opened: dict[bytes, str] = {}
@@ -76,7 +76,7 @@ def asked_before(name: str) -> Refused:
     """Return the error for a second question about one quantity."""
     return Refused(
         f"This site has answered another question about the same data ({name}) in this cohort epoch. Without noise, two such "
-        "answers can be subtracted until one patient or one site is left.",
+        "answers can be subtracted to expose one patient or one site.",
         remedy="Ask exactly as before, use noise, or let all operators agree on a new cohort_epoch.",
     )
 
@@ -84,6 +84,6 @@ def asked_before(name: str) -> Refused:
 def consented_before() -> ProtectionError:
     """Return the error for a second consent."""
     return ProtectionError(
-        "A consent was given in this session already.",
+        "A consent was already given in this session.",
         remedy="The coordinator asked twice; stop the job and show the transcript to the consortium.",
     )

@@ -1,6 +1,6 @@
-"""The transcript of a session and its check by a third party: who signed what, and whether the sum was allowed.
+"""The transcript of a session and its verification by a third party: the signatures, and whether the sum was permitted.
 
-An entry is plain data; vectors are named by their hash, so a transcript reveals nothing that the network did not. A verifier
+An entry is plain data; vectors appear only as hashes, so a transcript reveals no more than the network traffic. A verifier
 needs the transcript and the roster's keys, nothing secret.
 """
 
@@ -47,7 +47,7 @@ class SessionCheck:
     ONCE: ClassVar[tuple[str, ...]] = ("shared", "survivors", "sum")
     UNPROVEN: ClassVar[tuple[str, ...]] = (
         "that the coordinator recorded every session: the sites' own databases hold their consents",
-        "what the sums are of: a site may have sent any vector, and nobody can look behind a mask",
+        "what the sums contain: a site may have sent any vector, and no one can look behind a mask",
     )
 
     def __init__(self, entry: Entry, keys: Mapping[int, bytes], job: Job, document: bytes) -> None:
@@ -56,7 +56,7 @@ class SessionCheck:
             bytes.fromhex(entry["model"]), tuple(numbers(entry["roster"])),
         )  # fmt: skip
         if self.session.id.hex() != entry["session"]:
-            raise wrong("the session id is not that of its job, round, attempt, model and roster")
+            raise wrong("the session id does not match its job, round, attempt, model and roster")
         if set(self.session.roster) != set(keys):
             raise wrong("the session's roster is not that of the job")
         self.keys, self.job = keys, job
@@ -74,7 +74,7 @@ class SessionCheck:
 
     @property
     def sent(self) -> set[int]:
-        """The sites that signed that they take part; each may have spent privacy."""
+        """The sites that signed their participation; each may have spent privacy budget."""
         return self.adverts
 
     def take(self, entry: Entry) -> None:
@@ -119,9 +119,9 @@ class SessionCheck:
         return consent_statement(self.session.id, ids(self.survivors))
 
     def check_sum(self, summed: frozenset[int]) -> None:
-        """Check that a sum over these sites was allowed."""
+        """Check that a sum over these sites was permitted."""
         if not summed == self.survivors == self.masked <= self.shared <= self.adverts:
-            raise wrong("the sum is not over those who advertised, shared, masked and were announced")
+            raise wrong("the sum is not over the sites that advertised, shared, masked and were announced")
         self.check_consents(summed)
 
     def check_consents(self, summed: frozenset[int]) -> None:
@@ -138,7 +138,7 @@ class SessionCheck:
         try:
             verify_raw(self.keys[site], bytes.fromhex(entry["signature"]), statement, what=what, who=f"site {site}")
         except (IdentityError, KeyError):
-            raise wrong(f"the {what} of site {site} is not signed by it for this session") from None
+            raise wrong(f"the {what} of site {site} is not signed by that site for this session") from None
 
     def _kind(self, entry: Entry, document: bytes) -> Kind:
         """Return what the session was for; its manifest must be that of the transcript's job."""
@@ -146,17 +146,17 @@ class SessionCheck:
         for kind in KINDS:
             if manifest_hash(document, kind, *sizes) == self.session.manifest_hash:
                 return kind
-        raise wrong("a session is of another job than the transcript's")
+        raise wrong("a session belongs to another job than the transcript's")
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a transcript proves.
+    """The results of verifying a transcript.
 
     Args:
-        job: whose sums they are; the sites' signatures cover it.
+        job: the job of the sums; the sites' signatures cover it.
         sums: one line per finished sum: round, attempt, kind, sites, consents.
-        sent: for each site how many vectors of each kind it signed, whether or not a sum came of them.
+        sent: for each site, how many vectors of each kind it signed, including those of failed attempts.
     """
 
     job: Job
@@ -233,23 +233,23 @@ def _read(
 
 def _check_order(sessions: Sequence[SessionCheck]) -> None:
     """Check what holds between sessions: the cohort without noise, the ledgers with noise."""
-    # With t consents a sum could be made, whether or not the coordinator says so.
+    # With t consents, a sum could be made, whether or not the coordinator recorded it.
     could = [check for check in sessions if len(check.consents) >= check.limits.threshold]
     newest: dict[int, Head] = {}
     for number, check in enumerate(could):
         if not check.noised and not may_follow((earlier.survivors for earlier in could[:number]), check.survivors):
-            raise wrong(f"the sum of round {check.session.round} is over other sites than an earlier one")
+            raise wrong(f"the sum of round {check.session.round} is over other sites than an earlier sum")
     for check in sessions:
         for site, head in check.heads.items():
             if site in newest and not head.follows(newest[site]):
-                raise wrong(f"the privacy ledger of site {site} went back in round {check.session.round}")
+                raise wrong(f"the privacy ledger of site {site} was rolled back in round {check.session.round}")
             newest[site] = head
 
 
 def wrong(what: str) -> ProtectionError:
-    """Return the error for a transcript that does not hold."""
+    """Return the error for an invalid transcript."""
     return ProtectionError(
-        f"The transcript does not hold: {what}.", remedy="Ask the coordinator and the sites for theirs."
+        f"The transcript is not valid: {what}.", remedy="Ask the coordinator and the sites for their own copies."
     )
 
 

@@ -28,7 +28,7 @@ def test_a_session_opens_once_and_gets_one_consent(store: SessionStore) -> None:
         store.open_session(b"a" * 32, "toy/0")
     given = Consent(frozenset({1, 2}), "masking", contributors_of({1: Statement(DataKind.TRAINING), 2: Statement()}))
     store.consent(b"a" * 32, given)
-    with pytest.raises(ProtectionError, match="consent was given"):
+    with pytest.raises(ProtectionError, match="consent was already given"):
         store.consent(b"a" * 32, given)
     store.open_session(b"b" * 32, "other/0")
     store.consent(b"b" * 32, Consent(frozenset({3}), "encryption/2"))

@@ -175,7 +175,7 @@ def test_a_site_notices_by_itself_that_its_ledger_was_restored(tmp_path: Path) -
     for name, data in backup.items():
         (tmp_path / name).write_bytes(data)
     asked.site._ledger = asked.ledger
-    assert "ledger of site 1 went back" in asked.train(job_id="tiny-0004")
+    assert "ledger of site 1 was rolled back" in asked.train(job_id="tiny-0004")
     assert asked.commits() == 1  # and it was not let grow again
 
 

@@ -103,9 +103,12 @@ def test_the_key_holder_is_no_oracle() -> None:
     ask(lambda w, t, c, h, p: whole(t[:row], c, h[:32], [p[0], p[1]]), "at least 5 uploads, got 1")
     ask(lambda w, t, c, h, p: whole(t[:-row], c[: 5 * 68], h[:-32], p[:-1]), "consent of site 1 does not verify")
     # One site's ciphertext in every place, a changed one, or another site's.
-    ask(lambda w, t, c, h, p: whole(t, c, h, [p[0], *[p[2]] * 6]), "Chunk 0 of site 1 is not the one that it signed")
+    ask(
+        lambda w, t, c, h, p: whole(t, c, h, [p[0], *[p[2]] * 6]),
+        "Chunk 0 of site 1 is not the one that the site signed",
+    )
     ask(lambda w, t, c, h, p: whole(t, c, h, [*p[:-1], p[-1][:-1] + b"x"]), "Chunk 0 of site 6 is not the one")
-    ask(lambda w, t, c, h, p: whole(t, c, h[32:] + h[:32], p), "chunks of site 1 are not those that it signed")
+    ask(lambda w, t, c, h, p: whole(t, c, h[32:] + h[:32], p), "chunks of site 1 are not those that the site signed")
     # Too few consents, a stranger's, one of another session.
     ask(lambda w, t, c, h, p: whole(t, c[: 3 * 68], h, p), "consents of 4 sites, got 3")
     other = World(6, round_=2)
@@ -166,7 +169,7 @@ def test_sums_without_noise_are_over_the_same_sites_and_noised_ones_need_not() -
         if noised:
             second.sites[2].answer(requests[2])
         else:
-            refused(lambda: second.sites[2].answer(requests[2]), "not those of an earlier sum")  # noqa: B023
+            refused(lambda: second.sites[2].answer(requests[2]), "other sites than in an earlier sum")  # noqa: B023
 
 
 def test_a_restored_ledger_is_noticed_by_the_key_holder() -> None:
@@ -175,7 +178,7 @@ def test_a_restored_ledger_is_noticed_by_the_key_holder() -> None:
     second.stores[1] = first.stores[1]
     second.stores[1].ledger_seen(3, Head(9, bytes(32)))
     second.sites[1] = second.site(1)
-    refused(lambda: second.until(Step.DONE), "ledger of site 3 went back: it had 9 entries")
+    refused(lambda: second.until(Step.DONE), "ledger of site 3 was rolled back: it had 9 entries")
 
 
 @pytest.mark.parametrize("data", [b"", b"garbage" * 100, bytes(220_000), os.urandom(220_000), bytes(400_000)])
@@ -190,7 +193,7 @@ def test_truncated_ciphertexts_and_other_parameters_are_refused() -> None:
     assert np.array_equal(pair.decrypt_sum([(1, good), (2, good)]), 2 * np.arange(SLOTS, dtype=np.uint64))
     for cut in (10, 1000, len(good) // 2, len(good) - 1):
         refused(lambda c=cut: pair.decrypt_sum([(1, good), (2, good[:c])]), "a ciphertext of site 2")
-    refused(lambda: KeyPair().decrypt_sum([(1, good)]), "site 1 is no fresh encryption to this session's key")
+    refused(lambda: KeyPair().decrypt_sum([(1, good)]), "site 1 is not a fresh encryption under this session's key")
 
 
 def test_a_small_ciphertext_cannot_take_much_memory() -> None:
@@ -226,7 +229,7 @@ def test_a_malicious_site_that_sends_somebody_elses_key_spoils_nothing_in_silenc
     pair, other = KeyPair(), KeyPair()
     slots = np.arange(SLOTS, dtype=np.uint64)
     mixed = [(1, Encryptor(pair.public_key).encrypt(slots)), (2, Encryptor(other.public_key).encrypt(slots))]
-    refused(lambda: pair.decrypt_sum(mixed), "site 2 is no fresh encryption")
+    refused(lambda: pair.decrypt_sum(mixed), "site 2 is not a fresh encryption")
 
 
 def decryptors_of(*owned: object) -> list["seal.Decryptor"]:
@@ -349,6 +352,4 @@ def test_sums_opened_by_another_key_holder_do_not_follow_each_other() -> None:
     second.sites = {site: second.site(site) for site in second.keys}
     requests = second.until(Step.CONSENTING)
     assert requests is not None
-    refused(
-        lambda: second.sites[3].answer(requests[3]), "opened by 'encryption/1', this one would be by 'encryption/2'"
-    )
+    refused(lambda: second.sites[3].answer(requests[3]), "opened by 'encryption/1', but this one by 'encryption/2'")

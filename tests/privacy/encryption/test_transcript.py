@@ -54,8 +54,8 @@ CHANGES = [
     ("uploaded", {"signature": "zz"}, "damaged"),
     ("consent", {"signature": "00" * 64}, "consent of site 1"),
     ("consent", {"site": 3}, "consent of site 3"),
-    ("survivors", {"sites": [1, 2, 3, 4, 5, 6]}, "not over those"),
-    ("sum", {"sites": [1, 2, 3, 4]}, "not over those"),
+    ("survivors", {"sites": [1, 2, 3, 4, 5, 6]}, "not over the sites that"),
+    ("sum", {"sites": [1, 2, 3, 4]}, "not over the sites that"),
     ("sum", {"kind": "coffee"}, "unknown kind"),
 ]
 

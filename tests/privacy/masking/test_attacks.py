@@ -135,7 +135,7 @@ def until_survivors(n: int) -> tuple[World, dict[int, bytes]]:
     [
         ({1, 2, 3, 4}, "at least 5 survivors"),
         ({2, 3, 4, 5, 6, 7}, "this site is not among them"),
-        ({1, 2, 3, 4, 5, 99}, "not those who shared"),
+        ({1, 2, 3, 4, 5, 99}, "not the sites that shared"),
     ],
 )
 def test_survivors_that_are_too_few_or_wrong(survivors: set[int], text: str) -> None:
@@ -198,7 +198,7 @@ def test_two_consents_are_impossible_even_for_a_faulty_coordinator() -> None:
     world, lists = until_survivors(7)
     world.sites[1].answer(lists[1])
     store = world.stores[1]
-    with pytest.raises(ProtectionError, match="consent was given"):
+    with pytest.raises(ProtectionError, match="consent was already given"):
         store.consent(world.session.id, Consent(frozenset(range(1, 7))))
 
 
@@ -250,7 +250,7 @@ def test_sums_over_other_sites_do_not_follow_each_other() -> None:
     requests = world.exchange(world.answers(world.exchange(world.adverts())))
     lists = world.exchange(world.answers(requests, without=[10]))
     assert lists is not None
-    refused(lambda: world.sites[1].answer(lists[1]), "not those of an earlier sum")
+    refused(lambda: world.sites[1].answer(lists[1]), "other sites than in an earlier sum")
     # Another job over the same data does not help.
     world.session = Session("another", 1, 0, b"n" * 32, b"g" * 32, world.session.roster)
     world.sites = {site: world.site(site) for site in world.keys}
@@ -258,7 +258,7 @@ def test_sums_over_other_sites_do_not_follow_each_other() -> None:
     requests = world.exchange(world.answers(world.exchange(world.adverts())))
     lists = world.exchange(world.answers(requests, without=[10]))
     assert lists is not None
-    refused(lambda: world.sites[2].answer(lists[2]), "not those of an earlier sum")
+    refused(lambda: world.sites[2].answer(lists[2]), "other sites than in an earlier sum")
 
 
 def test_masked_vectors_of_zeros_are_uniform_and_the_test_can_fail() -> None:
@@ -310,7 +310,7 @@ def test_the_transcript_is_checked_by_a_third_party() -> None:
         (changed("advert", mask="00" * 32), "advert of site 1"),
         (changed("masked", sha256="00" * 32), "masked vector of site 1"),
         (changed("consent", signature="00" * 64), "consent of site 1"),
-        (changed("sum", sites=[1, 2, 3, 4, 5]), "not over those"),
+        (changed("sum", sites=[1, 2, 3, 4, 5]), "not over the sites that"),
         (changed("shared", sites=[1, 2, 3, 4, 5, 6]), "masked vector"),
         ([*world.record, *world.record], "repeated"),
         ([*world.record, world.record[-1]], "repeated"),
@@ -341,7 +341,7 @@ def test_with_noise_sums_may_be_over_other_sites_and_consents_carry_ledger_heads
     assert [len(line["sites"]) for line in verified.sums] == [6, 5]  # type: ignore[arg-type]
     assert verified.sent[6] == {"train": 2, "evaluate": 0, "measure": 0}
     backwards = [*second.record, *first.record[1:]]
-    refused(lambda: verify_transcript(backwards, first.keys), "ledger of site 1 went back in round 1")
+    refused(lambda: verify_transcript(backwards, first.keys), "ledger of site 1 was rolled back in round 1")
 
 
 def test_a_restored_ledger_is_noticed_by_every_other_site() -> None:
@@ -361,7 +361,9 @@ def test_a_restored_ledger_is_noticed_by_every_other_site() -> None:
     requests = second.exchange(consents)
     assert requests is not None
     for site in (1, 3, 4, 5):
-        refused(lambda s=site: second.sites[s].answer(requests[s]), "ledger of site 2 went back: it had 3 entries")
+        refused(
+            lambda s=site: second.sites[s].answer(requests[s]), "ledger of site 2 was rolled back: it had 3 entries"
+        )
 
 
 def test_a_ledger_head_of_another_session_or_site_is_refused() -> None:
@@ -394,7 +396,7 @@ def test_a_transcript_cannot_hide_a_sum_or_swap_its_survivors() -> None:
     second = World(8, round_=2)
     second.run({3: [8]})
     without_sum = [entry for entry in first.record if entry["kind"] != "sum"]
-    refused(lambda: verify_transcript([*without_sum, *second.record], first.keys), "other sites than an earlier one")
+    refused(lambda: verify_transcript([*without_sum, *second.record], first.keys), "other sites than an earlier sum")
     other = World(8, job_id="job-2")
     other.run()
     refused(lambda: verify_transcript([*first.record, *other.record], first.keys), "several jobs")
