@@ -66,7 +66,9 @@ def test_a_file_of_another_format_is_refused_with_its_remedy(tmp_path: Path) -> 
     with sqlite3.connect(tmp_path / "s.sqlite") as connection:
         connection.execute("CREATE TABLE sessions (session BLOB PRIMARY KEY)")
     connection.close()
-    with pytest.raises(ConfigError, match=r"Expected s.sqlite in format 2, found 0\. It was written by another version"):
+    with pytest.raises(
+        ConfigError, match=r"Expected s.sqlite in format 2, found 0\. It was written by another version"
+    ):
         SqliteSessionStore(tmp_path / "s.sqlite")
 
 
