@@ -1,4 +1,4 @@
-"""What both sides must agree on: job, identity, roster, tensors on the wire, errors, clock, events, tasks.
+"""The parts that both sides share: job, identity, roster, tensors on the wire, errors, clock, events, tasks.
 
-Layer: lowest. Imports nothing of Salus but itself.
+Layer: lowest. Imports no other part of Salus.
 """

@@ -1,18 +1,18 @@
 """Text in CSV files that a spreadsheet will not take for a formula (OWASP, "CSV Injection").
 
-A cell that begins like a formula gets an apostrophe in front; `read_cell` takes it away again, so that nothing is lost.
+A cell that begins like a formula gets a leading apostrophe, which `read_cell` removes, so that nothing is lost.
 """
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def write_cell(text: str) -> str:
-    """Return `text` as it is to be written; numbers, with their sign, stay as they are."""
+    """Return the text to write for `text`; numbers, including signed ones, are unchanged."""
     return f"'{text}" if _like_a_formula(text) else text
 
 
 def read_cell(text: str) -> str:
-    """Return what `write_cell` was given."""
+    """Return the original text of a cell from `write_cell`."""
     return text[1:] if text.startswith("'") and _like_a_formula(text) else text
 
 
@@ -23,4 +23,4 @@ def _like_a_formula(text: str) -> bool:
         float(text)
     except ValueError:
         return True
-    return text != text.strip()  # a number behind a tab or a line's end is not one to a spreadsheet
+    return text != text.strip()  # a spreadsheet does not read a number after a tab or line break as a number

@@ -37,7 +37,7 @@ class SafeConsole(Console):
                 yield segment
             else:
                 style = segment.style
-                if style is not None and style.link:  # a link's address is an escape sequence of its own
+                if style is not None and style.link:  # a link's address is a separate escape sequence
                     style = style.update_link(None)
                 yield Segment(visible(segment.text, keep="\n\t"), style)
 

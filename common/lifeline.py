@@ -1,7 +1,7 @@
-"""Ties a child process to its parent: when the parent dies, however it dies, the child ends itself.
+"""Ties a child process to its parent: when the parent ends for any reason, the child exits.
 
-The parent keeps the writing end of the child's standard input and never writes. The kernel closes it with the parent, also
-after ``kill -9``, and the child reads the end of the file. Works on every POSIX system and does not depend on threads.
+The parent holds the writing end of the child's standard input and never writes. The kernel closes it when the parent ends,
+even after ``kill -9``, and the child then reads end of file. Works on every POSIX system and does not depend on threads.
 """
 
 import os
@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 
-GRACE_S = 10.0  # for the orderly end; then the process is ended without it
+GRACE_S = 10.0  # seconds for an orderly shutdown before the process is killed
 
 
 def watch() -> None:
-    """Send this process SIGTERM when standard input ends, and end it for good `GRACE_S` later."""
+    """Send this process SIGTERM when standard input ends, and kill it `GRACE_S` later."""
     threading.Thread(target=_wait, name="lifeline", daemon=True).start()
 
 

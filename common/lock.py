@@ -1,4 +1,4 @@
-"""One daemon per folder: an advisory lock that the kernel releases when the process ends, in whatever way."""
+"""One daemon per folder: an advisory lock that the kernel releases when the process ends for any reason."""
 
 import fcntl
 import os
@@ -18,7 +18,7 @@ class FolderLock:
             os.close(self._handle)
             raise ConfigError(
                 f"A daemon is already running in {folder.name!r}.",
-                remedy="Stop it first, or look at it with the status command.",
+                remedy="Stop it first, or show its state with the status command.",
             ) from None
 
     def close(self) -> None:

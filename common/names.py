@@ -20,7 +20,7 @@ def check_name(name: str) -> str:
     """Return `name` if it may be printed unchanged.
 
     Guarantees: letters of any script, digits, spaces inside and ``.,'’-–&+`` only; NFC; at most 80 characters; no control,
-    bidirectional, zero-width or invisible character. Letters that look alike in two scripts are not told apart: compare
+    bidirectional, zero-width or invisible character. Letters that look alike in two scripts are not distinguished: compare
     fingerprints.
 
     Raises:

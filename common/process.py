@@ -1,4 +1,4 @@
-"""What a process does to protect its own memory: no core files, and no reading or writing of it by another process."""
+"""Protection of a process's memory: no core files, and no access by other processes."""
 
 import ctypes
 import functools
@@ -22,10 +22,10 @@ def prctl(option: int, value: int) -> None:
 
 
 def protect_memory() -> None:
-    """Write no core file from now on, and let no process of the same user attach to this one or write its memory.
+    """Disable core files, and prevent processes of the same user from attaching to this one or writing its memory.
 
-    A core file would hold keys and patients' images. Processes with CAP_SYS_PTRACE, such as root's, can still attach. On other
-    systems than Linux, only core files are turned off.
+    A core file would hold keys and patients' images. Processes with CAP_SYS_PTRACE, such as root's, can still attach. On
+    systems other than Linux, only core files are disabled.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if platform.system() == "Linux":

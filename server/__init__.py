@@ -1,4 +1,4 @@
 """The coordinator: rounds, strategies, checkpoints, the consortium's documents and the daemon.
 
-Layer: above `privacy`, beside `client`, which it never imports.
+Layer: above `privacy`, at the same level as `client`, which it never imports.
 """

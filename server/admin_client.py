@@ -9,9 +9,7 @@ import httpx
 from salus.common.errors import ConfigError, LinkError, RoundError, SalusError
 from salus.server.config import ADMIN_SOCKET
 
-TIMEOUT_S = (
-    600.0  # on the same machine: a daemon that is gone refuses at once, and one that is busy should be waited for
-)
+TIMEOUT_S = 600.0  # on the same machine: a stopped daemon refuses at once, and a busy one is worth waiting for
 
 
 class AdminClient:
@@ -41,7 +39,7 @@ class AdminClient:
             if not (self._folder / "server.toml").exists():
                 raise ConfigError(
                     f"{self._folder.name!r} is not a coordinator's folder.",
-                    remedy="Give the folder that `salus server init` created; --help shows where it stands in the command.",
+                    remedy="Give the folder that `salus server init` created; --help shows the order of the arguments.",
                 ) from None
             raise LinkError(
                 "The coordinator's daemon does not answer.", remedy="Start it with `salus server start FOLDER`."

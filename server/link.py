@@ -1,6 +1,6 @@
 """The coordinator's end of the link: only Flower's Fleet routes, over Flower's own state, in this process.
 
-Flower's SuperLink serves its unauthenticated control API beside the Fleet API; anyone who reaches it can run code at every
+Flower's SuperLink serves its unauthenticated control API together with the Fleet API; anyone who reaches it can run code at every
 site. Here only the Fleet router is mounted, under mutual TLS and node keys from the roster; no node can register itself.
 Flower's classes used here are not public API: the version is pinned, and `tests/server/test_link.py` tests the contract.
 
@@ -100,11 +100,13 @@ class Link:
         body = getattr(request.state, "protobuf_request", None)
         if isinstance(body, PushMessagesRequest) and not self._acceptable(body):
             return JSONResponse(
-                {"detail": "Expected one reply of this node, with a tree of its own, to a request that is still open"},
+                {
+                    "detail": "Expected one reply of this node, with its own object tree, to a request that is still open"
+                },
                 403,
             )
         if isinstance(body, PushObjectRequest) and not self._within_budget(body):
-            return JSONResponse({"detail": "The reply has more bytes than are allowed"}, status_code=413)
+            return JSONResponse({"detail": "The reply is larger than allowed"}, status_code=413)
         if isinstance(body, ConfirmMessageReceivedRequest):
             # Flower would drop the message's parts now; they are kept until the reply, in case the site stops before that.
             request.state.protobuf_response = ConfirmMessageReceivedResponse()

@@ -21,7 +21,7 @@ def plain_lines(
     hospitals = len(used) or len(card.sites)
     return [
         (
-            f"{hospitals} hospitals trained one model together to tell {_listed(job.task.classes)} apart. "
+            f"{hospitals} hospitals trained one model together to distinguish {_listed(job.task.classes)}. "
             "Their images and records never left the hospitals; only changes to the model and sums of counts did.",
             False,
         ),

@@ -82,7 +82,7 @@ def make_hospitals(
     Raises:
         DataError: `data` has no usable samples.
         ConfigError: the partition is not possible.
-        UnfitError: the job does not fit the data, such as a class that no label stands for.
+        UnfitError: the job does not fit the data, such as a class without a label.
     """
     kind = guess_kind(data)
     found = list(open_source(kind, data, options).scan())

@@ -56,7 +56,7 @@ def clip_factors(norms_l2: torch.Tensor, clip_norm_l2: float) -> torch.Tensor:
 
 
 def with_parameters(model: nn.Module) -> list[nn.Module]:
-    """Return the layers that have parameters of their own."""
+    """Return the layers that have their own parameters."""
     return [layer for layer in model.modules() if any(True for _ in layer.parameters(recurse=False))]
 
 

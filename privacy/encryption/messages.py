@@ -1,10 +1,10 @@
 """The messages of an encrypted sum and the signed statements. All statements include the session of `salus.privacy.session`.
 
-reply 1     of a site: its X25519 key 32, signature 64; of the key holder besides: the public BFV key
+reply 1     of a site: its X25519 key 32, signature 64; of the key holder also: the public BFV key
 request 2   key holder's X25519 key 32, signature 64 over both its keys, public BFV key; then first chunk u32, count u32
 request 3.. first chunk u32, count u32
 reply 2..   (u32 length, sealed chunk) per chunk; after the last one: signature 64 over the hashes of all chunks
-            a chunk is a ciphertext; before that of chunk 0 stands a statement 3, see `privacy.contributors`
+            a chunk is a ciphertext; a statement 3 precedes that of chunk 0, see `privacy.contributors`
 consent     request: per site id u32, key 32, root 32, signature 64; reply: signature 64, for noised jobs the ledger head
 decrypt     request to the key holder: list, consents, hashes per site; then chunks, each with all sites' sealed ciphertexts
 """
@@ -22,7 +22,7 @@ from salus.privacy.masking.keys import agree, derive
 
 KEY_BYTES, HASH_BYTES, SIGNATURE_BYTES = 32, 32, 64
 ROW_BYTES = KEY_BYTES + HASH_BYTES + SIGNATURE_BYTES
-NONCE = bytes(12)  # every chunk has a key of its own
+NONCE = bytes(12)  # every chunk has its own key
 REMEDY = "The coordinator or a site is faulty or hostile; do not continue with this round."
 
 
@@ -47,7 +47,7 @@ def root_of(hashes: Sequence[bytes]) -> bytes:
 
 
 class Box:
-    """The channel from one site to the key holder: each chunk sealed under a key of its own.
+    """The channel from one site to the key holder: each chunk sealed under its own key.
 
     BFV alone is malleable: a site that colludes with the coordinator could send a crafted ciphertext, and from the decrypted
     sum they would learn the key of everything that the coordinator has seen. So the coordinator sees no ciphertext at all.

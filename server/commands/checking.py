@@ -44,7 +44,7 @@ def show_check(found: dict[str, Any], cost: str) -> None:
 
 
 def _state(site: dict[str, Any], busy: bool) -> str:
-    """Return one or two short words, so that the table fits on 80 columns."""
+    """Return the state in one or two short words, so that the table fits in 80 columns."""
     if site["source"] == "asked":
         return "cannot" if site["problems"] else "can run"
     if not site["online"]:
@@ -53,7 +53,7 @@ def _state(site: dict[str, Any], busy: bool) -> str:
 
 
 def _remembered(sites: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return the days of earlier declarations that stand in for an answer, with the sites they are of."""
+    """Return the days of earlier declarations that are shown instead of an answer, with their sites."""
     by_day: dict[str, list[str]] = {}
     for site in sites:
         if site["source"] == "remembered":

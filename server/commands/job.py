@@ -169,5 +169,5 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
             [(r["job"], r["status"], r["submitted_at"][:19].replace("T", " ")) for r in rows],
         )
         for r in rows:
-            if r["reason"]:  # below the table, so that ids stay in one piece
+            if r["reason"]:  # below the table, so that ids are not broken
                 out.print(f"{shown(r['job'])}: {shown(r['reason'])}", highlight=False, soft_wrap=True)

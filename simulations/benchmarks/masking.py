@@ -174,7 +174,7 @@ def round_cpu_s(parameters: int, sites: int) -> float:
         for site, request in requests.items():
             world.coordinator.receive(site, world.sites[site].answer(request))
         world.finish()
-        assert world.coordinator.result.vector[-1] == sites  # everybody's weight of one
+        assert world.coordinator.result.vector[-1] == sites  # every site's weight of one
 
     return _cpu(play)
 
