@@ -121,7 +121,7 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         raise DataError(
             f"Expected one of the columns {', '.join(KEY_COLUMNS)} in the label file {name!r}, "
             f"found {len(columns)} columns without them.",
-            remedy="Rename the column that says which images a label belongs to.",
+            remedy="Rename the column that identifies the images of a label.",
         )
     by: dict[str, dict[str, LabelRow]] = {column: {} for column in keys}
     for number, row in enumerate(rows, start=2):

@@ -294,7 +294,7 @@ def test_several_sources_and_threads_share_a_child(tmp_path: Path) -> None:
 
 def test_a_label_file_that_cannot_be_used_says_so_from_the_child(tmp_path: Path) -> None:
     write(tmp_path / "a.dcm", RAMP)
-    for text, message in ((None, r"labels\.csv"), ("who,what\n", "PatientID")):
+    for text, message in ((None, r"labels\.csv"), ("who,what\n", "column 'label'"), ("who,label\n", "PatientID")):
         if text is not None:
             (tmp_path / "labels.csv").write_text(text)
         with pytest.raises(DataError, match=message) as caught:
