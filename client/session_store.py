@@ -114,6 +114,12 @@ class SqliteSessionStore:
             if new:
                 connection.execute(QUESTIONS.insert(), new)
 
+    def ledger_head(self, site: int) -> Head | None:
+        """Return the newest ledger head that was remembered of a site, or None."""
+        with self._engine.connect() as connection:
+            row = connection.execute(HEADS.select().where(HEADS.c.site == site)).one_or_none()
+        return None if row is None else Head(row.length, row.last)
+
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember the newest ledger head of a site; raises ProtectionError if that ledger was rolled back."""
         with self._engine.begin() as connection:

@@ -160,6 +160,8 @@ class Site:
             contribution = running.contribution(request, blob, shape, self.site_id, late)
         finally:
             self._watch.look(running)
+        if running.account is not None:  # also where no consent follows that would remember it
+            self._store.ledger_seen(self.site_id, self._ledger.head())
         return self._protect(request, running, blob, shape, contribution)
 
     def _protect(
@@ -307,6 +309,7 @@ class Site:
         """Reserve the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
         patients, budget = self._catalogue.patients(job.task.dataset), self._policy().budget
         # A ledger that was restored from a backup is shorter than the head that this site stores elsewhere.
+        self._ledger.check_holds(self.site_id, self._store.ledger_head(self.site_id))
         self._store.ledger_seen(self.site_id, self._ledger.head())
         self._ledger.close_finished(but=account)
         reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)

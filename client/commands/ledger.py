@@ -1,11 +1,14 @@
 """`salus ledger`: what this hospital's patients have spent, and whether the ledger is intact."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salus.common.console import emit_json, example, group, out, shown, table
+
+if TYPE_CHECKING:
+    from salus.client.ledger.store import Ledger
 
 app = group("The privacy ledger: what patients have spent, and on which jobs.")
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -51,6 +54,7 @@ def verify(
     """Check the hash chain, and that the ledger holds every head that this site has signed; exit code 42 if not."""
     ledger, _ = _open(folder)
     head = ledger.verify()
+    _compare_with_remembered(folder, ledger)
     out.print(f"{head.length} entries, head {shown(head.digest().hex()[:16])}: unchanged.")
     if transcript is not None:
         from salus.client.config import SiteFolder
@@ -78,6 +82,22 @@ def close(
     ledger, _ = _open(folder)
     refunded = ledger.close(job)
     out.print(f"{sum(release.count for release in refunded)} releases given back; nothing more is sent for this job.")
+
+
+def _compare_with_remembered(folder: Path, ledger: "Ledger") -> None:
+    """Raise ProtectionError if the ledger is not a later state of the one that the site's sessions remember."""
+    from salus.client.session_store import SqliteSessionStore
+    from salus.common.identity import Identity, unhex
+    from salus.common.kit import SIGNING_KEY, read_kit
+    from salus.common.roster import read_roster
+    from salus.common.trust import KIT, TRUST
+
+    sessions = folder / "sessions.sqlite"
+    if sessions.exists():  # otherwise the site has not taken part in any job yet
+        kit = read_kit(folder / TRUST / KIT)
+        roster = read_roster(kit.roster, unhex(kit.consortium_key))  # an old ledger is checked with an old roster, too
+        site = roster.id_of(Identity.load(folder / "keys" / SIGNING_KEY).public_key)
+        ledger.check_holds(site, SqliteSessionStore(sessions).ledger_head(site))
 
 
 def _open(folder: Path):  # type: ignore[no-untyped-def]  # imported late, so that the command line starts fast

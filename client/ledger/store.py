@@ -22,7 +22,7 @@ from salus.common.errors import BudgetError, LedgerError
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release, merged
-from salus.privacy.dp.head import Head
+from salus.privacy.dp.head import Head, went_back
 from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
 
 METADATA = sa.MetaData()
@@ -177,6 +177,22 @@ class Ledger:
         """Return the ledger's head: its length and last hash."""
         with self._engine.connect() as connection:
             return self._head(connection)
+
+    def check_holds(self, site: int, remembered: Head | None) -> None:
+        """Check that this ledger is a later state of the one that the site remembers apart from it.
+
+        A ledger restored from a backup may have grown longer since; its entry at the remembered place is another one.
+
+        Raises:
+            ProtectionError: it is not.
+        """
+        if remembered is None or remembered.length == 0:
+            return
+        with self._engine.connect() as connection:
+            here = connection.scalar(sa.select(ENTRIES.c.hash).where(ENTRIES.c.number == remembered.length))
+            head = self._head(connection)
+        if here != remembered.last:
+            raise went_back(site, remembered, head)
 
     def entries(self) -> list[tuple[Entry, bytes]]:
         """Return all entries with their stored hashes, the oldest first."""

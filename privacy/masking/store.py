@@ -23,8 +23,11 @@ class SessionStore(Protocol):
     def ask(self, scope: str, questions: Mapping[str, str]) -> None:
         """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way."""
 
+    def ledger_head(self, site: int) -> Head | None:
+        """Return the newest ledger head that was remembered of a site, or None."""
+
     def ledger_seen(self, site: int, head: Head) -> None:
-        """Remember the newest ledger head of another site; raises ProtectionError if that ledger was rolled back."""
+        """Remember the newest ledger head of a site; raises ProtectionError if that ledger was rolled back."""
 
 
 class MemoryStore:
@@ -58,6 +61,10 @@ class MemoryStore:
             if self._questions.get((scope, name), question) != question:
                 raise asked_before(name)
         self._questions |= {(scope, name): question for name, question in questions.items()}
+
+    def ledger_head(self, site: int) -> Head | None:
+        """Return a remembered head."""
+        return self._heads.get(site)
 
     def ledger_seen(self, site: int, head: Head) -> None:
         """Remember a head."""

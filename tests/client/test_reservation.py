@@ -21,7 +21,9 @@ from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.vectors import layout_of, read_parameters
+from salus.privacy.dp.head import Head
 from salus.privacy.dp.plan import Plan, plan_of
+from salus.privacy.masking.store import MemoryStore
 
 PRIVATE = 'noise = "distributed"\nepsilon = 8.0\nsampling_rate = 0.5\npatients_per_site = 20\n'
 STATISTICS = """
@@ -195,3 +197,26 @@ def test_a_model_made_to_overflow_is_refused_before_anything_is_spent(
     assert not spent
     assert ask(site, coordinator, job, 2, model_of(job)).kind == "ok"
     assert len(spent) == 1
+
+
+def test_a_restored_ledger_that_has_grown_since_is_refused(site: Site, coordinator: Identity) -> None:
+    """Closing finished jobs makes a ledger longer, and a coordinator's check closes them: length alone proves nothing."""
+    job = job_of("train")
+    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
+    assert site._ledger.head().length == 2
+    site._store, site._running = MemoryStore(), None
+    site._store.ledger_seen(1, Head(1, bytes([7]) * 32))  # what was first entered, before the backup was restored
+    reply = ask(site, coordinator, job, 2, model_of(job))
+    assert (reply.kind, reply.error) == ("refused", "ProtectionError")
+    assert "went back" in reply.text
+    assert site._ledger.head().length == 2
+
+
+@pytest.mark.parametrize("protection", ["masking", "none"])
+def test_what_was_spent_is_remembered_outside_the_ledger_before_anything_leaves(
+    tmp_path: Path, coordinator: Identity, protection: str
+) -> None:
+    job = tiny_job(protection=protection, privacy=PRIVATE.replace("distributed", "local"))
+    site = toy_site(tmp_path, 1, coordinator.public_key, Policy(min_sites=2, allow_unprotected=True))
+    assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
+    assert site._store.ledger_head(1) == site._ledger.head()
