@@ -208,7 +208,7 @@ def test_a_restored_ledger_that_has_grown_since_is_refused(site: Site, coordinat
     site._store.ledger_seen(1, Head(1, bytes([7]) * 32))  # what was first entered, before the backup was restored
     reply = ask(site, coordinator, job, 2, model_of(job))
     assert (reply.kind, reply.error) == ("refused", "ProtectionError")
-    assert "went back" in reply.text
+    assert "rolled back" in reply.text
     assert site._ledger.head().length == 2
 
 

@@ -23,4 +23,4 @@ def test_a_restored_ledger_is_not_called_intact(tmp_path: Path) -> None:
     sessions.ledger_seen(2, Head(3, bytes([7]) * 32))  # the site had three entries before the backup was restored
     restored = salus("ledger", "verify", site)
     assert restored.returncode == 41
-    assert "went back: it had 3 entries and now shows 0" in restored.stderr
+    assert "it had 3 entries" in restored.stderr
