@@ -14,6 +14,7 @@ from collections.abc import Callable
 HEAD = struct.Struct("<cIQ")
 MAX_HEADER_BYTES = 16 * 2**20  # a page of two thousand records, or of file names
 CHUNK = 2**20
+LONGEST_S = 3600.0  # one operation; a child that was taken over could ask for the same large file for weeks
 Buffer = bytes | bytearray | memoryview
 
 
@@ -31,10 +32,18 @@ class Channel:
 
     def __init__(self, incoming: int, outgoing: int, *, deadlines: bool = False) -> None:
         self._in, self._out = incoming, outgoing
-        self.deadline = float("inf")
+        self.deadline = self._latest = float("inf")
         if deadlines:
             os.set_blocking(incoming, False)
             os.set_blocking(outgoing, False)
+
+    def begin(self, now: float, seconds: float) -> None:
+        """Start an operation that may take so many seconds, and longer only for data that move."""
+        self.deadline, self._latest = now + seconds, now + max(seconds, LONGEST_S)
+
+    def extend(self, seconds: float) -> None:
+        """Allow more time for data that are sent or received, however often the other side asks for them up to `LONGEST_S`."""
+        self.deadline = min(self.deadline + seconds, self._latest)
 
     def close(self) -> None:
         """Close both pipes."""

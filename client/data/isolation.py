@@ -124,7 +124,7 @@ class Child:
             self.start()
             channel = self._channel
             assert channel is not None  # Safe because `start` made it.
-            channel.deadline = time.monotonic() + (seconds or self._seconds)
+            channel.begin(time.monotonic(), seconds or self._seconds)
             try:
                 return self._conversation(channel, Operation(name=name, argument=argument), kind, data, serve)
             except (DataError, ConfigError):
@@ -153,7 +153,7 @@ class Child:
                 answer = kind.model_validate_json(header)
                 if length != answer.body_bytes:
                     raise ProtocolError
-                channel.deadline += length / SLOWEST_BYTES_PER_S
+                channel.extend(length / SLOWEST_BYTES_PER_S)
                 body = memoryview(np.empty(length, np.uint8).data)
                 channel.read_into(body)
                 return answer, body
@@ -169,7 +169,7 @@ class Child:
             refusal = Problem(reason=problem.reason, detail=problem.detail)
             channel.send(PROBLEM, refusal.model_dump_json().encode())
             return
-        channel.deadline += len(found) / SLOWEST_BYTES_PER_S
+        channel.extend(len(found) / SLOWEST_BYTES_PER_S)
         channel.send(DATA, b"", found)
 
     def start(self) -> None:

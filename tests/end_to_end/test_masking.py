@@ -45,7 +45,7 @@ def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_hol
     assert "no formal privacy" in json.loads(verified.stdout)["privacy"]["statement"]
     forged = tmp_path / "forged.jsonl"
     forged.write_text(path.read_text().replace('"round":3', '"round":4', 1))
-    with pytest.raises(ProtectionError, match="does not hold"):
+    with pytest.raises(ProtectionError, match="is not valid"):
         verify_file(forged, consortium_key)
     refused = salus("verify", forged, "--kit", kit, "--json")
     assert refused.returncode == 41
