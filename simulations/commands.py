@@ -287,10 +287,7 @@ def _sum_row(found: Mapping[str, Any]) -> tuple[object, ...]:
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     app.command(
-        epilog=example(
-            "salus simulate simulations/jobs/pneumonia.toml --data ../shared/data/pneumoniamnist --sites 8 "
-            "--partition dirichlet:0.5"
-        )
+        epilog=example("salus simulate simulations/jobs/phantom-lesion.toml --sites 5 --data phantoms/npz/phantoms.npz")
     )(simulate)
     app.command(epilog=example("salus demo"))(demo)
     app.command(epilog=example("salus phantoms phantoms"))(phantoms)
