@@ -162,9 +162,9 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
     partial = (store / REPORT).with_suffix(".partial")
     partial.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     partial.replace(store / REPORT)
-    at = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    page = target.folder / "reports" / f"import-{target.name}-{at}.html"
-    write_page(page, f"Import into {target.name}", f"{METHOD}; {at} UTC.", sections_of(report))
+    at = datetime.now(UTC)
+    page = target.folder / "reports" / f"import-{target.name}-{at:%Y%m%d-%H%M%S}.html"
+    write_page(page, f"Import into {target.name}", f"{METHOD}; {at:%Y-%m-%d %H:%M} UTC.", sections_of(report))
     if not any(store.rglob("*.dcm")):
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
@@ -172,7 +172,7 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
     options = SourceOptions(volumes=target.volumes)  # images of earlier imports are in the store too
     found = open_source("imported", store, options, catalogue.decoding).scan()
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
-    return {**plain, "page": page.name}
+    return {**plain, "page": str(page)}
 
 
 def sections_of(report: ImportReport) -> list[Section]:

@@ -133,7 +133,7 @@ def events(
     table(
         f"Events of {job_id}",
         ["number", "time (UTC)", "event"],
-        [(event["number"], event["at"][:19].replace("T", " "), in_words(event, names)) for event in found],
+        [(event["number"], event["at"][:19].replace("T", " "), text) for event, text in once(found, names)],
     )
 
 
@@ -158,6 +158,19 @@ def resume(folder: Folder, job_id: JobId) -> None:
     client = AdminClient(folder)
     done = client.post(f"/jobs/{job_id}/resume")["rounds"]
     out.print(f"[bold]{shown(job_id)}[/] is queued again and will continue after round {shown(done)}.")
+
+
+def once(found: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> Iterable[tuple[Mapping[str, Any], str]]:
+    """Yield events with their sentences, but an answer of a site only once in each attempt: a sum takes several exchanges."""
+    answered = set[str]()
+    for event in found:
+        text = in_words(event, names)
+        if event["kind"] == "attempt":
+            answered.clear()
+        if event["kind"] != "answered" or text not in answered:
+            yield event, text
+        if event["kind"] == "answered":
+            answered.add(text)
 
 
 def names_of(client: Any) -> dict[int, str]:

@@ -7,7 +7,7 @@ from tests.cli import salus
 
 from salus.common.console import out
 from salus.server import admin_client
-from salus.server.commands.following import in_words, refusal_text, refusals
+from salus.server.commands.following import in_words, once, refusal_text, refusals
 
 NAMES = {1: "site 1 (St. Mary)", 3: "site 3 ([red]River[/])"}
 
@@ -96,6 +96,13 @@ def test_show_tells_how_good_the_final_model_is_and_breaks_no_path(
     assert f"Model: {model}" in shown
     assert "final auc" in shown
     assert "0.750" in shown
+
+
+def test_a_site_answers_once_in_each_attempt_on_the_screen() -> None:
+    answers = [event(n, "answered", round=1, site=site) for n, site in ((2, 1), (3, 3), (4, 1), (5, 3))]
+    again = event(6, "attempt", round=1, attempt=1, sites=[1])
+    shown = list(once([event(1, "attempt", round=1, attempt=0), *answers, again, answers[0]], NAMES))
+    assert [found["number"] for found, _ in shown] == [1, 2, 3, 6, 2]
 
 
 def test_the_list_of_jobs_breaks_no_id_and_gives_each_reason(
