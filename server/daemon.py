@@ -44,12 +44,14 @@ from salus.server.submission import job_or_signed
 from salus.server.transcripts import ROSTER, Transcript
 
 IDLE_POLL_S = 0.2
+# An answer that came after its run had ended, and sites' long polls that end with the daemon.
+EXPECTED = ("Run is finished", "timeout graceful shutdown exceeded")
 STORAGE_RETRY_S = 30.0  # the longest that an operator waits after freeing space on the disk
 
 
-def quiet_flower(record: logging.LogRecord) -> bool:
-    """Return whether an operator should see what Flower logs: not that an answer came after its run had ended, as many do."""
-    return "Run is finished" not in record.getMessage()
+def is_news(record: logging.LogRecord) -> bool:
+    """Return whether an operator should see what Flower or uvicorn logs; what happens every day is not shown as an error."""
+    return not any(text in record.getMessage() for text in EXPECTED)
 
 
 class CoordinatorDaemon:
@@ -63,7 +65,8 @@ class CoordinatorDaemon:
         self, folder: ServerFolder, clock: Clock, listener: Callable[[Event], None] = lambda event: None
     ) -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        logging.getLogger("flwr").addFilter(quiet_flower)
+        for name in ("flwr", "uvicorn.error"):
+            logging.getLogger(name).addFilter(is_news)
         self._folder = folder
         self._link = Link(folder.node_keys())
         self._checkpoints = Checkpoints(folder.folder)
