@@ -3,7 +3,19 @@
 A cell that begins like a formula gets a leading apostrophe, which `read_cell` removes, so that nothing is lost.
 """
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA_STARTS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # the last ones: full width
 
 
 def write_cell(text: str) -> str:

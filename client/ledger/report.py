@@ -90,22 +90,43 @@ def _height(value: float, top: float) -> float:
 
 
 def check_signed_heads(ledger: Ledger, transcript: Path, site: int) -> int:
-    """Return how many heads this site signed in a transcript; all of them must be in its ledger.
+    """Return how many heads this site signed in a transcript, at least one; all of them must be in its ledger.
 
     Raises:
-        LedgerError: a signed head is not in the ledger: it was restored from a backup, or entries were removed.
+        LedgerError: a signed head is not in the ledger: it was restored from a backup, or entries were removed. Or the
+            file holds none, so that it proves nothing.
     """
     known = {Head(0, NOTHING)} | {Head(n, digest) for n, (_, digest) in enumerate(ledger.entries(), start=1)}
-    count = 0
-    for line in transcript.read_bytes().splitlines():
-        entry = json.loads(line)
-        if entry.get("kind") == "consent" and entry.get("site") == site and "ledger" in entry:
-            data = bytes.fromhex(entry["ledger"])
-            head = Head(int.from_bytes(data[:8], "big"), data[8:40])
-            if head not in known:
-                raise LedgerError(
-                    f"This site signed a ledger head of {head.length} entries that this ledger does not contain.",
-                    remedy="Restore the latest copy of ledger.sqlite; an older one forgets what was spent.",
-                )
-            count += 1
-    return count
+    signed = _signed_heads(transcript, site)
+    for head in signed:
+        if head not in known:
+            raise LedgerError(
+                f"This site signed a ledger head of {head.length} entries that this ledger does not contain.",
+                remedy="Restore the latest copy of ledger.sqlite; an older one forgets what was spent.",
+            )
+    if not signed:
+        raise LedgerError(
+            f"The transcript {transcript.name!r} holds no ledger head that this site signed, so nothing could be compared.",
+            remedy="Use the transcript of a job with noise in which this site took part.",
+        )
+    return len(signed)
+
+
+def _signed_heads(transcript: Path, site: int) -> list[Head]:
+    """Return the heads in a site's consents; raises LedgerError for a file that is not a transcript."""
+    heads = []
+    try:
+        for line in transcript.read_bytes().splitlines():
+            entry = json.loads(line)
+            if entry.get("kind") == "consent" and entry.get("site") == site and "ledger" in entry:
+                data = bytes.fromhex(entry["ledger"])
+                heads.append(Head(int.from_bytes(data[:8], "big"), data[8:40]))
+    except FileNotFoundError:
+        raise LedgerError(
+            f"Expected a transcript at {transcript.name!r}, found nothing.", remedy="Check the path."
+        ) from None
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise LedgerError(
+            f"The file {transcript.name!r} is not a transcript.", remedy="Ask the coordinator for the job's transcript."
+        ) from None
+    return heads

@@ -17,7 +17,7 @@ def test_a_cell_comes_back_as_it_was_and_is_never_a_formula(text: str) -> None:
         assert written == written.strip()
 
 
-@pytest.mark.parametrize("text", ["=cmd|'/C calc'!A0", "@SUM(A1)", "+1+1", "-2+3", "\t=1", "\r=1"])
+@pytest.mark.parametrize("text", ["=cmd|'/C calc'!A0", "@SUM(A1)", "+1+1", "-2+3", "\t=1", "\r=1", "\uff1d1+1"])
 def test_formulas_are_made_harmless(text: str) -> None:
     assert write_cell(text) == f"'{text}"
 

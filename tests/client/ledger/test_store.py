@@ -254,7 +254,12 @@ def test_a_restored_backup_misses_heads_that_were_signed(tmp_path: Path) -> None
     transcript = tmp_path / "job.jsonl"
     transcript.write_bytes(b"\n".join(canonical_json(line) for line in [*lines, {"kind": "advert", "site": 1}]))
     assert check_signed_heads(book, transcript, 1) == 2
-    assert check_signed_heads(book, transcript, 2) == 0
+    with pytest.raises(LedgerError, match="nothing could be compared"):  # "all 0 heads are there" would read as a proof
+        check_signed_heads(book, transcript, 2)
+    (tmp_path / "other.jsonl").write_text("{")
+    for wrong in ("other.jsonl", "none.jsonl"):
+        with pytest.raises(LedgerError, match="transcript"):
+            check_signed_heads(book, tmp_path / wrong, 1)
     restored = Ledger(tmp_path / "backup", ManualClock(START))
     restored.commit("a", 1, 1, plan().charge("train"))
     with pytest.raises(LedgerError, match="a ledger head of 2 entries that this ledger does not contain"):
