@@ -58,7 +58,7 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
     small = "" if result.get("noise_sd") else small
     sections = [Section("Cohort", text=small, rows=rows)]
     for name, cells in result.get("blocks", {}).items():
-        filled = [(cell, value) for cell, value in cells.items() if value]
+        filled = [(cell, value) for cell, value in zip(_ranges(list(cells)), cells.values(), strict=True) if value]
         if len(cells) > LONG:
             sections.append(Section(name, bars=list(cells.items())))
         else:
@@ -75,6 +75,17 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
         rows = [(name, f"{f['alpha']:.5g}", f"{f['sigma']:.5g}") for name, f in result["features"].items()]
         sections.append(Section("Common model of features", columns=("feature", "alpha", "sigma"), rows=rows))
     return sections
+
+
+def _ranges(cells: list[str]) -> list[str]:
+    """Return the cells' names for people: where they are bins between edges, with both edges."""
+    if not any(cell.startswith("below ") for cell in cells):
+        return cells
+    following = [*cells[1:], ""]
+    return [
+        cell if not cell[0].isdigit() else f"{cell} to below {above}" if above else f"{cell} or more"
+        for cell, above in zip(cells, following, strict=True)
+    ]
 
 
 def _shown(value: float) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salus.common.job import Job, parse_job
-from salus.server.statistics_report import harmonise_section
+from salus.server.statistics_report import harmonise_section, tables_of
 
 JOB = """
 [job]
@@ -53,3 +53,11 @@ def test_numbers_come_back_exactly(numbers: list[float]) -> None:
 def test_nothing_to_take_over_is_an_empty_text() -> None:
     assert harmonise_section(job("summary"), {}) == ""
     assert harmonise_section(job("quantiles"), {"groups": {"ALL": {"quantiles": {}}}}) == ""
+
+
+def test_a_bin_is_shown_with_both_edges_and_a_label_as_it_is() -> None:
+    edges = {"unknown": 3.0, "below 16": 0.0, "16": 0.0, "32": 578.0, "64": 5.0}
+    result = {"patients": 9, "images": 9, "blocks": {"rows": edges, "labels": {"0": 4.0, "1": 5.0}}}
+    rows = {section.title: [row[0] for row in section.rows] for section in tables_of(result)}
+    assert rows["rows"] == ["unknown", "32 to below 64", "64 or more"]
+    assert rows["labels"] == ["0", "1"]
