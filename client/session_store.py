@@ -102,7 +102,7 @@ class SqliteSessionStore:
                 for row in connection.execute(query)
             ]
 
-    def ask(self, scope: str, questions: Mapping[str, str]) -> None:
+    def ask(self, scope: str, questions: Mapping[str, str], *, remember: bool = True) -> None:
         """Remember the questions of a job without noise; raises Refused if the same quantity was asked about in another way."""
         with self._engine.begin() as connection:
             rows = connection.execute(QUESTIONS.select().where(QUESTIONS.c.scope == scope))
@@ -111,7 +111,7 @@ class SqliteSessionStore:
                 if known.get(name, question) != question:
                     raise asked_before(name)
             new = [{"scope": scope, "name": n, "question": q} for n, q in questions.items() if n not in known]
-            if new:
+            if new and remember:
                 connection.execute(QUESTIONS.insert(), new)
 
     def ledger_head(self, site: int) -> Head | None:

@@ -38,7 +38,7 @@ from salus.common.errors import (
     where,
 )
 from salus.common.events import EventSink
-from salus.common.fit import require_fit
+from salus.common.fit import MAX_TEXT, Problem, require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
@@ -150,10 +150,7 @@ class Site:
         running = self._accept(request)
         shape = running.shape(request, kind)
         scope = scope_of(running.job)
-        measures = running.job.statistics
-        if running.account is None and (measures is not None or running.protection.protects):
-            least = max(self._policy().min_patients_per_cell, measures.min_patients if measures is not None else 0)
-            self._store.ask(scope, questions_of(running.job, least))  # on disk before an answer exists
+        self._question(running.job)  # on disk before an answer exists
         counted = running.protection.protects and running.account is None
         late = late_data(self.site_id, self._store.consents(scope)) if counted else DataKind.NONE
         try:
@@ -163,6 +160,13 @@ class Site:
         if running.account is not None:  # also where no consent follows that would remember it
             self._store.ledger_seen(self.site_id, self._ledger.head())
         return self._protect(request, running, blob, shape, contribution)
+
+    def _question(self, job: Job, *, remember: bool = True) -> None:
+        """Refuse a job without noise that asks about the same data in another way than an earlier one; else remember it."""
+        measures = job.statistics
+        if not job.privacy.noised and (measures is not None or protection_of(job).protects):
+            least = max(self._policy().min_patients_per_cell, measures.min_patients if measures is not None else 0)
+            self._store.ask(scope_of(job), questions_of(job, least), remember=remember)
 
     def _protect(
         self, request: Request, running: Running, model: bytes, shape: Shape, contribution: Contribution
@@ -196,7 +200,14 @@ class Site:
         job, _ = self._opened(request)
         account = self._running.account if self._running is not None else None
         running = account.name if account is not None else ""
-        return verdict_on(job, self._policy(), self._catalogue, self._ledger, running).encode()
+        verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, running)
+        if verdict.fits:
+            try:
+                self._question(job, remember=False)
+            except Refused as problem:  # an earlier job without noise asked in another way, which the coordinator knows
+                asked = Problem(requirement="epoch", text=describe(problem)[:MAX_TEXT])
+                verdict = verdict.model_copy(update={"problems": (asked,)})
+        return verdict.encode()
 
     def troubles(self) -> list[Trouble]:
         """Return the current problems with this site's data sets."""

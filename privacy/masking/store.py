@@ -20,8 +20,12 @@ class SessionStore(Protocol):
     def consents(self, scope: str) -> list[Consent]:
         """Return every consent given in a scope, for all jobs: a coordinator can sign any number of jobs."""
 
-    def ask(self, scope: str, questions: Mapping[str, str]) -> None:
-        """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way."""
+    def ask(self, scope: str, questions: Mapping[str, str], *, remember: bool = True) -> None:
+        """Remember what a job without noise asked; raises Refused if the same quantity was asked about in another way.
+
+        Args:
+            remember: False only compares, for a job that may never run.
+        """
 
     def ledger_head(self, site: int) -> Head | None:
         """Return the newest ledger head that was remembered of a site, or None."""
@@ -55,12 +59,13 @@ class MemoryStore:
         """Return the consents of a scope."""
         return [consent for session, consent in self._consents.items() if self._opened.get(session) == scope]
 
-    def ask(self, scope: str, questions: Mapping[str, str]) -> None:
+    def ask(self, scope: str, questions: Mapping[str, str], *, remember: bool = True) -> None:
         """Remember questions."""
         for name, question in questions.items():
             if self._questions.get((scope, name), question) != question:
                 raise asked_before(name)
-        self._questions |= {(scope, name): question for name, question in questions.items()}
+        if remember:
+            self._questions |= {(scope, name): question for name, question in questions.items()}
 
     def ledger_head(self, site: int) -> Head | None:
         """Return a remembered head."""

@@ -13,7 +13,9 @@ from salus.client.site import Site
 from salus.client.training import training_seed
 from salus.common.errors import RoundError
 from salus.common.events import EventLog
+from salus.common.fit import read_verdict
 from salus.common.job import Job, parse_job, seal_job
+from salus.common.packets import Request
 from salus.privacy.masking.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.rounds import JobRun
@@ -69,7 +71,7 @@ LOW, HIGH = masked(max_patients=40), masked(max_patients=LARGE)
 def test_the_attack_without_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are min(patients, bound). Where one site only has more patients than the lower bound, the difference of two sums
     is that site's update, and the difference of their weights its number of patients."""
-    monkeypatch.setattr(MemoryStore, "ask", lambda *_: None)
+    monkeypatch.setattr(MemoryStore, "ask", lambda *_, **__: None)
     coordinator = Coordinator(tmp_path)
     (low, few), (high, many) = coordinator.total(LOW), coordinator.total(HIGH)
     wanted = coordinator.update_of_first(HIGH)
@@ -86,3 +88,19 @@ def test_a_second_job_with_another_bound_is_refused_by_every_site(tmp_path: Path
     assert {fields["site"] for fields in left_out} == {1, 2, 3, 4, 5}
     assert all("aggregation.max_patients" in str(fields["text"]) for fields in left_out)
     coordinator.total(masked(max_patients=40, learning_rate=0.01))  # what is the same at every site may change
+
+
+def test_a_check_says_beforehand_that_such_a_job_would_be_refused_and_pins_nothing(tmp_path: Path) -> None:
+    coordinator = Coordinator(tmp_path)
+
+    def said(job: Job) -> list[str]:
+        request = Request(kind="check", job=seal_job(job, coordinator.world.coordinator))
+        reply, blob = coordinator.first.handle(request, b"")
+        assert reply.kind == "ok", reply.text
+        return [problem.text for problem in read_verdict(blob).problems]
+
+    assert said(HIGH) == said(LOW) == []
+    coordinator.total(LOW)
+    assert said(LOW) == []
+    (text,) = said(HIGH)
+    assert "aggregation.max_patients" in text
