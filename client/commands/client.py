@@ -128,7 +128,7 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
         "disconnected": f"The daemon is running but cannot reach {values['coordinator']}; it keeps trying.",
     }
     running = link.get(str(values["link"]), "The daemon is running but has not connected yet.")
-    yield running if values["running"] else "The daemon is not running. Start it: salus client start."
+    yield running if values["running"] else "The daemon is not running. Start it: salus client start FOLDER."
     yield f"Roster {values['roster']} is valid until {str(values['roster_valid_until'])[:10]}."
     if "trained" in last:
         fields = last["trained"].fields

@@ -31,7 +31,7 @@ def test_a_new_site_is_told_what_to_do(tmp_path: Path) -> None:
     assert shown.returncode == 0
     assert shown.stdout.splitlines()[:2] == [
         "Site 1, St. Mary, of Test.",
-        "The daemon is not running. Start it: salus client start.",
+        "The daemon is not running. Start it: salus client start FOLDER.",
     ]
     assert "No training has run here yet." in shown.stdout
     assert "new kit" not in shown.stdout
