@@ -140,7 +140,8 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
         yield "No training has run here yet."
     if "refused" in last:
         fields = last["refused"].fields
-        yield f"Last refused {_when(last['refused'])}, job {fields.get('job', 'unknown')}: {fields.get('text')}"
+        what = f"job {fields['job']}" if fields.get("job") else "a request"  # the check of a job has no id yet
+        yield f"Last refused {_when(last['refused'])}, {what}: {fields.get('text')}"
 
 
 def _when(event: Event) -> str:

@@ -53,3 +53,10 @@ def test_the_last_refusal_is_shown_and_obeyed_by_no_terminal(tmp_path: Path) -> 
     assert "[red]budget[/]" in shown
     assert "\x1b" not in shown
     assert "\x07" not in shown
+
+
+def test_a_refused_check_has_no_job_and_none_is_named(tmp_path: Path) -> None:
+    site = joined(tmp_path, days=365)
+    log = EventLog(site / "events.jsonl", clock=ManualClock(datetime(2026, 11, 1, 12, tzinfo=UTC)))
+    log.emit("refused", job="", text="policy.toml is missing")
+    assert ", a request: policy.toml is missing" in salus("client", "status", site).stdout
