@@ -4,11 +4,12 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.policy import OtherEpoch, Policy
 from salus.common.declaration import Declaration
-from salus.common.errors import SalusError, describe
+from salus.common.errors import Refused, SalusError, describe
 from salus.common.fit import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict, problems_of
 from salus.common.job import Job
+from salus.common.packets import Request
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.plan import Plan, plan_of
+from salus.privacy.dp.plan import Kind, Plan, plan_of
 
 NO_BUDGET = "The privacy budget of this site's patients does not allow the job; its operator sees the numbers."
 
@@ -59,3 +60,27 @@ def cost_of(job: Job, plan: Plan, budget: Budget) -> dict[str, str | float | int
 
 def _problem(requirement: Requirement, text: str) -> Problem:
     return Problem(requirement=requirement, text=text[:MAX_TEXT])
+
+
+def too_large(problem: str, remedy: str) -> Refused:
+    """Return the refusal of a job that needs more memory than this site gives to one."""
+    return Refused(problem, remedy=f"{remedy} The site's limit is max_job_memory_mb in site.toml.")
+
+
+def check_round(request: Request, job: Job) -> None:
+    """Raise Refused unless a job of this kind has such a request in this round."""
+    expected: Kind = "measure" if job.statistics is not None else "train"
+    if request.kind == expected and 1 <= request.round <= job.job.rounds:
+        return
+    if expected == "train" and request.kind == "evaluate" and request.round == job.job.rounds + 1:
+        return
+    more = f" or evaluate in round {job.job.rounds + 1}" if expected == "train" else ""
+    raise Refused(
+        f"Expected {expected} in a round from 1 to {job.job.rounds}{more}, got {request.kind} in round {request.round}.",
+        remedy="Sign a new job.",
+    )
+
+
+def scope_of(job: Job) -> str:
+    """Return the scope in which all sums without noise must be over the same sites: data set and epoch."""
+    return f"{job.task.dataset}/{job.job.cohort_epoch}"

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from salus.client.checking import cost_of, offered, verdict_on
+from salus.client.checking import check_round, cost_of, offered, scope_of, too_large, verdict_on
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.troubles import Finding, Trouble
@@ -243,7 +243,7 @@ class Site:
                 f"Expected this site among at least {job.job.min_sites} different sites of the job's roster.",
                 remedy="Wait until enough sites take part.",
             )
-        _check_round(request, job)
+        check_round(request, job)
         known = self._running
         same = known is not None and known.document == document and known.job_id == request.job_id
         if not same:
@@ -262,7 +262,7 @@ class Site:
 
     def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
         """Refuse a job that is too large for this machine, reserve its privacy cost, then read its data."""
-        check_cost(job, self._performance.job_limit_bytes(), _too_large)
+        check_cost(job, self._performance.job_limit_bytes(), too_large)
         if job.statistics is None:
             check_imprint(job, self._policy().allow_imprint_models)
         analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
@@ -326,29 +326,6 @@ class Site:
         reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)
         self._events.emit("reserved", **cost_of(job, plan, budget))
         return reserved
-
-
-def _too_large(problem: str, remedy: str) -> Refused:
-    return Refused(problem, remedy=f"{remedy} The site's limit is max_job_memory_mb in site.toml.")
-
-
-def _check_round(request: Request, job: Job) -> None:
-    """Raise Refused unless a job of this kind has such a request in this round."""
-    expected: Kind = "measure" if job.statistics is not None else "train"
-    if request.kind == expected and 1 <= request.round <= job.job.rounds:
-        return
-    if expected == "train" and request.kind == "evaluate" and request.round == job.job.rounds + 1:
-        return
-    more = f" or evaluate in round {job.job.rounds + 1}" if expected == "train" else ""
-    raise Refused(
-        f"Expected {expected} in a round from 1 to {job.job.rounds}{more}, got {request.kind} in round {request.round}.",
-        remedy="Sign a new job.",
-    )
-
-
-def scope_of(job: Job) -> str:
-    """Return the scope in which all sums without noise must be over the same sites: data set and epoch."""
-    return f"{job.task.dataset}/{job.job.cohort_epoch}"
 
 
 def _key(request: Request) -> tuple[str, int, int]:

@@ -1,5 +1,6 @@
 """The demo: a coordinator and phantom hospitals with DICOM files, as separate processes over TLS on loopback."""
 
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,17 +17,18 @@ from salus.common.events import read_events
 from salus.common.job import Job, parse_job
 from salus.server.card import privacy_card
 from salus.server.report import SiteRow, write_report
-from salus.simulations.phantoms import HOSPITALS, write_hospital
+from salus.simulations.demo_pictures import PATIENTS, write_pictures
+from salus.simulations.phantoms import DEMO_HOSPITALS, write_hospital
 from salus.simulations.trial import Trial, empty
 
 JOB = Path(__file__).with_name("jobs") / "phantom-lesion.toml"
-POLICY = "allow_without_noise = true   # phantoms, not patients\n"
+POLICY = "# The defaults: masked sums, differential privacy, and a budget for every patient.\n"
 POLL_S = 0.2
 
 
 def demo_job(rounds: int) -> tuple[Job, str]:
     """Return the demo's job and its text."""
-    text = JOB.read_text().replace("rounds = 5", f"rounds = {rounds}")
+    text = re.sub(r"^rounds = \d+", f"rounds = {rounds}", JOB.read_text(), flags=re.M)
     return parse_job(text), text
 
 
@@ -38,7 +40,7 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     """
     started = time.monotonic()
     empty(folder)
-    hospitals = HOSPITALS[:sites]
+    hospitals = DEMO_HOSPITALS[:sites]
     out.print("[bold]Salus demo[/]: phantom hospitals, synthetic patients, real DICOM files, real TLS.")
     trial = Trial(folder, [hospital.name for hospital in hospitals], policy=POLICY)
     summaries = []
@@ -81,9 +83,12 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
         )
     out.print(f"Model:  {shown(result['model'])}", soft_wrap=True)
     out.print(f"Report: {shown(report.resolve())}", soft_wrap=True)
+    right = write_pictures(folder / "pictures.html", folder / "new-patients", job, Path(result["model"]))
+    out.print(f"Look:   {shown((folder / 'pictures.html').resolve())}", soft_wrap=True)
+    out.print(f"The model is right about {right} of {PATIENTS} new patients.")
     out.print(
-        f"Done in {time.monotonic() - started:.0f} s. The coordinator saw only masked vectors and their sum. This job "
-        'has noise = "none": no differential privacy for its (synthetic) patients.'
+        f"Done in {time.monotonic() - started:.0f} s. The coordinator saw only masked vectors and their noised sum. "
+        f"Every patient has differential privacy: epsilon {job.privacy.epsilon:g} for the whole job, evaluation included."
     )
     return report
 
@@ -108,9 +113,8 @@ def _follow(trial: Trial, job_id: str, rounds: int) -> None:
             for event in trial.admin.get(f"/jobs/{job_id}/events", after=after):
                 after = event["number"]
                 if event["kind"] == "round":
-                    auc = event["fields"]["metrics"].get("auc")
-                    text = f"round {event['fields']['round']}/{rounds}" + (f", AUC so far {auc:.3f}" if auc else "")
-                    progress.update(bar, completed=event["fields"]["round"], description=text)
+                    done = event["fields"]["round"]
+                    progress.update(bar, completed=done, description=f"round {done}/{rounds}")
             time.sleep(POLL_S)
         progress.update(bar, completed=rounds)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import ConfigError
-from salus.simulations.phantoms import AIR, BODY, CLASSES, HOSPITALS, LESION, draw, write_consortium
+from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
 KINDS = ("npz", "dicom", "nifti")
 NOISE = 70.0
@@ -27,7 +27,7 @@ def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: 
     """Write data sets of these kinds to `folder` and return the path of each.
 
     Args:
-        patients: number of patients in the npz and the NIfTI set; `phantoms.HOSPITALS` sets the sizes of the DICOM hospitals.
+        patients: number of patients in the npz and the NIfTI set; the DICOM set has those of `phantoms.DEMO_HOSPITALS`.
         side: side length of an image, in pixels.
 
     Guarantees: the same arguments write the same images.
@@ -45,7 +45,7 @@ def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: 
     for kind in kinds:
         (folder / kind).mkdir(parents=True)
         if kind == "dicom":
-            written[kind] = write_consortium(folder / kind, HOSPITALS[:5], seed, side)
+            written[kind] = write_consortium(folder / kind, DEMO_HOSPITALS[:5], seed, side)
         else:
             written[kind] = writers[kind](folder / kind, patients, seed, side)
     return written
@@ -58,8 +58,8 @@ def _write_npz(folder: Path, patients: int, seed: int, side: int) -> Path:
         count = max(2, round(patients * share))
         labels = (np.arange(count) % 2).astype(np.uint8)  # both classes in every split
         rng.shuffle(labels)
-        images = [draw(rng, side, bool(label), NOISE) for label in labels]
-        arrays[f"{split}_images"] = (np.clip(np.stack(images) / 1600.0, 0, 1) * 255).astype(np.uint8)
+        images = [draw(rng, side, bool(label), NOISE, CLEAR) for label in labels]
+        arrays[f"{split}_images"] = (np.clip(np.stack(images) / 2880.0, 0, 1) * 255).astype(np.uint8)
         arrays[f"{split}_labels"] = labels[:, None]
     path = folder / "phantoms.npz"
     np.savez_compressed(path, allow_pickle=False, **arrays)
@@ -81,7 +81,7 @@ def _write_nifti(folder: Path, patients: int, seed: int, side: int) -> Path:
         rows.append((f"images/{name}", f"PHANTOM-{patient:04d}", CLASSES[int(sick)]))
     with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("file", "patient", "label"))
+        writer.writerow(("file", "PatientID", "label"))
         writer.writerows(rows)
     return folder
 
@@ -99,6 +99,6 @@ def draw_volume(
         centre, radius = rng.uniform(-0.35, 0.35, size=3), rng.uniform(0.15, 0.25)
         ball = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 + (z - centre[2]) ** 2 < radius**2
         mask[ball & body] = 1
-        values = values + LESION * mask
+        values = values + LESION * CLEAR * mask
     values = values + rng.normal(0, NOISE, shape)
     return np.clip(values, 0, 4095).astype(np.int16), mask

@@ -9,7 +9,7 @@ from salus.client.config import open_catalogue
 from salus.client.data.sources.base import SourceOptions
 from salus.simulations.benchmarks.environment import cpu_seconds, describe_machine, peak_rss_mb, rss_mb, versions
 from salus.simulations.demo import POLICY, demo_job
-from salus.simulations.phantoms import HOSPITALS, write_hospital
+from salus.simulations.phantoms import DEMO_HOSPITALS, write_hospital
 from salus.simulations.trial import Trial, empty
 
 ROUNDS = 30
@@ -23,9 +23,9 @@ def run(*, quick: bool = False) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="salus-bench-") as temporary:
         folder = Path(temporary) / "trial"
         empty(folder)
-        trial = Trial(folder, [hospital.name for hospital in HOSPITALS[:SITES]], policy=POLICY)
+        trial = Trial(folder, [hospital.name for hospital in DEMO_HOSPITALS[:SITES]], policy=POLICY)
         for number, site in enumerate(trial.sites):
-            write_hospital(site / "dicom", HOSPITALS[number], seed=number)
+            write_hospital(site / "dicom", DEMO_HOSPITALS[number], seed=number)
             open_catalogue(site).add("phantoms", "dicom", site / "dicom", SourceOptions())
         with trial:
             trial.start_all()
