@@ -291,8 +291,9 @@ class Site:
         protection = protection_of(job)
         private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
         finding: Finding | None = None
+        memory = Memory.of(self._performance, self._cache)
         try:
-            data: LocalData | None = local_data(self._catalogue, job, task, self._memory(), patients)
+            data: LocalData | None = local_data(self._catalogue, job, task, memory, patients)
         except Exception as problem:
             finding = Finding(describe(problem))
             self._watch.note(job.task.dataset, finding)
@@ -311,10 +312,6 @@ class Site:
         return RunningJob(
             job, job_id, document, protection, trainer, data, self._events, account, private, finding, self._order
         )
-
-    def _memory(self) -> Memory:
-        performance = self._performance
-        return Memory(performance.cache_mb * 2**20, self._cache, performance.disk_cache_mb * 2**20)
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
         """Reserve the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""

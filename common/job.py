@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from salus.common.canonical import canonical_json
 from salus.common.errors import JobError
 from salus.common.identity import Identity, Signed
-from salus.common.job_statistics import FEATURES, Column, Harmonise, Label, Name, Statistics
+from salus.common.job_statistics import Column, Harmonise, Label, Name, Statistics, check_features
 from salus.common.strict import Strict, load_toml, parse_toml, validate
 
 CONTEXT = "salus/job/1"
@@ -200,21 +200,6 @@ class Privacy(Strict):
         return self.noise != "none"
 
 
-def _check_features(harmonise: Harmonise, task: TaskSettings) -> None:
-    """Refuse what would fail at every site: columns that are not features, or a wrong number of constants."""
-    wrong = [column.name for column in task.columns if column.name not in FEATURES]
-    if task.shape or not task.columns or wrong:
-        raise ValueError(
-            f"expected no task.shape and only task.columns from {', '.join(FEATURES)} with harmonise.kind = {harmonise.kind!r}"
-        )
-    count = len(FEATURES)
-    if harmonise.kind == "combat":
-        if len(harmonise.constants) != count * (1 + len(task.classes)):
-            raise ValueError(f"expected {count * (1 + len(task.classes))} constants for {len(task.classes)} classes")
-        if min(harmonise.constants[count : 2 * count]) <= 0:
-            raise ValueError("expected positive scales among the constants")
-
-
 class Job(Strict):
     """A whole job file: what is trained, or with a section ``statistics`` what is measured."""
 
@@ -236,7 +221,7 @@ class Job(Strict):
         if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
             raise ValueError("expected task.kind and task.model, or a section statistics")
         if self.harmonise is not None and self.harmonise.kind in ("features", "combat"):
-            _check_features(self.harmonise, self.task)
+            check_features(self.harmonise, self.task.shape, self.task.columns, self.task.classes)
         if self.harmonise is not None and self.harmonise.kind == "combat" and self.privacy.noised:
             # ComBat's correction depends on the site's other patients, so one patient's influence would not be bounded.
             raise ValueError(

@@ -1,5 +1,6 @@
 """The parts of a job that are not training: columns of tables, statistics, and how images are harmonised."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -108,3 +109,20 @@ class Harmonise(Strict):
         if self.intensity_high - self.intensity_low < LEAST_RANGE:
             raise ValueError("expected intensity_low below intensity_high")
         return self
+
+
+def check_features(
+    harmonise: Harmonise, shape: Sequence[int], columns: Sequence[Column], classes: Sequence[str]
+) -> None:
+    """Refuse what would fail at every site: columns that are not features, or a wrong number of constants."""
+    wrong = [column.name for column in columns if column.name not in FEATURES]
+    if shape or not columns or wrong:
+        raise ValueError(
+            f"expected no task.shape and only task.columns from {', '.join(FEATURES)} with harmonise.kind = {harmonise.kind!r}"
+        )
+    count = len(FEATURES)
+    if harmonise.kind == "combat":
+        if len(harmonise.constants) != count * (1 + len(classes)):
+            raise ValueError(f"expected {count * (1 + len(classes))} constants for {len(classes)} classes")
+        if min(harmonise.constants[count : 2 * count]) <= 0:
+            raise ValueError("expected positive scales among the constants")

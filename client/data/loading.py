@@ -16,6 +16,8 @@ from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
 from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
+from salus.client.performance import Performance
+from salus.common.cost import MEBIBYTE
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import Job
@@ -46,6 +48,11 @@ class Memory:
     cache_bytes: int
     folder: Path | None = None
     disk_bytes: int = 0
+
+    @classmethod
+    def of(cls, performance: Performance, folder: Path | None) -> "Memory":
+        """Return what a site's settings say."""
+        return cls(performance.cache_mb * MEBIBYTE, folder, performance.disk_cache_mb * MEBIBYTE)
 
     def on_disk(self, job: Job, options: str) -> TensorCache | None:
         """Return the part of the cache that belongs to a job, or None."""
