@@ -15,13 +15,14 @@ from typing import Annotated
 import sqlalchemy as sa
 from pydantic import Field, TypeAdapter
 
+from salus.client.ledger.accounts import committed_of, finished_of, last_sent_of, minus, reserved_of
 from salus.client.ledger.entries import NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
 from salus.client.ledger.spending import Group, groups_of
 from salus.common.clock import Clock
 from salus.common.errors import BudgetError, LedgerError
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import Strict
-from salus.privacy.dp.accounting import Release, merged
+from salus.privacy.dp.accounting import Release
 from salus.privacy.dp.head import Head, went_back
 from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
 
@@ -136,8 +137,8 @@ class Ledger:
             known = self._entries(connection, job)
             if not known or isinstance(known[-1], Close):
                 raise LedgerError("Nothing is reserved for this job.", remedy="Submit it again as a new job.")
-            reserved, used = _reserved(known), _committed(known)
-            beyond = _minus(reserved, [*used, release])
+            reserved, used = reserved_of(known), committed_of(known)
+            beyond = minus(reserved, [*used, release])
             if beyond is None:
                 raise LedgerError(
                     f"The job's reserved privacy is used up: {sum(r.count for r in used)} of "
@@ -161,7 +162,7 @@ class Ledger:
                 raise LedgerError(f"The ledger has no job {job!r}.", remedy="List the jobs with: salus ledger show.")
             if isinstance(known[-1], Close):
                 return ()
-            refunded = _minus(_reserved(known), _committed(known)) or ()
+            refunded = minus(reserved_of(known), committed_of(known)) or ()
             self._append(connection, Close(at=self._now(connection).isoformat(), job=job, refunded=refunded))
             return refunded
 
@@ -169,7 +170,7 @@ class Ledger:
         """Close every open job that has done its last round, except one."""
         with self._engine.connect() as connection:
             jobs = list(connection.scalars(sa.select(ENTRIES.c.job).distinct()))
-            done = [job for job in jobs if job != but and _finished(self._entries(connection, job))]
+            done = [job for job in jobs if job != but and finished_of(self._entries(connection, job))]
         for job in done:
             self.close(job)
 
@@ -212,7 +213,7 @@ class Ledger:
         for entry, _ in entries:
             by_job.setdefault(entry.job, []).append(entry)
         for job, mine in by_job.items():
-            if _minus(_reserved(mine), _committed(mine)) is None:
+            if minus(reserved_of(mine), committed_of(mine)) is None:
                 raise LedgerError(
                     f"Job {job!r} sent more than was reserved for it.", remedy="Report it to the consortium."
                 )
@@ -278,9 +279,9 @@ class Ledger:
         for job in connection.scalars(sa.select(ENTRIES.c.job).distinct()):
             entries = self._entries(connection, job)
             if not isinstance(entries[-1], Close):
-                cost[job] = _reserved(entries)  # an open job may still send everything, however old
-            elif datetime.fromisoformat(_last_sent(entries).at) > since:
-                cost[job] = _committed(entries)
+                cost[job] = reserved_of(entries)  # an open job may still send everything, however old
+            elif datetime.fromisoformat(last_sent_of(entries).at) > since:
+                cost[job] = committed_of(entries)
         jobs: dict[str, list[str]] = {patient: [] for patient in patients or ()}
         for patient, job in connection.execute(sa.select(PATIENTS).order_by(PATIENTS.c.patient, PATIENTS.c.job)):
             if patients is None or patient in jobs:
@@ -306,39 +307,3 @@ class Ledger:
 def patients_digest(patients: frozenset[str], salt: str) -> str:
     """Return SHA-256, in hex, over salt and pseudonyms, ascending, joined by newlines."""
     return hashlib.sha256("\n".join([salt, *sorted(patients)]).encode()).hexdigest()
-
-
-def _last_sent(entries: Sequence[Entry]) -> Entry:
-    """Return the newest commit of a job, or its reservation if there is none."""
-    return next((entry for entry in reversed(entries) if isinstance(entry, Commit)), entries[0])
-
-
-def _finished(entries: Sequence[Entry]) -> bool:
-    """Return whether an open job has sent everything in its plan."""
-    first = entries[0]
-    assert isinstance(first, Reserve)  # Safe because nothing else can begin a job's entries.
-    evaluated = (
-        len({release.sampling_rate for release in first.releases}) > 1
-    )  # training samples patients, evaluation does not
-    last = first.rounds + (1 if evaluated else 0)
-    sent = [entry.round for entry in entries if isinstance(entry, Commit)]
-    return not isinstance(entries[-1], Close) and max(sent, default=0) >= last
-
-
-def _reserved(entries: Sequence[Entry]) -> tuple[Release, ...]:
-    return merged([release for entry in entries if isinstance(entry, Reserve) for release in entry.releases])
-
-
-def _committed(entries: Sequence[Entry]) -> tuple[Release, ...]:
-    return merged([entry.release for entry in entries if isinstance(entry, Commit)])
-
-
-def _minus(reserved: Sequence[Release], used: Sequence[Release]) -> tuple[Release, ...] | None:
-    """Return what is left of `reserved`, or None if `used` holds anything that is not in it."""
-    left = {release.times(0): release.count for release in merged(reserved)}
-    for release in merged(used):
-        kind = release.times(0)
-        if left.get(kind, -1) < release.count:
-            return None
-        left[kind] -= release.count
-    return merged([kind.times(count) for kind, count in left.items()])
