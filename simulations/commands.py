@@ -59,8 +59,8 @@ def simulate(
         labels=labels,
         label_column=label_column,
         volumes=volumes,
-        columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
-        missing=("", *(code.strip() for code in missing.split(","))),
+        columns=tuple(filter(None, _parts(columns))),
+        missing=("", *_parts(missing)),
         positive_above=positive_above,
         patient_column=patient_column,
     )
@@ -71,17 +71,9 @@ def simulate(
         err.print(sentence, soft_wrap=True)
     with _opened(json_out) as target, workplace(output) as folder, _Follow(loaded.job.rounds) as follow:
         result = run(
-            loaded,
-            data,
-            sites=sites,
-            partition=partition,
-            seed=seed,
-            folder=folder,
-            options=options,
-            performance=Performance(mixed_precision=mixed_precision),
-            workers=workers,
-            listener=follow,
-        )
+            loaded, data, sites=sites, partition=partition, seed=seed, folder=folder, options=options,
+            performance=Performance(mixed_precision=mixed_precision), workers=workers, listener=follow,
+        )  # fmt: skip
         values = _values(loaded, result, kept=output is not None)
         if target is not None:
             target.write(json.dumps(values, indent=1, allow_nan=False) + "\n")
@@ -89,6 +81,10 @@ def simulate(
         emit_json(values)
     else:
         _show(result)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
 
 
 def _opened(path: str) -> AbstractContextManager[Output | None]:
