@@ -1,5 +1,6 @@
 """What strangers, and sites that misbehave, can hold of the coordinator; a real process keeps serving the others."""
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -18,7 +19,7 @@ from salus.client.link import FleetLink
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError
 from salus.server.config import ServerFolder
-from salus.server.door import Limits
+from salus.server.door import Door, Limits
 from salus.server.link import Link
 from salus.server.listen import Listener, listen_tcp
 from salus.simulations.trial import Trial
@@ -193,3 +194,29 @@ def test_the_admin_app_is_served_without_tls(tmp_path: Path) -> None:
         assert b"fine" in answer
     finally:
         listener.close()
+
+
+def test_answers_are_not_held_back_by_the_kernel() -> None:
+    """Nagle's algorithm would delay the second part of each small answer by 40 ms; asyncio does not always switch it off."""
+    seen: list[int] = []
+
+    async def look() -> None:
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        class Seen(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                ours = transport.get_extra_info("socket")
+                seen.append(ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+                done.set()
+
+        done = asyncio.Event()
+        door = Door(listening, None, Limits(), Seen, lambda text: None)
+        _, writer = await asyncio.open_connection(*listening.getsockname())
+        await done.wait()
+        writer.close()
+        door.close()
+        await door.wait_closed()
+        listening.close()
+
+    asyncio.run(look())
+    assert seen == [1]
