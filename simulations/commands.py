@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from salus.common.console import emit_json, err, example, out, shown, table
-from salus.common.errors import ConfigError
+from salus.common.errors import ConfigError, ProtectionError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.outputs import Output
 from salus.simulations.workplace import workplace
@@ -240,6 +240,11 @@ def verify(
 
     checked = verify_file(transcript, unhex(read_kit(kit).consortium_key))
     verified, roster = checked.verified, checked.roster
+    if not verified.sums:
+        raise ProtectionError(
+            "The transcript is signed and complete so far, but holds no finished sum: nothing could be verified.",
+            remedy="Ask the coordinator for the transcript of a job that has finished a round.",
+        )
     counted = protection_of(verified.job).transcript
     card = privacy_card(verified.job, verified.sent if counted else None, roster.names())
     if as_json:

@@ -3,9 +3,11 @@
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.builders import tiny_job
+from tests.cli import salus
 from tests.privacy.masking.world import World
 from tests.server.test_rounds import World as Rounds
 
@@ -131,3 +133,18 @@ def test_the_transcript_of_an_encrypted_job_holds_and_says_what_it_cannot_show(t
     (tmp_path / "cut.jsonl").write_text("\n".join([*entries[:place], *entries[place + 1 :]]) + "\n")
     with pytest.raises(ProtectionError):
         verify_file(tmp_path / "cut.jsonl", CONSORTIUM.public_key)
+
+
+def test_a_transcript_without_a_finished_sum_is_not_called_valid(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would say "0 sums, all permitted" with exit code 0."""
+    whole = write(tmp_path / "t.jsonl", world, roster_of(dict(world.keys)))
+    lines = whole.read_text().splitlines(keepends=True)
+    (tmp_path / "begun.jsonl").write_text("".join(lines[:2]))
+    kit = SimpleNamespace(consortium_key=CONSORTIUM.public_key.hex())
+    monkeypatch.setattr("salus.common.kit.read_kit", lambda path: kit)
+    assert salus("verify", whole, "--kit", "k").returncode == 0
+    begun = salus("verify", tmp_path / "begun.jsonl", "--kit", "k")
+    assert begun.returncode == 41
+    assert "no finished sum" in begun.stderr
