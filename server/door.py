@@ -108,9 +108,12 @@ class Door:
                 task.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until the unfinished handshakes have ended."""
+        """Wait until the unfinished handshakes have ended, then close the connections that are left."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+        for protocol in list(self._inside):  # a long poll would otherwise keep its socket until the process ends
+            assert isinstance(protocol, GuardedProtocol)  # Safe because nothing else enters.
+            protocol.transport.abort()
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_AT_ONCE):

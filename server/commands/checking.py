@@ -33,7 +33,7 @@ def show_check(found: dict[str, Any], cost: str) -> None:
     ]
     table("", ["site", "name", "state", *COLUMNS], rows)
     for day, who in _remembered(found["sites"]):
-        out.print(f"site {who}: shown as declared on {day}", highlight=False, soft_wrap=True)
+        out.print(f"site {who}: shown as declared on {day}", markup=False, highlight=False, soft_wrap=True)
     for text, who in _reasons(found["sites"]):
         out.print(f"site {who}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     if cost:

@@ -7,7 +7,7 @@ import pytest
 from tests.builders import job_text, toy_catalogue
 from tests.server.test_rounds import World
 
-from salus.client.data.loading import local_data
+from salus.client.data.loading import Memory, local_data
 from salus.client.model_checks import first_model
 from salus.client.site import Site
 from salus.client.training import training_seed
@@ -60,7 +60,7 @@ class Coordinator:
         running = self.first._running
         assert running is not None
         trainer = running.trainer  # type: ignore[attr-defined]
-        data = local_data(self.first._catalogue, job, trainer.task, self.first._memory())
+        data = local_data(self.first._catalogue, job, trainer.task, Memory(10**8))
         update: np.ndarray = trainer.train(first_model(job, trainer.layout), data.train, training_seed(job, 1, 1))
         return update
 

@@ -21,6 +21,8 @@ key_holders = [2]
 epsilon = 30.0
 """
 SITES = 5
+# One for each kind of job: in one cohort epoch a data set keeps its protection and everything that selects or weighs patients.
+DATASETS = ("toy", "masked", "encrypted", "measured", "noised", "large")
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +32,8 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     trial = Trial(folder, [f"Site {n}" for n in range(1, SITES + 1)], policy=POLICY)
     for number, site in enumerate(trial.sites, start=1):
         data = write_npz(site / "toy.npz", seed=number, images=60)
-        open_catalogue(site).add("toy", "medmnist", data, SourceOptions())
+        for name in DATASETS:
+            open_catalogue(site).add(name, "medmnist", data, SourceOptions())
     with trial:
         yield trial
 

@@ -65,7 +65,7 @@ def test_an_encrypted_job_with_local_noise_runs(tmp_path: Path) -> None:
 
 
 def test_an_encrypted_job_over_daemons_survives_a_killed_key_holder(federation: Trial) -> None:
-    job = federation.submit(job_text(rounds=4, model="cnn", protection=WITH_KEY))
+    job = federation.submit(job_text(rounds=4, model="cnn", protection=WITH_KEY, dataset="encrypted"))
     federation.wait_for_round(job, 1)
     federation.kill(federation.sites[1])
     federation.start(federation.sites[1])
@@ -102,7 +102,9 @@ def test_a_site_refuses_a_key_holder_that_its_operator_has_not_named() -> None:
 @pytest.mark.slow
 def test_an_eleven_million_parameter_job_over_daemons_stays_small(federation: Trial) -> None:
     """ResNet-18, five daemons, one round; memory as in docs/results.md."""
-    job = federation.submit(job_text(rounds=1, model="resnet18", protection=WITH_KEY.replace("4.0", "1.0")))
+    job = federation.submit(
+        job_text(rounds=1, model="resnet18", protection=WITH_KEY.replace("4.0", "1.0"), dataset="large")
+    )
     result = federation.wait_for(job)
     peaks = {
         "coordinator": peak_rss_mb(federation.process_id(federation.coordinator)),

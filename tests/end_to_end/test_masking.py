@@ -27,7 +27,9 @@ JOBS = Path(__file__).resolve().parents[2] / "simulations" / "jobs"
 def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_holds(
     federation: Trial, tmp_path: Path
 ) -> None:
-    job = federation.submit(job_text(rounds=5, model="cnn", training="local_epochs = 8", protection="masking"))
+    job = federation.submit(
+        job_text(rounds=5, model="cnn", training="local_epochs = 8", protection="masking", dataset="masked")
+    )
     federation.wait_for_round(job, 2)
     federation.kill(federation.sites[2])
     federation.start(federation.sites[2])

@@ -180,7 +180,9 @@ def test_a_site_notices_by_itself_that_its_ledger_was_restored(tmp_path: Path) -
 
 def test_daemons_keep_ledgers_and_verify_prints_the_card(federation: Trial, tmp_path: Path) -> None:
     job = federation.submit(
-        job_text(rounds=3, min_sites=3, protection="masking", privacy=PRIVACY.format(noise="distributed"))
+        job_text(
+            rounds=3, min_sites=3, protection="masking", dataset="noised", privacy=PRIVACY.format(noise="distributed")
+        )
     )
     result = federation.wait_for(job)
     assert result["status"] == "finished"

@@ -18,7 +18,7 @@ name = "intensities"
 rounds = 1
 min_sites = 5
 [task]
-dataset = "toy"
+dataset = "measured"
 classes = ["no", "yes"]
 [privacy]
 noise = "none"
