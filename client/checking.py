@@ -8,8 +8,9 @@ from salus.common.errors import Refused, SalusError, describe
 from salus.common.fit import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict, problems_of
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.privacy.contribution import Kind
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.plan import Kind, Plan, plan_of
+from salus.privacy.dp.plan import Plan, plan_of
 
 NO_BUDGET = "The privacy budget of this site's patients does not allow the job; its operator sees the numbers."
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.isolation import ACCEPTED, Decoding
+from salus.client.data.dicom.isolation import ACCEPTED, Decoding
 from salus.client.data.sandbox import LAYERS
 from salus.client.ledger.key import bind_key
 from salus.client.ledger.store import Ledger

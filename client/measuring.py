@@ -27,11 +27,11 @@ from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.vocabulary import OTHER
-from salus.privacy.contribution import Contribution, DataKind, Shape
+from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.dp.gaussian import noised
-from salus.privacy.dp.plan import Kind, Plan, measured_shape, sensitivity_l2
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.dp.plan import Plan, measured_shape, sensitivity_l2
 from salus.privacy.protection import Protection
+from salus.privacy.randomness import Stream
 
 
 class Measurer:

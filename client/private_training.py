@@ -23,8 +23,8 @@ from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.patients import Part, Patients, grid, places_of
 from salus.privacy.dp.plan import Plan, sensitivity_l2
-from salus.privacy.dp.randomness import Random, Stream
 from salus.privacy.dp.sampling import capped, poisson_sample
+from salus.privacy.randomness import Random, Stream
 
 # Far beyond the parameters of any trained network, and far below what overflows within a few layers.
 LARGEST_PARAMETER = 1e6

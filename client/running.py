@@ -24,8 +24,8 @@ from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.vectors import FloatVector
-from salus.privacy.contribution import Contribution, DataKind, Shape, scale_of
-from salus.privacy.dp.plan import COHORT, Kind, Plan, shape_of
+from salus.privacy.contribution import Contribution, DataKind, Kind, Shape, scale_of
+from salus.privacy.dp.plan import COHORT, Plan, shape_of
 from salus.privacy.protection import Protection
 
 
@@ -87,7 +87,7 @@ class Running(Interface):
         """Return this site's contribution in answer to `request`, ready to be protected.
 
         Args:
-            late: kinds of data that this site must leave out, see `privacy.contributors.late_data`.
+            late: kinds of data that this site must leave out, see `privacy.protocol.contributors.late_data`.
 
         Guarantees: under differential privacy its cost is in the ledger, on disk, before this returns.
 

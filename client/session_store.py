@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from salus.common.errors import ConfigError
 from salus.common.sqlite import open_sqlite
 from salus.privacy.contribution import DataKind
-from salus.privacy.contributors import Consent, Contributors
-from salus.privacy.dp.head import Head, went_back
-from salus.privacy.masking.store import asked_before, consented_before, opened_before
+from salus.privacy.protocol.contributors import Consent, Contributors
+from salus.privacy.protocol.head import Head, went_back
+from salus.privacy.protocol.store import asked_before, consented_before, opened_before
 
 FORMAT = 2  # raised with every change of the tables; 1 knew no contributors
 METADATA = sa.MetaData()

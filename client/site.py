@@ -45,12 +45,12 @@ from salus.common.models import build_model
 from salus.common.packets import Reply, Request, refusal
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
-from salus.privacy.contribution import Contribution, DataKind, Shape
-from salus.privacy.contributors import late_data
-from salus.privacy.dp.plan import Kind, Plan, plan_of
-from salus.privacy.masking.store import SessionStore
+from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
+from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protection import SiteEnd, SiteParty, protection_of
-from salus.privacy.session import Session, manifest_hash
+from salus.privacy.protocol.contributors import late_data
+from salus.privacy.protocol.session import Session, manifest_hash
+from salus.privacy.protocol.store import SessionStore
 
 BUDGET_REFUSED = "This site's privacy budget does not allow the job. Its operator sees the numbers in the site's log."
 DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."

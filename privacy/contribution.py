@@ -14,6 +14,7 @@ import numpy.typing as npt
 from salus.common.errors import ProtectionError
 
 Float64Vector = npt.NDArray[np.float64]
+Kind = Literal["train", "evaluate", "measure"]  # of a request for a vector
 
 
 class DataKind(IntFlag):
@@ -69,7 +70,7 @@ class Shape:
     parameters: int
     statistics: int
     clip_norm_l2: float
-    kind: Literal["train", "evaluate", "measure"] = "train"
+    kind: Kind = "train"
 
     @property
     def length(self) -> int:

@@ -19,10 +19,10 @@ from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.common.registry import Registry
 from salus.privacy.contribution import Contribution, Shape, Sum
-from salus.privacy.dp.head import Head
-from salus.privacy.masking.store import SessionStore
-from salus.privacy.masking.transcript import Recorder
-from salus.privacy.session import Session
+from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.store import SessionStore
+from salus.privacy.protocol.transcript import Recorder
 
 
 class SiteEnd(Interface):

@@ -10,9 +10,9 @@ import numpy as np
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Contribution, Shape, Sum, to_vector
-from salus.privacy.masking.transcript import Recorder
 from salus.privacy.protection import SiteParty
-from salus.privacy.session import Session
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.transcript import Recorder
 
 WIRE = np.dtype("<f4")
 ROUNDING = 1e-5  # relative rounding error of a clipped norm sent as float32

@@ -14,12 +14,11 @@ from salus.common.events import EventSink
 from salus.common.identity import Signed
 from salus.common.job import Job
 from salus.common.packets import Request
-from salus.privacy.contribution import Shape, Sum
-from salus.privacy.dp.plan import Kind
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.transcript import Recorder, no_record
+from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.protection import CoordinatorEnd, protection_of
-from salus.privacy.session import Session, manifest_hash
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import Session, manifest_hash
+from salus.privacy.protocol.transcript import Recorder, no_record
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
 from salus.server.participants import Participants, scope_of

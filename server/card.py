@@ -7,9 +7,10 @@ from typing import Literal
 from salus.common.estimates import Estimate, Metrics
 from salus.common.job import Job
 from salus.common.strict import Strict
-from salus.privacy.dp.plan import Kind, Plan, plan_of, spent
-from salus.privacy.masking.parameters import thresholds
+from salus.privacy.contribution import Kind
+from salus.privacy.dp.plan import Plan, plan_of, spent
 from salus.privacy.protection import protection_of
+from salus.privacy.protocol.parameters import thresholds
 from salus.server.transcripts import verify_entries
 
 NONE = "no formal privacy: nothing limits what the model reveals about one patient"

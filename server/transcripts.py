@@ -16,10 +16,11 @@ from salus.common.job import Job, job_from_canonical
 from salus.common.roster import Roster, read_roster
 from salus.common.strict import validate
 from salus.privacy.encryption.transcript import EncryptedCheck
-from salus.privacy.masking.transcript import Entry, SessionCheck, Verified, verify_transcript
+from salus.privacy.masking.transcript import MaskedCheck
+from salus.privacy.protocol.transcript import Entry, SessionCheck, Verified, verify_transcript
 
 ROSTER = "roster"
-CHECKS: Mapping[str, type[SessionCheck]] = {"masking": SessionCheck, "encryption": EncryptedCheck}
+CHECKS: Mapping[str, type[SessionCheck]] = {"masking": MaskedCheck, "encryption": EncryptedCheck}
 
 
 class Transcript:

@@ -39,7 +39,7 @@ from salus.common.errors import ConfigError
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import load_job, seal_job
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.store import MemoryStore
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints

@@ -27,7 +27,7 @@ from salus.common.fit import require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.common.models import MODELS
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.store import MemoryStore
 from salus.simulations.engine import AppFactory
 from salus.simulations.partitioners import Patient, divide
 

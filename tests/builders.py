@@ -14,7 +14,7 @@ from salus.common.clock import SystemClock
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.store import MemoryStore
 
 JOB = """
 [job]

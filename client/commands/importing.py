@@ -13,13 +13,13 @@ from rich.progress import Progress as Bar
 
 from salus.client.config import open_catalogue
 from salus.client.data.catalogue import Catalogue, check_name
-from salus.client.data.cleaning import Isolated
-from salus.client.data.deidentify import METHOD, METHOD_CODES, parse_mask
-from salus.client.data.dimse import DicomNetwork, pushed
-from salus.client.data.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
-from salus.client.data.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.dicom.deidentify import METHOD, METHOD_CODES, parse_mask
+from salus.client.data.incoming.dimse import DicomNetwork, pushed
+from salus.client.data.incoming.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
+from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.data.patient_map import PatientMap
-from salus.client.data.receiver import DimseOptions
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions

@@ -6,8 +6,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from salus.client.data.cleaning import Isolated
-from salus.client.data.importing import from_folder
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.incoming.importing import from_folder
 from salus.common.cells import write_cell
 from salus.common.errors import DataError, UnreadableImage
 

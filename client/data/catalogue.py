@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
 
 from salus.client.data.declaration import FEW_PATIENTS, Declarations, Proposal, propose
-from salus.client.data.isolation import Decoding
+from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Sample

@@ -8,7 +8,7 @@ from salus.common.canonical import canonical_json, hash_parts
 from salus.common.errors import LedgerError
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release
-from salus.privacy.dp.head import HASH_BYTES, Head
+from salus.privacy.protocol.head import HASH_BYTES, Head
 
 NOTHING = bytes(HASH_BYTES)
 

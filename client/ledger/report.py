@@ -8,7 +8,7 @@ from salus.client.ledger.entries import NOTHING, Close, Commit, Entry, Reserve
 from salus.client.ledger.store import Budget, Ledger
 from salus.common.errors import LedgerError
 from salus.privacy.dp.accounting import Release, epsilon
-from salus.privacy.dp.head import Head
+from salus.privacy.protocol.head import Head
 
 WIDTH, HEIGHT, MARGIN = 640, 260, 44
 

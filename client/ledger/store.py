@@ -23,8 +23,8 @@ from salus.common.errors import BudgetError, LedgerError
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release
-from salus.privacy.dp.head import Head, went_back
 from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
+from salus.privacy.protocol.head import Head, went_back
 
 METADATA = sa.MetaData()
 ENTRIES = sa.Table(

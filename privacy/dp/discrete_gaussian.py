@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.randomness import Stream
 
 Integers = npt.NDArray[np.int64]
 FIRST_BITS = 64

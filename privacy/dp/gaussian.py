@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.randomness import Stream
 
 GRID_BITS = 20
 

@@ -12,7 +12,7 @@ import torch
 from opacus.optimizers.optimizer_fast_gradient_clipping import DPOptimizerFastGradientClipping
 
 from salus.privacy.dp.gaussian import noised
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.randomness import Stream
 
 
 class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  # opacus has no types

@@ -16,10 +16,9 @@ from salus.common.analyses.exact import exact_size
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.tasks.base import Task
-from salus.privacy.contribution import Shape
+from salus.privacy.contribution import Kind, Shape
 from salus.privacy.dp.accounting import Release, epsilon, solve_noise
 
-Kind = Literal["train", "evaluate", "measure"]
 # Exact counts of the training data of a round without noise, over all sites.
 COHORT = ("patients", "images", "left_out")
 TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma with probability below 1e-14

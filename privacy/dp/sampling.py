@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.randomness import Stream
 
 
 def poisson_sample(patients: int, sampling_rate: float, stream: Stream) -> npt.NDArray[np.int64]:

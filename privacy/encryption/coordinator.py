@@ -17,8 +17,6 @@ import numpy as np
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Shape, Sum
-from salus.privacy.contributors import STATEMENT_BYTES
-from salus.privacy.dp.head import open_head
 from salus.privacy.encryption.messages import (
     KEY_BYTES,
     SIGNATURE_BYTES,
@@ -34,10 +32,12 @@ from salus.privacy.encryption.messages import (
 )
 from salus.privacy.encryption.packing import SLOTS, Packing
 from salus.privacy.encryption.scheme import LARGEST_CIPHERTEXT_BYTES
-from salus.privacy.masking.keys import agree
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.transcript import Recorder
-from salus.privacy.session import Session
+from salus.privacy.protocol.contributors import STATEMENT_BYTES
+from salus.privacy.protocol.head import open_head
+from salus.privacy.protocol.keys import agree
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.transcript import Recorder
 
 LEFT_OUT = "It is left out of this round."
 UPLOAD_CHUNKS = 16  # 3.5 MB from each site per exchange

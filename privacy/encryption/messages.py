@@ -1,10 +1,10 @@
-"""The messages of an encrypted sum and the signed statements. All statements include the session of `salus.privacy.session`.
+"""The messages of an encrypted sum and the signed statements; every statement includes the session (`privacy.protocol.session`).
 
 reply 1     of a site: its X25519 key 32, signature 64; of the key holder also: the public BFV key
 request 2   key holder's X25519 key 32, signature 64 over both its keys, public BFV key; then first chunk u32, count u32
 request 3.. first chunk u32, count u32
 reply 2..   (u32 length, sealed chunk) per chunk; after the last one: signature 64 over the hashes of all chunks
-            a chunk is a ciphertext; a statement 3 precedes that of chunk 0, see `privacy.contributors`
+            a chunk is a ciphertext; a statement 3 precedes that of chunk 0, see `privacy.protocol.contributors`
 consent     request: per site id u32, key 32, root 32, signature 64; reply: signature 64, for noised jobs the ledger head
 decrypt     request to the key holder: list, consents, hashes per site; then chunks, each with all sites' sealed ciphertexts
 """
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from salus.common.canonical import hash_parts, u32
 from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import verify_raw
-from salus.privacy.masking.keys import agree, derive
+from salus.privacy.protocol.keys import agree, derive
 
 KEY_BYTES, HASH_BYTES, SIGNATURE_BYTES = 32, 32, 64
 ROW_BYTES = KEY_BYTES + HASH_BYTES + SIGNATURE_BYTES

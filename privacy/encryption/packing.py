@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import ProtectionError
-from salus.privacy.masking.prg import Words
+from salus.privacy.prg import Words
 
 PLAIN_MODULUS = 1152921504606830593  # the largest 60-bit prime that allows batching at degree 8192, as SEAL chooses it
 SLOTS = 8192

@@ -14,8 +14,6 @@ from enum import Enum
 from salus.common.canonical import hash_parts
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Contribution, Shape
-from salus.privacy.contributors import STATEMENT_BYTES, Consent, Statement, check_contributors, check_survivors
-from salus.privacy.dp.head import SIGNED_HEAD_BYTES, open_head, sign_head
 from salus.privacy.encryption.messages import (
     HASH_BYTES,
     KEY_BYTES,
@@ -34,14 +32,16 @@ from salus.privacy.encryption.messages import (
 )
 from salus.privacy.encryption.packing import Packing
 from salus.privacy.encryption.scheme import Encryptor, KeyPair
-from salus.privacy.masking.encoding import FixedPoint, encode
-from salus.privacy.masking.keys import public_of
-from salus.privacy.masking.messages import read_table
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.prg import Words
-from salus.privacy.masking.secret import Secret
+from salus.privacy.prg import Words
 from salus.privacy.protection import SiteParty
-from salus.privacy.session import Session
+from salus.privacy.protocol.contributors import STATEMENT_BYTES, Consent, Statement, check_contributors, check_survivors
+from salus.privacy.protocol.encoding import FixedPoint, encode
+from salus.privacy.protocol.head import SIGNED_HEAD_BYTES, open_head, sign_head
+from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.secret import Secret
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.tables import read_table
 
 
 class State(Enum):

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from salus.common.job import Job
 from salus.privacy.encryption.messages import consent_statement, root_statement, write_rows
-from salus.privacy.masking.transcript import Entry, SessionCheck, wrong
+from salus.privacy.protocol.transcript import Entry, SessionCheck, wrong
 
 
 class EncryptedCheck(SessionCheck):

@@ -15,24 +15,17 @@ import numpy as np
 from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import verify_raw
 from salus.privacy.contribution import Shape, Sum
-from salus.privacy.dp.head import open_head
-from salus.privacy.masking.encoding import FixedPoint, decode
-from salus.privacy.masking.keys import agree, pair_mask_key, public_of, self_mask_key
-from salus.privacy.masking.messages import (
-    BOX_BYTES,
-    SIGNATURE_BYTES,
-    Advert,
-    consent_statement,
-    masked_statement,
-    read_table,
-    write_ids,
-    write_table,
-)
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.prg import Mask, Words, add_masks
+from salus.privacy.masking.keys import pair_mask_key, self_mask_key
+from salus.privacy.masking.messages import BOX_BYTES, SIGNATURE_BYTES, Advert, consent_statement, masked_statement
 from salus.privacy.masking.shamir import SHARE_BYTES, combine
-from salus.privacy.masking.transcript import Recorder
-from salus.privacy.session import Session, ids
+from salus.privacy.prg import Mask, Words, add_masks
+from salus.privacy.protocol.encoding import FixedPoint, decode
+from salus.privacy.protocol.head import open_head
+from salus.privacy.protocol.keys import agree, public_of
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import Session, ids
+from salus.privacy.protocol.tables import read_table, write_ids, write_table
+from salus.privacy.protocol.transcript import Recorder
 
 LEFT_OUT = "It is left out of this round."
 

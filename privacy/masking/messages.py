@@ -11,16 +11,16 @@ reply 4     signature 64
 reply 5     66 bytes per survivor (self seed), then 66 bytes per dropped site (mask key), ids ascending
 
 A box holds, under ChaCha20-Poly1305: a share of the self seed 66, a share of the mask key 66, a statement 3 (see
-`privacy.contributors`; zeros in sessions with noise).
+`privacy.protocol.contributors`; zeros in sessions with noise).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from salus.common.canonical import hash_parts, u32
-from salus.common.errors import ProtectionError
-from salus.privacy.contributors import STATEMENT_BYTES
 from salus.privacy.masking.shamir import SHARE_BYTES
+from salus.privacy.protocol.contributors import STATEMENT_BYTES
+from salus.privacy.protocol.tables import wrong_length
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -43,7 +43,7 @@ class Advert:
     def from_bytes(cls, data: bytes) -> "Advert":
         """Read reply 1."""
         if len(data) != 2 * KEY_BYTES + SIGNATURE_BYTES:
-            raise _bad("an advert", data)
+            raise wrong_length("an advert", data)
         return cls(data[:32], data[32:64], data[64:])
 
     def statement(self, session: bytes, site: int) -> bytes:
@@ -64,43 +64,3 @@ def masked_statement(session: bytes, site: int, shared: bytes, digest: bytes) ->
 def consent_statement(session: bytes, survivors: bytes) -> bytes:
     """Return what a consent covers; `survivors` is ids(U3)."""
     return hash_parts("consent", session, survivors)
-
-
-def write_table(rows: Mapping[int, bytes]) -> bytes:
-    """Return u32 id and value of each row, ids ascending."""
-    return b"".join(u32(site) + rows[site] for site in sorted(rows))
-
-
-def read_table(data: bytes, width: int, what: str) -> dict[int, bytes]:
-    """Read rows of an id and `width` bytes; ids must ascend, so that none is repeated."""
-    step = 4 + width
-    if len(data) % step:
-        raise _bad(what, data)
-    rows: dict[int, bytes] = {}
-    last = 0
-    for start in range(0, len(data), step):
-        site = int.from_bytes(data[start : start + 4], "big")
-        if site <= last:
-            raise ProtectionError(
-                f"Expected ascending site ids in {what}; one is repeated or out of order.", remedy=REMEDY
-            )
-        rows[site] = data[start + 4 : start + step]
-        last = site
-    return rows
-
-
-def write_ids(sites: Iterable[int]) -> bytes:
-    """Return ids, ascending."""
-    return write_table(dict.fromkeys(sites, b""))
-
-
-def read_ids(data: bytes, what: str) -> frozenset[int]:
-    """Read ids, ascending."""
-    return frozenset(read_table(data, 0, what))
-
-
-REMEDY = "The coordinator is faulty or malicious; do not continue with this round."
-
-
-def _bad(what: str, data: bytes) -> ProtectionError:
-    return ProtectionError(f"Expected {what}, got {len(data)} bytes in another format.", remedy=REMEDY)

@@ -9,12 +9,12 @@ from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
 from salus.privacy.dp.plan import measured_shapes, plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.encoding import FixedPoint, choose_encoding
-from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.site import MaskingSite, Member
-from salus.privacy.masking.transcript import Recorder
 from salus.privacy.protection import SiteParty
-from salus.privacy.session import Session
+from salus.privacy.protocol.encoding import FixedPoint, choose_encoding
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.transcript import Recorder
 
 NARROWEST_SIGMA = 8.0
 

@@ -3,15 +3,14 @@
 Any t shares reconstruct the secret; t - 1 shares are independent of it, because the coefficients are uniform in the field.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from salus.common.errors import ProtectionError
+from salus.privacy.randomness import Random
 
 PRIME = 2**521 - 1
 SHARE_BYTES = 66
 SECRET_BYTES = 32
-
-Random = Callable[[int], bytes]
 
 
 def split(secret: bytes, threshold: int, indices: Sequence[int], random: Random) -> dict[int, bytes]:

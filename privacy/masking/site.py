@@ -15,30 +15,29 @@ from enum import Enum
 from salus.common.errors import IdentityError, ProtectionError
 from salus.common.identity import Identity, verify_raw
 from salus.privacy.contribution import Contribution, DataKind, Shape
-from salus.privacy.contributors import Consent, Statement, check_contributors, check_survivors
-from salus.privacy.dp.head import SIGNED_HEAD_BYTES, Head, open_head, sign_head
-from salus.privacy.dp.randomness import Stream
-from salus.privacy.masking.encoding import FixedPoint, add_discrete_noise, encode
-from salus.privacy.masking.keys import ShareChannel, pair_mask_key, public_of, self_mask_key
+from salus.privacy.masking.keys import ShareChannel, pair_mask_key, self_mask_key
 from salus.privacy.masking.messages import (
     BOX_BYTES,
     KEY_BYTES,
-    REMEDY,
     SIGNATURE_BYTES,
     Advert,
     adverts_hash,
     consent_statement,
     masked_statement,
-    read_ids,
-    read_table,
-    write_table,
 )
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.prg import Mask, Words, add_masks
-from salus.privacy.masking.secret import Secret
-from salus.privacy.masking.shamir import SHARE_BYTES, Random, split
-from salus.privacy.masking.store import SessionStore
-from salus.privacy.session import Session, ids
+from salus.privacy.masking.noise import add_discrete_noise
+from salus.privacy.masking.shamir import SHARE_BYTES, split
+from salus.privacy.prg import Mask, Words, add_masks
+from salus.privacy.protocol.contributors import Consent, Statement, check_contributors, check_survivors
+from salus.privacy.protocol.encoding import FixedPoint, encode
+from salus.privacy.protocol.head import SIGNED_HEAD_BYTES, Head, open_head, sign_head
+from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.secret import Secret
+from salus.privacy.protocol.session import Session, ids
+from salus.privacy.protocol.store import SessionStore
+from salus.privacy.protocol.tables import REMEDY, read_ids, read_table, write_table
+from salus.privacy.randomness import Random, Stream
 
 WAY = "masking"
 SECRET_BYTES = 2 * SHARE_BYTES

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.isolation import Decoding
+from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.loading import Memory, TensorSet, local_data
 from salus.client.data.prefetch import batches
 from salus.client.data.sources.base import SourceOptions

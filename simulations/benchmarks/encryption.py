@@ -15,9 +15,9 @@ from salus.privacy.contribution import Contribution, Shape
 from salus.privacy.encryption.messages import Box
 from salus.privacy.encryption.packing import SLOTS, choose_packing
 from salus.privacy.encryption.scheme import Encryptor, KeyPair
-from salus.privacy.masking.encoding import FixedPoint, encode
-from salus.privacy.masking.keys import public_of
-from salus.privacy.masking.prg import KEY_BYTES, Mask, add_masks
+from salus.privacy.prg import KEY_BYTES, Mask, add_masks
+from salus.privacy.protocol.encoding import FixedPoint, encode
+from salus.privacy.protocol.keys import public_of
 from salus.simulations.benchmarks.environment import describe_machine, versions
 
 PEER_DEGREE, PEER_PRIMES, PEER_SCALE = 8192, [60, 40, 40], 2.0**40

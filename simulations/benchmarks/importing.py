@@ -10,8 +10,8 @@ from typing import Any
 
 import pydicom
 
-from salus.client.data.cleaning import Isolated
-from salus.client.data.importing import from_folder, import_images
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.incoming.importing import from_folder, import_images
 from salus.client.data.sources.labels import LabelRow, Labels
 from salus.simulations.benchmarks.environment import cpu_seconds, describe_machine, peak_rss_mb, versions
 from salus.simulations.phantoms import Hospital, write_hospital

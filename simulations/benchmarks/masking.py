@@ -31,12 +31,12 @@ from flwr.compat.common.parameter import bytes_to_ndarray, ndarray_to_bytes
 from salus.common.identity import Identity
 from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.encoding import FixedPoint
-from salus.privacy.masking.prg import Mask, Words, add_masks
 from salus.privacy.masking.site import MaskingSite, Member
-from salus.privacy.masking.store import MemoryStore
-from salus.privacy.masking.transcript import no_record
-from salus.privacy.session import Session
+from salus.privacy.prg import Mask, Words, add_masks
+from salus.privacy.protocol.encoding import FixedPoint
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.store import MemoryStore
+from salus.privacy.protocol.transcript import no_record
 from salus.simulations.benchmarks.environment import describe_machine, peak_rss_mb, versions
 from salus.simulations.benchmarks.flower_secagg import measure
 

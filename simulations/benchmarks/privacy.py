@@ -28,7 +28,7 @@ from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp.accounting import Release, solve_noise
 from salus.privacy.dp.gaussian import gaussian
 from salus.privacy.dp.plan import Plan
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.randomness import Stream
 from salus.server.strategies import strategy_of
 from salus.simulations.benchmarks.environment import describe_machine, versions
 from salus.simulations.simulate import simulate, test_evaluator

@@ -16,7 +16,7 @@ from salus.common.events import EventLog
 from salus.common.fit import read_verdict
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.packets import Request
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.rounds import JobRun
 

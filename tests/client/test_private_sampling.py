@@ -21,8 +21,8 @@ from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp import optimizer as optimizer_module
 from salus.privacy.dp.plan import Plan
-from salus.privacy.dp.randomness import Stream
 from salus.privacy.dp.sampling import poisson_sample
+from salus.privacy.randomness import Stream
 
 ALPHA = 1e-6
 RATE, STEPS, PATIENTS = 0.2, 6, 1500

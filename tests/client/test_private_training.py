@@ -29,7 +29,7 @@ from salus.privacy.dp.accounting import renyi_epsilon
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.optimizer import PatientOptimizer
 from salus.privacy.dp.plan import Plan, plan_of, spent
-from salus.privacy.dp.randomness import Stream
+from salus.privacy.randomness import Stream
 
 ALPHA = 1e-6
 SGD = 'optimizer = "sgd"\nmomentum = 0.0\nlearning_rate = 1.0\n'

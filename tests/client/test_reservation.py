@@ -21,9 +21,9 @@ from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.vectors import layout_of, read_parameters
-from salus.privacy.dp.head import Head
 from salus.privacy.dp.plan import Plan, plan_of
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.store import MemoryStore
 
 PRIVATE = 'noise = "distributed"\nepsilon = 8.0\nsampling_rate = 0.5\npatients_per_site = 20\n'
 STATISTICS = """

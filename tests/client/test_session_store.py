@@ -13,8 +13,8 @@ from tests.processes import start
 from salus.client.session_store import SqliteSessionStore
 from salus.common.errors import ConfigError, ProtectionError, Refused
 from salus.privacy.contribution import DataKind
-from salus.privacy.contributors import Consent, Statement, contributors_of, late_data
-from salus.privacy.masking.store import MemoryStore, SessionStore
+from salus.privacy.protocol.contributors import Consent, Statement, contributors_of, late_data
+from salus.privacy.protocol.store import MemoryStore, SessionStore
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -77,7 +77,7 @@ import sys
 from pathlib import Path
 from salus.client.session_store import SqliteSessionStore
 from salus.common.errors import ProtectionError
-from salus.privacy.contributors import Consent
+from salus.privacy.protocol.contributors import Consent
 store = SqliteSessionStore(Path(sys.argv[1]))
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 number = 0

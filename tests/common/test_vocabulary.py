@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tests.client.data.dicom_files import write
 
-from salus.client.data.dicom import Facts, decode, picture
+from salus.client.data.dicom.picture import Facts, decode, picture
 from salus.common.errors import JobError
 from salus.common.job import parse_job
 from salus.common.vocabulary import modality_of, vendor_of

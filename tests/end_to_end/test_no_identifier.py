@@ -13,8 +13,8 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset
 from tests.builders import toy_identity, toy_keys
-from tests.client.data.test_deidentify import image, leaks, planted
-from tests.client.data.test_pacs import free_port
+from tests.client.data.dicom.test_deidentify import image, leaks, planted
+from tests.client.data.incoming.test_pacs import free_port
 from tests.processes import running
 from tests.server.test_measuring import job_of
 from tests.server.test_rounds import World
@@ -31,7 +31,7 @@ from salus.common.errors import SalusError
 from salus.common.events import EventLog
 from salus.common.job import Job, parse_job
 from salus.common.packets import Reply, Request
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.rounds import run_of
 

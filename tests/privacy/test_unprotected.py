@@ -6,10 +6,10 @@ from tests.builders import tiny_job, toy_identity, toy_keys
 
 from salus.common.errors import JobError, ProtectionError
 from salus.privacy.contribution import Contribution, Shape
-from salus.privacy.masking.store import MemoryStore
-from salus.privacy.masking.transcript import no_record
 from salus.privacy.protection import SiteParty, protection_of
-from salus.privacy.session import Session
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.store import MemoryStore
+from salus.privacy.protocol.transcript import no_record
 from salus.privacy.unprotected import UNPROTECTED
 
 SHAPE = Shape(3, 1, 10.0)

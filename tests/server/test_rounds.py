@@ -246,7 +246,7 @@ def test_a_lying_site_can_stop_a_job_but_cannot_expel_another_from_the_cohort(tm
     world.sites = Poisoner(honest)  # type: ignore[assignment]
     # Four survivors are too few for five sites, so the smallest cohort is lowered: the rule must hold where they are enough.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("salus.privacy.masking.parameters.SMALLEST_COHORT", 4)
+        patch.setattr("salus.privacy.protocol.parameters.SMALLEST_COHORT", 4)
         with pytest.raises(RoundError, match="failed in 5 attempts"):
             world.run()
         abandoned = [str(event.fields["text"]) for event in world.events if event.kind == "abandoned"]

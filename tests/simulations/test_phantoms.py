@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.dicom import read_dicom
+from salus.client.data.dicom.picture import read_dicom
 from salus.client.data.sources.base import SourceOptions
 from salus.simulations.phantoms import HOSPITALS, is_phantom, write_hospital
 

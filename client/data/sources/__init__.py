@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from salus.client.data.isolation import Decoding
+from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.sources.base import Source, SourceOptions
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.opened import Direct

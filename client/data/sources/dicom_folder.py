@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from salus.client.data.decoders import load_decoders, try_volume
-from salus.client.data.dicom import DicomImage, Window, read_image
+from salus.client.data.dicom.decoders import load_decoders, try_volume
+from salus.client.data.dicom.picture import DicomImage, Window, read_image
+from salus.client.data.dicom.volumes import split_times, stack
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.labels import LabelRow, Labels, read_labels
-from salus.client.data.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 
 AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so that no slice is stretched separately

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from salus.client.data.messages import MAX_FILE_BYTES
+from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.sources.base import LABELS, SourceOptions, Stamp, stamp_of
 from salus.common.errors import UnreadableImage
 

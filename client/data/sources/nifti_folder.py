@@ -16,7 +16,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from salus.client.data.dicom import Window, show
+from salus.client.data.dicom.picture import Window, show
 from salus.client.data.records import (
     PATIENT_BY,
     FloatArray,

@@ -8,16 +8,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from salus.client.data.channel import Buffer
-from salus.client.data.isolation import Decoding, shared_child
-from salus.client.data.messages import MAX_FILE_BYTES, Answer, Done, Found, Loaded, Names, Page, Question
+from salus.client.data.dicom.channel import Buffer
+from salus.client.data.dicom.isolation import Decoding, shared_child
+from salus.client.data.dicom.messages import MAX_FILE_BYTES, Answer, Done, Found, Loaded, Names, Page, Question
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.opened import PAGE, Item, Opened
 from salus.common.errors import UnreadableImage
 
-ROLE = "salus.client.data.decoder_reading:Reading"
+ROLE = "salus.client.data.dicom.reading:Reading"
 NOT_OPEN = "not-open"  # the child keeps few sources open at a time
 MAX_PUSHED_BYTES = 2**24
 MAX_FOUND = 20_000_000  # in one file; a table has a row of a few bytes for each

@@ -10,9 +10,9 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
-from salus.client.data.channel import Buffer
-from salus.client.data.decoder_process import Ask
-from salus.client.data.messages import Answer, Done, Names, Operation
+from salus.client.data.dicom.channel import Buffer
+from salus.client.data.dicom.decoder_process import Ask
+from salus.client.data.dicom.messages import Answer, Done, Names, Operation
 from salus.client.data.sandbox.seccomp import ARCHITECTURES
 from salus.client.data.sandbox.syscalls import ALLOWED, FATAL
 from salus.common.errors import UnreadableImage

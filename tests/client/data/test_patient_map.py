@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from tests.client.data.test_deidentify import SECRET, image
-from tests.client.data.test_importing import file_bytes
+from tests.client.data.dicom.test_deidentify import SECRET, image
+from tests.client.data.incoming.test_importing import file_bytes
 from typer.testing import CliRunner
 
 from salus.cli import app

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tests.client.data.attacks import ATTACKS, MARK
 
-from salus.client.data import isolation
-from salus.client.data.isolation import Child, Decoding
-from salus.client.data.messages import Done, Names
+from salus.client.data.dicom import isolation
+from salus.client.data.dicom.isolation import Child, Decoding
+from salus.client.data.dicom.messages import Done, Names
 from salus.client.data.sandbox import LAYERS, landlock, seccomp
 from salus.client.data.sandbox.syscalls import ALLOWED, FATAL, MAPPING
 from salus.common.errors import ConfigError, UnreadableImage
@@ -176,7 +176,7 @@ def test_without_a_filter_nothing_is_decoded_unless_the_operator_accepts(
 def test_children_end_with_the_process_that_started_them(victim: Victim) -> None:
     code = (
         "import sys; sys.path[:] = sys.argv[1].split(':')\n"
-        "from salus.client.data.isolation import Child, Decoding\n"
+        "from salus.client.data.dicom.isolation import Child, Decoding\n"
         f"child = Child({ROLE!r}, {{'target': [1, 1, '/']}}, b'', Decoding(memory_mb=64))\n"
         "child.start(); print(child.process_id, flush=True); sys.stdin.read()"
     )

@@ -20,8 +20,8 @@ from salus.common.canonical import canonical_json
 from salus.common.clock import Clock, ManualClock, SystemClock
 from salus.common.errors import BudgetError, LedgerError
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.head import Head, sign_head
 from salus.privacy.dp.plan import Plan
+from salus.privacy.protocol.head import Head, sign_head
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PATIENTS = frozenset(f"patient-{n}" for n in range(20))

@@ -9,7 +9,7 @@ from salus.client.config import open_ledger
 from salus.client.session_store import SqliteSessionStore
 from salus.common.kit import read_kit
 from salus.common.trust import install_kit
-from salus.privacy.dp.head import Head
+from salus.privacy.protocol.head import Head
 
 
 def test_a_restored_ledger_is_not_called_intact(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from salus.common.tasks import make_task
 from salus.privacy.contribution import Contribution
 from salus.privacy.dp.accounting import epsilon
 from salus.privacy.dp.plan import EVALUATION_ATTEMPTS, plan_of, sensitivity_l2, shape_of, spent
-from salus.privacy.dp.randomness import Stream
-from salus.privacy.masking.encoding import add_discrete_noise, decode, encode
-from salus.privacy.masking.parameters import thresholds
+from salus.privacy.masking.noise import add_discrete_noise
 from salus.privacy.masking.protection import noise_share
 from salus.privacy.noise_in_sum import noise_in_sum
+from salus.privacy.protocol.encoding import decode, encode
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.randomness import Stream
 
 ALPHA = 1e-6
 

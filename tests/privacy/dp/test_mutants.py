@@ -12,9 +12,9 @@ from salus.privacy.dp import accounting
 from salus.privacy.dp.accounting import Release, epsilon, renyi_epsilon
 from salus.privacy.dp.discrete_gaussian import DiscreteGaussian, discrete_gaussian
 from salus.privacy.dp.gaussian import gaussian, noised
-from salus.privacy.dp.randomness import Stream
-from salus.privacy.masking import encoding
-from salus.privacy.masking.encoding import add_discrete_noise
+from salus.privacy.masking import noise
+from salus.privacy.masking.noise import add_discrete_noise
+from salus.privacy.randomness import Stream
 
 ALPHA = 1e-6
 COUNT = 200_003  # more than three chunks of 65 536, and the last one not full
@@ -86,7 +86,7 @@ def test_a_sum_whose_later_chunks_get_no_noise_is_caught(monkeypatch: pytest.Mon
             self.calls += 1
             return super().sample(count) if self.calls == 1 else np.zeros(count, np.int64)
 
-    monkeypatch.setattr(encoding, "DiscreteGaussian", Once)
+    monkeypatch.setattr(noise, "DiscreteGaussian", Once)
     assert not noise_is_everywhere(_added())
 
 

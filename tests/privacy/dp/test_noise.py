@@ -9,8 +9,8 @@ from scipy import stats
 
 from salus.privacy.dp.discrete_gaussian import DiscreteGaussian, discrete_gaussian
 from salus.privacy.dp.gaussian import gaussian, noised
-from salus.privacy.dp.randomness import Stream
 from salus.privacy.dp.sampling import capped, poisson_sample
+from salus.privacy.randomness import Stream
 
 ALPHA = 1e-6  # false alarms: one in a million runs of each test
 

@@ -14,14 +14,14 @@ from tests.privacy.encryption.world import World
 
 from salus.common.errors import NotOpened, ProtectionError
 from salus.privacy.contribution import Contribution
-from salus.privacy.contributors import STATEMENT_BYTES
-from salus.privacy.dp.head import Head
 from salus.privacy.encryption.coordinator import EncryptedCoordinator, Step
 from salus.privacy.encryption.messages import Box, key_statement, read_parts, write_parts, write_range
 from salus.privacy.encryption.packing import SLOTS
 from salus.privacy.encryption.scheme import Encryptor, KeyPair, context
 from salus.privacy.encryption.site import State
-from salus.privacy.masking.encoding import FixedPoint, encode
+from salus.privacy.protocol.contributors import STATEMENT_BYTES
+from salus.privacy.protocol.encoding import FixedPoint, encode
+from salus.privacy.protocol.head import Head
 
 
 def refused(call: Callable[[], object], text: str) -> None:

@@ -9,8 +9,8 @@ from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.privacy.encryption.coordinator import Step
 from salus.privacy.encryption.transcript import EncryptedCheck
-from salus.privacy.masking.transcript import Verified, verify_transcript
-from salus.privacy.session import manifest_hash
+from salus.privacy.protocol.session import manifest_hash
+from salus.privacy.protocol.transcript import Verified, verify_transcript
 
 Entries = list[dict[str, object]]
 JOB = tiny_job(protection='encryption"\nkey_holder = 2\nstrategy = "fedavg')

@@ -9,13 +9,13 @@ from tests.builders import tiny_job
 from tests.privacy.masking.world import identity
 
 from salus.privacy.contribution import Contribution, DataKind, Shape
-from salus.privacy.dp.head import Head
 from salus.privacy.encryption.coordinator import EncryptedCoordinator, Step
 from salus.privacy.encryption.packing import Packing, choose_packing
 from salus.privacy.encryption.site import EncryptedSite
-from salus.privacy.masking.store import MemoryStore
 from salus.privacy.protection import SiteParty
-from salus.privacy.session import Session, manifest_hash
+from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.session import Session, manifest_hash
+from salus.privacy.protocol.store import MemoryStore
 
 
 class World:

@@ -11,15 +11,17 @@ from tests.privacy.masking.world import ENCODING, World, identity, refused
 from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.privacy.contribution import Shape
-from salus.privacy.contributors import Consent
-from salus.privacy.dp.head import Head
-from salus.privacy.masking.messages import BOX_BYTES, Advert, consent_statement, read_table, write_ids, write_table
-from salus.privacy.masking.parameters import may_follow, thresholds
-from salus.privacy.masking.prg import keystream
+from salus.privacy.masking.messages import BOX_BYTES, Advert, consent_statement
 from salus.privacy.masking.site import MaskingSite, Member, State
-from salus.privacy.masking.store import MemoryStore
-from salus.privacy.masking.transcript import verify_transcript
-from salus.privacy.session import Session, ids, manifest_hash
+from salus.privacy.masking.transcript import MaskedCheck
+from salus.privacy.prg import keystream
+from salus.privacy.protocol.contributors import Consent
+from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.parameters import may_follow, thresholds
+from salus.privacy.protocol.session import Session, ids, manifest_hash
+from salus.privacy.protocol.store import MemoryStore
+from salus.privacy.protocol.tables import read_table, write_ids, write_table
+from salus.privacy.protocol.transcript import verify_transcript
 
 
 def table(world: World) -> dict[int, bytes]:
@@ -291,7 +293,7 @@ def test_masks_have_no_short_seed() -> None:
 def test_the_transcript_is_checked_by_a_third_party() -> None:
     world = World(7)
     world.run({3: [7]})
-    (line,) = verify_transcript(world.record, world.keys).sums
+    (line,) = verify_transcript(world.record, world.keys, MaskedCheck).sums
     assert line == {"round": 1, "attempt": 0, "kind": "train", "sites": [1, 2, 3, 4, 5, 6], "consents": 6}
 
     def changed(which: str, **fields: object) -> list[dict[str, object]]:
@@ -324,9 +326,9 @@ def test_the_transcript_is_checked_by_a_third_party() -> None:
         (changed("session", parameters=5), "another job"),
         (changed("advert", site="x"), "damaged"),
     ):
-        refused(lambda e=entries: verify_transcript(e, world.keys), text)
+        refused(lambda e=entries: verify_transcript(e, world.keys, MaskedCheck), text)
     stranger = {**world.keys, 1: Identity.generate().public_key}
-    refused(lambda: verify_transcript(world.record, stranger), "site 1")
+    refused(lambda: verify_transcript(world.record, stranger, MaskedCheck), "site 1")
 
 
 def test_with_noise_sums_may_be_over_other_sites_and_consents_carry_ledger_heads() -> None:
@@ -337,11 +339,13 @@ def test_with_noise_sums_may_be_over_other_sites_and_consents_carry_ledger_heads
         second.sites[site] = second.site(site)
         second.heads[site] = Head(4, bytes([site]) * 32)
     second.run({3: [6]})
-    verified = verify_transcript([*first.record, *second.record], first.keys)
+    verified = verify_transcript([*first.record, *second.record], first.keys, MaskedCheck)
     assert [len(line["sites"]) for line in verified.sums] == [6, 5]  # type: ignore[arg-type]
     assert verified.sent[6] == {"train": 2, "evaluate": 0, "measure": 0}
     backwards = [*second.record, *first.record[1:]]
-    refused(lambda: verify_transcript(backwards, first.keys), "ledger of site 1 was rolled back in round 1")
+    refused(
+        lambda: verify_transcript(backwards, first.keys, MaskedCheck), "ledger of site 1 was rolled back in round 1"
+    )
 
 
 def test_a_restored_ledger_is_noticed_by_every_other_site() -> None:
@@ -396,16 +400,19 @@ def test_a_transcript_cannot_hide_a_sum_or_swap_its_survivors() -> None:
     second = World(8, round_=2)
     second.run({3: [8]})
     without_sum = [entry for entry in first.record if entry["kind"] != "sum"]
-    refused(lambda: verify_transcript([*without_sum, *second.record], first.keys), "other sites than an earlier sum")
+    refused(
+        lambda: verify_transcript([*without_sum, *second.record], first.keys, MaskedCheck),
+        "other sites than an earlier sum",
+    )
     other = World(8, job_id="job-2")
     other.run()
-    refused(lambda: verify_transcript([*first.record, *other.record], first.keys), "several jobs")
+    refused(lambda: verify_transcript([*first.record, *other.record], first.keys, MaskedCheck), "several jobs")
     swapped = [e for e in first.record if e["kind"] not in ("sum",) and not (e["kind"] == "masked" and e["site"] == 8)]
     swapped += [
         {"kind": "survivors", "sites": list(range(1, 8))},
         {"kind": "sum", "sites": list(range(1, 8)), "sha256": ""},
     ]
-    refused(lambda: verify_transcript(swapped, first.keys), "repeated or out of order")
+    refused(lambda: verify_transcript(swapped, first.keys, MaskedCheck), "repeated or out of order")
 
 
 def test_training_and_evaluation_never_share_a_session() -> None:

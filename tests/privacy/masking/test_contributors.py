@@ -8,11 +8,12 @@ from tests.privacy.masking.world import World, identity, refused
 
 from salus.common.errors import NotOpened
 from salus.privacy.contribution import DataKind
-from salus.privacy.contributors import Statement
 from salus.privacy.masking.keys import ShareChannel
-from salus.privacy.masking.messages import BOX_BYTES, consent_statement, read_table, write_table
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.session import ids
+from salus.privacy.masking.messages import BOX_BYTES, consent_statement
+from salus.privacy.protocol.contributors import Statement
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import ids
+from salus.privacy.protocol.tables import read_table, write_table
 
 
 def until_consent(world: World, without: tuple[int, ...] = ()) -> dict[int, bytes]:

@@ -12,14 +12,14 @@ from tests.privacy.masking.world import identity
 from salus.common.job import Job
 from salus.privacy.contribution import Contribution, Shape
 from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
-from salus.privacy.dp.head import Head
 from salus.privacy.dp.plan import ROUNDING, plan_of
 from salus.privacy.masking import protection
-from salus.privacy.masking.parameters import thresholds
 from salus.privacy.masking.protection import MASKING, noise_share
-from salus.privacy.masking.store import MemoryStore
 from salus.privacy.protection import SiteParty
-from salus.privacy.session import Session
+from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.store import MemoryStore
 
 ALPHA = 1e-6
 SITES, LENGTH = 8, 20_000
@@ -87,7 +87,7 @@ def test_narrow_noise_is_wider_by_what_the_accounting_needs() -> None:
 
 def test_rounding_to_the_grid_moves_a_patient_by_less_than_is_counted() -> None:
     """With the same coins, two vectors a clip norm apart differ in words by at most clip / grid + sqrt(d)."""
-    from salus.privacy.masking.encoding import encode
+    from salus.privacy.protocol.encoding import encode
 
     encoding, _ = noise_share(job(), Shape(LENGTH, 0, 100.0), SITES)
     shape = Shape(LENGTH, 0, 100.0)

@@ -11,11 +11,11 @@ from tests.builders import tiny_job
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Contribution, Shape, to_vector
-from salus.privacy.masking.encoding import FixedPoint, choose_encoding, decode, encode
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.prg import CHUNK_WORDS, Mask, add_masks, keystream
 from salus.privacy.masking.protection import MASKING
 from salus.privacy.masking.shamir import PRIME, combine, split
+from salus.privacy.prg import CHUNK_WORDS, Mask, add_masks, keystream
+from salus.privacy.protocol.encoding import FixedPoint, choose_encoding, decode, encode
+from salus.privacy.protocol.parameters import thresholds
 
 
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 9), st.integers(0, 6), st.randoms(use_true_random=False))

@@ -16,10 +16,11 @@ from tests.privacy.masking.world import World
 
 from salus.common.errors import ProtectionError
 from salus.privacy.masking.coordinator import Step
-from salus.privacy.masking.messages import read_ids
 from salus.privacy.masking.site import MaskingSite, State
-from salus.privacy.masking.transcript import verify_transcript
-from salus.privacy.session import Session
+from salus.privacy.masking.transcript import MaskedCheck
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.tables import read_ids
+from salus.privacy.protocol.transcript import verify_transcript
 
 SCHEDULE = st.fixed_dictionaries(
     {
@@ -101,7 +102,7 @@ def play(plan: Mapping[str, object]) -> tuple[int, int]:
             )
             abandoned += 1
         released.check()
-    verify_transcript(world.record, world.keys)
+    verify_transcript(world.record, world.keys, MaskedCheck)
     return finished, abandoned
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from salus.privacy.contribution import DataKind
-from salus.privacy.contributors import Statement
-from salus.privacy.masking.keys import ShareChannel, public_of
+from salus.privacy.masking.keys import ShareChannel
 from salus.privacy.masking.messages import BOX_BYTES, Advert, adverts_hash
-from salus.privacy.masking.secret import Secret
+from salus.privacy.protocol.contributors import Statement
+from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.secret import Secret
 
 FILE = Path(__file__).parent / "vectors" / "statements.json"
 

@@ -11,16 +11,17 @@ from salus.common.canonical import hash_parts
 from salus.common.identity import Identity
 from salus.privacy.contribution import Shape
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.encoding import FixedPoint
-from salus.privacy.masking.keys import pair_mask_key, public_of, self_mask_key
+from salus.privacy.masking.keys import pair_mask_key, self_mask_key
 from salus.privacy.masking.messages import Advert
-from salus.privacy.masking.parameters import thresholds
-from salus.privacy.masking.prg import keystream
 from salus.privacy.masking.shamir import combine
 from salus.privacy.masking.site import MaskingSite, Member
-from salus.privacy.masking.store import MemoryStore
-from salus.privacy.masking.transcript import no_record
-from salus.privacy.session import Session
+from salus.privacy.prg import keystream
+from salus.privacy.protocol.encoding import FixedPoint
+from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.store import MemoryStore
+from salus.privacy.protocol.transcript import no_record
 
 pytestmark = [
     pytest.mark.shared_data,

@@ -16,13 +16,13 @@ from tests.builders import tiny_job
 from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.privacy.contribution import DataKind, Shape
-from salus.privacy.dp.head import Head
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.encoding import FixedPoint
-from salus.privacy.masking.prg import Words
 from salus.privacy.masking.site import MaskingSite, Member
-from salus.privacy.masking.store import MemoryStore
-from salus.privacy.session import Session, manifest_hash
+from salus.privacy.prg import Words
+from salus.privacy.protocol.encoding import FixedPoint
+from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.session import Session, manifest_hash
+from salus.privacy.protocol.store import MemoryStore
 
 ENCODING = FixedPoint(20)
 VECTORS = Path(__file__).resolve().parents[4] / "shared" / "vectors" / "masked_sum_v1.json"

@@ -7,7 +7,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.client.data.dicom_files import make, write
 
-from salus.client.data.dicom import read_dicom
+from salus.client.data.dicom.picture import read_dicom
 from salus.common.errors import UnreadableImage
 
 RAMP = np.array([[0, 100], [200, 300]], np.uint16)

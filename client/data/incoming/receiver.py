@@ -26,8 +26,8 @@ from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
-from salus.client.data.messages import MAX_FILE_BYTES
-from salus.client.data.pacs import LOOPBACK, UID
+from salus.client.data.dicom.messages import MAX_FILE_BYTES
+from salus.client.data.incoming.pacs import LOOPBACK, UID
 from salus.common.errors import ConfigError
 from salus.common.strict import Strict
 

@@ -13,8 +13,8 @@ from typing import Annotated, TypeVar
 import httpx
 from pydantic import Field
 
-from salus.client.data.importing import Incoming, Progress
-from salus.client.data.messages import MAX_FILE_BYTES
+from salus.client.data.dicom.messages import MAX_FILE_BYTES
+from salus.client.data.incoming.importing import Incoming, Progress
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 from salus.common.strict import Strict
 

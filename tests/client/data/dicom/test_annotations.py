@@ -10,11 +10,11 @@ import pydicom
 import pytest
 from pydicom.sr.codedict import codes
 from tests.client.data.dicom_files import write as write_image
-from tests.client.data.test_importing import hostile
+from tests.client.data.incoming.test_importing import hostile
 from typer.testing import CliRunner
 
 from salus.cli import app
-from salus.client.data.cleaning import Isolated
+from salus.client.data.dicom.cleaning import Isolated
 from salus.common.errors import DataError, UnreadableImage
 
 STUDY = "1.2.826.0.1.3680043.8.498.77"

@@ -22,8 +22,8 @@ from typing import Annotated, TypeVar
 import numpy as np
 from pydantic import Field
 
-from salus.client.data.channel import Buffer, Channel, ProtocolError
-from salus.client.data.messages import (
+from salus.client.data.dicom.channel import Buffer, Channel, ProtocolError
+from salus.client.data.dicom.messages import (
     ANSWER,
     DATA,
     OPERATION,
@@ -47,7 +47,7 @@ START_SECONDS = 120.0  # on a busy machine the imports take seconds
 SLOWEST_BYTES_PER_S = 10e6  # large files get more time, by this rate
 MAX_QUESTIONS = 100_000  # in one operation; a series has some thousand files
 ACCEPTED = "I accept that a damaged file may take over this site"
-BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from salus.client.data.decoder_process import main; main()"
+BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from salus.client.data.dicom.decoder_process import main; main()"
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 2**20  # Linux; the most that an unprivileged process may have
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # never the rest: a PACS's password is among them
 A = TypeVar("A", bound=Answer)

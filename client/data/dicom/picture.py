@@ -23,7 +23,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from salus.client.data.geometry import Geometry, read_geometry, slice_spacing_mm, untile
+from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
 from salus.client.data.records import FloatArray, array_digest
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict

@@ -22,18 +22,18 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
-from tests.client.data.test_deidentify import SECRET, image, leaks
-from tests.client.data.test_importing import file_bytes
-from tests.client.data.test_pacs import free_port, real, running_orthanc, study
+from tests.client.data.dicom.test_deidentify import SECRET, image, leaks
+from tests.client.data.incoming.test_importing import file_bytes
+from tests.client.data.incoming.test_pacs import free_port, real, running_orthanc, study
 from tests.processes import BACKSTOP_S, wait_until
 from typer.testing import CliRunner
 
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
-from salus.client.data import receiver as receiver_module
-from salus.client.data.dimse import DicomNetwork, pushed
-from salus.client.data.importing import Incoming, Progress
-from salus.client.data.receiver import REFUSED, SUCCESS, DimseOptions, Receiver
+from salus.client.data.incoming import receiver as receiver_module
+from salus.client.data.incoming.dimse import DicomNetwork, pushed
+from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.receiver import REFUSED, SUCCESS, DimseOptions, Receiver
 from salus.common.clock import ManualClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 

@@ -14,9 +14,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from salus.client.data.importing import Incoming, Progress
-from salus.client.data.pacs import PAUSE_S, TRIES, UID, tried
-from salus.client.data.receiver import SUCCESS, DimseOptions, Receiver
+from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.pacs import PAUSE_S, TRIES, UID, tried
+from salus.client.data.incoming.receiver import SUCCESS, DimseOptions, Receiver
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.data.dicom_files import write
 
-from salus.client.data.dicom import DicomImage, Window, read_dicom
-from salus.client.data.geometry import Geometry
-from salus.client.data.volumes import split_times, stack
+from salus.client.data.dicom.geometry import Geometry
+from salus.client.data.dicom.picture import DicomImage, Window, read_dicom
+from salus.client.data.dicom.volumes import split_times, stack
 from salus.common.errors import UnreadableImage
 
 AXES = [np.array(a, float) for a in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]

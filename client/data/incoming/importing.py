@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from salus.client.data.cleaning import Isolated
-from salus.client.data.deidentify import Clean
-from salus.client.data.messages import MAX_FILE_BYTES
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.dicom.deidentify import Clean
+from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sources.labels import Labels

@@ -2,7 +2,7 @@
 
 import os
 
-from salus.client.data.channel import LONGEST_S, Channel
+from salus.client.data.dicom.channel import LONGEST_S, Channel
 
 
 def test_a_child_that_asks_for_a_file_again_and_again_gets_no_more_than_the_longest_time() -> None:

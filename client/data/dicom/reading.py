@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from salus.client.data.channel import Buffer
-from salus.client.data.decoder_process import Ask
-from salus.client.data.messages import MAX_VALUES, Answer, Done, Found, Loaded, Names, Operation, Page, Question
+from salus.client.data.dicom.channel import Buffer
+from salus.client.data.dicom.decoder_process import Ask
+from salus.client.data.dicom.messages import MAX_VALUES, Answer, Done, Found, Loaded, Names, Operation, Page, Question
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources.base import Reader, SourceOptions
 from salus.common.errors import UnreadableImage

@@ -16,12 +16,12 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.deidentify import PixelMask, Rules, deidentify, parse_mask, shifted_date, uid
-from salus.client.data.dicom import read_dicom
+from salus.client.data.dicom.deidentify import PixelMask, Rules, deidentify, parse_mask, shifted_date, uid
+from salus.client.data.dicom.picture import read_dicom
 from salus.common.errors import ConfigError, UnreadableImage
 
 SECRET = b"a secret of at least sixteen bytes"
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "dicom"
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "dicom"
 TEXT_VRS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "AS"}
 PLACED = {"PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
           "PhotometricInterpretation", "NumberOfFrames", "PlanarConfiguration", "FloatPixelData", "DoubleFloatPixelData",

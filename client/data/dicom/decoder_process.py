@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from salus.client.data.channel import Buffer, Channel, ProtocolError
-from salus.client.data.messages import (
+from salus.client.data.dicom.channel import Buffer, Channel, ProtocolError
+from salus.client.data.dicom.messages import (
     ANSWER,
     DATA,
     PROBLEM,

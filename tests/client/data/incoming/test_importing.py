@@ -12,12 +12,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless
-from tests.client.data.test_deidentify import SECRET, image, leaks, planted
+from tests.client.data.dicom.test_deidentify import SECRET, image, leaks, planted
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.channel import Channel
-from salus.client.data.cleaning import Isolated
-from salus.client.data.importing import (
+from salus.client.data.dicom.channel import Channel
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.incoming.importing import (
     LABELS,
     ImportReport,
     Incoming,
@@ -265,7 +265,7 @@ def test_a_crash_between_label_and_image_loses_neither(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("salus.client.data.importing._store", killed)
+        patched.setattr("salus.client.data.incoming.importing._store", killed)
         with pytest.raises(KeyboardInterrupt):
             import_images(files, EVERYBODY, SECRET, tmp_path, child)
     (path,) = [line.split(",")[0] for line in (tmp_path / LABELS).read_text().splitlines()[1:]]

@@ -13,15 +13,15 @@ import httpx
 import numpy as np
 import pytest
 import zstandard
-from tests.client.data.test_deidentify import SECRET, image, leaks
-from tests.client.data.test_importing import file_bytes
+from tests.client.data.dicom.test_deidentify import SECRET, image, leaks
+from tests.client.data.incoming.test_importing import file_bytes
 from tests.processes import running, wait_until
 from typer.testing import CliRunner
 
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
-from salus.client.data.importing import Incoming, Progress
-from salus.client.data.pacs import DicomWeb, PacsOptions, first_part, parse_query
+from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, first_part, parse_query
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -232,7 +232,7 @@ def test_a_password_is_not_sent_in_clear_to_another_machine() -> None:
 
 
 def test_a_list_without_end_is_one_refused_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salus.client.data.pacs.MAX_LIST_BYTES", 1000)
+    monkeypatch.setattr("salus.client.data.incoming.pacs.MAX_LIST_BYTES", 1000)
 
     def handler(request: httpx.Request) -> httpx.Response:
         short = request.url.path.endswith("/studies")

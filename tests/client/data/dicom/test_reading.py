@@ -21,13 +21,13 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 from tests.builders import write_npz
+from tests.client.data.dicom.test_deidentify import image
 from tests.client.data.dicom_files import write
-from tests.client.data.test_deidentify import image
-from tests.client.data.test_importing import hostile
+from tests.client.data.incoming.test_importing import hostile
 
 from salus.client.config import init_site, open_catalogue
-from salus.client.data.cleaning import Isolated
-from salus.client.data.isolation import ACCEPTED, Decoding
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.dicom.isolation import ACCEPTED, Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import SOURCES, open_source
 from salus.client.data.sources.base import SourceOptions
@@ -35,7 +35,7 @@ from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.remote import Remote
 from salus.common.errors import ConfigError, DataError, UnreadableImage
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "dicom"
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "dicom"
 RAMP = np.arange(48, dtype=np.uint16).reshape(6, 8)
 CHILD = Decoding(memory_mb=2048)
 
@@ -240,7 +240,7 @@ class Hostile:
 
 @pytest.fixture
 def plug_in(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(SOURCES._builtin, "hostile", "tests.client.data.test_reading:Hostile")
+    monkeypatch.setitem(SOURCES._builtin, "hostile", "tests.client.data.dicom.test_reading:Hostile")
     return "hostile"
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from salus.common.errors import ProtectionError, Refused
-from salus.privacy.contributors import Consent
-from salus.privacy.dp.head import Head, went_back
+from salus.privacy.protocol.contributors import Consent
+from salus.privacy.protocol.head import Head, went_back
 
 
 class SessionStore(Protocol):

@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import astuple
 from types import TracebackType
 
-from salus.client.data.annotations import Annotation
-from salus.client.data.decoder_cleaning import ANNOTATIONS, CLEAN, Cleaned, Numbers
-from salus.client.data.deidentify import Clean, PixelMask
-from salus.client.data.isolation import Child, Decoding
-from salus.client.data.messages import MAX_FILE_BYTES
+from salus.client.data.dicom.annotations import Annotation
+from salus.client.data.dicom.decoder_cleaning import ANNOTATIONS, CLEAN, Cleaned, Numbers
+from salus.client.data.dicom.deidentify import Clean, PixelMask
+from salus.client.data.dicom.isolation import Child, Decoding
+from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.sandbox import LAYERS
 from salus.common.errors import UnreadableImage
 
@@ -37,7 +37,7 @@ class Isolated:
     ) -> None:
         decoding = Decoding(layers=layers, memory_mb=MAX_MEMORY_MB, seconds=seconds)
         settings = {"masks": [astuple(mask) for mask in masks]}
-        self._child = Child("salus.client.data.decoder_cleaning:Cleaning", settings, secret, decoding)
+        self._child = Child("salus.client.data.dicom.decoder_cleaning:Cleaning", settings, secret, decoding)
 
     def __enter__(self) -> "Isolated":
         self._child.start()

@@ -12,10 +12,8 @@ import numpy.typing as npt
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Contribution, Float64Vector, Shape, scale_of
-from salus.privacy.dp.discrete_gaussian import DiscreteGaussian
-from salus.privacy.dp.randomness import Stream
-from salus.privacy.masking.prg import CHUNK_WORDS, KEY_BYTES, Mask, Words, add_masks
-from salus.privacy.masking.shamir import Random
+from salus.privacy.prg import CHUNK_WORDS, KEY_BYTES, Mask, Words, add_masks
+from salus.privacy.randomness import Random
 
 FRACTION_BITS = 20
 FEWEST_FRACTION_BITS = 12  # below 12 bits, rounding errors would dominate a model's update
@@ -68,17 +66,6 @@ def encode(contribution: Contribution, shape: Shape, encoding: FixedPoint, rando
         coins.round_into(words[start : start + len(part)], part, factor * encoding.scale)
     coins.round_into(words[shape.parameters :], tail, encoding.scale)
     return words
-
-
-def add_discrete_noise(words: Words, sigma: float, stream: Stream) -> None:
-    """Add discrete Gaussian noise of standard deviation `sigma` words to each word in place, modulo 2^32.
-
-    A value beyond 31 bits wraps around; that depends only on the noised value, so it costs accuracy, not privacy.
-    """
-    sampler = DiscreteGaussian(sigma, stream)
-    for start in range(0, len(words), CHUNK_WORDS):
-        part = words[start : start + CHUNK_WORDS]
-        part += sampler.sample(len(part)).astype(np.uint32)  # two's complement, modulo 2^32
 
 
 def decode(words: Words, encoding: FixedPoint) -> Float64Vector:

@@ -11,13 +11,13 @@ from pydantic import Field
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from salus.client.data.annotations import MAX_FOUND, Annotation, annotations_of
-from salus.client.data.channel import Buffer
-from salus.client.data.decoder_process import Ask
-from salus.client.data.decoders import load_decoders
-from salus.client.data.deidentify import Clean, PixelMask, Rules, deidentify
-from salus.client.data.dicom import MAX_PIXELS, guarded
-from salus.client.data.messages import Answer, Operation
+from salus.client.data.dicom.annotations import MAX_FOUND, Annotation, annotations_of
+from salus.client.data.dicom.channel import Buffer
+from salus.client.data.dicom.decoder_process import Ask
+from salus.client.data.dicom.decoders import load_decoders
+from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
+from salus.client.data.dicom.messages import Answer, Operation
+from salus.client.data.dicom.picture import MAX_PIXELS, guarded
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from salus.privacy.masking.prg import keystream
+from salus.privacy.prg import keystream
 
 KEY_BYTES = 32
 Random = Callable[[int], bytes]

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 
-from salus.client.data.deidentify import Rules, deidentify
-from salus.client.data.dicom import Facts, Window, picture
-from salus.client.data.geometry import Geometry
-from salus.client.data.volumes import split_times, stack
+from salus.client.data.dicom.deidentify import Rules, deidentify
+from salus.client.data.dicom.geometry import Geometry
+from salus.client.data.dicom.picture import Facts, Window, picture
+from salus.client.data.dicom.volumes import split_times, stack
 
 
 def load_decoders() -> None:
