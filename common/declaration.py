@@ -21,6 +21,25 @@ Word = Annotated[str, Field(pattern=r"^[^\p{C}\p{Z}]+( [^\p{C}\p{Z}]+)*$", min_l
 Modality = Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")]
 
 
+TargetKind = Literal["mask", "boxes", "contours", "numbers", "row", "text", "series"]
+AnnotationKind = Literal["class", "measurement", "mask", "boxes", "contours", "numbers", "row", "text", "series"]
+MAX_TARGETS = 16
+MAX_STRUCTURES = 1000
+
+
+class DeclaredTarget(Strict):
+    """One annotation beside the label.
+
+    Args:
+        name: by which a job refers to it.
+        names: every structure of a mask, class of boxes or contours, or column that a job may use, spelt as in the data.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+    kind: TargetKind
+    names: Annotated[tuple[Word, ...], Field(max_length=MAX_STRUCTURES)] = ()
+
+
 class DeclaredColumn(Strict):
     """One column of a table; `unit` is empty if the operator has not stated one."""
 
@@ -34,7 +53,7 @@ class Declaration(Strict):
     Args:
         version: version of this format; a newer version is refused.
         kind: ``images`` (pictures and volumes) or ``table`` (rows of a table).
-        annotations: the kinds of labels that the items have.
+        annotations: the kinds of labels and other annotations that the items have.
         classes: every label that a job may use, spelt as in the data; may include labels that no patient has yet.
         dimensions: numbers of spatial dimensions of the images.
         channels: numbers of channels of the images.
@@ -42,12 +61,13 @@ class Declaration(Strict):
         spacing: class of the usual pixel spacing within a plane.
         columns: input columns of a table, with units.
         min_patients: lower bound on the number of patients, stated by the operator; the exact count stays at the site.
+        targets: annotations beside the label, with their structures.
         patient_ids: whether patients are identified; if not, every distinct image or row counts as one patient.
     """
 
     version: Literal[1] = 1
     kind: Literal["images", "table"]
-    annotations: Annotated[tuple[Literal["class", "measurement"], ...], Field(max_length=2)] = ("class",)
+    annotations: Annotated[tuple[AnnotationKind, ...], Field(max_length=9)] = ("class",)
     classes: Annotated[tuple[Word, ...], Field(max_length=MAX_CLASSES)] = ()
     dimensions: Annotated[tuple[Literal[2, 3], ...], Field(max_length=2)] = ()
     channels: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_INPUT_NUMBERS)], ...], Field(max_length=16)] = ()
@@ -56,6 +76,11 @@ class Declaration(Strict):
     columns: Annotated[tuple[DeclaredColumn, ...], Field(max_length=MAX_COLUMNS)] = ()
     min_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
     patient_ids: bool = True
+    targets: Annotated[tuple[DeclaredTarget, ...], Field(max_length=MAX_TARGETS)] = ()
+
+    def target(self, name: str) -> DeclaredTarget | None:
+        """Return an annotation by its name, or None."""
+        return next((target for target in self.targets if target.name == name), None)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the declaration as rows of a table for people."""
@@ -65,6 +90,7 @@ class Declaration(Strict):
             ("kind", self.kind),
             ("annotations", ", ".join(self.annotations)),
             ("classes", ", ".join(self.classes)),
+            *((f"{target.kind} {target.name!r}", ", ".join(target.names) or "-") for target in self.targets),
             ("dimensions", ", ".join(map(str, self.dimensions))),
             ("channels", ", ".join(map(str, self.channels))),
             ("modalities", ", ".join(self.modalities)),

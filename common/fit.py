@@ -14,12 +14,23 @@ from pydantic import Field
 
 from salus.common.canonical import canonical_json
 from salus.common.declaration import Declaration, target_of
-from salus.common.errors import UnfitError, WireError
+from salus.common.errors import JobError, UnfitError, WireError
 from salus.common.job import Job
 from salus.common.strict import Strict, validate
+from salus.common.tasks import TASKS
 
 Requirement = Literal[
-    "data set", "labels", "classes", "images", "modality", "columns", "patients", "policy", "epoch", "budget"
+    "data set",
+    "labels",
+    "annotations",
+    "classes",
+    "images",
+    "modality",
+    "columns",
+    "patients",
+    "policy",
+    "epoch",
+    "budget",
 ]
 MAX_TEXT = 600
 MAX_PROBLEMS = 40
@@ -98,6 +109,7 @@ def problems_of(job: Job, declarations: Mapping[str, Declaration | None]) -> lis
         )
         return [_problem("data set", text)]
     found = itertools.chain(
+        _annotations(job, declared),
         _labels(job, declared),
         _classes(job, declared),
         _columns(job, declared) if _wants_table(job) else _images(job, declared),
@@ -109,15 +121,44 @@ def problems_of(job: Job, declarations: Mapping[str, Declaration | None]) -> lis
     )  # each costs a search for the nearest name; a job may have 10 000
 
 
+def _needs(job: Job) -> Mapping[str, str]:
+    """Return the kind of each annotation that a job's task reads, by the name that it has in the data set; empty for a label."""
+    if job.task.kind == "none":
+        return {}
+    kinds: Mapping[str, str] = getattr(TASKS.get(job.task.kind, error=JobError), "annotations", {})
+    named: Mapping[str, str] = getattr(job.task, "targets", {})
+    return {named.get(field, field): kind for field, kind in kinds.items()}
+
+
+def _annotations(job: Job, declared: Declaration) -> Iterable[Problem]:
+    """Yield a problem for each annotation that the data set does not have, and each of its structures that is not declared."""
+    name = job.task.dataset
+    for target, kind in _needs(job).items():
+        found = declared.target(target)
+        if found is None or found.kind != kind:
+            have = {one.name: one.kind for one in declared.targets}
+            listed = _listed([f"{kind} {one}" for one, kind in have.items()])
+            yield _problem("annotations", f"The job needs a {kind} named {target!r}, but {name!r} has {listed} here.")
+            continue
+        numbers = all(word.isdecimal() for word in found.names)
+        for place, wanted in enumerate(job.task.classes, start=1):
+            if wanted not in found.names and not (numbers and str(place) in found.names):
+                text = (
+                    f"The job's structure {wanted!r} is not in the {kind} {target!r} of {name!r} here"
+                    f"{_meant(wanted, found.names)}; declared: {_listed(found.names)}."
+                )
+                yield _problem("classes", text)
+
+
 def _labels(job: Job, declared: Declaration) -> Iterable[Problem]:
-    if "class" not in declared.annotations:
-        text = f"The job needs classes, but {job.task.dataset!r} is labelled with {' and '.join(declared.annotations)} here."
-        yield _problem("labels", text)
+    if "class" not in declared.annotations and not _needs(job):
+        have = " and ".join(declared.annotations) or "nothing"
+        yield _problem("labels", f"The job needs classes, but {job.task.dataset!r} is labelled with {have} here.")
 
 
 def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
     """Yield a problem for each class without a declared label."""
-    if "class" not in declared.annotations:
+    if "class" not in declared.annotations or _needs(job):
         return
     classes = job.task.classes
     stood_for = {target_of(label, classes) for label in declared.classes}

@@ -7,8 +7,8 @@ it is either complete or absent.
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Sample
-from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_IMAGES, STAGED_QUARANTINE
+from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_QUARANTINE, TARGETS
 from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import Source, SourceOptions
-from salus.client.data.staging import BATCH, stage
+from salus.client.data.staging import BATCH, publish, stage
+from salus.client.data.target_table import TargetSummary, kinds_by_image, streamed, summarised
 from salus.client.data.troubles import Troubles
-from salus.common.declaration import Declaration
+from salus.common.declaration import Declaration, TargetKind
 from salus.common.errors import DataError
 from salus.common.job_statistics import Name
 from salus.common.sqlite import open_sqlite
@@ -37,7 +38,11 @@ NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 @dataclass(frozen=True, slots=True)
 class CataloguedImage:
-    """One usable sample; patient and study are pseudonyms."""
+    """One usable sample; patient and study are pseudonyms.
+
+    Args:
+        targets: kinds of its annotations by name.
+    """
 
     patient: str
     study: str
@@ -45,6 +50,7 @@ class CataloguedImage:
     label: str
     split: str
     sha256: str
+    targets: Mapping[str, TargetKind] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class DatasetSummary:
     labels: dict[str, int]
     quarantined: dict[str, int]
     duplicates: int
+    targets: dict[str, TargetSummary] = field(default_factory=dict)
 
 
 class Catalogue:
@@ -144,9 +151,7 @@ class Catalogue:
                 "declaration": declare.model_dump_json() if isinstance(declare, Declaration) else earlier,
             }
             connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
-            for staged, table in ((STAGED_IMAGES, IMAGES), (STAGED_QUARANTINE, QUARANTINE)):
-                names = [column.name for column in staged.columns]
-                connection.execute(table.insert().from_select(names, sa.select(staged).order_by(sa.text("rowid"))))
+            publish(connection)
             connection.commit()
         if declare is True and not earlier:
             with contextlib.suppress(DataError):  # if it cannot be read it stays undeclared, and jobs on it are refused
@@ -168,7 +173,7 @@ class Catalogue:
 
     @staticmethod
     def _forget(connection: sa.Connection, name: str) -> int:
-        for table in (IMAGES, QUARANTINE):
+        for table in (TARGETS, IMAGES, QUARANTINE):
             connection.execute(table.delete().where(table.c.dataset == name))
         return connection.execute(DATASETS.delete().where(DATASETS.c.name == name)).rowcount
 
@@ -181,11 +186,15 @@ class Catalogue:
         """Return every usable sample in a stable order; raises DataError for an unknown data set."""
         columns = (IMAGES.c.patient, IMAGES.c.study, IMAGES.c.key, IMAGES.c.label, IMAGES.c.split, IMAGES.c.sha256)
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(*columns).where(IMAGES.c.dataset == name).order_by(IMAGES.c.id)).all()
+            query = sa.select(*columns, IMAGES.c.id).where(IMAGES.c.dataset == name).order_by(IMAGES.c.id)
+            rows = connection.execute(query).all()
+            kinds = kinds_by_image(connection, name)
         if not rows:
             raise self._unknown(name)
-        open_ = self._sealer.open
-        return [CataloguedImage(row.patient, row.study, open_(row.key), *row[3:]) for row in rows]
+        open_, none = self._sealer.open, dict[str, TargetKind]()
+        return [
+            CataloguedImage(row.patient, row.study, open_(row.key), *row[3:6], kinds.get(row.id, none)) for row in rows
+        ]
 
     def patients(self, name: str) -> frozenset[str]:
         """Return the pseudonyms of all patients of a data set, empty for an unknown one."""
@@ -194,13 +203,18 @@ class Catalogue:
 
     def facts(self, name: str) -> Iterator[ImageFacts]:
         """Yield what is known about every usable sample, in the order of `images`, without holding all of them."""
-        columns = (IMAGES.c.patient, IMAGES.c.label, IMAGES.c.pixel_sha256, IMAGES.c.info)
-        with self._engine.connect() as connection:
+        columns = (IMAGES.c.id, IMAGES.c.patient, IMAGES.c.label, IMAGES.c.pixel_sha256, IMAGES.c.info)
+        with self._engine.connect() as connection, self._engine.connect() as beside:
             rows = connection.execution_options(yield_per=BATCH).execute(
                 sa.select(*columns).where(IMAGES.c.dataset == name).order_by(IMAGES.c.id)
             )
+            annotated = streamed(beside, name)
+            next_one = next(annotated, None)
             for row in rows:
-                yield ImageFacts(row.patient, row.label, row.pixel_sha256, json.loads(row.info))
+                targets = {}
+                if next_one is not None and next_one[0] == row.id:
+                    targets, next_one = next_one[1], next(annotated, None)
+                yield ImageFacts(row.patient, row.label, row.pixel_sha256, json.loads(row.info), targets)
 
     def source(self, name: str) -> Source:
         """Open the source of a data set."""
@@ -260,6 +274,7 @@ class Catalogue:
                 labels={label: count for label, count in labels},
                 quarantined={reason: count for reason, count in bad},
                 duplicates=counts[2] - counts[3],
+                targets=summarised(connection, name),
             )
 
     def _unknown(self, name: str) -> DataError:

@@ -14,7 +14,9 @@ from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.schema import DATASETS
 from salus.common.declaration import (
     MAX_CLASSES,
+    MAX_STRUCTURES,
     Declaration,
+    TargetKind,
     rounded_down,
     spacing_class,
     target_of,
@@ -32,7 +34,7 @@ class Proposal:
     """What a data set looks like, for its operator to confirm.
 
     Args:
-        labels: images by label; labels that only a few patients have are not in the declaration.
+        labels: images by label, those without a label left out; labels that only a few patients have are not in the declaration.
         patients: how many there are.
     """
 
@@ -59,7 +61,11 @@ class _Seen:
 
     def frequent(self) -> list[str | int]:
         """Return the values that enough patients have, sorted."""
-        return sorted(value for value, mine in self.patients.items() if len(mine) >= self.least)
+        return sorted(self.frequent_in_order())
+
+    def frequent_in_order(self) -> list[str | int]:
+        """Return the values that enough patients have, in the order in which they were seen."""
+        return [value for value, mine in self.patients.items() if len(mine) >= self.least]
 
     def usual(self) -> list[str | int]:
         """Return the values that enough patients have, or the most frequent one: file properties say little about any person."""
@@ -81,6 +87,7 @@ def propose(
         DataError: nothing can be read.
     """
     seen = {what: _Seen(least) for what in ("label", "dimensions", "channels", "modality")}
+    targets: dict[str, tuple[TargetKind, _Seen]] = {}
     spacings: Counter[str] = Counter()
     told_apart = True
     sample: Sample | None = None
@@ -89,7 +96,9 @@ def propose(
         if "rows" not in info or "channels" not in info:
             sample = sample or peek()
         shape = () if sample is None else sample.values.shape
-        seen["label"].add(fact.label, fact.patient)
+        if fact.label or not fact.targets:
+            seen["label"].add(fact.label, fact.patient)
+        _add_targets(targets, fact, least)
         told_apart = told_apart and "patient_by" not in info
         if sample is not None and sample.columns:
             continue
@@ -104,7 +113,7 @@ def propose(
     classes = [] if measured else [str(label) for label in seen["label"].frequent()][:MAX_CLASSES]
     values = {
         "kind": "table" if columns else "images",
-        "annotations": ["measurement" if measured else "class"],
+        "annotations": [*_kinds_of_labels(seen["label"], measured), *sorted({kind for kind, _ in targets.values()})],
         "classes": [label for label in classes if _sayable(label)],
         "dimensions": seen["dimensions"].usual(),
         "channels": seen["channels"].usual(),
@@ -113,9 +122,32 @@ def propose(
         "columns": [{"name": name} for name in columns],
         "min_patients": rounded_down(patients),
         "patient_ids": told_apart,
+        "targets": [
+            {
+                "name": name,
+                "kind": kind,
+                "names": [str(word) for word in structures.frequent_in_order() if _sayable(str(word))][:MAX_STRUCTURES],
+            }
+            for name, (kind, structures) in sorted(targets.items())
+        ],
     }
     declaration = validate(Declaration, values, error=DataError, what="declaration")
     return Proposal(declaration, {str(label): count for label, count in seen["label"].images.items()}, patients)
+
+
+def _add_targets(targets: dict[str, tuple[TargetKind, _Seen]], fact: ImageFacts, least: int) -> None:
+    """Count which structures each patient has; an image that does not show a structure does not count for it."""
+    for name, target in fact.targets.items():
+        _, structures = targets.setdefault(name, (target.kind, _Seen(least)))
+        for structure, amount in target.amounts.items():
+            if amount > 0:
+                structures.add(structure, fact.patient)
+
+
+def _kinds_of_labels(labels: _Seen, measured: bool) -> list[str]:
+    if not labels.images:
+        return []
+    return ["measurement" if measured else "class"]
 
 
 def outside(labels: Mapping[str, int], declared: Declaration) -> dict[str, int]:
@@ -128,6 +160,9 @@ def differences(declared: Declaration, found: Proposal) -> list[str]:
     now, lines = found.declaration, []
     if declared.min_patients > found.patients:
         lines.append(f"at least {declared.min_patients} patients are declared, but there are {found.patients}")
+    for target in now.targets:
+        if declared.target(target.name) is None:
+            lines.append(f"the annotation {target.name!r} ({target.kind}) is not declared")
     for what in ("kind", "annotations", "dimensions", "channels", "modalities"):
         if getattr(declared, what) != getattr(now, what):
             lines.append(f"declared {what}: {_shown(getattr(declared, what))}; found: {_shown(getattr(now, what))}")

@@ -1,11 +1,15 @@
 """What a source finds: images with their patient, study and label, and files that could not be read."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from salus.client.data.targets import Target
+from salus.common.declaration import TargetKind
 
 FloatArray = npt.NDArray[np.float32]
 PATIENT_BY = "patient_by"
@@ -19,13 +23,15 @@ class ImageRecord:
         patient: the source's own patient key, or `picture_key` if it knows none; replaced by a pseudonym before it is stored.
         study: the source's own study key, replaced likewise.
         key: how the source finds the sample again, relative to its root: a path, several paths, or a row number.
-        label: as written in the source; compared with the job's classes when a job runs.
+        label: as written in the source; compared with the job's classes when a job runs; empty for an image that only has
+            annotations of other kinds.
         split: ``train``, ``val`` or ``test`` if the source says so, otherwise empty.
-        sha256: hash of the stored bytes, hex.
+        sha256: hash of the stored bytes, those of its annotations included, hex.
         pixel_sha256: hash of the decoded pixels, hex; equal for two files that differ in their headers only.
         pseudonymous: whether the patient key is already this site's pseudonym, from an import.
         info: facts for the readiness report and the declaration (modality, vendor, rows, channels, spacing ...), never
             identifiers; `PATIENT_BY` means that the patient has no identifier.
+        targets: annotations by name; the default name is the annotation's kind.
     """
 
     patient: str
@@ -38,6 +44,7 @@ class ImageRecord:
     pseudonymous: bool = False
     group: str = ""  # a column to partition by in simulations, such as the hospital
     info: dict[str, str | float | int | list[float]] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class ImageFacts:
     label: str
     pixel_sha256: str
     info: dict[str, Any]
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,10 @@ class Sample:
         sha256: of what was read, to be compared with the catalogue.
         intensities: like `values` in the modality's own units before any window, where the source knows them.
         pixel_sha256: hash of the decoded pixels.
+        affine: ``[4, 4]`` from a voxel's index (z, y, x) to millimetres in the patient, LPS; None where it is unknown.
+        targets: annotations by name, see `targets`.
+        kinds: of the annotations, by name.
+        names: by target, the names of its class numbers 1, 2 ... or of its columns; absent where a number is its own name.
     """
 
     values: FloatArray
@@ -77,6 +89,10 @@ class Sample:
     sha256: str = ""
     intensities: FloatArray | None = None
     pixel_sha256: str = ""
+    affine: npt.NDArray[np.float64] | None = None
+    targets: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    kinds: Mapping[str, TargetKind] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def measured(self) -> FloatArray:

@@ -36,6 +36,17 @@ QUARANTINE = sa.Table(
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("detail", sa.String, nullable=False),
 )
+TARGETS = sa.Table(  # annotations; an image that has none has no row
+    "targets",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("dataset", sa.ForeignKey("datasets.name", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("image", sa.Integer, nullable=False),  # images.id; both are written and deleted together
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("amounts", sa.String, nullable=False),  # JSON
+    sa.Column("outside", sa.Float, nullable=False),
+)
 TROUBLES = sa.Table(
     "troubles",
     METADATA,
@@ -48,9 +59,10 @@ TROUBLES = sa.Table(
 
 def _staged(table: sa.Table, metadata: sa.MetaData) -> sa.Table:
     """Return a temporary table with the same columns, which stages a scan."""
-    columns = [sa.Column(column.name, sa.String) for column in table.columns if column.name != "id"]
+    columns = [sa.Column(column.name, column.type) for column in table.columns if column.name != "id"]
     return sa.Table(f"staged_{table.name}", metadata, *columns, prefixes=["TEMPORARY"])
 
 
 STAGED = sa.MetaData()
 STAGED_IMAGES, STAGED_QUARANTINE = _staged(IMAGES, STAGED), _staged(QUARANTINE, STAGED)
+STAGED_TARGETS = _staged(TARGETS, STAGED)  # `image` counts the staged images from 1

@@ -8,7 +8,15 @@ import sqlalchemy as sa
 
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageRecord, Quarantined
-from salus.client.data.schema import STAGED, STAGED_IMAGES, STAGED_QUARANTINE
+from salus.client.data.schema import (
+    IMAGES,
+    QUARANTINE,
+    STAGED,
+    STAGED_IMAGES,
+    STAGED_QUARANTINE,
+    STAGED_TARGETS,
+    TARGETS,
+)
 from salus.client.data.sealing import Sealer
 
 BATCH = 5000
@@ -26,14 +34,33 @@ def stage(
     images = bad = 0
     STAGED.create_all(connection)
     for batch in _batched(found):
-        rows = [_image(name, item, secret, sealer) for item in batch if isinstance(item, ImageRecord)]
+        records = [item for item in batch if isinstance(item, ImageRecord)]
+        rows = [_image(name, item, secret, sealer) for item in records]
+        targets = [row for place, item in enumerate(records, start=images + 1) for row in _targets(name, place, item)]
         refused = [_refused(name, item, sealer) for item in batch if isinstance(item, Quarantined)]
-        for table, values in ((STAGED_IMAGES, rows), (STAGED_QUARANTINE, refused)):
+        for table, values in ((STAGED_IMAGES, rows), (STAGED_TARGETS, targets), (STAGED_QUARANTINE, refused)):
             if values:
                 connection.execute(table.insert(), values)
         connection.commit()
         images, bad = images + len(rows), bad + len(refused)
     return images, bad
+
+
+def publish(connection: sa.Connection) -> None:
+    """Move what was staged into the catalogue's own tables, within the transaction of the caller."""
+    taken = sa.func.coalesce(sa.func.max(IMAGES.c.id), 0)
+    before = int(connection.scalar(sa.select(taken)) or 0)
+    _move(connection, STAGED_IMAGES, IMAGES, {"id": sa.literal_column("rowid") + before})
+    _move(connection, STAGED_TARGETS, TARGETS, {"image": STAGED_TARGETS.c.image + before})
+    _move(connection, STAGED_QUARANTINE, QUARANTINE, {})
+
+
+def _move(
+    connection: sa.Connection, staged: sa.Table, table: sa.Table, changed: dict[str, sa.ColumnElement[int]]
+) -> None:
+    values = {column.name: column for column in staged.columns} | changed
+    rows = sa.select(*values.values()).select_from(staged).order_by(sa.text("rowid"))
+    connection.execute(table.insert().from_select(list(values), rows))
 
 
 def _image(name: str, item: ImageRecord, secret: bytes, sealer: Sealer) -> dict[str, str]:
@@ -48,6 +75,19 @@ def _image(name: str, item: ImageRecord, secret: bytes, sealer: Sealer) -> dict[
         "info": json.dumps(item.info, sort_keys=True),
         "pixel_sha256": item.pixel_sha256,
     }
+
+
+def _targets(name: str, place: int, item: ImageRecord) -> Iterator[dict[str, object]]:
+    for target, found in item.targets.items():
+        amounts = json.dumps(found.amounts)  # in the order of the class numbers
+        yield {
+            "dataset": name,
+            "image": place,
+            "name": target,
+            "kind": found.kind,
+            "amounts": amounts,
+            "outside": found.outside,
+        }
 
 
 def _refused(name: str, item: Quarantined, sealer: Sealer) -> dict[str, str]:

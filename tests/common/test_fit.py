@@ -5,10 +5,11 @@ import json
 import pytest
 from tests.builders import tiny_job
 
-from salus.common.declaration import Declaration, DeclaredColumn
+from salus.common.declaration import Declaration, DeclaredColumn, DeclaredTarget
 from salus.common.errors import UnfitError, WireError
 from salus.common.fit import MAX_PROBLEMS, Verdict, problems_of, read_verdict, require_fit
 from salus.common.job import Job, parse_job
+from salus.common.tasks.classification import Classification
 
 IMAGES = Declaration(kind="images", classes=("no", "yes"), dimensions=(2,), channels=(1,), modalities=("DX",))
 TABLE = Declaration(
@@ -148,3 +149,21 @@ def test_a_job_of_many_wrong_columns_costs_a_site_few_comparisons(monkeypatch: p
     have = tuple(DeclaredColumn(name=f"column {number}") for number in range(3000))
     assert len(problems_of(job, {"t": Declaration(kind="table", classes=("a", "b"), columns=have)})) == MAX_PROBLEMS
     assert sum(compared) <= MAX_PROBLEMS * 1000
+
+
+def test_a_job_on_masks_is_matched_by_the_mask_and_its_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classification, "annotations", {"mask": "mask"}, raising=False)
+    masks = DeclaredTarget(name="mask", kind="mask", names=("anterior", "yes", "no"))
+    declared = IMAGES.model_copy(update={"annotations": ("mask",), "classes": (), "targets": (masks,)})
+    assert texts(tiny_job(), declared) == []
+    ((requirement, text),) = texts(task(classes=("no", "yess")), declared)
+    assert requirement == "classes"
+    assert "'yess'" in text
+    assert "did it mean 'yes'" in text
+    ((requirement, text),) = texts(tiny_job(), IMAGES)
+    assert (requirement, "a mask named 'mask', but 'toy' has none" in text) == ("annotations", True)
+    boxes = declared.model_copy(update={"targets": (DeclaredTarget(name="mask", kind="boxes", names=("yes", "no")),)})
+    assert [requirement for requirement, _ in texts(tiny_job(), boxes)] == ["annotations"]
+    numbered = declared.model_copy(update={"targets": (masks.model_copy(update={"names": ("1", "2")}),)})
+    assert texts(tiny_job(), numbered) == []  # structure 1 stands for the job's first
+    assert [requirement for requirement, _ in texts(task(classes=("a", "b", "c")), numbered)] == ["classes"]

@@ -1,10 +1,14 @@
 """The messages between a site's process and its decoding child, as strict models: the child is not trusted."""
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field
 
+from salus.client.data.targets import MAX_NAMES
+from salus.common.declaration import MAX_TARGETS, TargetKind
 from salus.common.strict import Strict
 
 # Kinds of frames: the parent sends the first three, the child the others.
@@ -16,6 +20,7 @@ MAX_FILE_BYTES = 2**29  # of one file that is read whole
 MAX_VALUES = 2**28  # numbers in one sample: a CT of 1000 slices of 512 x 512
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Name = Annotated[str, Field(max_length=MAX_NAME)]
+TargetName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Sides = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_VALUES)], ...], Field(min_length=1, max_length=4)]
 
 
@@ -85,6 +90,14 @@ class Names(Answer):
     names: Annotated[tuple[Name, ...], Field(max_length=10_000)] = ()
 
 
+class FoundTarget(Strict):
+    """One annotation of a sample, see `targets.Target`."""
+
+    kind: TargetKind
+    amounts: Annotated[dict[Name, Annotated[float, Field(ge=0)]], Field(max_length=MAX_NAMES)]
+    outside: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
 class Found(Strict):
     """One sample or one unusable file of a scan, see `records`."""
 
@@ -106,6 +119,7 @@ class Found(Strict):
         ],
         Field(max_length=50),
     ] = Field(default_factory=dict)
+    targets: Annotated[dict[TargetName, FoundTarget], Field(max_length=MAX_TARGETS)] = Field(default_factory=dict)
 
 
 class Page(Answer):
@@ -121,8 +135,27 @@ class Page(Answer):
     more: bool = False
 
 
+class LoadedTarget(Strict):
+    """One annotation's form; its values follow the sample's."""
+
+    name: TargetName
+    kind: TargetKind
+    dtype: Literal["uint8", "int16", "float32"]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_VALUES)], ...], Field(min_length=1, max_length=4)]
+    names: Annotated[tuple[Name, ...], Field(max_length=MAX_NAMES)] = ()
+
+    @property
+    def body_bytes(self) -> int:
+        """Length of its values."""
+        return min(math.prod(self.shape), MAX_VALUES) * np.dtype(self.dtype).itemsize
+
+
 class Loaded(Answer):
-    """A sample's facts; its values follow as float32, and then its intensities if it has a shape for them."""
+    """A sample's facts; its values follow as float32, then its intensities if it has a shape for them, then its annotations.
+
+    Args:
+        affine: rows of the matrix from a voxel's index to millimetres, or none.
+    """
 
     shape: Sides
     spacing_mm: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=3)] = ()
@@ -130,10 +163,12 @@ class Loaded(Answer):
     sha256: Sha256 = ""
     pixel_sha256: Sha256 = ""
     measured: Sides | None = None
+    affine: Annotated[tuple[float, ...], Field(min_length=16, max_length=16)] | None = None
+    targets: Annotated[tuple[LoadedTarget, ...], Field(max_length=MAX_TARGETS)] = ()
 
     @property
     def body_bytes(self) -> int:
-        return 4 * (self.count + self.measured_count)
+        return 4 * (self.count + self.measured_count) + sum(target.body_bytes for target in self.targets)
 
     @property
     def count(self) -> int:
@@ -144,3 +179,10 @@ class Loaded(Answer):
     def measured_count(self) -> int:
         """How many intensities follow."""
         return 0 if self.measured is None else min(math.prod(self.measured), MAX_VALUES)
+
+    def target_places(self) -> Iterator[tuple[LoadedTarget, int]]:
+        """Yield each annotation with the place of its first byte in the body."""
+        place = 4 * (self.count + self.measured_count)
+        for target in self.targets:
+            yield target, place
+            place += target.body_bytes

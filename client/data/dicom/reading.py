@@ -10,8 +10,20 @@ import numpy as np
 
 from salus.client.data.dicom.channel import Buffer
 from salus.client.data.dicom.decoder_process import Ask
-from salus.client.data.dicom.messages import MAX_VALUES, Answer, Done, Found, Loaded, Names, Operation, Page, Question
-from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.dicom.messages import (
+    MAX_VALUES,
+    Answer,
+    Done,
+    Found,
+    FoundTarget,
+    Loaded,
+    LoadedTarget,
+    Names,
+    Operation,
+    Page,
+    Question,
+)
+from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Reader, SourceOptions
 from salus.common.errors import UnreadableImage
 
@@ -76,7 +88,7 @@ class Reading:
     def _load(reader: Reader, key: str) -> tuple[Answer, Sequence[Buffer]]:
         sample = reader.load(key)
         arrays = [sample.values, *([] if sample.intensities is None else [sample.intensities])]
-        if any(array.size > MAX_VALUES for array in arrays):
+        if any(array.size > MAX_VALUES for array in (*arrays, *sample.targets.values())):
             raise UnreadableImage("too-large", f"the sample has more than {MAX_VALUES} values")
         loaded = Loaded(
             shape=sample.values.shape,
@@ -85,8 +97,18 @@ class Reading:
             sha256=sample.sha256,
             pixel_sha256=sample.pixel_sha256,
             measured=None if sample.intensities is None else sample.intensities.shape,
+            affine=None if sample.affine is None else tuple(float(value) for value in sample.affine.reshape(-1)),
+            targets=tuple(_target(sample, name) for name in sample.targets),
         )
-        return loaded, [np.ascontiguousarray(array, dtype=np.float32).data.cast("B") for array in arrays]
+        body = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+        body += [np.ascontiguousarray(array) for array in sample.targets.values()]
+        return loaded, [memoryview(array.tobytes() if array.size == 0 else array.data).cast("B") for array in body]
+
+
+def _target(sample: Sample, name: str) -> LoadedTarget:
+    array = sample.targets[name]
+    form = {"name": name, "kind": sample.kinds[name], "dtype": array.dtype.name, "shape": array.shape}
+    return LoadedTarget.model_validate(form | {"names": tuple(sample.names.get(name, ()))})
 
 
 class _Pages:
@@ -136,4 +158,5 @@ class RemoteFiles:
 def _plain(item: Item) -> Found:
     if isinstance(item, Quarantined):
         return Found(key=item.key, reason=item.reason, detail=item.detail[:1000])
-    return Found(**vars(item))
+    targets = {name: FoundTarget(**vars(target)) for name, target in item.targets.items()}
+    return Found(**{**vars(item), "targets": targets})

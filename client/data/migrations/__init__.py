@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from salus.common.errors import DataError
 
-HEAD = "0004"
+HEAD = "0005"
 
 
 def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:

@@ -3,10 +3,12 @@
 import functools
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from salus.client.data.dicom.channel import Buffer
 from salus.client.data.dicom.isolation import Decoding, shared_child
@@ -15,6 +17,7 @@ from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.opened import PAGE, Item, Opened
+from salus.client.data.targets import Target, checked
 from salus.common.errors import UnreadableImage
 
 ROLE = "salus.client.data.dicom.reading:Reading"
@@ -100,11 +103,23 @@ class Remote(Opened):
         values = np.frombuffer(body, np.float32, loaded.count).reshape(loaded.shape)
         measured = None
         if loaded.measured is not None:
-            measured = np.frombuffer(body, np.float32, offset=4 * loaded.count).reshape(loaded.measured)
+            place = 4 * loaded.count
+            measured = np.frombuffer(body, np.float32, loaded.measured_count, place).reshape(loaded.measured)
         # A table's missing values are NaN; an image has none, whatever the decoder says.
         if not loaded.columns and not (np.isfinite(values).all() and (measured is None or np.isfinite(measured).all())):
             raise UnreadableImage("not-finite", "the sample contains NaN or infinite values")
-        return Sample(values, loaded.spacing_mm, loaded.columns, loaded.sha256, measured, loaded.pixel_sha256)
+        return Sample(
+            values,
+            loaded.spacing_mm,
+            loaded.columns,
+            loaded.sha256,
+            measured,
+            loaded.pixel_sha256,
+            affine=_affine(loaded),
+            targets=_targets(loaded, body),
+            kinds={target.name: target.kind for target in loaded.targets},
+            names={target.name: target.names for target in loaded.targets if target.names},
+        )
 
 
 class _Served:
@@ -131,7 +146,32 @@ class _Served:
         return page
 
 
+def _affine(loaded: Loaded) -> npt.NDArray[np.float64] | None:
+    """Return the affine; raises UnreadableImage for one that does not map a grid."""
+    if loaded.affine is None:
+        return None
+    affine = np.array(loaded.affine, np.float64).reshape(4, 4)
+    with np.errstate(all="ignore"):
+        volume = abs(float(np.linalg.det(affine)))
+    if not (affine[3] == (0, 0, 0, 1)).all() or not 0 < volume < np.inf:
+        raise UnreadableImage("bad-geometry", "the sample's position in the patient is not valid")
+    return affine
+
+
+def _targets(loaded: Loaded, body: memoryview) -> dict[str, npt.NDArray[Any]]:
+    """Return the annotations, each of the form of its kind; the child is not trusted."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for target, place in loaded.target_places():
+        count = math.prod(target.shape)
+        values = np.frombuffer(body, np.dtype(target.dtype), count, place)
+        values = np.require(values.reshape(target.shape), requirements="A")
+        found[target.name] = checked(target.kind, values, loaded.shape, target.names, target.name)
+    return found
+
+
 def _record(found: Found) -> Item:
     if found.reason:
         return Quarantined(found.key, found.reason, found.detail)
-    return ImageRecord(**{name: value for name, value in found if name not in ("reason", "detail")})
+    plain = {name: value for name, value in found if name not in ("reason", "detail", "targets")}
+    targets = {name: Target(target.kind, target.amounts, target.outside) for name, target in found.targets.items()}
+    return ImageRecord(**plain, targets=targets)
