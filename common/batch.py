@@ -22,12 +22,14 @@ class Field:
     Args:
         shape: of one item, without the dimension of the batch.
         low, high: for integers, the smallest value and one more than the largest; not used for floating-point numbers.
+        spatial: whether the field is ``[channels, *grid]`` on the grid that all such fields of an item share.
     """
 
     shape: tuple[int, ...]
     dtype: Literal["float32", "int64"] = "float32"
     low: int = 0
     high: int = 2
+    spatial: bool = False
 
 
 Spec = Mapping[str, Field]
