@@ -1,0 +1,136 @@
+"""Labels and volumes as DICOM structured reports: measurement reports of template TID 1500 (PS3.16)."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from salus.client.outgoing.coding import Coded
+from salus.client.outgoing.dicom_seg import SERIES_NUMBER
+from salus.client.outgoing.highdicom_extra import concept, require_highdicom
+from salus.client.outgoing.instances import Instance, header_of
+from salus.client.outgoing.producer import MANUFACTURER, Producer
+from salus.common.codes import Code
+from salus.common.errors import DataError
+from salus.common.files import write_whole
+
+DEVICE = Code(scheme="DCM", value="121007", meaning="Device")
+IMAGING = Code(scheme="SCT", value="363679005", meaning="Imaging")
+PROBABILITY = Code(scheme="DCM", value="122157", meaning="Probability")
+VOLUME = Code(scheme="SCT", value="118565006", meaning="Volume")
+NO_UNITS = Code(scheme="UCUM", value="1", meaning="no units")
+MILLILITRES = Code(scheme="UCUM", value="ml", meaning="ml")
+
+
+def write_label_report(
+    path: Path,
+    instances: Sequence[Instance],
+    probabilities: Mapping[str, float],
+    classes: Sequence[Coded],
+    producer: Producer,
+) -> str:
+    """Write a report of an image's class, completely or not at all, and return its SOPInstanceUID.
+
+    Args:
+        instances: the source images, of one series.
+        probabilities: by the classes' names, 0 .. 1; the most probable class is the finding.
+        classes: in the job's order.
+
+    Raises:
+        ConfigError: highdicom is not installed.
+        DataError: other classes, or numbers that are no probabilities.
+    """
+    if set(probabilities) != {one.name for one in classes} or not all(0 <= p <= 1 for p in probabilities.values()):
+        raise DataError(
+            "Expected a probability from 0 to 1 for every class.", remedy="Use the job that trained the model."
+        )
+    hd = require_highdicom()
+    best = max(classes, key=lambda one: probabilities[one.name])
+    images = [hd.sr.SourceImageForMeasurementGroup(one.sop_class_uid, one.sop_instance_uid) for one in instances]
+    values = [
+        hd.sr.Measurement(
+            concept(one.type), round(probabilities[one.name], 6), concept(NO_UNITS), derivation=concept(PROBABILITY)
+        )
+        for one in classes
+    ]
+    group = hd.sr.MeasurementsAndQualitativeEvaluations(
+        tracking_identifier=_tracking(producer, instances, "finding"),
+        finding_type=concept(best.type),
+        source_images=images,
+        measurements=values,
+    )
+    return _write(path, instances, [group], producer, repr(sorted(probabilities.items())))
+
+
+def write_volume_report(
+    path: Path,
+    instances: Sequence[Instance],
+    segmentation: Instance,
+    volumes_ml: Mapping[str, float],
+    structures: Sequence[Coded],
+    producer: Producer,
+) -> str:
+    """Write a report of the volumes of a segmentation's structures and return its SOPInstanceUID; errors as above.
+
+    Args:
+        segmentation: as `dicom_seg.write_segmentation` returned it.
+        volumes_ml: by the structures' names, in millilitres.
+    """
+    if set(volumes_ml) != {one.name for one in structures} or not all(0 <= v < 1e9 for v in volumes_ml.values()):
+        raise DataError("Expected the volume of every structure.", remedy="Use the job that trained the model.")
+    hd = require_highdicom()
+    images = [hd.sr.SourceImageForSegmentation(one.sop_class_uid, one.sop_instance_uid) for one in instances]
+    groups = []
+    for number, one in enumerate(structures, start=1):
+        value = hd.sr.Measurement(concept(VOLUME), round(volumes_ml[one.name], 6), concept(MILLILITRES))
+        segment = hd.sr.ReferencedSegment(
+            segmentation.sop_class_uid, segmentation.sop_instance_uid, number, source_images=images
+        )
+        groups.append(
+            hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                tracking_identifier=_tracking(producer, instances, one.name),
+                referenced_segment=segment,
+                finding_type=concept(one.type),
+                measurements=[value],
+            )
+        )
+    return _write(path, [*instances, segmentation], groups, producer, repr(sorted(volumes_ml.items())))
+
+
+def _tracking(producer: Producer, instances: Sequence[Instance], what: str) -> Any:
+    uid = producer.uid("tracking", instances[0].sop_instance_uid, what)
+    return require_highdicom().sr.TrackingIdentifier(uid=uid, identifier=what)
+
+
+def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], producer: Producer, content: str) -> str:
+    hd = require_highdicom()
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=producer.uid("device"),
+        name=producer.job,
+        manufacturer_name=MANUFACTURER,
+        model_name=producer.model_sha256[:16],
+    )
+    observer = hd.sr.ObserverContext(concept(DEVICE), device)
+    report = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=observer),
+        procedure_reported=concept(IMAGING),
+        imaging_measurements=groups,
+    )
+    uid = producer.uid("report", *(one.sop_instance_uid for one in evidence), content)
+    written = hd.sr.ComprehensiveSR(
+        evidence=[header_of(one) for one in evidence],
+        content=report[0],
+        series_instance_uid=producer.uid("series", uid),
+        series_number=SERIES_NUMBER + 1,
+        sop_instance_uid=uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=producer.job,
+        software_versions=producer.version,
+        series_description=f"Measurements by {producer.job}"[:64],
+        is_complete=True,
+    )
+    buffer = io.BytesIO()
+    written.save_as(buffer, enforce_file_format=True)
+    write_whole(path, buffer.getvalue())
+    return uid

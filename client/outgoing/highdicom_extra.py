@@ -1,0 +1,42 @@
+"""The optional package that writes DICOM objects, and what a segmentation and a report both say with it."""
+
+from typing import Any
+
+from salus.client.outgoing.producer import MANUFACTURER, Producer
+from salus.common.codes import Code
+from salus.common.errors import ConfigError
+
+ARTIFICIAL_INTELLIGENCE = Code(scheme="DCM", value="123110", meaning="Artificial Intelligence")
+
+
+def require_highdicom() -> Any:
+    """Return highdicom.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import highdicom
+        import highdicom.seg
+        import highdicom.sr
+    except ImportError:
+        raise ConfigError(
+            "DICOM segmentations and reports are written by the package highdicom, which is not installed.",
+            remedy="Run: pip install 'salus[dicom-out]'; or leave out --seg and --sr.",
+        ) from None
+    return highdicom
+
+
+def concept(code: Code) -> Any:
+    """Return a code as highdicom's."""
+    return require_highdicom().sr.CodedConcept(value=code.value, scheme_designator=code.scheme, meaning=code.meaning)
+
+
+def algorithm_of(producer: Producer) -> Any:
+    """Return the identification of the model (PS3.3, table 10-19)."""
+    return require_highdicom().AlgorithmIdentificationSequence(
+        name=producer.job,
+        family=concept(ARTIFICIAL_INTELLIGENCE),
+        version=producer.model_sha256[:16],
+        source=MANUFACTURER,
+    )

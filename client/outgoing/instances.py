@@ -1,0 +1,140 @@
+"""What a derived DICOM object repeats of its source images: identity, study, patient and plane; never their pixels.
+
+The header is read in the sandboxed child and crosses as this strict model, so that nothing else of a file gets into an object
+that Salus writes.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import pydicom
+from pydantic import Field
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from salus.client.data.geometry import read_geometry
+from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
+
+Uid = Annotated[str, Field(pattern=r"^[0-9][0-9.]{0,63}$")]
+Text = Annotated[str, Field(max_length=64)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
+SHORT = ("AccessionNumber", "StudyID")
+# Values that a strict writer would refuse; a source with another value loses that value, not its segmentation.
+FORMS = {
+    "PatientBirthDate": r"\d{8}",
+    "StudyDate": r"\d{8}",
+    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
+    "PatientSex": r"[MFO]",
+}
+
+
+class Instance(Strict):
+    """One source image.
+
+    Args:
+        texts: elements of the patient and the study, by keyword.
+        frames: images in the file.
+        spacing_mm: between rows, then between columns.
+        orientation: unit vectors along a row and along a column, LPS; empty for a projection image.
+        position: centre of the first pixel in millimetres, LPS; empty for a projection image.
+    """
+
+    sop_class_uid: Uid
+    sop_instance_uid: Uid
+    study_uid: Uid
+    series_uid: Uid
+    frame_of_reference_uid: Uid | None = None
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{0,16}$")] = ""
+    texts: dict[Annotated[str, Field(max_length=40)], Text] = Field(default_factory=dict)
+    rows: Annotated[int, Field(ge=1, le=65535)]
+    columns: Annotated[int, Field(ge=1, le=65535)]
+    frames: Annotated[int, Field(ge=1, le=2**20)] = 1
+    spacing_mm: tuple[Positive, Positive]
+    thickness_mm: Positive | None = None
+    orientation: Annotated[tuple[Finite, ...], Field(max_length=6)] = ()
+    position: Annotated[tuple[Finite, ...], Field(max_length=3)] = ()
+
+    @property
+    def placed(self) -> bool:
+        """Whether the image's place in the patient is known."""
+        return len(self.orientation) == 6 and len(self.position) == 3
+
+
+def instance_of(dataset: Dataset) -> Instance:
+    """Return what a derived object needs of an image's header.
+
+    Raises:
+        UnreadableImage: no unique identifiers, or a plane that is none.
+    """
+    geometry = read_geometry(dataset)
+    uids = {
+        name: str(dataset.get(keyword, "") or "")
+        for name, keyword in (
+            ("sop_class_uid", "SOPClassUID"),
+            ("sop_instance_uid", "SOPInstanceUID"),
+            ("study_uid", "StudyInstanceUID"),
+            ("series_uid", "SeriesInstanceUID"),
+        )
+    }
+    if not all(_is_uid(uid) for uid in uids.values()):
+        raise UnreadableImage("no-identifiers", "an image without valid identifiers cannot be referred to")
+    reference = str(dataset.get("FrameOfReferenceUID", "") or "")
+    thickness = dataset.get("SliceThickness")
+    modality = str(dataset.get("Modality", "") or "")
+    oriented = bool(dataset.get("ImageOrientationPatient")) and geometry.position is not None
+    return Instance(
+        **uids,
+        frame_of_reference_uid=reference if _is_uid(reference) else None,
+        modality=modality if re.fullmatch(r"[A-Z]{1,16}", modality) else "",
+        texts={keyword: text for keyword in (*PATIENT, *STUDY) if (text := _text(dataset, keyword))},
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        frames=int(dataset.get("NumberOfFrames", 1) or 1),
+        spacing_mm=geometry.spacing_mm,
+        thickness_mm=float(thickness) if thickness and 0 < float(thickness) < float("inf") else None,
+        orientation=(*geometry.row_direction, *geometry.column_direction) if oriented else (),
+        position=geometry.position if oriented and geometry.position is not None else (),
+    )
+
+
+def header_of(instance: Instance) -> Dataset:
+    """Return a header with these facts, as highdicom wants its source images; text is UTF-8."""
+    header = pydicom.Dataset()
+    header.SpecificCharacterSet = "ISO_IR 192"
+    header.SOPClassUID, header.SOPInstanceUID = instance.sop_class_uid, instance.sop_instance_uid
+    header.StudyInstanceUID, header.SeriesInstanceUID = instance.study_uid, instance.series_uid
+    header.Modality = instance.modality or "OT"
+    for keyword in (*PATIENT, *STUDY):
+        setattr(header, keyword, instance.texts.get(keyword, ""))
+    header.Rows, header.Columns = instance.rows, instance.columns
+    header.PixelSpacing = list(instance.spacing_mm)
+    header.SliceThickness = instance.thickness_mm or 1.0  # read by highdicom in any case; what it writes is given apart
+    if instance.placed and instance.frame_of_reference_uid is not None:
+        header.FrameOfReferenceUID = instance.frame_of_reference_uid
+        header.ImageOrientationPatient = list(instance.orientation)
+        header.ImagePositionPatient = list(instance.position)
+    return header
+
+
+def check_one_series(instances: Sequence[Instance]) -> None:
+    """Check that instances are of one series; raises UnreadableImage if not."""
+    if len({(instance.study_uid, instance.series_uid) for instance in instances}) != 1:
+        raise UnreadableImage("mixed-series", "the slices are of different series")
+
+
+def _is_uid(text: str) -> bool:
+    return re.fullmatch(r"[0-9][0-9.]{0,63}", text) is not None
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Return an element's text within its length (PS3.5, 6.2), without control characters; empty if it is malformed."""
+    value = dataset.get(keyword, "") or ""
+    first = value[0] if isinstance(value, MultiValue) and value else value
+    text = "".join(c for c in str(first) if c.isprintable())[: 16 if keyword in SHORT else 64]
+    form = FORMS.get(keyword)
+    return "" if form is not None and re.fullmatch(form, text) is None else text

@@ -1,0 +1,52 @@
+"""Masks as NIfTI-1 files: RAS, millimetres, with the affine of the source."""
+
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from salus.common.errors import DataError
+from salus.common.examples import Affine, Array
+from salus.common.files import write_whole
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+REVERSED = np.eye(4)[[2, 1, 0, 3]]  # from an index (x, y, z) to (z, y, x)
+SCANNER, MILLIMETRES = 1, "mm"
+
+
+def write_nifti(path: Path, mask: Array, affine: Affine, like: Affine | None = None) -> None:
+    """Write a mask as ``.nii.gz``, completely or not at all; the same mask always gives the same bytes.
+
+    Args:
+        mask: ``[z, y, x]`` numbers of structures from 0 to 65535; or ``[structures, z, y, x]`` where they may overlap, which
+            becomes the file's fourth axis.
+        affine: ``[4, 4]`` from an index (z, y, x) to millimetres, LPS.
+        like: affine of a NIfTI file (from its index to RAS) whose axes the mask's file is to have, so that the two can be
+            compared index by index.
+
+    Raises:
+        DataError: a mask of another kind, or an affine that is not finite.
+    """
+    if (
+        mask.ndim not in (3, 4)
+        or (mask.size and (mask.min() < 0 or mask.max() > 65535))
+        or mask.dtype.kind not in "bui"
+    ):
+        raise DataError(
+            f"Expected a mask of whole numbers from 0 to 65535 with three axes, got {mask.dtype} with {mask.ndim}.",
+            remedy="Use a job of a segmentation.",
+        )
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise DataError("Expected a position in the patient for every voxel.", remedy="Use images with a geometry.")
+    values = mask.astype(np.uint8 if mask.size == 0 or mask.max() < 256 else np.uint16)
+    turned = np.moveaxis(values, 0, -1).transpose(2, 1, 0, 3) if mask.ndim == 4 else values.transpose(2, 1, 0)
+    image = nibabel.Nifti1Image(turned, LPS_TO_RAS @ affine @ REVERSED)  # type: ignore[no-untyped-call]
+    if like is not None:
+        space = nibabel.orientations
+        have, want = (space.io_orientation(found) for found in (image.affine, like))  # type: ignore[no-untyped-call]
+        image = image.as_reoriented(space.ornt_transform(have, want))  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units(MILLIMETRES)  # type: ignore[no-untyped-call]
+    image.set_sform(image.affine, SCANNER)  # type: ignore[no-untyped-call]
+    # The shear of a tilted gantry is in the sform alone; readers prefer it
+    write_whole(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))

@@ -1,0 +1,74 @@
+"""Small pictures of an image with a mask drawn over it, for a page that stays with the data."""
+
+import base64
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from salus.client.data.records import FloatArray
+from salus.common.examples import Array
+
+SIDE = 192  # pixels of a picture's longer side
+FILL = 0.35  # opacity within a structure; its edge is opaque
+# Okabe and Ito 2008: colours that people with any colour vision can tell apart.
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+Pixels = npt.NDArray[np.uint8]
+
+
+def overlay(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = ()) -> str:
+    """Return an image with its mask as a ``data:`` URL; of a volume, the slice with most of the mask, else the middle one.
+
+    Args:
+        image: ``[channels, *spatial]``; grey values are stretched over the slice shown, colour is 0 .. 1.
+        mask: ``[*spatial]`` numbers of structures, 0 for background; or ``[structures, *spatial]`` of 0 and 1.
+        spacing_mm: of the image's axes; pixels that are not square are shown in the right proportion.
+    """
+    stacked = mask.ndim == image.ndim
+    numbers = list(range(1, len(mask) + 1)) if stacked else [int(number) for number in np.unique(mask) if number > 0]
+    layers = [(mask[number - 1] if stacked else mask == number).astype(bool) for number in numbers]
+    if image.ndim == 4:
+        place = most_filled(np.any(layers, axis=0) if layers else np.zeros(image.shape[1:], bool))
+        image, layers = image[:, place], [layer[place] for layer in layers]
+    picture = _grey(image)
+    for number, layer in zip(numbers, layers, strict=True):
+        _paint(picture, layer, COLOURS[(number - 1) % len(COLOURS)])
+    return _url(picture, spacing_mm)
+
+
+def most_filled(mask: npt.NDArray[np.bool_]) -> int:
+    """Return the index along the first axis with most voxels; the middle one of an empty mask."""
+    counts = mask.reshape(len(mask), -1).sum(axis=1)
+    return int(counts.argmax()) if counts.any() else len(mask) // 2
+
+
+def _grey(image: FloatArray) -> Pixels:
+    """Return ``[rows, columns, 3]``."""
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+    if len(values) == 3:
+        colour: Pixels = (np.clip(np.moveaxis(values, 0, -1), 0, 1) * 255).astype(np.uint8)
+        return colour
+    low, high = (float(value) for value in np.percentile(values[0], (1, 99)))
+    grey = np.clip((values[0] - low) / (high - low if high > low else 1.0), 0, 1)
+    return np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _paint(picture: Pixels, inside: npt.NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+    """Fill a structure translucently and draw its edge, in place."""
+    padded = np.pad(inside, 1)
+    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    paint = np.array(colour, np.float32)
+    picture[inside] = (picture[inside] * (1 - FILL) + paint * FILL).astype(np.uint8)
+    picture[inside & ~core] = paint.astype(np.uint8)
+
+
+def _url(picture: Pixels, spacing_mm: tuple[float, ...]) -> str:
+    rows, columns = (float(side) for side in picture.shape[:2])
+    if len(spacing_mm) >= 2:
+        rows, columns = rows * spacing_mm[-2], columns * spacing_mm[-1]
+    scale = SIDE / max(rows, columns)
+    size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    buffer = io.BytesIO()
+    Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,51 @@
+import json
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from tests.client.data.dicom_files import make
+from tests.client.outgoing.series import series
+
+from salus.client.outgoing.instances import Instance, header_of, instance_of
+from salus.common.errors import UnreadableImage
+
+
+def test_a_header_keeps_what_a_derived_object_repeats_and_nothing_else() -> None:
+    source = series(PatientComments="secret", OperatorsName="Smith", AccessionNumber="A7", StudyDate="20200131")[0]
+    header = header_of(instance_of(source))
+    assert (header.AccessionNumber, header.StudyDate, str(header.PatientName)) == ("A7", "20200131", "Doe^Jane")
+    assert "PatientComments" not in header
+    assert "OperatorsName" not in header
+    assert "PixelData" not in header
+
+
+def test_text_that_a_strict_writer_refuses_is_left_out() -> None:
+    source = series(
+        PatientBirthDate="1950", StudyTime="noon", StudyDate="2020-01-31", PatientName="A\x1b[2JB\\C", PatientSex="X"
+    )[0]
+    texts = instance_of(source).texts
+    assert texts == {"PatientID": "P1", "PatientName": "A[2JB"}
+
+
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+@pytest.mark.parametrize("value", ["", "1.2/../3", "x", "1" * 65])
+def test_an_image_without_valid_identifiers_is_refused(keyword: str, value: str) -> None:
+    source = make(np.zeros((2, 2), np.uint8))
+    setattr(source, keyword, value)
+    with pytest.raises(UnreadableImage) as caught:
+        instance_of(source)
+    assert caught.value.reason == "no-identifiers"
+
+
+def test_the_model_from_the_child_is_strict() -> None:
+    good = instance_of(series()[0]).model_dump(mode="json")
+    assert Instance.model_validate_json(json.dumps(good))
+    for name, value in (
+        ("study_uid", "1.2/3"),
+        ("rows", 0),
+        ("rows", 70_000),
+        ("spacing_mm", [0.0, 1.0]),
+        ("extra", 1),
+    ):
+        with pytest.raises(ValidationError):
+            Instance.model_validate_json(json.dumps({**good, name: value}))
