@@ -13,7 +13,7 @@ from pydantic import Field
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from salus.client.data.geometry import read_geometry
+from salus.client.data.dicom.geometry import read_geometry
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 

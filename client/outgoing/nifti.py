@@ -48,5 +48,6 @@ def write_nifti(path: Path, mask: Array, affine: Affine, like: Affine | None = N
         image = image.as_reoriented(space.ornt_transform(have, want))  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units(MILLIMETRES)  # type: ignore[no-untyped-call]
     image.set_sform(image.affine, SCANNER)  # type: ignore[no-untyped-call]
-    # The shear of a tilted gantry is in the sform alone; readers prefer it
+    # The shear of a tilted gantry is in the sform alone, which readers prefer.
+    image.set_qform(image.affine, SCANNER)  # type: ignore[no-untyped-call]
     write_whole(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))

@@ -33,7 +33,9 @@ def test_the_mask_of_a_nifti_file_has_the_axes_of_that_file(tmp_path: Path) -> N
         order = nibabel.orientations.ornt_transform(
             nibabel.orientations.axcodes2ornt(("L", "P", "S")), nibabel.orientations.axcodes2ornt(tuple(axes))
         )
-        lps = nibabel.Nifti1Image(values.transpose(2, 1, 0), np.diag([-1, -1, 1, 1]) @ affine @ np.eye(4)[[2, 1, 0, 3]])
+        lps = nibabel.Nifti1Image(
+            values.transpose(2, 1, 0).astype(np.int16), np.diag([-1, -1, 1, 1]) @ affine @ np.eye(4)[[2, 1, 0, 3]]
+        )
         source = lps.as_reoriented(order)
         write_nifti(tmp_path / "mask.nii.gz", values, affine, like=source.affine)
         written = nibabel.load(tmp_path / "mask.nii.gz")
