@@ -47,8 +47,9 @@ from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.dp.plan import Plan, plan_of
-from salus.privacy.protection import SiteEnd, SiteParty, protection_of
+from salus.privacy.protection import SiteEnd, protection_of
 from salus.privacy.protocol.contributors import late_data
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.store import SessionStore
 

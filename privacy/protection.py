@@ -10,18 +10,15 @@ Both ends are sans-IO: bytes in, bytes out. The engine that transports the bytes
 here. To add a protection: one module with an object that fulfils `Protection`, one test, one line in `PROTECTIONS`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Protocol as Interface
 
 from salus.common.errors import JobError
-from salus.common.identity import Identity
 from salus.common.job import Job
 from salus.common.registry import Registry
 from salus.privacy.contribution import Contribution, Shape, Sum
-from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
-from salus.privacy.protocol.store import SessionStore
 from salus.privacy.protocol.transcript import Recorder
 
 
@@ -51,29 +48,6 @@ class CoordinatorEnd(Interface):
     @property
     def result(self) -> Sum:
         """The sum, after `close` has returned None."""
-
-
-@dataclass(frozen=True)
-class SiteParty:
-    """A site's identity and limits in a session.
-
-    Args:
-        keys: Ed25519 public keys of the whole roster pinned at this site, by site id.
-        store: durable memory that survives a crash.
-        minimum_cohort: minimum number of sites that the site policy allows.
-        random: source of cryptographic randomness.
-        scope: data set and epoch for which all sums must be over the same sites.
-        head: the head of the site's privacy ledger, for jobs with differential privacy; None for others.
-    """
-
-    site: int
-    identity: Identity
-    keys: Mapping[int, bytes]
-    store: SessionStore
-    minimum_cohort: int
-    random: Callable[[int], bytes]
-    scope: str
-    head: Callable[[], Head] | None = None
 
 
 class Protection(Interface):

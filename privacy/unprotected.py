@@ -10,7 +10,7 @@ import numpy as np
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Contribution, Shape, Sum, to_vector
-from salus.privacy.protection import SiteParty
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.transcript import Recorder
 

@@ -7,20 +7,15 @@ Sealed ciphertexts wait in unnamed temporary files; memory holds the chunks of o
 """
 
 import hashlib
-import tempfile
-import weakref
 from collections.abc import Mapping
 from enum import Enum
-from typing import IO
 
 import numpy as np
 
 from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.encryption.messages import (
-    KEY_BYTES,
-    SIGNATURE_BYTES,
-    check,
+    WHY,
     consent_statement,
     key_statement,
     read_parts,
@@ -28,21 +23,15 @@ from salus.privacy.encryption.messages import (
     root_statement,
     write_parts,
     write_range,
-    write_rows,
 )
 from salus.privacy.encryption.packing import SLOTS, Packing
-from salus.privacy.encryption.scheme import LARGEST_CIPHERTEXT_BYTES
-from salus.privacy.protocol.contributors import STATEMENT_BYTES
-from salus.privacy.protocol.head import open_head
-from salus.privacy.protocol.keys import agree
-from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.encryption.spool import Spool
+from salus.privacy.protocol.collecting import LEFT_OUT, Collecting, check_order
 from salus.privacy.protocol.session import Session
+from salus.privacy.protocol.tables import KEY_BYTES, SIGNATURE_BYTES, write_table
 from salus.privacy.protocol.transcript import Recorder
 
-LEFT_OUT = "It is left out of this round."
 UPLOAD_CHUNKS = 16  # 3.5 MB from each site per exchange
-SEAL_BYTES = 16
-LARGEST_CHUNK_BYTES = STATEMENT_BYTES + LARGEST_CIPHERTEXT_BYTES + SEAL_BYTES
 DECRYPT_CIPHERTEXTS = 80  # 18 MB to the key holder per exchange
 
 
@@ -57,41 +46,8 @@ class Step(Enum):
     ABANDONED = 6
 
 
-class _Spool:
-    """All sites' uploads in one file on disk: where each site's chunks are, and their hashes."""
-
-    def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="salus-")  # noqa: SIM115  # lives as long as the session
-        weakref.finalize(self, self._file.close)  # an abandoned session leaves no open file
-        self._places: dict[int, list[tuple[int, int]]] = {}
-        self.hashes: dict[int, list[bytes]] = {}
-
-    def append(self, site: int, part: bytes) -> None:
-        if len(part) > LARGEST_CHUNK_BYTES:
-            raise ProtectionError(
-                f"A chunk of site {site} has {len(part)} bytes; expected at most {LARGEST_CHUNK_BYTES}.",
-                remedy=LEFT_OUT,
-            )
-        try:
-            self._places.setdefault(site, []).append((self._file.seek(0, 2), len(part)))
-            self._file.write(part)
-        except OSError as problem:
-            raise ProtectionError(
-                f"Cannot store an upload: {problem.strerror}.", remedy="Free some disk space."
-            ) from None
-        self.hashes.setdefault(site, []).append(hashlib.sha256(part).digest())
-
-    def chunk(self, site: int, number: int) -> bytes:
-        place, size = self._places[site][number]
-        self._file.seek(place)
-        return self._file.read(size)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class EncryptedCoordinator:
-    """The coordinator in one session; arguments as in `EncryptedSite` and `MaskingCoordinator`."""
+class EncryptedCoordinator(Collecting):
+    """The coordinator in one session; arguments as in `EncryptedSite` and `Collecting`."""
 
     def __init__(
         self,
@@ -104,37 +60,24 @@ class EncryptedCoordinator:
         *,
         noised: bool = False,
     ) -> None:
-        self._session, self._shape, self._packing, self._holder, self._keys = session, shape, packing, holder, keys
-        self._noised, self._record = noised, record
-        self._limits = thresholds(len(session.roster), noised=noised)
+        super().__init__(session, shape, keys, record, noised=noised)
+        self._packing, self._holder = packing, holder
         self._chunks = packing.chunks(shape.length)
         self._step = Step.KEYS
         self._asked = range(0)
         self._channels: dict[int, bytes] = {}
         self._holder_keys = b""
-        self._spool: _Spool | None = None
+        self._spool: Spool | None = None
         self._uploading: set[int] = set()
         self._answered: set[int] = set()
         self._rows: dict[int, bytes] = {}
         self._table = b""
-        self._consents: dict[int, bytes] = {}
         self._sums: list[np.ndarray] = []
-        self._result: Sum | None = None
-        record("session", session=session.id.hex(), job=session.job_id, round=session.round, attempt=session.attempt,
-               manifest=session.manifest_hash.hex(), model=session.model_hash.hex(), roster=sorted(session.roster),
-               parameters=shape.parameters, statistics=shape.statistics)  # fmt: skip
 
     @property
     def step(self) -> Step:
         """Which replies are being collected."""
         return self._step
-
-    @property
-    def result(self) -> Sum:
-        """The sum, after `close` has returned None."""
-        if self._result is None:
-            raise ProtectionError("The sum is not known yet.", remedy="Close every step first.")
-        return self._result
 
     def receive(self, site: int, reply: bytes) -> None:
         """Accept one site's reply to the current step; raises ProtectionError, naming the site and the check."""
@@ -146,7 +89,8 @@ class EncryptedCoordinator:
             case Step.UPLOADING:
                 self._take_chunks(site, reply)
             case Step.CONSENTING:
-                self._take_consent(site, reply)
+                covered = consent_statement(self._session.id, self._table)
+                self._take_consent(site, reply, self._rows, covered)
             case Step.DECRYPTING:
                 self._take_sums(site, reply)
             case _:
@@ -190,8 +134,8 @@ class EncryptedCoordinator:
                 f"Expected a public BFV key only from the key holder; site {site} sent the wrong keys.",
                 remedy=LEFT_OUT,
             )
-        check(self._keys[site], signature, key_statement(self._session.id, site, channel, public), site, "key")
-        agree(bytes(range(1, 33)), channel, who=f"site {site}")  # raises for keys of low order
+        self._verify(site, signature, key_statement(self._session.id, site, channel, public), "key", WHY)
+        check_order(channel, site)
         self._channels[site] = channel
         if public:
             self._holder_keys = reply
@@ -203,12 +147,7 @@ class EncryptedCoordinator:
                 remedy="Start the key holder; no site uploads without it.",
             )
         self._need(len(self._channels), self._limits.needed, "keys")
-        try:
-            self._spool = _Spool()
-        except OSError as problem:
-            raise ProtectionError(
-                f"Cannot store uploads: {problem.strerror}.", remedy="Free some disk space."
-            ) from None
+        self._spool = Spool()
         self._uploading = set(self._channels)
         self._step = Step.UPLOADING
         self._asked = range(min(UPLOAD_CHUNKS, self._chunks))
@@ -226,7 +165,7 @@ class EncryptedCoordinator:
             spool.append(site, part)
         if last:
             root, channel = root_of(spool.hashes[site]), self._channels[site]
-            check(self._keys[site], parts[-1], root_statement(self._session.id, site, channel, root), site, "upload")
+            self._verify(site, parts[-1], root_statement(self._session.id, site, channel, root), "upload", WHY)
             self._rows[site] = channel + root + parts[-1]
             self._record("uploaded", site=site, channel=channel.hex(), root=root.hex(), signature=parts[-1].hex())
 
@@ -237,26 +176,14 @@ class EncryptedCoordinator:
             self._asked = range(self._asked.stop, min(self._asked.stop + UPLOAD_CHUNKS, self._chunks))
             return dict.fromkeys(self._uploading, write_range(self._asked))
         self._step = Step.CONSENTING
-        self._table = write_rows(self._rows)
+        self._table = write_table(self._rows)
         self._record("survivors", sites=sorted(self._rows))
         return dict.fromkeys(self._rows, self._table)
 
     # consent
 
-    def _take_consent(self, site: int, reply: bytes) -> None:
-        signature, head = reply[:SIGNATURE_BYTES], reply[SIGNATURE_BYTES:]
-        if site not in self._rows:
-            raise ProtectionError(f"Site {site} is not among the sites that uploaded.", remedy=LEFT_OUT)
-        check(self._keys[site], signature, consent_statement(self._session.id, self._table), site, "consent")
-        if self._noised:
-            open_head(head, self._keys[site], self._session.id, site)
-        elif head:
-            raise ProtectionError(f"Site {site} sent more than a consent.", remedy=LEFT_OUT)
-        self._consents[site] = reply
-        self._record("consent", site=site, signature=signature.hex(), **({"ledger": head.hex()} if head else {}))
-
     def _ask_decryption(self) -> Mapping[int, bytes]:
-        self._need(len(self._consents), self._limits.threshold, "consents")
+        consents = self._enough_consents()
         if self._holder not in self._consents:
             raise ProtectionError(
                 f"The key holder, site {self._holder}, did not consent.", remedy="Start a new attempt."
@@ -265,7 +192,7 @@ class EncryptedCoordinator:
         assert self._spool is not None  # Safe because it lives until the end.
         hashes = b"".join(b"".join(self._spool.hashes[site]) for site in sorted(self._rows))
         self._asked = range(self._per_decryption)
-        return {self._holder: write_parts([self._table, write_rows(self._consents), hashes, self._chunks_asked()])}
+        return {self._holder: write_parts([self._table, consents, hashes, self._chunks_asked()])}
 
     @property
     def _per_decryption(self) -> int:
@@ -305,10 +232,3 @@ class EncryptedCoordinator:
         self._step = Step.DONE
         self._end()
         return None
-
-    def _need(self, count: int, needed: int, what: str) -> None:
-        if count < needed:
-            raise ProtectionError(
-                f"Expected {what} from at least {needed} sites, got {count}; nothing was decrypted.",
-                remedy="Start a new attempt.",
-            )

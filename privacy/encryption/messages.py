@@ -10,20 +10,20 @@ decrypt     request to the key holder: list, consents, hashes per site; then chu
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from salus.common.canonical import hash_parts, u32
-from salus.common.errors import IdentityError, ProtectionError
-from salus.common.identity import verify_raw
+from salus.common.errors import ProtectionError
 from salus.privacy.protocol.keys import agree, derive
+from salus.privacy.protocol.tables import KEY_BYTES, REMEDY, SIGNATURE_BYTES
 
-KEY_BYTES, HASH_BYTES, SIGNATURE_BYTES = 32, 32, 64
+HASH_BYTES = 32
 ROW_BYTES = KEY_BYTES + HASH_BYTES + SIGNATURE_BYTES
+WHY = "it is forged, or for another job, round, model or list"  # where a signature does not verify
 NONCE = bytes(12)  # every chunk has its own key
-REMEDY = "The coordinator or a site is faulty or hostile; do not continue with this round."
 
 
 def key_statement(session: bytes, site: int, channel: bytes, public_key: bytes) -> bytes:
@@ -75,17 +75,6 @@ class Box:
             ) from None
 
 
-def check(key: bytes, signature: bytes, statement: bytes, site: int, what: str) -> None:
-    """Raise ProtectionError unless `site` signed the statement."""
-    try:
-        verify_raw(key, signature, statement, what=what, who=f"site {site}")
-    except IdentityError:
-        raise ProtectionError(
-            f"The {what} of site {site} does not verify: forged, or for another job, round, model or list.",
-            remedy=REMEDY,
-        ) from None
-
-
 def write_parts(parts: Sequence[bytes]) -> bytes:
     """Return the parts, each preceded by its length as u32."""
     return b"".join(piece for part in parts for piece in (u32(len(part)), part))
@@ -118,8 +107,3 @@ def read_range(data: bytes, chunks: int) -> range:
 def write_range(chunks: range) -> bytes:
     """Return first and count."""
     return u32(chunks.start) + u32(len(chunks))
-
-
-def write_rows(rows: Mapping[int, bytes]) -> bytes:
-    """Return id and row for every site, ids ascending."""
-    return b"".join(u32(site) + rows[site] for site in sorted(rows))

@@ -10,8 +10,8 @@ from salus.privacy.dp.plan import measured_shapes, shape_of
 from salus.privacy.encryption.coordinator import EncryptedCoordinator
 from salus.privacy.encryption.packing import choose_packing
 from salus.privacy.encryption.site import EncryptedSite
-from salus.privacy.protection import SiteParty
 from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.transcript import Recorder
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from salus.common.job import Job
-from salus.privacy.encryption.messages import consent_statement, root_statement, write_rows
+from salus.privacy.encryption.messages import consent_statement, root_statement
+from salus.privacy.protocol.tables import write_table
 from salus.privacy.protocol.transcript import Entry, SessionCheck, wrong
 
 
@@ -46,7 +47,7 @@ class EncryptedCheck(SessionCheck):
 
     def consent_statement(self) -> bytes:
         """Return what a consent covers: the list of all uploads."""
-        return consent_statement(self.session.id, write_rows(self._rows))
+        return consent_statement(self.session.id, write_table(self._rows))
 
     def check_sum(self, summed: frozenset[int]) -> None:
         """Check that a sum over these sites was allowed, with the key holder's own consent."""

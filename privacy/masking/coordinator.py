@@ -12,22 +12,18 @@ from enum import Enum
 
 import numpy as np
 
-from salus.common.errors import IdentityError, ProtectionError
-from salus.common.identity import verify_raw
+from salus.common.errors import ProtectionError
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.masking.keys import pair_mask_key, self_mask_key
-from salus.privacy.masking.messages import BOX_BYTES, SIGNATURE_BYTES, Advert, consent_statement, masked_statement
-from salus.privacy.masking.shamir import SHARE_BYTES, combine
+from salus.privacy.masking.messages import BOX_BYTES, Advert, consent_statement, masked_statement
+from salus.privacy.masking.recovery import mask_key_of, seed_of
+from salus.privacy.masking.shamir import SHARE_BYTES
 from salus.privacy.prg import Mask, Words, add_masks
+from salus.privacy.protocol.collecting import LEFT_OUT, Collecting, check_order
 from salus.privacy.protocol.encoding import FixedPoint, decode
-from salus.privacy.protocol.head import open_head
-from salus.privacy.protocol.keys import agree, public_of
-from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.session import Session, ids
-from salus.privacy.protocol.tables import read_table, write_ids, write_table
+from salus.privacy.protocol.tables import SIGNATURE_BYTES, read_table, write_ids, write_table
 from salus.privacy.protocol.transcript import Recorder
-
-LEFT_OUT = "It is left out of this round."
 
 
 class Step(Enum):
@@ -42,14 +38,8 @@ class Step(Enum):
     ABANDONED = 7
 
 
-class MaskingCoordinator:
-    """The coordinator in one session.
-
-    Args:
-        keys: Ed25519 public keys of the roster, by site id.
-        record: takes every step of the transcript.
-        noised: whether the vectors have differential privacy; then consents include ledger heads.
-    """
+class MaskingCoordinator(Collecting):
+    """The coordinator in one session; arguments as in `Collecting`."""
 
     def __init__(
         self,
@@ -61,41 +51,27 @@ class MaskingCoordinator:
         *,
         noised: bool = False,
     ) -> None:
-        self._noised = noised
-        self._session, self._shape, self._encoding, self._keys = session, shape, encoding, keys
-        self._limits = thresholds(len(session.roster), noised=noised)
-        self._record = record
+        super().__init__(session, shape, keys, record, noised=noised)
+        self._encoding = encoding
         self._step = Step.ADVERTISING
         self._adverts: dict[int, Advert] = {}
         self._boxes: dict[int, dict[int, bytes]] = {}
         self._sum: Words = np.zeros(shape.length, dtype=np.uint32)
         self._survivors: set[int] = set()
-        self._consents: dict[int, bytes] = {}
         self._seed_shares: dict[int, dict[int, bytes]] = {}
         self._mask_shares: dict[int, dict[int, bytes]] = {}
-        self._result: Sum | None = None
         self._receivers: dict[Step, Callable[[int, bytes], None]] = {
             Step.ADVERTISING: self._take_advert,
             Step.SHARING: self._take_boxes,
             Step.MASKING: self._take_masked,
-            Step.CONSENTING: self._take_consent,
+            Step.CONSENTING: self._take_consent_of,
             Step.UNMASKING: self._take_shares,
         }
-        record("session", session=session.id.hex(), job=session.job_id, round=session.round, attempt=session.attempt,
-               manifest=session.manifest_hash.hex(), model=session.model_hash.hex(), roster=sorted(session.roster),
-               parameters=shape.parameters, statistics=shape.statistics)  # fmt: skip
 
     @property
     def step(self) -> Step:
         """Which replies are being collected."""
         return self._step
-
-    @property
-    def result(self) -> Sum:
-        """The sum, after `close` has returned None."""
-        if self._result is None:
-            raise ProtectionError("The sum is not known yet.", remedy="Close every step first.")
-        return self._result
 
     def receive(self, site: int, reply: bytes) -> None:
         """Accept one site's reply to the current step; raises ProtectionError, naming the site and the check."""
@@ -133,8 +109,8 @@ class MaskingCoordinator:
         self._verify(
             site, advert.signature, statement, "advert", "it is forged, or this site received another model or job"
         )
-        agree(bytes(range(1, 33)), advert.channel, who=f"site {site}")  # raises for keys of low order
-        agree(bytes(range(1, 33)), advert.mask, who=f"site {site}")
+        check_order(advert.channel, site)
+        check_order(advert.mask, site)
         others = {key for owner, known in self._adverts.items() if owner != site for key in (known.channel, known.mask)}
         if advert.channel in others or advert.mask in others or advert.channel == advert.mask:
             raise ProtectionError(f"Site {site} advertised a key that is already in use.", remedy=LEFT_OUT)
@@ -190,23 +166,12 @@ class MaskingCoordinator:
 
     # 4. consent
 
-    def _take_consent(self, site: int, reply: bytes) -> None:
-        if site not in self._survivors:
-            raise ProtectionError(f"Site {site} is not among the survivors.", remedy=LEFT_OUT)
-        statement = consent_statement(self._session.id, ids(self._survivors))
-        signature, head = reply[:SIGNATURE_BYTES], reply[SIGNATURE_BYTES:]
-        self._verify(site, signature, statement, "consent", "it is forged or for other survivors")
-        if self._noised:
-            open_head(head, self._keys[site], self._session.id, site)
-        elif head:
-            raise ProtectionError(f"Site {site} sent more than a consent.", remedy=LEFT_OUT)
-        self._consents[site] = reply
-        self._record("consent", site=site, signature=signature.hex(), **({"ledger": head.hex()} if head else {}))
+    def _take_consent_of(self, site: int, reply: bytes) -> None:
+        self._take_consent(site, reply, self._survivors, consent_statement(self._session.id, ids(self._survivors)))
 
     def _ask_unmask(self) -> Mapping[int, bytes]:
-        self._need(len(self._consents), self._limits.threshold, "consents")
         # Every survivor that consented can answer; the others' shares are not needed beyond t.
-        return dict.fromkeys(self._consents, write_table(self._consents))
+        return dict.fromkeys(self._consents, self._enough_consents())
 
     # 5. unmask
 
@@ -223,70 +188,31 @@ class MaskingCoordinator:
     def _finish(self) -> None:
         answered = len(next(iter(self._seed_shares.values()), {}))
         self._need(answered, self._limits.threshold, "answers to unmask")
-        session = self._session.id
-        masks = [
-            Mask(self_mask_key(session, self._seed_of(site), site), minus=True) for site in sorted(self._survivors)
-        ]
+        survivors = sorted(self._survivors)
+        add_masks(self._sum, [*self._self_masks(survivors), *self._pair_masks(survivors)])
+        vector = decode(self._sum, self._encoding)
+        self._record("sum", sites=survivors, sha256=hashlib.sha256(self._sum.tobytes()).hexdigest())
+        self._sum = np.zeros(0, dtype=np.uint32)
+        self._result = Sum(vector, tuple(survivors))
+
+    def _self_masks(self, survivors: list[int]) -> list[Mask]:
+        """Return what removes the survivors' own masks."""
+        session, masks = self._session.id, []
+        for site in survivors:
+            seed = seed_of(site, self._seed_shares[site], self._limits.threshold)
+            masks.append(Mask(self_mask_key(session, seed, site), minus=True))
+        return masks
+
+    def _pair_masks(self, survivors: list[int]) -> list[Mask]:
+        """Return what removes the masks that survivors share with dropped sites."""
+        session, masks = self._session.id, []
         for dropped in sorted(self._shared - self._survivors):
-            private = self._mask_key_of(dropped)
-            for site in sorted(self._survivors):
+            wanted = self._adverts[dropped].mask
+            private, liar = mask_key_of(dropped, self._mask_shares[dropped], self._limits.threshold, wanted)
+            if liar is not None:
+                self._record("wrong-share", site=liar, of=dropped)
+            for site in survivors:
                 key = pair_mask_key(session, private, self._adverts[site].mask, dropped, site)
                 # Survivor `site` added this mask if its id is smaller; take the same sign away again.
                 masks.append(Mask(key, minus=site < dropped))
-        add_masks(self._sum, masks)
-        vector = decode(self._sum, self._encoding)
-        self._record("sum", sites=sorted(self._survivors), sha256=hashlib.sha256(self._sum.tobytes()).hexdigest())
-        self._sum = np.zeros(0, dtype=np.uint32)
-        self._result = Sum(vector, tuple(sorted(self._survivors)))
-
-    def _seed_of(self, site: int) -> bytes:
-        """Return a survivor's seed. No public value commits to it, so only shares beyond the threshold can reveal a wrong one."""
-        shares, threshold = self._seed_shares[site], self._limits.threshold
-        last = {holder: shares[holder] for holder in sorted(shares)[-threshold:]}
-        try:
-            seed = combine(shares, threshold)
-            agreed = combine(last, threshold) == seed
-        except ProtectionError:
-            agreed = False
-        if not agreed:
-            raise ProtectionError(
-                f"The shares of site {site}'s seed contradict each other; a site among {sorted(shares)} sent a wrong one.",
-                remedy="Start a new attempt.",
-            )
-        return seed
-
-    def _mask_key_of(self, site: int) -> bytes:
-        """Return a dropped site's mask key; raises ProtectionError naming the site whose share is wrong."""
-        shares, threshold = self._mask_shares[site], self._limits.threshold
-        wanted = self._adverts[site].mask
-        if _opens(shares, threshold, wanted):
-            return combine(shares, threshold)
-        for suspect in sorted(shares):  # without the wrong share, the others must reconstruct the key
-            rest = {holder: share for holder, share in shares.items() if holder != suspect}
-            if len(rest) >= threshold and _opens(rest, threshold, wanted):
-                self._record("wrong-share", site=suspect, of=site)
-                return combine(rest, threshold)
-        raise ProtectionError(
-            f"The shares of site {site}'s mask key do not give its advertised key; one of {sorted(shares)} sent a wrong one.",
-            remedy="Start a new attempt.",
-        )
-
-    def _verify(self, site: int, signature: bytes, statement: bytes, what: str, why: str) -> None:
-        try:
-            verify_raw(self._keys[site], signature, statement, what=what, who=f"site {site}")
-        except IdentityError:
-            raise ProtectionError(f"The {what} of site {site} does not verify: {why}.", remedy=LEFT_OUT) from None
-
-    def _need(self, count: int, needed: int, what: str) -> None:
-        if count < needed:
-            raise ProtectionError(
-                f"Expected {what} from at least {needed} sites, got {count}; nothing was unmasked.",
-                remedy="Start a new attempt.",
-            )
-
-
-def _opens(shares: Mapping[int, bytes], threshold: int, public: bytes) -> bool:
-    try:
-        return public_of(combine(shares, threshold)) == public
-    except ProtectionError:
-        return False
+        return masks

@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from salus.common.canonical import hash_parts, u32
 from salus.privacy.masking.shamir import SHARE_BYTES
 from salus.privacy.protocol.contributors import STATEMENT_BYTES
-from salus.privacy.protocol.tables import wrong_length
+from salus.privacy.protocol.tables import KEY_BYTES, SIGNATURE_BYTES, wrong_length
 
-KEY_BYTES = 32
-SIGNATURE_BYTES = 64
 BOX_BYTES = 2 * SHARE_BYTES + STATEMENT_BYTES + 16
 
 

@@ -9,10 +9,10 @@ from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
 from salus.privacy.dp.plan import measured_shapes, plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.site import MaskingSite, Member
-from salus.privacy.protection import SiteParty
+from salus.privacy.masking.site import MaskingSite
 from salus.privacy.protocol.encoding import FixedPoint, choose_encoding
 from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.transcript import Recorder
 
@@ -48,24 +48,13 @@ class Masking:
 
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> MaskingSite:
         """Return the site's end."""
-        if job.privacy.noised != (party.head is not None):
+        if job.privacy.noised != party.noised:
             raise ProtectionError(
                 "Expected a privacy ledger for a job with noise.",
                 remedy="Install the newest version of Salus at the site.",
             )
         encoding, sigma = noise_share(job, shape, len(session.roster))
-        member = Member(
-            party.site,
-            party.identity,
-            party.keys,
-            party.store,
-            party.minimum_cohort,
-            party.random,
-            party.scope,
-            party.head,
-            job.job.min_sites,
-        )
-        return MaskingSite(session, shape, encoding, member, sigma)
+        return MaskingSite(session, shape, encoding, party, job_minimum=job.job.min_sites, noise_sigma=sigma)
 
     def coordinator_end(
         self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder

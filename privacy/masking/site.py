@@ -8,38 +8,27 @@ with the full graph; the session is bound into every key and signature, which th
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum
 
 from salus.common.errors import IdentityError, ProtectionError
-from salus.common.identity import Identity, verify_raw
 from salus.privacy.contribution import Contribution, DataKind, Shape
+from salus.privacy.masking.adverts import check_adverts
 from salus.privacy.masking.keys import ShareChannel, pair_mask_key, self_mask_key
-from salus.privacy.masking.messages import (
-    BOX_BYTES,
-    KEY_BYTES,
-    SIGNATURE_BYTES,
-    Advert,
-    adverts_hash,
-    consent_statement,
-    masked_statement,
-)
+from salus.privacy.masking.messages import BOX_BYTES, Advert, adverts_hash, consent_statement, masked_statement
 from salus.privacy.masking.noise import add_discrete_noise
 from salus.privacy.masking.shamir import SHARE_BYTES, split
 from salus.privacy.prg import Mask, Words, add_masks
-from salus.privacy.protocol.contributors import Consent, Statement, check_contributors, check_survivors
+from salus.privacy.protocol.consent import SiteConsent
+from salus.privacy.protocol.contributors import Statement
 from salus.privacy.protocol.encoding import FixedPoint, encode
-from salus.privacy.protocol.head import SIGNED_HEAD_BYTES, Head, open_head, sign_head
 from salus.privacy.protocol.keys import public_of
-from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.secret import Secret
 from salus.privacy.protocol.session import Session, ids
-from salus.privacy.protocol.store import SessionStore
-from salus.privacy.protocol.tables import REMEDY, read_ids, read_table, write_table
-from salus.privacy.randomness import Random, Stream
+from salus.privacy.protocol.tables import KEY_BYTES, REMEDY, SIGNATURE_BYTES, read_ids, read_table, write_table
+from salus.privacy.randomness import Stream
 
-WAY = "masking"
 SECRET_BYTES = 2 * SHARE_BYTES
 
 
@@ -55,30 +44,6 @@ class State(Enum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
-class Member:
-    """A site's identity and minimum requirements.
-
-    Args:
-        keys: Ed25519 public keys of the whole roster, by site id, from the roster pinned at this site.
-        minimum_cohort: fewest sites that this site's policy allows; the protocol has its own minimum as well.
-        scope: scope of the cohort rule: the site's data set and the epoch that its operator allows.
-        head: the head of this site's privacy ledger, for sums under differential privacy; None for others.
-        random: source of cryptographic randomness, such as `os.urandom`.
-        job_minimum: fewest sites that must contribute data, from the job.
-    """
-
-    site: int
-    identity: Identity
-    keys: Mapping[int, bytes]
-    store: SessionStore
-    minimum_cohort: int
-    random: Random
-    scope: str
-    head: Callable[[], Head] | None = None
-    job_minimum: int = 0
-
-
 class MaskingSite:
     """One site in one session.
 
@@ -88,20 +53,24 @@ class MaskingSite:
     """
 
     def __init__(
-        self, session: Session, shape: Shape, encoding: FixedPoint, member: Member, noise_sigma: float = 0.0
+        self,
+        session: Session,
+        shape: Shape,
+        encoding: FixedPoint,
+        party: SiteParty,
+        *,
+        job_minimum: int = 0,
+        noise_sigma: float = 0.0,
     ) -> None:
         """Begin a session.
 
         Args:
+            job_minimum: fewest sites that must contribute data, from the job.
             noise_sigma: standard deviation, in grid steps, of this site's share of distributed noise.
         """
-        if set(session.roster) != set(member.keys) or member.site not in member.keys:
-            raise ProtectionError(
-                "Expected a session over the whole pinned roster.", remedy="Install the newest roster."
-            )
-        self._session, self._shape, self._encoding, self._me = session, shape, encoding, member
+        self._session, self._shape, self._encoding, self._me = session, shape, encoding, party
+        self._agreement = SiteConsent(session, party, "masking", job_minimum)
         self._noise_sigma = noise_sigma
-        self._limits = thresholds(len(session.roster), noised=member.head is not None)
         self._statement = Statement()
         self._state = State.NEW
         self._words: Words | None = None
@@ -132,8 +101,7 @@ class MaskingSite:
         self._state = State.FAILED  # until the session is on disk, nothing may be released
         self._me.store.open_session(self._session.id, self._me.scope)
         self._words = words
-        if self._me.head is None:  # with noise, no one needs to know whether a site has data
-            self._statement = Statement(data, self._me.minimum_cohort)
+        self._statement = self._agreement.statement(data)
         self._channel, self._mask_key, self._seed = (Secret(self._me.random(KEY_BYTES)) for _ in range(3))
         self._secrets = [self._channel, self._mask_key, self._seed]
         advert = Advert(public_of(self._channel.reveal()), public_of(self._mask_key.reveal()), b"")
@@ -171,9 +139,9 @@ class MaskingSite:
     def _share(self, request: bytes) -> bytes:
         rows = read_table(request, 2 * KEY_BYTES + SIGNATURE_BYTES, "the list of adverts")
         adverts = {site: Advert.from_bytes(row) for site, row in rows.items()}
-        self._check_adverts(adverts)
+        check_adverts(adverts, self._advert, self._session.id, self._me, self._agreement.limits.threshold)
         self._adverts, self._adverts_hash = adverts, adverts_hash(adverts)
-        threshold, everyone = self._limits.threshold, sorted(adverts)
+        threshold, everyone = self._agreement.limits.threshold, sorted(adverts)
         seeds = split(self._seed.reveal(), threshold, everyone, self._me.random)
         masks = split(self._mask_key.reveal(), threshold, everyone, self._me.random)
         self._own_seed_share = Secret(seeds[self._me.site])
@@ -186,34 +154,6 @@ class MaskingSite:
                 if peer != self._me.site
             }
         )
-
-    def _check_adverts(self, adverts: Mapping[int, Advert]) -> None:
-        strangers = [site for site in adverts if site not in self._me.keys]
-        if strangers:
-            raise ProtectionError(f"Site {strangers[0]} advertised but is not on the roster.", remedy=REMEDY)
-        if len(adverts) < self._limits.threshold:
-            raise ProtectionError(
-                f"Expected adverts of {self._limits.threshold} sites, got {len(adverts)}.",
-                remedy="Wait for more sites.",
-            )
-        if adverts.get(self._me.site) != self._advert:
-            raise ProtectionError("This site's own advert is missing or changed.", remedy=REMEDY)
-        used: set[bytes] = set()
-        for site, advert in adverts.items():
-            if advert.channel in used or advert.mask in used or advert.channel == advert.mask:
-                raise ProtectionError(f"Site {site} advertised a key that another site also advertised.", remedy=REMEDY)
-            used |= {advert.channel, advert.mask}
-        for site, advert in adverts.items():
-            try:
-                verify_raw(
-                    self._me.keys[site], advert.signature, advert.statement(self._session.id, site), what="", who=""
-                )
-            except IdentityError:
-                raise ProtectionError(
-                    f"The advert of site {site} does not verify at site {self._me.site}: it is forged, or site {site} was given "
-                    f"another model, job, round, attempt or roster than site {self._me.site}.",
-                    remedy=REMEDY,
-                ) from None
 
     def _to(self, peer: int) -> ShareChannel:
         return ShareChannel(self._session.id, self._me.site, peer, self._adverts_hash)
@@ -228,9 +168,10 @@ class MaskingSite:
         shared = frozenset(boxes) | {self._me.site}
         if self._me.site in boxes or not shared <= set(self._adverts):
             raise ProtectionError("Received shares from a site that had not advertised.", remedy=REMEDY)
-        if len(shared) < self._limits.threshold:
+        if len(shared) < self._agreement.limits.threshold:
             raise ProtectionError(
-                f"Expected shares of {self._limits.threshold} sites, got {len(shared)}.", remedy="Wait for more sites."
+                f"Expected shares of {self._agreement.limits.threshold} sites, got {len(shared)}.",
+                remedy="Wait for more sites.",
             )
         self._shares: dict[int, tuple[Secret, Secret]] = {}
         self._statements = {self._me.site: self._statement}
@@ -262,62 +203,22 @@ class MaskingSite:
 
     def _consent(self, request: bytes) -> bytes:
         survivors = read_ids(request, "the list of survivors")
-        needed = max(self._limits.needed, self._me.minimum_cohort)
         if not survivors <= self._shared or self._me.site not in survivors:
             raise ProtectionError(
                 "The survivors are not the sites that shared, or this site is not among them.", remedy=REMEDY
             )
-        if len(survivors) < needed:
-            raise ProtectionError(
-                f"Expected at least {needed} survivors, got {len(survivors)}.", remedy="Wait for more sites."
-            )
-        agreed = Consent(survivors, WAY)
-        if self._me.head is None:
-            agreed = self._checked_without_noise(survivors)
-        self._me.store.consent(self._session.id, agreed)  # on disk before the signature exists
+        self._agreement.check_survivors(survivors)
+        found = self._agreement.contributors({site: self._statements[site] for site in survivors})
         self._survivors = survivors
-        consent = self._me.identity.sign_raw(consent_statement(self._session.id, ids(survivors)))
-        if self._me.head is None:
-            return consent
-        head = self._me.head()
-        self._me.store.ledger_seen(self._me.site, head)
-        return consent + sign_head(self._me.identity, self._session.id, self._me.site, head)
+        return self._agreement.give(survivors, self._covered(), found)
 
-    def _checked_without_noise(self, survivors: frozenset[int]) -> Consent:
-        """Return the consent to a sum without noise, after checking it against every earlier sum over the same data."""
-        earlier = self._me.store.consents(self._me.scope)
-        check_survivors(survivors, WAY, earlier)
-        said = {site: self._statements[site] for site in survivors}
-        required = max(self._limits.minimum_cohort, self._me.minimum_cohort, self._me.job_minimum)
-        return Consent(survivors, WAY, check_contributors(said, required, self._limits.colluders, earlier))
+    def _covered(self) -> bytes:
+        return consent_statement(self._session.id, ids(self._survivors))
 
     # 5. unmask
 
     def _unmask(self, request: bytes) -> bytes:
-        noised = self._me.head is not None
-        consents = read_table(request, SIGNATURE_BYTES + (SIGNED_HEAD_BYTES if noised else 0), "the consents")
-        statement = consent_statement(self._session.id, ids(self._survivors))
-        valid = 0
-        for site, row in consents.items():
-            signature = row[:SIGNATURE_BYTES]
-            if site not in self._survivors:
-                raise ProtectionError(f"Site {site} consented but is not among the survivors.", remedy=REMEDY)
-            try:
-                verify_raw(self._me.keys[site], signature, statement, what="consent", who=f"site {site}")
-            except IdentityError:
-                raise ProtectionError(
-                    f"The consent of site {site} is not for the survivors that site {self._me.site} was shown: the coordinator "
-                    "showed them different lists, or the consent is forged.",
-                    remedy=REMEDY,
-                ) from None
-            if noised and site != self._me.site:
-                head = open_head(row[SIGNATURE_BYTES:], self._me.keys[site], self._session.id, site)
-                self._me.store.ledger_seen(site, head)
-            valid += 1
-        if valid < self._limits.threshold:
-            raise ProtectionError(
-                f"Expected consents of {self._limits.threshold} sites, got {valid}.", remedy="Wait for more sites."
-            )
+        self._agreement.check_given(request, self._survivors, self._covered())
         # Both lists are derived from this site's own survivors, never from the coordinator.
         seeds = [self._seed_share(site) for site in sorted(self._survivors)]
         masks = [self._shares[site][1].reveal() for site in sorted(self._shared - self._survivors)]

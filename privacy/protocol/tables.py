@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 from salus.common.canonical import u32
 from salus.common.errors import ProtectionError
 
-REMEDY = "The coordinator is faulty or malicious; do not continue with this round."
+KEY_BYTES = 32  # X25519
+SIGNATURE_BYTES = 64  # Ed25519
+REMEDY = "The coordinator or a site is faulty or malicious; do not continue with this round."
 
 
 def write_table(rows: Mapping[int, bytes]) -> bytes:

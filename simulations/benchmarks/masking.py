@@ -31,9 +31,10 @@ from flwr.compat.common.parameter import bytes_to_ndarray, ndarray_to_bytes
 from salus.common.identity import Identity
 from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.site import MaskingSite, Member
+from salus.privacy.masking.site import MaskingSite
 from salus.privacy.prg import Mask, Words, add_masks
 from salus.privacy.protocol.encoding import FixedPoint
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.store import MemoryStore
 from salus.privacy.protocol.transcript import no_record
@@ -61,7 +62,7 @@ class _World:
                 session,
                 self.shape,
                 ENCODING,
-                Member(site, identities[site], self.keys, MemoryStore(), 0, os.urandom, "bench"),
+                SiteParty(site, identities[site], self.keys, MemoryStore(), 0, os.urandom, "bench"),
             )
             for site in self.keys
         }

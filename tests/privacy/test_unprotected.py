@@ -6,7 +6,8 @@ from tests.builders import tiny_job, toy_identity, toy_keys
 
 from salus.common.errors import JobError, ProtectionError
 from salus.privacy.contribution import Contribution, Shape
-from salus.privacy.protection import SiteParty, protection_of
+from salus.privacy.protection import protection_of
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.store import MemoryStore
 from salus.privacy.protocol.transcript import no_record

@@ -100,7 +100,7 @@ def test_the_key_holder_is_no_oracle() -> None:
         return write_parts([table, consents, hashes, write_parts(parts)])
 
     # One site's upload alone, or one left out after the consents: the list is not what was consented to.
-    ask(lambda w, t, c, h, p: whole(t[:row], c, h[:32], [p[0], p[1]]), "at least 5 uploads, got 1")
+    ask(lambda w, t, c, h, p: whole(t[:row], c, h[:32], [p[0], p[1]]), "at least 5 sites, got 1")
     ask(lambda w, t, c, h, p: whole(t[:-row], c[: 5 * 68], h[:-32], p[:-1]), "consent of site 1 does not verify")
     # One site's ciphertext in every place, a changed one, or another site's.
     ask(

@@ -12,8 +12,8 @@ from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.encryption.coordinator import EncryptedCoordinator, Step
 from salus.privacy.encryption.packing import Packing, choose_packing
 from salus.privacy.encryption.site import EncryptedSite
-from salus.privacy.protection import SiteParty
 from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.store import MemoryStore
 

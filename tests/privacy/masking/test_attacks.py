@@ -12,12 +12,13 @@ from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.privacy.contribution import Shape
 from salus.privacy.masking.messages import BOX_BYTES, Advert, consent_statement
-from salus.privacy.masking.site import MaskingSite, Member, State
+from salus.privacy.masking.site import MaskingSite, State
 from salus.privacy.masking.transcript import MaskedCheck
 from salus.privacy.prg import keystream
 from salus.privacy.protocol.contributors import Consent
 from salus.privacy.protocol.head import Head
 from salus.privacy.protocol.parameters import may_follow, thresholds
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session, ids, manifest_hash
 from salus.privacy.protocol.store import MemoryStore
 from salus.privacy.protocol.tables import read_table, write_ids, write_table
@@ -58,7 +59,7 @@ def test_replay_of_an_advert_from_another_session(change: str) -> None:
     }[change]
     keys = {site: identity(site).public_key for site in old.roster}
     replayed = MaskingSite(
-        old, Shape(4, 1, 1.0), ENCODING, Member(3, identity(3), keys, MemoryStore(), 0, os.urandom, "data/0")
+        old, Shape(4, 1, 1.0), ENCODING, SiteParty(3, identity(3), keys, MemoryStore(), 0, os.urandom, "data/0")
     )
     adverts = {**table(world), 3: replayed.open_words(np.zeros(6, np.uint32))}
     refused(lambda: world.sites[1].answer(write_table(adverts)), "advert of site 3")
@@ -135,7 +136,7 @@ def until_survivors(n: int) -> tuple[World, dict[int, bytes]]:
 @pytest.mark.parametrize(
     ("survivors", "text"),
     [
-        ({1, 2, 3, 4}, "at least 5 survivors"),
+        ({1, 2, 3, 4}, "at least 5 sites"),
         ({2, 3, 4, 5, 6, 7}, "this site is not among them"),
         ({1, 2, 3, 4, 5, 99}, "not the sites that shared"),
     ],
@@ -150,7 +151,7 @@ def test_a_sites_own_minimum_cohort_counts() -> None:
     world.sites[1] = world.site(1, cohort=7)
     requests = world.exchange(world.answers(world.exchange(table(world))))
     world.exchange(world.answers(requests))
-    refused(lambda: world.sites[1].answer(write_ids(range(1, 7))), "at least 7 survivors")
+    refused(lambda: world.sites[1].answer(write_ids(range(1, 7))), "at least 7 sites")
 
 
 def test_equivocation_on_survivors_never_gathers_two_thresholds() -> None:

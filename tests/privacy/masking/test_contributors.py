@@ -108,7 +108,7 @@ def test_a_second_sum_with_other_contributors_is_refused_in_every_job(change: st
 
 def test_the_difference_of_the_two_sums_would_be_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack itself, with the check switched off: it must succeed, or the tests above prove nothing."""
-    monkeypatch.setattr("salus.privacy.masking.site.check_contributors", lambda *_: {})
+    monkeypatch.setattr("salus.privacy.protocol.consent.check_contributors", lambda *_: {})
     first = World(7)
     whole = first.run()
     second = first.following(round_=1, job_id="another")

@@ -15,9 +15,9 @@ from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
 from salus.privacy.dp.plan import ROUNDING, plan_of
 from salus.privacy.masking import protection
 from salus.privacy.masking.protection import MASKING, noise_share
-from salus.privacy.protection import SiteParty
 from salus.privacy.protocol.head import Head
 from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.store import MemoryStore
 

@@ -14,11 +14,12 @@ from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.keys import pair_mask_key, self_mask_key
 from salus.privacy.masking.messages import Advert
 from salus.privacy.masking.shamir import combine
-from salus.privacy.masking.site import MaskingSite, Member
+from salus.privacy.masking.site import MaskingSite
 from salus.privacy.prg import keystream
 from salus.privacy.protocol.encoding import FixedPoint
 from salus.privacy.protocol.keys import public_of
 from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.store import MemoryStore
 from salus.privacy.protocol.transcript import no_record
@@ -87,13 +88,14 @@ def test_a_whole_session_with_a_dropped_site(v: dict[str, Any]) -> None:
     for number, site in v["sites"].items():
         secrets = [bytes.fromhex(site[name]) for name in ("x25519_channel_private", "x25519_mask_private", "self_seed")]
         signer = Identity.from_seed(bytes.fromhex(site["ed25519_seed"]))
-        member = Member(int(number), signer, keys, MemoryStore(), 0, scripted(secrets), "data/0")
-        sites[int(number)] = MaskingSite(session, shape, encoding, member)
+        party = SiteParty(int(number), signer, keys, MemoryStore(), 0, scripted(secrets), "data/0")
+        sites[int(number)] = MaskingSite(session, shape, encoding, party)
     coordinator = MaskingCoordinator(session, shape, encoding, keys, no_record)
     # The vectors' cohort of four is smaller than the protocol's own minimum; only this test lowers it.
     lowered = type("Lowered", (), {"colluders": 1, "threshold": 4, "needed": 4, "minimum_cohort": 4, "sites": 5})()
-    for party in (*sites.values(), coordinator):
-        party._limits = lowered
+    for end in sites.values():
+        end._agreement.limits = lowered
+    coordinator._limits = lowered
     for number, end in sites.items():
         advert = end.open_words(np.array(v["sites"][str(number)]["input"], np.uint32))
         assert Advert.from_bytes(advert).signature.hex() == v["sites"][str(number)]["advertise_signature"]

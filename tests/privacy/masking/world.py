@@ -17,10 +17,11 @@ from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.privacy.contribution import DataKind, Shape
 from salus.privacy.masking.coordinator import MaskingCoordinator
-from salus.privacy.masking.site import MaskingSite, Member
+from salus.privacy.masking.site import MaskingSite
 from salus.privacy.prg import Words
 from salus.privacy.protocol.encoding import FixedPoint
 from salus.privacy.protocol.head import Head
+from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.store import MemoryStore
 
@@ -93,10 +94,11 @@ class World:
         self, number: int, session: Session | None = None, cohort: int = 0, random: Any = os.urandom
     ) -> MaskingSite:
         """Return a site's end of a session."""
-        member = Member(number, identity(number), self.keys, self.stores[number], cohort, random, "data/0", None, 2)
+        party = SiteParty(number, identity(number), self.keys, self.stores[number], cohort, random, "data/0")
         if self.noised:
-            member = replace(member, head=lambda: self.heads[number])
-        return MaskingSite(session or self.session, Shape(self.length - 2, 1, 1.0), ENCODING, member)
+            party = replace(party, head=lambda: self.heads[number])
+        shape = Shape(self.length - 2, 1, 1.0)
+        return MaskingSite(session or self.session, shape, ENCODING, party, job_minimum=2)
 
     def following(self, *, job_id: str = "job-1", round_: int = 2) -> "World":
         """Return another session over the same data and sites; its sites remember this one."""
