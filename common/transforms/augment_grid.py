@@ -12,7 +12,7 @@ from salus.common.errors import JobError
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, Share, check_rising, grid_shape, sides_of
+from salus.common.transforms.base import Draw, Share, Transform, check_rising, grid_shape, sides_of
 from salus.common.transforms.moves import Outside, Resampled, Turn, about_centre, moved
 
 Axis = Annotated[int, Limits(ge=0, le=2)]
@@ -20,12 +20,10 @@ Degrees = Annotated[float, Limits(ge=0, le=180)]
 Factor = Annotated[float, Limits(ge=0.25, le=4)]
 
 
-class Flip:
+class Flip(Transform):
     """Mirrors an image (`RandAxisFlip` of MONAI, each axis by itself)."""
 
     random: ClassVar[bool] = True
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
 
     class Settings(Strict):
         """Mirror images.
@@ -68,15 +66,9 @@ class ChangeSettings(Strict):
     outside: Outside = "border"
 
 
-class _Changing:
+class _Changing(Transform):
     random: ClassVar[bool] = True
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
     settings: ChangeSettings
-
-    def spec(self, given: Spec) -> Spec:
-        sides_of(given)
-        return given
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
         assert draw is not None
@@ -85,9 +77,8 @@ class _Changing:
         shape = grid_shape(example)
         linear, shift = self._change(len(shape), draw)
         scale = np.diag(example.spacing_mm[-len(shape) :] or (1.0,) * len(shape))
-        inner = (
-            np.linalg.inv(scale) @ linear @ scale
-        )  # turned in millimetres: a rotation keeps distances in the patient
+        # In millimetres, so that a rotation keeps distances in the patient.
+        inner = np.linalg.inv(scale) @ linear @ scale
         return moved(
             example, Resampled(about_centre(inner, shape, shift * np.array(shape)), shape, self.settings.outside)
         )

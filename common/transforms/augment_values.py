@@ -10,7 +10,7 @@ from salus.common.batch import Spec
 from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, FieldName, Share, check_fields, check_rising, on_images
+from salus.common.transforms.base import Draw, FieldName, Share, Transform, check_fields, check_rising, on_images
 
 
 class ValueSettings(Strict):
@@ -25,10 +25,8 @@ class ValueSettings(Strict):
     fields: tuple[FieldName, ...] = ()
 
 
-class _Valued:
+class _Valued(Transform):
     random: ClassVar[bool] = True
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
     settings: ValueSettings
 
     def spec(self, given: Spec) -> Spec:

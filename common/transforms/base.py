@@ -4,7 +4,7 @@ A field of an example is treated by its kind: floating-point spatial fields are 
 class numbers, and all other fields pass through unchanged.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,7 +25,7 @@ Share = Annotated[float, Limits(ge=0, le=1)]
 FieldName = Annotated[str, Limits(min_length=1, max_length=64)]
 
 
-class Transform(Protocol):
+class Transform:
     """One step between a stored image and what a task trains on, built as ``Kind(settings, task_settings)``.
 
     Guarantees that every implementation must give:
@@ -38,13 +38,19 @@ class Transform(Protocol):
         Settings: the transform's keys of a ``[[task.transforms]]`` entry, `kind` among them.
         random: whether the result depends on `draw`; such a step is used in training only.
         measured: whether the step needs intensities in the modality's own units rather than grey values from 0 to 1.
+        selective: whether some images cannot be used with this step, so that its settings decide who takes part in a sum.
+        rows: whether the step turns an image into a row of a table.
+        fitted: whether the step depends on the site's other images; see `Fitted`.
         version: raised when the same settings give other values than before; part of the key of cached tensors.
     """
 
     Settings: ClassVar[type[Strict]]
-    random: ClassVar[bool]
-    measured: ClassVar[bool]
-    version: ClassVar[int]
+    random: ClassVar[bool] = False
+    measured: ClassVar[bool] = False
+    selective: ClassVar[bool] = False
+    rows: ClassVar[bool] = False
+    fitted: ClassVar[bool] = False
+    version: ClassVar[int] = 1
 
     def spec(self, given: Spec) -> Spec:
         """Return the fields after this step; sides that depend on the image are -1.
@@ -52,6 +58,8 @@ class Transform(Protocol):
         Raises:
             JobError: the step cannot work on such fields.
         """
+        sides_of(given)
+        return given
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
         """Return the transformed example.
@@ -62,6 +70,7 @@ class Transform(Protocol):
         Raises:
             UnreadableImage: the example lacks what the step needs, such as a position in the patient.
         """
+        raise NotImplementedError
 
 
 @runtime_checkable
@@ -74,6 +83,18 @@ class Invertible(Protocol):
         Args:
             example: fields on the grid after the step, such as a predicted mask or probabilities.
             original: what the step was applied to.
+        """
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A transform that depends on the site's other images; it is refused with noise, and its results are not cached."""
+
+    def learned(self, known: Sequence[tuple[Example, int]]) -> Transform:
+        """Return the transform as it is at this site.
+
+        Args:
+            known: the site's training images as they are before this step, with their class numbers.
         """
 
 

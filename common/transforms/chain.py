@@ -5,10 +5,11 @@
 Evaluation and prediction run the fixed steps only, wherever they stand in the chain.
 """
 
+import contextlib
 import hashlib
 import hmac
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
@@ -16,13 +17,14 @@ import numpy as np
 
 from salus.common.batch import Spec
 from salus.common.canonical import canonical_json
-from salus.common.errors import JobError
+from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
 from salus.common.transforms import TRANSFORMS
-from salus.common.transforms.base import UNKNOWN, Draw, Invertible, Transform, with_sides
+from salus.common.transforms.base import Draw, Fitted, Invertible, Transform
 
+Known = tuple[Example, int]  # a training image and its class number
 STREAM = b"salus/augmentation/1"
 
 
@@ -86,6 +88,28 @@ class Chain:
     def measured(self) -> bool:
         """Whether the images must come in the modality's own units."""
         return any(step.measured for step in self.steps)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether a result depends on the site's other images."""
+        return any(step.fitted for step in self.steps)
+
+    def learned(self, known: Callable[[], Sequence[Known]]) -> "Chain":
+        """Return the chain as it is at one site.
+
+        Args:
+            known: reads the site's training images; called only if a step depends on them.
+        """
+        if not self.fitted:
+            return self
+        images, steps = list(known()), list(self.steps)
+        for place, step in enumerate(steps):
+            if isinstance(step, Fitted):
+                steps[place] = step.learned(images)
+            if not any(later.fitted for later in steps[place + 1 :]):
+                break
+            images = list(_each(steps[place], images))
+        return replace(self, steps=tuple(steps))
 
     def stages(self, given: Spec, *, training: bool = True) -> list[Stage]:
         """Return the fields after each step, without data.
@@ -154,47 +178,14 @@ class Chain:
                 predicted = step.inverse(predicted, original)
         return predicted
 
-    def key(self) -> list[dict[str, Any]]:
-        """Return what the results of `prefix` depend on besides the image, as plain values, for the key of a cache."""
+    def key(self) -> list[dict[str, Any]] | None:
+        """Return what the results of `prefix` depend on besides the image, as plain values; None if on other images, too."""
+        if any(step.fitted for step in self.steps[: self.fixed]):
+            return None
         return [
             {"kind": kind, "version": step.version, "settings": entry.model_dump(mode="json")}
             for kind, step, entry in list(zip(self.kinds, self.steps, self.entries, strict=True))[: self.fixed]
         ]
-
-
-def unresolved(spec: Spec) -> Spec:
-    """Return the fields of a task as they are before any transform: the sides of images and masks are unknown."""
-    dims = {len(field.shape) - 1 for field in spec.values() if field.spatial}
-    return with_sides(spec, (UNKNOWN,) * dims.pop()) if dims else spec
-
-
-def check_result(chain: Chain, task_spec: Spec) -> list[Stage]:
-    """Return the stages of a chain for training after checking that the last one gives what the task trains on.
-
-    Raises:
-        JobError: a step does not fit, or the result has other shapes or sides that depend on the image.
-    """
-    stages = chain.stages(unresolved(task_spec))
-    result = stages[-1].spec if stages else unresolved(task_spec)
-    last = stages[-1].name if stages else "task.transforms"
-    for name, field in task_spec.items():
-        got = result[name].shape if name in result else None
-        if got is not None and UNKNOWN in got:
-            raise JobError(
-                f"{last}: the sides of {name!r} still depend on the image: {shown(got)}.",
-                remedy="End the chain with a resize, center-crop or random-crop to task.shape.",
-            )
-        if got != field.shape:
-            raise JobError(
-                f"{last}: expected {name!r} of {shown(field.shape)}, the chain gives {shown(got or ())}.",
-                remedy="Correct the size of the last resize or crop, or task.shape.",
-            )
-    return stages
-
-
-def shown(shape: Sequence[int]) -> str:
-    """Return a shape for people, with ``?`` for a side that depends on the image."""
-    return " x ".join("?" if side == UNKNOWN else str(side) for side in shape) or "nothing"
 
 
 def stream(secret: bytes, *parts: str | int) -> Draw:
@@ -209,6 +200,13 @@ def stream(secret: bytes, *parts: str | int) -> Draw:
     """
     digest = hmac.new(secret, STREAM + b"\0" + canonical_json(list(parts)), hashlib.sha256).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest)))
+
+
+def _each(step: Transform, images: Sequence[Known]) -> Iterator[Known]:
+    """Yield the images after a step; those that it cannot use are counted when they are prepared."""
+    for example, target in images:
+        with contextlib.suppress(UnreadableImage):
+            yield step(example, None), target
 
 
 def _named(place: int, kind: str) -> str:

@@ -1,6 +1,6 @@
 """Parts of an image: around its foreground, of a fixed size, or with a margin added. Nothing is interpolated."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field as Limits
@@ -15,6 +15,7 @@ from salus.common.transforms.base import (
     Draw,
     FieldName,
     Size,
+    Transform,
     check_fields,
     grid_shape,
     sides_of,
@@ -26,12 +27,8 @@ from salus.common.transforms.moves import Frame, moved, moved_back
 Grey = Annotated[float, Limits(ge=-1e9, le=1e9)]
 
 
-class _Framing:
+class _Framing(Transform):
     """What a crop and a pad share: a frame that follows from the example alone."""
-
-    random: ClassVar[bool] = False
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
         return moved(example, self._frame(example))

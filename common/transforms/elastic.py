@@ -7,16 +7,15 @@ import numpy.typing as npt
 from pydantic import Field as Limits
 from pydantic import model_validator
 
-from salus.common.batch import Spec
 from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.transforms.augment_grid import ChangeSettings
-from salus.common.transforms.base import Draw, grid_shape, is_image, sides_of
+from salus.common.transforms.base import Draw, Transform, grid_shape, is_image
 
 FOLDS_ABOVE = 0.4  # of the distance of control points
 
 
-class Elastic:
+class Elastic(Transform):
     """Deforms an image by cubic B-splines over random control points (as `Rand2DElastic` and `Rand3DElastic` of MONAI).
 
     Free-form deformation after Rueckert et al. 1999. No voxel moves further than `magnitude`, and nothing folds while that is
@@ -24,8 +23,6 @@ class Elastic:
     """
 
     random: ClassVar[bool] = True
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
 
     class Settings(ChangeSettings):
         """Elastic deformations.
@@ -47,10 +44,6 @@ class Elastic:
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings = settings
-
-    def spec(self, given: Spec) -> Spec:
-        sides_of(given)
-        return given
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
         assert draw is not None

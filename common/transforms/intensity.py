@@ -10,7 +10,7 @@ from salus.common.batch import Spec
 from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, FieldName, check_fields, check_rising, on_images
+from salus.common.transforms.base import Draw, FieldName, Transform, check_fields, check_rising, on_images
 
 Intensity = Annotated[float, Limits(ge=-1e9, le=1e9)]
 Percentile = Annotated[float, Limits(ge=0, le=100)]
@@ -42,9 +42,7 @@ class RangeSettings(Strict):
         return np.clip(scaled, np.float32(self.to_low), np.float32(self.to_high)) if clip else scaled
 
 
-class _Scaling:
-    random: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+class _Scaling(Transform):
     settings: RangeSettings
 
     def spec(self, given: Spec) -> Spec:
@@ -59,8 +57,6 @@ class _Scaling:
 
 class Rescale(_Scaling):
     """Maps grey values linearly from one range to another, without clipping (`ScaleIntensityRange` of MONAI)."""
-
-    measured: ClassVar[bool] = False
 
     class Settings(RangeSettings):
         """A linear change of grey values.
@@ -149,12 +145,10 @@ class Percentiles(_Scaling):
         return self.settings.between(values, float(low), float(high), clip=True)
 
 
-class Normalize:
+class Normalize(Transform):
     """Subtracts each image's mean and divides by its standard deviation (`NormalizeIntensity` of MONAI)."""
 
-    random: ClassVar[bool] = False
     measured: ClassVar[bool] = True
-    version: ClassVar[int] = 1
 
     class Settings(Strict):
         """The z-score of each image by itself.

@@ -11,7 +11,7 @@ from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Affine, Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import MAX_SIDE, UNKNOWN, Draw, grid_shape, sides_of, with_sides
+from salus.common.transforms.base import MAX_SIDE, UNKNOWN, Draw, Transform, grid_shape, sides_of, with_sides
 from salus.common.transforms.moves import Resampled, Turn, moved, moved_back
 
 LPS_LABELS = (("R", "L"), ("A", "P"), ("I", "S"))  # the two ends of LPS's axes
@@ -19,12 +19,10 @@ Millimetres = Annotated[float, Limits(ge=0.01, le=100)]
 MAX_VOXELS = 2**28
 
 
-class Orientation:
+class Orientation(Transform):
     """Turns a volume so that its axes run in the given directions, by right angles only (`Orientation` of MONAI)."""
 
-    random: ClassVar[bool] = False
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    selective: ClassVar[bool] = True
 
     class Settings(Strict):
         """The directions in which the axes of a volume run.
@@ -69,15 +67,13 @@ class Orientation:
         return Turn(tuple(int(old) for old in order), flipped, grid_shape(example))
 
 
-class Spacing:
+class Spacing(Transform):
     """Resamples to a common distance between voxels (`Spacing` of MONAI, with `SpatialResample`).
 
     The first voxel keeps its place. An oblique or sheared grid stays so. Images that become coarser are not smoothed first.
     """
 
-    random: ClassVar[bool] = False
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
+    selective: ClassVar[bool] = True
 
     class Settings(Strict):
         """The distance between neighbouring voxels.

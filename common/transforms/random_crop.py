@@ -9,20 +9,18 @@ from salus.common.errors import JobError
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, FieldName, Share, Size, grid_shape, size_for, with_sides
+from salus.common.transforms.base import Draw, FieldName, Share, Size, Transform, grid_shape, size_for, with_sides
 from salus.common.transforms.cropping import Grey
 from salus.common.transforms.moves import Frame, moved
 
 
-class RandomCrop:
+class RandomCrop(Transform):
     """Takes a part of a fixed size from a random place; smaller images are padded.
 
     As `RandSpatialCrop`, `RandCropByPosNegLabel` and `RandCropByLabelClasses` of MONAI.
     """
 
     random: ClassVar[bool] = True
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
 
     class Settings(Strict):
         """A part of fixed size from a random place.

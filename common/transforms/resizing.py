@@ -1,21 +1,17 @@
 """Every image with the same number of voxels."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from salus.common.batch import Spec
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, Size, grid_shape, size_for, with_sides
+from salus.common.transforms.base import Draw, Size, Transform, grid_shape, size_for, with_sides
 from salus.common.transforms.moves import Zoom, moved, moved_back
 
 
-class Resize:
+class Resize(Transform):
     """Resamples to a fixed number of voxels, whatever the extent in the patient (`Resize` of MONAI)."""
-
-    random: ClassVar[bool] = False
-    measured: ClassVar[bool] = False
-    version: ClassVar[int] = 1
 
     class Settings(Strict):
         """The size to which every image is resampled.

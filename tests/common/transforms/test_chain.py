@@ -10,7 +10,8 @@ from salus.common.examples import Example
 from salus.common.strict import Strict
 from salus.common.transforms import TRANSFORMS
 from salus.common.transforms.base import UNKNOWN
-from salus.common.transforms.chain import Chain, check_result, stream, unresolved
+from salus.common.transforms.chain import Chain, stream
+from salus.common.transforms.checks import check_result, unresolved
 
 TASK_SPEC = {
     "image": Field((3, 8, 8, 8), spatial=True),
