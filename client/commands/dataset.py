@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salus.client.commands import intake
 from salus.client.commands.intake import Folder, Name, Yes
 from salus.common.console import emit_json, err, example, group, out, shown, table
+
+if TYPE_CHECKING:
+    from salus.client.data.target_table import TargetSummary
 
 app = group("The hospital's data: register, list, inspect, check.")
 
@@ -29,7 +32,11 @@ def add(
     positive_above: Annotated[
         float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.")
     ] = None,
-    masks: Annotated[str, typer.Option(help="For NIfTI: the folder of masks; the label is their volume in ml.")] = "",
+    masks: Annotated[str, typer.Option(help="Folder of masks; found by itself for the usual conventions.")] = "",
+    images: Annotated[str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.")] = "",
+    structures: Annotated[
+        str, typer.Option(help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.")
+    ] = "",
     patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
     yes: Yes = False,
 ) -> None:
@@ -49,6 +56,8 @@ def add(
         missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
         masks=masks,
+        images=images,
+        structures=tuple(word.strip() for word in structures.split(",") if word.strip()),
         patient_column=patient_column,
     )
     catalogue = open_catalogue(folder)
@@ -246,6 +255,17 @@ def cache(folder: Folder, clear: Annotated[bool, typer.Option(help="Remove all p
     )
 
 
+def _target_rows(name: str, target: "TargetSummary") -> Iterator[tuple[str, object]]:
+    yield f"{target.kind} {name}" if name != target.kind else name, target.images
+    if target.empty:
+        yield f"{name}: empty", target.empty
+    if target.cut:
+        yield f"{name}: reaches beyond the image", target.cut
+    unit = {"mask": " ml", "boxes": " boxes", "contours": " contours"}.get(target.kind, "")
+    for structure, amount in target.amounts.items():
+        yield f"{name}: {structure}", f"{amount:,.6g}{unit}"
+
+
 def _show(summary: object, *, as_json: bool) -> None:
     from dataclasses import asdict
 
@@ -261,7 +281,8 @@ def _show(summary: object, *, as_json: bool) -> None:
         ("studies", summary.studies),
         ("images", summary.images),
         ("images with the same pixels", summary.duplicates),
-        *((f"label {label}", count) for label, count in summary.labels.items()),
+        *((f"label {label}" if label else "without a label", count) for label, count in summary.labels.items()),
+        *(row for name, target in summary.targets.items() for row in _target_rows(name, target)),
         *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
     ]
     table(summary.name, ["", ""], rows)

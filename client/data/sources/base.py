@@ -27,6 +27,8 @@ class SourceOptions(Strict):
         missing: for a table, the markers of missing values.
         positive_above: for a table or for masks, turn the label into ``1`` above this number and ``0`` otherwise.
         masks: for NIfTI, a folder of masks with the names of the images, relative to the root.
+        images: for NIfTI, a pattern of the names of image files, such as ``*_T1w.nii.gz``; empty for all.
+        structures: names of the numbers 1, 2 ... of a mask; or, where the data name more structures, those to use.
     """
 
     labels: str = ""
@@ -37,6 +39,8 @@ class SourceOptions(Strict):
     missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")
     positive_above: float | None = None
     masks: str = ""
+    images: str = ""
+    structures: tuple[str, ...] = ()
 
 
 class Files(Protocol):

@@ -58,6 +58,14 @@ class Labels:
         return None
 
 
+def has_label_file(files: Files) -> bool:
+    """Return whether the data folder holds a label file of the usual name."""
+    try:
+        return files.size(LABELS) >= 0
+    except UnreadableImage:
+        return False
+
+
 def read_labels(files: Files, options: SourceOptions) -> Labels:
     """Read the label file that the options name, or ``labels.csv``.
 

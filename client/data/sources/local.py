@@ -1,5 +1,6 @@
 """The files of a data set on this machine's disk, opened so that no name and no link leads out of the folder."""
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -34,6 +35,14 @@ class LocalFiles:
             yield from _walked(self._root / below, f"{below}/")
         else:
             raise UnreadableImage("missing", "the folder does not exist")
+
+    def every(self) -> Iterator[str]:
+        """Yield the names below the root, and then those below folders that the options name elsewhere."""
+        yield from self.names()
+        outside = self._masks.startswith("/") or ".." in Path(self._masks).parts
+        if self._masks and outside and not self._alone:
+            with contextlib.suppress(UnreadableImage):
+                yield from self.names(self._masks)
 
     def size(self, name: str) -> int:
         """Return a file's size in bytes."""

@@ -43,7 +43,7 @@ class Opened(ABC):
     def scan(self) -> Iterator[Item]:
         """Yield every sample and every file that cannot be used."""
         groups: dict[str, list[str]] = {}
-        for page in _pages(self._files.names()):
+        for page in _pages(self._files.every()):
             good = [name for name in page if _is_text(name)]
             for name in page:
                 if not _is_text(name):

@@ -1,4 +1,5 @@
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.base import SourceOptions
-from salus.common.errors import DataError
+from salus.client.data.sources.local import LocalFiles
+from salus.client.data.sources.nifti_folder import NiftiFolder
+from salus.common.errors import DataError, UnreadableImage
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "hippocampus"
 VALUES = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6)  # x, y, z
@@ -51,12 +54,13 @@ def test_masks_become_volumes_or_classes(tmp_path: Path) -> None:
         write(tmp_path / "images" / f"{name}.nii.gz", VALUES)
         write(tmp_path / "masks" / f"{name}.nii.gz", mask)
     write(tmp_path / "images" / "orphan.nii.gz", VALUES)
-    write(tmp_path / "masks" / "small.nii.gz", np.ones((2, 2, 2), np.uint8))
-    write(tmp_path / "images" / "small.nii.gz", VALUES)
+    elsewhere = nibabel.Nifti1Image(np.ones(VALUES.shape, np.uint8), nibabel.affines.from_matvec(np.eye(3), [99, 0, 0]))
+    nibabel.save(elsewhere, tmp_path / "masks" / "far.nii.gz")
+    write(tmp_path / "images" / "far.nii.gz", VALUES)
     found = list(open_source("nifti", tmp_path, SourceOptions(masks="masks")).scan())
-    labels = {item.key: item.label for item in found if isinstance(item, ImageRecord)}
+    labels = {json.loads(item.key)[0]: item.label for item in found if isinstance(item, ImageRecord)}
     assert labels == {"images/a.nii.gz": "0.060", "images/b.nii.gz": "0.240", "images/c.nii.gz": "0.000"}
-    assert [item.reason for item in found if isinstance(item, Quarantined)] == ["unlabelled", "mask-mismatch"]
+    assert [item.reason for item in found if isinstance(item, Quarantined)] == ["mask-elsewhere", "unlabelled"]
     above = open_source("nifti", tmp_path, SourceOptions(masks="masks", positive_above=0.1))
     assert [item.label for item in above.scan() if isinstance(item, ImageRecord)] == ["0", "1", "0"]
     second = open_source("nifti", tmp_path, SourceOptions(masks="masks", label_column="2"))
@@ -75,7 +79,9 @@ def test_images_of_one_name_have_their_own_masks_or_none(tmp_path: Path) -> None
     found = open_source("nifti", tmp_path / "images", SourceOptions(masks="../own")).scan()
     assert [item.label for item in found if isinstance(item, ImageRecord)] == ["0.060", "0.240"]
     shared = list(open_source("nifti", tmp_path / "images", SourceOptions(masks="../one")).scan())
-    assert [item.reason for item in shared if isinstance(item, Quarantined)] == ["unlabelled"] * 2
+    assert [item.reason for item in shared if isinstance(item, Quarantined)] == ["unlabelled"] * 2 + [
+        "mask-without-image"
+    ]
 
 
 def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
@@ -113,8 +119,28 @@ def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared hippocampus data")
 def test_real_volumes_with_masks() -> None:
-    source = open_source("nifti", SHARED, SourceOptions(masks="labels"))
+    source = open_source("nifti", SHARED, SourceOptions(structures=("anterior", "posterior")))
     found = [item for _, item in zip(range(30), source.scan(), strict=False)]
+    (first, *_) = (item for item in found if isinstance(item, ImageRecord))
+    assert list(first.targets["mask"].amounts) == ["anterior", "posterior"]
+    assert sum(first.targets["mask"].amounts.values()) == pytest.approx(float(first.label), abs=1e-3)
+    sample = source.load(first.key)
+    assert sample.targets["mask"].shape == sample.values.shape[1:]
+    assert np.unique(sample.targets["mask"]).tolist() == [0, 1, 2]
     volumes = [float(item.label) for item in found if isinstance(item, ImageRecord)]
     assert len(volumes) >= 29
     assert 1.5 < np.median(volumes) < 5  # a hippocampus has about three millilitres
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the shared hippocampus data")
+def test_real_orphans_are_counted_by_reason() -> None:
+    reader = NiftiFolder(LocalFiles(SHARED, SourceOptions()), SourceOptions())
+    names = [name for name in LocalFiles(SHARED, SourceOptions()).names() if reader.wants(name)]
+    assert len(names) == 263  # 261 images, and 2 masks without an image
+    reasons = {}
+    for name in ("images/hippocampus_118.nii.gz", "labels/hippocampus_010.nii.gz", "labels/hippocampus_281.nii.gz"):
+        with pytest.raises(UnreadableImage) as caught:
+            list(reader.examine([name]))
+        reasons[name] = caught.value.reason
+    assert list(reasons.values()) == ["unlabelled", "mask-without-image", "mask-without-image"]
