@@ -7,10 +7,11 @@ import numpy.typing as npt
 from pydantic import Field as Limits
 from pydantic import model_validator
 
-from salus.common.examples import Array, Example
+from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.transforms.augment_grid import ChangeSettings
-from salus.common.transforms.base import Draw, Transform, grid_shape, is_image
+from salus.common.transforms.base import Draw, Transform, grid_shape
+from salus.common.transforms.moves import sampled
 
 FOLDS_ABOVE = 0.4  # of the distance of control points
 
@@ -55,24 +56,9 @@ class Elastic(Transform):
         shifts = control
         for axis, rows in enumerate(weights):
             shifts = np.moveaxis(np.tensordot(rows, shifts, (1, axis + 1)), 0, axis + 1)
-        return example.with_fields(**{name: self._sampled(example[name], shifts) for name in example.spatial})
-
-    def _sampled(self, array: Array, shifts: npt.NDArray[np.float64]) -> Array:
-        import torch
-        import torch.nn.functional as F
-
-        shape = array.shape[1:]
-        axes = zip(np.indices(shape), shifts, shape, strict=True)
-        places = [(place + shift + 0.5) * 2 / side - 1 for place, shift, side in axes]
-        grid = torch.from_numpy(np.stack(places[::-1], axis=-1).astype(np.float32))[None]  # torch wants x first
-        sampled = F.grid_sample(
-            torch.from_numpy(np.array(array, dtype=np.float32))[None],
-            grid,
-            mode="bilinear" if is_image(array) else "nearest",
-            padding_mode=self.settings.outside,
-            align_corners=False,
-        )
-        return np.asarray(sampled[0].numpy().astype(array.dtype))
+        places = np.indices(grid_shape(example)) + shifts
+        fields = {name: sampled(example[name], places, self.settings.outside) for name in example.spatial}
+        return example.with_fields(**fields)
 
 
 def _splines(side: int, distance: float) -> npt.NDArray[np.float64]:

@@ -68,7 +68,7 @@ class Orientation(Transform):
 
 
 class Spacing(Transform):
-    """Resamples to a common distance between voxels (`Spacing` of MONAI, with `SpatialResample`).
+    """Resamples to a common distance between voxels (`Spacing` of MONAI).
 
     The first voxel keeps its place. An oblique or sheared grid stays so. Images that become coarser are not smoothed first.
     """

@@ -11,6 +11,7 @@ from salus.common.errors import JobError
 from salus.common.examples import Example
 from salus.common.transforms.augment_grid import rotation
 from salus.common.transforms.elastic import _splines
+from salus.common.transforms.moves import Resampled, about_centre
 
 
 @pytest.mark.parametrize("kind", ["affine", "flip", "rotate", "zoom", "elastic", "gaussian-noise", "gamma", "cutout"])
@@ -23,6 +24,29 @@ def test_the_probability_is_kept(kind, probability):
             [not np.array_equal(step(example, np.random.default_rng(s))["image"], example["image"]) for s in range(200)]
         )
     assert changed == pytest.approx(probability, abs=4.5 * np.sqrt(0.25 / 200) * (0 < probability < 1))
+
+
+@pytest.mark.parametrize("outside", ["border", "zeros", "reflection"])
+@pytest.mark.parametrize("shape", [(9, 7, 8), (9, 11)])
+def test_a_resampled_grid_is_the_one_of_monai(shape, outside):
+    import torch
+    from monai.data.meta_tensor import MetaTensor
+    from monai.transforms.spatial.array import SpatialResample
+
+    draw = np.random.default_rng(4)
+    dims = len(shape)
+    matrix = about_centre(rotation(dims, 40.0, (), draw) @ np.diag(draw.uniform(0.7, 1.4, dims)), shape, [0.4] * dims)
+    size = tuple(side + 2 for side in shape)
+    image, mask = draw.random((2, *shape), dtype=np.float32), draw.integers(0, 5, (1, *shape))
+    for values, mode, tolerance in ((image, "bilinear", 1e-4), (mask, "nearest", 0)):
+        theirs = SpatialResample(mode=mode, padding_mode=outside, align_corners=False, dtype=np.float32)(
+            MetaTensor(torch.from_numpy(values.astype(np.float32)), affine=torch.eye(dims + 1)),
+            dst_affine=torch.from_numpy(matrix),
+            spatial_size=size,
+        )
+        ours = Resampled(matrix, size, outside).apply(values)
+        assert ours.dtype == values.dtype
+        assert np.abs(ours - theirs.as_tensor().numpy()).max() <= tolerance
 
 
 def test_a_rotation_keeps_distances_in_the_patient_on_an_uneven_grid():
