@@ -13,7 +13,7 @@ from salus.client.ledger.store import Budget
 from salus.common.errors import ConfigError, Refused
 from salus.common.job import Job
 from salus.common.strict import Strict, load_toml
-from salus.privacy.protection import protection_of
+from salus.privacy.protection import key_holder_of, protection_of
 
 
 class OtherEpoch(Refused):
@@ -68,9 +68,10 @@ class Policy(Strict):
                 f"The job's protection {job.aggregation.protection!r} lets the coordinator read this site's update.",
                 remedy="Use a protected job, or let the site's operator set allow_unprotected = true in policy.toml.",
             )
-        if job.aggregation.key_holder and job.aggregation.key_holder not in self.key_holders:
+        holder = key_holder_of(job)
+        if holder and holder not in self.key_holders:
             yield Refused(
-                f"This site's policy does not allow site {job.aggregation.key_holder} as the key holder: it could read updates.",
+                f"This site's policy does not allow site {holder} as the key holder: it could read updates.",
                 remedy="Use masking, or let the site's operator add it to key_holders in policy.toml.",
             )
         if not job.privacy.noised and not self.allow_without_noise:

@@ -14,9 +14,10 @@ import numpy.typing as npt
 import torch
 
 from salus.client.data.loading import TensorSet
-from salus.client.training import EVALUATION_BATCH, Trainer, make_optimizer
+from salus.client.training import EVALUATION_BATCH, Trainer
 from salus.common.errors import UnreadableImage, WireError
 from salus.common.job import Job
+from salus.common.optimizers import make_optimizer
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.checks import checked_clipper, independent_rows, without_dropout
 from salus.privacy.dp.clipped import LARGEST_NORM
@@ -85,7 +86,7 @@ class PrivateTrainer:
             # A single step is sent unscaled: the server applies step size, momentum and decay, as in distributed mode.
             torch.optim.SGD(trainer.model.parameters(), 1.0)
             if self._plan.steps == 1
-            else make_optimizer(trainer.model, trainer.job.training),
+            else make_optimizer(trainer.model.parameters(), trainer.job.training),
             noise_multiplier=self._plan.noise_multiplier
             * sensitivity_l2(trainer.job, "train")
             / self._privacy.clip_norm_l2,

@@ -9,7 +9,8 @@ from salus.client.data.loading import TensorSet
 from salus.client.data.prefetch import batches
 from salus.client.performance import Performance
 from salus.common.canonical import hash_parts, u32, u64
-from salus.common.job import Job, Training
+from salus.common.job import Job
+from salus.common.optimizers import make_optimizer
 from salus.common.tasks.base import Task, Totals
 from salus.common.vectors import FloatVector, Layout, read_parameters, write_parameters
 
@@ -39,7 +40,7 @@ class Trainer:
         """
         settings = self.job.training
         write_parameters(self.model, self.layout, start)
-        optimizer = make_optimizer(self.model, settings)
+        optimizer = make_optimizer(self.model.parameters(), settings)
         shuffle = torch.Generator().manual_seed(seed)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -70,17 +71,6 @@ class Trainer:
                 inputs, targets = data.batch(rows)
                 totals += self.task.statistics(self.model(inputs.to(self.device)), targets)
         return totals
-
-
-def make_optimizer(model: torch.nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Return a fresh optimiser; its state never outlives a round, so a site may leave and come back."""
-    parameters = model.parameters()
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
-    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
-    return kind(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def training_seed(job: Job, site: int, round_: int, secret: bytes = b"") -> int:

@@ -2,15 +2,22 @@
 
 A registry maps a name to ``module:attribute`` and imports it on first use, so that `salus --help` does not load torch. A
 site adds its own through an entry-point group; names that Salus defines cannot be replaced.
+
+A registered class or function may own settings: its attribute ``Settings`` is a `Strict` model whose keys become keys of the
+section of the job file that names it (`sections.Section`). It reads them with `settings_of`.
 """
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
-from salus.common.errors import ConfigError, SalusError
+from salus.common.errors import ConfigError, JobError, SalusError
+from salus.common.strict import Strict
+
+F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S", bound=Strict)
 
 
 class Registry:
@@ -44,3 +51,42 @@ class Registry:
             f"Expected the {self.what} to be one of {', '.join(self.names())}; got {name!r}.",
             remedy=f"Correct the name, or install the package that provides it (entry-point group {self.group!r}).",
         )
+
+
+def with_settings(settings: type[Strict]) -> Callable[[F], F]:
+    """Return a decorator that declares the settings that a registered function owns; a class has an attribute instead.
+
+    >>> class Width(Strict):
+    ...     width: int = 16
+    >>> @with_settings(Width)
+    ... def build(task): ...
+    >>> own_settings(build)().width
+    16
+    """
+
+    def declare(function: F) -> F:
+        function.Settings = settings  # type: ignore[attr-defined]
+        return function
+
+    return declare
+
+
+def own_settings(plugin: object) -> type[Strict] | None:
+    """Return the settings that a registered object owns, or None."""
+    found: type[Strict] | None = getattr(plugin, "Settings", None)
+    return found
+
+
+def settings_of(section: Strict, settings: type[S]) -> S:
+    """Return a section of a job as the settings of one of its plug-ins, so that their keys are typed.
+
+    Raises:
+        JobError: the section was not assembled for that plug-in.
+    """
+    if not isinstance(section, settings):
+        raise JobError(
+            f"Expected a section of a job with the keys {', '.join(settings.model_fields) or '(none)'}, "
+            f"got {type(section).__name__}.",
+            remedy="Build the section with the kind, model, optimizer, strategy or protection that has these keys.",
+        )
+    return section

@@ -7,7 +7,7 @@ is coerced, nothing changes after parsing.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,6 +20,11 @@ class Strict(BaseModel):
     """Frozen model: strict types, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @classmethod
+    def for_values(cls, values: Any) -> type[Self]:
+        """Return the model that validates these plain values; another one where plug-ins add keys (`sections.Section`)."""
+        return cls
 
 
 M = TypeVar("M", bound=Strict)
@@ -66,7 +71,7 @@ def validate(model: type[M], values: Any, *, error: type[SalusError], what: str)
         # Validated as JSON: arrays become tuples, which strict Python mode would refuse.
         return model.model_validate_json(_to_json(values))
     except ValidationError as problems:
-        _explain(model, problems, error=error, what=what)
+        _explain(model, values, problems, error=error, what=what)
     except (TypeError, ValueError, RecursionError):
         raise error(
             f"Expected plain values in the {what}.", remedy="Use only text, numbers, lists and tables."
@@ -79,13 +84,15 @@ def _to_json(values: Any) -> bytes:
     return canonical_json(values)
 
 
-def _explain(model: type[Strict], problems: ValidationError, *, error: type[SalusError], what: str) -> NoReturn:
+def _explain(
+    model: type[Strict], values: Any, problems: ValidationError, *, error: type[SalusError], what: str
+) -> NoReturn:
     lines = []
     remedy = "Correct the file."
     for problem in problems.errors()[:5]:
         place = ".".join(str(part)[:80] for part in problem["loc"][:8])  # the names may come from the other side
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(model, problem["loc"][:-1])
+            known = _known_keys(model, values, problem["loc"][:-1])
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}"
             lines.append(f"unknown key {place!r} ({hint})")
@@ -96,18 +103,24 @@ def _explain(model: type[Strict], problems: ValidationError, *, error: type[Salu
     raise error(f"The {what} is not valid: " + "; ".join(lines) + ".", remedy=remedy) from None
 
 
-def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of the model at `location`, through nested models, lists and optional values."""
+def _known_keys(model: type[BaseModel], values: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of the model at `location` in `values`, through nested models, lists and optional values."""
     current: type[BaseModel] = model
     for part in location:
+        values = _inside(values, part)
         field = current.model_fields.get(str(part))
-        if field is None:
-            continue  # a list index: stay on the element's model
-        nested = _nested_model(field.annotation)
+        nested = current if field is None else _nested_model(field.annotation)  # without a field: an index of a list
         if nested is None:
             return []
-        current = nested
+        current = nested.for_values(values) if issubclass(nested, Strict) else nested
     return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _inside(values: Any, part: int | str) -> Any:
+    try:
+        return values[part]
+    except (LookupError, TypeError):
+        return None
 
 
 def _nested_model(annotation: Any) -> type[BaseModel] | None:

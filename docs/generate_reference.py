@@ -21,6 +21,8 @@ from pydantic import BaseModel
 from salus.client.config import SiteConfig
 from salus.client.policy import Policy
 from salus.common.job import Job
+from salus.common.registry import own_settings
+from salus.common.sections import Section, registry_at
 from salus.server.config import ServerConfig
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -91,11 +93,13 @@ def page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _section(model: type[BaseModel], place: str) -> list[str]:
+def _section(model: type[BaseModel], place: str, without: frozenset[str] = frozenset()) -> list[str]:
     words, nested = words_of(model), []
     rows = []
     schema = model.model_json_schema()
     for name, field in model.model_fields.items():
+        if name in without:
+            continue
         inner, many = _model_in(field.annotation)
         if inner is not None:
             nested.append((inner, f"{place.strip('[]')}.{name}".strip("."), many))
@@ -113,6 +117,20 @@ def _section(model: type[BaseModel], place: str) -> list[str]:
         lines += ["\n| key | value | default | meaning | note |", "|---|---|---|---|---|", *rows]
     for inner, name, many in nested:
         lines += _section(inner, f"[[{name}]]" if many else f"[{name}]")
+    return lines + _plugins(model, place)
+
+
+def _plugins(model: type[BaseModel], place: str) -> list[str]:
+    """Return a table for each plug-in that adds keys of its own to a section, plug-ins of plug-ins included."""
+    lines: list[str] = []
+    base = model.model_fields if issubclass(model, Section) else {}
+    for key, place_of in vars(model).get("plugins", {}).items():
+        registry = registry_at(place_of)
+        for name in registry.names():
+            settings = own_settings(registry.get(name))
+            if settings is not None and any(own not in base for own in settings.model_fields):
+                title = f'{place} with {key} = "{name}"'
+                lines += _section(settings, title, without=frozenset(base))
     return lines
 
 

@@ -66,6 +66,9 @@ class Protection(Interface):
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round of this job can finish, for a roster of `sites`."""
 
+    def key_holder(self, job: Job) -> int:
+        """Return the roster number of the site that decrypts the sums and must take part in every round; 0 if there is none."""
+
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> SiteEnd:
         """Return the site's end of a new session."""
 
@@ -90,3 +93,8 @@ def protection_of(job: Job) -> Protection:
     """Return the protection that a job names; raises JobError for an unknown one."""
     protection: Protection = PROTECTIONS.get(job.aggregation.protection, error=JobError)
     return protection
+
+
+def key_holder_of(job: Job) -> int:
+    """Return the roster number of the job's key holder, or 0."""
+    return protection_of(job).key_holder(job)

@@ -89,6 +89,10 @@ class Unprotected:
     def needed(self, job: Job, sites: int) -> int:
         return 1
 
+    def key_holder(self, job: Job) -> int:
+        """Return 0: nothing is encrypted."""
+        return 0
+
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> UnprotectedSite:
         return UnprotectedSite(shape)
 

@@ -15,7 +15,7 @@ from salus.common.identity import Signed
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.privacy.contribution import Kind, Shape, Sum
-from salus.privacy.protection import CoordinatorEnd, protection_of
+from salus.privacy.protection import CoordinatorEnd, key_holder_of, protection_of
 from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.transcript import Recorder, no_record
@@ -163,7 +163,7 @@ class Attempts:
         epoch. With noise, such differences are covered, and every site that is online is asked.
         """
         online = self.federation.online()
-        holder = self.job.aggregation.key_holder
+        holder = key_holder_of(self.job)
         if holder and holder not in online:
             return None
         if self._same_cohort:
@@ -187,7 +187,7 @@ class Attempts:
             if sites is not None:
                 self._tell_absent(self.federation.online())
                 return sites
-            online, holder = self.federation.online(), self.job.aggregation.key_holder
+            online, holder = self.federation.online(), key_holder_of(self.job)
             if self.clock.monotonic_s() > deadline:
                 raise RoundError(
                     f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"

@@ -23,7 +23,7 @@ from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.roster import Roster
 from salus.common.strict import Strict
-from salus.privacy.protection import protection_of
+from salus.privacy.protection import key_holder_of, protection_of
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation, GridFederation
 from salus.server.link import Link
@@ -157,7 +157,7 @@ def remembered(job: Job, roster: Roster, online: set[int], checkpoints: Checkpoi
 
 def _check(job: Job, roster: Roster, answers: dict[int, SiteAnswer], busy: str) -> Check:
     needed = max(job.job.min_sites, protection_of(job).needed(job, len(roster.sites)))
-    holder = job.aggregation.key_holder
+    holder = key_holder_of(job)
     return Check(busy=busy, needed=needed, key_holder=holder, sites=tuple(answers.values()))
 
 

@@ -10,7 +10,7 @@ from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.plan import plan_of
-from salus.privacy.protection import protection_of
+from salus.privacy.protection import key_holder_of, protection_of
 from salus.server.strategies import strategy_of
 
 MAX_JOB_BYTES = 256 * 2**30  # more than hospital machines have; each site has its own limit
@@ -35,7 +35,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
         if plan is not None:
             checked_clipper(build_model(job.task, job.job.seed), task)
     ids = range(1, sites + 1) if isinstance(sites, int) else sites
-    holder = job.aggregation.key_holder
+    holder = key_holder_of(job)
     if holder and holder not in ids:
         raise JobError(
             f"The job names site {holder} as the key holder, but the roster has the sites {', '.join(map(str, ids))}.",

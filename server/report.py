@@ -14,7 +14,6 @@ from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
 from salus.server.plots import confusion_rows, roc_plot, round_plots
 from salus.server.quality import evaluation_in, figures_in
-from salus.server.strategies import strategy_name
 from salus.server.summary import plain_lines, why_no_confusion, why_no_roc
 
 INCIDENTS = ("not-asked", "left-out", "abandoned", "resumed", "not-evaluated")
@@ -56,7 +55,7 @@ def facts(job: Job, job_id: str, events: Sequence[Event], consortium: str, sites
         ("hospitals", sites),
         ("data set", f"{job.task.dataset}, {shape}, classes {', '.join(job.task.classes)}"),
         ("model", f"{job.task.model} for {job.task.kind}"),
-        ("rounds", f"{job.job.rounds}, combined by {strategy_name(job)}"),
+        ("rounds", f"{job.job.rounds}, combined by {job.strategy}"),
         ("hash of the job", job.digest().hex()),
         ("software", f"Salus {__version__}"),
     ]

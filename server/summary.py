@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from salus.common.estimates import Estimate, Metrics, metric_text
 from salus.common.job import Job
+from salus.privacy.protection import key_holder_of
 from salus.server.card import PrivacyCard
 
 
@@ -47,7 +48,7 @@ def _who_saw(job: Job, card: PrivacyCard) -> tuple[str, bool]:
                 False,
             )
         case "encryption":
-            holder = next((row.name for row in card.sites if row.site == job.aggregation.key_holder), "one hospital")
+            holder = next((row.name for row in card.sites if row.site == key_holder_of(job)), "one hospital")
             return (
                 f"The coordinator learned only the sum of the hospitals' changes. {holder} held the decryption key and could "
                 "have read the changes of each hospital.",

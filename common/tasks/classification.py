@@ -4,9 +4,12 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
+from typing import Self
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 
 from salus.common.errors import DataError, JobError
 from salus.common.estimates import Metric
@@ -21,8 +24,20 @@ CALIBRATION_BINS = 15
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 
 
+class ClassificationSettings(TaskSettings):
+    """Settings of the tasks with one label per item: no keys of their own."""
+
+    @model_validator(mode="after")
+    def _classes_to_tell_apart(self) -> Self:
+        if len(self.classes) < 2:
+            raise ValueError("expected at least two different classes")
+        return self
+
+
 class Classification:
     """One label per image out of `settings.classes`."""
+
+    Settings = ClassificationSettings
 
     def __init__(self, settings: TaskSettings) -> None:
         if len(settings.shape) not in (2, 3):

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
+from salus.common.registry import settings_of
 from salus.common.tasks import make_task
 from salus.privacy.contribution import Shape
 from salus.privacy.dp.plan import measured_shapes, shape_of
 from salus.privacy.encryption.coordinator import EncryptedCoordinator
 from salus.privacy.encryption.packing import choose_packing
+from salus.privacy.encryption.settings import EncryptionSettings
 from salus.privacy.encryption.site import EncryptedSite
 from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.party import SiteParty
@@ -19,6 +21,7 @@ from salus.privacy.protocol.transcript import Recorder
 class Encryption:
     """Sites encrypt to a key holder; one upload, no exchanges between sites."""
 
+    Settings = EncryptionSettings
     name = "encryption"
     protects = True
     transcript = False
@@ -44,17 +47,21 @@ class Encryption:
         """Return the fewest sites with which a round can finish, for a roster of `sites`."""
         return thresholds(sites, noised=job.privacy.noised).needed
 
+    def key_holder(self, job: Job) -> int:
+        """Return the site that the job names."""
+        return settings_of(job.aggregation, EncryptionSettings).key_holder
+
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> EncryptedSite:
         """Return the site's end."""
         packing = choose_packing(len(session.roster), shape.clip_norm_l2)
-        return EncryptedSite(session, shape, packing, job.aggregation.key_holder, party, job.job.min_sites)
+        return EncryptedSite(session, shape, packing, self.key_holder(job), party, job.job.min_sites)
 
     def coordinator_end(
         self, session: Session, shape: Shape, job: Job, keys: Mapping[int, bytes], record: Recorder
     ) -> EncryptedCoordinator:
         """Return the coordinator's end."""
         packing = choose_packing(len(session.roster), shape.clip_norm_l2)
-        holder = job.aggregation.key_holder
+        holder = self.key_holder(job)
         return EncryptedCoordinator(session, shape, packing, holder, keys, record, noised=job.privacy.noised)
 
 

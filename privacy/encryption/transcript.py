@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from salus.common.job import Job
+from salus.common.registry import settings_of
 from salus.privacy.encryption.messages import consent_statement, root_statement
+from salus.privacy.encryption.settings import EncryptionSettings
 from salus.privacy.protocol.tables import write_table
 from salus.privacy.protocol.transcript import Entry, SessionCheck, wrong
 
@@ -53,6 +55,6 @@ class EncryptedCheck(SessionCheck):
         """Check that a sum over these sites was allowed, with the key holder's own consent."""
         if not summed == self.survivors == set(self._rows):
             raise wrong("the sum is not over the sites that uploaded and were announced")
-        if self.job.aggregation.key_holder not in self.consents:
+        if settings_of(self.job.aggregation, EncryptionSettings).key_holder not in self.consents:
             raise wrong("the key holder did not consent to the sum")
         self.check_consents(summed)

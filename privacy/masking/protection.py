@@ -46,6 +46,10 @@ class Masking:
         """Return the fewest sites with which a round can finish, for a roster of `sites`."""
         return thresholds(sites, noised=job.privacy.noised).needed
 
+    def key_holder(self, job: Job) -> int:
+        """Return 0: no site has a key of its own."""
+        return 0
+
     def site_end(self, session: Session, shape: Shape, job: Job, party: SiteParty) -> MaskingSite:
         """Return the site's end."""
         if job.privacy.noised != party.noised:

@@ -20,10 +20,5 @@ STRATEGIES = Registry(
 
 def strategy_of(job: Job) -> Strategy:
     """Return the strategy that a job names, or the default for its kind of rounds; raises JobError for an unknown name."""
-    strategy: Strategy = STRATEGIES.get(strategy_name(job), error=JobError)(job)
+    strategy: Strategy = STRATEGIES.get(job.strategy, error=JobError)(job)
     return strategy
-
-
-def strategy_name(job: Job) -> str:
-    """Return the name of the job's strategy, or of the default for its kind of rounds."""
-    return job.aggregation.strategy or ("fedavgm" if job.one_step else "fedavg")

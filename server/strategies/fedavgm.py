@@ -4,21 +4,42 @@
 learning rate falls linearly from its first value to zero after the last round.
 """
 
+from typing import Annotated, Literal
+
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from salus.common.job import Job
+from salus.common.registry import settings_of
+from salus.common.strict import Strict
 from salus.common.vectors import FloatVector
 from salus.server.strategies.base import State, learning_rate_of
+
+
+class FedAvgMSettings(Strict):
+    """Settings of `fedavgm`.
+
+    Args:
+        server_momentum: Momentum of the coordinator.
+        server_decay: How the coordinator's learning rate changes over the rounds: constant, or linearly to zero after the
+            last round.
+    """
+
+    server_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # the usual value; the default learning rate fits it
+    server_decay: Literal["none", "linear"] | None = None  # linear if a round is one noised step, otherwise none
 
 
 class FedAvgM:
     """Momentum over the mean updates of all rounds; its state is the velocity and the number of rounds done."""
 
+    Settings = FedAvgMSettings
+
     def __init__(self, job: Job) -> None:
-        self._momentum, self._rounds = job.aggregation.server_momentum, job.job.rounds
+        own = settings_of(job.aggregation, FedAvgMSettings)
+        self._momentum, self._rounds = own.server_momentum, job.job.rounds
         self._learning_rate = learning_rate_of(job)
-        self._decays = (job.aggregation.server_decay or ("linear" if job.one_step else "none")) == "linear"
+        self._decays = (own.server_decay or ("linear" if job.one_step else "none")) == "linear"
 
     def init(self, parameters: int) -> State:
         return {"velocity": np.zeros(parameters), "rounds": np.zeros(1)}

@@ -45,7 +45,7 @@ spare_rounds = 0.0
 def job_of(noise: str = "local") -> Job:
     more = "steps_per_round = 4\n" if noise == "local" else ""
     text = tiny_job(protection="masking", privacy=PRIVACY.format(noise=noise) + more, model="logistic")
-    training = text.training.model_copy(update={"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1.0})
+    training = text.training.changed(optimizer="sgd", momentum=0.0, learning_rate=1.0)
     return text.model_copy(update={"training": training})
 
 
@@ -90,7 +90,7 @@ def test_an_update_carries_exactly_the_plans_noise_with_and_without_patients(
 def test_one_step_is_sent_as_it_is_whatever_the_jobs_optimizer(world: tuple[Trainer, TensorSet, Plan]) -> None:
     """Its size is the server's to choose; an adaptive optimiser's first step would be no more than the signs of the noise."""
     trainer, _, plan = world
-    settings = trainer.job.training.model_copy(update={"optimizer": "adamw", "learning_rate": 1e-3})
+    settings = trainer.job.training.changed(optimizer="adamw", learning_rate=1e-3)
     trainer.job = trainer.job.model_copy(update={"training": settings})
     assert is_the_plans(*noise_scale(trainer, replace(plan, steps=1)))
     assert not is_the_plans(*noise_scale(trainer, plan))

@@ -55,10 +55,11 @@ def test_every_site_and_round_has_its_own_seed() -> None:
 def test_the_order_of_training_follows_from_the_sites_secret(tmp_path: Path) -> None:
     """With batches of one image and a weight decay that erases all earlier steps, an update is one patient's gradient. Where
     the coordinator knew whose, as it knew from the job, the sums of many rounds could be solved for every image."""
-    changes = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1e-3, "weight_decay": 1e3, "batch_size": 1}
+    changes = {"learning_rate": 1e-3, "weight_decay": 1e3, "batch_size": 1}
     work, data = trainer(tmp_path)
     assert isinstance(data, LocalData)
-    work.job = work.job.model_copy(update={"training": work.job.training.model_copy(update=changes)})
+    training = work.job.training.changed(optimizer="sgd", momentum=0.0).model_copy(update=changes)
+    work.job = work.job.model_copy(update={"training": training})
     start = read_parameters(work.model, work.layout)
 
     def foretold(secret: bytes) -> int:

@@ -33,6 +33,7 @@ max_patients = 100000000
 [privacy]
 noise = "none"
 """
+SGD = 'optimizer = "sgd"\nmomentum = 0.5'
 
 
 def shaped(shape: str, model: str, **changes: object) -> Job:
@@ -58,7 +59,7 @@ def test_activations_are_counted_layer_by_layer() -> None:
 
 
 BOMBS = {
-    "a network of 67 million inputs": shaped("[4096, 4096]\nchannels = 4", "cnn", training="momentum = 0.5").model_copy(
+    "a network of 67 million inputs": shaped("[4096, 4096]\nchannels = 4", "cnn", training=SGD).model_copy(
         update={"training": tiny_job().training.model_copy(update={"batch_size": 4096})}
     ),
     "a linear layer of 67 thousand million weights": parse_job(

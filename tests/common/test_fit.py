@@ -143,7 +143,7 @@ def test_a_job_of_many_wrong_columns_costs_a_site_few_comparisons(monkeypatch: p
     monkeypatch.setattr("salus.common.fit.difflib.get_close_matches", counted)
     columns = ", ".join(f'{{name = "wrong {number}"}}' for number in range(3000))
     job = parse_job(
-        f'[job]\nname = "x"\nrounds = 1\n[task]\nkind = "tabular"\nmodel = "mlp"\ndataset = "t"\nclasses = ["a", "b"]\n'
+        f'[job]\nname = "x"\nrounds = 1\n[task]\nkind = "tabular"\nmodel = "logistic"\ndataset = "t"\nclasses = ["a", "b"]\n'
         f"columns = [{columns}]"
     )
     have = tuple(DeclaredColumn(name=f"column {number}") for number in range(3000))

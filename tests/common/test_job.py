@@ -22,7 +22,7 @@ def test_unknown_section_names_the_nearest_known_one() -> None:
     ("old", "new", "message"),
     [
         ('classes = ["no", "yes"]', 'classes = ["no"]', "two different classes"),
-        ('classes = ["no", "yes"]', 'classes = ["no", "no"]', "two different classes"),
+        ('classes = ["no", "yes"]', 'classes = ["no", "no"]', "only different classes"),
         ("rounds = 2", "rounds = 0", "greater than or equal to 1"),
         ("rounds = 2", 'rounds = "2"', "valid integer"),
         ('name = "tiny"', 'name = "../etc"', "pattern"),
