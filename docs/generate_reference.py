@@ -23,6 +23,7 @@ from salus.client.policy import Policy
 from salus.common.job import Job
 from salus.common.registry import own_settings
 from salus.common.sections import Section, registry_at
+from salus.common.strict import Strict
 from salus.server.config import ServerConfig
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -47,7 +48,18 @@ class Words:
 
 
 def words_of(model: type[BaseModel]) -> dict[str, Words]:
-    """Return meaning and reason of every key of a model, from its docstring and the comments of its class."""
+    """Return meaning and reason of every key of a model, also where it inherits the key."""
+    found: dict[str, Words] = {}
+    for parent in reversed(model.__mro__):
+        if issubclass(parent, Strict) and parent.__module__.startswith("salus"):
+            for key, said in _words_in(parent).items():
+                before = found.get(key, Words("", ""))
+                found[key] = Words(said.meaning or before.meaning, said.reason or before.reason)
+    return found
+
+
+def _words_in(model: type[BaseModel]) -> dict[str, Words]:
+    """Return meaning and reason of the keys of one class, from its docstring and the comments of its body."""
     source = textwrap.dedent(inspect.getsource(model))
     comments: dict[int, str] = {}
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -58,7 +70,7 @@ def words_of(model: type[BaseModel]) -> dict[str, Words]:
     body = ast.parse(source).body[0]
     assert isinstance(body, ast.ClassDef)  # Safe because it is the source of a class.
     meanings = _arguments(ast.get_docstring(body) or "")
-    found = {}
+    found = {name: Words(meaning, "") for name, meaning in meanings.items()}  # of inherited keys too
     for node in body.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
