@@ -29,6 +29,8 @@ from salus.server.link_grid import RunGrid
 RUN_ID = 1
 POLL_S = 0.01
 STOP_S = 5.0  # time for a worker to exit by itself
+# Imported once, in the process from which all workers are forked.
+PRELOADED = ["salus.simulations.virtual", "torch._dynamo"]  # torch imports the latter when its first optimizer is made
 WORKER_LOST = 1000  # our own error code: the process of this site exited
 
 AppFactory = Callable[[Sequence[int], int], ClientApp]
@@ -54,9 +56,11 @@ class _Worker:
     def __init__(
         self, factory: AppFactory, sites: Sequence[int], threads: int, done: "queue.SimpleQueue[Message]"
     ) -> None:
-        spawn = multiprocessing.get_context("spawn")  # fork would copy torch's threads in an undefined state
-        self._pipe, theirs = spawn.Pipe()
-        self.process = spawn.Process(target=_serve, args=(theirs, factory, sites, threads), daemon=True)
+        # A direct fork would copy torch's threads in an undefined state; the server process has none, because it only imports.
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload(PRELOADED)
+        self._pipe, theirs = server.Pipe()
+        self.process = server.Process(target=_serve, args=(theirs, factory, sites, threads), daemon=True)
         with starting_child():
             self.process.start()
         theirs.close()

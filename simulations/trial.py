@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from typing import Protocol as Interface
 
 from salus.client.config import init_site
 from salus.common.clock import SystemClock
@@ -32,6 +33,52 @@ POLL_S = 0.1
 DAEMON = "from salus.common import lifeline; lifeline.watch(); from salus.__main__ import main; main()"
 
 Found = TypeVar("Found")
+
+
+class Daemon(Interface):
+    """A running daemon that ends when this process does; the same methods as `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+Launcher = Callable[[Sequence[str], Path], Daemon]
+
+
+class _Interpreter(subprocess.Popen[bytes]):
+    """A new Python interpreter with a daemon.
+
+    Its standard input is a pipe that is never written to: it closes when this process dies, see `lifeline`.
+    """
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        with log.open("ab") as output:
+            super().__init__(
+                [sys.executable, "-c", DAEMON, *words],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = super().wait(timeout)
+        if self.stdin is not None:
+            self.stdin.close()
+        return code
+
+
+def launch(words: Sequence[str], log: Path) -> Daemon:
+    """Start `salus` with these arguments in a new interpreter; its output is appended to `log`."""
+    return _Interpreter(words, log)
 
 
 def free_port() -> int:
@@ -61,15 +108,18 @@ class Trial:
         names: names of the sites, in roster order.
         policy: text of every site's ``policy.toml``.
         threads: CPU threads of each site.
+        launcher: starts the daemons.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], *, policy: str, threads: int = 1) -> None:
+    def __init__(
+        self, folder: Path, names: Sequence[str], *, policy: str, threads: int = 1, launcher: Launcher = launch
+    ) -> None:
         self.folder = folder.resolve()
         self.port = free_port()
         self.coordinator = self.folder / "coordinator"
         self.sites: list[Path] = []
-        self._policy, self._threads, self._clock = policy, threads, SystemClock()
-        self._processes: dict[Path, subprocess.Popen[bytes]] = {}
+        self._policy, self._threads, self._clock, self._launch = policy, threads, SystemClock(), launcher
+        self._processes: dict[Path, Daemon] = {}
         self._found(names)
         self.admin = AdminClient(self.coordinator)
 
@@ -123,22 +173,11 @@ class Trial:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        assert process.stdin is not None  # Safe because `start` asks for a pipe.
-        process.stdin.close()
 
-    def start(self, member: Path) -> "subprocess.Popen[bytes]":
+    def start(self, member: Path) -> None:
         """Start a member's daemon; its output goes to ``daemon.log`` in its folder."""
         role = "server" if member == self.coordinator else "client"
-        with (member / "daemon.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", DAEMON, role, "start", str(member)],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.PIPE,  # never written to: it closes when this process dies, see `lifeline`
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-        self._processes[member] = process
-        return process
+        self._processes[member] = self._launch([role, "start", str(member)], member / "daemon.log")
 
     def start_missing(self) -> None:
         """Start every daemon that is not running."""

@@ -5,17 +5,25 @@ Limits here are backstops against a hang, far above what a busy machine needs; n
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+from salus.simulations import engine
 
 BACKSTOP_S = 900.0
 POLL_S = 0.02
 PR_SET_PDEATHSIG = 1
+FORKED = multiprocessing.get_context("forkserver")  # children begin with everything imported, which takes seconds
+engine.PRELOADED += [
+    "pytest", "salus.client.daemon", "salus.server.daemon", "salus.cli", "dp_accounting.pld", "dp_accounting.rdp",
+]  # fmt: skip
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -78,3 +86,51 @@ def salus(*words: object, cwd: Path | None = None) -> "subprocess.CompletedProce
         capture_output=True, text=True, cwd=cwd, timeout=BACKSTOP_S, stdin=subprocess.DEVNULL,
         preexec_fn=_die_with_parent, env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
     )  # fmt: skip
+
+
+class Forked:
+    """A `salus` daemon without the start of an interpreter; see `salus.simulations.trial.Daemon`."""
+
+    def __init__(self, words: Sequence[str], log: Path) -> None:
+        FORKED.set_forkserver_preload(engine.PRELOADED)
+        ends, self._lifeline = FORKED.Pipe(duplex=False)
+        self._process = FORKED.Process(target=_daemon, args=(words, log, ends), daemon=True)
+        self._process.start()
+        ends.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None  # It has been started.
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        code = self._process.exitcode
+        if code is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        self._lifeline.close()
+        return code
+
+    def send_signal(self, sig: int, /) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _daemon(words: Sequence[str], log: Path, lifeline: Connection) -> None:
+    """What `salus.simulations.trial.launch` does in a new interpreter."""
+    from salus.__main__ import main
+    from salus.common.lifeline import watch
+
+    os.dup2(lifeline.fileno(), sys.stdin.fileno())
+    with log.open("ab") as output:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(output.fileno(), stream.fileno())
+    sys.argv = ["salus", *words]
+    watch()
+    main()

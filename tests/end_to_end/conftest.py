@@ -4,14 +4,16 @@ A test gets it whole: every daemon runs, every site is online and has the usual 
 it likes. Data sets, jobs and cohorts of earlier tests are still there, as in any federation that has been used.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from tests.builders import write_npz
+from tests.processes import Forked
 
 from salus.client.config import open_catalogue
 from salus.client.data.sources.base import SourceOptions
-from salus.simulations.trial import Trial, empty
+from salus.simulations.trial import Daemon, Trial, empty, launch
 
 POLICY = """
 allow_unprotected = true
@@ -25,11 +27,17 @@ SITES = 5
 DATASETS = ("toy", "masked", "encrypted", "measured", "noised", "large")
 
 
+def start(words: Sequence[str], log: Path) -> Daemon:
+    """The coordinator and the first site begin in new interpreters, as in real use; the others, and later starts, are forked."""
+    first = not log.exists() and log.parent.name in ("coordinator", "site-1")
+    return (launch if first else Forked)(words, log)
+
+
 @pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("federation")
     empty(folder)
-    trial = Trial(folder, [f"Site {n}" for n in range(1, SITES + 1)], policy=POLICY)
+    trial = Trial(folder, [f"Site {n}" for n in range(1, SITES + 1)], policy=POLICY, launcher=start)
     for number, site in enumerate(trial.sites, start=1):
         data = write_npz(site / "toy.npz", seed=number, images=60)
         for name in DATASETS:

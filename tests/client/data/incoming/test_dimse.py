@@ -387,6 +387,7 @@ def test_nothing_of_what_cannot_be_read_is_quoted(
         request.MessageID, request.AffectedSOPClassUID, request.Priority = 1, CTImageStorage, 2
         request._affected_sop_instance_uid = UID("CANARY^JOHN", validation_mode=0)
         request.DataSet = io.BytesIO(b"")
+        association._reactor_checkpoint.clear()  # as in pynetdicom's own requests: the answer is for us
         association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
         association.dimse.get_msg(block=True)
         association.abort()
