@@ -35,7 +35,7 @@ class Flip(Transform):
         """
 
         kind: Literal["flip"] = "flip"
-        probability: Share = 0.5
+        probability: Share = 0.5  # half of the images as they are
         axes: tuple[Axis, ...] = ()
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
@@ -62,8 +62,8 @@ class ChangeSettings(Strict):
         outside: How the image and its mask are continued where the new grid reaches beyond them.
     """
 
-    probability: Share = 0.5
-    outside: Outside = "border"
+    probability: Share = 0.5  # half of the images as they are
+    outside: Outside = "border"  # a constant would be an edge that no patient has
 
 
 class _Changing(Transform):
@@ -126,7 +126,7 @@ class RandomZoom(_Changing):
         """
 
         kind: Literal["zoom"] = "zoom"
-        low: Factor = 0.9
+        low: Factor = 0.9  # bodies differ about as much
         high: Factor = 1.1
 
         @model_validator(mode="after")
@@ -155,11 +155,11 @@ class RandomAffine(_Changing):
         """
 
         kind: Literal["affine"] = "affine"
-        degrees: Degrees = 10.0
+        degrees: Degrees = 10.0  # as most published chains
         low: Factor = 0.9
         high: Factor = 1.1
-        shear: Annotated[float, Limits(ge=0, le=1)] = 0.0
-        shift: Annotated[float, Limits(ge=0, le=1)] = 0.05
+        shear: Annotated[float, Limits(ge=0, le=1)] = 0.0  # needs no more than zoom and rotation
+        shift: Annotated[float, Limits(ge=0, le=1)] = 0.05  # patients lie a little off the centre
 
         @model_validator(mode="after")
         def _some_range(self) -> Self:

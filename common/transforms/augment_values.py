@@ -56,7 +56,7 @@ class GaussianNoise(_Valued):
         """
 
         kind: Literal["gaussian-noise"] = "gaussian-noise"
-        deviation: Annotated[float, Limits(gt=0, le=1e4)] = 0.1
+        deviation: Annotated[float, Limits(gt=0, le=1e4)] = 0.1  # a twentieth of the usual range from -1 to 1
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: GaussianNoise.Settings = settings
@@ -78,8 +78,8 @@ class GaussianBlur(_Valued):
         """
 
         kind: Literal["gaussian-blur"] = "gaussian-blur"
-        low: Annotated[float, Limits(gt=0, le=10)] = 0.25
-        high: Annotated[float, Limits(gt=0, le=10)] = 1.0
+        low: Annotated[float, Limits(gt=0, le=10)] = 0.25  # from hardly visible
+        high: Annotated[float, Limits(gt=0, le=10)] = 1.0  # to about a thick slice
 
         @model_validator(mode="after")
         def _some_range(self) -> Self:
@@ -111,8 +111,8 @@ class Gamma(_Valued):
         """
 
         kind: Literal["gamma"] = "gamma"
-        low: Annotated[float, Limits(ge=0.1, le=10)] = 0.7
-        high: Annotated[float, Limits(ge=0.1, le=10)] = 1.5
+        low: Annotated[float, Limits(ge=0.1, le=10)] = 0.7  # as nnU-Net
+        high: Annotated[float, Limits(ge=0.1, le=10)] = 1.5  # as nnU-Net
 
         @model_validator(mode="after")
         def _some_range(self) -> Self:
@@ -140,7 +140,7 @@ class HistogramShift(_Valued):
         """
 
         kind: Literal["histogram-shift"] = "histogram-shift"
-        points: Annotated[int, Limits(ge=3, le=64)] = 10
+        points: Annotated[int, Limits(ge=3, le=64)] = 10  # as MONAI
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: HistogramShift.Settings = settings
@@ -170,7 +170,7 @@ class Cutout(_Valued):
 
         kind: Literal["cutout"] = "cutout"
         holes: Annotated[int, Limits(ge=1, le=64)] = 1
-        share: Annotated[float, Limits(gt=0, le=0.9)] = 0.25
+        share: Annotated[float, Limits(gt=0, le=0.9)] = 0.25  # a sixteenth of a plane
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Cutout.Settings = settings

@@ -91,7 +91,7 @@ class CenterCrop(_Framing):
 
         kind: Literal["center-crop"] = "center-crop"
         size: Size = ()
-        value: Grey = 0.0
+        value: Grey = 0.0  # black, where 0 is black; -1 after a scaling to -1 .. 1
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings, self._task = settings, task
@@ -121,8 +121,8 @@ class Pad(_Framing):
         kind: Literal["pad"] = "pad"
         size: Size = ()
         multiple_of: Annotated[int, Limits(ge=1, le=256)] = 1
-        mode: Literal["constant", "edge", "reflect"] = "constant"
-        value: Grey = 0.0
+        mode: Literal["constant", "edge", "reflect"] = "constant"  # adds nothing that was not measured
+        value: Grey = 0.0  # black, where 0 is black; -1 after a scaling to -1 .. 1
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings, self._task = settings, task

@@ -34,8 +34,8 @@ class Elastic(Transform):
         """
 
         kind: Literal["elastic"] = "elastic"
-        distance: Annotated[float, Limits(ge=2, le=512)] = 16.0
-        magnitude: Annotated[float, Limits(gt=0, le=128)] = 3.0
+        distance: Annotated[float, Limits(ge=2, le=512)] = 16.0  # smooth at the scale of organs
+        magnitude: Annotated[float, Limits(gt=0, le=128)] = 3.0  # well below what would fold
 
         @model_validator(mode="after")
         def _does_not_fold(self) -> Self:

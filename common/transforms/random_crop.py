@@ -37,10 +37,10 @@ class RandomCrop(Transform):
 
         kind: Literal["random-crop"] = "random-crop"
         size: Size = ()
-        around: Literal["anywhere", "foreground", "classes"] = "anywhere"
+        around: Literal["anywhere", "foreground", "classes"] = "anywhere"  # needs no mask
         share: Share = 0.5  # as MONAI's default of one positive for one negative
         field: FieldName = "mask"
-        value: Grey = 0.0
+        value: Grey = 0.0  # black, where 0 is black; -1 after a scaling to -1 .. 1
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings, self._task = settings, task
