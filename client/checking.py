@@ -11,6 +11,7 @@ from salus.common.packets import Request
 from salus.privacy.contribution import Kind
 from salus.privacy.dp.accounting import epsilon
 from salus.privacy.dp.plan import Plan, plan_of
+from salus.privacy.protection import protection_of
 
 NO_BUDGET = "The privacy budget of this site's patients does not allow the job; its operator sees the numbers."
 
@@ -21,10 +22,11 @@ def offered(catalogue: Catalogue, policy: Policy) -> dict[str, Declaration | Non
     return {name: found for name, found in every.items() if not policy.datasets or name in policy.datasets}
 
 
-def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, running: str) -> Verdict:
+def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, sites: int, running: str) -> Verdict:
     """Return the reasons why this site would refuse a job; reserves nothing and reads no data.
 
     Args:
+        sites: number of sites on the roster.
         running: the running job's name in the ledger, or empty; other jobs that have sent everything are closed first.
     """
     declarations = offered(catalogue, policy)
@@ -34,6 +36,8 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, r
     ]
     if not policy.datasets or job.task.dataset in policy.datasets:
         problems += problems_of(job, declarations)
+    if not problems:
+        problems += _protected(job, sites)
     if not problems:
         try:
             plan = plan_of(job)
@@ -45,6 +49,15 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, r
                 if not ledger.allows(catalogue.patients(job.task.dataset), plan, policy.budget):
                     problems.append(_problem("budget", NO_BUDGET))
     return Verdict(problems=tuple(problems[:MAX_PROBLEMS]), declarations=declarations)
+
+
+def _protected(job: Job, sites: int) -> list[Problem]:
+    """Return the problem with the job's protection, if there is one: too few sites, or sums that are too large."""
+    try:
+        protection_of(job).check(job, sites)
+    except SalusError as problem:
+        return [_problem("protection", describe(problem))]
+    return []
 
 
 def cost_of(job: Job, plan: Plan, budget: Budget) -> dict[str, str | float | int]:

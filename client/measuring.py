@@ -29,9 +29,10 @@ from salus.common.packets import Request
 from salus.common.vocabulary import OTHER
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.dp.gaussian import noised
-from salus.privacy.dp.plan import Plan, measured_shape, sensitivity_l2
+from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.protection import Protection
 from salus.privacy.randomness import Stream
+from salus.privacy.shapes import measured_shape
 
 
 class Measurer:

@@ -25,8 +25,9 @@ from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape, scale_of
-from salus.privacy.dp.plan import COHORT, Plan, shape_of
+from salus.privacy.dp.plan import Plan
 from salus.privacy.protection import Protection
+from salus.privacy.shapes import COHORT, shape_of
 
 
 @dataclass

@@ -201,7 +201,7 @@ class Site:
         job, _ = self._opened(request)
         account = self._running.account if self._running is not None else None
         running = account.name if account is not None else ""
-        verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, running)
+        verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, len(self._keys), running)
         if verdict.fits:
             try:
                 self._question(job, remember=False)
@@ -267,8 +267,7 @@ class Site:
         if job.statistics is None:
             check_imprint(job, self._policy().allow_imprint_models)
         analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
-        if analysis is not None:
-            protection_of(job).check(job, len(self._keys))
+        protection_of(job).check(job, len(self._keys))
         plan = plan_of(job)
         account, patients = None, None
         if plan is not None:

@@ -31,6 +31,7 @@ Requirement = Literal[
     "policy",
     "epoch",
     "budget",
+    "protection",
 ]
 MAX_TEXT = 600
 MAX_PROBLEMS = 40

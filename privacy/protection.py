@@ -61,7 +61,7 @@ class Protection(Interface):
     promise: str  # what the coordinator can read by itself, as text
 
     def check(self, job: Job, sites: int) -> None:
-        """Raise ProtectionError for a job that can never run over a roster of `sites`."""
+        """Raise ProtectionError for a job that can never run over a roster of `sites`: it checks every shape of `shapes_of`."""
 
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round of this job can finish, for a roster of `sites`."""

@@ -3,8 +3,8 @@
 from salus.common.estimates import Estimate
 from salus.common.job import Job
 from salus.common.tasks import make_task
-from salus.privacy.dp.plan import shape_of
 from salus.privacy.noise_in_sum import noise_in_sum
+from salus.privacy.shapes import shape_of
 
 
 def foretold(job: Job, sites: int) -> dict[str, Estimate]:

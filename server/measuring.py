@@ -10,8 +10,8 @@ from salus.common.analyses.exact import from_limbs
 from salus.common.analyses.state import state_to_bytes
 from salus.common.errors import RoundError
 from salus.privacy.contribution import Shape, Sum
-from salus.privacy.dp.plan import measured_shape
 from salus.privacy.noise_in_sum import noise_in_sum
+from salus.privacy.shapes import measured_shape
 from salus.server.attempts import Attempts
 
 

@@ -16,8 +16,8 @@ from salus.common.tasks import make_task
 from salus.common.tasks.base import Totals
 from salus.common.vectors import FloatVector, layout_of, read_parameters
 from salus.privacy.contribution import Kind, Shape, Sum
-from salus.privacy.dp.plan import COHORT, shape_of
 from salus.privacy.noise_in_sum import noise_in_sum
+from salus.privacy.shapes import COHORT, shape_of
 from salus.server.attempts import Attempts, Cancelled
 from salus.server.strategies import strategy_of
 

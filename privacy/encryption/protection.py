@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.common.registry import settings_of
-from salus.common.tasks import make_task
 from salus.privacy.contribution import Shape
-from salus.privacy.dp.plan import measured_shapes, shape_of
 from salus.privacy.encryption.coordinator import EncryptedCoordinator
 from salus.privacy.encryption.packing import choose_packing
 from salus.privacy.encryption.settings import EncryptionSettings
@@ -16,6 +14,7 @@ from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.transcript import Recorder
+from salus.privacy.shapes import shapes_of
 
 
 class Encryption:
@@ -33,11 +32,8 @@ class Encryption:
 
     def check(self, job: Job, sites: int) -> None:
         """Refuse a job whose sums are too large, or that can never have enough sites."""
-        for shape in measured_shapes(job) if job.statistics is not None else ():
+        for shape in shapes_of(job):
             choose_packing(sites, shape.clip_norm_l2)
-        choose_packing(sites, job.aggregation.update_clip_norm_l2)
-        if job.statistics is None and job.privacy.noised and job.privacy.evaluation_share > 0:
-            choose_packing(sites, shape_of(job, "evaluate", 0, make_task(job.task)).clip_norm_l2)
         if sites < self.needed(job, sites):
             raise ProtectionError(
                 f"Expected a roster of at least {self.needed(job, sites)} sites, found {sites}.", remedy="Add sites."

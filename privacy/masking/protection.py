@@ -7,7 +7,7 @@ from salus.common.errors import ProtectionError
 from salus.common.job import Job
 from salus.privacy.contribution import Shape
 from salus.privacy.dp.accounting import SMOOTHING_VARIANCE
-from salus.privacy.dp.plan import measured_shapes, plan_of, sensitivity_l2
+from salus.privacy.dp.plan import plan_of, sensitivity_l2
 from salus.privacy.masking.coordinator import MaskingCoordinator
 from salus.privacy.masking.site import MaskingSite
 from salus.privacy.protocol.encoding import FixedPoint, choose_encoding
@@ -15,6 +15,7 @@ from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
 from salus.privacy.protocol.transcript import Recorder
+from salus.privacy.shapes import shapes_of
 
 NARROWEST_SIGMA = 8.0
 
@@ -36,10 +37,7 @@ class Masking:
                 f"{'with' if job.privacy.noised else 'without'} differential privacy, found {sites}.",
                 remedy="Add sites; with fewer, a sum reveals too much about each site.",
             )
-        if job.statistics is None:
-            noise_share(job, Shape(1, 0, job.aggregation.update_clip_norm_l2), sites)
-            return
-        for shape in measured_shapes(job):
+        for shape in shapes_of(job):
             noise_share(job, shape, sites)
 
     def needed(self, job: Job, sites: int) -> int:

@@ -16,6 +16,7 @@ from salus.client.site import Site
 from salus.common.analyses import analysis_of
 from salus.common.analyses.base import norm_of
 from salus.common.events import read_events
+from salus.common.fit import read_verdict
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
@@ -220,3 +221,21 @@ def test_what_was_spent_is_remembered_outside_the_ledger_before_anything_leaves(
     site = toy_site(tmp_path, 1, coordinator.public_key, Policy(min_sites=2, allow_unprotected=True))
     assert ask(site, coordinator, job, 1, model_of(job)).kind == "ok"
     assert site._store.ledger_head(1) == site._ledger.head()
+
+
+@pytest.mark.parametrize("kind", ["train", "check"])
+def test_a_job_whose_evaluation_can_never_be_summed_is_refused_before_anything_is_reserved(
+    site: Site, coordinator: Identity, kind: str
+) -> None:
+    job = job_of("train")
+    job = job.model_copy(update={"aggregation": job.aggregation.model_copy(update={"max_patients": 200_000})})
+    request = Request(
+        kind=kind, job_id="tiny-0001", job=seal_job(job, coordinator), round=1, attempt=0, sites=(1, 2, 3)
+    )  # type: ignore[arg-type]
+    reply, blob = site.handle(request, model_of(job))
+    if kind == "check":
+        assert [problem.requirement for problem in read_verdict(blob).problems] == ["protection"]
+    else:
+        assert reply.kind == "refused"
+        assert "does not fit in 31 bits" in reply.text
+    assert site._ledger.head() == Head(0, bytes(32))

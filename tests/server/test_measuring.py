@@ -24,7 +24,8 @@ from salus.common.errors import JobError, ProtectionError, RoundError, WireError
 from salus.common.events import EventLog, read_events
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.packets import Request
-from salus.privacy.dp.plan import measured_shape, plan_of
+from salus.privacy.dp.plan import plan_of
+from salus.privacy.shapes import measured_shape
 from salus.server.attempts import Attempts
 from salus.server.checks import check_job
 from salus.server.measuring import StatisticsRun

@@ -19,8 +19,9 @@ from salus.common.job import Job, load_job
 from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of
-from salus.privacy.dp.plan import plan_of, shape_of
+from salus.privacy.dp.plan import plan_of
 from salus.privacy.noise_in_sum import noise_in_sum
+from salus.privacy.shapes import shape_of
 from salus.simulations.benchmarks.evaluation import POPULATIONS, run
 from salus.simulations.simulate import simulate
 from salus.simulations.virtual import open_catalogue

@@ -13,13 +13,14 @@ from salus.common.job import Job
 from salus.common.tasks import make_task
 from salus.privacy.contribution import Contribution
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.plan import EVALUATION_ATTEMPTS, plan_of, sensitivity_l2, shape_of, spent
+from salus.privacy.dp.plan import EVALUATION_ATTEMPTS, plan_of, sensitivity_l2, spent
 from salus.privacy.masking.noise import add_discrete_noise
 from salus.privacy.masking.protection import noise_share
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.protocol.encoding import decode, encode
 from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.randomness import Stream
+from salus.privacy.shapes import shape_of
 
 ALPHA = 1e-6
 

@@ -6,7 +6,8 @@ from tests.builders import tiny_job
 from salus.common.errors import JobError
 from salus.common.tasks import make_task
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.plan import Plan, plan_of, shape_of
+from salus.privacy.dp.plan import Plan, plan_of
+from salus.privacy.shapes import shape_of
 
 
 def plan(rounds: int = 10, **privacy: object) -> Plan:
