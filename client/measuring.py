@@ -18,14 +18,14 @@ from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.running import Account
-from salus.common.analyses.base import Analysis, Float64Vector, Measured, cells_of, mean_row, norm_of
-from salus.common.analyses.exact import to_limbs
-from salus.common.analyses.state import state_from_bytes
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of
+from salus.common.sums.exact import to_limbs
+from salus.common.sums.state import state_from_bytes
 from salus.common.vocabulary import OTHER
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.dp.gaussian import noised
@@ -36,7 +36,7 @@ from salus.privacy.shapes import measured_shape
 
 
 class Measurer:
-    """Reads a job's data set for its analysis.
+    """Reads a job's data set for its statistics.
 
     Args:
         patients: those whose budget allows the job, or None for a job without noise.
@@ -48,13 +48,13 @@ class Measurer:
         self,
         catalogue: Catalogue,
         job: Job,
-        analysis: Analysis,
+        sums: Sums,
         patients: frozenset[str] | None,
         min_patients: Callable[[], int],
         random: Callable[[int], bytes],
     ) -> None:
         assert job.statistics is not None  # Safe because only jobs with statistics are measured.
-        self._catalogue, self._job, self.analysis = catalogue, job, analysis
+        self._catalogue, self._job, self.sums = catalogue, job, sums
         self._patients, self._random = patients, random
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self.left_out: Counter[str] = Counter()
@@ -65,23 +65,23 @@ class Measurer:
         self.left_out.clear()
         self.lost.clear()
         least = max(self._min_patients(), self._asked)
-        numbers = self.analysis.measure(step, state, self._by_patient(), least)
+        numbers = self.sums.measure(step, state, self._by_patient(), least)
         return int(numbers[0]), to_limbs(numbers)
 
     def noised(self, step: int, state: Sequence[float], plan: Plan) -> Float64Vector:
         """Return the sum of all patients' rows ``[1, images, row] / their largest norm``, with noise in local mode."""
         self.left_out.clear()
         self.lost.clear()
-        total = np.zeros(2 + cells_of(self.analysis, step))
+        total = np.zeros(2 + cells_of(self.sums, step))
         for mine in self._by_patient():
             total += self._patient(step, state, mine)
         return self.with_noise(total, plan)
 
     def _patient(self, step: int, state: Sequence[float], mine: Iterable[Measured]) -> Float64Vector:
         """Return one patient's part, of norm at most one; a failure affects that patient only."""
-        nothing = np.zeros(2 + cells_of(self.analysis, step))
+        nothing = np.zeros(2 + cells_of(self.sums, step))
         try:
-            found = mean_row(self.analysis, step, state, mine)
+            found = mean_row(self.sums, step, state, mine)
         except Exception as problem:
             # If a failure affected more, one patient could switch the whole site off, and everybody could see that.
             self.left_out[type(problem).__name__] += 1
@@ -90,7 +90,7 @@ class Measurer:
             return nothing
         row, count = found
         images = min(1.0, count / self._job.privacy.images_per_patient)
-        part: Float64Vector = np.concatenate([[1.0, images], row]) / norm_of(self.analysis, step)
+        part: Float64Vector = np.concatenate([[1.0, images], row]) / norm_of(self.sums, step)
         return part
 
     def with_noise(self, total: Float64Vector, plan: Plan) -> Float64Vector:
@@ -127,7 +127,7 @@ class Measurer:
 
 
 def measured_of(sample: Sample, label: int | None, info: dict[str, object]) -> Measured:
-    """Return a sample in the form that an analysis takes."""
+    """Return a sample in the form that `Sums` take."""
     modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
     if sample.columns:
         named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
@@ -157,12 +157,12 @@ class MeasuringJob:
         self.measurer.lost.clear()
 
     def shape(self, request: Request, kind: Kind) -> Shape:
-        return measured_shape(self.job, 2 + cells_of(self.measurer.analysis, request.round))
+        return measured_shape(self.job, 2 + cells_of(self.measurer.sums, request.round))
 
     def contribution(
         self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
     ) -> Contribution:
-        state = state_from_bytes(blob, self.measurer.analysis.state_size(request.round))
+        state = state_from_bytes(blob, self.measurer.sums.state_size(request.round))
         if not self.broken:
             self.finding = None
         if self.account is not None:
@@ -185,7 +185,7 @@ class MeasuringJob:
                 self.finding = Finding(describe(problem))
                 raise
             self._nothing(request, problem)  # a refusal would reveal something about its patients
-            numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.analysis, request.round)))
+            numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.sums, request.round)))
         return Contribution(np.zeros(0, np.float32), 0.0, numbers, kind)
 
     def _noised(self, request: Request, state: Sequence[float], plan: Plan) -> Float64Vector:
@@ -197,7 +197,7 @@ class MeasuringJob:
             except Exception as problem:
                 self._nothing(request, problem)
                 self.broken = True  # from now on noise only, see `RunningJob`
-        return self.measurer.with_noise(np.zeros(2 + cells_of(self.measurer.analysis, request.round)), plan)
+        return self.measurer.with_noise(np.zeros(2 + cells_of(self.measurer.sums, request.round)), plan)
 
     def _measured(self, request: Request) -> None:
         self.events.emit("measured", job=request.job_id, round=request.round, left_out=dict(self.measurer.left_out))

@@ -18,11 +18,11 @@ from salus.client.ledger.store import Ledger
 from salus.client.model_checks import check_first_model
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
-from salus.common.analyses.exact import to_limbs
 from salus.common.errors import DataError, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.sums.exact import to_limbs
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape, scale_of
 from salus.privacy.dp.plan import Plan

@@ -23,8 +23,6 @@ from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.training import Trainer
 from salus.client.watch import DataWatch
-from salus.common.analyses import analysis_of
-from salus.common.analyses.questions import questions_of
 from salus.common.cost import check_cost
 from salus.common.errors import (
     BudgetError,
@@ -43,6 +41,8 @@ from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request, refusal
+from salus.common.sums import sums_of
+from salus.common.sums.questions import questions_of
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
@@ -266,20 +266,20 @@ class Site:
         check_cost(job, self._performance.job_limit_bytes(), too_large)
         if job.statistics is None:
             check_imprint(job, self._policy().allow_imprint_models)
-        analysis = analysis_of(job) if job.statistics is not None else None  # refused before anything is spent
+        sums = sums_of(job) if job.statistics is not None else None  # refused before anything is spent
         protection_of(job).check(job, len(self._keys))
         plan = plan_of(job)
         account, patients = None, None
         if plan is not None:
             account = Account(plan, self._ledger, f"{job_id}/{hashlib.sha256(document).hexdigest()[:16]}")
             patients = self._reserve(job, plan, account.name)
-        if analysis is None:
+        if sums is None:
             return self._prepare_training(job, document, job_id, account, patients)
 
         def least() -> int:
             return self._policy().min_patients_per_cell  # as it is at every step
 
-        measurer = Measurer(self._catalogue, job, analysis, patients, least, self._random)
+        measurer = Measurer(self._catalogue, job, sums, patients, least, self._random)
         return MeasuringJob(job, job_id, document, protection_of(job), measurer, self._events, account)
 
     def _prepare_training(

@@ -15,11 +15,11 @@ from typing import Any
 import psutil
 import torch
 
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import cells_of
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job, TaskSettings
 from salus.common.models import MODELS, input_features
+from salus.common.sums import sums_of
+from salus.common.sums.base import cells_of
 from salus.common.tasks import make_task
 
 BYTES_PER_PARAMETER = 80  # weights, gradients, two moments, the update and its protected form in double precision
@@ -55,8 +55,8 @@ def cost_of(job: Job) -> Cost:
         JobError: unknown names, or settings that the network does not support.
     """
     if job.statistics is not None:
-        analysis = analysis_of(job)
-        cells = max(cells_of(analysis, step) for step in range(1, analysis.steps + 1))
+        sums = sums_of(job)
+        cells = max(cells_of(sums, step) for step in range(1, sums.steps + 1))
         image = math.prod(job.task.shape) * job.task.channels if job.task.shape else 0
         patients = job.aggregation.max_patients  # one flag for each patient and cell
         return Cost(0, image, cells, cells * (BYTES_PER_CELL + patients) + 16 * image)

@@ -27,7 +27,7 @@ class JobHead(Strict):
 
     Args:
         name: Label of the job in screens and reports; lower-case letters, digits and hyphens.
-        rounds: Rounds of training; in a statistics job, the number of steps of the analysis, usually 1.
+        rounds: Rounds of training; in a statistics job, the number of its steps, usually 1.
         min_sites: Fewest sites that must take part in a round; with fewer, the round is repeated.
         cohort_epoch: The epoch that a job without noise runs in. Within one epoch every such sum over a data set is taken
             over the same sites, so no two sums can be subtracted to expose one site.

@@ -9,7 +9,7 @@ from salus.common.strict import Strict
 from salus.common.vocabulary import MODALITIES, OTHER, VENDORS, check_words
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")  # of an image, see `analyses.features`
+FEATURES = ("mean", "sd", "p10", "p25", "median", "p75", "p90", "p99", "edge")  # of an image, see `sums.features`
 Label = Annotated[str, Field(min_length=1, max_length=64)]
 Intensity = Annotated[
     float, Field(ge=-1e9, le=1e9)
@@ -40,7 +40,7 @@ class Statistics(Strict):
     """What is measured over all sites, instead of training.
 
     Args:
-        kind: The analysis, such as `summary` or `quantiles`.
+        kind: What is computed, such as `summary` or `quantiles`.
         intensity_low, intensity_high: Range in which intensities are counted, in the modality's units.
         bins: Equal intervals into which the range is divided; a quantile is known to the width of one.
         quantiles: Quantiles that are reported.

@@ -7,12 +7,12 @@ privacy budget, or hours, on a sum that would be refused at the end.
 import functools
 import math
 
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import cells_of
-from salus.common.analyses.exact import exact_size
 from salus.common.cost import cost_of
 from salus.common.errors import JobError
 from salus.common.job import Job
+from salus.common.sums import sums_of
+from salus.common.sums.base import cells_of
+from salus.common.sums.exact import exact_size
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Task
 from salus.privacy.contribution import Kind, Shape
@@ -31,8 +31,8 @@ def shapes_of(job: Job) -> tuple[Shape, ...]:
         JobError: unknown names, settings that the network does not support, or an epsilon that cannot be reached.
     """
     if job.statistics is not None:
-        analysis = analysis_of(job)
-        return tuple(measured_shape(job, 2 + cells_of(analysis, step)) for step in range(1, analysis.steps + 1))
+        sums = sums_of(job)
+        return tuple(measured_shape(job, 2 + cells_of(sums, step)) for step in range(1, sums.steps + 1))
     task, parameters = make_task(job.task), cost_of(job).parameters
     evaluated = not job.privacy.noised or job.privacy.evaluation_share > 0
     kinds: tuple[Kind, ...] = ("train", "evaluate") if evaluated else ("train",)

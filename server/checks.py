@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from salus.common.analyses import analysis_of
 from salus.common.cost import check_cost
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.models import build_model
+from salus.common.sums import sums_of
 from salus.common.tasks import make_task
 from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.plan import plan_of
@@ -28,7 +28,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
     check_cost(job, MAX_JOB_BYTES, _too_large)
     plan = plan_of(job)  # raises if no noise suffices
     if job.statistics is not None:
-        analysis_of(job)
+        sums_of(job)
     else:
         task = make_task(job.task)
         strategy_of(job)

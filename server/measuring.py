@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import Totals, cells_of, norm_of
-from salus.common.analyses.exact import from_limbs
-from salus.common.analyses.state import state_to_bytes
 from salus.common.errors import RoundError
+from salus.common.sums import sums_of
+from salus.common.sums.base import Totals, cells_of, norm_of
+from salus.common.sums.exact import from_limbs
+from salus.common.sums.state import state_to_bytes
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import measured_shape
@@ -23,7 +23,7 @@ class StatisticsRun:
 
     def __post_init__(self) -> None:
         self.job = self.attempts.job
-        self.analysis = analysis_of(self.job)
+        self.sums = sums_of(self.job)
 
     def run(self) -> dict[str, Any]:
         """Run every remaining step and return the result, which is also in the last step's record.
@@ -39,9 +39,9 @@ class StatisticsRun:
         result: dict[str, Any] = dict(done[-1].get("result") or {}) if done else {}  # type: ignore[call-overload]
         if done:
             attempts.events.emit("resumed", job=job_id, round=len(done))
-        for step in range(len(done) + 1, self.analysis.steps + 1):
+        for step in range(len(done) + 1, self.sums.steps + 1):
             started = attempts.clock.monotonic_s()
-            shape = measured_shape(self.job, 2 + cells_of(self.analysis, step))
+            shape = measured_shape(self.job, 2 + cells_of(self.sums, step))
             total = attempts.sum(step, "measure", state_to_bytes(state), shape)
             totals = self._totals(step, total, shape)
             if totals.patients <= 0:
@@ -49,18 +49,18 @@ class StatisticsRun:
                     "No site has enough patients for these statistics.",
                     remedy="Lower min_patients if the sites' policies allow it, or use a larger data set.",
                 )
-            state = self.analysis.fold(step, state, totals)
+            state = self.sums.fold(step, state, totals)
             record: dict[str, object] = {
                 "round": step,
                 "sites": list(total.sites),
                 "state": state,
                 "seconds": {**attempts.seconds, "all": attempts.clock.monotonic_s() - started},
             }
-            if step == self.analysis.steps:
-                record["result"] = result = self.analysis.result(state, totals)
+            if step == self.sums.steps:
+                record["result"] = result = self.sums.result(state, totals)
             attempts.checkpoints.save_record(job_id, step, record)
             attempts.events.emit(
-                "round", job=job_id, round=step, of=self.analysis.steps, sites=list(total.sites), metrics={}
+                "round", job=job_id, round=step, of=self.sums.steps, sites=list(total.sites), metrics={}
             )
         return result
 
@@ -68,7 +68,7 @@ class StatisticsRun:
         if not self.job.privacy.noised:
             numbers = from_limbs(total.statistics(shape, 1.0))
             return Totals(float(numbers[0]), float(numbers[1]), float(numbers[1]), numbers[2:])
-        unit = norm_of(self.analysis, step)
+        unit = norm_of(self.sums, step)
         cells = total.vector[: shape.parameters] * unit
         noise = unit * noise_in_sum(self.job, shape, roster=len(self.attempts.keys), sites=len(total.sites))
         patients = max(float(cells[0]), 0.0)

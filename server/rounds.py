@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from salus.common.analyses.exact import from_limbs
 from salus.common.errors import RoundError
 from salus.common.estimates import to_plain
 from salus.common.figures import Figures
 from salus.common.models import build_model
+from salus.common.sums.exact import from_limbs
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Totals
 from salus.common.vectors import FloatVector, layout_of, read_parameters

@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from salus.client.data.records import Sample
-from salus.common.analyses.combat import Batch, CombatModel
-from salus.common.analyses.features import FEATURES, image_features
-from salus.common.analyses.nyul import to_standard_scale
 from salus.common.errors import UnreadableImage
 from salus.common.job_statistics import Harmonise
+from salus.common.sums.combat import Batch, CombatModel
+from salus.common.sums.features import FEATURES, image_features
+from salus.common.sums.nyul import to_standard_scale
 
 Z_REACH = 4.0  # this many scales on both sides of the centre are mapped to 0 .. 1
 Harmoniser = Callable[[Sample, str], Sample]

@@ -9,14 +9,14 @@ import numpy as np
 from pydantic import Field as Limits
 from pydantic import model_validator
 
-from salus.common.analyses.combat import Batch, CombatModel
-from salus.common.analyses.features import FEATURES, image_features
 from salus.common.batch import Field, Spec
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import LEAST_RANGE, Intensity
 from salus.common.strict import Strict
+from salus.common.sums.combat import Batch, CombatModel
+from salus.common.sums.features import FEATURES, image_features
 from salus.common.transforms.base import Draw, FieldName, Transform, check_fields, check_rising
 from salus.common.vocabulary import OTHER
 

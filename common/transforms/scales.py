@@ -10,12 +10,12 @@ import numpy as np
 from pydantic import Field as Limits
 from pydantic import model_validator
 
-from salus.common.analyses.nyul import PERCENTILES, to_standard_scale
 from salus.common.batch import Spec
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Intensity, Label, Scale
+from salus.common.sums.nyul import PERCENTILES, to_standard_scale
 from salus.common.transforms.base import Draw, Share, Transform, check_fields, on_images
 from salus.common.transforms.intensity import RangeSettings
 from salus.common.vocabulary import OTHER, VENDORS, check_words

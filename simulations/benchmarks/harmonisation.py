@@ -13,9 +13,9 @@ from typing import Any
 
 from salus.client.data.sources.base import SourceOptions
 from salus.client.performance import Performance
-from salus.common.analyses.features import FEATURES
 from salus.common.events import Event
 from salus.common.job import Job, parse_job
+from salus.common.sums.features import FEATURES
 from salus.simulations.benchmarks.environment import describe_machine, versions
 from salus.simulations.phantoms import SHIFTED_HOSPITALS, write_consortium
 from salus.simulations.simulate import SimulationResult, simulate

@@ -13,14 +13,14 @@ from salus.client.measuring import Measurer
 from salus.client.policy import Policy
 from salus.client.running import RunningJob
 from salus.client.site import Site
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import norm_of
 from salus.common.events import read_events
 from salus.common.fit import read_verdict
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
+from salus.common.sums import sums_of
+from salus.common.sums.base import norm_of
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protocol.head import Head
@@ -125,7 +125,7 @@ def test_training_on_everybody_in_the_data_set_is_caught(
 
 def measures_the_reserved_ones(site: Site, coordinator: Identity, folder: Path) -> bool:
     job = job_of("measure")
-    analysis = analysis_of(job)
+    sums = sums_of(job)
     site._prepare(job, b"document", "tiny-0001")
     reserved = len({image.patient for image in site._catalogue.images("toy")})
     grow(site, folder)
@@ -133,7 +133,7 @@ def measures_the_reserved_ones(site: Site, coordinator: Identity, folder: Path) 
     plan = plan_of(job)
     assert plan is not None
     total = running.measurer.noised(1, (), plan)  # type: ignore[attr-defined]  # distributed: without this site's noise
-    return round(float(total[0]) * norm_of(analysis, 1)) == reserved
+    return round(float(total[0]) * norm_of(sums, 1)) == reserved
 
 
 def test_statistics_read_the_patients_of_the_reservation_only(
@@ -145,8 +145,8 @@ def test_statistics_read_the_patients_of_the_reservation_only(
 def test_statistics_on_everybody_in_the_data_set_are_caught(
     site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def everybody(catalogue, job, analysis, patients, least, random):  # type: ignore[no-untyped-def]
-        return Measurer(catalogue, job, analysis, frozenset(i.patient for i in catalogue.images("toy")), least, random)
+    def everybody(catalogue, job, sums, patients, least, random):  # type: ignore[no-untyped-def]
+        return Measurer(catalogue, job, sums, frozenset(i.patient for i in catalogue.images("toy")), least, random)
 
     monkeypatch.setattr(site_module, "Measurer", everybody)
     assert not measures_the_reserved_ones(site, coordinator, tmp_path)
@@ -157,8 +157,8 @@ def test_a_measurer_counts_nobody_else(tmp_path: Path) -> None:
     catalogue = toy_catalogue(tmp_path)
     some = frozenset(sorted({image.patient for image in catalogue.images("toy")})[:7])
     silent = Plan("distributed", 1.0, 0.0, 1.0, 1, 1, 5.0, 1e-5)
-    measurer = Measurer(catalogue, job, analysis_of(job), some, lambda: 1, os.urandom)
-    assert round(float(measurer.noised(1, (), silent)[0]) * norm_of(analysis_of(job), 1)) == 7
+    measurer = Measurer(catalogue, job, sums_of(job), some, lambda: 1, os.urandom)
+    assert round(float(measurer.noised(1, (), silent)[0]) * norm_of(sums_of(job), 1)) == 7
 
 
 def test_patients_that_add_nothing_are_the_operators_to_know(

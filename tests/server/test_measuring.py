@@ -16,14 +16,14 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
-from salus.common.analyses import ANALYSES, analysis_of
-from salus.common.analyses.base import Measured, Totals
-from salus.common.analyses.nyul import Nyul
-from salus.common.analyses.state import state_from_bytes
 from salus.common.errors import JobError, ProtectionError, RoundError, WireError
 from salus.common.events import EventLog, read_events
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.packets import Request
+from salus.common.sums import SUMS, sums_of
+from salus.common.sums.base import Measured, Totals
+from salus.common.sums.nyul import Nyul
+from salus.common.sums.state import state_from_bytes
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.shapes import measured_shape
 from salus.server.attempts import Attempts
@@ -143,8 +143,8 @@ def test_noise_is_what_the_result_says_and_costs_what_the_plan_says(tmp_path: Pa
     totals: list[Totals] = []
     attempts = attempts_of(world)
     run_ = StatisticsRun(attempts)
-    fold = run_.analysis.fold
-    run_.analysis.fold = lambda step, state, t: (totals.append(t), fold(step, state, t))[1]  # type: ignore[method-assign, func-returns-value]
+    fold = run_.sums.fold
+    run_.sums.fold = lambda step, state, t: (totals.append(t), fold(step, state, t))[1]  # type: ignore[method-assign, func-returns-value]
     found = run_.run()
     # 256 grey values fill at most 256 of 4000 bins, so most cells hold noise alone.
     whole = totals[0].cells
@@ -197,7 +197,7 @@ def test_one_patient_moves_a_noised_sum_by_one_at_most_whatever_it_does(tmp_path
     catalogue = toy_catalogue(tmp_path)
 
     def measured(patients: Sequence[Iterable[Measured]]) -> np.ndarray:
-        measurer = Measurer(catalogue, job, analysis_of(job), None, lambda: 5, os.urandom)
+        measurer = Measurer(catalogue, job, sums_of(job), None, lambda: 5, os.urandom)
         measurer._by_patient = lambda: iter(patients)  # type: ignore[method-assign, assignment, return-value]
         return measurer.noised(1, [], plan)
 
@@ -216,7 +216,7 @@ def test_no_more_images_of_a_patient_are_read_than_the_job_allows(tmp_path: Path
     found = [replace(r, patient=f"p{n // 10}") for n, r in enumerate(source.scan()) if isinstance(r, ImageRecord)]
     catalogue.add_records("toy", "medmnist", npz, SourceOptions(), found)
     everybody = frozenset(image.patient for image in catalogue.images("toy"))
-    measurer = Measurer(catalogue, job, analysis_of(job), everybody, lambda: 1, os.urandom)
+    measurer = Measurer(catalogue, job, sums_of(job), everybody, lambda: 1, os.urandom)
     assert [len(list(mine)) for mine in measurer._by_patient()] == [2] * len(everybody)
 
 
@@ -310,7 +310,7 @@ class TwoSteps(Nyul):
 def test_several_steps_share_a_public_state_and_go_on_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ANALYSES._builtin, "nyul", f"{__name__}:TwoSteps")
+    monkeypatch.setitem(SUMS._builtin, "nyul", f"{__name__}:TwoSteps")
     monkeypatch.setitem(STEPS, "nyul", 2)
     whole = run(World(tmp_path / "whole", job_of("nyul"), sites=5))
     world = World(tmp_path / "killed", job_of("nyul"), sites=5)

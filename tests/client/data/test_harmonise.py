@@ -7,11 +7,11 @@ from tests.builders import toy_catalogue
 from salus.client.data.harmonise import harmoniser_of
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.records import Sample
-from salus.common.analyses.combat import CombatModel
-from salus.common.analyses.features import FEATURES, image_features
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.job import Job, parse_job
 from salus.common.job_statistics import Harmonise
+from salus.common.sums.combat import CombatModel
+from salus.common.sums.features import FEATURES, image_features
 from salus.common.tasks import make_task
 
 LANDMARKS = tuple(float(x) for x in np.linspace(0, 1, 11))

@@ -5,13 +5,13 @@ import pytest
 from pydantic import ValidationError
 from tests.common.transforms.worlds import make, task
 
-from salus.common.analyses.combat import CombatModel
-from salus.common.analyses.features import FEATURES, image_features
 from salus.common.batch import Field
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column
+from salus.common.sums.combat import CombatModel
+from salus.common.sums.features import FEATURES, image_features
 from salus.common.transforms import TRANSFORMS
 from salus.common.transforms.base import Fitted
 from salus.common.transforms.chain import Chain

@@ -7,8 +7,8 @@ shifted by a constant that the sum contains once per site.
 
 import numpy as np
 
-from salus.common.analyses.base import Float64Vector
 from salus.common.errors import DataError
+from salus.common.sums.base import Float64Vector
 
 LIMB_BITS, LIMBS = 12, 5
 FRACTION_BITS = 24

@@ -1,6 +1,6 @@
-"""The interface of an analysis: local numbers that are summed over sites, and the meaning of the sums.
+"""Everything that is computed from sums over all sites in a few public steps: statistics, and models that need no gradient.
 
-    state (public) ──> every site: rows of its images, added ──> protected sum ──> fold: the next state, or the result
+    state (public) ──> every site: rows of its images, added ──> protected sum ──> fold: the next state, or result and model
 
 A job adds in one of two ways:
 
@@ -22,7 +22,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Measured:
-    """One image or table row at its site, as an analysis sees it.
+    """One image or table row at its site, as sums see it.
 
     Args:
         label: class number in the job, or None for any other label.
@@ -78,8 +78,8 @@ class Block:
     family: str = ""
 
 
-class Analysis(Protocol):
-    """An analysis with one or more steps, built from a job.
+class Sums(Protocol):
+    """Sums over all sites in one or more steps, built from a job, and what they mean.
 
     Guarantees that every implementation must give:
 
@@ -99,7 +99,7 @@ class Analysis(Protocol):
         """Return the largest Euclidean norm of a row."""
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
-        """Return an image's row, or None for an image that this analysis does not use."""
+        """Return an image's row, or None for an image that is not used."""
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return a site's own numbers without noise, ``[patients, images, cells ...]``, before they are protected.
@@ -113,24 +113,27 @@ class Analysis(Protocol):
         """Return the public state after a step; `result` explains the state after the last one."""
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
-        """Return the result as plain JSON."""
+        """Return the result as plain JSON, for people and for the sections of other jobs."""
+
+    def model(self, state: Sequence[float]) -> dict[str, Any]:
+        """Return the model after the last step as plain JSON, which the coordinator signs; empty where the result is none."""
 
 
-def cells_of(analysis: Analysis, step: int) -> int:
+def cells_of(sums: Sums, step: int) -> int:
     """Return the length of a row."""
-    return sum(block.size for block in analysis.blocks(step))
+    return sum(block.size for block in sums.blocks(step))
 
 
-def sum_of_rows(analysis: Analysis, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
+def sum_of_rows(sums: Sums, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
     """Return ``[patients, images, cells ...]`` of one site with small cells suppressed; all zero if it has too few patients."""
-    total = np.zeros(cells_of(analysis, step))
+    total = np.zeros(cells_of(sums, step))
     parts: list[npt.NDArray[np.bool_]] = []
     images = 0
     for mine in patients:
         part = np.zeros(len(total), dtype=np.bool_)
         before = images
         for image in mine:
-            row = analysis.row(step, state, image)
+            row = sums.row(step, state, image)
             if row is not None:
                 total += row
                 part |= row > 0
@@ -140,7 +143,7 @@ def sum_of_rows(analysis: Analysis, step: int, state: Sequence[float], patients:
     if len(parts) < least:
         return np.zeros(2 + len(total))
     present = np.stack(parts) if parts else np.zeros((0, len(total)), dtype=np.bool_)
-    return np.concatenate([[len(parts), images], hidden(analysis.blocks(step), total, present, least)])
+    return np.concatenate([[len(parts), images], hidden(sums.blocks(step), total, present, least)])
 
 
 def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[np.bool_], least: int) -> Float64Vector:
@@ -205,23 +208,23 @@ def _groups(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
 
 
 def mean_row(
-    analysis: Analysis, step: int, state: Sequence[float], mine: Iterable[Measured]
+    sums: Sums, step: int, state: Sequence[float], mine: Iterable[Measured]
 ) -> tuple[Float64Vector, int] | None:
     """Return the mean of a patient's image rows, clipped to norm `reach`, and the number of images; None without rows."""
-    total, count = np.zeros(cells_of(analysis, step)), 0
+    total, count = np.zeros(cells_of(sums, step)), 0
     for image in mine:
-        row = analysis.row(step, state, image)
+        row = sums.row(step, state, image)
         if row is not None:
             total, count = total + row, count + 1
     if not count:
         return None
     mean: Float64Vector = np.nan_to_num(total / count, nan=0.0, posinf=0.0, neginf=0.0)
-    return mean * min(1.0, analysis.reach(step) / max(float(np.linalg.norm(mean)), 1e-300)), count
+    return mean * min(1.0, sums.reach(step) / max(float(np.linalg.norm(mean)), 1e-300)), count
 
 
-def norm_of(analysis: Analysis, step: int) -> float:
-    """Return the largest norm of a patient's whole row with noise: one, a share of images, and the analysis's own row."""
-    return math.sqrt(2 + analysis.reach(step) ** 2)
+def norm_of(sums: Sums, step: int) -> float:
+    """Return the largest norm of a patient's whole row with noise: one, a share of images, and the row itself."""
+    return math.sqrt(2 + sums.reach(step) ** 2)
 
 
 def finite(intensities: FloatArray) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import Analysis, Measured, Totals
-from salus.common.analyses.exact import from_limbs, to_limbs
 from salus.common.job import Job, parse_job
+from salus.common.sums import sums_of
+from salus.common.sums.base import Measured, Sums, Totals
+from salus.common.sums.exact import from_limbs, to_limbs
 
 Patients = list[list[Measured]]
 JOB = """
@@ -55,18 +55,18 @@ def hospitals(seed: int = 0, sizes: Sequence[int] = (9, 14, 30)) -> list[Patient
     return found
 
 
-def federated(analysis: Analysis, parts: Sequence[Patients], least: int = 1) -> tuple[list[float], Totals]:
-    """Return the last state and totals of an analysis over divided data, through the exact encoding of each part."""
+def federated(sums: Sums, parts: Sequence[Patients], least: int = 1) -> tuple[list[float], Totals]:
+    """Return the last state and totals of sums over divided data, through the exact encoding of each part."""
     state: list[float] = []
-    for step in range(1, analysis.steps + 1):
-        entries = [to_limbs(analysis.measure(step, state, part, least)) for part in parts]
+    for step in range(1, sums.steps + 1):
+        entries = [to_limbs(sums.measure(step, state, part, least)) for part in parts]
         numbers = from_limbs(np.sum(entries, axis=0))
         totals = Totals(float(numbers[0]), float(numbers[1]), float(numbers[1]), numbers[2:])
-        state = analysis.fold(step, state, totals)
-        assert step == analysis.steps or len(state) == analysis.state_size(step + 1)
+        state = sums.fold(step, state, totals)
+        assert step == sums.steps or len(state) == sums.state_size(step + 1)
     return state, totals
 
 
-def built(kind: str, **changes: object) -> Analysis:
-    """Return an analysis."""
-    return analysis_of(job_of(kind, **changes))  # type: ignore[arg-type]
+def built(kind: str, **changes: object) -> Sums:
+    """Return the sums of a job."""
+    return sums_of(job_of(kind, **changes))  # type: ignore[arg-type]

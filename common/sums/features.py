@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from salus.common.analyses.base import Float64Vector, FloatArray
 from salus.common.job_statistics import FEATURES
+from salus.common.sums.base import Float64Vector, FloatArray
 
 __all__ = ["FEATURES", "image_features"]
 

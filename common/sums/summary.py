@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
 from salus.common.job import Job
 from salus.common.job_statistics import Column
+from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
 
 SPACING_EDGES_MM = tuple(0.05 * 2 ** (k / 2) for k in range(17))  # 0.05 to 12.8 mm in steps of half an octave
 SIZE_EDGES = tuple(float(2**k) for k in range(4, 14))  # 16 to 8192 pixels
@@ -25,7 +25,7 @@ class Summary:
     steps = 1
 
     def __init__(self, job: Job) -> None:
-        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+        assert job.statistics is not None  # Safe because `sums_of` has looked.
         self._settings, self._task = job.statistics, job.task
         self._modalities = (*self._settings.modalities, "OTHER")
         self._blocks: list[tuple[str, list[str], Literal["ordered", "named"]]] = [
@@ -79,6 +79,9 @@ class Summary:
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
         return [float(value) for value in totals.cells]
+
+    def model(self, state: Sequence[float]) -> dict[str, Any]:
+        return {}
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         """Return the counts by block and name; a zero may be a suppressed cell."""

@@ -3,9 +3,9 @@
 import pytest
 from tests.server.test_measuring import JOB
 
-from salus.common.analyses.questions import questions_of
 from salus.common.errors import JobError
 from salus.common.job import Job, parse_job
+from salus.common.sums.questions import questions_of
 
 
 def asked(kind: str = "summary", columns: str = "", bins: int = 16) -> Job:

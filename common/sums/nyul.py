@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from salus.common.analyses.base import Block, Float64Vector, FloatArray, Measured, Patients, Totals, finite, sum_of_rows
 from salus.common.job import Job
+from salus.common.sums.base import Block, Float64Vector, FloatArray, Measured, Patients, Totals, finite, sum_of_rows
 
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 
@@ -22,7 +22,7 @@ class Nyul:
     steps = 1
 
     def __init__(self, job: Job) -> None:
-        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+        assert job.statistics is not None  # Safe because `sums_of` has looked.
 
     def state_size(self, step: int) -> int:
         return 0
@@ -44,6 +44,9 @@ class Nyul:
         means = np.clip(totals.cells / max(totals.weight, 1.0), 0.0, 1.0)
         means[0], means[-1] = 0.0, 1.0
         return [float(value) for value in np.maximum.accumulate(means)]  # keeps the scale increasing despite noise
+
+    def model(self, state: Sequence[float]) -> dict[str, Any]:
+        return {}
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         found = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}

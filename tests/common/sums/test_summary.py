@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.common.analyses.builders import built, federated, hospitals
+from tests.common.sums.builders import built, federated, hospitals
 
-from salus.common.analyses.base import Block, Measured, bins_of, hidden, mean_row
+from salus.common.sums.base import Block, Measured, bins_of, hidden, mean_row
 
 
 def test_counts_of_divided_data_are_those_of_all() -> None:
     parts = hospitals()
     everyone = [patient for part in parts for patient in part]
     images = [image for patient in everyone for image in patient]
-    analysis = built("summary")
-    state, totals = federated(analysis, parts)
-    found = analysis.result(state, totals)
+    sums = built("summary")
+    state, totals = federated(sums, parts)
+    found = sums.result(state, totals)
     assert (found["patients"], found["images"]) == (len(everyone), len(images))
     labels = [image.label for image in images]
     assert found["blocks"]["labels"] == {"no": labels.count(0), "yes": labels.count(1), "other label": 0.0}
@@ -30,12 +30,12 @@ def test_counts_of_divided_data_are_those_of_all() -> None:
 
 def test_columns_of_a_table() -> None:
     task = 'columns = [{name = "age", centre = 50.0, scale = 10.0}, {name = "sex", values = [0.0, 1.0]}]'
-    analysis = built("summary", task=task, statistics="bins = 8")
+    sums = built("summary", task=task, statistics="bins = 8")
     nothing = np.zeros(0, np.float32)
     rows = [(41.0, 1.0), (59.0, 0.0), (float("nan"), 7.0), (1000.0, float("nan"))]
     patients = [[Measured(0, nothing, columns={"age": age, "sex": sex})] for age, sex in rows]
-    state, totals = federated(analysis, [patients[:2], patients[2:]])
-    blocks = analysis.result(state, totals)["blocks"]
+    state, totals = federated(sums, [patients[:2], patients[2:]])
+    blocks = sums.result(state, totals)["blocks"]
     assert blocks["column age"] == {
         "10": 0,
         "20": 0,
@@ -51,26 +51,26 @@ def test_columns_of_a_table() -> None:
 
 
 def test_small_cells_stay_hidden_even_from_subtraction() -> None:
-    analysis = built("summary")
+    sums = built("summary")
     rare = Measured(1, np.zeros((1, 4, 4), np.float32))
     common = Measured(0, np.zeros((1, 4, 4), np.float32))
     site = [*([[common]] * 7), *([[rare, rare, rare]] * 4)]  # four patients with twelve images
-    state, totals = federated(analysis, [site], least=5)
+    state, totals = federated(sums, [site], least=5)
     # Shown alone, the seven would say that nineteen images less seven are of few patients.
-    assert "labels" not in analysis.result(state, totals)["blocks"]
-    state, totals = federated(analysis, [site], least=4)
-    assert analysis.result(state, totals)["blocks"]["labels"] == {"no": 7, "yes": 12, "other label": 0}
-    _, totals = federated(analysis, [site], least=12)
+    assert "labels" not in sums.result(state, totals)["blocks"]
+    state, totals = federated(sums, [site], least=4)
+    assert sums.result(state, totals)["blocks"]["labels"] == {"no": 7, "yes": 12, "other label": 0}
+    _, totals = federated(sums, [site], least=12)
     assert totals.patients == totals.images == 0
     assert not totals.cells.any()
 
 
 def test_intensities_of_a_rare_modality_are_hidden_with_another_one() -> None:
-    analysis = built("summary", statistics="bins = 4")
+    sums = built("summary", statistics="bins = 4")
     pixels = np.linspace(0, 999, 16, dtype=np.float32).reshape(1, 4, 4)
     site = [[Measured(0, pixels, modality=name)] for name in ["CT"] * 9 + ["MR"] * 6 + ["CR"] * 2]
-    state, totals = federated(analysis, [site], least=5)
-    blocks = analysis.result(state, totals)["blocks"]
+    state, totals = federated(sums, [site], least=5)
+    blocks = sums.result(state, totals)["blocks"]
     assert "intensities CR" not in blocks
     assert "intensities MR" not in blocks  # else CT and MR subtracted from all would be CR
     assert sum(blocks["intensities CT"].values()) == pytest.approx(9)
@@ -121,17 +121,17 @@ def test_no_image_has_a_row_beyond_its_bound(kind: str) -> None:
     columns = (
         'columns = [{name = "age", scale = 1e12}, {name = "sex", values = [0.0, 1.0]}]' if kind == "summary" else ""
     )
-    for analysis in (built(kind), built(kind, task=columns)):
+    for sums in (built(kind), built(kind, task=columns)):
         for values in wild:
             for spacing in ((), (np.nan, np.inf), (0.0, 1.0, 2.0)):
                 for age in (0.0, 1e308, -np.inf, np.nan):
                     image = Measured(None, values.astype(np.float32), spacing, "?", "?", {"age": age, "sex": age})
-                    row = analysis.row(1, [], image)
+                    row = sums.row(1, [], image)
                     if row is not None:
                         assert np.isfinite(row).all()
                         assert row.min() >= 0
                         assert row.max() <= 1 + 1e-12
-                        assert np.linalg.norm(row) <= analysis.reach(1) + 1e-9
+                        assert np.linalg.norm(row) <= sums.reach(1) + 1e-9
 
 
 def test_bins_never_raise_and_never_count_what_is_no_number() -> None:
@@ -144,12 +144,12 @@ def test_bins_never_raise_and_never_count_what_is_no_number() -> None:
 
 
 def test_a_mean_of_rows_is_cut_to_its_bound() -> None:
-    analysis = built("nyul")
+    sums = built("nyul")
     image = hospitals()[0][0][0]
-    row = analysis.row(1, [], image)
+    row = sums.row(1, [], image)
     assert row is not None
-    analysis.row = lambda step, state, image: 100 * row  # type: ignore[method-assign, assignment, misc]
-    found = mean_row(analysis, 1, [], [image, image])
+    sums.row = lambda step, state, image: 100 * row  # type: ignore[method-assign, assignment, misc]
+    found = mean_row(sums, 1, [], [image, image])
     assert found is not None
-    assert np.linalg.norm(found[0]) == pytest.approx(analysis.reach(1))
+    assert np.linalg.norm(found[0]) == pytest.approx(sums.reach(1))
     assert found[1] == 2

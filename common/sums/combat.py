@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, cells_of
-from salus.common.analyses.features import FEATURES, image_features
 from salus.common.errors import JobError
 from salus.common.job import Job
+from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, cells_of
+from salus.common.sums.features import FEATURES, image_features
 
 Matrix = npt.NDArray[np.float64]
 F = len(FEATURES)
@@ -33,7 +33,7 @@ class Combat:
     steps = 1
 
     def __init__(self, job: Job) -> None:
-        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+        assert job.statistics is not None  # Safe because `sums_of` has looked.
         if job.privacy.noised:
             raise JobError(
                 "Statistics of kind 'combat' do not support noise.",
@@ -99,6 +99,9 @@ class Combat:
         squares = yy - 2 * (beta * mixed).sum(axis=0) + np.einsum("kf,kl,lf->f", beta, products, beta)
         sigma = np.maximum(np.sqrt(np.maximum(squares, 0.0) / count), LEAST_SIGMA)
         return [float(value) for value in np.concatenate([alpha, sigma, beta.reshape(-1)])]
+
+    def model(self, state: Sequence[float]) -> dict[str, Any]:
+        return {}
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         model = CombatModel.of(state)

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salus.common.analyses.exact import FRACTION_BITS, exact_size, from_limbs, to_limbs
 from salus.common.errors import DataError
+from salus.common.sums.exact import FRACTION_BITS, exact_size, from_limbs, to_limbs
 
 NUMBERS = st.floats(-3e10, 3e10, allow_nan=False)
 GRID = 2.0**-FRACTION_BITS

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from salus.common.analyses.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
 from salus.common.job import Job
+from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
 
 NORMAL_IQR = 1.3489795  # distance of the quartiles of a standard normal distribution
 
@@ -21,7 +21,7 @@ class Quantiles:
     steps = 1
 
     def __init__(self, job: Job) -> None:
-        assert job.statistics is not None  # Safe because `analysis_of` has looked.
+        assert job.statistics is not None  # Safe because `sums_of` has looked.
         self._settings = job.statistics
         self._groups = self._settings.vendors or ("ALL",)
 
@@ -61,6 +61,9 @@ class Quantiles:
             for probability in settings.quantiles:
                 found.append(_crossing(rising, edges, probability * max(float(cells.sum()), 0.0)))
         return found
+
+    def model(self, state: Sequence[float]) -> dict[str, Any]:
+        return {}
 
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         """Return the quantiles by group, and centre and scale of a z-score that is robust to bright spots."""

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from tests.common.analyses.builders import Patients, built, federated, hospitals, job_of
+from tests.common.sums.builders import Patients, built, federated, hospitals, job_of
 
-from salus.common.analyses import analysis_of
-from salus.common.analyses.base import Measured
-from salus.common.analyses.combat import CombatModel
-from salus.common.analyses.features import FEATURES, image_features
 from salus.common.errors import JobError
+from salus.common.sums import sums_of
+from salus.common.sums.base import Measured
+from salus.common.sums.combat import CombatModel
+from salus.common.sums.features import FEATURES, image_features
 
 LOW, HIGH = 0.0, 1000.0
 Batches = list[tuple[np.ndarray, np.ndarray]]
@@ -91,12 +91,12 @@ def test_a_class_of_few_patients_in_a_batch_is_left_out() -> None:
     rng = np.random.default_rng(6)
     well = [[Measured(0, rng.gamma(2, 50, (1, 6, 6)).astype(np.float32), vendor="GE")] for _ in range(9)]
     sick = [[Measured(1, rng.gamma(3, 50, (1, 6, 6)).astype(np.float32), vendor="GE")] for _ in range(6)]
-    analysis = built("combat")
-    assert np.allclose(analysis.measure(1, [], [*well, *sick[:4]], 5), analysis.measure(1, [], well, 5))
-    assert not np.allclose(analysis.measure(1, [], [*well, *sick], 5), analysis.measure(1, [], well, 5))
-    assert not analysis.measure(1, [], sick[:4], 5).any()
+    sums = built("combat")
+    assert np.allclose(sums.measure(1, [], [*well, *sick[:4]], 5), sums.measure(1, [], well, 5))
+    assert not np.allclose(sums.measure(1, [], [*well, *sick], 5), sums.measure(1, [], well, 5))
+    assert not sums.measure(1, [], sick[:4], 5).any()
     twice = [[image, image] for (image,) in sick[:3]]  # six images, three patients
-    assert np.allclose(analysis.measure(1, [], [*well, *twice], 5), analysis.measure(1, [], well, 5))
+    assert np.allclose(sums.measure(1, [], [*well, *twice], 5), sums.measure(1, [], well, 5))
 
 
 def test_one_odd_image_cannot_carry_a_sum_away() -> None:
@@ -108,11 +108,11 @@ def test_one_odd_image_cannot_carry_a_sum_away() -> None:
 
 def test_noise_wrong_constants_and_wrong_rounds_are_refused() -> None:
     with pytest.raises(JobError, match="do not support noise"):
-        analysis_of(job_of("combat", privacy='noise = "local"'))
+        sums_of(job_of("combat", privacy='noise = "local"'))
     with pytest.raises(JobError, match="rounds = 1"):
-        analysis_of(job_of("combat", rounds=2))
+        sums_of(job_of("combat", rounds=2))
     with pytest.raises(JobError, match="one of combat"):
-        analysis_of(job_of("compat"))
+        sums_of(job_of("compat"))
     for constants in ([], [1.0] * (3 * len(FEATURES) - 1), [0.0] * 3 * len(FEATURES)):
         with pytest.raises(JobError, match="constants"):
             CombatModel.of(constants)

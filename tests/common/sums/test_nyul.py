@@ -1,8 +1,8 @@
 import numpy as np
-from tests.common.analyses.builders import built, federated, hospitals
+from tests.common.sums.builders import built, federated, hospitals
 
-from salus.common.analyses.base import Measured, cells_of
-from salus.common.analyses.nyul import PERCENTILES, percentiles_of, to_standard_scale
+from salus.common.sums.base import Measured, cells_of
+from salus.common.sums.nyul import PERCENTILES, percentiles_of, to_standard_scale
 
 
 def test_landmarks_of_divided_data_are_those_of_all() -> None:
@@ -12,10 +12,10 @@ def test_landmarks_of_divided_data_are_those_of_all() -> None:
     for image in images:
         own = np.percentile(image.astype(float), PERCENTILES)
         mapped.append(np.interp(own, [own[0], own[-1]], [0, 1]))
-    analysis = built("nyul")
-    state, totals = federated(analysis, parts, least=5)
+    sums = built("nyul")
+    state, totals = federated(sums, parts, least=5)
     assert np.abs(np.array(state) - np.mean(mapped, axis=0)).max() < 1e-6
-    assert analysis.result(state, totals)["landmarks"] == state
+    assert sums.result(state, totals)["landmarks"] == state
 
 
 def test_the_standard_scale_undoes_any_rising_change_of_intensities() -> None:
@@ -39,13 +39,13 @@ def test_what_is_brighter_than_the_last_percentile_stays_brighter() -> None:
 
 
 def test_flat_and_damaged_images_say_nothing_and_become_zero() -> None:
-    analysis = built("nyul")
+    sums = built("nyul")
     for values in (np.full((1, 4, 4), 7.0), np.full((1, 4, 4), np.nan), np.zeros((1, 0, 0))):
         assert percentiles_of(values.astype(np.float32)) is None
         assert not to_standard_scale(values.astype(np.float32), np.linspace(0, 1, 11)).any()
     two_values = np.repeat([0.0, 1.0], 50).reshape(1, 10, 10).astype(np.float32)
     assert np.isfinite(to_standard_scale(two_values, np.linspace(0, 1, 11))).all()
-    assert cells_of(analysis, 1) == 11
+    assert cells_of(sums, 1) == 11
 
 
 def test_percentiles_that_are_zero_are_no_small_cell() -> None:
@@ -53,6 +53,6 @@ def test_percentiles_that_are_zero_are_no_small_cell() -> None:
     black[0, :, 5:] = np.linspace(1, 9, 50).reshape(10, 5)
     plain = np.linspace(1, 9, 100, dtype=np.float32).reshape(1, 10, 10)
     site = [*([[Measured(0, black)]] * 16), *([[Measured(0, plain)]] * 4)]
-    analysis = built("nyul")
-    assert federated(analysis, [site], least=5)[0] == federated(analysis, [site], least=1)[0]
-    assert federated(analysis, [site], least=5)[0][1] > 0
+    sums = built("nyul")
+    assert federated(sums, [site], least=5)[0] == federated(sums, [site], least=1)[0]
+    assert federated(sums, [site], least=5)[0][1] > 0

@@ -1,0 +1,37 @@
+"""What is computed from sums over all sites, without training. Each kind is one file here with a class that fulfils `Sums`.
+
+To add one: that file, one test, and one line below; a site adds its own through the entry-point group ``salus.sums``.
+"""
+
+from salus.common.errors import JobError
+from salus.common.job import Job
+from salus.common.registry import Registry
+from salus.common.sums.base import Sums
+
+SUMS = Registry(
+    "kind of statistics",
+    "salus.sums",
+    {
+        "combat": "salus.common.sums.combat:Combat",
+        "nyul": "salus.common.sums.nyul:Nyul",
+        "quantiles": "salus.common.sums.quantiles:Quantiles",
+        "summary": "salus.common.sums.summary:Summary",
+    },
+)
+
+
+def sums_of(job: Job) -> Sums:
+    """Return what is computed by a job with a ``[statistics]`` section.
+
+    Raises:
+        JobError: no such section, an unknown kind, unsupported settings, or a number of rounds other than its steps.
+    """
+    if job.statistics is None:
+        raise JobError("Expected a job with a [statistics] section.", remedy="Add one, or train with this job.")
+    sums: Sums = SUMS.get(job.statistics.kind, error=JobError)(job)
+    if job.job.rounds != sums.steps:
+        raise JobError(
+            f"Expected rounds = {sums.steps} for statistics of kind {job.statistics.kind!r}, got {job.job.rounds}.",
+            remedy="Set rounds to that number.",
+        )
+    return sums
