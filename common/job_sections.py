@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from salus.common.codes import ClassCode
 from salus.common.job_statistics import Column, Label, Name
 from salus.common.registry import Registry
 from salus.common.sections import Plugged, Section
@@ -75,6 +76,8 @@ class TaskSettings(Section):
         copies: Copies of each image in every pass or step, each with its own random transforms; together they count as one
             image of the patient.
         trainable: Beginnings of the names of the parameters that are trained; all others stay as they were initialised.
+        codes: Codes of classes or structures in the DICOM objects of a prediction; one without an entry gets DICOM's own code
+            for its name, or else a private code.
     """
 
     plugins: ClassVar[Mapping[str, str | Registry]] = {
@@ -98,6 +101,14 @@ class TaskSettings(Section):
     trainable: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=1000)
     ] = ()  # empty: all parameters
+    codes: Annotated[tuple[ClassCode, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _codes_of_classes(self) -> Self:
+        named = [entry.of for entry in self.codes]
+        if len(set(named)) != len(named) or not set(named) <= set(self.classes):
+            raise ValueError("expected each entry of codes to be of another one of the classes")
+        return self
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

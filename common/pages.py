@@ -30,6 +30,7 @@ class Section:
         warns: whether the text is shown as a warning.
         bars: names and heights of a bar plot, from left to right.
         pictures: captions and ``data:`` URLs of images.
+        large: whether the pictures are shown large.
         code: text for the reader to copy.
     """
 
@@ -40,6 +41,7 @@ class Section:
     rows: Sequence[Sequence[object]] = ()
     bars: Sequence[tuple[str, float]] = ()
     pictures: Sequence[tuple[str, str]] = ()
+    large: bool = False
     code: str = ""
 
     def plotted(self, width: int, height: int) -> list[Bar]:

@@ -12,6 +12,7 @@ from salus.common.errors import JobError, WireError
 from salus.common.tensors import Array, TensorSpec, decode_tensors, encode_tensors
 
 FloatVector = npt.NDArray[np.float32]
+STATE_PREFIX = "strategy/"  # in a model's file: what the coordinator's strategy keeps, which is not part of the model
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import validate
-from salus.common.vectors import FloatVector, Layout
+from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
 from salus.server.strategies.base import State
 
 METADATA = sa.MetaData()
@@ -65,7 +65,6 @@ DECLARATIONS = sa.Table(
     sa.Column("declared", sa.String, nullable=False),
     sa.Column("heard_at", sa.String, nullable=False),
 )
-STATE_PREFIX = "strategy/"
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
 STOPPED = ("failed", "cancelled")

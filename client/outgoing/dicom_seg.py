@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from salus.client.data.dicom.instances import Instance, header_of
 from salus.client.outgoing.coding import Coded
 from salus.client.outgoing.highdicom_extra import algorithm_of, concept, require_highdicom
-from salus.client.outgoing.instances import Instance, header_of
 from salus.client.outgoing.overlays import COLOURS
 from salus.client.outgoing.producer import MANUFACTURER, Producer
 from salus.common.errors import DataError, UnreadableImage

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from salus.client.data.dicom.instances import Instance, header_of
 from salus.client.outgoing.coding import Coded
 from salus.client.outgoing.dicom_seg import SERIES_NUMBER
 from salus.client.outgoing.highdicom_extra import concept, require_highdicom
-from salus.client.outgoing.instances import Instance, header_of
 from salus.client.outgoing.producer import MANUFACTURER, Producer
 from salus.common.codes import Code
 from salus.common.errors import DataError

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from salus.client.outgoing.instances import Instance, check_one_series
+from salus.client.data.dicom.instances import Instance, check_one_series
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Affine, Array
 

@@ -5,8 +5,9 @@ from dataclasses import astuple
 from types import TracebackType
 
 from salus.client.data.dicom.annotations import Annotation
-from salus.client.data.dicom.decoder_cleaning import ANNOTATIONS, CLEAN, Cleaned, Numbers
+from salus.client.data.dicom.decoder_cleaning import ANNOTATIONS, CLEAN, HEADER, Cleaned, Header, Numbers
 from salus.client.data.dicom.deidentify import Clean, PixelMask
+from salus.client.data.dicom.instances import Instance
 from salus.client.data.dicom.isolation import Child, Decoding
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.sandbox import LAYERS
@@ -70,6 +71,11 @@ class Isolated:
         """Return what a SEG or SR object measures; errors as in `clean`."""
         _bounded(data)
         return self._child.ask(ANNOTATIONS, Numbers, data=data)[0].found
+
+    def header(self, data: bytes) -> Instance:
+        """Return what a derived object repeats of an image's header; errors as in `clean`."""
+        _bounded(data)
+        return self._child.ask(HEADER, Header, data=data)[0].instance
 
 
 def _bounded(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The child's role in an import: it de-identifies DICOM objects, and reads numbers from segmentations and reports."""
+"""The child's role for DICOM objects as such: it de-identifies them, and reads numbers and headers."""
 
 import functools
 import io
@@ -16,6 +16,7 @@ from salus.client.data.dicom.channel import Buffer
 from salus.client.data.dicom.decoder_process import Ask
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
+from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.messages import Answer, Operation
 from salus.client.data.dicom.picture import MAX_PIXELS, guarded
 from salus.client.data.patient_map import PURPOSE
@@ -25,7 +26,7 @@ from salus.common.errors import UnreadableImage
 
 MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
 MAX_CLEAN_BYTES = 2**31
-CLEAN, ANNOTATIONS = "clean", "annotations"
+CLEAN, ANNOTATIONS, HEADER = "clean", "annotations", "header"
 Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
 
@@ -50,6 +51,12 @@ class Numbers(Answer):
     found: Annotated[tuple[Annotation, ...], Field(max_length=MAX_FOUND)] = ()
 
 
+class Header(Answer):
+    """What an object that is derived from an image repeats of its header."""
+
+    instance: Instance
+
+
 class Cleaning:
     """The role.
 
@@ -68,8 +75,8 @@ class Cleaning:
         self._rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal)
 
     def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
-        """De-identify an object, or list its numbers."""
-        action = {CLEAN: self._cleaned, ANNOTATIONS: self._annotated}[operation.name]
+        """De-identify an object, list its numbers, or read its header."""
+        action = {CLEAN: self._cleaned, ANNOTATIONS: self._annotated, HEADER: self._headed}[operation.name]
         return guarded("the file", functools.partial(action, bytes(data)))
 
     def _cleaned(self, data: bytes) -> tuple[Answer, Sequence[Buffer]]:
@@ -87,6 +94,10 @@ class Cleaning:
     @staticmethod
     def _annotated(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
         return Numbers(found=tuple(annotations_of(_parsed(data)))), []
+
+    @staticmethod
+    def _headed(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
+        return Header(instance=instance_of(_parsed(data))), []
 
 
 def _clean(data: bytes, rules: Rules) -> Clean:

@@ -29,6 +29,7 @@ class SourceOptions(Strict):
         masks: for NIfTI, a folder of masks with the names of the images, relative to the root.
         images: for NIfTI, a pattern of the names of image files, such as ``*_T1w.nii.gz``; empty for all.
         structures: names of the numbers 1, 2 ... of a mask; or, where the data name more structures, those to use.
+        unlabelled: read images without labels, for a prediction; no label file is looked for.
     """
 
     labels: str = ""
@@ -41,6 +42,7 @@ class SourceOptions(Strict):
     masks: str = ""
     images: str = ""
     structures: tuple[str, ...] = ()
+    unlabelled: bool = False
 
 
 class Files(Protocol):
@@ -111,6 +113,9 @@ class Source(Protocol):
 
     def load(self, key: str) -> Sample:
         """Return the sample of `key`; raises UnreadableImage if it has changed."""
+
+    def stored(self, name: str) -> bytes:
+        """Return the stored bytes of one of the files; raises UnreadableImage as `Files.read`."""
 
     def stamp(self, key: str) -> Stamp | None:
         """Return a stamp that changes with the sample's files, without reading them; None if they are gone or need no cache."""

@@ -66,12 +66,24 @@ def has_label_file(files: Files) -> bool:
         return False
 
 
+class Unlabelled(Labels):
+    """No labels at all: every image is taken, under a patient that says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def find(self, *, file: str = "", study: str = "", patient: str = "") -> LabelRow | None:
+        return LabelRow("", "unknown")
+
+
 def read_labels(files: Files, options: SourceOptions) -> Labels:
-    """Read the label file that the options name, or ``labels.csv``.
+    """Read the label file that the options name, or ``labels.csv``; none for unlabelled data.
 
     Raises:
         DataError: no such file, no key column, no label column, no such patient column, or two labels for one key.
     """
+    if options.unlabelled:
+        return Unlabelled()
     named = options.labels or LABELS
     name = PurePosixPath(named).name
     try:

@@ -52,7 +52,12 @@ class NiftiFolder:
         self._masks = self._layout.masks
         self._labels = None
         listed = any(case.label for case in self._layout.cases.values())
-        if options.labels or (not self._masks and not listed) or (not options.masks and has_label_file(files)):
+        if (
+            options.unlabelled
+            or options.labels
+            or (not self._masks and not listed)
+            or (not options.masks and has_label_file(files))
+        ):
             self._labels = read_labels(files, options)
             self._labels.check_patients()
 

@@ -64,6 +64,10 @@ class Opened(ABC):
                 for name in names:
                     yield Quarantined(name, problem.reason, problem.detail)
 
+    def stored(self, name: str) -> bytes:
+        """Return the stored bytes of one of the files; raises UnreadableImage as `Files.read`."""
+        return self._files.read(name)
+
     def stamp(self, key: str) -> Stamp | None:
         """Return the stamp of the files that `key` names; None where it names none."""
         names = [key]

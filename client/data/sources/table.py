@@ -42,9 +42,9 @@ class Table:
             lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
         except (UnreadableImage, UnicodeDecodeError, csv.Error):
             raise DataError(f"Cannot read the table {name!r}.", remedy="Save it as UTF-8 CSV.") from None
-        named = bool(lines) and self._options.label_column in lines[0]
+        named = bool(lines) and (self._options.label_column in lines[0] or self._headed(lines[0]))
         header = lines[0] if named else list(self._options.columns)
-        if self._options.label_column not in header:
+        if self._options.label_column not in header and not self._options.unlabelled:
             raise DataError(
                 f"Expected a column {self._options.label_column!r} in {name!r}.",
                 remedy="Name the label column with --label-column, and all columns with --columns if there is no header.",
@@ -59,7 +59,16 @@ class Table:
             for line in body
         ]
 
+    def _headed(self, line: list[str]) -> bool:
+        """Return whether the first line of an unlabelled table is a header: no cell of it is a number or missing."""
+        cells = [cell.strip() for cell in line]
+        return self._options.unlabelled and not any(
+            cell in self._options.missing or cell.lstrip("+-.")[:1].isdigit() for cell in cells
+        )
+
     def _check_patients(self, header: list[str], name: str) -> None:
+        if self._options.unlabelled:
+            return  # nobody's budget is counted
         wanted = self._options.patient_column
         if wanted and wanted not in header:
             raise DataError(f"Expected a column {wanted!r} in {name!r}.", remedy="Check --patient-column.")
@@ -100,6 +109,8 @@ class Table:
                 yield ImageRecord(patient, patient, key, label, row.get("split", ""), digest, group=name, info=info)
 
     def _label(self, row: dict[str, str]) -> str:
+        if self._options.unlabelled:
+            return ""
         label = row.get(self._options.label_column, "")
         if label in self._options.missing:
             raise UnreadableImage("unlabelled", "the row has no label")

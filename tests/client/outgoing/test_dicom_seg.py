@@ -9,9 +9,9 @@ from tests.client.data.dicom_files import make
 from tests.client.outgoing.dcmqi_reader import needs_dcmqi, read_segmentation
 from tests.client.outgoing.series import COLUMNS, ORIENTATIONS, PRODUCER, ROWS, SPACING, position, series, volume
 
+from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.dicom_seg import write_segmentation
-from salus.client.outgoing.instances import Instance, instance_of
 from salus.client.outgoing.planes import in_order, planes_of
 from salus.common.codes import ClassCode
 from salus.common.errors import ConfigError, DataError, UnreadableImage

@@ -7,10 +7,10 @@ from tests.client.outgoing.dcmqi_reader import needs_dcmqi, read_report
 from tests.client.outgoing.series import PRODUCER, series
 
 from salus.client.data.dicom.annotations import annotations_of
+from salus.client.data.dicom.instances import instance_of
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.dicom_seg import write_segmentation
 from salus.client.outgoing.dicom_sr import write_label_report, write_volume_report
-from salus.client.outgoing.instances import instance_of
 from salus.common.errors import DataError
 
 CLASSES = coded(("normal", "pneumonia"))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.outgoing.series import ORIENTATIONS, series, volume
 
-from salus.client.outgoing.instances import instance_of
+from salus.client.data.dicom.instances import instance_of
 from salus.client.outgoing.planes import in_order, planes_of
 from salus.common.errors import UnreadableImage
 

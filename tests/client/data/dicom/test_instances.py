@@ -1,12 +1,15 @@
+import io
 import json
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 from tests.client.data.dicom_files import make
+from tests.client.data.incoming.test_importing import hostile
 from tests.client.outgoing.series import series
 
-from salus.client.outgoing.instances import Instance, header_of, instance_of
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.dicom.instances import Instance, header_of, instance_of
 from salus.common.errors import UnreadableImage
 
 
@@ -49,3 +52,14 @@ def test_the_model_from_the_child_is_strict() -> None:
     ):
         with pytest.raises(ValidationError):
             Instance.model_validate_json(json.dumps({**good, name: value}))
+
+
+def test_headers_are_read_in_the_child_and_hostile_files_cost_only_themselves() -> None:
+    source = series()[0]
+    buffer = io.BytesIO()
+    source.save_as(buffer, enforce_file_format=True)
+    with Isolated() as child:
+        for data in hostile().values():
+            with pytest.raises(UnreadableImage):
+                child.header(data[: len(data) // 2])
+        assert child.header(buffer.getvalue()) == instance_of(source)

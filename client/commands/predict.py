@@ -1,0 +1,120 @@
+"""`salus predict`: its options, and what it shows; the work is in `predicting`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from salus.common.console import emit_json, err, example, out, shown, table
+
+if TYPE_CHECKING:
+    from salus.client.data.sources.base import SourceOptions
+    from salus.client.predicting.inputs import Inputs
+    from salus.client.predicting.run import Finished
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="The finished model, a safetensors file; salus job show names it.")],
+    job: Annotated[Path, typer.Argument(help="The job file with which it was trained.")],
+    data: Annotated[Path | None, typer.Argument(help="A folder of DICOM, NIfTI or image files, or a CSV.")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where the results go; a stopped run continues there.")] = Path(
+        "predictions"
+    ),
+    site: Annotated[Path | None, typer.Option(help="A site's folder, together with --dataset.")] = None,
+    dataset: Annotated[str, typer.Option(help="A registered data set of the site, in place of a folder.")] = "",
+    kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns of a table without a header, separated by commas.")] = "",
+    images: Annotated[str, typer.Option(help="For NIfTI: a pattern of the images' names, such as *_T1w.nii.gz.")] = "",
+    seg: Annotated[bool, typer.Option("--seg", help="Also write DICOM segmentations.")] = False,
+    sr: Annotated[bool, typer.Option("--sr", help="Also write DICOM structured reports.")] = False,
+    most_oblique: Annotated[
+        float, typer.Option(min=0, max=55, help="Degrees by which a volume may be turned against the patient's axes.")
+    ] = 30.0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Apply a finished model to images: masks as NIfTI and DICOM SEG, labels as CSV and DICOM SR, a page of overlays.
+
+    Images that do not fit the model are refused, each with its reason; all others are predicted on, and the exit code is 20.
+    """
+    from rich.progress import Progress
+
+    from salus.client.commands.declaring import words as listed
+    from salus.client.data.sources.base import SourceOptions
+    from salus.client.performance import Performance
+    from salus.client.predicting.model import load_model
+    from salus.client.predicting.outputs import kinds_of
+    from salus.client.predicting.report import refusal_of, write_report
+    from salus.client.predicting.run import Wanted, check_wanted
+    from salus.client.predicting.run import predict as predicted
+    from salus.common.errors import ConfigError
+    from salus.common.job import load_job
+    from salus.common.strict import validate
+
+    settings = load_job(job)
+    kinds = kinds_of(seg=seg, sr=sr)
+    check_wanted(settings, kinds)
+    chosen = validate(Performance, {"device": device}, error=ConfigError, what="choice of a device").torch_device()
+    loaded = load_model(model, settings)
+    with Progress(console=err, transient=True) as bar:
+        reading = bar.add_task("Reading ...", total=None)
+        options = SourceOptions(volumes=len(settings.task.shape) == 3, columns=listed(columns), images=images)
+        inputs = _inputs(data, site, dataset, kind, options, lambda count: bar.update(reading, completed=count))
+        work = bar.add_task("Predicting ...", total=len(inputs.found))
+        wanted = Wanted(folder, kinds, most_oblique, chosen)
+        finished = predicted(
+            settings, loaded, inputs, wanted, lambda done, of: bar.update(work, completed=done, total=of)
+        )
+    summary = write_report(folder, settings, loaded.sha256, finished)
+    if as_json:
+        emit_json(summary)
+    else:
+        _show(finished, folder)
+    refusal = refusal_of(finished)
+    if refusal is not None:
+        raise refusal
+
+
+def _show(finished: "Finished", folder: Path) -> None:
+    rows = [
+        ("predicted on", len(finished.outcomes)),
+        ("of these in an earlier, stopped run", finished.continued),
+        ("refused", sum(one.files for one in finished.refused)),
+    ]
+    table("Predictions", ["", ""], rows)
+    if finished.refused:
+        listed = [(one.item, one.files, one.reason, one.detail, one.remedy) for one in finished.refused]
+        table("Refused", ["file", "files", "reason", "what was found", "what to do"], listed)
+    out.print(f"Table: {shown(folder / 'predictions.csv')}", soft_wrap=True)
+    out.print(f"Page: {shown(folder / 'predictions.html')}", soft_wrap=True)
+
+
+def _inputs(
+    data: Path | None,
+    site: Path | None,
+    dataset: str,
+    kind: str,
+    options: "SourceOptions",
+    tell: Callable[[int], None],
+) -> "Inputs":
+    """Return what to predict on: a folder, decoded as at a site, or a registered data set."""
+    from salus.client.data.dicom.isolation import Decoding
+    from salus.client.predicting.inputs import from_dataset, from_folder
+    from salus.common.errors import ConfigError
+
+    if (data is None) == (not dataset) or bool(dataset) != (site is not None):
+        raise ConfigError(
+            "Expected either a folder or file of data, or --site with --dataset.", remedy="Give one of the two."
+        )
+    if data is None:
+        from salus.client.config import open_catalogue
+
+        assert site is not None  # Safe because it was checked just above.
+        return from_dataset(open_catalogue(site), dataset)
+    return from_folder(data, kind, options, Decoding(), tell)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(epilog=example("salus predict model.safetensors job.toml ./scans --out ./predictions"))(predict)

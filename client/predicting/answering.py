@@ -1,0 +1,65 @@
+"""From one stored image to what the model says about it: a class, or a mask on the image's own grid.
+
+The image goes through the same fixed steps as in training. Probabilities come back through the same steps in reverse, and the
+choice between structures is made on the image's own grid, so that its borders are not those of the model's coarser one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from salus.client.data.loading import _places
+from salus.client.data.records import Sample
+from salus.common.errors import UnreadableImage
+from salus.common.examples import Array
+from salus.common.job import TaskSettings
+from salus.common.tasks.base import Task
+
+MAX_PROBABILITIES = 2**29  # numbers on the image's grid; beyond it class numbers come back instead
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says about an image.
+
+    Args:
+        label: the most probable class, empty for a segmentation.
+        probabilities: by class.
+        mask: ``[*spatial]`` numbers of structures on the image's grid, 0 for background; ``[structures, *spatial]`` of 0 and 1
+            where structures may overlap; None for a classification.
+    """
+
+    label: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    mask: Array | None = None
+
+
+class Answering:
+    """A model that answers for one image after the other."""
+
+    def __init__(self, task: Task, network: torch.nn.Module, device: torch.device) -> None:
+        self._task, self._network, self._device = task, network.to(device), device
+        self._settings: TaskSettings = task.settings
+
+    def __call__(self, sample: Sample, vendor: str) -> Answer:
+        """Return the answer for a sample.
+
+        Raises:
+            DataError: the sample does not fit the job.
+            UnreadableImage: the model's output for it is not finite.
+        """
+        values = sample.values
+        if sample.columns:
+            values = values[_places(sample.columns, self._settings.columns)]
+        with torch.inference_mode():
+            outputs = self._network(self._task.prepare(values)[None].to(self._device)).float().cpu()[0]
+        if not torch.isfinite(outputs).all():
+            raise UnreadableImage("not-finite", "the model's output for it is not finite")
+        return self._labelled(outputs)
+
+    def _labelled(self, logits: torch.Tensor) -> Answer:
+        shares = torch.softmax(logits.double(), dim=0).tolist()
+        probabilities = dict(zip(self._settings.classes, shares, strict=True))
+        return Answer(max(probabilities, key=lambda name: probabilities[name]), probabilities)

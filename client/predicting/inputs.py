@@ -1,0 +1,183 @@
+"""What a prediction is made for: the images of a folder or of a registered data set, and those that are refused, by name."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.dicom.instances import Instance
+from salus.client.data.dicom.isolation import Decoding
+from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.sources import guess_kind, open_source
+from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.outgoing.planes import in_order
+from salus.common.errors import DataError, UnreadableImage
+from salus.common.job import TaskSettings
+
+DICOM = ("dicom", "imported")
+NO_IMAGES = ("no-pixels", "not-dicom", "no-annotation")  # reports, plans and other files beside the images
+Tell = Callable[[int, int], None]
+REMEDIES = {
+    "wrong-modality": "Give images of the modality that the job names, or use another model.",
+    "wrong-plane": "Give a series in the plane that the job names, or use another model.",
+    "oblique": "Reformat the series along the patient's axes.",
+    "missing-slice": "Send the whole series again.",
+    "repeated-slice": "Send the series again, each slice once.",
+    "uneven-spacing": "Give a reconstruction with even spacing.",
+    "uneven-slices": "Send the whole series again, each slice once.",
+    "mixed-series": "Give each series on its own, with its original identifiers.",
+    "single-slice": "Give the whole series.",
+    "colour-volume": "Give a grey-value series.",
+    "no-position": "Give images with their position in the patient (ImagePositionPatient).",
+    "does-not-fit-job": "Give data of the kind with which the model was trained.",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something that no prediction was made for.
+
+    Args:
+        item: how the source calls it.
+        files: how many files it has.
+    """
+
+    item: str
+    reason: str
+    detail: str
+    files: int = 1
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return REMEDIES.get(self.reason, "Replace the file.")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image, volume or row.
+
+    Args:
+        key: of its source.
+        item: the name of its file, or of the first file of its series.
+        info: facts, such as its modality; no identifier.
+    """
+
+    key: str
+    item: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a run predicts on.
+
+    Args:
+        identity: of the place and the options of the data, for the continuation of a run.
+    """
+
+    source: Source
+    kind: str
+    found: tuple[Input, ...]
+    refused: tuple[Refusal, ...]
+    identity: str
+
+
+def from_folder(
+    root: Path, kind: str, options: SourceOptions, decoding: Decoding, tell: Callable[[int], None] = lambda count: None
+) -> Inputs:
+    """Find every image of a folder; it needs no labels.
+
+    Args:
+        kind: of the data; empty to guess.
+        tell: called with the number of files and samples seen.
+
+    Raises:
+        DataError: no such folder, or a kind that cannot be guessed.
+    """
+    if not root.exists():
+        raise DataError(f"Expected data at {root.name!r}, found nothing.", remedy="Check the path.")
+    chosen = kind or guess_kind(root)
+    source = open_source(chosen, root, options.model_copy(update={"unlabelled": True}), decoding)
+    found: list[Input] = []
+    bad: list[Quarantined] = []
+    for number, item in enumerate(source.scan(), start=1):
+        tell(number)
+        if isinstance(item, ImageRecord):
+            found.append(Input(item.key, names_of(item.key)[0], item.info))
+        elif item.reason not in NO_IMAGES:
+            bad.append(item)
+    identity = json.dumps([chosen, str(root.resolve()), options.model_dump(mode="json")])
+    return Inputs(source, chosen, tuple(found), tuple(_refusals(bad)), identity)
+
+
+def from_dataset(catalogue: Catalogue, name: str) -> Inputs:
+    """Return the images of a registered data set; raises DataError for an unknown one."""
+    images = catalogue.images(name)
+    kind = catalogue.summary(name).kind
+    found = tuple(
+        Input(image.key, names_of(image.key)[0], fact.info)
+        for image, fact in zip(images, catalogue.facts(name), strict=True)
+    )
+    return Inputs(catalogue.source(name), kind, found, (), json.dumps([name, catalogue.reading(name)]))
+
+
+def _refusals(bad: Iterable[Quarantined]) -> Iterator[Refusal]:
+    """Yield one refusal for all files that cannot be used for the same reason in the same folder, such as a series."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in bad:
+        folder = one.key.rpartition("/")[0] if one.reason in REMEDIES else one.key
+        groups.setdefault((folder, one.reason, one.detail), []).append(one.key)
+    for (_, reason, detail), keys in groups.items():
+        yield Refusal(keys[0], reason, detail, len(keys))
+
+
+def names_of(key: str) -> list[str]:
+    """Return the files that a source's key names; a row of a table is its own name."""
+    if key.startswith("["):
+        try:
+            names = [str(name) for name in json.loads(key)]
+        except ValueError:
+            names = []
+        if names:
+            return names
+    return [key]
+
+
+def check_facts(one: Input, kind: str, task: TaskSettings) -> None:
+    """Refuse an image that is not what the job is for, before it is read; raises UnreadableImage.
+
+    Only DICOM files say what they are.
+    """
+    modality = str(one.info.get("modality", "")) if kind in DICOM else ""
+    if task.modality and modality and modality != task.modality:
+        raise UnreadableImage("wrong-modality", f"it is {modality}, the job is for {task.modality}")
+
+
+def instances_of(inputs: Inputs, one: Input, child: Isolated) -> list[Instance]:
+    """Return the headers of an item's images; the slices of a volume in the order of their positions.
+
+    Raises:
+        UnreadableImage: a missing, repeated or unevenly spaced slice, mixed series, or a header that cannot be used.
+    """
+    instances = [child.header(inputs.source.stored(name)) for name in names_of(one.key)]
+    return in_order(instances) if len(instances) > 1 else instances
+
+
+def check_oblique(affine: "np.ndarray[Any, np.dtype[np.float64]]", most_degrees: float) -> None:
+    """Refuse a grid that is turned further than this from the patient's axes; raises UnreadableImage.
+
+    A volume's axes are taken for the nearest axes of the patient, so a model sees a turned volume as a turned patient.
+    """
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    turned = math.degrees(math.acos(min(1.0, float(np.abs(columns).max(axis=0).min()))))
+    if turned > most_degrees:
+        raise UnreadableImage(
+            "oblique", f"its axes are {turned:.0f} degrees off the patient's, at most {most_degrees:g} are"
+        )

@@ -1,0 +1,93 @@
+"""A finished model from its file, checked against the job that it is said to be of."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from salus.common.errors import JobError, storage_error
+from salus.common.job import Job
+from salus.common.models import build_model
+from salus.common.vectors import STATE_PREFIX, Layout, layout_of, write_parameters
+
+MAX_LISTED = 3
+CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class FinishedModel:
+    """A network with its trained parameters, in evaluation mode.
+
+    Args:
+        sha256: of the file, hex.
+    """
+
+    network: torch.nn.Module
+    sha256: str
+    parameters: int
+
+
+def load_model(path: Path, job: Job) -> FinishedModel:
+    """Return the model in a safetensors file.
+
+    Names and shapes are compared before a single number is read.
+
+    Raises:
+        JobError: not a safetensors file, or not a model of this job: a parameter is missing, unknown, or has another shape.
+        StorageError: the file cannot be read.
+    """
+    network = build_model(job.task, job.job.seed)
+    layout = layout_of(network)
+    try:
+        sha256 = _sha256(path)
+        with safe_open(path, framework="numpy") as file:
+            shapes = {
+                name: tuple(file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118  # it is no mapping
+                if not name.startswith(STATE_PREFIX)
+            }
+            _check(path.name, layout, shapes, job)
+            values = {name: np.asarray(file.get_tensor(name), np.float32) for name in shapes}
+    except OSError as problem:
+        raise storage_error(problem) or problem from None
+    except SafetensorError:
+        raise JobError(
+            f"{path.name!r} is not a safetensors file.", remedy="Give the model's file: salus job show names it."
+        ) from None
+    vector = layout.flatten(values)
+    if not np.isfinite(vector).all():
+        raise JobError(
+            "The model has parameters that are not finite.", remedy="Its training has diverged; use another."
+        )
+    write_parameters(network, layout, vector)
+    return FinishedModel(network.eval(), sha256, layout.size)
+
+
+def _check(file: str, layout: Layout, found: dict[str, tuple[int, ...]], job: Job) -> None:
+    wanted = {spec.name: spec.shape for spec in layout.specs}
+    problems = [f"no parameter {name!r}" for name in wanted if name not in found]
+    problems += [f"an unknown parameter {name[:80]!r}" for name in found if name not in wanted]
+    problems += [
+        f"{name!r} has shape {list(found[name])}, the job's model {list(shape)}"
+        for name, shape in wanted.items()
+        if name in found and found[name] != shape
+    ]
+    if problems:
+        more = f", and {len(problems) - MAX_LISTED} more differences" if len(problems) > MAX_LISTED else ""
+        raise JobError(
+            f"{file!r} is not a model of the job {job.job.name!r} (model {job.task.model!r}, "
+            f"{sum(math.prod(shape) for shape in wanted.values())} parameters): {'; '.join(problems[:MAX_LISTED])}{more}.",
+            remedy="Give the job file with which this model was trained.",
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,160 @@
+"""The files of one answer, each in the form that suits its source."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from salus.client.data.dicom.instances import Instance
+from salus.client.data.records import Sample
+from salus.client.outgoing.coding import Coded
+from salus.client.outgoing.dicom_seg import write_segmentation
+from salus.client.outgoing.dicom_sr import write_label_report, write_volume_report
+from salus.client.outgoing.nifti import write_nifti
+from salus.client.outgoing.overlays import overlay
+from salus.client.outgoing.planes import planes_of
+from salus.client.outgoing.producer import Producer
+from salus.client.predicting.answering import Answer
+from salus.client.predicting.record import Outcome, Record
+from salus.common.errors import UnreadableImage
+from salus.common.examples import Array
+from salus.common.files import write_whole
+
+MASKS, SEGMENTATIONS, REPORTS, OVERLAYS = "masks", "seg", "sr", "overlays"
+ML_PER_MM3 = 1e-3
+
+
+def kinds_of(*, seg: bool = False, sr: bool = False) -> frozenset[str]:
+    """Return the kinds of files of a run: masks and overlays, and DICOM objects where they are wanted.
+
+    The report of a segmentation refers to its DICOM object, so it brings that with it.
+    """
+    return frozenset({MASKS, OVERLAYS, *([SEGMENTATIONS] if seg or sr else []), *([REPORTS] if sr else [])})
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes what a run asks for.
+
+    Args:
+        kinds: of files, such as ``masks`` and ``seg``.
+        classes: the job's, with their codes.
+    """
+
+    record: Record
+    kinds: frozenset[str]
+    classes: tuple[Coded, ...]
+    producer: Producer
+
+    def write(self, item: str, sample: Sample, answer: Answer, instances: Sequence[Instance]) -> Outcome:
+        """Write an item's files and return its outcome; an output that this image cannot have is named in the outcome.
+
+        Args:
+            instances: headers of the source images in the order of their positions; empty for other data than DICOM.
+        """
+        name = self.record.name_for(item)
+        volumes, unit = self._volumes(sample, answer)
+        files: dict[str, str] = {}
+        left_out: dict[str, str] = {}
+        if answer.mask is not None and MASKS in self.kinds:
+            files[MASKS] = self._mask(name, sample, answer.mask)
+        if answer.mask is not None and OVERLAYS in self.kinds:
+            files[OVERLAYS] = self._picture(name, overlay(sample.values, answer.mask, spacing_mm=sample.spacing_mm))
+        try:
+            files |= self._objects(name, sample, answer, instances, volumes)
+        except UnreadableImage as problem:
+            left_out = {kind: problem.reason for kind in (SEGMENTATIONS, REPORTS) if kind in self.kinds}
+        return Outcome(
+            item=item,
+            name=name,
+            label=answer.label,
+            probabilities=dict(answer.probabilities),
+            volumes=volumes,
+            unit=unit,
+            files=files,
+            left_out=left_out,
+        )
+
+    def _volumes(self, sample: Sample, answer: Answer) -> tuple[dict[str, float], Literal["", "ml", "pixels"]]:
+        """Return the size of each structure, and its unit."""
+        if answer.mask is None:
+            return {}, ""
+        known = sample.values.ndim == 4 and (sample.affine is not None or len(sample.spacing_mm) == 3)
+        voxel_mm3 = 1.0
+        if known:
+            affine = sample.affine
+            voxel_mm3 = abs(float(np.linalg.det(affine))) if affine is not None else float(np.prod(sample.spacing_mm))
+        layers = answer.mask.ndim == sample.values.ndim
+        counts = [
+            np.count_nonzero(answer.mask[number - 1] if layers else answer.mask == number)
+            for number in range(1, len(self.classes) + 1)
+        ]
+        one = voxel_mm3 * ML_PER_MM3 if known else 1.0
+        return {
+            each.name: count * one for each, count in zip(self.classes, counts, strict=True)
+        }, "ml" if known else "pixels"
+
+    def _mask(self, name: str, sample: Sample, mask: Array) -> str:
+        if sample.values.ndim == 4 and sample.affine is not None:
+            path = self.record.path(MASKS, name, ".nii.gz")
+            write_nifti(path, mask, sample.affine)
+        else:
+            path = self.record.path(MASKS, name, ".png" if mask.ndim == 2 else ".tif")
+            write_whole(path, _encoded(mask))
+        return f"{MASKS}/{path.name}"
+
+    def _picture(self, name: str, url: str) -> str:
+        path = self.record.path(OVERLAYS, name, ".png")
+        write_whole(path, base64.b64decode(url.partition(",")[2]))
+        return f"{OVERLAYS}/{path.name}"
+
+    def _objects(
+        self, name: str, sample: Sample, answer: Answer, instances: Sequence[Instance], volumes: Mapping[str, float]
+    ) -> dict[str, str]:
+        """Write the DICOM objects; raises UnreadableImage for images that cannot have them."""
+        if not self.kinds & {SEGMENTATIONS, REPORTS}:
+            return {}
+        if not instances:
+            raise UnreadableImage("not-dicom", "DICOM objects are derived from DICOM images only")
+        report = self.record.path(REPORTS, name, ".dcm") if REPORTS in self.kinds else None
+        if answer.mask is None:
+            if report is not None:
+                write_label_report(report, instances, answer.probabilities, self.classes, self.producer)
+            return {} if report is None else {REPORTS: f"{REPORTS}/{report.name}"}
+        path = self.record.path(SEGMENTATIONS, name, ".dcm")
+        written = write_segmentation(
+            path, _planes(sample, answer.mask, instances), instances, self.classes, self.producer
+        )
+        files = {SEGMENTATIONS: f"{SEGMENTATIONS}/{path.name}"}
+        if report is not None:
+            write_volume_report(report, instances, written, volumes, self.classes, self.producer)
+            files[REPORTS] = f"{REPORTS}/{report.name}"
+        return files
+
+
+def _planes(sample: Sample, mask: Array, instances: Sequence[Instance]) -> Array:
+    """Return a mask on the pixels of its source images: ``[instances, rows, columns]``, with a last axis for layers."""
+    if sample.values.ndim == 3:
+        return mask[None] if mask.ndim == 2 else np.moveaxis(mask, 0, -1)[None]
+    if sample.affine is None:
+        raise UnreadableImage("no-position", "the volume has no position in the patient")
+    if any(instance.frames != 1 for instance in instances):
+        raise UnreadableImage("several-frames", "a file with several frames")
+    if mask.ndim == 3:
+        return planes_of(mask, sample.affine, instances)
+    return np.stack([planes_of(layer, sample.affine, instances) for layer in mask], axis=-1)
+
+
+def _encoded(mask: Array) -> bytes:
+    """Return a mask of a picture as PNG, or its layers as the pages of a TIFF; pixels are the numbers of structures."""
+    buffer = io.BytesIO()
+    if mask.ndim == 2:
+        Image.fromarray(mask).save(buffer, "PNG")
+    else:
+        first, *others = [Image.fromarray(layer) for layer in mask.astype(np.uint8)]
+        first.save(buffer, "TIFF", save_all=True, append_images=others)
+    return buffer.getvalue()

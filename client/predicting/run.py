@@ -1,0 +1,147 @@
+"""A whole run: every image of a folder or a data set, one after the other; one that is refused costs only itself."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from salus import __version__
+from salus.client.data.dicom.cleaning import Isolated
+from salus.client.data.dicom.instances import Instance
+from salus.client.data.harmonise import harmoniser_of
+from salus.client.data.records import Sample
+from salus.client.outgoing.coding import coded
+from salus.client.outgoing.highdicom_extra import require_highdicom
+from salus.client.outgoing.producer import Producer
+from salus.client.predicting.answering import Answering
+from salus.client.predicting.inputs import DICOM, Input, Inputs, Refusal, check_facts, check_oblique, instances_of
+from salus.client.predicting.model import FinishedModel
+from salus.client.predicting.outputs import REPORTS, SEGMENTATIONS, Writer
+from salus.client.predicting.record import Outcome, Record, Run
+from salus.common.errors import DataError, JobError, UnreadableImage
+from salus.common.job import Job
+from salus.common.tasks import make_task
+from salus.common.vocabulary import OTHER
+
+CPU = torch.device("cpu")
+Tell = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a run is to write.
+
+    Args:
+        out: folder of the results.
+        kinds: of files, see `outputs`.
+        most_oblique: degrees by which a volume's axes may be turned against the patient's.
+    """
+
+    out: Path
+    kinds: frozenset[str]
+    most_oblique: float = 30.0
+    device: torch.device = CPU
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a run, in the order of the data.
+
+    Args:
+        continued: how many results an earlier, stopped run had left.
+    """
+
+    outcomes: dict[str, Outcome]
+    refused: tuple[Refusal, ...]
+    continued: int
+
+
+def check_wanted(job: Job, kinds: frozenset[str]) -> None:
+    """Refuse what cannot be written, before anything is read.
+
+    Raises:
+        JobError: a job whose harmonisation needs a site's other patients.
+        ConfigError: highdicom is not installed.
+    """
+    if job.harmonise is not None and job.harmonise.kind == "combat":
+        raise JobError(
+            "ComBat corrects an image by the other images of its site, so one image alone cannot be predicted.",
+            remedy='Train with harmonise.kind = "nyul" or "zscore".',
+        )
+    if kinds & {SEGMENTATIONS, REPORTS}:
+        require_highdicom()
+
+
+def predict(
+    job: Job, model: FinishedModel, inputs: Inputs, wanted: Wanted, tell: Tell = lambda done, of: None
+) -> Finished:
+    """Predict on every input and write its files; a run that was stopped goes on where it stopped.
+
+    Args:
+        tell: called with the number of finished images and the total.
+
+    Raises:
+        ConfigError: a folder that holds something else, or DICOM output without highdicom.
+        DataError: nothing could be predicted on.
+    """
+    check_wanted(job, wanted.kinds)
+    run = Run(
+        model_sha256=model.sha256,
+        job_sha256=job.digest().hex(),
+        data_sha256=hashlib.sha256(inputs.identity.encode()).hexdigest(),
+        outputs=tuple(sorted(wanted.kinds)),
+    )
+    producer = Producer(job.job.name, model.sha256, __version__)
+    refused = list(inputs.refused)
+    with ExitStack() as stack:
+        record = stack.enter_context(Record(wanted.out, run))
+        child = stack.enter_context(Isolated()) if inputs.kind in DICOM else None
+        continued = sum(one.key in record.done for one in inputs.found)
+        writer = Writer(record, wanted.kinds, coded(job.task.classes, job.task.codes), producer)
+        one_run = _OneRun(job, model, inputs, wanted, writer, child)
+        for number, one in enumerate(inputs.found):
+            tell(number, len(inputs.found))
+            if one.key in record.done:
+                continue
+            try:
+                record.finish(one.key, one_run(one))
+            except UnreadableImage as problem:
+                refused.append(Refusal(one.item, problem.reason, problem.detail))
+            except DataError as problem:
+                refused.append(Refusal(one.item, "does-not-fit-job", problem.problem))
+        tell(len(inputs.found), len(inputs.found))
+        outcomes = {one.key: record.done[one.key] for one in inputs.found if one.key in record.done}
+    if not outcomes:
+        reasons = ", ".join(sorted({refusal.reason for refusal in refused})) or "no image found"
+        first = f" {refused[0].detail[:1].upper()}{refused[0].detail[1:]}." if refused else ""
+        raise DataError(
+            f"No image could be predicted on ({reasons}).{first}",
+            remedy=refused[0].remedy if refused else "Check the path and --kind.",
+        )
+    return Finished(outcomes, tuple(refused), continued)
+
+
+class _OneRun:
+    """Everything that stays the same from image to image."""
+
+    def __init__(
+        self, job: Job, model: FinishedModel, inputs: Inputs, wanted: Wanted, writer: Writer, child: Isolated | None
+    ) -> None:
+        self._job, self._inputs, self._wanted, self._writer, self._child = job, inputs, wanted, writer, child
+        self._answering = Answering(make_task(job.task), model.network, wanted.device)
+        self._harmonise = None if job.harmonise is None else harmoniser_of(job.harmonise, list)
+
+    def __call__(self, one: Input) -> Outcome:
+        check_facts(one, self._inputs.kind, self._job.task)
+        instances: list[Instance] = []
+        if self._child is not None:
+            instances = instances_of(self._inputs, one, self._child)
+        sample: Sample = self._inputs.source.load(one.key)
+        if sample.affine is not None and sample.values.ndim == 4:
+            check_oblique(sample.affine, self._wanted.most_oblique)
+        vendor = str(one.info.get("vendor", OTHER))
+        adjusted = sample if self._harmonise is None else self._harmonise(sample, vendor)
+        return self._writer.write(one.item, sample, self._answering(adjusted, vendor), instances)
