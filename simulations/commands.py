@@ -45,6 +45,11 @@ def simulate(
         float | None, typer.Option(help="Set a table's label to 1 above this number, and to 0 otherwise.")
     ] = None,
     patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
+    masks: Annotated[str, typer.Option(help="Folder of masks; found by itself for the usual conventions.")] = "",
+    images: Annotated[str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.")] = "",
+    structures: Annotated[
+        str, typer.Option(help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.")
+    ] = "",
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 for one per CPU core.")] = 0,
     mixed_precision: Annotated[bool, typer.Option(help="Use bfloat16 if the device supports it.")] = False,
 ) -> None:
@@ -63,6 +68,9 @@ def simulate(
         missing=("", *_parts(missing)),
         positive_above=positive_above,
         patient_column=patient_column,
+        masks=masks,
+        images=images,
+        structures=tuple(filter(None, _parts(structures))),
     )
     loaded = load_job(job)
     if not data.exists():
