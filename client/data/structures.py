@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from salus.client.data.targets import MAX_NAMES, MAX_NUMBER
+from salus.client.data.targets import MAX_NAMES, MAX_NUMBER, Target
 from salus.common.errors import DataError, UnreadableImage
 
 Array = npt.NDArray[Any]
@@ -110,3 +110,24 @@ def volumes(mask: Array, names: Sequence[str], voxel: float, dimensions: int) ->
     if names:
         return {name: counts[number] * voxel for number, name in enumerate(names, start=1)}
     return {str(number): count * voxel for number, count in enumerate(counts) if number and count}
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A mask on its image's grid.
+
+    Args:
+        values: class numbers ``[*spatial]``, or ``[structures, *spatial]`` of 0 and 1 where structures overlap.
+        names: of the class numbers, empty where a number is its own name.
+        outside: share of what is annotated that lies outside the image.
+        dimensions: number of spatial axes.
+    """
+
+    values: Array
+    names: tuple[str, ...]
+    outside: float
+    dimensions: int = 3
+
+    def target(self, voxel_ml: float) -> Target:
+        """Return what the catalogue keeps about it."""
+        return Target("mask", volumes(self.values, self.names, voxel_ml, self.dimensions), self.outside)

@@ -17,7 +17,7 @@ from salus.client.data.dicom.picture import MAX_PIXELS
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second one for label maps
 REPORTS = "1.2.840.10008.5.1.4.1.1.88."  # prefix of the storage classes of structured reports
 MAX_FOUND = 2000
 Text = Annotated[str, Field(max_length=200)]
@@ -42,7 +42,7 @@ class Annotation(Strict):
 def annotations_of(dataset: Dataset) -> list[Annotation]:
     """Return the numbers of a SEG or SR object; raises UnreadableImage for another object, or too many numbers."""
     kind = str(dataset.get("SOPClassUID", ""))
-    if kind == SEGMENTATION:
+    if kind in SEGMENTATIONS:
         found = list(_segments(dataset))
     elif kind.startswith(REPORTS):
         found = list(_measurements(dataset))
@@ -55,20 +55,27 @@ def annotations_of(dataset: Dataset) -> list[Annotation]:
 
 def _segments(dataset: Dataset) -> Iterator[Annotation]:
     kind = str(dataset.get("SegmentationType", ""))
-    if kind not in ("BINARY", "FRACTIONAL"):
-        raise UnreadableImage("unsupported", "a segmentation that is neither binary nor fractional")
+    if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+        raise UnreadableImage("unsupported", "a segmentation that is neither binary nor fractional nor a label map")
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if not 0 < int(dataset.Rows) * int(dataset.Columns) * frames <= MAX_PIXELS:
         raise UnreadableImage("too-large", "a segmentation with too many pixels")
     full = float(dataset.get("MaximumFractionalValue", 1) or 1) if kind == "FRACTIONAL" else 1.0
     labels = {int(item.SegmentNumber): str(item.SegmentLabel) for item in dataset.SegmentSequence}
+    background = int(dataset.get("PixelPaddingValue", 0) or 0) if kind == "LABELMAP" else 0
+    labels.pop(background, None)
     volumes = dict.fromkeys(labels, 0.0)
     pixels = dataset.pixel_array.reshape(frames, int(dataset.Rows), int(dataset.Columns))
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()] * frames
     several = _planes(dataset) > 1
     for frame, group in zip(pixels, groups, strict=True):
-        number = int(_item(dataset, group, "SegmentIdentificationSequence").ReferencedSegmentNumber)
-        volumes[number] += float(frame.sum(dtype=np.float64)) / full * _voxel_ml(dataset, group, several=several)
+        voxel_ml = _voxel_ml(dataset, group, several=several)
+        if kind == "LABELMAP":
+            for number in set(np.unique(frame).tolist()) - {background}:
+                volumes[number] += float((frame == number).sum()) * voxel_ml
+            continue
+        number = int(functional_group(dataset, group, "SegmentIdentificationSequence").ReferencedSegmentNumber)
+        volumes[number] += float(frame.sum(dtype=np.float64)) / full * voxel_ml
     for number, label in labels.items():
         for study in _studies(dataset):
             yield _annotation(dataset, study, label, volumes[number], "ml")
@@ -83,8 +90,8 @@ def _planes(dataset: Dataset) -> int:
     return len(places)
 
 
-def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
-    """Return a functional-group item: the frame's own, or else the shared one."""
+def functional_group(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
+    """Return a functional-group item, the frame's own or else the shared one; raises UnreadableImage if there is neither."""
     for place in (frame, *dataset.get("SharedFunctionalGroupsSequence", [])):
         if place.get(sequence):
             item: Dataset = place[sequence].value[0]
@@ -93,7 +100,7 @@ def _item(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
 
 
 def _voxel_ml(dataset: Dataset, frame: Dataset, *, several: bool) -> float:
-    measures = _item(dataset, frame, "PixelMeasuresSequence")
+    measures = functional_group(dataset, frame, "PixelMeasuresSequence")
     # If there is only one slice, writers put arbitrary values into the slice spacing.
     names = ("SpacingBetweenSlices", "SliceThickness") if several else ("SliceThickness",)
     depth = next((measures.get(name) for name in names if measures.get(name)), 0.0)

@@ -81,3 +81,19 @@ def slice_spacing_mm(dataset: pydicom.Dataset) -> float:
         if value and 0 < abs(float(value)) < np.inf:
             return abs(float(value))
     return 1.0
+
+
+def plane_affine(geometry: Geometry, step_mm: tuple[float, float, float]) -> Float64 | None:
+    """Return the matrix ``[4, 4]`` from (z, y, x) to millimetres, LPS, of one plane; None for a projection.
+
+    Args:
+        step_mm: to the next plane.
+    """
+    if geometry.position is None:
+        return None
+    affine = np.eye(4)
+    affine[:3, 0] = step_mm
+    affine[:3, 1] = np.array(geometry.column_direction) * geometry.spacing_mm[0]
+    affine[:3, 2] = np.array(geometry.row_direction) * geometry.spacing_mm[1]
+    affine[:3, 3] = geometry.position
+    return affine

@@ -70,6 +70,8 @@ class DicomImage:
     intensities: FloatArray
     pixel_sha256: str
     info: dict[str, str | float | int | list[float]]
+    instance_uid: str = ""
+    frame_of_reference: str = ""
 
 
 def guarded(name: str, action: Callable[[], T]) -> T:
@@ -117,6 +119,8 @@ class Facts(Strict):
     frame_step_mm: tuple[float, float, float]
     modality: str
     vendor: str
+    instance_uid: Annotated[str, Field(max_length=1000)] = ""
+    frame_of_reference: Annotated[str, Field(max_length=1000)] = ""
 
 
 def read_dicom(path: Path) -> DicomImage:
@@ -176,6 +180,8 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
         frame_step_mm=(float(step[0]), float(step[1]), float(step[2])),
         modality=modality_of(dataset.get("Modality")),
         vendor=vendor_of(dataset.get("Manufacturer")),
+        instance_uid=str(dataset.get("SOPInstanceUID", "") or ""),
+        frame_of_reference=str(dataset.get("FrameOfReferenceUID", "") or ""),
     )
     return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
 
@@ -202,6 +208,8 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         sha256=sha256,
         intensities=intensities,
         pixel_sha256=array_digest(rescaled),
+        instance_uid=facts.instance_uid,
+        frame_of_reference=facts.frame_of_reference,
         info={
             "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),

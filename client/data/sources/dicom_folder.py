@@ -2,27 +2,48 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from salus.client.data.dicom.decoders import load_decoders, try_volume
+from salus.client.data.dicom.geometry import plane_affine
 from salus.client.data.dicom.picture import DicomImage, Window, read_image
-from salus.client.data.dicom.volumes import split_times, stack
+from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
+from salus.client.data.dicom.volumes import Volume, split_times, stack
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Files, SourceOptions
-from salus.client.data.sources.labels import LabelRow, Labels, read_labels
+from salus.client.data.sources.dicom_masks import (
+    Masked,
+    digest_with,
+    group_of,
+    index_of,
+    is_mask,
+    masked_by,
+    read_mask,
+    read_slice,
+)
+from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
+from salus.client.data.structures import Mask, checked_names
 from salus.common.errors import UnreadableImage
 
 AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so that no slice is stretched separately
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
+NO_IMAGES = ("mask-without-image", "the images that it refers to are not here")
+MASK = "mask"
+Info = dict[str, str | float | int | list[float]]
 
 
 class DicomFolder:
-    """Tries every file below the root that is not obviously something else."""
+    """Tries every file below the root that is not obviously something else.
+
+    Segmentations and structure sets become the masks of the series to which they refer; without a label file the label is the
+    volume of all their structures in millilitres.
+    """
 
     @staticmethod
     def prepare() -> None:
@@ -33,7 +54,17 @@ class DicomFolder:
     def __init__(self, files: Files, options: SourceOptions) -> None:
         self._files = files
         self._options = options
-        self._labels: Labels = read_labels(files, options)
+        checked_names(options.structures)
+        self._index = index_of(files, options)
+        self._labels: Labels | None = None
+        if options.labels or has_label_file(files) or not self._annotated():
+            self._labels = read_labels(files, options)
+
+    def _annotated(self) -> bool:
+        """Return whether there are annotation objects that take the place of labels."""
+        if self._index.names or not self._options.volumes:
+            return bool(self._index.names)
+        return any(self.wants(name) and is_mask(self._files, name) for name in self._files.names())
 
     def _read(self, name: str) -> DicomImage:
         return read_image(bytes(self._files.read(name)), "the file")
@@ -44,10 +75,13 @@ class DicomFolder:
         return path.name.upper() not in SKIPPED_NAMES and path.suffix.lower() not in SKIPPED_SUFFIXES
 
     def group(self, name: str) -> str:
-        """Return the series of a slice if volumes are requested."""
+        """Return the series of a slice, or of an annotation object, if volumes are requested."""
         if not self._options.volumes:
             return ""
-        image = self._read(name)
+        data = bytes(self._files.read(name))
+        if is_annotation(data[:HEAD_BYTES]):
+            return "" if self._index.names else group_of(data)
+        image = read_image(data, "the file")
         if not image.series_uid:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
         # Multi-frame files are volumes of their own; a series belongs to one patient, whatever its files say.
@@ -56,28 +90,47 @@ class DicomFolder:
 
     def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
         """Yield the sample of each file, or the volumes of a series."""
+        if self._index.names:
+            names = [name for name in names if name not in self._index.names]
         if self._options.volumes:
             yield from self._volumes(list(names))
             return
         for key in names:
             image = self._read(key)
-            row = self._label(image, key)
-            yield ImageRecord(
-                self._patient(image, row),
-                image.study_uid,
-                key,
-                row.label,
-                row.split,
-                image.sha256,
-                image.pixel_sha256,
-                group=str(image.info["vendor"]),
-                info=image.info,
-            )
+            masked = masked_by(self._files, self._index.of([image]), partial(self._slice_mask, image=image))
+            yield from masked.refused
+            yield self._record([image], [key], masked, image.info, _plane_ml(image))
 
-    def _label(self, image: DicomImage, key: str) -> LabelRow:
-        row = self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
-        if row is None:
-            raise UnreadableImage("unlabelled", "no label for this file, its study or its patient")
+    def _record(
+        self, slices: list[DicomImage], keys: list[str], masked: Masked, info: Info, voxel_ml: float
+    ) -> ImageRecord:
+        first, mask, volume = slices[0], masked.mask, self._options.volumes
+        row = self._label(first, keys[0], mask, voxel_ml)
+        digest = _digest(slices) if volume else first.sha256
+        return ImageRecord(
+            self._patient(first, row),
+            first.study_uid,
+            json.dumps([*keys, *masked.used]) if volume or masked.used else keys[0],
+            row.label,
+            row.split,
+            digest_with(digest, masked.data),
+            _joined(image.pixel_sha256 for image in slices) if volume else first.pixel_sha256,
+            group=str(info["vendor"]),
+            info=info,
+            targets={} if mask is None else {MASK: mask.target(voxel_ml)},
+        )
+
+    def _label(self, image: DicomImage, key: str, mask: Mask | None, voxel_ml: float) -> LabelRow:
+        row = None
+        if self._labels is not None:
+            row = self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
+        if row is None and mask is None:
+            raise UnreadableImage("unlabelled", "no label or usable mask for this file, its study or its patient")
+        if row is None and mask is not None:
+            marked = mask.values if mask.values.ndim == mask.dimensions else mask.values.any(axis=0)
+            volume_ml, above = float(np.count_nonzero(marked)) * voxel_ml, self._options.positive_above
+            return LabelRow(f"{volume_ml:.3f}" if above is None else str(int(volume_ml > above)))
+        assert row is not None  # Safe because both are handled above.
         return row
 
     def _patient(self, image: DicomImage, row: LabelRow) -> str:
@@ -86,65 +139,100 @@ class DicomFolder:
             raise UnreadableImage("no-patient", "no PatientID in the file or in the label file")
         return patient
 
-    def _volumes(self, keys: list[str]) -> list[ImageRecord]:
+    def _volumes(self, keys: list[str]) -> list[ImageRecord | Quarantined]:
         """Return one record per volume of a series; a series in time holds several."""
-        images = {key: self._read(key) for key in keys}
+        objects = [] if self._index.names else [key for key in keys if is_mask(self._files, key)]
+        images = {key: self._read(key) for key in keys if key not in objects}
         names = {id(image): key for key, image in images.items()}
-        records = []
-        for slices in split_times(list(images.values())):
+        found: list[ImageRecord | Quarantined] = []
+        refused: dict[str, Quarantined] = {key: Quarantined(key, *NO_IMAGES) for key in objects}
+        used: set[str] = set()
+        for slices in split_times(list(images.values())) if images else []:
             volume, first = stack(slices), slices[0]
             mine = [names[id(image)] for image in slices]
-            row = self._label(first, mine[0])
+            masked = masked_by(
+                self._files,
+                objects or self._index.of(slices),
+                partial(self._volume_mask, slices=slices, volume=volume),
+            )
+            refused |= {item.key: item for item in masked.refused}
+            used |= set(masked.used)
             info = {**first.info, "slices": int(volume.values.shape[0]), "spacing_mm": list(volume.spacing_mm)}
             info["intensity_range"] = [
                 min(float(image.intensities.min()) for image in slices),
                 max(float(image.intensities.max()) for image in slices),
             ]
-            records.append(
-                ImageRecord(
-                    self._patient(first, row),
-                    first.study_uid,
-                    json.dumps(mine),
-                    row.label,
-                    row.split,
-                    _digest(slices),
-                    _joined(image.pixel_sha256 for image in slices),
-                    group=str(info["vendor"]),
-                    info=info,
-                )
-            )
-        return records
+            voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
+            found.append(self._record(slices, mine, masked, info, voxel_ml))
+        return [*found, *(item for key, item in refused.items() if key not in used)]
+
+    def _volume_mask(self, data: bytes, slices: Sequence[DicomImage], volume: Volume) -> Mask:
+        placed = slices[0].geometry.position is not None
+        affine = volume.affine[:, [2, 1, 0, 3]] if placed else None
+        return read_mask(data, slices, affine, volume.values.shape, self._options.structures)
+
+    def _slice_mask(self, data: bytes, image: DicomImage) -> Mask:
+        mask = read_slice(data, image, plane_affine(image.geometry, image.frame_step_mm), self._options.structures)
+        return replace(mask, values=mask.values[..., 0, :, :], dimensions=2)
 
     def load(self, key: str) -> Sample:
-        """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``."""
+        """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``, with its mask."""
+        names = [str(name) for name in json.loads(key)] if key.startswith("[") else [key]
+        data = {name: bytes(self._files.read(name)) for name in names}
+        objects = [name for name in names if is_annotation(data[name][:HEAD_BYTES])]
+        slices = [read_image(data[name], "the file") for name in names if name not in objects]
+        if not slices:
+            raise UnreadableImage("missing", "no image is left of this sample")
         if self._options.volumes:
-            return _volume([self._read(name) for name in json.loads(key)])
-        image = self._read(key)
+            sample, volume = _volume(slices)
+            return self._with_mask(sample, objects, partial(self._volume_mask, slices=slices, volume=volume))
+        image = slices[0]
         if image.values.ndim == 3 and image.values.shape[0] > 1:
-            return _volume([image])
+            return replace(_volume([image])[0], sha256=image.sha256)
         values, measured = image.values, image.intensities
         if values.ndim == 4:
             values, measured = values[0], measured[0]
-        return Sample(
+        sample = Sample(
             values,
             image.geometry.spacing_mm,
             sha256=image.sha256,
             intensities=measured,
             pixel_sha256=image.pixel_sha256,
+            affine=plane_affine(image.geometry, image.frame_step_mm),
+        )
+        return self._with_mask(sample, objects, partial(self._slice_mask, image=image))
+
+    def _with_mask(self, sample: Sample, objects: Sequence[str], read: Callable[[bytes], Mask]) -> Sample:
+        masked = masked_by(self._files, objects, read)
+        for problem in masked.refused:
+            raise UnreadableImage(problem.reason, problem.detail)
+        if masked.mask is None:
+            return sample
+        return replace(
+            sample,
+            sha256=digest_with(sample.sha256, masked.data),
+            targets={MASK: masked.mask.values},
+            kinds={MASK: "mask"},
+            names={MASK: masked.mask.names},
         )
 
 
-def _volume(slices: list[DicomImage]) -> Sample:
+def _plane_ml(image: DicomImage) -> float:
+    return float(np.prod(image.geometry.spacing_mm) * np.linalg.norm(image.frame_step_mm)) / 1000.0
+
+
+def _volume(slices: list[DicomImage]) -> tuple[Sample, Volume]:
     volume = stack(slices)
     measured = stack([replace(image, values=image.intensities, window=AS_STORED) for image in slices])
-    digest = slices[0].sha256 if len(slices) == 1 else _digest(slices)
-    return Sample(
+    sample = Sample(
         np.ascontiguousarray(volume.values[None]),
         volume.spacing_mm,
-        sha256=digest,
+        sha256=_digest(slices),
         intensities=np.ascontiguousarray(measured.values[None]),
         pixel_sha256=_joined(image.pixel_sha256 for image in slices),
+        affine=None if slices[0].geometry.position is None else volume.affine[:, [2, 1, 0, 3]],
     )
+    return sample, volume
 
 
 def _joined(digests: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """From a mask's file to the annotation of an image: placed on the image's grid, with named structures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,30 +8,10 @@ import numpy.typing as npt
 
 from salus.client.data.grids import index_map, resampled, same_grid, share_outside
 from salus.client.data.sources.nifti import NiftiVolume
-from salus.client.data.structures import Structures, class_numbers, volumes, whole_numbers
-from salus.client.data.targets import Target
+from salus.client.data.structures import Mask, Structures, class_numbers, whole_numbers
 from salus.common.errors import UnreadableImage
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Mask:
-    """A mask on its image's grid.
-
-    Args:
-        values: class numbers ``[*spatial]``, or ``[structures, *spatial]`` of 0 and 1 where structures overlap.
-        names: of the class numbers, empty where a number is its own name.
-        outside: share of what is annotated that lies outside the image.
-    """
-
-    values: Array
-    names: tuple[str, ...]
-    outside: float
-
-    def target(self, voxel_ml: float, dimensions: int = 3) -> Target:
-        """Return what the catalogue keeps about it."""
-        return Target("mask", volumes(self.values, self.names, voxel_ml, dimensions), self.outside)
 
 
 def on_grid(mask: NiftiVolume, image: NiftiVolume) -> tuple[Array, float]:

@@ -22,10 +22,10 @@ from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Samp
 from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.labels import LabelRow, has_label_file, read_labels
 from salus.client.data.sources.layouts import NO_MASK, Case, Layout, MaskFile
-from salus.client.data.sources.masks import Mask, combined, on_grid
+from salus.client.data.sources.masks import combined, on_grid
 from salus.client.data.sources.nifti import MAX_BYTES, NiftiVolume, decoded, expanded, read_bytes
 from salus.client.data.sources.nifti_layout import layout_of
-from salus.client.data.structures import Structures, checked_names
+from salus.client.data.structures import Mask, Structures, checked_names
 from salus.common.errors import UnreadableImage
 
 MASK = "mask"

@@ -50,9 +50,11 @@ def outcome(kind: str, root: Path, options: SourceOptions, decoding: Decoding | 
 
 
 def plain(sample: Sample) -> list[object]:
+    values = [*vars(sample).values(), *sample.targets.values()]
     return [
         (value.dtype, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value
-        for value in vars(sample).values()
+        for value in values
+        if value is not sample.targets
     ]
 
 
