@@ -1,5 +1,7 @@
 """Where samples come from. A kind of data is one file that implements `Reader`; a new one needs a test and a line below."""
 
+import itertools
+from collections import Counter
 from pathlib import Path
 
 from salus.client.data.dicom.isolation import Decoding
@@ -9,6 +11,9 @@ from salus.client.data.sources.opened import Direct
 from salus.client.data.sources.remote import Remote
 from salus.common.errors import DataError
 from salus.common.registry import Registry
+
+GUESSED_FROM = 2000  # files
+NO_DATA = ("LICENSE", "README", "SHA256SUMS", "COPYING", "NOTICE", "CHANGES", "Makefile")
 
 SOURCES = Registry(
     "data source",
@@ -49,13 +54,20 @@ def guess_kind(root: Path) -> str:
     if root.suffix == ".csv" or (root.is_dir() and any(root.glob("*.data"))):
         return "table"
     if root.is_dir():
-        for path in root.rglob("*"):
-            if path.name.lower().endswith((".nii", ".nii.gz")):
-                return "nifti"
-            if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
-                return "images"
-            if path.suffix.lower() in (".dcm", "") and path.is_file():
-                return "dicom"
+        found = Counter(filter(None, map(_kind_of, itertools.islice(root.rglob("*"), GUESSED_FROM))))
+        if found:
+            return found.most_common(1)[0][0]
     raise DataError(
         f"Cannot determine the kind of data in {root.name!r}.", remedy=f"Name it: --kind {'|'.join(SOURCES.names())}."
     )
+
+
+def _kind_of(path: Path) -> str:
+    """Return the kind of data that a file's name suggests; empty for a folder, and for files that accompany data."""
+    name = path.name.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        return "nifti"
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+        return "images"
+    dicom = path.suffix.lower() in (".dcm", "") and path.name not in NO_DATA
+    return "dicom" if dicom and path.is_file() else ""

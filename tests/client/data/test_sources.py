@@ -206,3 +206,21 @@ def test_odd_lines_and_numbers_of_a_table_are_quarantined(tmp_path: Path) -> Non
     (tmp_path / "b.csv").write_text("age,age,label\n1,2,a\n")
     with pytest.raises(DataError, match="same name"):
         open_source("table", tmp_path / "b.csv", SourceOptions())
+
+
+def test_the_kind_is_guessed_from_most_files_and_not_from_those_that_accompany_data(tmp_path: Path) -> None:
+    for name in (
+        "SHA256SUMS",
+        "LICENSE",
+        "README",
+        "dataset.json",
+        "images/a.nii.gz",
+        "labels/a.nii.gz",
+        "overview.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert guess_kind(tmp_path) == "nifti"
+    for number in range(3):
+        (tmp_path / f"IM{number}").touch()
+    assert guess_kind(tmp_path) == "dicom"
