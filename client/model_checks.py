@@ -5,14 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from salus.common.batch import DTYPES, Batch
 from salus.common.errors import JobError, Refused
 from salus.common.job import Job
-from salus.common.models import build_model, input_features
+from salus.common.models import build_model
+from salus.common.tasks import make_task
+from salus.common.tasks.base import Task
 from salus.common.vectors import FloatVector, Layout, read_parameters
 from salus.privacy.imprint import imprint_layers
 
 # Initial parameters are drawn by vectorised code, which rounds differently on other processors. Crafted ones are far off.
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
+ITEMS = 2
 
 
 def first_model(job: Job, layout: Layout) -> FloatVector:
@@ -57,11 +61,12 @@ def check_imprint(job: Job, allowed: Sequence[str]) -> None:
     """
     if job.privacy.noised or job.task.model in allowed:
         return
-    shape = (job.task.channels, *job.task.shape) if job.task.shape else (input_features(job.task),)
+    task = make_task(job.task)
     with torch.device("meta"):  # shapes only: no memory, no arithmetic
         model = build_model(job.task, 0)
+        batch = Batch({name: torch.empty(ITEMS, *f.shape, dtype=DTYPES[f.dtype]) for name, f in task.spec.items()})
         try:
-            found = imprint_layers(model, torch.empty(2, *shape))
+            found = imprint_layers(model, lambda network: _every_step(task, network, batch), ITEMS)
         except JobError:
             raise
         except Exception as problem:
@@ -76,6 +81,13 @@ def check_imprint(job: Job, allowed: Sequence[str]) -> None:
             "reveal single patients' samples, even in a sum over many sites.",
             remedy=_remedy(job.task.model),
         )
+
+
+def _every_step(task: Task, network: torch.nn.Module, batch: Batch) -> None:
+    """Give a network what the steps give it that read data."""
+    for step in task.steps:
+        if step.data:
+            task.losses(network, batch, step)
 
 
 def _remedy(model: str) -> str:

@@ -15,6 +15,7 @@ import torch
 
 from salus.client.data.loading import TensorSet
 from salus.client.training import EVALUATION_BATCH, Trainer
+from salus.common.batch import Batch
 from salus.common.errors import UnreadableImage, WireError
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
@@ -22,7 +23,7 @@ from salus.common.vectors import FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.checks import checked_clipper, independent_rows, without_dropout
 from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
-from salus.privacy.dp.patients import Part, Patients, grid, places_of
+from salus.privacy.dp.patients import Patients, alone, grid, places_of
 from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.dp.sampling import capped, poisson_sample
 from salus.privacy.randomness import Random, Stream
@@ -30,7 +31,7 @@ from salus.privacy.randomness import Random, Stream
 # Far beyond the parameters of any trained network, and far below what overflows within a few layers.
 LARGEST_PARAMETER = 1e6
 MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more rows per pass save little time, and unused rows cost time
-Batch = tuple[torch.Tensor, torch.Tensor, Patients]
+Grid = tuple[Batch, Patients]
 DoubleVector = npt.NDArray[np.float64]
 
 
@@ -98,7 +99,7 @@ class PrivateTrainer:
             for _ in range(self._plan.steps):
                 optimizer.zero_grad(set_to_none=True)
                 for batch in self._sampled(data, stream):
-                    optimizer.accumulate(self._clipped(batch))
+                    optimizer.accumulate(self._clipped(*batch))
                 optimizer.step()
         return read_parameters(trainer.model, trainer.layout) - start
 
@@ -113,7 +114,7 @@ class PrivateTrainer:
         total = [torch.zeros_like(p, dtype=torch.float64) for p in trainer.model.parameters()]
         with self._dropout_seeded(stream):
             for batch in self._sampled(data, stream):
-                for place, gradient in zip(total, self._clipped(batch), strict=True):
+                for place, gradient in zip(total, self._clipped(*batch), strict=True):
                     place -= gradient
         direction: DoubleVector = torch.cat([part.detach().flatten() for part in total]).cpu().numpy()
         return direction
@@ -144,15 +145,15 @@ class PrivateTrainer:
 
     def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> torch.Tensor:
         assert data is not None  # Safe because rows are only asked for of a data set's patients.
-        inputs, targets = data.batch(images)
-        return self._trainer.task.private_statistics(self._trainer.model(inputs.to(self._trainer.device)), targets)
+        task, batch = self._trainer.task, data.batch(images).to(self._trainer.device)
+        return task.private_rows(task.infer(self._trainer.model, batch), batch)
 
-    def _sampled(self, data: TensorSet | None, stream: Stream) -> Iterator[Batch]:
+    def _sampled(self, data: TensorSet | None, stream: Stream) -> Iterator[Grid]:
         """Yield one Poisson sample of patients in batches of public sizes, see `patients`; a patient is never split."""
         if data is None:
             return
         by_patient = data.by_patient()
-        waiting: dict[int, list[Part]] = {}
+        waiting: dict[int, list[Batch]] = {}
         for patient in poisson_sample(len(by_patient), self._plan.sampling_rate, stream).tolist():
             images = capped(by_patient[patient], self._privacy.images_per_patient, stream)
             try:
@@ -169,10 +170,9 @@ class PrivateTrainer:
         for places, parts in waiting.items():
             yield self._batch(parts, places)
 
-    def _batch(self, parts: Sequence[Part], places: int) -> Batch:
-        inputs, targets, patients = grid(parts, self._rows_for(places), places)
-        device = self._trainer.device
-        return inputs.to(device), targets.to(device), patients.to(device)
+    def _batch(self, parts: Sequence[Batch], places: int) -> Grid:
+        batch, patients = grid(parts, self._rows_for(places), places)
+        return batch.to(self._trainer.device), patients.to(self._trainer.device)
 
     def _rows_for(self, places: int) -> int:
         """Return how many patients with this many rows share a batch, from public numbers and this machine."""
@@ -187,11 +187,10 @@ class PrivateTrainer:
         with torch.random.fork_rng(devices=[]):
             return independent_rows(clipper, trainer.task, rows, places, trainer.device)
 
-    def _clipped(self, batch: Batch) -> list[torch.Tensor]:
+    def _clipped(self, batch: Batch, patients: Patients) -> list[torch.Tensor]:
         """Return the clipped sum of a batch; if that fails, the sum over those patients for whom it succeeds."""
-        inputs, targets, patients = batch
         try:
-            found = self._clipper.clipped_sum(inputs, targets, patients, self._privacy.clip_norm_l2)
+            found = self._clipper.clipped_sum(batch, patients, self._privacy.clip_norm_l2)
         except Exception as problem:
             rows = torch.arange(patients.count, device=patients.images.device)
             present = rows[patients.present].tolist()
@@ -199,8 +198,7 @@ class PrivateTrainer:
                 self._without(problem)
                 return [torch.zeros_like(p, dtype=torch.float64) for p in self._trainer.model.parameters()]
             # The same batch size and row, so that each patient contributes the same as together with the others.
-            each = [Patients(patients.images * (rows == row), patients.places) for row in present]
-            sums = [self._clipped((inputs, targets, one)) for one in each]
+            sums = [self._clipped(*alone(batch, patients, row)) for row in present]
             return [torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)]
         broken = int((~(found.norms_l2 <= LARGEST_NORM)).sum())
         if broken:

@@ -8,6 +8,7 @@ import torch
 from salus.client.data.loading import TensorSet
 from salus.client.data.prefetch import batches
 from salus.client.performance import Performance
+from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
@@ -15,6 +16,7 @@ from salus.common.tasks.base import Task, Totals
 from salus.common.vectors import FloatVector, Layout, read_parameters, write_parameters
 
 EVALUATION_BATCH = 256
+LARGEST_ROWS = 2**23  # numbers in the rows of one batch: 64 MB
 
 
 @dataclass
@@ -49,27 +51,28 @@ class Trainer:
             for _ in range(settings.epochs):
                 order = torch.randperm(len(data), generator=shuffle)
                 rows = torch.split(order, settings.batch_size)
-                for inputs, targets in batches(data, rows, self.device):
-                    self._step(optimizer, inputs, targets)
+                for batch in batches(data, rows, self.device):
+                    self._step(optimizer, batch)
         return read_parameters(self.model, self.layout) - start
 
-    def _step(self, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
-            outputs = self.model(inputs)
-        self.task.loss(outputs.float(), targets).backward()  # type: ignore[no-untyped-call]
+            losses = self.task.losses(self.model, batch, self.task.steps[0])
+        losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:
-        """Return the additive statistics of the model with these parameters over all samples."""
+        """Return the summed rows of the model with these parameters over all samples."""
         write_parameters(self.model, self.layout, parameters)
         self.model.eval()
         totals = np.zeros(self.task.statistics_size)
-        batch = min(EVALUATION_BATCH, 4 * self.job.training.batch_size)  # no more memory than a step of training takes
+        size = min(EVALUATION_BATCH, 4 * self.job.training.batch_size)  # no more memory than a step of training takes
+        size = max(1, min(size, LARGEST_ROWS // self.task.statistics_size))
         with torch.inference_mode():
-            for rows in torch.split(torch.arange(len(data)), batch):
-                inputs, targets = data.batch(rows)
-                totals += self.task.statistics(self.model(inputs.to(self.device)), targets)
+            for rows in torch.split(torch.arange(len(data)), size):
+                batch = data.batch(rows).to(self.device)
+                totals += self.task.rows(self.task.infer(self.model, batch), batch).sum(dim=0).numpy()
         return totals
 
 

@@ -21,12 +21,13 @@ FEWEST_PLACES = (
 ELEMENTWISE = (nn.LayerNorm, nn.GroupNorm, nn.PReLU)
 
 
-def imprint_layers(model: nn.Module, inputs: torch.Tensor) -> list[str]:
+def imprint_layers(model: nn.Module, run: Callable[[nn.Module], object], items: int) -> list[str]:
     """Return the names of a model's imprint layers, with their widths, such as ``1 (64 outputs)``.
 
     Args:
         model: any network; on the device ``meta`` this takes almost no time or memory.
-        inputs: ``[batch, ...]`` of the raw input's shape, on the model's device; values do not matter.
+        run: gives the model what a step of training gives it, on the model's device; values do not matter.
+        items: how many items that is.
 
     An imprint layer has a weight matrix with more than `MOST_OUTPUTS` outputs, applies it at fewer than `FEWEST_PLACES`
     positions of a sample, and its input does not depend on another weight matrix.
@@ -40,9 +41,9 @@ def imprint_layers(model: nn.Module, inputs: torch.Tensor) -> list[str]:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(bool(widths) and parameter.dim() >= 2)
             if widths:
-                handles.append(module.register_forward_hook(_observer(name, max(widths), len(inputs), found)))
+                handles.append(module.register_forward_hook(_observer(name, max(widths), items, found)))
         with torch.enable_grad():
-            model(inputs)
+            run(model)
     finally:
         for handle in handles:
             handle.remove()

@@ -7,15 +7,18 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
+from salus.client.data.examples import example_of
 from salus.client.data.readiness import thumbnail
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
+from salus.common.batch import stacked
 from salus.common.job import Job
 from salus.common.models import build_model
 from salus.common.pages import Section, write_page
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, write_parameters
+from salus.common.vocabulary import OTHER
 from salus.simulations.phantoms import CLASSES, DEMO_HOSPITALS, write_hospital
 
 PATIENTS = 24
@@ -42,7 +45,8 @@ def write_pictures(page: Path, folder: Path, job: Job, model_path: Path) -> int:
     for record in records:
         sample = source.load(record.key)
         with torch.no_grad():
-            scores = torch.softmax(model(task.prepare(sample.values)[None]), dim=1)[0].numpy()
+            batch = stacked([task.prepare(example_of(sample, job.task, OTHER))])
+            scores = torch.softmax(task.infer(model, batch), dim=1)[0].numpy()
         guess = CLASSES[int(np.argmax(scores))]
         right += guess == record.label
         mark = "right" if guess == record.label else "WRONG"

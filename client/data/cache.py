@@ -1,9 +1,9 @@
 """Prepared tensors on disk, mapped into memory: decoded and resampled once per content and transform, with a size limit.
 
-    <folder>/<transform>/tensors.bin    equal slots, one tensor each
-                        /index.bin      one record per slot, written after its tensor: key, stamp, checksum
+    <folder>/<transform>/tensors.bin    equal slots, the fields of one item each, behind each other
+                        /index.bin      one record per slot, written after its fields: key, stamp, checksum
 
-After a crash a record may be missing or truncated, and a tensor may not match its checksum; both are rebuilt. A tensor
+After a crash a record may be missing or truncated, and a slot may not match its checksum; both are rebuilt. A slot
 holds pixels and no name. It is used only while the source's file is unchanged (size, times, inode), so an image that an
 operator deletes or replaces is not trained on.
 """
@@ -11,12 +11,13 @@ operator deletes or replaces is not trained on.
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import shutil
 import struct
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ import numpy.typing as npt
 import torch
 
 from salus.client.data.sources.base import Stamp
+from salus.common.batch import DTYPES, Spec
 from salus.common.canonical import canonical_json
 from salus.common.job import Job
 
-VERSION = 1  # raise it when preparing the same image gives a different tensor
+VERSION = 2  # raise it when preparing the same image gives a different tensor
 RECORD = struct.Struct("<32sqqI")
 GROW_SLOTS = 256
 
@@ -54,40 +56,40 @@ class TensorCache:
         self._slots: dict[bytes, tuple[int, Stamp, int]] = {}
         self._checked: set[int] = set()
         self._count = 0
-        self._shape: tuple[int, ...] = ()
-        self._map: npt.NDArray[np.float32] | None = None
+        self._slot_bytes = 0
+        self._map: npt.NDArray[np.uint8] | None = None
         self._full = False
         self._left = 0
         self._read_index()
 
-    def get(self, content: str, stamp: Stamp | None, shape: Sequence[int]) -> torch.Tensor | None:
-        """Return the tensor of an image's content hash, or None if it is not here, its file changed, or it is damaged."""
-        known = self._slots.get(_key(content, shape))
+    def get(self, content: str, stamp: Stamp | None, spec: Spec) -> dict[str, torch.Tensor] | None:
+        """Return the fields of an image's content hash, or None if they are not here, the file changed, or they are damaged."""
+        known = self._slots.get(_key(content, spec))
         if known is None or stamp is None or known[1] != stamp:
             return None
         slot, _, checksum = known
-        values = self._mapped(tuple(shape))
-        if values is None or slot >= len(values):
+        slots = self._mapped(_size(spec))
+        if slots is None or slot >= len(slots):
             return None
+        data = slots[slot].tobytes()
         if slot not in self._checked:
-            if zlib.crc32(values[slot].tobytes()) != checksum:
+            if zlib.crc32(data) != checksum:
                 return None
             self._checked.add(slot)
-        return torch.from_numpy(np.array(values[slot]))
+        return _fields(bytearray(data), spec)
 
-    def put(self, content: str, stamp: Stamp | None, tensor: torch.Tensor) -> None:
-        """Store a tensor if there is room; on a full disk nothing more is stored, and no error is raised."""
+    def put(self, content: str, stamp: Stamp | None, fields: Mapping[str, torch.Tensor], spec: Spec) -> None:
+        """Store an item's fields if there is room; on a full disk nothing more is stored, and no error is raised."""
         if stamp is None or self._full:
             return
-        data = tensor.contiguous().numpy().astype(np.float32).tobytes()
-        shape = tuple(tensor.shape)
-        if self._shape and shape != self._shape:
+        data = b"".join(fields[name].contiguous().numpy().tobytes() for name in sorted(spec))
+        if len(data) != _size(spec) or self._slot_bytes not in (0, len(data)):
             return
         try:
             if not self._room(len(data)):
                 self._full = True
                 return
-            self._write(_key(content, shape), stamp, shape, data)
+            self._write(_key(content, spec), stamp, data)
         except OSError:
             self._full = True
 
@@ -95,7 +97,7 @@ class TensorCache:
         """Release this transform for others; tensors that were read stay valid."""
         self._release()
 
-    def _write(self, key: bytes, stamp: Stamp, shape: tuple[int, ...], data: bytes) -> None:
+    def _write(self, key: bytes, stamp: Stamp, data: bytes) -> None:
         slot = self._count
         with (self._place / "tensors.bin").open("r+b" if slot else "wb") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -106,7 +108,7 @@ class TensorCache:
             os.fchmod(file.fileno(), 0o600)
             file.write(RECORD.pack(key, *stamp, checksum))
         self._slots[key] = (slot, stamp, checksum)
-        self._shape, self._count = shape, slot + 1
+        self._slot_bytes, self._count = len(data), slot + 1
 
     def _read_index(self) -> None:
         path = self._place / "index.bin"
@@ -121,18 +123,17 @@ class TensorCache:
             self._slots[key] = (slot, (size, time_ns), checksum)
         self._count = whole // RECORD.size
 
-    def _mapped(self, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
-        size = int(np.prod(shape))
+    def _mapped(self, size: int) -> npt.NDArray[np.uint8] | None:
         if self._map is None or len(self._map) < self._count:
             try:
-                slots = (self._place / "tensors.bin").stat().st_size // (4 * size)
+                slots = (self._place / "tensors.bin").stat().st_size // size
                 if not slots:
                     return None
-                self._map = np.memmap(self._place / "tensors.bin", np.float32, "r", shape=(slots, *shape))
-                self._shape = shape
+                self._map = np.memmap(self._place / "tensors.bin", np.uint8, "r", shape=(slots, size))
+                self._slot_bytes = size
             except (OSError, ValueError):
                 return None
-        return self._map if self._map.shape[1:] == shape else None
+        return self._map if self._map.shape[1] == size else None
 
     def _room(self, more: int) -> bool:
         if self._count % GROW_SLOTS and self._left >= more:
@@ -175,5 +176,22 @@ def transform_hash(job: Job, options: str) -> str | None:
     return hashlib.sha256(canonical_json(parts)).hexdigest()[:32]
 
 
-def _key(content: str, shape: Sequence[int]) -> bytes:
-    return hashlib.sha256(f"{content}/{'x'.join(map(str, shape))}".encode()).digest()
+def _key(content: str, spec: Spec) -> bytes:
+    shapes = ";".join(f"{name}:{'x'.join(map(str, spec[name].shape))}:{spec[name].dtype}" for name in sorted(spec))
+    return hashlib.sha256(f"{content}/{shapes}".encode()).digest()
+
+
+def _size(spec: Spec) -> int:
+    """Return the bytes of one item."""
+    return sum(math.prod(field.shape) * DTYPES[field.dtype].itemsize for field in spec.values())
+
+
+def _fields(data: bytearray, spec: Spec) -> dict[str, torch.Tensor]:
+    """Return the tensors that lie behind each other in `data`, in the order of their names."""
+    fields: dict[str, torch.Tensor] = {}
+    start = 0
+    for name in sorted(spec):
+        count, kind = math.prod(spec[name].shape), DTYPES[spec[name].dtype]
+        fields[name] = torch.frombuffer(data, dtype=kind, count=count, offset=start).reshape(spec[name].shape)
+        start += count * kind.itemsize
+    return fields

@@ -12,16 +12,17 @@ import torch
 
 from salus.client.data.cache import TensorCache, transform_hash
 from salus.client.data.catalogue import Catalogue, CataloguedImage
+from salus.client.data.examples import LABEL, example_of
 from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
 from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.performance import Performance
+from salus.common.batch import Batch, stacked
 from salus.common.cost import MEBIBYTE
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import Job
-from salus.common.job_statistics import Column
 from salus.common.tasks.base import Task
 from salus.common.vocabulary import OTHER
 
@@ -66,7 +67,7 @@ class Memory:
 
 
 class TensorSet:
-    """Prepared samples with their targets; in memory up to a limit, then on disk, otherwise read again from the source.
+    """Prepared samples as named tensors; in memory up to a limit, then on disk, otherwise read again from the source.
 
     Args:
         items: samples that were readable when the set was made.
@@ -93,11 +94,11 @@ class TensorSet:
         self.unreadable: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
         self._items: list[Item] = []
-        cached: list[torch.Tensor] | None = []
+        cached: list[dict[str, torch.Tensor]] | None = []
         used = 0
         for item in items:
             try:
-                tensor = self._read(item)
+                fields = self._read(item)
             except UnreadableImage as problem:
                 self.unreadable[problem.reason] += 1
                 continue
@@ -109,44 +110,43 @@ class TensorSet:
                 self.unreadable[type(problem).__name__] += 1
                 continue
             self._items.append(item)
-            used += tensor.nbytes
+            used += sum(tensor.nbytes for tensor in fields.values())
             if cached is not None:
-                cached.append(tensor)
+                cached.append(fields)
                 if used > cache_bytes:
                     cached = None
-        self._cached = torch.stack(cached) if cached else None
-        self.targets = torch.tensor([item.target for item in self._items], dtype=torch.long)
+        self._cached = stacked(cached) if cached else None
 
-    def _read(self, item: Item) -> torch.Tensor:
+    def _read(self, item: Item) -> dict[str, torch.Tensor]:
         try:
-            tensor = self._found(item)
+            fields = self._found(item)
         except UnreadableImage as problem:
             self.lost[item.image.key] = problem.reason
             raise
         self.lost.pop(item.image.key, None)
-        return tensor
+        if LABEL in self._task.spec:
+            fields[LABEL] = torch.tensor(item.target)
+        return fields
 
-    def _found(self, item: Item) -> torch.Tensor:
+    def _found(self, item: Item) -> dict[str, torch.Tensor]:
+        """Return everything but the label, which may be corrected without reading the image again."""
         if self._disk is None:
             return self._prepared(item)
         stamp = self._source.stamp(item.image.key)
-        settings = self._task.settings
         content = item.image.sha256 and f"{item.image.sha256}/{item.vendor}"  # a scale may depend on the vendor
-        tensor = self._disk.get(content, stamp, (settings.channels, *settings.shape)) if content else None
-        if tensor is None:
-            tensor = self._prepared(item)
+        spec = {name: field for name, field in self._task.spec.items() if name != LABEL}
+        fields = self._disk.get(content, stamp, spec) if content else None
+        if fields is None:
+            fields = self._prepared(item)
             if content:
-                self._disk.put(content, stamp, tensor)
-        return tensor
+                self._disk.put(content, stamp, fields, spec)
+        return fields
 
-    def _prepared(self, item: Item) -> torch.Tensor:
+    def _prepared(self, item: Item) -> dict[str, torch.Tensor]:
         sample = read_registered(self._source, item.image)
         if self._harmonise is not None:
             sample = self._harmonise(sample, item.vendor)
-        values = sample.values
-        if sample.columns:
-            values = values[_places(sample.columns, self._task.settings.columns)]
-        return self._task.prepare(values)
+        return self._task.prepare(example_of(sample, self._task.settings, item.vendor))
 
     @property
     def in_memory(self) -> bool:
@@ -168,11 +168,11 @@ class TensorSet:
             places.setdefault(item.image.patient, []).append(place)
         return [places[patient] for patient in sorted(places)]
 
-    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the inputs and targets of these rows."""
+    def batch(self, rows: torch.Tensor) -> Batch:
+        """Return the items at these positions."""
         if self._cached is not None:
-            return self._cached[rows], self.targets[rows]
-        return torch.stack([self._read(self._items[int(row)]) for row in rows]), self.targets[rows]
+            return self._cached.rows(rows)
+        return stacked([self._read(self._items[int(row)]) for row in rows])
 
 
 def read_registered(source: Source, image: CataloguedImage) -> Sample:
@@ -181,14 +181,6 @@ def read_registered(source: Source, image: CataloguedImage) -> Sample:
     if sample.sha256 and sample.sha256 != image.sha256:
         raise UnreadableImage("changed", "the file is not the one that was registered")
     return sample
-
-
-def _places(have: Sequence[str], wanted: Sequence[Column]) -> list[int]:
-    """Return the positions of the job's columns in the table; they are matched by name, never by order."""
-    missing = [column.name for column in wanted if column.name not in have]
-    if missing:
-        raise DataError(f"The table has no column {missing[0]!r}.", remedy="Register a table with the job's columns.")
-    return [list(have).index(column.name) for column in wanted]
 
 
 @dataclass(frozen=True)

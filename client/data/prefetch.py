@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from salus.client.data.loading import TensorSet
+from salus.common.batch import Batch
 
 DEPTH = 3  # batches read ahead; more would use memory without reading faster
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def batches(data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device) -> Iterator[Batch]:
-    """Yield inputs and targets of each group of rows, on `device`, in order; errors of reading are raised here.
+    """Yield the items of each group of rows, on `device`, in order; errors of reading are raised here.
 
     Samples that are in memory are taken without a thread.
     """
@@ -56,6 +56,6 @@ def batches(data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device)
 
 
 def _moved(batch: Batch, device: torch.device, *, pinned: bool) -> Batch:
-    if pinned and batch[0].device.type == "cpu":
-        batch = batch[0].pin_memory(), batch[1].pin_memory()
-    return batch[0].to(device, non_blocking=True), batch[1].to(device, non_blocking=True)
+    if pinned and batch.device.type == "cpu":
+        batch = batch.pinned()
+    return batch.to(device, non_blocking=True)

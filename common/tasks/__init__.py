@@ -1,4 +1,4 @@
-"""Tasks: how a sample becomes tensors, the loss, the additive statistics and the metrics.
+"""Tasks: how an example becomes tensors, the loss of each item, the additive statistics and the metrics.
 
 To add one: write `common/tasks/<name>.py` with a class that fulfils `Task`, one test, and one line below. A site adds
 its own without changing Salus through the entry-point group ``salus.tasks``.

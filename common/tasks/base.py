@@ -1,17 +1,38 @@
 """The interface of a task."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from salus.common.batch import Batch, Spec
 from salus.common.estimates import Metric
+from salus.common.examples import Example
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 
-FloatArray = npt.NDArray[np.float32]
 Totals = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kind of optimiser step; most tasks have one, a GAN has one for each of its networks.
+
+    Args:
+        name: for error messages and for `Task.losses`.
+        parameters: prefix of the names of the parameters that this step changes; empty for all.
+        data: whether its losses read the patients' data. A step that reads none is neither clipped, nor noised, nor charged.
+    """
+
+    name: str = "train"
+    parameters: str = ""
+    data: bool = True
+
+
+ONE_STEP = (Step(),)
 
 
 class Task(Protocol):
@@ -19,42 +40,65 @@ class Task(Protocol):
 
     Guarantees that every implementation must give, because only sums leave a site:
 
-    - `loss` of a batch is the mean of the losses of its items;
-    - `statistics` is additive over items, and each item adds between 0 and 1 to every entry;
-    - `private_statistics` of one item has a Euclidean norm of at most 1.
+    - item i of `losses` depends on item i of the batch only, so a batch's loss is never a mean, a rank or a statistic of it;
+    - each entry of `rows` is between 0 and 1, and row i depends on item i only;
+    - each row of `private_rows` has a Euclidean norm of at most 1.
+
+    Randomness that a loss needs is a field of the batch; `losses` itself draws nothing.
     """
 
     settings: TaskSettings
+    spec: Spec
+    """The fields of one item, which `prepare` makes; random batches of it are used for checks, see `common.batch`."""
+    steps: Sequence[Step]
+    """What a site does in turn with each batch; at least one."""
+    headline: Sequence[str]
+    """Names of the metrics that the console, the report and the card show first."""
 
-    def prepare(self, values: FloatArray) -> torch.Tensor:
-        """Return the model's input for one sample: ``[channels, *shape]`` for images, ``[features]`` for a table."""
+    def prepare(self, example: Example) -> dict[str, torch.Tensor]:
+        """Return the fields of `spec` that an example has, as tensors of one item; without an annotation only the inputs.
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss over a batch, a scalar."""
+        Raises:
+            DataError: the example does not fit the job.
+        """
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
+        """Return each item's loss in a step, ``[items]``.
+
+        The model, or parts of it by attribute, is called with a tensor's first dimension ``items`` or a multiple of it, the
+        entries of one item behind each other.
+        """
+
+    def infer(self, model: torch.nn.Module, batch: Batch) -> Any:
+        """Return the model's outputs for the inputs of a batch; no annotation is needed."""
 
     @property
     def statistics_size(self) -> int:
-        """Length of the vector that `statistics` returns; depends on the settings only."""
+        """Length of a row of `rows`; depends on the settings only."""
 
-    def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> Totals:
-        """Return the additive statistics of a batch, float64, from which `metrics` computes everything."""
+    def rows(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Return each item's part of the additive statistics, float64 ``[items, statistics_size]`` on the CPU.
+
+        Args:
+            outputs: of `infer`.
+        """
 
     @property
     def private_statistics_size(self) -> int:
-        """Length of one row of `private_statistics`."""
+        """Length of a row of `private_rows`."""
 
-    def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return few numbers per item, float64 ``[batch, private_statistics_size]``, whose noisy sum is still useful."""
+    def private_rows(self, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Return few numbers per item, float64 ``[items, private_statistics_size]``, whose noisy sum is still useful."""
 
     def private_metrics(self, totals: Totals, noise_sd: float) -> dict[str, Metric]:
-        """Return the metrics of noisy sums of `private_statistics`, each with its standard error and never clipped.
+        """Return the metrics of noisy sums of `private_rows`, each with its standard error and never clipped.
 
         Args:
             noise_sd: standard deviation of the noise in each entry of `totals`.
         """
 
     def private_figures(self, totals: Totals, noise_sd: float) -> Figures:
-        """Return the figures of a report from noisy sums of `private_statistics`."""
+        """Return the figures of a report from noisy sums of `private_rows`."""
 
     def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
         """Return the metrics that `private_metrics` would give for a typical model, to predict how exact they will be.
@@ -63,11 +107,13 @@ class Task(Protocol):
             patients: validation patients at all sites together.
         """
 
-    def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return random inputs and targets of the job's shapes, always the same, for checks that must not read data."""
-
     def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return the metrics of summed statistics; empty without items."""
+        """Return the metrics of summed rows; empty without items."""
 
     def figures(self, totals: Totals) -> Figures:
-        """Return the figures of a report from summed statistics."""
+        """Return the figures of a report from summed rows."""
+
+
+def full(outputs: torch.Tensor) -> torch.Tensor:
+    """Return outputs of a pass in half precision in single precision; others as they are."""
+    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

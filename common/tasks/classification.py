@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 
+from salus.common.batch import Batch, Field
 from salus.common.errors import DataError, JobError
 from salus.common.estimates import Metric
+from salus.common.examples import Example
 from salus.common.figures import MAX_CURVES, Figures, Roc, roc_points
 from salus.common.job import TaskSettings
-from salus.common.tasks.base import FloatArray, Totals
+from salus.common.tasks.base import ONE_STEP, Step, Totals, full
 from salus.common.tasks.coarse import Coarse
 
 SCORE_BINS = 256
@@ -38,6 +40,8 @@ class Classification:
     """One label per image out of `settings.classes`."""
 
     Settings = ClassificationSettings
+    steps = ONE_STEP
+    headline = ("auc", "accuracy")
 
     def __init__(self, settings: TaskSettings) -> None:
         if len(settings.shape) not in (2, 3):
@@ -45,24 +49,34 @@ class Classification:
                 f"Expected task.shape with 2 or 3 sides for classification, got {list(settings.shape)}.",
                 remedy='Write for example "shape = [64, 64]".',
             )
-        self._set_classes(settings)
+        self._set(settings, {"image": Field((settings.channels, *settings.shape))})
 
-    def _set_classes(self, settings: TaskSettings) -> None:
+    def _set(self, settings: TaskSettings, inputs: dict[str, Field]) -> None:
         self.settings = settings
         self.classes = len(settings.classes)
+        self.input = next(iter(inputs))
+        self.spec = {**inputs, "label": Field((), "int64", 0, self.classes)}
         self.coarse = Coarse(settings.classes)
         self.scores = self.coarse.scores
 
-    def prepare(self, values: FloatArray) -> torch.Tensor:
+    def prepare(self, example: Example) -> dict[str, torch.Tensor]:
+        """Return the inputs and, where the example has one, its label.
+
+        Raises:
+            DataError: the example does not fit the job.
+        """
+        label = {"label": torch.tensor(int(example["label"]))} if "label" in example else {}
+        return {self.input: self._inputs(example), **label}
+
+    def _inputs(self, example: Example) -> torch.Tensor:
         """Return the image resampled to the job's shape and mapped from 0 .. 1 to -1 .. 1.
 
         Args:
-            values: ``[channels, *spatial]``, 0 .. 1.
-
-        Raises:
-            DataError: the number of channels or dimensions is not the job's.
+            example: its field ``image`` is ``[channels, *spatial]``, 0 .. 1.
         """
-        image = torch.from_numpy(np.array(values, dtype=np.float32))
+        if "image" not in example:
+            raise DataError("Expected images, got rows of a table.", remedy="Use a tabular task for this data set.")
+        image = torch.from_numpy(np.array(example["image"], dtype=np.float32))
         shape = self.settings.shape
         if image.ndim != len(shape) + 1 or image.shape[0] != self.settings.channels:
             raise DataError(
@@ -77,49 +91,52 @@ class Classification:
                 image = F.interpolate(image[None], size=shape, mode="trilinear", align_corners=False)[0]
         return image * 2 - 1
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return mean cross-entropy; `outputs` are logits ``[batch, classes]``, `targets` class numbers ``[batch]``."""
-        return F.cross_entropy(outputs, targets)
+    def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
+        """Return each item's cross-entropy."""
+        return F.cross_entropy(full(self.infer(model, batch)), batch["label"], reduction="none")
+
+    def infer(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Return logits ``[items, classes]``."""
+        logits: torch.Tensor = model(batch[self.input])
+        return logits
 
     @property
     def statistics_size(self) -> int:
         return 2 + self.classes**2 + self.scores * 2 * SCORE_BINS + 3 * CALIBRATION_BINS
 
-    def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> Totals:
-        """Return [items, loss, confusion matrix (rows are true classes), score histograms, calibration bins]."""
-        logits = outputs.detach().double().cpu()
-        labels = targets.cpu().numpy()
-        losses = F.cross_entropy(logits, targets.cpu(), reduction="none").clamp(0, LOSS_LIMIT) / LOSS_LIMIT
+    def rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return [1, loss, confusion matrix (rows are true classes), score histograms, calibration bins] of each item."""
+        logits, labels = outputs.detach().double().cpu(), batch["label"].cpu()
+        items = torch.arange(len(labels))
+        losses = F.cross_entropy(logits, labels, reduction="none").clamp(0, LOSS_LIMIT) / LOSS_LIMIT
         log_p = torch.log_softmax(logits, dim=1)
-        confidence, predicted = (array.numpy() for array in log_p.exp().max(dim=1))
-        hits = (predicted == labels).astype(np.float64)
-        confusion = np.bincount(labels * self.classes + predicted, minlength=self.classes**2).astype(np.float64)
-        return np.concatenate(
-            [
-                [float(len(labels)), float(losses.sum())],
-                confusion,
-                self._score_histograms(log_p.numpy(), labels),
-                _calibration(confidence, hits),
-            ]
-        )
+        confidence, predicted = log_p.exp().max(dim=1)
+        confusion = torch.zeros(len(labels), self.classes**2, dtype=torch.float64)
+        confusion[items, labels * self.classes + predicted] = 1.0
+        bins = (confidence * CALIBRATION_BINS).long().clamp(max=CALIBRATION_BINS - 1)
+        calibration = torch.zeros(len(labels), 3, CALIBRATION_BINS, dtype=torch.float64)
+        for place, values in enumerate((torch.ones_like(confidence), confidence, (predicted == labels).double())):
+            calibration[items, place, bins] = values
+        counted = torch.stack([torch.ones_like(losses), losses], dim=1)
+        return torch.cat([counted, confusion, self._score_histograms(log_p, labels), calibration.flatten(1)], dim=1)
 
-    def _score_histograms(self, log_p: Totals, labels: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Totals:
-        histograms = np.zeros((self.scores, 2, SCORE_BINS))
+    def _score_histograms(self, log_p: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        histograms = torch.zeros(len(labels), self.scores, 2, SCORE_BINS, dtype=torch.float64)
         for score in range(self.scores):
             label = 1 if self.scores == 1 else score
-            rest = np.log(np.maximum(-np.expm1(log_p[:, label]), 1e-300))
-            log_odds = np.clip(log_p[:, label] - rest, -LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
-            bins = ((log_odds / LOG_ODDS_LIMIT + 1) / 2 * (SCORE_BINS - 1)).round().astype(np.int64)
-            np.add.at(histograms[score], ((labels == label).astype(np.int64), bins), 1.0)
-        return histograms.reshape(-1)
+            rest = torch.log((-torch.expm1(log_p[:, label])).clamp(min=1e-300))
+            log_odds = (log_p[:, label] - rest).clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
+            bins = ((log_odds / LOG_ODDS_LIMIT + 1) / 2 * (SCORE_BINS - 1)).round().long()
+            histograms[torch.arange(len(labels)), score, (labels == label).long(), bins] = 1.0
+        return histograms.flatten(1)
 
     @property
     def private_statistics_size(self) -> int:
         return self.coarse.size
 
-    def private_statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def private_rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return the rows of `Coarse`."""
-        return self.coarse.rows(outputs.detach().double().cpu(), targets.cpu())
+        return self.coarse.rows(outputs.detach().double().cpu(), batch["label"].cpu())
 
     def private_metrics(self, totals: Totals, noise_sd: float) -> dict[str, Metric]:
         """Return auc, accuracy and, with two classes, recall_<class>."""
@@ -132,15 +149,6 @@ class Classification:
     def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
         """Return the metrics of a model with an area of 0.90."""
         return self.coarse.foretold(patients, noise_sd)
-
-    def example(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return standard normal inputs and uniform labels."""
-        generator = torch.Generator().manual_seed(1)
-        inputs = torch.randn(count, *self._input_shape(), generator=generator)
-        return inputs, torch.randint(0, self.classes, (count,), generator=generator)
-
-    def _input_shape(self) -> tuple[int, ...]:
-        return (self.settings.channels, *self.settings.shape)
 
     def metrics(self, totals: Totals) -> dict[str, float]:
         """Return auc, accuracy, loss, calibration_error and recall_<class>; auc only if there are positives and negatives."""
@@ -193,10 +201,3 @@ def area_under_curve(negatives: Totals, positives: Totals) -> float | None:
         return None
     below = np.cumsum(negatives) - negatives
     return float((positives * (below + negatives / 2)).sum() / total)
-
-
-def _calibration(confidence: Totals, hits: Totals) -> Totals:
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    return np.concatenate(
-        [np.bincount(bins, weights=w, minlength=CALIBRATION_BINS) for w in (np.ones_like(hits), confidence, hits)]
-    )

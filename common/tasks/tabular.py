@@ -6,9 +6,10 @@ The constants come from the job and not from the data, because a mean computed a
 import numpy as np
 import torch
 
+from salus.common.batch import Field
 from salus.common.errors import DataError, JobError
+from salus.common.examples import Example
 from salus.common.job import TaskSettings
-from salus.common.tasks.base import FloatArray
 from salus.common.tasks.classification import Classification
 
 
@@ -21,17 +22,18 @@ class Tabular(Classification):
                 "Expected task.columns and no task.shape for a tabular task.",
                 remedy='List each input as [[task.columns]] with "name", "centre" and "scale".',
             )
-        self._set_classes(settings)
+        features = sum(max(1, len(column.values)) for column in settings.columns)
+        self._set(settings, {"features": Field((features,))})
 
-    def prepare(self, values: FloatArray) -> torch.Tensor:
+    def _inputs(self, example: Example) -> torch.Tensor:
         """Return the features of one row.
 
         Args:
-            values: ``[columns]`` in the job's order, NaN where missing.
-
-        Raises:
-            DataError: the number of columns is not the job's.
+            example: its field ``features`` is ``[columns]`` in the job's order, NaN where missing.
         """
+        if "features" not in example:
+            raise DataError("Expected rows of a table, got images.", remedy="Use an imaging task for this data set.")
+        values = example["features"]
         if values.shape != (len(self.settings.columns),):
             raise DataError(
                 f"Expected rows of {len(self.settings.columns)} columns, got {values.size}.",
@@ -44,6 +46,3 @@ class Tabular(Classification):
             else:
                 features.append(0.0 if np.isnan(value) else (float(value) - column.centre) / column.scale)
         return torch.tensor(features, dtype=torch.float32)
-
-    def _input_shape(self) -> tuple[int, ...]:
-        return (sum(max(1, len(column.values)) for column in self.settings.columns),)

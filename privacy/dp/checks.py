@@ -2,20 +2,23 @@
 
 The checks use random inputs, never data. They find what would silently break the guarantee: statistics shared between
 patients, losses that couple the items of a batch, and an engine that handles a layer incorrectly. What they cannot prove: a
-network or loss that couples patients only for inputs that no check tries is accepted. But the engine evaluates the loss for
-one image at a time, so such a loss couples at most the images of one patient.
+network or loss that couples patients only for inputs that no check tries is accepted. But the engines evaluate the loss for
+one image at a time (`calls`, `clipping.VmapClipper`), so such a loss couples at most the images of one patient.
 """
 
 import copy
+import functools
 
 import torch
 from torch import nn
 
+from salus.common.batch import Batch, example_batch
 from salus.common.errors import ProtectionError
-from salus.common.tasks.base import Task
-from salus.privacy.dp.clipped import Clipper, Loss, looped_sum
+from salus.common.tasks.base import Step, Task
+from salus.privacy.dp.calls import Loss
+from salus.privacy.dp.clipped import Clipper, looped_sum
 from salus.privacy.dp.clipping import VmapClipper, make_clipper
-from salus.privacy.dp.coupling import refuse_coupled_items, refuse_coupled_outputs
+from salus.privacy.dp.coupling import refuse_coupled_items, refuse_coupled_losses, refuse_coupled_outputs
 from salus.privacy.dp.patients import Patients, grid
 
 TOLERANCE = 1e-5
@@ -24,8 +27,11 @@ SHARED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
 TRIAL = (2, 1, 1, 0)
 
 
-def checked_clipper(model: nn.Module, task: Task) -> Clipper:
+def checked_clipper(model: nn.Module, task: Task, step: Step | None = None) -> Clipper:
     """Return the fastest clipper that agrees with a plain loop over patients, relative to 1e-5 in double precision.
+
+    Args:
+        step: of the task; its first one by default.
 
     Raises:
         ProtectionError: the network or the loss couples patients, or no clipper is correct for it.
@@ -33,28 +39,26 @@ def checked_clipper(model: nn.Module, task: Task) -> Clipper:
     refuse_shared_statistics(model)
     # In training mode, as in training.
     trial = without_dropout(model).double().cpu().train()
-    inputs, targets = task.example(sum(TRIAL))
-    inputs = inputs.double() if inputs.is_floating_point() else inputs
-    loss = task.loss
-
-    def exact_loss(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return loss(outputs.double(), wanted)
-
+    loss: Loss = functools.partial(task.losses, step=step or task.steps[0])
+    batch = example_batch(task.spec, sum(TRIAL)).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        outputs = refuse_coupled_outputs(trial, inputs)
-        refuse_coupled_items(exact_loss, outputs, targets)
+        clipper = make_clipper(model, loss)
+        try:
+            calls = refuse_coupled_outputs(trial, loss, batch)
+        except RuntimeError:
+            clipper = VmapClipper(model, loss)  # the loss cannot be taken apart
+        else:
+            refuse_coupled_items(loss, calls, batch)
+        refuse_coupled_losses(trial, loss, batch)
         parts, first = [], 0
         for images in TRIAL:
-            parts.append((inputs[first : first + images], targets[first : first + images]))
+            parts.append(batch.rows(slice(first, first + images)))
             first += images
-        batch = grid([part for part in parts if len(part[0])], len(TRIAL), max(TRIAL))
-        clipper = make_clipper(model, loss)
-        if not isinstance(clipper, VmapClipper) and not _agrees(
-            make_clipper(trial, exact_loss), trial, exact_loss, *batch
-        ):
+        rows = grid([part for part in parts if len(part)], len(TRIAL), max(TRIAL))
+        if not isinstance(clipper, VmapClipper) and not _agrees(make_clipper(trial, loss), trial, loss, *rows):
             clipper = VmapClipper(model, loss)
-        if isinstance(clipper, VmapClipper) and not _agrees(VmapClipper(trial, exact_loss), trial, exact_loss, *batch):
+        if isinstance(clipper, VmapClipper) and not _agrees(VmapClipper(trial, loss), trial, loss, *rows):
             raise ProtectionError(
                 "The clipped gradients of this network differ from those of a plain loop over patients.",
                 remedy="Choose another model; this one does not support differential privacy.",
@@ -81,14 +85,12 @@ def refuse_shared_statistics(model: nn.Module) -> None:
             )
 
 
-def _agrees(
-    clipper: Clipper, model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients
-) -> bool:
-    expected = looped_sum(model, loss, inputs, targets, patients, 1e9)
+def _agrees(clipper: Clipper, model: nn.Module, loss: Loss, batch: Batch, patients: Patients) -> bool:
+    expected = looped_sum(model, loss, batch, patients, 1e9)
     clip = float(expected.norms_l2[patients.present].median())  # some patients are clipped, others not
-    expected = looped_sum(model, loss, inputs, targets, patients, clip)
+    expected = looped_sum(model, loss, batch, patients, clip)
     try:
-        found = clipper.clipped_sum(inputs, targets, patients, clip)
+        found = clipper.clipped_sum(batch, patients, clip)
     except Exception:
         # If an engine fails for any reason, the fallback is tried; if that fails too, the job is refused.
         return False
@@ -109,21 +111,27 @@ def independent_rows(clipper: Clipper, task: Task, rows: int, places: int, devic
         clipper: clipper for a network without dropout.
         rows, places: size of the batch, see `patients.grid`.
     """
-    inputs, targets = (x.to(device) for x in task.example(rows * places))
+    batch = example_batch(task.spec, rows * places).to(device)
     patients = Patients(torch.full((rows,), places), places).to(device)
+    order = torch.arange(len(batch), device=device)
 
-    def norms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return clipper.clipped_sum(x, y, patients, 1.0).norms_l2
+    def norms(tried: Batch) -> torch.Tensor:
+        return clipper.clipped_sum(tried, patients, 1.0).norms_l2
 
-    alone = norms(inputs, targets)
+    alone = norms(batch)
     for shift in {1, rows // 2} - {0, rows}:
-        moved = norms(inputs.roll(shift * places, 0), targets.roll(shift * places, 0))
+        moved = norms(batch.rows(order.roll(shift * places)))
         if not torch.equal(moved, alone.roll(shift)):
             return False
-    others = inputs.clone()
     odd = torch.arange(rows, device=device).repeat_interleave(places) % 2 == 1
-    others[odd] = others[odd] * -3 if others.is_floating_point() else others[odd].flip(0)
-    if others.is_floating_point():
-        others[odd.nonzero()[:places, 0]] = float("nan")
-    found = norms(others, targets)
+    found = norms(Batch({name: _strange(field, odd, places) for name, field in batch.fields.items()}))
     return torch.equal(found[::2], alone[::2])
+
+
+def _strange(field: torch.Tensor, odd: torch.Tensor, places: int) -> torch.Tensor:
+    """Return a field with other values in the odd rows, in the first of them NaN."""
+    field = field.clone()
+    field[odd] = field[odd] * -3 if field.is_floating_point() else field[odd].flip(0)
+    if field.is_floating_point():
+        field[odd.nonzero()[:places, 0]] = float("nan")
+    return field

@@ -3,17 +3,17 @@
 The engines (`clipping`) fulfil ``Clipper``; at a site, `checks` compares them with the loop before the first step of a job.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from salus.common.batch import Batch
+from salus.privacy.dp.calls import Loss
 from salus.privacy.dp.ghost import sum_of_squares
 from salus.privacy.dp.patients import Patients
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMALLEST_NORM = 1e-60  # below any norm of single-precision numbers; their squares do not underflow in double precision
 LARGEST_NORM = 1e18  # a larger gradient counts as infinite, and its patient contributes nothing
 
@@ -23,7 +23,7 @@ class ClippedSum:
     """The result of one batch.
 
     Args:
-        gradients: float64, one tensor per parameter of the model, in its order: the sum over patients of their clipped
+        gradients: float64, one tensor per trained parameter, in the order of the model: the sum over patients of their clipped
             gradients.
         norms_l2: Euclidean norm of each patient's gradient before clipping, float64 ``[patients]``; 0 for free rows.
     """
@@ -38,9 +38,7 @@ class Clipper(Protocol):
     def of_copy(self, model: nn.Module) -> "Clipper":
         """Return the same engine for a copy of its network."""
 
-    def clipped_sum(
-        self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients, clip_norm_l2: float
-    ) -> ClippedSum:
+    def clipped_sum(self, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
         """Return the sum.
 
         Guarantees: each patient contributes a vector of norm at most ``clip_norm_l2`` (up to float32 rounding), whatever the
@@ -60,44 +58,21 @@ def with_parameters(model: nn.Module) -> list[nn.Module]:
     return [layer for layer in model.modules() if any(True for _ in layer.parameters(recurse=False))]
 
 
-def single(outputs: torch.Tensor) -> torch.Tensor:
-    """Return outputs of a half-precision pass in single precision; others as they are."""
-    return outputs if outputs.dtype == torch.float64 else outputs.float()
+def trained(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that are trained; the others are frozen."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def output_gradient(loss: Loss, outputs: torch.Tensor, targets: torch.Tensor, patients: Patients) -> torch.Tensor:
-    """Return the gradient of the sum over patients of the mean loss of their images, with respect to the outputs.
-
-    The loss is evaluated for one image at a time, so that it cannot couple patients. An image for which it fails has a gradient
-    of NaN, and its patient contributes nothing. Free places have a gradient of zero.
-    """
-    outputs = single(outputs.detach())
-    gradient = torch.zeros_like(outputs)
-    for place, patient in patients.numbers():
-        item = slice(place, place + 1)
-        try:
-            leaf = outputs[item].clone().requires_grad_()
-            with torch.enable_grad():
-                (found,) = torch.autograd.grad(loss(leaf, targets[item]), leaf)
-            gradient[item] = found / patients.of_row[patient]
-        except Exception:
-            # Any error must affect only this patient: a failure of the whole step would reveal that the patient is there.
-            gradient[item] = float("nan")
-    return gradient
-
-
-def looped_sum(
-    model: nn.Module, loss: Loss, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients, clip_norm_l2: float
-) -> ClippedSum:
+def looped_sum(model: nn.Module, loss: Loss, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
     """Return the same by a plain loop over patients with ordinary gradients: the reference for both engines."""
-    parameters = list(model.parameters())
+    parameters = trained(model)
     total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     norms = torch.zeros(patients.count, dtype=torch.float64)
     for patient, images in enumerate(patients.of_row):
         if not images:
             continue
         mine = slice(patient * patients.places, patient * patients.places + images)
-        gradients = torch.autograd.grad(loss(single(model(inputs[mine])), targets[mine]), parameters)
+        gradients = torch.autograd.grad(loss(model, batch.rows(mine)).mean(), parameters)
         norms[patient] = sum_of_squares(list(gradients)).sqrt()
         factor = clip_factors(norms[patient : patient + 1], clip_norm_l2)[0]
         if float(factor) > 0:

@@ -5,7 +5,9 @@ import functools
 import torch
 from torch import nn
 
-from salus.privacy.dp.clipped import ClippedSum, Clipper, Loss, clip_factors, single, with_parameters
+from salus.common.batch import Batch
+from salus.privacy.dp.calls import Loss
+from salus.privacy.dp.clipped import ClippedSum, Clipper, clip_factors, with_parameters
 from salus.privacy.dp.fast import FastClipper
 from salus.privacy.dp.ghost import combined, row_squares
 from salus.privacy.dp.layers import supported
@@ -23,27 +25,39 @@ def make_clipper(model: nn.Module, loss: Loss) -> Clipper:
     return VmapClipper(model, loss)
 
 
+class _OneItem(nn.Module):
+    """The loss of one item as a module, so that `torch.func` can replace the network's parameters."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self._loss = model, loss
+
+    def forward(self, fields: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss, a scalar; fields are ``[*shape]``."""
+        return self._loss(self.model, Batch({name: field[None] for name, field in fields.items()})).sum()
+
+
 class VmapClipper:
     """Per-image gradients of the whole model by `torch.func`, in chunks of whole patients; correct for any model without
-    shared statistics, but slow."""
+    shared statistics, but slow. The loss sees one image at a time, so it cannot couple patients."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self._model, self._loss = model, loss
         self._names = [name for name, _ in model.named_parameters()]
+        item = _OneItem(model, loss)
 
-        def one(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            output = torch.func.functional_call(model, parameters, (x[None],))
-            return loss(single(output), y[None])
+        def one(parameters: dict[str, torch.Tensor], fields: dict[str, torch.Tensor]) -> torch.Tensor:
+            given = {f"model.{name}": parameter for name, parameter in parameters.items()}
+            found: torch.Tensor = torch.func.functional_call(item, given, (fields,))
+            return found
 
-        self._each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0), randomness="different")
+        self._each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0), randomness="different")
 
     def of_copy(self, model: nn.Module) -> "VmapClipper":
         """See `Clipper`."""
         return VmapClipper(model, self._loss)
 
-    def clipped_sum(
-        self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients, clip_norm_l2: float
-    ) -> ClippedSum:
+    def clipped_sum(self, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
         """See `Clipper`."""
         parameters = {name: p.detach() for name, p in self._model.named_parameters()}
         total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters.values()]
@@ -52,7 +66,7 @@ class VmapClipper:
         for first in range(0, patients.count, rows):
             part = Patients(patients.images[first : first + rows], patients.places)
             images = slice(first * patients.places, (first + rows) * patients.places)
-            samples = self._samples(parameters, inputs[images], targets[images], part)
+            samples = self._samples(parameters, batch.rows(images), part)
             squares = functools.reduce(torch.add, [row_squares(sample) for sample in samples])
             norms.append(torch.where(part.present, squares.sqrt(), torch.zeros_like(squares)))
             factors = clip_factors(norms[-1], clip_norm_l2)
@@ -67,12 +81,10 @@ class VmapClipper:
         most = max(1, VMAP_NUMBERS // max(1, size * patients.places))
         return max(rows for rows in range(1, patients.count + 1) if patients.count % rows == 0 and rows <= most)
 
-    def _samples(
-        self, parameters: dict[str, torch.Tensor], inputs: torch.Tensor, targets: torch.Tensor, patients: Patients
-    ) -> list[torch.Tensor]:
+    def _samples(self, parameters: dict[str, torch.Tensor], batch: Batch, patients: Patients) -> list[torch.Tensor]:
         """Return each patient's gradient for each parameter, ``[patients, *parameter.shape]``."""
-        each = self._each(parameters, inputs, targets)
-        weights = torch.zeros(len(inputs), dtype=torch.float64)
+        each = self._each(parameters, dict(batch.fields))
+        weights = torch.zeros(len(batch), dtype=torch.float64)
         for place, patient in patients.numbers():
             weights[place] = 1.0 / patients.of_row[patient]
         samples = []

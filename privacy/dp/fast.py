@@ -5,7 +5,9 @@ import functools
 import torch
 from torch import nn
 
-from salus.privacy.dp.clipped import ClippedSum, Loss, clip_factors, output_gradient, with_parameters
+from salus.common.batch import Batch
+from salus.privacy.dp.calls import Loss, output_gradients, recorded
+from salus.privacy.dp.clipped import ClippedSum, clip_factors, with_parameters
 from salus.privacy.dp.ghost import Gradients, Passed
 from salus.privacy.dp.layers import Moments, group_norm_with_moments, passed
 from salus.privacy.dp.patients import Patients
@@ -22,15 +24,13 @@ class FastClipper:
         """See `Clipper`."""
         return FastClipper(model, self._loss)
 
-    def clipped_sum(
-        self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients, clip_norm_l2: float
-    ) -> ClippedSum:
+    def clipped_sum(self, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
         """See `Clipper`.
 
         Raises:
             RuntimeError: a layer was used twice in one pass; the caller then uses the fallback.
         """
-        collected = self._collect(inputs, targets, patients)
+        collected = self._collect(batch, patients)
         with torch.no_grad():
             # Added one after the other: a library's reduction may use a different order for another row.
             squares = functools.reduce(torch.add, [part.squared_norms for part in collected.values()])
@@ -42,10 +42,10 @@ class FastClipper:
             nothing = {p: torch.zeros_like(p, dtype=torch.float64) for p in self._model.parameters() if p not in found}
             return ClippedSum([found[p] if p in found else nothing[p] for p in self._model.parameters()], norms)
 
-    def _collect(self, inputs: torch.Tensor, targets: torch.Tensor, patients: Patients) -> dict[nn.Module, Passed]:
+    def _collect(self, batch: Batch, patients: Patients) -> dict[nn.Module, Passed]:
         collected: dict[nn.Module, Passed] = {}
         moments: dict[nn.Module, Moments] = {}
-        anchor = torch.zeros((), device=inputs.device, requires_grad=True)
+        anchor = torch.zeros((), device=batch.device, requires_grad=True)
 
         def watch(layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             seen = given[0].detach()
@@ -73,8 +73,11 @@ class FastClipper:
         try:
             for parameter in self._model.parameters():
                 parameter.requires_grad_(False)  # the ordinary weight gradients are never computed
-            outputs = self._model(inputs)
-            outputs.backward(output_gradient(self._loss, outputs, targets, patients).to(outputs.dtype))
+            with torch.enable_grad():
+                calls = recorded(self._loss, self._model, batch)
+            slopes = output_gradients(self._loss, calls, batch, patients)
+            pairs = [(t, g.to(t.dtype)) for t, g in zip(calls.tensors, slopes, strict=True) if t.requires_grad]
+            torch.autograd.backward([output for output, _ in pairs], [slope for _, slope in pairs])
         finally:
             for handle in handles:
                 handle.remove()

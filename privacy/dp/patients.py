@@ -10,7 +10,7 @@ from functools import cached_property
 
 import torch
 
-Part = tuple[torch.Tensor, torch.Tensor]  # one patient's images and targets
+from salus.common.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,30 @@ def places_of(images: int, most: int) -> int:
     return min(most, 1 << max(0, images - 1).bit_length())
 
 
-def grid(parts: Sequence[Part], rows: int, places: int) -> tuple[torch.Tensor, torch.Tensor, Patients]:
-    """Return inputs ``[rows * places, ...]``, targets and patients; free rows hold zeros.
+def grid(parts: Sequence[Batch], rows: int, places: int) -> tuple[Batch, Patients]:
+    """Return a batch of ``rows * places`` images and its layout; free rows hold zeros in every field.
 
     Args:
-        parts: images and targets of at most `rows` patients, each with 1 to `places` images.
+        parts: images of at most `rows` patients, each with 1 to `places` of them.
     """
-    first_inputs, first_targets = parts[0]
-    inputs = first_inputs.new_zeros(rows * places, *first_inputs.shape[1:])
-    targets = first_targets.new_zeros(rows * places, *first_targets.shape[1:])
-    for row, (x, y) in enumerate(parts):
-        mine = [j if j < len(x) else 0 for j in range(places)]
-        inputs[row * places : (row + 1) * places] = x[mine]
-        targets[row * places : (row + 1) * places] = y[mine]
-    images = torch.tensor([len(x) for x, _ in parts] + [0] * (rows - len(parts)))
-    return inputs, targets, Patients(images, places)
+    fields: dict[str, torch.Tensor] = {}
+    for name in parts[0]:
+        first = parts[0][name]
+        whole = first.new_zeros(rows * places, *first.shape[1:])
+        for row, part in enumerate(parts):
+            whole[row * places : (row + 1) * places] = part[name][_padded(len(part), places)]
+        fields[name] = whole
+    images = torch.tensor([len(part) for part in parts] + [0] * (rows - len(parts)))
+    return Batch(fields), Patients(images, places)
+
+
+def alone(batch: Batch, patients: Patients, row: int) -> tuple[Batch, Patients]:
+    """Return a batch of the same sizes in which one row's patient is present, and every other row holds copies of that row."""
+    mine = torch.arange(row * patients.places, (row + 1) * patients.places, device=batch.device)
+    only = torch.zeros_like(patients.images)
+    only[row] = patients.images[row]
+    return batch.rows(mine.repeat(patients.count)), Patients(only, patients.places)
+
+
+def _padded(images: int, places: int) -> list[int]:
+    return [j if j < images else 0 for j in range(places)]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from salus.common.batch import Batch
 from salus.common.errors import ConfigError
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
@@ -86,9 +87,13 @@ def _ours(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Call
     from salus.privacy.dp.clipping import make_clipper
     from salus.privacy.dp.patients import Patients
 
-    clipper = make_clipper(model, loss)
+    def losses(network: nn.Module, batch: Batch) -> torch.Tensor:
+        found = F.cross_entropy(network(batch["input"]), batch["target"], reduction="none")
+        return found.flatten(1).mean(dim=1) if found.dim() > 1 else found
+
+    clipper, batch = make_clipper(model, losses), Batch({"input": inputs, "target": targets})
     patients = Patients(torch.ones(BATCH, dtype=torch.long))
-    return lambda: (clipper.clipped_sum(inputs, targets, patients, CLIP_NORM_L2), None)[1]
+    return lambda: (clipper.clipped_sum(batch, patients, CLIP_NORM_L2), None)[1]
 
 
 def _peer(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> Callable[[], None]:

@@ -14,6 +14,7 @@ from salus.client import private_training
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer, batch_rows
 from salus.client.training import Trainer
+from salus.common.batch import Batch
 from salus.common.errors import WireError
 from salus.common.job import Job
 from salus.common.models import build_model
@@ -46,9 +47,9 @@ class Recorded:
                 groups.setdefault(patient, []).append(image)
         return [groups[patient] for patient in sorted(groups)]
 
-    def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, rows: torch.Tensor) -> Batch:
         self.read += sorted({self.of_image[row] for row in rows.tolist()})
-        return self.inputs[rows], self.targets[rows]
+        return Batch({"image": self.inputs[rows], "label": self.targets[rows]})
 
 
 def job_of(model: str = "logistic", batch_size: int = 32, shape: tuple[int, int] = (8, 8)) -> Job:
@@ -189,10 +190,10 @@ def test_a_patients_part_has_the_same_bits_whoever_else_is_sampled(monkeypatch: 
     norms: dict[int, set[float]] = {}
     right = private._clipper.clipped_sum
 
-    def recorded(inputs: Any, targets: Any, patients: Any, clip: float) -> Any:
-        found = right(inputs, targets, patients, clip)
+    def recorded(batch: Batch, patients: Any, clip: float) -> Any:
+        found = right(batch, patients, clip)
         for row in patients.present.nonzero().flatten().tolist():
-            first = inputs[row * patients.places]
+            first = batch["image"][row * patients.places]
             image = next(i for i, x in enumerate(data.inputs) if torch.equal(x, first))
             norms.setdefault(data.of_image[image], set()).add(float(found.norms_l2[row]))
         return found
@@ -212,9 +213,9 @@ def test_where_rows_depend_on_each_other_patients_are_computed_alone(monkeypatch
     sizes: list[tuple[int, int]] = []
     right = private._clipper.clipped_sum
 
-    def recorded(inputs: Any, targets: Any, patients: Any, clip: float) -> Any:
+    def recorded(batch: Batch, patients: Any, clip: float) -> Any:
         sizes.append((patients.count, patients.places))
-        return right(inputs, targets, patients, clip)
+        return right(batch, patients, clip)
 
     monkeypatch.setattr(private._clipper, "clipped_sum", recorded)
     private.direction(read_parameters(private._trainer.model, private._trainer.layout), data)  # type: ignore[arg-type]
@@ -227,7 +228,7 @@ def test_a_patient_whose_reading_or_training_fails_adds_nothing_and_is_counted(k
     start = read_parameters(private._trainer.model, private._trainer.layout)
 
     class Broken(Recorded):
-        def batch(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def batch(self, rows: torch.Tensor) -> Batch:
             if 3 in [self.of_image[row] for row in rows.tolist()]:
                 raise kind("patient 3")
             return super().batch(rows)
@@ -243,11 +244,10 @@ def test_a_patient_whose_reading_or_training_fails_adds_nothing_and_is_counted(k
     assert private.left_out == {kind.__name__: 1}
     right = private._clipper.clipped_sum
 
-    def fails(inputs: Any, targets: Any, patients: Any, clip: float) -> Any:
-        first = [inputs[row * patients.places] for row in patients.present.nonzero().flatten().tolist()]
-        if any(torch.equal(x, data.inputs[3]) for x in first):
+    def fails(batch: Batch, patients: Any, clip: float) -> Any:
+        if any(torch.equal(x, data.inputs[3]) for x in batch["image"]):  # present or not: the network sees it
             raise kind("patient 3")
-        return right(inputs, targets, patients, clip)
+        return right(batch, patients, clip)
 
     private._clipper.clipped_sum = fails  # type: ignore[method-assign]
     assert np.allclose(private.direction(start, Recorded(people)), expected, rtol=0, atol=1e-12)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from salus.client.data.loading import Memory, TensorSet, local_data
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
+from salus.common.batch import Batch
 from salus.common.errors import DataError
 from salus.common.estimates import Estimate
 from salus.common.job import Job
@@ -255,7 +256,7 @@ def test_a_patient_that_cannot_be_read_leaves_the_others_alone(tmp_path: Path, m
     whole = private.direction(start, data)
     read = TensorSet.batch
 
-    def without_third(self: TensorSet, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def without_third(self: TensorSet, rows: torch.Tensor) -> Batch:
         if 3 in rows.tolist():
             raise DataError("The file is gone.", remedy="")
         return read(self, rows)

@@ -34,7 +34,7 @@ from salus.common.packets import Reply, Request
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp.plan import plan_of
-from salus.privacy.masking.store import MemoryStore
+from salus.privacy.protocol.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
 from salus.server.rounds import JobRun
@@ -212,4 +212,5 @@ def test_plain_training_equals_a_plain_loop(tmp_path: Path) -> None:
 
 def read(data: TensorSet, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images and labels."""
-    return data.batch(rows)
+    batch = data.batch(rows)
+    return batch["image"], batch["label"]

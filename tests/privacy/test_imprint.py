@@ -10,7 +10,7 @@ from salus.privacy.imprint import imprint_layers
 
 
 def layers(model: nn.Module, *shape: int) -> list[str]:
-    return imprint_layers(model, torch.zeros(2, *shape))
+    return imprint_layers(model, lambda network: network(torch.zeros(2, *shape)), 2)
 
 
 @pytest.mark.parametrize(
@@ -68,5 +68,5 @@ def test_the_models_that_salus_ships_pass_and_cost_nothing(name: str, shape: tup
     task = tiny_job().task.model_copy(update={"model": name, "shape": shape})
     with torch.device("meta"):
         model = build_model(task, 0)
-        assert imprint_layers(model, torch.empty(2, 1, *shape)) == []
+        assert imprint_layers(model, lambda network: network(torch.empty(2, 1, *shape)), 2) == []
     assert all(parameter.requires_grad for parameter in model.parameters())

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tests.builders import tiny_job
 
+from salus.common.batch import Batch
 from salus.common.estimates import Estimate, to_plain
 from salus.common.events import Event
 from salus.common.job import Job
@@ -92,7 +93,7 @@ def test_the_first_lines_promise_only_what_the_job_keeps(tmp_path: Path) -> None
 def test_a_report_without_noise_has_exact_curve_and_matrix(tmp_path: Path) -> None:
     task = make_task(tiny_job().task)
     logits, labels = torch.tensor([[2.0, 0], [0, 2], [1, 0], [0, 1]]), torch.tensor([0, 1, 0, 0])
-    totals = task.statistics(logits, labels)
+    totals = task.rows(logits, Batch({"label": labels})).sum(dim=0).numpy()
     figures = task.figures(totals)
     assert figures.confusion == ((2.0, 1.0), (0.0, 1.0))
     assert figures.curves[0].points[0] == (0.0, 0.0)

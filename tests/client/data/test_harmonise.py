@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.builders import toy_catalogue
 
 from salus.client.data.harmonise import harmoniser_of
@@ -93,15 +94,16 @@ def test_training_gets_harmonised_images_and_rows_of_features(tmp_path: Path) ->
     catalogue = toy_catalogue(tmp_path)
     images = job_of("classification", "shape = [8, 8]", f'kind = "nyul"\nlandmarks = {list(LANDMARKS)}')
     plain = images.model_copy(update={"harmonise": None})
-    inputs, _ = local_data(catalogue, images, make_task(images.task), Memory(2**20)).train.batch(np.arange(4))  # type: ignore[arg-type]
-    before, _ = local_data(catalogue, plain, make_task(plain.task), Memory(2**20)).train.batch(np.arange(4))  # type: ignore[arg-type]
+    four = torch.arange(4)
+    inputs = local_data(catalogue, images, make_task(images.task), Memory(2**20)).train.batch(four)["image"]
+    before = local_data(catalogue, plain, make_task(plain.task), Memory(2**20)).train.batch(four)["image"]
     assert inputs.shape == before.shape
     assert not np.allclose(inputs, before)
     columns = ", ".join(f'{{name = "{name}"}}' for name in FEATURES)
     for harmonise in ('kind = "features"', f'kind = "combat"\nconstants = {[0.3] * F + [0.1] * F + [0.0] * F}'):
         rows = job_of("tabular", f"columns = [{columns}]", harmonise + "\nintensity_high = 1.0")
         data = local_data(catalogue, rows, make_task(rows.task), Memory(2**20))
-        assert data.train.batch(np.arange(4))[0].shape[0] == 4  # type: ignore[arg-type]
+        assert data.train.batch(four)["features"].shape[0] == 4
         assert not data.left_out
 
 

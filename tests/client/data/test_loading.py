@@ -41,7 +41,7 @@ def test_without_memory_the_same_batches_come_from_the_source(tmp_path: Path) ->
     cached = local_data(catalogue, job, make_task(job.task), Memory(2**20)).train
     streamed = local_data(catalogue, job, make_task(job.task), Memory(0)).train
     rows = torch.tensor([3, 1, 20])
-    assert torch.equal(cached.batch(rows)[0], streamed.batch(rows)[0])
+    assert all(torch.equal(cached.batch(rows)[name], streamed.batch(rows)[name]) for name in ("image", "label"))
 
 
 def test_a_patient_is_never_in_two_splits_and_strange_labels_are_counted(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_table_columns_are_matched_by_name(tmp_path: Path) -> None:
         catalogue = Catalogue(folder / "c.sqlite", b"s" * 16)
         catalogue.add("toy", "table", folder / "t.csv", SourceOptions())
         data = local_data(catalogue, job, make_task(job.task), Memory(2**20))
-        assert data.train.batch(torch.tensor([0]))[0].tolist() == [features]
+        assert data.train.batch(torch.tensor([0]))["features"].tolist() == [features]
     (tmp_path / "w.csv").write_text("weight,height,label\n1,2,no\n")
     catalogue = Catalogue(tmp_path / "w.sqlite", b"s" * 16)
     catalogue.add("toy", "table", tmp_path / "w.csv", SourceOptions())

@@ -4,13 +4,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salus.common.batch import Batch, example_batch
 from salus.common.errors import DataError, JobError
+from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.tasks import TASKS, make_task
 from salus.common.tasks.classification import Classification
 
 BINARY = TaskSettings(kind="classification", model="cnn", dataset="d", classes=("a", "b"), shape=(8, 8))
 THREE = BINARY.model_copy(update={"classes": ("a", "b", "c")})
+
+
+def statistics(task: Classification, logits: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    """Return the summed rows."""
+    rows = task.rows(logits, Batch({"label": labels}))
+    assert rows.shape == (len(labels), task.statistics_size)
+    assert rows.dtype == torch.float64
+    return rows.sum(dim=0).numpy()
+
+
+def image(values: np.ndarray, **more: np.ndarray) -> Example:
+    return Example({"image": values, **more}, frozenset({"image"}))
 
 
 def exact_auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -26,7 +40,7 @@ def test_metrics_agree_with_direct_computation() -> None:
     logits = torch.randn(600, 2, generator=generator) * 2
     logits[:, 1] += labels * 1.5
     task = Classification(BINARY)
-    metrics = task.metrics(task.statistics(logits, labels))
+    metrics = task.metrics(statistics(task, logits, labels))
     p = torch.softmax(logits, 1)[:, 1].numpy()
     y = labels.numpy()
     assert metrics["auc"] == pytest.approx(exact_auc(p, y), abs=0.002)
@@ -43,33 +57,37 @@ def test_statistics_are_additive_and_each_item_adds_at_most_one(first: int, seco
         total = first + second
         logits = torch.randn(total, task.classes, generator=generator) * 20
         labels = torch.randint(0, task.classes, (total,), generator=generator)
-        whole = task.statistics(logits, labels)
-        parts = task.statistics(logits[:first], labels[:first]) + task.statistics(logits[first:], labels[first:])
-        assert whole.shape == (task.statistics_size,)
+        whole = statistics(task, logits, labels)
+        parts = statistics(task, logits[:first], labels[:first]) + statistics(task, logits[first:], labels[first:])
         assert np.allclose(whole, parts)
-        one = task.statistics(logits[:1], labels[:1])
+        one = statistics(task, logits[:1], labels[:1])
         assert (one >= 0).all()
         assert (one <= 1).all()
 
 
-def test_loss_of_a_batch_is_the_mean_of_its_items() -> None:
+def test_each_item_has_its_own_loss() -> None:
     task = Classification(THREE)
-    logits, labels = torch.randn(7, 3), torch.tensor([0, 1, 2, 0, 1, 2, 0])
-    items = torch.stack([task.loss(logits[i : i + 1], labels[i : i + 1]) for i in range(7)])
-    assert torch.allclose(task.loss(logits, labels), items.mean())
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    batch = example_batch(task.spec, 7)
+    losses = task.losses(model, batch, task.steps[0])
+    assert losses.shape == (7,)
+    items = [task.losses(model, batch.rows(slice(i, i + 1)), task.steps[0]) for i in range(7)]
+    assert torch.allclose(losses, torch.cat(items))
+    expected = torch.nn.functional.cross_entropy(model(batch["image"]), batch["label"])
+    assert torch.allclose(losses.mean(), expected)
 
 
 def test_nothing_gives_no_metrics_and_one_class_gives_no_auc() -> None:
     task = Classification(BINARY)
     assert task.metrics(np.zeros(task.statistics_size)) == {}
-    only = task.metrics(task.statistics(torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)))
+    only = task.metrics(statistics(task, torch.zeros(3, 2), torch.zeros(3, dtype=torch.long)))
     assert "auc" not in only
     assert "recall_b" not in only
 
 
 def test_perfect_confidence_has_no_calibration_error_and_stays_finite() -> None:
     task = Classification(BINARY)
-    metrics = task.metrics(task.statistics(torch.tensor([[200.0, -200], [-200, 200]]), torch.tensor([0, 1])))
+    metrics = task.metrics(statistics(task, torch.tensor([[200.0, -200], [-200, 200]]), torch.tensor([0, 1])))
     assert metrics["calibration_error"] == pytest.approx(0, abs=1e-9)
     assert metrics["auc"] == 1.0
 
@@ -77,7 +95,11 @@ def test_perfect_confidence_has_no_calibration_error_and_stays_finite() -> None:
 @pytest.mark.parametrize(("shape", "spatial"), [((8, 8), (5, 9)), ((8, 8), (8, 8)), ((4, 4, 4), (6, 7, 8))])
 def test_images_are_brought_to_the_jobs_shape(shape: tuple[int, ...], spatial: tuple[int, ...]) -> None:
     task = make_task(BINARY.model_copy(update={"shape": shape}))
-    out = task.prepare(np.full((1, *spatial), 0.75, np.float32))
+    fields = task.prepare(image(np.full((1, *spatial), 0.75, np.float32), label=np.asarray(1)))
+    assert {name: tuple(field.shape) for name, field in task.spec.items()} == {"image": (1, *shape), "label": ()}
+    assert fields["label"].item() == 1
+    assert set(task.prepare(image(np.zeros((1, *spatial), np.float32)))) == {"image"}
+    out = fields["image"]
     assert out.shape == (1, *shape)
     assert torch.allclose(out, torch.tensor(0.5))
 
@@ -86,9 +108,11 @@ def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(JobError, match="shape"):
         make_task(BINARY.model_copy(update={"shape": ()}))
     with pytest.raises(DataError, match="1 channel"):
-        make_task(BINARY).prepare(np.zeros((3, 8, 8), np.float32))
+        make_task(BINARY).prepare(image(np.zeros((3, 8, 8), np.float32)))
     with pytest.raises(DataError, match="2 dimensions"):
-        make_task(BINARY).prepare(np.zeros((1, 8, 8, 8), np.float32))
+        make_task(BINARY).prepare(image(np.zeros((1, 8, 8, 8), np.float32)))
+    with pytest.raises(DataError, match="rows of a table"):
+        make_task(BINARY).prepare(Example({"features": np.zeros(3, np.float32)}))
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:

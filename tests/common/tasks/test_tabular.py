@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from salus.common.errors import DataError, JobError
+from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column
 from salus.common.tasks import make_task
@@ -15,14 +16,21 @@ SETTINGS = TaskSettings(
 )
 
 
+def row(*values: float) -> Example:
+    return Example({"features": np.array(values, np.float32)})
+
+
 def test_rows_become_scaled_features_and_missing_values_their_centre() -> None:
     task = make_task(SETTINGS)
-    assert task.prepare(np.array([60, 1], np.float32)).tolist() == [1.0, 0.0, 1.0]
-    assert task.prepare(np.array([np.nan, np.nan], np.float32)).tolist() == [0.0, 0.0, 0.0]
+    assert task.prepare(row(60, 1))["features"].tolist() == [1.0, 0.0, 1.0]
+    assert task.prepare(row(np.nan, np.nan))["features"].tolist() == [0.0, 0.0, 0.0]
+    assert task.spec["features"].shape == (3,)
 
 
 def test_wrong_rows_and_settings_are_refused() -> None:
     with pytest.raises(DataError, match="2 columns"):
-        make_task(SETTINGS).prepare(np.zeros(3, np.float32))
+        make_task(SETTINGS).prepare(row(0, 0, 0))
+    with pytest.raises(DataError, match="got images"):
+        make_task(SETTINGS).prepare(Example({"image": np.zeros((1, 8, 8), np.float32)}))
     with pytest.raises(JobError, match="columns"):
         make_task(SETTINGS.model_copy(update={"columns": ()}))

@@ -1,12 +1,17 @@
 """What would break the guarantee in silence is refused before the first step."""
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.privacy.dp.items import cross_entropy
 from torch import nn
 
+from salus.common.batch import Batch, example_batch
 from salus.common.errors import ProtectionError
 from salus.common.job import TaskSettings
+from salus.common.tasks.base import Step
 from salus.common.tasks.classification import Classification
 from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.fast import FastClipper
@@ -44,62 +49,100 @@ def test_statistics_that_are_shared_in_training_only_are_refused() -> None:
         checked_clipper(network(Centre()), Classification(SETTINGS))
 
 
-class Weighted(Classification):
+class Coupled(Classification):
+    """A loss from the outputs and labels of the whole batch."""
+
+    def losses(self, model: nn.Module, batch: Batch, step: Step) -> torch.Tensor:
+        return self.coupled(model(batch["image"]), batch["label"])
+
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Weighted(Coupled):
     """Class weights divide by the weights of the whole batch."""
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 5.0], dtype=outputs.dtype))
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        weight = torch.tensor([1.0, 5.0], dtype=outputs.dtype)
+        return F.cross_entropy(outputs, targets, weight=weight, reduction="none") / weight[targets].mean()
 
 
-class BatchDice(Classification):
+class BatchDice(Coupled):
     """Dice over the whole batch, as MONAI's with ``batch=True``."""
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         p = torch.softmax(outputs, 1)
         wanted = F.one_hot(targets, 2).to(p.dtype)
-        return 1 - (2 * (p * wanted).sum(0) / (p + wanted).sum(0)).mean()
+        return (1 - (2 * (p * wanted).sum(0) / (p + wanted).sum(0)).mean()).expand(len(outputs))
 
 
-class Summed(Classification):
-    """A sum instead of a mean."""
+class Mean(Coupled):
+    """The mean of the batch instead of each item's loss."""
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, targets, reduction="sum")
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets)
 
 
-class Hardest(Classification):
-    """The mean of the hardest eight items: right for batches of up to eight, coupled beyond."""
+class MeanForAll(Coupled):
+    """The mean of the batch in place of each item's loss: the gradient of the sum is right, that of an item is not."""
+
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(outputs, targets).expand(len(outputs))
+
+
+class Cox(Coupled):
+    """Cox's partial likelihood: who is at risk is a set of patients."""
+
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        risk = outputs[:, 0]
+        return torch.logcumsumexp(risk, 0) - risk
+
+
+class Hardest(Coupled):
+    """The hardest eight items: right for batches of up to eight, coupled beyond."""
 
     hardest = 8
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(outputs, targets, reduction="none")
-        return losses.topk(min(self.hardest, len(losses))).values.mean()
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = cross_entropy(outputs, targets)
+        kept = torch.zeros_like(losses)
+        kept[losses.detach().topk(min(self.hardest, len(losses))).indices] = 1
+        return losses * kept
 
 
-class HardestHalf(Classification):
+class HardestHalf(Coupled):
     """Half of each batch."""
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(outputs, targets, reduction="none")
-        return losses.topk(-(-len(losses) // 2)).values.mean()
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = cross_entropy(outputs, targets)
+        return losses * (losses >= losses.detach().median())
 
 
-class RelativeToTheLargest(Classification):
-    """The value is the mean of the items' losses; the gradient of one item depends on the others."""
+class RelativeToTheLargest(Coupled):
+    """The values are the items' own losses; the gradient of one item depends on the others."""
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = F.cross_entropy(outputs, targets, reduction="none")
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = cross_entropy(outputs, targets)
         weights = 1 + (losses - losses.mean()).detach()
-        return (losses * weights).mean() + (losses.detach() * (1 - weights)).mean()
+        return losses * weights + losses.detach() * (1 - weights)
 
 
-COUPLED = [Weighted, BatchDice, Summed, Hardest, HardestHalf, RelativeToTheLargest]
+class OthersGradient(Coupled):
+    """The values are the items' own losses, and so is the gradient of their sum; one item's gradient is its neighbour's."""
+
+    def coupled(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = cross_entropy(outputs, targets)
+        return losses.detach() + losses.roll(1) - losses.detach().roll(1)
+
+
+COUPLED = [
+    Weighted, BatchDice, Mean, MeanForAll, Cox, Hardest, HardestHalf, RelativeToTheLargest, OthersGradient,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", COUPLED)
 def test_losses_that_couple_patients_are_refused(task: type[Classification]) -> None:
-    with pytest.raises(ProtectionError, match="not the mean of the losses"):
+    with pytest.raises(ProtectionError, match="depends on other items"):
         checked_clipper(network(), task(SETTINGS))
 
 
@@ -115,12 +158,13 @@ def test_a_coupled_loss_that_no_check_finds_cannot_couple_patients() -> None:
 
     task = HardestHundred(SETTINGS)
     clipper = checked_clipper(network(), task)
-    x, y = task.example(128)
-    parts = [(x[i : i + 1], y[i : i + 1]) for i in range(128)]
+    batch = example_batch(task.spec, 128)
+    parts = [batch.rows(slice(i, i + 1)) for i in range(128)]
     whole = clipper.clipped_sum(*grid(parts, 128, 1), 1e9)
     assert bool((whole.norms_l2 > 0).all())
-    plain = FastClipper(clipper._model, F.cross_entropy).clipped_sum(*grid(parts, 128, 1), 1e9)  # type: ignore[attr-defined]
-    assert torch.equal(whole.norms_l2, plain.norms_l2)
+    own = Classification(SETTINGS)
+    plain = FastClipper(clipper._model, functools.partial(own.losses, step=own.steps[0]))  # type: ignore[attr-defined]
+    assert torch.equal(whole.norms_l2, plain.clipped_sum(*grid(parts, 128, 1), 1e9).norms_l2)
 
 
 def test_a_network_that_couples_large_batches_only_is_refused() -> None:

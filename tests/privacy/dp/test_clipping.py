@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
+from tests.privacy.dp.items import batch_of, loss, loss_of
 from torch import nn
 
 from salus.common.job import TaskSettings
@@ -16,23 +16,9 @@ from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.clipped import ClippedSum, looped_sum
 from salus.privacy.dp.clipping import VmapClipper, make_clipper
 from salus.privacy.dp.fast import FastClipper
-from salus.privacy.dp.patients import Patients, grid
+from salus.privacy.dp.patients import Patients
 
 GROUPS = ([0, 1, 2, 3], [0, 1, 0, 2], [1, 0, 1, 1])
-
-
-def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(outputs.double(), targets)
-
-
-Batch = tuple[torch.Tensor, torch.Tensor, Patients]
-
-
-def batch_of(x: torch.Tensor, y: torch.Tensor, numbers: list[int], free: int = 1) -> Batch:
-    """Return images of patients with these numbers as a grid with some free rows."""
-    patients = sorted(set(numbers))
-    images = [[i for i, p in enumerate(numbers) if p == patient] for patient in patients]
-    return grid([(x[i], y[i]) for i in images], len(patients) + free, max(map(len, images)))
 
 
 def flat(found: ClippedSum) -> torch.Tensor:
@@ -42,7 +28,7 @@ def flat(found: ClippedSum) -> torch.Tensor:
 def distance(model: nn.Module, clipper: object, x: torch.Tensor, y: torch.Tensor, numbers: list[int]) -> float:
     """Return the relative distance of a clipper's sum and norms from the plain loop's."""
     batch = batch_of(x, y, numbers)
-    present = batch[2].present
+    present = batch[1].present
     clip = float(looped_sum(model, loss, *batch, 1e9).norms_l2[present].median())
     expected = looped_sum(model, loss, *batch, clip)
     found = clipper.clipped_sum(*batch, clip)  # type: ignore[attr-defined]
@@ -224,26 +210,26 @@ def test_the_largest_change_by_one_patient_is_the_clip_norm_exactly(
 class ImageInsteadOfPatient(FastClipper):
     """Mutant: every image is clipped as if it were a patient."""
 
-    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+    def clipped_sum(self, batch, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
         places = [place for place, _ in patients.numbers()]
         each = Patients(torch.ones(len(places), dtype=torch.long))
-        return super().clipped_sum(inputs[places], targets[places], each, clip_norm_l2)
+        return super().clipped_sum(batch.rows(torch.tensor(places)), each, clip_norm_l2)
 
 
 class ClipAfterAveraging(FastClipper):
     """Mutant: the whole batch is clipped at once, to its number of patients times the clip norm."""
 
-    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+    def clipped_sum(self, batch, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
         places = [place for place, _ in patients.numbers()]
         one = Patients(torch.tensor([len(places)]), len(places))
-        return super().clipped_sum(inputs[places], targets[places], one, int(patients.present.sum()) * clip_norm_l2)
+        return super().clipped_sum(batch.rows(torch.tensor(places)), one, int(patients.present.sum()) * clip_norm_l2)
 
 
 class OneLayerNotClipped(FastClipper):
     """Mutant: the last layer is forgotten in the norm."""
 
-    def _collect(self, inputs, targets, patients):  # type: ignore[no-untyped-def]
-        collected = super()._collect(inputs, targets, patients)
+    def _collect(self, batch, patients):  # type: ignore[no-untyped-def]
+        collected = super()._collect(batch, patients)
         last = list(collected)[0]  # noqa: RUF015
         collected[last].squared_norms = torch.zeros_like(collected[last].squared_norms)
         return collected
@@ -279,14 +265,9 @@ def test_a_model_made_to_cancel_the_ghost_norm_moves_nothing_beyond_the_clip_nor
         model.fc.weight.copy_(torch.randn(2, norm.num_groups, generator=generator).repeat_interleave(width, 1) * 1e3)
     x, y = torch.randn(4, 1, 32, 32, generator=generator).clamp(-1, 1), torch.tensor([0, 1, 1, 0])
 
-    def single(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(outputs, targets)
-
     sizes = []
     for image in range(4):
-        found = FastClipper(model, single).clipped_sum(
-            *batch_of(x[image : image + 1], y[image : image + 1], [0], 0), 1.0
-        )
+        found = FastClipper(model, loss).clipped_sum(*batch_of(x[image : image + 1], y[image : image + 1], [0], 0), 1.0)
         sizes.append(float(flat(found).norm()))
         assert sizes[-1] <= 1 + 2.0**-12
     assert max(sizes) > 0.99
@@ -328,9 +309,9 @@ def test_tiny_gradients_do_not_escape_a_tiny_clip_norm() -> None:
     x = torch.full((2, 4), 1e-13)
 
     def tiny(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return (outputs.sum(1) * 1e-13).mean()
+        return outputs.sum(1) * 1e-13
 
     for make in (FastClipper, VmapClipper):
-        found = make(layer, tiny).clipped_sum(*batch_of(x, torch.tensor([0, 1]), [0, 1]), 1e-29)
+        found = make(layer, loss_of(tiny)).clipped_sum(*batch_of(x, torch.tensor([0, 1]), [0, 1]), 1e-29)
         size = float(flat(found).norm())
         assert size <= 2e-29 * 1.001

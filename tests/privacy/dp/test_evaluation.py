@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from tests.builders import tiny_job
 
+from salus.common.batch import Batch
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.tasks import make_task
@@ -63,7 +64,7 @@ def test_one_patient_more_moves_a_sites_vector_by_less_than_was_charged_for() ->
     def vector(patients: Mapping[int, torch.Tensor], labels: Mapping[int, torch.Tensor]) -> torch.Tensor:
         total = torch.zeros(task.private_statistics_size, dtype=torch.float64)
         for number, logits in patients.items():
-            mean = task.private_statistics(logits, labels[number]).mean(dim=0)
+            mean = task.private_rows(logits, Batch({"label": labels[number]})).mean(dim=0)
             total += mean / max(1.0, float(mean.norm()))
         return total
 

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.privacy.dp.items import cross_entropy, items, loss, loss_of
 from torch import nn
 
+from salus.common.batch import Batch, joined
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
 from salus.common.tasks import make_task
@@ -16,7 +17,7 @@ from salus.privacy.dp.checks import independent_rows
 from salus.privacy.dp.clipped import LARGEST_NORM, ClippedSum, clip_factors
 from salus.privacy.dp.clipping import VmapClipper, make_clipper
 from salus.privacy.dp.fast import FastClipper
-from salus.privacy.dp.patients import Part, Patients, grid, places_of
+from salus.privacy.dp.patients import Patients, alone, grid, places_of
 
 ROWS, CLIP = 8, 0.5
 CPU = torch.device("cpu")
@@ -26,16 +27,16 @@ def task_settings(model: str, side: int = 16) -> TaskSettings:
     return TaskSettings(kind="classification", model=model, dataset="d", classes=("a", "b"), shape=(side, side))
 
 
-def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(outputs, targets)
-
-
-def parts_of(count: int, side: int = 16, images: int = 1) -> list[Part]:
+def parts_of(count: int, side: int = 16, images: int = 1) -> list[Batch]:
     generator = torch.Generator().manual_seed(4)
     return [
-        (torch.rand(images, 1, side, side, generator=generator) * 2 - 1, torch.randint(0, 2, (images,)))
+        items(torch.rand(images, 1, side, side, generator=generator) * 2 - 1, torch.randint(0, 2, (images,)))
         for _ in range(count)
     ]
+
+
+def scaled(part: Batch, factor: float) -> Batch:
+    return items(part["image"] * factor, part["label"])
 
 
 def flat(found: ClippedSum) -> torch.Tensor:
@@ -63,7 +64,7 @@ def test_one_patient_moves_the_sum_by_the_clip_norm_at_most_whatever_the_paramet
     """Found by an attack: with a weight of 1e20 one patient with two images decided whether all others counted."""
     clipper = kind(crafted("cnn", scale=scale), loss)
     parts = parts_of(ROWS - 1)
-    mine = (parts[0][0].repeat(2, 1, 1, 1), parts[0][1].repeat(2))
+    mine = joined([parts[0], parts[0]])
     without = flat(clipper.clipped_sum(*grid(parts, ROWS, 2), CLIP))
     found = flat(clipper.clipped_sum(*grid([*parts, mine], ROWS, 2), CLIP))
     assert float((found - without).norm()) <= CLIP * (1 + 2.0**-12)
@@ -74,7 +75,7 @@ def test_a_norm_beyond_the_largest_one_counts_as_not_finite_for_that_patient_alo
     assert clip_factors(norms, 0.5).tolist() == [0.5, 0.5 / LARGEST_NORM, 0.0, 0.0, 0.0, 1.0]
     parts = parts_of(ROWS)
     for strange in (1e19, 1e30, float("inf"), float("nan")):
-        x = [(images * (strange if place == 3 else 1.0), target) for place, (images, target) in enumerate(parts)]
+        x = [scaled(part, strange if place == 3 else 1.0) for place, part in enumerate(parts)]
         model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
         found = FastClipper(model, loss).clipped_sum(*grid(x, ROWS, 1), CLIP)
         others = FastClipper(model, loss).clipped_sum(*grid([*parts[:3], *parts[4:]], ROWS, 1), CLIP)
@@ -85,17 +86,17 @@ def test_a_norm_beyond_the_largest_one_counts_as_not_finite_for_that_patient_alo
 class AllOrNothing(FastClipper):
     """Mutant: one patient whose gradient overflows in single precision takes the batch with it, as before the attack."""
 
-    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
-        found = super().clipped_sum(inputs, targets, patients, clip_norm_l2)
+    def clipped_sum(self, batch, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        found = super().clipped_sum(batch, patients, clip_norm_l2)
         overflows = bool(found.norms_l2.float().square().isinf().any())
         return ClippedSum([g * (not overflows) for g in found.gradients], found.norms_l2)
 
 
 @pytest.mark.parametrize("kind", [FastClipper, AllOrNothing])
 def test_one_patient_with_huge_values_does_not_decide_for_all(kind: type[FastClipper]) -> None:
-    clipper = kind(nn.Sequential(nn.Flatten(), nn.Linear(256, 2)), lambda outputs, targets: outputs.sum(1).mean())
+    clipper = kind(nn.Sequential(nn.Flatten(), nn.Linear(256, 2)), loss_of(lambda outputs, targets: outputs.sum(1)))
     parts = parts_of(ROWS)
-    huge = [*parts[:3], (parts[3][0] * 1e20, parts[3][1]), *parts[4:]]
+    huge = [*parts[:3], scaled(parts[3], 1e20), *parts[4:]]
     whole = flat(clipper.clipped_sum(*grid(huge, ROWS, 1), CLIP))
     without = flat(clipper.clipped_sum(*grid([*parts[:3], *parts[4:]], ROWS, 1), CLIP))
     holds = bool((whole - without).norm() <= CLIP * (1 + 2.0**-12))
@@ -110,10 +111,10 @@ def test_activations_that_vanish_when_squared_are_clipped_all_the_same(value: fl
     inputs = torch.full((images, 64, 2, 2), value)
 
     def steep(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return (outputs.flatten(1).sum(1) * (1e3 / value)).mean()
+        return outputs.flatten(1).sum(1) * (1e3 / value)
 
-    part = inputs, torch.zeros(images, dtype=torch.long)
-    found = FastClipper(layer, steep).clipped_sum(*grid([part], 2, places_of(images, 8)), 0.01)
+    part = items(inputs, torch.zeros(images, dtype=torch.long))
+    found = FastClipper(layer, loss_of(steep)).clipped_sum(*grid([part], 2, places_of(images, 8)), 0.01)
     assert 0.009 < float(flat(found).norm()) <= 0.01 * (1 + 2.0**-12)
 
 
@@ -121,7 +122,7 @@ def test_activations_that_vanish_when_squared_are_clipped_all_the_same(value: fl
 @pytest.mark.parametrize("places", [1, 2])
 def test_every_rows_norm_is_the_same_to_the_last_bit_wherever_it_stands(model: str, places: int) -> None:
     task = make_task(task_settings(model))
-    clipper = make_clipper(build_model(task.settings, 0), task.loss)
+    clipper = make_clipper(build_model(task.settings, 0), loss)
     assert independent_rows(clipper, task, ROWS // places, places, CPU)
 
 
@@ -136,7 +137,7 @@ def test_a_patients_clipped_gradient_depends_on_nobody_else(order: list[int], ke
     torch.manual_seed(0)
     clipper = FastClipper(build_model(task_settings("cnn"), 0), loss)
     parts = parts_of(ROWS)
-    parts = [(x if place == 0 else x * scale, y) for place, (x, y) in enumerate(parts)]
+    parts = [part if place == 0 else scaled(part, scale) for place, part in enumerate(parts)]
     alone = clipper.clipped_sum(*grid(parts[:1], ROWS, 1), CLIP)
     chosen = [place for place in order if place == 0 or place in kept]
     found = clipper.clipped_sum(*grid([parts[place] for place in chosen], ROWS, 1), CLIP)
@@ -163,39 +164,42 @@ class Shared(nn.Module):
 class FirstRowFaster(FastClipper):
     """Mutant: the first row is computed in another order."""
 
-    def clipped_sum(self, inputs, targets, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
-        found = super().clipped_sum(inputs, targets, patients, clip_norm_l2)
+    def clipped_sum(self, batch, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        found = super().clipped_sum(batch, patients, clip_norm_l2)
         found.norms_l2[0] *= 1 + 2.0**-50
         return found
 
 
 def test_rows_that_depend_on_their_place_or_on_other_rows_are_found() -> None:
     task = make_task(task_settings("logistic"))
-    assert not independent_rows(FastClipper(Shared(), task.loss), task, ROWS, 1, CPU)
-    assert not independent_rows(FirstRowFaster(build_model(task.settings, 0), task.loss), task, ROWS, 1, CPU)
+    assert not independent_rows(FastClipper(Shared(), loss), task, ROWS, 1, CPU)
+    assert not independent_rows(FirstRowFaster(build_model(task.settings, 0), loss), task, ROWS, 1, CPU)
 
 
 def test_a_loss_that_fails_for_one_image_costs_its_patient_only() -> None:
     def picky(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if (targets == 7).any():
             raise ValueError("no such class")
-        return F.cross_entropy(outputs, targets)
+        return cross_entropy(outputs, targets)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 2))
     parts = parts_of(ROWS)
-    strange = [(x, torch.full_like(y, 7) if place == 2 else y) for place, (x, y) in enumerate(parts)]
-    found = FastClipper(model, picky).clipped_sum(*grid(strange, ROWS, 1), CLIP)
-    expected = FastClipper(model, picky).clipped_sum(*grid([*parts[:2], *parts[3:]], ROWS, 1), CLIP)
+    strange = [*parts[:2], items(parts[2]["image"], torch.tensor([7])), *parts[3:]]
+    found = FastClipper(model, loss_of(picky)).clipped_sum(*grid(strange, ROWS, 1), CLIP)
+    expected = FastClipper(model, loss_of(picky)).clipped_sum(*grid([*parts[:2], *parts[3:]], ROWS, 1), CLIP)
     assert torch.isnan(found.norms_l2[2])
     assert torch.allclose(flat(found), flat(expected), atol=1e-12)
 
 
 def test_a_grid_pads_a_row_with_the_patients_own_image_and_leaves_the_rest_free() -> None:
-    parts = [(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 2, 3])), (torch.tensor([[9.0]]), torch.tensor([9]))]
-    inputs, targets, patients = grid(parts, 3, 4)
-    assert inputs.flatten().tolist() == [1, 2, 3, 1, 9, 9, 9, 9, 0, 0, 0, 0]
-    assert targets.tolist() == [1, 2, 3, 1, 9, 9, 9, 9, 0, 0, 0, 0]
+    first = items(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 2, 3]))
+    batch, patients = grid([first, items(torch.tensor([[9.0]]), torch.tensor([9]))], 3, 4)
+    assert batch["image"].flatten().tolist() == [1, 2, 3, 1, 9, 9, 9, 9, 0, 0, 0, 0]
+    assert batch["label"].tolist() == [1, 2, 3, 1, 9, 9, 9, 9, 0, 0, 0, 0]
     assert patients.numbers() == [(0, 0), (1, 0), (2, 0), (4, 1)]
     assert patients.present.tolist() == [True, True, False]
     assert [places_of(images, 6) for images in (1, 2, 3, 4, 5, 6)] == [1, 2, 4, 4, 6, 6]
     assert Patients(torch.tensor([1, 1])).count == 2
+    mine, only = alone(batch, patients, 1)
+    assert mine["label"].tolist() == [9] * 12
+    assert only.of_row == [0, 1, 0]
