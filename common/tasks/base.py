@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from salus.common.estimates import Metric
 from salus.common.examples import Example
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
+from salus.common.strict import Strict
 
 Totals = npt.NDArray[np.float64]
 
@@ -47,6 +48,8 @@ class Task(Protocol):
     Randomness that a loss needs is a field of the batch; `losses` itself draws nothing.
     """
 
+    Settings: ClassVar[type[Strict]]
+    """The task's own keys of the section ``task``, see `common.registry`."""
     settings: TaskSettings
     spec: Spec
     """The fields of one item, which `prepare` makes; random batches of it are used for checks, see `common.batch`."""
