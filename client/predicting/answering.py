@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from salus.client.data.loading import _places
+from salus.client.data.examples import example_of
 from salus.client.data.records import Sample
+from salus.common.batch import stacked
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Array
 from salus.common.job import TaskSettings
@@ -50,11 +51,10 @@ class Answering:
             DataError: the sample does not fit the job.
             UnreadableImage: the model's output for it is not finite.
         """
-        values = sample.values
-        if sample.columns:
-            values = values[_places(sample.columns, self._settings.columns)]
+        example = example_of(sample, self._settings, vendor)
         with torch.inference_mode():
-            outputs = self._network(self._task.prepare(values)[None].to(self._device)).float().cpu()[0]
+            batch = stacked([self._task.prepare(example)]).to(self._device)
+            outputs = self._task.infer(self._network, batch).float().cpu()[0]
         if not torch.isfinite(outputs).all():
             raise UnreadableImage("not-finite", "the model's output for it is not finite")
         return self._labelled(outputs)
