@@ -59,7 +59,7 @@ class Job(Strict):
     training: Plugged[Training] = Field(default_factory=Training)
     aggregation: Plugged[Aggregation] = Field(default_factory=Aggregation)
     privacy: Privacy = Privacy()
-    statistics: Statistics | None = None
+    statistics: Plugged[Statistics] | None = None
     harmonise: Harmonise | None = None
 
     @model_validator(mode="after")

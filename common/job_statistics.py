@@ -1,10 +1,12 @@
 """The parts of a job that are not training: columns of tables, statistics, and how images are harmonised."""
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from salus.common.registry import Registry
+from salus.common.sections import Section
 from salus.common.strict import Strict
 from salus.common.vocabulary import MODALITIES, OTHER, VENDORS, check_words
 
@@ -36,11 +38,11 @@ class Column(Strict):
     unit: Annotated[str, Field(max_length=32)] = ""
 
 
-class Statistics(Strict):
-    """What is measured over all sites, instead of training.
+class Statistics(Section):
+    """What is computed over all sites, instead of training; the kind adds keys of its own.
 
     Args:
-        kind: What is computed, such as `summary` or `quantiles`.
+        kind: What is computed, such as `summary`, `quantiles` or `logistic`.
         intensity_low, intensity_high: Range in which intensities are counted, in the modality's units.
         bins: Equal intervals into which the range is divided; a quantile is known to the width of one.
         quantiles: Quantiles that are reported.
@@ -48,6 +50,8 @@ class Statistics(Strict):
         vendors: Scanner vendors for each of which quantiles are reported; empty reports one set for all images.
         min_patients: Each site suppresses cells in which fewer of its patients are counted; without noise only.
     """
+
+    plugins: ClassVar[Mapping[str, str | Registry]] = {"kind": "salus.common.sums:SUMS"}
 
     kind: Name
     intensity_low: Intensity = 0.0  # for CT use -1024

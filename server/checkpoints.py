@@ -284,6 +284,10 @@ class Checkpoints:
         """Return where the model after a round is kept."""
         return self._folder / "models" / job_id / f"round-{round_:05d}.safetensors"
 
+    def sums_model_path(self, job_id: str) -> Path:
+        """Return where the signed model of a job of sums is kept."""
+        return self._folder / "models" / job_id / "model.json"
+
 
 def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
     signed = Signed.model_validate_json(row.signed)

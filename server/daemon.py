@@ -35,6 +35,7 @@ from salus.server.door import raise_open_files
 from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
+from salus.server.measuring import keep_model
 from salus.server.participants import Participants, participants, scope_of
 from salus.server.quality import evaluation_in
 from salus.server.report import write_report
@@ -189,6 +190,7 @@ class CoordinatorDaemon:
             cancelled=lambda: self._must_end(row.job_id),
         )
         run_of(attempts).run()
+        keep_model(attempts, self._folder.identity)
 
     def _must_end(self, job_id: str) -> bool:
         """Whether a running job must stop now; it is resumed later unless it was cancelled."""
@@ -281,6 +283,8 @@ class CoordinatorDaemon:
     def result(self, job_id: str) -> dict[str, Any]:
         row = self._checkpoints.job(job_id)
         model = self._checkpoints.model_path(job_id, row.job.job.rounds)
+        if row.job.statistics is not None:
+            model = self._checkpoints.sums_model_path(job_id)
         report = self._folder.folder / "reports" / f"{job_id}.html"
         records = self._checkpoints.records(job_id)
         found = records[-1].get("result") if records else None

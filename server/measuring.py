@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from salus.common.errors import RoundError
+from salus.common.files import write_whole
+from salus.common.identity import Identity
 from salus.common.sums import sums_of
 from salus.common.sums.base import Totals, cells_of, norm_of
 from salus.common.sums.exact import from_limbs
+from salus.common.sums.signed_model import seal_model
 from salus.common.sums.state import state_to_bytes
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
@@ -58,6 +62,7 @@ class StatisticsRun:
             }
             if step == self.sums.steps:
                 record["result"] = result = self.sums.result(state, totals)
+                record["model"] = self.sums.model(state)
             attempts.checkpoints.save_record(job_id, step, record)
             attempts.events.emit(
                 "round", job=job_id, round=step, of=self.sums.steps, sites=list(total.sites), metrics={}
@@ -74,6 +79,22 @@ class StatisticsRun:
         patients = max(float(cells[0]), 0.0)
         images = max(float(cells[1]), 0.0) * self.job.privacy.images_per_patient
         return Totals(patients, images, patients, cells[2:], noise)
+
+
+def keep_model(attempts: Attempts, coordinator: Identity) -> Path | None:
+    """Sign the model of a finished job and write it as JSON; returns its path, or None for a job without such a model.
+
+    Raises:
+        StorageError: it cannot be written; calling this again is safe.
+    """
+    records = attempts.checkpoints.records(attempts.job_id)
+    model = records[-1].get("model") if records else None
+    if attempts.job.statistics is None or not isinstance(model, dict) or not model:
+        return None
+    path = attempts.checkpoints.sums_model_path(attempts.job_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, seal_model(coordinator, attempts.job_id, attempts.signed.document.encode(), model))
+    return path
 
 
 def _state_of(record: dict[str, object]) -> Sequence[float]:

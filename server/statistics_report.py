@@ -1,5 +1,6 @@
 """Results of statistics for people: tables, a page with plots, and a section to copy into a training job."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,23 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
         sections.append(
             Section("Standard scale", columns=("percentile", "landmark"), rows=[(p, f"{v:.4f}") for p, v in pairs])
         )
+    if result.get("kind") == "logistic":
+        values = zip(result["columns"], result["coefficients"], result["standard_errors"], strict=True)
+        rows = [(name, f"{value:.4g}", f"{error:.2g}", f"{_odds(value):.4g}") for name, value, error in values]
+        columns = ("column", "coefficient", "standard error", "odds ratio")
+        sections.append(
+            Section(
+                "Logistic regression",
+                columns=columns,
+                rows=[("intercept", f"{result['intercept']:.4g}", "", ""), *rows],
+            )
+        )
+    if result.get("kind") == "kmeans":
+        rows = [
+            (number, _shown(round(size)), *(f"{value:.4g}" for value in centre))
+            for number, (size, centre) in enumerate(zip(result["sizes"], result["centres"], strict=True), start=1)
+        ]
+        sections.append(Section("Centres", columns=("cluster", "images", *result["columns"]), rows=rows))
     if "features" in result:
         rows = [(name, f"{f['alpha']:.5g}", f"{f['sigma']:.5g}") for name, f in result["features"].items()]
         sections.append(Section("Common model of features", columns=("feature", "alpha", "sigma"), rows=rows))
@@ -86,6 +104,10 @@ def _ranges(cells: list[str]) -> list[str]:
         cell if not cell[0].isdigit() else f"{cell} to below {above}" if above else f"{cell} or more"
         for cell, above in zip(cells, following, strict=True)
     ]
+
+
+def _odds(coefficient: float) -> float:
+    return math.exp(min(700.0, coefficient))
 
 
 def _shown(value: float) -> str:

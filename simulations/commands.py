@@ -105,7 +105,8 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
     if not kept:
         del values["model"]
     if job.statistics is not None:
-        return {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
+        shown = {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
+        return shown | ({"model": values["model"]} if kept and result.model.exists() else {})
     return values
 
 

@@ -32,6 +32,7 @@ from salus.server.card import PrivacyCard, card_of_job
 from salus.server.checkpoints import Checkpoints
 from salus.server.checks import check_job
 from salus.server.federation import Federation
+from salus.server.measuring import keep_model
 from salus.server.quality import evaluation_in
 from salus.server.rounds import Evaluator, run_of
 from salus.server.statistics_report import harmonise_section
@@ -129,6 +130,7 @@ def simulate(
             transcript = Transcript(folder / "transcripts" / f"{job_id}.jsonl")
             attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript)
             run_of(attempts, evaluate).run()
+            keep_model(attempts, coordinator)
 
         # A virtual site's node id is the site id, so sites need not be asked for it: on a busy machine the answer would be late.
         nodes = {site: site for site in hospitals.site_ids()}
@@ -144,7 +146,9 @@ def simulate(
         rounds=rounds,
         seconds=time.monotonic() - started,
         peak_rss_mb=memory.peak_mb,
-        model=checkpoints.model_path(job_id, job.job.rounds),
+        model=checkpoints.model_path(job_id, job.job.rounds)
+        if job.statistics is None
+        else checkpoints.sums_model_path(job_id),
         quarantined=hospitals.quarantined,
         statistics=found,
         harmonise=harmonise_section(job, found) if found else "",

@@ -13,6 +13,8 @@ SUMS = Registry(
     "salus.sums",
     {
         "combat": "salus.common.sums.combat:Combat",
+        "kmeans": "salus.common.sums.kmeans:KMeans",
+        "logistic": "salus.common.sums.logistic:Logistic",
         "nyul": "salus.common.sums.nyul:Nyul",
         "quantiles": "salus.common.sums.quantiles:Quantiles",
         "summary": "salus.common.sums.summary:Summary",

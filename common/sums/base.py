@@ -83,7 +83,7 @@ class Sums(Protocol):
 
     Guarantees that every implementation must give:
 
-    - the entries of `row` are in 0 .. 1 and its Euclidean norm is at most `reach`, for every image;
+    - the entries of `row` are in -1 .. 1 and its Euclidean norm is at most `reach`, for every image;
     - only the result of `measure` leaves a site, inside a protected sum.
     """
 
@@ -161,12 +161,12 @@ def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[n
         here = slice(place, place + block.size)
         place += block.size
         if block.kind == "named":
-            result[here][_small(present[:, here], least)] = 0.0
+            result[here][small_cells(present[:, here], least)] = 0.0
         elif block.kind == "ordered":
             families.setdefault(block.family or str(place), []).append(here)
     for members in families.values():
         together = np.stack([present[:, here].any(axis=1) for here in members], axis=1)
-        for here, small in zip(members, _small(together, least), strict=True):
+        for here, small in zip(members, small_cells(together, least), strict=True):
             if small:
                 result[here] = 0.0
                 continue
@@ -175,8 +175,12 @@ def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[n
     return result
 
 
-def _small(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bool_]:
-    """Return which cells to set to zero: the small ones, then the next smallest, until enough patients are in them."""
+def small_cells(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bool_]:
+    """Return which cells to set to zero: the small ones, then the next smallest, until enough patients are in them.
+
+    Args:
+        present: which patients (rows) contribute to which cell.
+    """
     counts = present.sum(axis=0)
     small: npt.NDArray[np.bool_] = (counts > 0) & (counts < least)
     while small.any() and present[:, small].any(axis=1).sum() < least:

@@ -1,5 +1,6 @@
 """Statistics over sites in this process: real site code, real protection, against all images in one place."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,21 +17,24 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
-from salus.common.errors import JobError, ProtectionError, RoundError, WireError
+from salus.common.errors import ConfigError, IdentityError, JobError, ProtectionError, RoundError, WireError
 from salus.common.events import EventLog, read_events
+from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.packets import Request
 from salus.common.sums import SUMS, sums_of
 from salus.common.sums.base import Measured, Totals
 from salus.common.sums.nyul import Nyul
+from salus.common.sums.signed_model import open_model
 from salus.common.sums.state import state_from_bytes
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.shapes import measured_shape
 from salus.server.attempts import Attempts
 from salus.server.checks import check_job
-from salus.server.measuring import StatisticsRun
+from salus.server.measuring import StatisticsRun, keep_model
 from salus.server.transcripts import Transcript
 
+COORDINATOR = Identity.generate()
 STEPS = {"summary": 1, "nyul": 1, "combat": 1, "quantiles": 1}
 JOB = """
 [job]
@@ -289,6 +293,48 @@ def test_statistics_whose_sums_would_not_fit_are_refused_before_anything_is_spen
         "Refused",
     )  # too large for the sum, or for memory
     assert site._ledger.entries() == []
+
+
+def codebook(privacy: str) -> Job:
+    text = JOB.replace('kind = "{kind}"', 'kind = "{kind}"\nclusters = 3')
+    return parse_job(text.format(rounds=3, kind="kmeans", protection="masking", privacy=privacy, least=5, holder=""))
+
+
+def test_a_masked_model_from_sums_is_kept_as_signed_json(tmp_path: Path) -> None:
+    world = World(tmp_path, codebook('noise = "none"'), sites=5)
+    attempts = attempts_of(world)
+    assert keep_model(attempts, COORDINATOR) is None  # not before the last step
+    found = StatisticsRun(attempts).run()
+    path = keep_model(attempts, COORDINATOR)
+    assert path is not None
+    model = open_model(path.read_bytes(), COORDINATOR.public_key)
+    assert model.model["centres"] == found["centres"]
+    assert sum(found["sizes"]) == pytest.approx(5 * 80, abs=1e-3)
+    assert model.job == world.job_id
+    assert model.job_sha256 == hashlib.sha256(world.signed.document.encode()).hexdigest()
+    with pytest.raises(IdentityError):
+        open_model(path.read_bytes().replace(b"centres", b"centers"), COORDINATOR.public_key)
+    with pytest.raises(IdentityError):
+        open_model(path.read_bytes(), Identity.generate().public_key)
+    with pytest.raises(ConfigError, match="signed JSON"):
+        open_model(path.read_bytes()[:-3], COORDINATOR.public_key)
+
+
+def test_a_noised_codebook_states_its_noise_and_costs_each_step(tmp_path: Path) -> None:
+    world = World(tmp_path, codebook('noise = "distributed"\nepsilon = 8.0'), sites=5)
+    for site in world.sites.sites.values():
+        rules = Policy(allow_distributed_noise=True)
+        site._policy = lambda rules=rules: rules  # type: ignore[misc]
+    found = run(world)
+    assert found["noise_sd"] > 0  # type: ignore[operator]
+    assert np.isfinite(found["centres"]).all()  # type: ignore[call-overload]
+    assert [record["round"] for record in world.store.records(world.job_id)] == [1, 2, 3]
+
+
+def test_kinds_without_a_model_keep_none(tmp_path: Path) -> None:
+    world = World(tmp_path, job_of("summary"), sites=5)
+    run(world)
+    assert keep_model(attempts_of(world), COORDINATOR) is None
 
 
 class TwoSteps(Nyul):

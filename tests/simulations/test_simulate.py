@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,19 @@ def test_heart_disease_in_four_hospitals_is_as_good_as_pooled(tmp_path: Path, sh
     assert result.metrics["auc"] == pytest.approx(pooled, abs=0.015)
     assert pooled > 0.8
     assert np.isfinite(result.metrics["loss"])
+
+
+@pytest.mark.shared_data
+def test_the_odds_of_heart_disease_over_four_hospitals(tmp_path: Path, shared_data: Path) -> None:
+    result = simulate(
+        load_job(JOBS / "heart-disease-odds.toml"), shared_data / "heart_disease", sites=4, partition="group", seed=0,
+        folder=tmp_path, options=HEART, performance=CPU,
+    )  # fmt: skip
+    found = result.statistics
+    assert isinstance(found["last_step"], float)
+    assert found["last_step"] < 1e-6
+    effects = dict(zip(found["columns"], found["coefficients"], strict=True))  # type: ignore[call-overload]
+    errors = dict(zip(found["columns"], found["standard_errors"], strict=True))  # type: ignore[call-overload]
+    for name in ("sex = 1", "exang = 1", "oldpeak"):  # well known, and clear in these data
+        assert effects[name] > 2 * errors[name]
+    assert json.loads(result.model.read_bytes())["context"] == "salus/sums-model/1"
