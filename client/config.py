@@ -47,6 +47,7 @@ max_job_memory_mb = 0    # a job that needs more memory is refused; 0: three qua
 """
 POLICY_TEMPLATE = """\
 # What this site allows. Nothing the coordinator sends can widen it; an unreadable file refuses every job.
+format = 1                  # of this file
 allow_unprotected = false   # true lets the coordinator read this site's own update
 allow_without_noise = false # true accepts jobs without differential privacy for patients
 allow_distributed_noise = true

@@ -32,6 +32,7 @@ from salus.client.link_guard import BodySignatureInterceptor, check_response
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import LinkError, WireError
 from salus.common.objects import Incomplete, assemble
+from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
 
 CALL_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 8 * 2**30
@@ -74,6 +75,7 @@ class FleetLink:
         http = self._client._client
         http.follow_redirects = False
         http.headers["accept-encoding"] = "identity"
+        http.headers[PROTOCOL_HEADER] = str(PROTOCOL)
         http.event_hooks = {"response": [check_response]}
         self._max_message_bytes = min(max_message_bytes, MAX_MESSAGE_BYTES)
         self._node: Node | None = None

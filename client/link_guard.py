@@ -13,6 +13,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from salus.common.clock import Clock
 from salus.common.errors import LinkError
 from salus.common.link_signature import sign_request
+from salus.common.versions import PROTOCOL_HEADER, check_protocol
 
 MAX_RESPONSE_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
 
@@ -55,8 +56,11 @@ def check_response(response: httpx.Response) -> None:
     """Refuse a response before its body is read; to be called as one of httpx's response hooks.
 
     Raises:
-        LinkError: a compressed body, a redirect, or more bytes than a response may have.
+        LinkError: a coordinator with another version of the protocol, a compressed body, a redirect, or more bytes than a
+            response may have.
     """
+    if response.is_success or response.status_code == httpx.codes.UPGRADE_REQUIRED:  # not an error page of a proxy
+        check_protocol(response.headers.get(PROTOCOL_HEADER, ""), other="the coordinator", me="this site")
     encoding = response.headers.get("content-encoding", "identity")
     length = response.headers.get("content-length", "0")
     if encoding != "identity" or response.has_redirect_location:

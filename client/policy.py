@@ -5,7 +5,7 @@ Anything unknown or unparsable is refused. Nothing the coordinator sends can wid
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,7 @@ class Policy(Strict):
     """The operator's rules, from ``policy.toml``.
 
     Args:
+        format: Version of the format of this file.
         allow_unprotected: accept jobs in which the coordinator sees this site's own update.
         allow_without_noise: accept jobs that give patients no differential privacy.
         allow_imprint_models: names of models that jobs without noise may use although a wide layer sees the raw input. Crafted
@@ -43,6 +44,9 @@ class Policy(Strict):
         budget: what one patient may spend over all jobs of one period.
     """
 
+    newest_format: ClassVar[int] = 1
+
+    format: Literal[1] = 1
     allow_unprotected: bool = False
     allow_without_noise: bool = False
     allow_imprint_models: tuple[str, ...] = ()  # no such model is safe without noise

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from salus.common.errors import Refused
 from salus.common.roster import Roster
-from salus.common.sqlite import open_sqlite
+from salus.common.sqlite import open_database
 from salus.common.trust import Trust
 
+FORMAT = 1
 METADATA = sa.MetaData()
 BEGUN = sa.Table(
     "begun",
@@ -33,8 +34,7 @@ class JobRosters:
     """
 
     def __init__(self, path: Path, trust: Trust, public_key: bytes) -> None:
-        self._engine = open_sqlite(path)
-        METADATA.create_all(self._engine)
+        self._engine = open_database(path, METADATA, FORMAT)
         self._trust, self._public_key = trust, public_key
 
     def keys(self, job: str, digest: str) -> Mapping[int, bytes]:

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from salus.common.errors import ConfigError
-from salus.common.sqlite import open_sqlite
+from salus.common.sqlite import open_database
 from salus.privacy.contribution import DataKind
 from salus.privacy.protocol.contributors import Consent, Contributors
 from salus.privacy.protocol.head import Head, went_back
 from salus.privacy.protocol.store import asked_before, consented_before, opened_before
 
-FORMAT = 2  # raised with every change of the tables; 1 knew no contributors
+FORMAT = 1
 METADATA = sa.MetaData()
 SESSIONS = sa.Table(
     "sessions",
@@ -58,17 +57,7 @@ class SqliteSessionStore:
     """Implements `SessionStore` in one file."""
 
     def __init__(self, path: Path) -> None:
-        self._engine = open_sqlite(path)
-        with self._engine.begin() as connection:
-            known = connection.execute(sa.text("PRAGMA user_version")).scalar_one()
-            fresh = not sa.inspect(connection).has_table("sessions")
-            if not fresh and known != FORMAT:
-                raise ConfigError(
-                    f"Expected {path.name} in format {FORMAT}, found {known}.",
-                    remedy="It was written by another version of Salus. Use that version, or set up the consortium again.",
-                )
-            METADATA.create_all(connection)
-            connection.execute(sa.text(f"PRAGMA user_version = {FORMAT}"))
+        self._engine = open_database(path, METADATA, FORMAT)
 
     def open_session(self, session: bytes, scope: str) -> None:
         """Remember a session and its scope; raises ProtectionError if it was opened before."""

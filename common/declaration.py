@@ -5,7 +5,7 @@ of an incompatible job says nothing about a patient.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -64,6 +64,9 @@ class Declaration(Strict):
         targets: annotations beside the label, with their structures.
         patient_ids: whether patients are identified; if not, every distinct image or row counts as one patient.
     """
+
+    format_key: ClassVar[str] = "version"
+    newest_format: ClassVar[int] = 1
 
     version: Literal[1] = 1
     kind: Literal["images", "table"]

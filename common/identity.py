@@ -5,6 +5,7 @@ signature made for one purpose is never valid for another.
 """
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Self
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from salus.common.canonical import canonical_json, hash_parts
 from salus.common.errors import IdentityError
 from salus.common.strict import Strict
+from salus.common.versions import check_format
 
 KEY_FILE_MODE = 0o600
 SIGNATURE_BYTES = 64
@@ -163,6 +165,10 @@ class Signed(Strict):
         Raises:
             IdentityError: another kind of statement, or a signature that does not verify.
         """
+        kind, _, number = context.rpartition("/")
+        stated_kind, _, stated = self.context[:40].rpartition("/")
+        if stated_kind == kind and stated != number and re.fullmatch(r"[0-9]{1,6}", stated):
+            check_format(int(stated), int(number), what=f"{kind} statement", error=IdentityError)
         if self.context != context:
             raise IdentityError(
                 f"Expected a {context!r} statement, got {self.context[:40]!r}.",

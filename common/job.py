@@ -6,10 +6,11 @@ into its session, so two sites that received different jobs can never complete a
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import JobError
@@ -52,8 +53,18 @@ CONTEXT = "salus/job/1"
 
 
 class Job(Strict):
-    """A whole job file: what is trained, or with a section ``statistics`` what is measured."""
+    """A whole job file: what is trained, or with a section ``statistics`` what is measured.
 
+    A job is its document: two jobs are equal if their canonical bytes are, and a job that was received keeps the bytes that
+    were signed, so that later versions of Salus, with more keys or other defaults, find the same hash.
+
+    Args:
+        format: Version of the format of this file.
+    """
+
+    newest_format: ClassVar[int] = 1
+
+    format: Literal[1] = 1
     job: JobHead
     task: Plugged[TaskSettings]
     training: Plugged[Training] = Field(default_factory=Training)
@@ -61,6 +72,7 @@ class Job(Strict):
     privacy: Privacy = Privacy()
     statistics: Plugged[Statistics] | None = None
     harmonise: Harmonise | None = None
+    _document: bytes = PrivateAttr(default=b"")  # the canonical bytes, once they are known
 
     @model_validator(mode="after")
     def _training_or_statistics(self) -> Self:
@@ -125,8 +137,23 @@ class Job(Strict):
         return self.statistics is None and self.noised_steps == 1
 
     def canonical_bytes(self) -> bytes:
-        """Return the one encoding of this job, defaults included, that is signed and hashed."""
-        return canonical_json(self.model_dump(mode="json"))
+        """Return what is signed and hashed: the document as it was received, or this job's encoding, defaults included."""
+        if not self._document:
+            self._document = canonical_json(self.model_dump(mode="json"))
+        return self._document
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, which with an `update` is another document."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update:
+            copied._document = b""
+        return copied
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.canonical_bytes() == other.canonical_bytes()
+
+    def __hash__(self) -> int:
+        return hash(self.canonical_bytes())
 
     def digest(self) -> bytes:
         """Return SHA-256 of `canonical_bytes`, 32 bytes."""
@@ -153,30 +180,33 @@ def seal_job(job: Job, coordinator: Identity) -> Signed:
 
 
 def open_job(signed: Signed, coordinator_key: bytes) -> tuple[Job, bytes]:
-    """Check the coordinator's signature and return the job and its canonical bytes.
+    """Check the coordinator's signature and return the job and the bytes that were signed.
 
     Raises:
         IdentityError: not signed by this key as a job.
-        JobError: not a valid job, or not in canonical form.
+        JobError: not a valid job, not in canonical form, or written by a version of Salus that this one cannot read.
     """
     document = signed.open(coordinator_key, CONTEXT, who="the coordinator")
     return job_from_canonical(document), document
 
 
-def job_from_canonical(data: bytes) -> Job:
-    """Parse canonical bytes that came over the wire.
+def job_from_canonical(document: bytes) -> Job:
+    """Parse the canonical bytes of a job that came over the wire or was stored; it keeps them.
+
+    A key that the document lacks has its default of today: such a key was added since, and its default means what was meant
+    before. So documents of older versions stay valid, and so do their signatures and hashes.
 
     Raises:
-        JobError: not a valid job, or not in canonical form (two encodings of one job would have two hashes).
+        JobError: not a valid job, not in canonical form (two encodings of one job would have two hashes), or written by a
+            newer version of Salus; the message says which side is too old.
     """
     try:
-        values = json.loads(data)
+        values = json.loads(document)
+        canonical = canonical_json(values)
     except (ValueError, RecursionError):
         raise JobError("Expected the signed job to be JSON.", remedy="Ask the coordinator to sign it again.") from None
-    job = validate(Job, values, error=JobError, what="signed job")
-    if job.canonical_bytes() != data:
-        raise JobError(
-            "Expected the signed job in canonical form.",
-            remedy="Both sides may run different versions of Salus; install the same one.",
-        )
+    if canonical != document:
+        raise JobError("Expected the signed job in canonical form.", remedy="Sign the job with `salus job sign`.")
+    job = validate(Job, values, error=JobError, what="signed job", received=True)
+    job._document = document
     return job

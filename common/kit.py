@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ MAX_PEM = 20_000
 class MemberRequest(Strict):
     """What a member sends to the consortium: its public keys and a certificate request."""
 
+    newest_format: ClassVar[int] = 1
+
+    format: Literal[1] = 1
     role: Literal["site", "coordinator"]
     name: DisplayName
     url: Annotated[str, Field(max_length=300)] = ""
@@ -33,6 +36,9 @@ class MemberRequest(Strict):
 class Kit(Strict):
     """What the consortium sends to a member: the signed roster, the TLS authority and the member's own certificate."""
 
+    newest_format: ClassVar[int] = 1
+
+    format: Literal[1] = 1
     name: DisplayName
     consortium_key: HexKey
     authority: Annotated[str, Field(min_length=1, max_length=MAX_PEM)]
@@ -65,12 +71,12 @@ def create_keys(folder: Path, role: Literal["site", "coordinator"], name: str, u
 
 def read_request(path: Path) -> MemberRequest:
     """Read a request file; raises ConfigError for anything else."""
-    return validate(MemberRequest, read_json(path, "request"), error=ConfigError, what="request")
+    return validate(MemberRequest, read_json(path, "request"), error=ConfigError, what="request", received=True)
 
 
 def read_kit(path: Path) -> Kit:
     """Read a kit file; raises ConfigError for anything else."""
-    return validate(Kit, read_json(path, "kit"), error=ConfigError, what="kit")
+    return validate(Kit, read_json(path, "kit"), error=ConfigError, what="kit", received=True)
 
 
 def read_json(path: Path, what: str) -> object:

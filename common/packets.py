@@ -26,6 +26,7 @@ from salus.common.canonical import canonical_json
 from salus.common.errors import WireError
 from salus.common.identity import Signed
 from salus.common.strict import Strict, validate
+from salus.common.versions import PROTOCOL, check_format
 
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
@@ -60,6 +61,7 @@ class Request(Strict):
     """The coordinator's request to one site."""
 
     kind: Literal["train", "answer", "evaluate", "measure", "check", "hello"]
+    protocol: Literal[1] = 1
     nonce: Nonce = Field(default_factory=_nonce)
     job_id: JobId = ""
     job: Signed | None = None
@@ -73,6 +75,7 @@ class Reply(Strict):
     """A site's answer; nothing in it depends on the site's data."""
 
     kind: Literal["ok", "refused"]
+    protocol: Literal[1] = 1
     nonce: Nonce = Field(default_factory=_nonce)
     site: Annotated[int, Field(ge=0, le=10_000)] = 0
     error: Annotated[str, Field(pattern=r"^[A-Za-z]{0,64}$")] = ""
@@ -100,13 +103,13 @@ def pack(header: Request | Reply, blob: bytes = b"") -> RecordDict:
 def unpack_request(content: RecordDict) -> tuple[Request, bytes]:
     """Return header and blob of a request; raises WireError for anything else."""
     header, blob = _unpack(content)
-    return validate(Request, header, error=WireError, what="request"), blob
+    return validate(Request, header, error=WireError, what="request", received=True), blob
 
 
 def unpack_reply(content: RecordDict) -> tuple[Reply, bytes]:
     """Return header and blob of a reply; raises WireError for anything else."""
     header, blob = _unpack(content)
-    return validate(Reply, header, error=WireError, what="reply"), blob
+    return validate(Reply, header, error=WireError, what="reply", received=True), blob
 
 
 def _unpack(content: RecordDict) -> tuple[object, bytes]:
@@ -118,6 +121,9 @@ def _unpack(content: RecordDict) -> tuple[object, bytes]:
     if not isinstance(raw, bytes) or len(raw) > MAX_HEADER_BYTES or array.stype != BLOB_TYPE:
         raise WireError("Expected a header and raw bytes.", remedy="Both sides must run the same version of Salus.")
     try:
-        return json.loads(raw), array.data
+        header = json.loads(raw)
     except (ValueError, RecursionError):
         raise WireError("Expected a JSON header.", remedy="Both sides must run the same version of Salus.") from None
+    if isinstance(header, dict):
+        check_format(header.get("protocol"), PROTOCOL, what="message", error=WireError)
+    return header, array.data

@@ -8,7 +8,7 @@ the authority in transit could otherwise decide who may connect.
 import hashlib
 import json
 from datetime import datetime, timedelta
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
@@ -47,11 +47,15 @@ class Roster(Strict):
     """All members of the consortium, valid between two dates.
 
     Args:
+        format: version of this format.
         serial: number of the roster; newer rosters have larger numbers.
         authority_sha256: SHA-256, in hex, of the certificate (DER) of the consortium's TLS authority.
         sites: all sites, by ascending id.
     """
 
+    newest_format: ClassVar[int] = 1
+
+    format: Literal[1] = 1
     consortium: DisplayName
     serial: Annotated[int, Field(ge=1)]
     valid_from: AwareDatetime
@@ -151,7 +155,7 @@ def read_roster(signed: Signed, consortium_key: bytes) -> Roster:
         values = json.loads(document)
     except (ValueError, RecursionError):
         raise RosterError("Expected a roster in JSON.", remedy="Ask the consortium for a new kit.") from None
-    return validate(Roster, values, error=RosterError, what="roster")
+    return validate(Roster, values, error=RosterError, what="roster", received=True)
 
 
 def open_roster(signed: Signed, consortium_key: bytes, clock: Clock) -> Roster:

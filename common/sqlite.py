@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from salus.common.errors import StorageError, storage_error
+from salus.common.versions import check_format
 
 BUSY_TIMEOUT_S = 30.0  # a second process (the command line beside the daemon) waits for the lock instead of failing
 # SQLite's result codes in the operator's words; any other code is an error in our own SQL.
@@ -54,6 +55,27 @@ def open_sqlite(path: Path) -> sa.Engine:
         if known is not None:
             raise known from None
 
+    return engine
+
+
+def open_database(path: Path, metadata: sa.MetaData, newest_format: int) -> sa.Engine:
+    """Return an engine over a file with these tables, which are created if absent; the file states its format.
+
+    The format is SQLite's ``user_version``. Tables of other modules may be in the same file if they have the same format.
+
+    Raises:
+        StorageError: as in `open_sqlite`; also a file of a newer format, or one with tables but without a format.
+    """
+    engine = open_sqlite(path)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")  # two processes may open a new file at the same time
+        if sa.inspect(connection).get_table_names():
+            found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            check_format(found or None, newest_format, what=f"database {path.name!r}", error=StorageError)
+        else:
+            connection.exec_driver_sql(f"PRAGMA user_version = {newest_format:d}")
+        metadata.create_all(connection)
+        connection.commit()
     return engine
 
 

@@ -7,11 +7,13 @@ is coerced, nothing changes after parsing.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar, get_args
+from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from salus import __version__
 from salus.common.errors import SalusError
+from salus.common.versions import UPGRADE, check_format
 
 MAX_FILE_BYTES = 1_000_000  # a settings file is text written by hand; anything larger is a mistake or an attack
 
@@ -20,6 +22,8 @@ class Strict(BaseModel):
     """Frozen model: strict types, no unknown keys, no NaN or infinity."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    format_key: ClassVar[str] = "format"  # states the version of a document's format
+    newest_format: ClassVar[int] = 0  # the newest that is read; 0 for a model that is not a document
 
     @classmethod
     def for_values(cls, values: Any) -> type[Self]:
@@ -65,13 +69,21 @@ def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
         raise error(f"Cannot read the {what} {path.name or str(path)!r}: {reason}.", remedy="Check the path.") from None
 
 
-def validate(model: type[M], values: Any, *, error: type[SalusError], what: str) -> M:
-    """Validate plain values (from TOML or JSON) into `model`; errors as in `parse_toml`."""
+def validate(model: type[M], values: Any, *, error: type[SalusError], what: str, received: bool = False) -> M:
+    """Validate plain values (from TOML or JSON) into `model`; errors as in `parse_toml`.
+
+    Args:
+        received: whether a program wrote the values, maybe of another version: then an unknown key means that this side is
+            too old.
+    """
+    key = model.format_key
+    if model.newest_format and isinstance(values, dict) and (received or key in values):
+        check_format(values.get(key), model.newest_format, what=what, error=error)
     try:
         # Validated as JSON: arrays become tuples, which strict Python mode would refuse.
         return model.model_validate_json(_to_json(values))
     except ValidationError as problems:
-        _explain(model, values, problems, error=error, what=what)
+        _explain(model, values, problems, error=error, what=what, received=received)
     except (TypeError, ValueError, RecursionError):
         raise error(
             f"Expected plain values in the {what}.", remedy="Use only text, numbers, lists and tables."
@@ -85,13 +97,25 @@ def _to_json(values: Any) -> bytes:
 
 
 def _explain(
-    model: type[Strict], values: Any, problems: ValidationError, *, error: type[SalusError], what: str
+    model: type[Strict],
+    values: Any,
+    problems: ValidationError,
+    *,
+    error: type[SalusError],
+    what: str,
+    received: bool,
 ) -> NoReturn:
     lines = []
-    remedy = "Correct the file."
-    for problem in problems.errors()[:5]:
+    remedy = "Correct the file." if not received else "Ask the side that sent it to make it again."
+    found = problems.errors()
+    if received:  # what the other side's version explains comes first
+        found.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    for problem in found[:5]:
         place = ".".join(str(part)[:80] for part in problem["loc"][:8])  # the names may come from the other side
-        if problem["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden" and received:
+            lines.append(f"Salus {__version__}, which reads it, does not know the key {place!r} and is too old")
+            remedy = UPGRADE
+        elif problem["type"] == "extra_forbidden":
             known = _known_keys(model, values, problem["loc"][:-1])
             near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}"

@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from salus.common.declaration import Declaration
 from salus.common.errors import JobError, RoundError, StorageError, storage_error
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
-from salus.common.sqlite import open_sqlite
+from salus.common.sqlite import open_database
 from salus.common.strict import validate
 from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
+from salus.common.versions import check_format
 from salus.server.strategies.base import State
 
 METADATA = sa.MetaData()
@@ -65,6 +66,8 @@ DECLARATIONS = sa.Table(
     sa.Column("declared", sa.String, nullable=False),
     sa.Column("heard_at", sa.String, nullable=False),
 )
+FORMAT = 1  # of the database and of the model files
+METADATA_OF_FILE = {"format": str(FORMAT)}
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
 STOPPED = ("failed", "cancelled")
@@ -97,12 +100,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._engine = open_sqlite(folder / "coordinator.sqlite")
-        METADATA.create_all(self._engine)
+        self._engine = open_database(folder / "coordinator.sqlite", METADATA, FORMAT)
         self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job stops before a model no longer fits
-        with self._engine.begin() as connection:  # created before jobs recorded their roster
-            if "roster" not in {column["name"] for column in sa.inspect(connection).get_columns("jobs")}:
-                connection.execute(sa.text("ALTER TABLE jobs ADD COLUMN roster VARCHAR NOT NULL DEFAULT ''"))
 
     def submit(self, signed: Signed, name: str) -> str:
         """Record a new job and return its id, which is never reused."""
@@ -271,6 +270,8 @@ class Checkpoints:
         """Return model and strategy state after a round; raises RoundError if the file is damaged."""
         path = self.model_path(job_id, round_)
         try:
+            with safe_open(path, framework="numpy") as file:
+                stated = str((file.metadata() or {}).get("format", ""))
             tensors = load_file(path)
             model = layout.flatten({spec.name: tensors[spec.name] for spec in layout.specs})
         except (OSError, SafetensorError, KeyError, ValueError):
@@ -278,6 +279,9 @@ class Checkpoints:
                 f"The checkpoint {path.name!r} cannot be read.",
                 remedy="Restore it from a backup, or submit the job again.",
             ) from None
+        check_format(
+            int(stated) if stated.isdecimal() else None, FORMAT, what=f"checkpoint {path.name!r}", error=RoundError
+        )
         return model, {k.removeprefix(STATE_PREFIX): v for k, v in tensors.items() if k.startswith(STATE_PREFIX)}
 
     def model_path(self, job_id: str, round_: int) -> Path:
@@ -299,7 +303,7 @@ def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> N
     beside = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside)
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside, METADATA_OF_FILE)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)

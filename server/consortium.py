@@ -11,7 +11,7 @@ It never sees a member's private key.
 import json
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, Literal
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -50,6 +50,9 @@ class ConsortiumState(Strict):
         next_id: the id of the next new site; ids of removed sites are never reused.
     """
 
+    newest_format: ClassVar[int] = 1
+
+    format: Literal[1] = 1
     name: DisplayName
     serial: Annotated[int, Field(ge=0)] = 0
     next_id: SiteId = 1
@@ -68,7 +71,7 @@ class Consortium:
             values = json.loads(text)
         except (ValueError, RecursionError):
             raise ConfigError("The consortium's file is damaged.", remedy="Restore it from a backup.") from None
-        self.state = validate(ConsortiumState, values, error=ConfigError, what="consortium's file")
+        self.state = validate(ConsortiumState, values, error=ConfigError, what="consortium's file", received=True)
         self._identity = Identity.load(folder / "keys" / "consortium.pem")
 
     @classmethod

@@ -1,8 +1,8 @@
 """Who may send a body to the port for sites, and how large: decided from a request's head, before the body is read.
 
-Part of the link (`server/link.py`). The node key of a site on the roster must have signed method, path, time and the hash
-of the body (`common/link_signature.py`). Anything else is refused at once and its connection is closed, so an unsigned
-body is never held in memory.
+Part of the link (`server/link.py`). The node key of a site on the roster must have signed method, path, time and the
+hash of the body (`common/link_signature.py`), and the site must speak the same version of the protocol. Anything else
+is refused at once and its connection is closed, so an unsigned body is never held in memory.
 """
 
 import binascii
@@ -18,7 +18,9 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from salus.common.clock import Clock
+from salus.common.errors import LinkError
 from salus.common.link_signature import signed_body
+from salus.common.versions import PROTOCOL, PROTOCOL_HEADER, check_protocol
 
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
 MAX_TREE_BYTES = 4 * 2**20  # names of as many objects as a reply may have
@@ -56,6 +58,7 @@ class SignedRequests:
         if scope["type"] != "http":
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        send = _with_protocol(send)
         refused = _refused(scope, headers)
         digest = None if refused else self._digest(scope, headers)
         if refused is None and digest is None:
@@ -90,10 +93,26 @@ def _refused(scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         return 404, "Not found"
     if headers.get("content-encoding", "identity") != "identity" or "transfer-encoding" in headers:
         return 415, "Only a plain body of known length is accepted"
+    try:  # before the signature, whose form another version may have changed
+        check_protocol(headers.get(PROTOCOL_HEADER, ""), other="this site", me="the coordinator")
+    except LinkError as problem:
+        return 426, str(problem)
     length = headers.get("content-length", "")
     if not length.isdecimal() or len(length) > 9 or int(length) > limit:
         return 413, f"The body has no length, or more than {limit} bytes"
     return None
+
+
+def _with_protocol(send: Send) -> Send:
+    """Return a `send` that states this side's version of the protocol with every response."""
+
+    async def stating(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", []), (PROTOCOL_HEADER.encode(), str(PROTOCOL).encode())]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return stating
 
 
 async def _read(receive: Receive, length: int) -> bytes | None:

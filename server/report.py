@@ -64,7 +64,7 @@ def facts(job: Job, job_id: str, events: Sequence[Event], consortium: str, sites
 
 def settings(job: Job) -> list[tuple[str, list[tuple[str, object]]]]:
     """Return every setting of the job by section, defaults included."""
-    sections = job.model_dump(mode="json", exclude_none=True)
+    sections = job.model_dump(mode="json", exclude_none=True, exclude={"format"})
     return [(name, sorted(values.items())) for name, values in sections.items()]
 
 

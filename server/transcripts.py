@@ -1,6 +1,7 @@
 """Transcripts of protected sums, one file of JSON lines per job, for anyone who wants to verify them later.
 
-A transcript begins with the signed roster of the job, so it can be verified after the consortium has changed.
+A transcript begins with its format and the signed roster of the job, so it can be verified after the consortium has changed
+and by newer versions of Salus.
 """
 
 import json
@@ -15,11 +16,13 @@ from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.roster import Roster, read_roster
 from salus.common.strict import validate
+from salus.common.versions import check_format
 from salus.privacy.encryption.transcript import EncryptedCheck
 from salus.privacy.masking.transcript import MaskedCheck
 from salus.privacy.protocol.transcript import Entry, SessionCheck, Verified, verify_transcript
 
-ROSTER = "roster"
+FORMAT = 1
+HEAD, ROSTER = "transcript", "roster"
 CHECKS: Mapping[str, type[SessionCheck]] = {"masking": MaskedCheck, "encryption": EncryptedCheck}
 
 
@@ -30,6 +33,8 @@ class Transcript:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         _drop_half_line(path)
+        if not path.exists() or path.stat().st_size == 0:
+            self(HEAD, format=FORMAT)
 
     def __call__(self, kind: str, **fields: Any) -> None:
         """Append an entry."""
@@ -123,4 +128,10 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"Expected a transcript in {path.name!r}.", remedy="Check the path.") from None
     if not all(isinstance(entry, dict) and isinstance(entry.get("kind"), str) for entry in entries):
         raise ProtectionError(f"Expected a transcript in {path.name!r}.", remedy="Check the path.")
-    return entries
+    if not entries or entries[0]["kind"] != HEAD:
+        raise ProtectionError(
+            f"Expected the transcript {path.name!r} to begin with its format.",
+            remedy="Ask the coordinator for the whole file.",
+        )
+    check_format(entries[0].get("format"), FORMAT, what=f"transcript {path.name!r}", error=ProtectionError)
+    return entries[1:]

@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from salus.common.canonical import canonical_json, hash_parts
+from salus.common.canonical import hash_parts
 from salus.common.errors import LedgerError
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release
 from salus.privacy.protocol.head import HASH_BYTES, Head
 
+FORMAT = 1  # of the ledger's file
 NOTHING = bytes(HASH_BYTES)
 
 
@@ -62,20 +63,23 @@ class Close(Strict):
 Entry = Reserve | Commit | Close
 
 
-def entry_hash(previous: bytes, entry: Entry) -> bytes:
-    """Return the hash of an entry that follows one with hash `previous`."""
-    return hash_parts("salus/ledger/1", previous, canonical_json(entry.model_dump(mode="json")))
+def entry_hash(previous: bytes, body: bytes) -> bytes:
+    """Return the hash of an entry, as it is stored, that follows one with hash `previous`.
+
+    The hash covers the stored bytes, never a new encoding of them, so that entries keep it when the format gains a key.
+    """
+    return hash_parts("salus/ledger/1", previous, body)
 
 
-def check_chain(entries: list[tuple[Entry, bytes]]) -> Head:
-    """Return the head of a chain of entries and their stored hashes.
+def check_chain(entries: list[tuple[bytes, bytes]]) -> Head:
+    """Return the head of a chain of entries, as they are stored, and their hashes.
 
     Raises:
         LedgerError: an entry was changed, removed or inserted.
     """
     last = NOTHING
-    for number, (entry, stored) in enumerate(entries, start=1):
-        last = entry_hash(last, entry)
+    for number, (body, stored) in enumerate(entries, start=1):
+        last = entry_hash(last, body)
         if last != stored:
             raise LedgerError(
                 f"Entry {number} of the ledger does not match the hash chain: it was changed, or an entry was added or removed.",

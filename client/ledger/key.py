@@ -9,8 +9,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salus.client.data.pseudonyms import key_fingerprint
+from salus.client.ledger.entries import FORMAT
 from salus.common.errors import LedgerError
-from salus.common.sqlite import open_sqlite
+from salus.common.sqlite import open_database
 
 METADATA = sa.MetaData()
 KEY = sa.Table("pseudonym_key", METADATA, sa.Column("fingerprint", sa.String, primary_key=True))
@@ -30,8 +31,7 @@ def bind_key(ledger: Path, secret: bytes) -> None:
     Raises:
         LedgerError: the ledger was started with another key.
     """
-    engine = open_sqlite(ledger)
-    METADATA.create_all(engine)
+    engine = open_database(ledger, METADATA, FORMAT)
     mine = key_fingerprint(secret)
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE")

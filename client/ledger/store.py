@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from pydantic import Field, TypeAdapter
 
 from salus.client.ledger.accounts import committed_of, finished_of, last_sent_of, minus, reserved_of
-from salus.client.ledger.entries import NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
+from salus.client.ledger.entries import FORMAT, NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
 from salus.client.ledger.spending import Group, groups_of
+from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import BudgetError, LedgerError
-from salus.common.sqlite import open_sqlite
+from salus.common.sqlite import open_database
 from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release
 from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
@@ -74,8 +75,7 @@ class Ledger:
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._clock = clock
-        self._engine = open_sqlite(path)
-        METADATA.create_all(self._engine)
+        self._engine = open_database(path, METADATA, FORMAT)
         with self._engine.begin() as connection:
             for table in ("entries", "patients"):
                 for verb in ("UPDATE", "DELETE"):
@@ -208,7 +208,9 @@ class Ledger:
             LedgerError: a check failed.
         """
         entries = self.entries()
-        head = check_chain(entries)
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(ENTRIES.c.body, ENTRIES.c.hash).order_by(ENTRIES.c.number)).all()
+        head = check_chain([(row.body.encode(), row.hash) for row in rows])
         by_job: dict[str, list[Entry]] = {}
         for entry, _ in entries:
             by_job.setdefault(entry.job, []).append(entry)
@@ -248,10 +250,10 @@ class Ledger:
             connection.commit()
 
     def _append(self, connection: sa.Connection, entry: Entry) -> None:
-        head = self._head(connection)
+        head, body = self._head(connection), canonical_json(entry.model_dump(mode="json"))
         connection.execute(
             ENTRIES.insert().values(
-                number=head.length + 1, job=entry.job, body=entry.model_dump_json(), hash=entry_hash(head.last, entry)
+                number=head.length + 1, job=entry.job, body=body.decode(), hash=entry_hash(head.last, body)
             )
         )
 

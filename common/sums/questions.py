@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from salus.common.canonical import canonical_json
 from salus.common.job import Job
+from salus.common.strict import Strict
 
 
 def questions_of(job: Job, least: int) -> Mapping[str, str]:
@@ -28,14 +29,14 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
         return _training(job)
     if settings.kind != "summary":
         whole = [
-            settings.model_dump(mode="json"),
+            _plain(settings),
             list(task.classes),
-            [c.model_dump(mode="json") for c in task.columns],
+            [_plain(column) for column in task.columns],
         ]
         return {settings.kind: _text([*whole, least])}
     questions = {"summary: labels": _text([list(task.classes), least])}
     for column in task.columns:
-        questions[f"summary: column {column.name}"] = _text([column.model_dump(mode="json"), settings.bins, least])
+        questions[f"summary: column {column.name}"] = _text([_plain(column), settings.bins, least])
     if not task.columns:
         bins = [settings.intensity_low, settings.intensity_high, settings.bins, list(settings.modalities)]
         questions["summary: intensities"] = _text([*bins, least])
@@ -47,16 +48,24 @@ def _training(job: Job) -> Mapping[str, str]:
     task, training, aggregation = job.task, job.training, job.aggregation
     settings: Mapping[str, object] = {
         "task.classes": sorted(task.classes),
-        "task.columns": [column.model_dump(mode="json") for column in task.columns],
+        "task.columns": [_plain(column) for column in task.columns],
         "dimensions of task.shape": len(task.shape),
         "task.channels": task.channels,
         "training.batch_size": training.batch_size,
         "training.validation_fraction": training.validation_fraction,
         "aggregation.max_patients": aggregation.max_patients,
         "aggregation.update_clip_norm_l2": aggregation.update_clip_norm_l2,
-        "harmonise": None if job.harmonise is None else job.harmonise.model_dump(mode="json"),
+        "harmonise": None if job.harmonise is None else _plain(job.harmonise),
+        "task.inputs": task.inputs,
+        "task.targets": task.targets,
+        "task.transforms": [_plain(transform) for transform in task.transforms],
     }
     return {f"training: {name}": _text([value]) for name, value in settings.items()}
+
+
+def _plain(settings: Strict) -> object:
+    """Return settings without their defaults: a key that a later version adds must not change the question."""
+    return settings.model_dump(mode="json", exclude_defaults=True)
 
 
 def _text(values: list[object]) -> str:

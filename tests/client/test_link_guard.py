@@ -6,6 +6,9 @@ import zstandard
 
 from salus.client.link_guard import MAX_RESPONSE_BYTES, check_response
 from salus.common.errors import LinkError
+from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
+
+SPOKEN = {PROTOCOL_HEADER: str(PROTOCOL)}
 
 
 class Endless(httpx.SyncByteStream):
@@ -32,15 +35,15 @@ def test_a_compressed_answer_is_refused_before_it_is_inflated() -> None:
     assert len(bomb) < 100_000
     for encoding in ("zstd", "gzip", "identity, zstd"):
         with pytest.raises(LinkError, match="compressed"):
-            answer(httpx.Response(200, headers={"content-encoding": encoding}, stream=httpx.ByteStream(bomb)))
+            answer(httpx.Response(200, headers=SPOKEN | {"content-encoding": encoding}, stream=httpx.ByteStream(bomb)))
 
 
 def test_an_endless_answer_is_cut() -> None:
     stream = Endless()
     with pytest.raises(LinkError, match="larger than"):
-        answer(httpx.Response(200, stream=stream))
+        answer(httpx.Response(200, headers=SPOKEN, stream=stream))
     assert stream.taken <= MAX_RESPONSE_BYTES + 2**20
-    announced = httpx.Response(200, headers={"content-length": str(10**12)}, stream=Endless())
+    announced = httpx.Response(200, headers=SPOKEN | {"content-length": str(10**12)}, stream=Endless())
     with pytest.raises(LinkError, match="larger than"):
         answer(announced)
 
@@ -51,4 +54,18 @@ def test_a_redirection_is_not_followed() -> None:
 
 
 def test_an_ordinary_answer_passes() -> None:
-    assert answer(httpx.Response(200, content=b"x" * 1000)).content == b"x" * 1000
+    assert answer(httpx.Response(200, headers=SPOKEN, content=b"x" * 1000)).content == b"x" * 1000
+
+
+@pytest.mark.parametrize("status", [200, 426])
+@pytest.mark.parametrize(
+    ("stated", "too_old"), [(None, "the coordinator"), ("0", "the coordinator"), ("2", "this site")]
+)
+def test_a_coordinator_of_another_protocol_version_is_left(status: int, stated: str | None, too_old: str) -> None:
+    headers = {} if stated is None else {PROTOCOL_HEADER: stated}
+    with pytest.raises(LinkError, match=f"{too_old} is too old. Install the newest version"):
+        answer(httpx.Response(status, headers=headers))
+
+
+def test_an_error_page_of_a_proxy_is_not_called_an_old_coordinator() -> None:
+    assert answer(httpx.Response(502, content=b"bad gateway")).status_code == 502

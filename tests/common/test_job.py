@@ -1,11 +1,14 @@
+import json
 from pathlib import Path
 
 import pytest
 from tests.builders import job_text, tiny_job
 
+from salus.common import job as jobs
+from salus.common.canonical import canonical_json
 from salus.common.errors import IdentityError, JobError
 from salus.common.identity import Identity
-from salus.common.job import job_from_canonical, load_job, open_job, parse_job, seal_job
+from salus.common.job import Job, JobHead, job_from_canonical, load_job, open_job, parse_job, seal_job
 
 
 def test_unknown_key_names_the_nearest_known_one() -> None:
@@ -102,3 +105,80 @@ def test_local_noise_takes_one_step_a_round_unless_the_job_asks_for_more() -> No
 def test_steps_without_effect_are_refused(training: str, privacy: str, named: str) -> None:
     with pytest.raises(JobError, match=named):
         parse_job(job_text(training=training, privacy=privacy, protection="masking"))
+
+
+class LaterHead(JobHead):
+    """The section [job] of a later version of Salus, with one more key and another default."""
+
+    priority: int = 3
+    join_timeout_s: float = 5.0
+
+
+class LaterJob(Job):
+    """The job of a later version of Salus."""
+
+    job: LaterHead
+
+
+def test_a_job_that_was_signed_before_a_key_existed_keeps_its_hash_and_its_meaning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coordinator, job = Identity.generate(), tiny_job()
+    signed, digest = seal_job(job, coordinator), job.digest()
+    monkeypatch.setattr(jobs, "Job", LaterJob)
+    opened, document = open_job(signed, coordinator.public_key)
+    assert isinstance(opened, LaterJob)
+    assert opened.job.priority == 3
+    assert opened.job.join_timeout_s == 3600.0  # as the document says, not as the later version would
+    assert opened.digest() == digest
+    assert opened.canonical_bytes() == document == job.canonical_bytes()
+    assert seal_job(opened, coordinator).document == signed.document  # resumed and sent again unchanged
+    changed = opened.model_copy(update={"job": opened.job.model_copy(update={"rounds": 9})})
+    assert b'"rounds":9' in changed.canonical_bytes()
+    assert changed.digest() != digest
+
+
+def test_a_site_that_does_not_know_a_key_says_that_it_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    coordinator = Identity.generate()
+    text = job_text().replace("[task]", "priority = 1\n[task]")
+    with monkeypatch.context() as later:
+        later.setattr(jobs, "Job", LaterJob)
+        signed = seal_job(parse_job(text), coordinator)
+    with pytest.raises(
+        JobError, match=r"does not know the key 'job\.priority' and is too old.*Install the newest version"
+    ):
+        open_job(signed, coordinator.public_key)
+    with pytest.raises(JobError, match=r"unknown key 'job\.priority'"):
+        parse_job(text)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        (2, r"has format 2, but Salus .* knows formats up to 1: the reading side is too old"),
+        (10**30, "the reading side is too old"),
+        (None, "the side that wrote it is too old"),
+        (0, "the side that wrote it is too old"),
+        (True, "the side that wrote it is too old"),
+        ("1", "the side that wrote it is too old"),
+    ],
+)
+def test_a_job_of_another_format_is_refused_and_says_which_side_is_too_old(stated: object, message: str) -> None:
+    values = json.loads(tiny_job().canonical_bytes()) | {"format": stated}
+    if stated is None:
+        del values["format"]
+    with pytest.raises(JobError, match=message):
+        job_from_canonical(canonical_json(values))
+
+
+def test_a_job_file_states_its_format_or_has_the_newest() -> None:
+    assert parse_job("format = 1\n" + job_text()) == tiny_job()
+    with pytest.raises(JobError, match="the reading side is too old"):
+        parse_job("format = 2\n" + job_text())
+
+
+def test_a_job_signed_under_a_later_statement_says_so() -> None:
+    coordinator = Identity.generate()
+    signed = seal_job(tiny_job(), coordinator)
+    with pytest.raises(IdentityError, match="salus/job statement has format 2.*the reading side is too old"):
+        open_job(signed.model_copy(update={"context": "salus/job/2"}), coordinator.public_key)

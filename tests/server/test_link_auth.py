@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import ManualClock
 from salus.common.link_signature import TOLERANCE_S, sign_request
+from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
 from salus.server.link_auth import MAX_BODY_BYTES, SignedRequests
 
 KEY, OTHER = new_node_key(), new_node_key()
@@ -32,6 +34,7 @@ def head(body: bytes = BODY, path: str = PATH, now: datetime = NOW, key=KEY, cla
         **sign_request(key, "POST", path, body, now),
         FLEET_HTTP_PUBLIC_KEY_HEADER.lower(): b64encode(public_key_to_bytes(claimed.public_key())).decode(),
         "content-length": str(len(body)),
+        PROTOCOL_HEADER: str(PROTOCOL),
     }
 
 
@@ -69,6 +72,33 @@ def call(
 def test_a_signed_request_is_handed_on_whole() -> None:
     assert call(head(), BODY) == (200, BODY)
     assert call(head(b""), b"") == (200, b"")
+
+
+def test_a_site_of_another_protocol_version_is_refused_and_told_before_its_signature_is_checked() -> None:
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        raise Reached
+
+    async def receive() -> Message:
+        raise Reached
+
+    for stated, too_old in (
+        (None, "this site"),
+        ("0", "this site"),
+        ("x" * 500, "this site"),
+        ("99", "the coordinator"),
+    ):
+        sent: list[Message] = []
+
+        async def send(message: Message, sent: list[Message] = sent) -> None:
+            sent.append(message)
+
+        headers = {**head(), "salus-signature": "in the form of another version", PROTOCOL_HEADER: stated}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items() if value is not None]
+        scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": raw}
+        asyncio.run(SignedRequests(inner, [public_pem(KEY)], ManualClock(NOW))(scope, receive, send))
+        assert sent[0]["status"] == 426
+        assert (PROTOCOL_HEADER.encode(), str(PROTOCOL).encode()) in sent[0]["headers"]
+        assert f"{too_old} is too old" in json.loads(sent[1]["body"])["detail"]
 
 
 def changed(**values: str | None) -> dict[str, str]:

@@ -75,7 +75,7 @@ def test_the_roster_must_be_signed_by_the_consortium_and_be_the_sites_own(tmp_pa
 
 def test_a_resumed_job_names_its_roster_again_and_two_rosters_are_refused(tmp_path: Path, world: World) -> None:
     path = write(tmp_path / "t.jsonl", world, roster_of(dict(world.keys)))
-    first = json.loads(path.read_bytes().splitlines()[0])
+    first = json.loads(path.read_bytes().splitlines()[1])
     Transcript(path)(ROSTER, signed=first["signed"])
     assert verify_file(path, CONSORTIUM.public_key).verified.sums
     Transcript(path)(
@@ -141,7 +141,7 @@ def test_a_transcript_without_a_finished_sum_is_not_called_valid(
     """It would say "0 sums, all permitted" with exit code 0."""
     whole = write(tmp_path / "t.jsonl", world, roster_of(dict(world.keys)))
     lines = whole.read_text().splitlines(keepends=True)
-    (tmp_path / "begun.jsonl").write_text("".join(lines[:2]))
+    (tmp_path / "begun.jsonl").write_text("".join(lines[:3]))
     kit = SimpleNamespace(consortium_key=CONSORTIUM.public_key.hex())
     monkeypatch.setattr("salus.common.kit.read_kit", lambda path: kit)
     assert salus("verify", whole, "--kit", "k").returncode == 0

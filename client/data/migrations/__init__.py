@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salus.common.errors import DataError
+from salus.common.versions import check_format
 
 HEAD = "0005"
 
@@ -30,10 +31,8 @@ def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
     if version == HEAD:
         return
     if (known and not version) or version > HEAD:
-        raise DataError(
-            f"Expected a catalogue of schema {HEAD} or older, got {version or 'one without a version'}.",
-            remedy="Install the version of Salus that wrote it, or move it away and register the data again.",
-        )
+        stated = int(version) if version.isdecimal() else None
+        check_format(stated, int(HEAD), what="catalogue", error=DataError)
     from alembic.config import Config  # takes a moment to import, and is needed once per version
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory

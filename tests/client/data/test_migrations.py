@@ -111,7 +111,7 @@ def test_the_migrated_schema_is_the_one_in_the_code(tmp_path: Path) -> None:
 def test_a_catalogue_of_an_unknown_version_is_refused_and_left_alone(tmp_path: Path, version: str) -> None:
     path = tmp_path / "c.sqlite"
     execute(path, OLDEST.replace("'0001'", f"'{version}'"))
-    with pytest.raises(DataError, match=version or "without a version"):
+    with pytest.raises(DataError, match="is too old"):
         Catalogue(path, b"s" * 16)
     with open_sqlite(path).connect() as connection:
         assert json.loads(connection.scalar(sa.text("SELECT info FROM images"))) == {"rows": 3}
