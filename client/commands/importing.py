@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import read_labels
 from salus.client.data.sources.local import LocalFiles
+from salus.client.outgoing.sending import post, store
 from salus.common.console import err
 from salus.common.errors import ConfigError, DataError
 from salus.common.lock import FolderLock
@@ -133,6 +134,19 @@ def pacs_files(address: str, query: str, user: str, listen: str, tls: Tls) -> Fi
             yield from server.incoming(progress, tell)
 
     return fetched
+
+
+def sender_of(address: str, user: str, title: str, tls: Tls) -> Callable[[Sequence[Path], Tell], int]:
+    """Return what sends objects to a PACS, by STOW-RS or C-STORE; addresses and errors as in `pacs_files`."""
+    if address.startswith("dicom://"):
+        called, host, port = _place(address.removeprefix("dicom://"), "--pacs")
+        named: dict[str, object] = {"called": called, "host": host, "port": port, "title": title, **vars(tls)}
+        network = validate(DimseOptions, named, error=ConfigError, what="PACS")
+        network.context(server=False)  # refused before anything is opened
+        return lambda paths, tell: store(paths, network, tell)
+    web = validate(PacsOptions, {"url": address, "authority": tls.authority}, error=ConfigError, what="PACS")
+    password = os.environ.get("SALUS_PACS_PASSWORD", "")
+    return lambda paths, tell: post(paths, web, user=user, password=password, tell=tell)
 
 
 def pushed_files(sender: str, listen: str, idle_s: float, tls: Tls) -> Files:

@@ -1,4 +1,4 @@
-"""`salus predict`: its options, and what it shows; the work is in `predicting`."""
+"""`salus predict` and `salus send`: their options, and what they show; the work is in `predicting` and `outgoing`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from salus.client.commands.intake import Authority, Certificate, Key, Trusted
 from salus.common.console import emit_json, err, example, out, shown, table
 
 if TYPE_CHECKING:
@@ -115,6 +116,31 @@ def _inputs(
     return from_folder(data, kind, options, Decoding(), tell)
 
 
+def send(
+    folder: Annotated[Path, typer.Argument(help="A folder of predictions with DICOM objects.")],
+    pacs: Annotated[str, typer.Option(help="https://host/dicom-web, or dicom://TITLE@host:port for C-STORE.")],
+    user: Annotated[str, typer.Option(help="DICOMweb user; the password is read from SALUS_PACS_PASSWORD.")] = "",
+    title: Annotated[str, typer.Option(help="Our AE title, as the PACS knows it.")] = "SALUS",
+    authority: Authority = "",
+    certificate: Certificate = "",
+    key: Key = "",
+    trusted_network: Trusted = False,
+) -> None:
+    """Send the DICOM segmentations and reports of a prediction to a PACS; what it has already is not stored twice."""
+    from rich.progress import Progress
+
+    from salus.client.commands.importing import Tls, sender_of
+    from salus.client.outgoing.sending import objects_of
+
+    paths = objects_of(folder)
+    store = sender_of(pacs, user, title, Tls(authority, certificate, key, trusted_network))
+    with Progress(console=err, transient=True) as bar:
+        work = bar.add_task("Sending ...", total=len(paths))
+        count = store(paths, lambda done, of: bar.update(work, completed=done, total=of))
+    out.print(f"Sent {count} objects.")
+
+
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command(epilog=example("salus predict model.safetensors job.toml ./scans --out ./predictions"))(predict)
+    app.command(epilog=example("salus send ./predictions --pacs dicom://PACS@127.0.0.1:4242"))(send)

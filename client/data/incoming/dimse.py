@@ -62,7 +62,7 @@ class DicomNetwork:
     def studies(self) -> list[str]:
         """Return the UIDs of all studies that the query finds; errors as in `incoming`."""
         found: dict[str, None] = {}
-        with self._associated(StudyRootQueryRetrieveInformationModelFind) as association:
+        with associated(self._options, StudyRootQueryRetrieveInformationModelFind) as association:
             answers = association.send_c_find(self._identifier, StudyRootQueryRetrieveInformationModelFind)
             deadline = time.monotonic() + LONGEST_FIND_S
             for number, (status, row) in enumerate(answers, start=1):
@@ -99,36 +99,46 @@ class DicomNetwork:
         wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", study
         model = StudyRootQueryRetrieveInformationModelMove
         last, sent = -1, 0
-        with self._associated(model, LONGEST_MOVE_S) as association:
+        with associated(self._options, model, silence_s=LONGEST_MOVE_S) as association:
             for status, _ in association.send_c_move(wanted, self._options.title, model):
                 last = int(status.get("Status", -1)) if status else -1
                 sent = max(sent, int(status.get("NumberOfCompletedSuboperations", 0) or 0) if status else 0)
         return sent if last == SUCCESS else None
 
-    @contextlib.contextmanager
-    def _associated(self, service: str, silence_s: float = 0.0) -> Iterator[Any]:
-        options = self._options
-        silence_s = max(silence_s, options.timeout_s)
-        entity = AE(ae_title=options.title)
+
+@contextlib.contextmanager
+def associated(options: DimseOptions, *services: str, silence_s: float = 0.0) -> Iterator[Any]:
+    """Give an association with a PACS for these services.
+
+    Args:
+        silence_s: how long the PACS may be silent, if that is longer than the options say.
+
+    Raises:
+        LinkError: the PACS cannot be reached or rejects this site.
+        ConfigError: TLS is missing, or its files cannot be used.
+    """
+    silence_s = max(silence_s, options.timeout_s)
+    entity = AE(ae_title=options.title)
+    for service in services:
         entity.add_requested_context(service)
-        entity.acse_timeout = entity.connection_timeout = options.timeout_s
-        entity.dimse_timeout = entity.network_timeout = silence_s
-        context = options.context(server=False)
-        association = entity.associate(
-            options.host,
-            options.port,
-            ae_title=options.called,
-            tls_args=(context, options.host) if context else None,
+    entity.acse_timeout = entity.connection_timeout = options.timeout_s
+    entity.dimse_timeout = entity.network_timeout = silence_s
+    context = options.context(server=False)
+    association = entity.associate(
+        options.host,
+        options.port,
+        ae_title=options.called,
+        tls_args=(context, options.host) if context else None,
+    )
+    if not association.is_established:
+        raise LinkError(
+            "The PACS cannot be reached or rejects this site.",
+            remedy="Check host, port, both AE titles and the certificates.",
         )
-        if not association.is_established:
-            raise LinkError(
-                "The PACS cannot be reached or rejects this site.",
-                remedy="Check host, port, both AE titles and the certificates.",
-            )
-        try:
-            yield association
-        finally:
-            association.release()
+    try:
+        yield association
+    finally:
+        association.release()
 
 
 class _Move(threading.Thread):
