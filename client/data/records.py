@@ -80,6 +80,7 @@ class Sample:
         affine: ``[4, 4]`` from a voxel's index (z, y, x) to millimetres in the patient, LPS; None where it is unknown.
         targets: annotations by name, see `targets`.
         kinds: of the annotations, by name.
+        axes: where the axes of the stored file point, such as ``RAS``; empty where the file has no axes of its own.
         names: by target, the names of its class numbers 1, 2 ... or of its columns; absent where a number is its own name.
     """
 
@@ -93,6 +94,7 @@ class Sample:
     targets: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     kinds: Mapping[str, TargetKind] = field(default_factory=dict)
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    axes: str = ""
 
     @property
     def measured(self) -> FloatArray:

@@ -15,15 +15,15 @@ REVERSED = np.eye(4)[[2, 1, 0, 3]]  # from an index (x, y, z) to (z, y, x)
 SCANNER, MILLIMETRES = 1, "mm"
 
 
-def write_nifti(path: Path, mask: Array, affine: Affine, like: Affine | None = None) -> None:
+def write_nifti(path: Path, mask: Array, affine: Affine, axes: str = "") -> None:
     """Write a mask as ``.nii.gz``, completely or not at all; the same mask always gives the same bytes.
 
     Args:
         mask: ``[z, y, x]`` numbers of structures from 0 to 65535; or ``[structures, z, y, x]`` where they may overlap, which
             becomes the file's fourth axis.
         affine: ``[4, 4]`` from an index (z, y, x) to millimetres, LPS.
-        like: affine of a NIfTI file (from its index to RAS) whose axes the mask's file is to have, so that the two can be
-            compared index by index.
+        axes: where the axes of the file are to point, such as those of the image's own file, so that the two can be compared
+            index by index; empty for left, back and up.
 
     Raises:
         DataError: a mask of another kind, or an affine that is not finite.
@@ -42,9 +42,10 @@ def write_nifti(path: Path, mask: Array, affine: Affine, like: Affine | None = N
     values = mask.astype(np.uint8 if mask.size == 0 or mask.max() < 256 else np.uint16)
     turned = np.moveaxis(values, 0, -1).transpose(2, 1, 0, 3) if mask.ndim == 4 else values.transpose(2, 1, 0)
     image = nibabel.Nifti1Image(turned, LPS_TO_RAS @ affine @ REVERSED)  # type: ignore[no-untyped-call]
-    if like is not None:
+    if axes:
         space = nibabel.orientations
-        have, want = (space.io_orientation(found) for found in (image.affine, like))  # type: ignore[no-untyped-call]
+        have = space.io_orientation(image.affine)  # type: ignore[no-untyped-call]
+        want = space.axcodes2ornt(tuple(axes))  # type: ignore[no-untyped-call]
         image = image.as_reoriented(space.ornt_transform(have, want))  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units(MILLIMETRES)  # type: ignore[no-untyped-call]
     image.set_sform(image.affine, SCANNER)  # type: ignore[no-untyped-call]

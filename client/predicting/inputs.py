@@ -21,7 +21,8 @@ from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import TaskSettings
 
 DICOM = ("dicom", "imported")
-NO_IMAGES = ("no-pixels", "not-dicom", "no-annotation")  # reports, plans and other files beside the images
+ANNOTATION = "annotation"
+NO_IMAGES = ("no-pixels", "not-dicom", ANNOTATION)  # reports, plans and other files beside the images
 Tell = Callable[[int, int], None]
 REMEDIES = {
     "wrong-modality": "Give images of the modality that the job names, or use another model.",
@@ -166,7 +167,13 @@ def instances_of(inputs: Inputs, one: Input, child: Isolated) -> list[Instance]:
     Raises:
         UnreadableImage: a missing, repeated or unevenly spaced slice, mixed series, or a header that cannot be used.
     """
-    instances = [child.header(inputs.source.stored(name)) for name in names_of(one.key)]
+    instances = []
+    for name in names_of(one.key):
+        try:
+            instances.append(child.header(inputs.source.stored(name)))
+        except UnreadableImage as problem:
+            if problem.reason != ANNOTATION:
+                raise
     return in_order(instances) if len(instances) > 1 else instances
 
 

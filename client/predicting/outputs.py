@@ -21,7 +21,7 @@ from salus.client.outgoing.producer import Producer
 from salus.client.predicting.answering import Answer
 from salus.client.predicting.record import Outcome, Record
 from salus.common.errors import UnreadableImage
-from salus.common.examples import Array
+from salus.common.examples import Affine, Array
 from salus.common.files import write_whole
 
 MASKS, SEGMENTATIONS, REPORTS, OVERLAYS = "masks", "seg", "sr", "overlays"
@@ -99,9 +99,9 @@ class Writer:
         }, "ml" if known else "pixels"
 
     def _mask(self, name: str, sample: Sample, mask: Array) -> str:
-        if sample.values.ndim == 4 and sample.affine is not None:
+        if sample.values.ndim == 4:
             path = self.record.path(MASKS, name, ".nii.gz")
-            write_nifti(path, mask, sample.affine)
+            write_nifti(path, mask, _affine(sample), sample.axes)
         else:
             path = self.record.path(MASKS, name, ".png" if mask.ndim == 2 else ".tif")
             write_whole(path, _encoded(mask))
@@ -134,6 +134,17 @@ class Writer:
             write_volume_report(report, instances, written, volumes, self.classes, self.producer)
             files[REPORTS] = f"{REPORTS}/{report.name}"
         return files
+
+
+def _affine(sample: Sample) -> Affine:
+    """Return a volume's affine; one from its spacing alone, or from nothing, where its place is unknown."""
+    if sample.affine is not None:
+        return sample.affine
+    spacing = sample.spacing_mm if len(sample.spacing_mm) == 3 else (1.0, 1.0, 1.0)
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0], [0, 1, 2]] = spacing
+    affine[3, 3] = 1.0
+    return affine
 
 
 def _planes(sample: Sample, mask: Array, instances: Sequence[Instance]) -> Array:

@@ -19,6 +19,7 @@ from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidenti
 from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.messages import Answer, Operation
 from salus.client.data.dicom.picture import MAX_PIXELS, guarded
+from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer
@@ -97,6 +98,8 @@ class Cleaning:
 
     @staticmethod
     def _headed(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
+        if is_annotation(data[:HEAD_BYTES]):
+            raise UnreadableImage("annotation", "a segmentation or structure set, which is no image")
         return Header(instance=instance_of(_parsed(data))), []
 
 

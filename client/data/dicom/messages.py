@@ -155,6 +155,7 @@ class Loaded(Answer):
 
     Args:
         affine: rows of the matrix from a voxel's index to millimetres, or none.
+        axes: see `records.Sample`.
     """
 
     shape: Sides
@@ -164,6 +165,7 @@ class Loaded(Answer):
     pixel_sha256: Sha256 = ""
     measured: Sides | None = None
     affine: Annotated[tuple[float, ...], Field(min_length=16, max_length=16)] | None = None
+    axes: Annotated[str, Field(pattern=r"^([LRAPIS]{3})?$")] = ""
     targets: Annotated[tuple[LoadedTarget, ...], Field(max_length=MAX_TARGETS)] = ()
 
     @property

@@ -98,6 +98,7 @@ class Reading:
             pixel_sha256=sample.pixel_sha256,
             measured=None if sample.intensities is None else sample.intensities.shape,
             affine=None if sample.affine is None else tuple(float(value) for value in sample.affine.reshape(-1)),
+            axes=sample.axes,
             targets=tuple(_target(sample, name) for name in sample.targets),
         )
         body = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]

@@ -34,6 +34,7 @@ AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so tha
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 NO_IMAGES = ("mask-without-image", "the images that it refers to are not here")
+NO_PICTURE = ("annotation", "a segmentation or structure set, which is no image")
 MASK = "mask"
 Info = dict[str, str | float | int | list[float]]
 
@@ -57,7 +58,7 @@ class DicomFolder:
         checked_names(options.structures)
         self._index = index_of(files, options)
         self._labels: Labels | None = None
-        if options.labels or has_label_file(files) or not self._annotated():
+        if options.unlabelled or options.labels or has_label_file(files) or not self._annotated():
             self._labels = read_labels(files, options)
 
     def _annotated(self) -> bool:
@@ -76,11 +77,15 @@ class DicomFolder:
 
     def group(self, name: str) -> str:
         """Return the series of a slice, or of an annotation object, if volumes are requested."""
-        if not self._options.volumes:
+        if not (self._options.volumes or self._options.unlabelled):
             return ""
         data = bytes(self._files.read(name))
         if is_annotation(data[:HEAD_BYTES]):
+            if self._options.unlabelled:
+                raise UnreadableImage(*NO_PICTURE)
             return "" if self._index.names else group_of(data)
+        if not self._options.volumes:
+            return ""
         image = read_image(data, "the file")
         if not image.series_uid:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")

@@ -31,12 +31,14 @@ class NiftiVolume:
         spacing_mm: along z, y and x.
         affine: ``[4, 4]`` from an index (z, y, x) to millimetres, LPS; from the file's spacing alone if `placed` is false.
         placed: whether the file says where the volume lies.
+        axes: where the axes of the file itself point, such as ``RAS``.
     """
 
     values: FloatArray
     spacing_mm: tuple[float, float, float]
     affine: npt.NDArray[np.float64]
     placed: bool
+    axes: str = ""
 
 
 def read_bytes(files: Files, name: str, *, mask: bool) -> bytes:
@@ -96,6 +98,7 @@ def decoded(data: bytes, channels: int = 1) -> NiftiVolume:
         image: Any = nibabel.Nifti1Image.from_bytes(data)
         space: Any = nibabel.orientations
         placed = bool(image.header["sform_code"] or image.header["qform_code"])
+        axes = "".join(space.aff2axcodes(image.affine))
         dicom_axes = space.axcodes2ornt(("L", "P", "S"))
         turned = image.as_reoriented(space.ornt_transform(space.io_orientation(image.affine), dicom_axes))
         values: FloatArray = np.asarray(turned.get_fdata(dtype=np.float32))
@@ -111,4 +114,4 @@ def decoded(data: bytes, channels: int = 1) -> NiftiVolume:
     if not np.isfinite(affine).all() or not abs(np.linalg.det(affine)) > 0:
         raise UnreadableImage("bad-geometry", "the file does not say where its voxels lie")
     volume = np.ascontiguousarray(values.reshape(*values.shape[:3], count).transpose(3, 2, 1, 0))
-    return NiftiVolume(volume, (spacing[2], spacing[1], spacing[0]), affine, placed)
+    return NiftiVolume(volume, (spacing[2], spacing[1], spacing[0]), affine, placed, axes)

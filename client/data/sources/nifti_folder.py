@@ -150,6 +150,7 @@ class NiftiFolder:
             intensities=volume.values,
             pixel_sha256=array_digest(volume.values if len(volume.values) > 1 else volume.values[0]),
             affine=volume.affine if volume.placed else None,
+            axes=volume.axes,
             targets={} if mask is None else {MASK: mask.values},
             kinds={} if mask is None else {MASK: "mask"},
             names={MASK: mask.names} if mask is not None and mask.names else {},

@@ -119,6 +119,7 @@ class Remote(Opened):
             targets=_targets(loaded, body),
             kinds={target.name: target.kind for target in loaded.targets},
             names={target.name: target.names for target in loaded.targets if target.names},
+            axes=loaded.axes,
         )
 
 

@@ -37,7 +37,7 @@ def test_the_mask_of_a_nifti_file_has_the_axes_of_that_file(tmp_path: Path) -> N
             values.transpose(2, 1, 0).astype(np.int16), np.diag([-1, -1, 1, 1]) @ affine @ np.eye(4)[[2, 1, 0, 3]]
         )
         source = lps.as_reoriented(order)
-        write_nifti(tmp_path / "mask.nii.gz", values, affine, like=source.affine)
+        write_nifti(tmp_path / "mask.nii.gz", values, affine, axes=axes)
         written = nibabel.load(tmp_path / "mask.nii.gz")
         assert (np.asarray(written.dataobj) == np.asarray(source.dataobj)).all()
         assert written.affine == pytest.approx(source.affine, abs=1e-4)
