@@ -62,6 +62,7 @@ class Declaration(Strict):
         columns: input columns of a table, with units.
         min_patients: lower bound on the number of patients, stated by the operator; the exact count stays at the site.
         targets: annotations beside the label, with their structures.
+        validation: ``own`` if the data say which patients are for validation; ``drawn`` if the site draws them.
         patient_ids: whether patients are identified; if not, every distinct image or row counts as one patient.
     """
 
@@ -79,6 +80,7 @@ class Declaration(Strict):
     columns: Annotated[tuple[DeclaredColumn, ...], Field(max_length=MAX_COLUMNS)] = ()
     min_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
     patient_ids: bool = True
+    validation: Literal["own", "drawn"] = "drawn"
     targets: Annotated[tuple[DeclaredTarget, ...], Field(max_length=MAX_TARGETS)] = ()
 
     def target(self, name: str) -> DeclaredTarget | None:
@@ -101,6 +103,7 @@ class Declaration(Strict):
             ("columns", ", ".join(columns)),
             ("patients", f"at least {self.min_patients}"),
             ("patients are identified", told),
+            ("validation patients", "as the data say" if self.validation == "own" else "drawn by this site"),
         ]
         return [(name, text) for name, text in lines if text]
 

@@ -122,7 +122,8 @@ def _declaration(records: Sequence[ImageRecord], kind: str, data: Path, options:
         return False  # refused with its reason when it is registered
     facts = [ImageFacts(r.patient, r.label, r.pixel_sha256, dict(r.info), r.targets) for r in records]
     source = open_source(kind, data, options)
-    found = propose(facts, lambda: source.load(records[0].key), len(records), least=1).declaration
+    own = any(record.split == "val" for record in records)
+    found = propose(facts, lambda: source.load(records[0].key), len(records), least=1, own_validation=own).declaration
     return found.model_copy(update={"min_patients": MOST_PATIENTS})  # the researcher knows the data: no bound is needed
 
 

@@ -24,6 +24,7 @@ from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_QUARAN
 from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.split import Splits, most_held_out
 from salus.client.data.staging import BATCH, publish, stage
 from salus.client.data.target_table import TargetSummary, kinds_by_image, streamed, summarised
 from salus.client.data.troubles import Troubles
@@ -89,6 +90,7 @@ class Catalogue:
         migrate(self._engine, self._sealer.seal)
         self.declarations = Declarations(self._engine)
         self.troubles = Troubles(self._engine, self._sealer)
+        self._splits = Splits(self._engine)
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
@@ -160,7 +162,18 @@ class Catalogue:
 
     def propose(self, name: str, least: int = FEW_PATIENTS) -> Proposal:
         """Return the declaration to be confirmed; arguments and errors as in `declaration.propose`."""
-        return propose(self.facts(name), lambda: self._first_sample(name), len(self.patients(name)), least)
+        return propose(
+            self.facts(name),
+            lambda: self._first_sample(name),
+            len(self.patients(name)),
+            least,
+            own_validation=self._has_own_validation(name),
+        )
+
+    def _has_own_validation(self, name: str) -> bool:
+        with self._engine.connect() as connection:
+            mine = sa.select(IMAGES.c.id).where(IMAGES.c.dataset == name, IMAGES.c.split == "val").limit(1)
+            return connection.scalar(mine) is not None
 
     def _first_sample(self, name: str) -> Sample:
         return self.source(name).load(self.images(name)[0].key)
@@ -200,6 +213,19 @@ class Catalogue:
         """Return the pseudonyms of all patients of a data set, empty for an unknown one."""
         with self._engine.connect() as connection:
             return frozenset(connection.scalars(sa.select(IMAGES.c.patient).where(IMAGES.c.dataset == name).distinct()))
+
+    def splits(self, name: str, fraction: float) -> dict[str, str]:
+        """Return each patient's split, ``train``, ``val`` or ``test``, by pseudonym; see `split`.
+
+        Args:
+            fraction: share of the patients that is kept for validation, where nothing has decided yet.
+        """
+        declared = self.declarations.all().get(name)
+        own = self._has_own_validation(name) if declared is None else declared.validation == "own"
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(IMAGES.c.patient, IMAGES.c.split).where(IMAGES.c.dataset == name))
+            given = most_held_out((row.patient, row.split) for row in rows)
+        return self._splits.settle(name, given, fraction, own=own)
 
     def facts(self, name: str) -> Iterator[ImageFacts]:
         """Yield what is known about every usable sample, in the order of `images`, without holding all of them."""

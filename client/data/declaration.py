@@ -73,7 +73,12 @@ class _Seen:
 
 
 def propose(
-    facts: Iterable[ImageFacts], peek: Callable[[], Sample], patients: int, least: int = FEW_PATIENTS
+    facts: Iterable[ImageFacts],
+    peek: Callable[[], Sample],
+    patients: int,
+    least: int = FEW_PATIENTS,
+    *,
+    own_validation: bool = False,
 ) -> Proposal:
     """Return what a data set looks like.
 
@@ -82,6 +87,7 @@ def propose(
         peek: reads one image or row, for facts that the catalogue lacks.
         patients: how many there are.
         least: number of patients that must have a label for it to be proposed as a class.
+        own_validation: whether the source says which patients are for validation.
 
     Raises:
         DataError: nothing can be read.
@@ -122,6 +128,7 @@ def propose(
         "columns": [{"name": name} for name in columns],
         "min_patients": rounded_down(patients),
         "patient_ids": told_apart,
+        "validation": "own" if own_validation else "drawn",
         "targets": [
             {
                 "name": name,

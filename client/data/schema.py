@@ -47,6 +47,12 @@ TARGETS = sa.Table(  # annotations; an image that has none has no row
     sa.Column("amounts", sa.String, nullable=False),  # JSON
     sa.Column("outside", sa.Float, nullable=False),
 )
+SPLITS = sa.Table(
+    "splits",
+    METADATA,
+    sa.Column("patient", sa.String, primary_key=True),  # of any data set; kept when that is removed
+    sa.Column("split", sa.String, nullable=False),
+)
 TROUBLES = sa.Table(
     "troubles",
     METADATA,
