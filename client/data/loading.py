@@ -1,7 +1,6 @@
 """From the catalogue to tensors for one job: which patients train and validate, and their prepared samples in memory."""
 
 import contextlib
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from salus.client.data.examples import LABEL, example_of
 from salus.client.data.harmonise import Harmoniser, Known, harmoniser_of
 from salus.client.data.records import Sample
 from salus.client.data.sources.base import Source
+from salus.client.data.split import KNOWN
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.performance import Performance
 from salus.common.batch import Batch, stacked
@@ -220,7 +220,7 @@ def local_data(
 ) -> LocalData:
     """Read a job's data set, or the part of it that is of these patients.
 
-    All samples of a patient are in one split: the source's own split if it has one, else decided by a hash of the pseudonym.
+    All samples of a patient are in one split, the same in every job, see `split`.
 
     Raises:
         DataError: the data set is not registered, or has no patient to train on.
@@ -235,19 +235,15 @@ def local_data(
     images = [image for image, _ in known]
     source = catalogue.source(dataset)
     left_out: Counter[str] = Counter(catalogue.summary(dataset).quarantined)
-    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
+    parts: dict[str, list[Item]] = {split: [] for split in KNOWN}
     private = job.privacy.noised
-    has_split = any(image.split == "val" for image in images)
+    splits = catalogue.splits(dataset, job.training.validation_fraction)
     for image, vendor in known:
         target = target_of(image.label, job.task.classes)
-        # Under differential privacy a patient's split depends on its own row alone: whether others have one must not matter.
-        split = image.split or (_hashed(image.patient, job) if private else "train")
-        if target is None or split not in parts:
+        if target is None or (image.split and image.split not in KNOWN):
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
             continue
-        if not private and not has_split and split == "train":
-            split = _hashed(image.patient, job)
-        parts[split].append(Item(image, target, vendor))
+        parts[splits[image.patient]].append(Item(image, target, vendor))
     harmonise = None
     if job.harmonise is not None:
         harmonise = harmoniser_of(job.harmonise, lambda: _readable(parts["train"], source))
@@ -275,11 +271,3 @@ def _readable(items: Sequence[Item], source: Source) -> list[Known]:
         with contextlib.suppress(UnreadableImage):
             found.append((read_registered(source, item.image), item.vendor, item.target))
     return found
-
-
-def _hashed(patient: str, job: Job) -> str:
-    return "val" if _fraction(patient) < job.training.validation_fraction else "train"
-
-
-def _fraction(patient: str) -> float:
-    return int.from_bytes(hashlib.sha256(b"split\0" + patient.encode()).digest()[:8], "big") / 2**64
