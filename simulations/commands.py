@@ -178,7 +178,7 @@ def demo(
 
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    kind: Annotated[list[str] | None, typer.Option(help="npz, dicom or nifti; may be repeated.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="npz, dicom, nifti or masks; may be repeated.")] = None,
     patients: Annotated[
         int, typer.Option(min=20, max=100_000, help="Number of patients in the npz and NIfTI sets.")
     ] = 600,
@@ -202,7 +202,7 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer, to try the command.")] = False,
     params: Annotated[int, typer.Option(min=0, help="Length of the vector; 0 for the default.")] = 0,
     sites: Annotated[int, typer.Option(min=0, help="Number of sites; 0 for the default.")] = 0,
-    net: Annotated[str, typer.Option(help="For dp: resnet18, unet or cnn.")] = "",
+    net: Annotated[str, typer.Option(help="For dp: resnet18, cnn, unet, unet-3d or another network.")] = "",
     data: Annotated[Path | None, typer.Option(help="For privacy: the folder of PneumoniaMNIST.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="For privacy: also write the table as an SVG image to this file.")

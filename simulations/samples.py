@@ -1,10 +1,11 @@
-"""Small synthetic data sets for every import format: MedMNIST arrays, DICOM folders and NIfTI volumes with masks.
+"""Small synthetic data sets for every import format: MedMNIST arrays, DICOM folders and NIfTI volumes, also with masks.
 
 All of them are phantoms (see `phantoms`), without data of real persons. They need no download and no permission.
 
     npz      phantoms.npz            train, val and test images ``[n, side, side]``, one patient each
     dicom    hospital0 ... , labels.csv     several studies and images a patient, one folder a hospital
     nifti    images, masks, labels.csv      one volume a patient, with a mask of its lesion
+    masks    imagesTr, labelsTr, dataset.json      one volume a patient, with a mask of two structures
 """
 
 import csv
@@ -15,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import ConfigError
+from salus.simulations.phantom_masks import write_structures
 from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
-KINDS = ("npz", "dicom", "nifti")
+KINDS = ("npz", "dicom", "nifti", "masks")
 NOISE = 70.0
 SPLITS = (("train", 0.7), ("val", 0.1), ("test", 0.2))  # shares of the patients
 VOXEL_MM = (1.5, 1.5, 3.0)
@@ -27,7 +29,7 @@ def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: 
     """Write data sets of these kinds to `folder` and return the path of each.
 
     Args:
-        patients: number of patients in the npz and the NIfTI set; the DICOM set has those of `phantoms.DEMO_HOSPITALS`.
+        patients: number of patients in each set but DICOM's; the DICOM set has those of `phantoms.DEMO_HOSPITALS`.
         side: side length of an image, in pixels.
 
     Guarantees: the same arguments write the same images.
@@ -40,7 +42,7 @@ def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: 
         raise ConfigError(f"Expected one of the kinds {', '.join(KINDS)}, got {wrong[0]!r}.", remedy="Correct --kind.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"The folder {folder.name!r} is not empty.", remedy="Choose a new or empty folder.")
-    writers = {"npz": _write_npz, "nifti": _write_nifti}
+    writers = {"npz": _write_npz, "nifti": _write_nifti, "masks": write_structures}
     written: dict[str, Path] = {}
     for kind in kinds:
         (folder / kind).mkdir(parents=True)

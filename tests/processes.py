@@ -24,7 +24,6 @@ FORKED = multiprocessing.get_context("forkserver")  # children begin with everyt
 engine.PRELOADED += [
     "pytest", "salus.client.daemon", "salus.server.daemon", "salus.cli", "dp_accounting.pld", "dp_accounting.rdp",
 ]  # fmt: skip
-FORKED.set_forkserver_preload(engine.PRELOADED)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -93,6 +92,7 @@ class Forked:
     """A `salus` daemon without the start of an interpreter; see `salus.simulations.trial.Daemon`."""
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
+        FORKED.set_forkserver_preload(engine.PRELOADED)
         ends, self._lifeline = FORKED.Pipe(duplex=False)
         self._process = FORKED.Process(target=_daemon, args=(words, log, ends), daemon=True)
         self._process.start()

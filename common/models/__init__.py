@@ -16,10 +16,16 @@ MODELS = Registry(
     "model",
     "salus.models",
     {
+        "attention-unet": "salus.common.models.attention_unet:build",
         "cnn": "salus.common.models.cnn:build",
         "densenet121": "salus.common.models.densenet121:build",
+        "fcn": "salus.common.models.fcn:build",
         "logistic": "salus.common.models.logistic:build",
         "resnet18": "salus.common.models.resnet18:build",
+        "segresnet": "salus.common.models.segresnet:build",
+        "unet": "salus.common.models.unet:build",
+        "unetr": "salus.common.models.unetr:build",
+        "vnet": "salus.common.models.vnet:build",
     },
 )
 

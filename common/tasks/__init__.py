@@ -14,6 +14,7 @@ TASKS = Registry(
     "salus.tasks",
     {
         "classification": "salus.common.tasks.classification:Classification",
+        "segmentation": "salus.common.tasks.segmentation:Segmentation",
         "tabular": "salus.common.tasks.tabular:Tabular",
     },
 )

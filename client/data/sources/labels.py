@@ -4,8 +4,8 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from salus.client.data.sources.base import LABELS, Files, SourceOptions
@@ -22,16 +22,11 @@ LIKE_A_PATIENT = re.compile(
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row: its label and, where the file has such columns, patient and split.
-
-    Args:
-        cells: of the columns with other annotations.
-    """
+    """One row: its label and, where the file has such columns, patient and split."""
 
     label: str
     patient: str = ""
     split: str = ""
-    cells: Mapping[str, str] = field(default_factory=dict)
 
 
 class Labels:
@@ -137,12 +132,11 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         )
     present = [*columns, *([PATIENT_COLUMN] if patient_column in columns else [])]
     keys = [column for column in KEY_COLUMNS if column in present]
-    for column in (*options.cells, *(() if options.cells else (label_column,))):
-        if column not in columns:
-            raise DataError(
-                f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
-                remedy="Name the label column with --label-column, and those of other annotations as the file does.",
-            )
+    if label_column not in columns:
+        raise DataError(
+            f"Expected a column {label_column!r} in the label file {name!r}{_meant(label_column, columns)}.",
+            remedy="Name the label column with --label-column.",
+        )
     if not keys:
         raise DataError(
             f"Expected one of the columns {', '.join(KEY_COLUMNS)} in the label file {name!r}, "
@@ -155,16 +149,15 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
             row[PATIENT_COLUMN] = row.get(patient_column) or ""
         key = next((column for column in keys if row.get(column)), None)
         label = _cell(row, label_column)
-        cells = {column: _cell(row, column) for column in options.cells}
-        if key is None or not (label or any(cells.values())):
+        if key is None or not label:
             continue  # a row without a label is skipped; its images are counted as unlabelled
-        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells)
+        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"))
         earlier = by[key].setdefault(_cell(row, key), entry)
-        if (earlier.label, earlier.cells) != (label, cells):
+        if earlier.label != label:
             raise DataError(
                 f"Two different labels for one {key} in {name!r}, line {number}.", remedy="Keep one of them."
             )
-    read = (*KEY_COLUMNS, label_column, "split", *options.cells)
+    read = (*KEY_COLUMNS, label_column, "split")
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read))
 
 
