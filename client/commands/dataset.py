@@ -198,6 +198,9 @@ def check(
             out.print(warning, style="yellow", markup=False)
         for bad in catalogue.quarantined(name):
             out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
+        for target in found.targets.values():
+            for share, key in sorted(target.worst, reverse=True):
+                out.print(f"{share:.0%} outside the image: {key}", markup=False, soft_wrap=True)
         out.print(f"Page: {shown(page)}", soft_wrap=True)
     if found.unreadable:
         if not as_json:
@@ -270,6 +273,7 @@ def _show(summary: object, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from salus.client.data.catalogue import DatasetSummary
+    from salus.client.data.readiness import label_rows
 
     assert isinstance(summary, DatasetSummary)  # Safe because both callers pass a summary.
     if as_json:
@@ -281,7 +285,10 @@ def _show(summary: object, *, as_json: bool) -> None:
         ("studies", summary.studies),
         ("images", summary.images),
         ("images with the same pixels", summary.duplicates),
-        *((f"label {label}" if label else "without a label", count) for label, count in summary.labels.items()),
+        *(
+            (f"label {label}" if label != "without a label" else label, count)
+            for label, count, _ in label_rows(summary.labels, {})
+        ),
         *(row for name, target in summary.targets.items() for row in _target_rows(name, target)),
         *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
     ]

@@ -115,7 +115,7 @@ def propose(
             seen["modality"].add(str(info["modality"]), fact.patient)
         spacings[spacing_class(info.get("spacing_mm", ()))] += 1
     columns = () if sample is None else sample.columns
-    measured = _are_numbers(seen["label"])
+    measured = are_numbers(seen["label"].images)
     classes = [] if measured else [str(label) for label in seen["label"].frequent()][:MAX_CLASSES]
     values = {
         "kind": "table" if columns else "images",
@@ -182,12 +182,13 @@ def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _are_numbers(labels: _Seen) -> bool:
+def are_numbers(labels: Iterable[str | int]) -> bool:
     """Return whether labels are measurements: more distinct numbers than classes ever have, such as volumes of masks."""
-    if len(labels.images) <= MAX_NUMBERS:
+    different = {label for label in labels if label != ""}
+    if len(different) <= MAX_NUMBERS:
         return False
     try:
-        [float(label) for label in labels.images]
+        [float(label) for label in different]
     except ValueError:
         return False
     return True

@@ -12,9 +12,11 @@ import numpy as np
 from PIL import Image
 
 from salus.client.data.catalogue import Catalogue, DatasetSummary
-from salus.client.data.declaration import FEW_PATIENTS, differences, outside
+from salus.client.data.declaration import FEW_PATIENTS, are_numbers, differences, outside
 from salus.client.data.loading import read_registered
 from salus.client.data.records import ImageFacts, Sample
+from salus.client.data.target_check import TargetFindings, findings, pictured
+from salus.client.data.target_check import sections_of as target_sections
 from salus.client.data.troubles import unreadable
 from salus.common.errors import UnreadableImage
 from salus.common.pages import Section
@@ -36,6 +38,8 @@ class Readiness:
         declared: where the declaration and the data disagree.
         missing: missing values by column, for tables.
         intensities: histogram of the images' mean brightness, 0 .. 1.
+        thumbnails: captions and pictures, with what is annotated.
+        targets: annotations by name.
     """
 
     summary: DatasetSummary
@@ -52,6 +56,7 @@ class Readiness:
     missing: Counter[str] = field(default_factory=Counter)
     intensities: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
     thumbnails: list[tuple[str, str]] = field(default_factory=list)
+    targets: dict[str, TargetFindings] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -67,19 +72,27 @@ class Readiness:
         if self.copies_within:
             found.append(f"{self.copies_within} images are copies of an image of the same patient.")
         few = sorted(label for label, count in self.patients_by_label.items() if count < FEW_PATIENTS)
-        if few:
+        if few and not self.measured:
             found.append(f"Labels of fewer than {FEW_PATIENTS} patients: {', '.join(few)}.")
+        for name, target in self.targets.items():
+            found += target.warnings(name)
         found += self.declared
         quarantined = sum(self.summary.quarantined.values())
         if quarantined:
             found.append(f"{quarantined} files could not be registered.")
         return found
 
+    @property
+    def measured(self) -> bool:
+        """Whether the labels are numbers that were measured, such as the volumes of masks."""
+        return are_numbers(self.patients_by_label)
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object; no image and no file name."""
         plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
         plain["summary"] = {name: value for name, value in asdict(self.summary).items() if name != "root"}
         del plain["thumbnails"]
+        plain["targets"] = {name: target.to_json() for name, target in self.targets.items()}
         plain["unreadable"] = dict(Counter(reason for _, reason in self.unreadable))
         return {**plain, "warnings": self.warnings}
 
@@ -98,6 +111,9 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
     found.declared = _declared(catalogue, name)
     source = catalogue.source(name)
     images = catalogue.images(name)
+    facts = zip(images, catalogue.facts(name), strict=True)
+    found.targets = findings((image.key, fact.targets) for image, fact in facts)
+    worst = {key for target in found.targets.values() for _, key in target.worst}
     step = max(1, len(images) // THUMBNAILS)
     for number, image in enumerate(images):
         tell(number, len(images))
@@ -113,8 +129,10 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
             continue
         place = min(int(float(sample.values.mean()) * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)
         found.intensities[max(place, 0)] += 1
-        if number % step == 0 and len(found.thumbnails) < THUMBNAILS:
-            found.thumbnails.append((image.label, thumbnail(sample)))
+        if image.key in worst:
+            found.thumbnails.append(("reaches beyond the image", pictured(sample) or thumbnail(sample)))
+        elif number % step == 0 and len(found.thumbnails) < THUMBNAILS:
+            found.thumbnails.append((image.label, pictured(sample) or thumbnail(sample)))
     if found.unreadable:
         catalogue.troubles.put(name, unreadable(dict(found.unreadable)))
     else:
@@ -142,7 +160,8 @@ def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:
     people: dict[str, set[str]] = defaultdict(set)
     first: dict[str, str] = {}
     for facts in catalogue.facts(name):
-        people[facts.label].add(facts.patient)
+        if facts.label or not facts.targets:
+            people[facts.label].add(facts.patient)
         if facts.pixel_sha256:
             owner = first.setdefault(facts.pixel_sha256, facts.patient)
             if owner != facts.patient:
@@ -191,7 +210,7 @@ def sections_of(found: Readiness) -> list[Section]:
         ("images", summary.images),
         ("readable now", summary.images - len(found.unreadable)),
     ]
-    labels = [(label, count, found.patients_by_label.get(label, 0)) for label, count in summary.labels.items()]
+    labels = label_rows(summary.labels, found.patients_by_label)
     ranges = [(name, f"{low:g}", f"{high:g}") for name, (low, high) in sorted(found.ranges.items()) if low <= high]
     quarantined = [(reason, count) for reason, count in sorted(summary.quarantined.items())]
     unreadable = Counter(reason for _, reason in found.unreadable)
@@ -199,7 +218,8 @@ def sections_of(found: Readiness) -> list[Section]:
     return [
         *(Section("" if i else "To look at", warning, warns=True) for i, warning in enumerate(found.warnings)),
         Section("Size", rows=counted),
-        Section("Labels", columns=("label", "images", "patients"), rows=labels),
+        *([Section("Labels", columns=("label", "images", "patients"), rows=labels)] if labels else []),
+        *target_sections(found.targets),
         *_table("Vendors", found.vendors),
         *_table("Modalities", found.modalities),
         *_table("Sizes in pixels", found.sizes),
@@ -215,6 +235,15 @@ def sections_of(found: Readiness) -> list[Section]:
             else []
         ),
     ]
+
+
+def label_rows(images: Mapping[str, int], patients: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Return label, images and patients; one row for all labels that are measured numbers."""
+    if are_numbers(images):
+        numbers = sorted(float(label) for label in images if label)
+        every = f"measured: {numbers[0]:g} to {numbers[-1]:g}, median {numbers[len(numbers) // 2]:g}"
+        return [(every, sum(images.values()), sum(patients.values()))]
+    return [(label or "without a label", count, patients.get(label, 0)) for label, count in images.items()]
 
 
 def _table(title: str, counts: Counter[str]) -> list[Section]:
