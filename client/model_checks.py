@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from salus.common.batch import DTYPES, Batch
+from salus.common.batch import Batch, empty_batch
 from salus.common.errors import JobError, Refused
 from salus.common.job import Job
 from salus.common.models import build_model
@@ -64,7 +64,7 @@ def check_imprint(job: Job, allowed: Sequence[str]) -> None:
     task = make_task(job.task)
     with torch.device("meta"):  # shapes only: no memory, no arithmetic
         model = build_model(job.task, 0)
-        batch = Batch({name: torch.empty(ITEMS, *f.shape, dtype=DTYPES[f.dtype]) for name, f in task.spec.items()})
+        batch = empty_batch(task.spec, ITEMS)
         try:
             found = imprint_layers(model, lambda network: _every_step(task, network, batch), ITEMS)
         except JobError:

@@ -19,8 +19,9 @@ from salus.common.batch import Batch
 from salus.common.errors import UnreadableImage, WireError
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
+from salus.common.tasks.steps import has_noise, noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
-from salus.privacy.dp.checks import checked_clipper, independent_rows, without_dropout
+from salus.privacy.dp.checks import checked_clipper, independent_rows, steps_under_noise, without_dropout
 from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.patients import Patients, alone, grid, places_of
@@ -55,7 +56,9 @@ class PrivateTrainer:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.benchmark = False  # algorithms chosen by timing would differ from step to step
         torch.backends.cudnn.deterministic = True
-        self._clipper = checked_clipper(trainer.model, trainer.task)
+        self._step, self._free = steps_under_noise(trainer.task, plan)
+        with stepping(trainer.model, self._step):
+            self._clipper = checked_clipper(trainer.model, trainer.task, self._step)
         self._rows: dict[int, int] = {}
         self.left_out: Counter[str] = Counter()
 
@@ -83,11 +86,12 @@ class PrivateTrainer:
         write_parameters(trainer.model, trainer.layout, start)
         trainer.model.train()
         stream = Stream(self._random)
+        parameters = trained_by(trainer.model, self._step)
         optimizer = PatientOptimizer(
             # A single step is sent unscaled: the server applies step size, momentum and decay, as in distributed mode.
-            torch.optim.SGD(trainer.model.parameters(), 1.0)
+            torch.optim.SGD(parameters, 1.0)
             if self._plan.steps == 1
-            else make_optimizer(trainer.model.parameters(), trainer.job.training),
+            else make_optimizer(parameters, trainer.job.training),
             noise_multiplier=self._plan.noise_multiplier
             * sensitivity_l2(trainer.job, "train")
             / self._privacy.clip_norm_l2,
@@ -95,12 +99,18 @@ class PrivateTrainer:
             expected_patients=self._plan.sampling_rate * self._privacy.patients_per_site,
             stream=stream,
         )
+        free = [(step, make_optimizer(trained_by(trainer.model, step), trainer.job.training)) for step in self._free]
+        noise = self._noise(stream)
         with self._dropout_seeded(stream):
             for _ in range(self._plan.steps):
                 optimizer.zero_grad(set_to_none=True)
-                for batch in self._sampled(data, stream):
-                    optimizer.accumulate(self._clipped(*batch))
-                optimizer.step()
+                with stepping(trainer.model, self._step):
+                    for batch in self._sampled(data, stream, noise):
+                        optimizer.accumulate(self._clipped(*batch))
+                    optimizer.step()
+                for step, its_own in free:
+                    made = noise_alone(trainer.task.spec, trainer.job.training.batch_size, noise, trainer.device)
+                    trainer.step(step, its_own, made)
         return read_parameters(trainer.model, trainer.layout) - start
 
     def direction(self, start: FloatVector, data: TensorSet | None) -> DoubleVector:
@@ -111,9 +121,10 @@ class PrivateTrainer:
         write_parameters(trainer.model, trainer.layout, start)
         trainer.model.train()
         stream = Stream(self._random)
-        total = [torch.zeros_like(p, dtype=torch.float64) for p in trainer.model.parameters()]
-        with self._dropout_seeded(stream):
-            for batch in self._sampled(data, stream):
+        total = [torch.zeros_like(p, dtype=torch.float64) for p in trained_by(trainer.model, self._step)]
+        noise = self._noise(stream)
+        with self._dropout_seeded(stream), stepping(trainer.model, self._step):
+            for batch in self._sampled(data, stream, noise):
                 for place, gradient in zip(total, self._clipped(*batch), strict=True):
                     place -= gradient
         direction: DoubleVector = torch.cat([part.detach().flatten() for part in total]).cpu().numpy()
@@ -145,10 +156,18 @@ class PrivateTrainer:
 
     def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> torch.Tensor:
         assert data is not None  # Safe because rows are only asked for of a data set's patients.
-        task, batch = self._trainer.task, data.batch(images).to(self._trainer.device)
+        task, noise = self._trainer.task, torch.Generator().manual_seed(0)
+        batch = with_noise(data.batch(images).to(self._trainer.device), task.spec, noise)
         return task.private_rows(task.infer(self._trainer.model, batch), batch)
 
-    def _sampled(self, data: TensorSet | None, stream: Stream) -> Iterator[Grid]:
+    def _noise(self, stream: Stream) -> torch.Generator:
+        """Return the generator of the task's noise fields; nothing is drawn for a task without them."""
+        generator = torch.Generator()
+        return (
+            generator.manual_seed(int(stream.words64(1)[0]) >> 1) if has_noise(self._trainer.task.spec) else generator
+        )
+
+    def _sampled(self, data: TensorSet | None, stream: Stream, noise: torch.Generator) -> Iterator[Grid]:
         """Yield one Poisson sample of patients in batches of public sizes, see `patients`; a patient is never split."""
         if data is None:
             return
@@ -157,7 +176,7 @@ class PrivateTrainer:
         for patient in poisson_sample(len(by_patient), self._plan.sampling_rate, stream).tolist():
             images = capped(by_patient[patient], self._privacy.images_per_patient, stream)
             try:
-                part = data.batch(torch.tensor(images))
+                part = with_noise(data.batch(torch.tensor(images)), self._trainer.task.spec, noise)
             except Exception as problem:
                 self._without(problem)  # an unreadable patient must not affect the others
                 continue
@@ -196,7 +215,7 @@ class PrivateTrainer:
             present = rows[patients.present].tolist()
             if len(present) == 1:
                 self._without(problem)
-                return [torch.zeros_like(p, dtype=torch.float64) for p in self._trainer.model.parameters()]
+                return [torch.zeros_like(p, dtype=torch.float64) for p in trained_by(self._trainer.model, self._step)]
             # The same batch size and row, so that each patient contributes the same as together with the others.
             sums = [self._clipped(*alone(batch, patients, row)) for row in present]
             return [torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)]

@@ -12,7 +12,8 @@ from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
-from salus.common.tasks.base import Task, Totals
+from salus.common.tasks.base import Step, Task, Totals
+from salus.common.tasks.steps import check_steps, given, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, Layout, read_parameters, write_parameters
 
 EVALUATION_BATCH = 256
@@ -34,6 +35,7 @@ class Trainer:
             torch.set_num_threads(self.performance.threads)
         self.device = self.performance.torch_device()
         self.model.to(self.device)
+        check_steps(self.model, self.task)
 
     def train(self, start: FloatVector, data: TensorSet, seed: int) -> FloatVector:
         """Return the update (local minus `start`) after the job's local epochs.
@@ -42,7 +44,8 @@ class Trainer:
         """
         settings = self.job.training
         write_parameters(self.model, self.layout, start)
-        optimizer = make_optimizer(self.model.parameters(), settings)
+        optimizers = [make_optimizer(trained_by(self.model, step), settings) for step in self.task.steps]
+        noise = torch.Generator().manual_seed(seed)
         shuffle = torch.Generator().manual_seed(seed)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -52,14 +55,17 @@ class Trainer:
                 order = torch.randperm(len(data), generator=shuffle)
                 rows = torch.split(order, settings.batch_size)
                 for batch in batches(data, rows, self.device):
-                    self._step(optimizer, batch)
+                    for step, optimizer in zip(self.task.steps, optimizers, strict=True):
+                        self.step(step, optimizer, given(self.task.spec, step, batch, noise))
         return read_parameters(self.model, self.layout) - start
 
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    def step(self, step: Step, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+        """Take one step of the task, without clipping, with all that it may see."""
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
-            losses = self.task.losses(self.model, batch, self.task.steps[0])
-        losses.mean().backward()  # type: ignore[no-untyped-call]
+        with stepping(self.model, step):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
+                losses = self.task.losses(self.model, batch, step)
+            losses.mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:
@@ -69,9 +75,10 @@ class Trainer:
         totals = np.zeros(self.task.statistics_size)
         size = min(EVALUATION_BATCH, 4 * self.job.training.batch_size)  # no more memory than a step of training takes
         size = max(1, min(size, LARGEST_ROWS // self.task.statistics_size))
+        noise = torch.Generator().manual_seed(0)  # one draw for all rounds, so that their metrics can be compared
         with torch.inference_mode():
             for rows in torch.split(torch.arange(len(data)), size):
-                batch = data.batch(rows).to(self.device)
+                batch = with_noise(data.batch(rows).to(self.device), self.task.spec, noise)
                 totals += self.task.rows(self.task.infer(self.model, batch), batch).sum(dim=0).numpy()
         return totals
 

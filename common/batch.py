@@ -22,6 +22,7 @@ class Field:
     Args:
         shape: of one item, without the dimension of the batch.
         low, high: for integers, the smallest value and one more than the largest; not used for floating-point numbers.
+        noise: whether it is drawn anew in every step, standard normal, rather than prepared from data.
         spatial: whether the field is ``[channels, *grid]`` on the grid that all such fields of an item share.
     """
 
@@ -29,6 +30,7 @@ class Field:
     dtype: Literal["float32", "int64"] = "float32"
     low: int = 0
     high: int = 2
+    noise: bool = False
     spatial: bool = False
 
 
@@ -91,6 +93,11 @@ def stacked(items: Sequence[Mapping[str, torch.Tensor]]) -> Batch:
 def joined(batches: Sequence[Batch]) -> Batch:
     """Return one batch of all items; at least one batch."""
     return Batch({name: torch.cat([batch[name] for batch in batches]) for name in batches[0]})
+
+
+def empty_batch(spec: Spec, count: int) -> Batch:
+    """Return items of any values, on the current device: for passes on the device ``meta``, which knows shapes only."""
+    return Batch({name: torch.empty(count, *field.shape, dtype=DTYPES[field.dtype]) for name, field in spec.items()})
 
 
 def example_batch(spec: Spec, count: int) -> Batch:

@@ -15,14 +15,16 @@ from typing import Any
 import psutil
 import torch
 
+from salus.common.batch import empty_batch
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job, TaskSettings
-from salus.common.models import MODELS, input_features
+from salus.common.models import MODELS, freeze, input_features
 from salus.common.sums import sums_of
 from salus.common.sums.base import cells_of
 from salus.common.tasks import make_task
 
 BYTES_PER_PARAMETER = 80  # weights, gradients, two moments, the update and its protected form in double precision
+BYTES_PER_FROZEN = 8  # weights, and a copy while the model is checked
 BYTES_PER_ACTIVATION = 12  # forward in single precision, backward, and a temporary copy
 BYTES_PER_PRIVATE_ACTIVATION = 32  # also in double precision, for norms that do not depend on other patients
 BYTES_PER_CELL = 64
@@ -36,7 +38,7 @@ class Cost:
     """The memory that one site needs for a job.
 
     Args:
-        parameters: parameters of the network; 0 for statistics.
+        parameters: trained parameters of the network; 0 for statistics.
         activations: values computed from one sample in the network, including the sample itself.
         cells: entries of one vector of statistics.
         memory_bytes: estimated peak memory.
@@ -60,12 +62,17 @@ def cost_of(job: Job) -> Cost:
         image = math.prod(job.task.shape) * job.task.channels if job.task.shape else 0
         patients = job.aggregation.max_patients  # one flag for each patient and cell
         return Cost(0, image, cells, cells * (BYTES_PER_CELL + patients) + 16 * image)
-    parameters, activations = _measured(job.task)
+    parameters, frozen, activations = _measured(job.task)
     cells = make_task(job.task).statistics_size
     each = BYTES_PER_PRIVATE_ACTIVATION if job.privacy.noised else BYTES_PER_ACTIVATION
     # With noise, a pass takes only as many rows as are efficient, whatever the batch size; see `private_training`.
     batch = min(job.training.batch_size, MOST_PRIVATE_ROWS) if job.privacy.noised else job.training.batch_size
-    memory = BYTES_PER_PARAMETER * parameters + each * activations * batch + BYTES_PER_CELL * cells
+    memory = (
+        BYTES_PER_PARAMETER * parameters
+        + BYTES_PER_FROZEN * frozen
+        + each * activations * batch
+        + BYTES_PER_CELL * cells
+    )
     return Cost(parameters, activations, cells, memory)
 
 
@@ -92,20 +99,24 @@ def megabytes(size_bytes: int) -> str:
     return f"{-(-size_bytes // MEBIBYTE):,}"
 
 
-def _measured(task: TaskSettings) -> tuple[int, int]:
-    """Return the number of parameters and of activations per sample; nothing is allocated."""
-    features = input_features(task)
-    build = MODELS.get(task.model, error=JobError)
+def _measured(settings: TaskSettings) -> tuple[int, int, int]:
+    """Return the number of trained and frozen parameters and of activations per sample; nothing is allocated."""
+    features = input_features(settings)
+    task, build = make_task(settings), MODELS.get(settings.model, error=JobError)
     try:
         with torch.device("meta"):
-            model: torch.nn.Module = build(task)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        if any(parameter.device.type != "meta" for parameter in model.parameters()):
-            return parameters, UNKNOWN_ACTIVATIONS * features
+            model: torch.nn.Module = build(settings)
     except (ValueError, RuntimeError):
         raise JobError(
-            f"The model {task.model!r} cannot be built for shape {list(task.shape)}.", remedy="Choose another shape."
+            f"The model {settings.model!r} cannot be built for shape {list(settings.shape)}.",
+            remedy="Choose another shape.",
         ) from None
+    freeze(model, settings)
+    every = list(model.parameters())
+    parameters = sum(parameter.numel() for parameter in every if parameter.requires_grad)
+    frozen = sum(parameter.numel() for parameter in every) - parameters
+    if any(parameter.device.type != "meta" for parameter in every):
+        return parameters, frozen, UNKNOWN_ACTIVATIONS * features
     numbers = [features]
 
     def count(layer: torch.nn.Module, inputs: Any, output: Any) -> None:
@@ -115,10 +126,13 @@ def _measured(task: TaskSettings) -> tuple[int, int]:
     for layer in model.modules():
         if not list(layer.children()):
             layer.register_forward_hook(count)
-    sample = (features,) if task.columns else (task.channels, *task.shape)
     try:
-        with torch.no_grad():
-            model.eval()(torch.empty(1, *sample, device="meta"))
+        with torch.no_grad(), torch.device("meta"):
+            model.eval()
+            batch = empty_batch(task.spec, 1)
+            for step in task.steps:
+                task.losses(model, batch, step)
     except (ValueError, RuntimeError, NotImplementedError):
-        return parameters, UNKNOWN_ACTIVATIONS * features  # a site's own model may use operations without meta tensors
-    return parameters, sum(numbers)
+        # A site's own model may use operations without meta tensors.
+        return parameters, frozen, UNKNOWN_ACTIVATIONS * features
+    return parameters, frozen, sum(numbers)

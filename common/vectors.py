@@ -17,7 +17,7 @@ STATE_PREFIX = "strategy/"  # in a model's file: what the coordinator's strategy
 
 @dataclass(frozen=True)
 class Layout:
-    """Names and shapes of a model's parameters, in the model's own order."""
+    """Names and shapes of a model's trained parameters, in the model's own order; frozen ones are never sent."""
 
     specs: tuple[TensorSpec, ...]
 
@@ -60,7 +60,7 @@ class Layout:
 
 
 def layout_of(model: torch.nn.Module) -> Layout:
-    """Return the layout of a model's parameters.
+    """Return the layout of a model's trained parameters.
 
     Raises:
         JobError: the model keeps buffers. Shared statistics such as BatchNorm's are not a mean of per-patient quantities,
@@ -72,17 +72,20 @@ def layout_of(model: torch.nn.Module) -> Layout:
             f"Expected a model without buffers, but it has {buffers[0]!r} and {len(buffers) - 1} more.",
             remedy="Replace BatchNorm with GroupNorm.",
         )
-    return Layout(tuple(TensorSpec(name, "float32", tuple(p.shape)) for name, p in model.named_parameters()))
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return Layout(tuple(TensorSpec(name, "float32", tuple(p.shape)) for name, p in trained))
 
 
 def read_parameters(model: torch.nn.Module, layout: Layout) -> FloatVector:
-    """Return a copy of the model's parameters as one vector."""
+    """Return a copy of the parameters in the layout as one vector."""
     return layout.flatten({name: p.detach().cpu().numpy() for name, p in model.named_parameters()})
 
 
 def write_parameters(model: torch.nn.Module, layout: Layout, vector: FloatVector) -> None:
-    """Set the model's parameters from one vector."""
+    """Set the parameters in the layout from one vector."""
     arrays = layout.unflatten(vector)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if name not in arrays:
+                continue  # frozen
             parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))

@@ -30,7 +30,7 @@ def imprint_layers(model: nn.Module, run: Callable[[nn.Module], object], items: 
         items: how many items that is.
 
     An imprint layer has a weight matrix with more than `MOST_OUTPUTS` outputs, applies it at fewer than `FEWEST_PLACES`
-    positions of a sample, and its input does not depend on another weight matrix.
+    positions of a sample, and its input does not depend on another weight matrix. Frozen parameters do not count.
     """
     found: list[str] = []
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -39,7 +39,8 @@ def imprint_layers(model: nn.Module, run: Callable[[nn.Module], object], items: 
         for name, module in model.named_modules():
             widths = _widths(module)
             for parameter in module.parameters(recurse=False):
-                parameter.requires_grad_(bool(widths) and parameter.dim() >= 2)
+                # A frozen matrix hides nothing: everybody knows it, and its input can be computed back.
+                parameter.requires_grad_(bool(widths) and parameter.dim() >= 2 and before[parameter])
             if widths:
                 handles.append(module.register_forward_hook(_observer(name, max(widths), items, found)))
         with torch.enable_grad():
@@ -56,7 +57,7 @@ def _widths(module: nn.Module) -> list[int]:
     """Return the numbers of outputs of a module's own weight matrices; empty without any."""
     if isinstance(module, ELEMENTWISE):
         return []
-    return [int(p.shape[0]) for p in module.parameters(recurse=False) if p.dim() >= 2]
+    return [int(p.shape[0]) for p in module.parameters(recurse=False) if p.dim() >= 2 and p.requires_grad]
 
 
 def _observer(name: str, width: int, batch: int, found: list[str]) -> Callable[..., None]:

@@ -8,7 +8,8 @@ from salus.common.job import Job
 from salus.common.models import build_model
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
-from salus.privacy.dp.checks import checked_clipper
+from salus.common.tasks.steps import check_steps, stepping
+from salus.privacy.dp.checks import checked_clipper, steps_under_noise
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import key_holder_of, protection_of
 from salus.server.strategies import strategy_of
@@ -32,8 +33,12 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
     else:
         task = make_task(job.task)
         strategy_of(job)
+        model = build_model(job.task, job.job.seed)
+        check_steps(model, task)
         if plan is not None:
-            checked_clipper(build_model(job.task, job.job.seed), task)
+            step, _ = steps_under_noise(task, plan)
+            with stepping(model, step):
+                checked_clipper(model, task, step)
     ids = range(1, sites + 1) if isinstance(sites, int) else sites
     holder = key_holder_of(job)
     if holder and holder not in ids:

@@ -3,6 +3,7 @@
 No network has buffers (GroupNorm, never BatchNorm), because only parameters are summed.
 """
 
+import difflib
 import math
 
 import torch
@@ -33,6 +34,8 @@ MODELS = Registry(
 def build_model(task: TaskSettings, seed: int) -> torch.nn.Module:
     """Return the job's network with initial parameters that depend only on `seed`; torch's global state is unchanged.
 
+    Parameters that the job does not train do not require gradients, see `freeze`.
+
     Raises:
         JobError: an unknown name, settings that the network does not support, or a network with buffers.
     """
@@ -46,8 +49,31 @@ def build_model(task: TaskSettings, seed: int) -> torch.nn.Module:
                 f"The model {task.model!r} cannot be built for shape {list(task.shape)}.",
                 remedy="Choose another shape.",
             ) from None
+    freeze(model, task)
     layout_of(model)
     return model
+
+
+def freeze(model: torch.nn.Module, task: TaskSettings) -> None:
+    """Let only the parameters that a job trains collect gradients.
+
+    The others keep their first values, which follow from the job's seed; they are neither sent nor clipped.
+
+    Raises:
+        JobError: an entry of ``task.trainable`` is the beginning of no parameter's name.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for prefix in task.trainable:
+        if not any(name.startswith(prefix) for name in names):
+            parts = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)})
+            near = difflib.get_close_matches(prefix, parts, n=1, cutoff=0.3)
+            raise JobError(
+                f"No parameter of the model {task.model!r} begins with {prefix!r}, which task.trainable lists.",
+                remedy=f"Did you mean {near[0]!r}?" if near else f"The model has {', '.join(parts[:8])}.",
+            )
+    if task.trainable:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(task.trainable))
 
 
 def input_features(task: TaskSettings) -> int:

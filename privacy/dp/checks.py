@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from salus.common.batch import Batch, example_batch
-from salus.common.errors import ProtectionError
+from salus.common.errors import JobError, ProtectionError
 from salus.common.tasks.base import Step, Task
 from salus.privacy.dp.calls import Loss
 from salus.privacy.dp.clipped import Clipper, looped_sum
 from salus.privacy.dp.clipping import VmapClipper, make_clipper
 from salus.privacy.dp.coupling import refuse_coupled_items, refuse_coupled_losses, refuse_coupled_outputs
 from salus.privacy.dp.patients import Patients, grid
+from salus.privacy.dp.plan import Plan
 
 TOLERANCE = 1e-5
 SHARED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
@@ -43,6 +44,7 @@ def checked_clipper(model: nn.Module, task: Task, step: Step | None = None) -> C
     batch = example_batch(task.spec, sum(TRIAL)).double()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        refuse_unreached(trial, loss, batch)
         clipper = make_clipper(model, loss)
         try:
             calls = refuse_coupled_outputs(trial, loss, batch)
@@ -64,6 +66,41 @@ def checked_clipper(model: nn.Module, task: Task, step: Step | None = None) -> C
                 remedy="Choose another model; this one does not support differential privacy.",
             )
     return clipper
+
+
+def steps_under_noise(task: Task, plan: Plan) -> tuple[Step, list[Step]]:
+    """Return the step that reads data, which is clipped and noised, and those that read none, which cost nothing.
+
+    The latter start from what the noised step has already released.
+
+    Raises:
+        JobError: several steps that read data, each of which would be a release of its own; or steps without data in a job whose
+            rounds are one noised step, because then the server moves the parameters.
+    """
+    reading, free = [step for step in task.steps if step.data], [step for step in task.steps if not step.data]
+    if len(reading) != 1:
+        raise JobError(
+            f"Expected one step that reads data, but the task has {len(reading)}.",
+            remedy='Use noise = "none" for this task.',
+        )
+    if free and (plan.mode == "distributed" or plan.steps == 1):
+        raise JobError(
+            f"The task's step {free[0].name!r} reads no data; the sites can take it only between noised steps of their own.",
+            remedy='Set noise = "local" and privacy.steps_per_round to at least 2.',
+        )
+    return reading[0], free
+
+
+def refuse_unreached(model: nn.Module, loss: Loss, batch: Batch) -> None:
+    """Raise ProtectionError for a trained parameter that the loss never reaches, because engines differ in what it adds."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    slopes = torch.autograd.grad(loss(model, batch).sum(), [parameter for _, parameter in named], allow_unused=True)
+    for (name, _), slope in zip(named, slopes, strict=True):
+        if slope is None:
+            raise ProtectionError(
+                f"The loss does not depend on the model's parameter {name!r}.",
+                remedy="Leave it out of the model, or list only the parameters to be trained in task.trainable.",
+            )
 
 
 def without_dropout(model: nn.Module) -> nn.Module:

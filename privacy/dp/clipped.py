@@ -54,8 +54,8 @@ def clip_factors(norms_l2: torch.Tensor, clip_norm_l2: float) -> torch.Tensor:
 
 
 def with_parameters(model: nn.Module) -> list[nn.Module]:
-    """Return the layers that have their own parameters."""
-    return [layer for layer in model.modules() if any(True for _ in layer.parameters(recurse=False))]
+    """Return the layers that have their own trained parameters."""
+    return [layer for layer in model.modules() if any(p.requires_grad for p in layer.parameters(recurse=False))]
 
 
 def trained(model: nn.Module) -> list[nn.Parameter]:

@@ -7,7 +7,7 @@ from torch import nn
 
 from salus.common.batch import Batch
 from salus.privacy.dp.calls import Loss
-from salus.privacy.dp.clipped import ClippedSum, Clipper, clip_factors, with_parameters
+from salus.privacy.dp.clipped import ClippedSum, Clipper, clip_factors, trained, with_parameters
 from salus.privacy.dp.fast import FastClipper
 from salus.privacy.dp.ghost import combined, row_squares
 from salus.privacy.dp.layers import supported
@@ -19,8 +19,10 @@ VMAP_NUMBERS = 2**26  # per-image gradients held at once: 256 MB
 def make_clipper(model: nn.Module, loss: Loss) -> Clipper:
     """Return the fast engine if it supports every layer with parameters, otherwise the fallback."""
     own = with_parameters(model)
-    shared = len(list(model.parameters())) != sum(len(list(layer.parameters(recurse=False))) for layer in own)
-    if not shared and all(supported(layer) for layer in own):
+    mine = [list(layer.parameters(recurse=False)) for layer in own]
+    whole = all(parameter.requires_grad for parameters in mine for parameter in parameters)  # no layer is half frozen
+    shared = len(trained(model)) != sum(map(len, mine))
+    if whole and not shared and all(supported(layer) for layer in own):
         return FastClipper(model, loss)
     return VmapClipper(model, loss)
 
@@ -43,7 +45,6 @@ class VmapClipper:
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self._model, self._loss = model, loss
-        self._names = [name for name, _ in model.named_parameters()]
         item = _OneItem(model, loss)
 
         def one(parameters: dict[str, torch.Tensor], fields: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -59,7 +60,7 @@ class VmapClipper:
 
     def clipped_sum(self, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
         """See `Clipper`."""
-        parameters = {name: p.detach() for name, p in self._model.named_parameters()}
+        parameters = {name: p.detach() for name, p in self._model.named_parameters() if p.requires_grad}
         total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters.values()]
         norms = []
         rows = self._rows_at_once(patients)
@@ -77,7 +78,7 @@ class VmapClipper:
 
     def _rows_at_once(self, patients: Patients) -> int:
         """Return a divisor of the number of rows, so that every chunk has the same size; it depends on public sizes only."""
-        size = sum(p.numel() for p in self._model.parameters())
+        size = sum(p.numel() for p in trained(self._model))
         most = max(1, VMAP_NUMBERS // max(1, size * patients.places))
         return max(rows for rows in range(1, patients.count + 1) if patients.count % rows == 0 and rows <= most)
 
@@ -88,8 +89,7 @@ class VmapClipper:
         for place, patient in patients.numbers():
             weights[place] = 1.0 / patients.of_row[patient]
         samples = []
-        for name in self._names:
-            found = each[name]
+        for found in each.values():
             share = weights.to(found).reshape(-1, *[1] * (found.dim() - 1))
             samples.append(patients.summed(torch.where(share > 0, found * share, torch.zeros_like(found))))
         return samples

@@ -42,13 +42,7 @@ def convolution(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, 
 def image_by_image(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
     """Instantiate each patient's gradient with the library's own convolution, which needs no unfolded copy of the batch and,
     measured on two CPU cores, takes no longer image by image than for the whole batch."""
-    assert isinstance(layer, CONVOLUTIONS + TRANSPOSED)
-    samples: dict[int, Gradients] = {}
-    for image, patient in patients.numbers():
-        one = _weight_gradient(layer, inputs[image : image + 1], gradient[image : image + 1])
-        known = samples.setdefault(patient, {})
-        for parameter, value in one.items():
-            known[parameter] = known[parameter] + value if parameter in known else value
+    samples = _samples(layer, inputs, gradient, patients)
     norms = torch.zeros(patients.count, dtype=torch.float64, device=inputs.device)
     for patient, sample in samples.items():
         norms[patient] = sum_of_squares(list(sample.values()))
@@ -62,6 +56,29 @@ def image_by_image(layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tenso
         return total
 
     return Passed(norms, weighted)
+
+
+def instances_of_convolution(
+    layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients
+) -> Gradients:
+    """Return each patient's gradient, ``[patients, *parameter.shape]``, zeros for free rows."""
+    samples = _samples(layer, inputs, gradient, patients)
+    nothing = {p: torch.zeros_like(p) for p in layer.parameters(recurse=False)}
+    rows = [samples.get(patient, nothing) for patient in range(patients.count)]
+    return {parameter: torch.stack([row[parameter] for row in rows]) for parameter in nothing}
+
+
+def _samples(
+    layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients
+) -> dict[int, Gradients]:
+    """Return the gradient of each patient that is present."""
+    samples: dict[int, Gradients] = {}
+    for image, patient in patients.numbers():
+        one = _weight_gradient(layer, inputs[image : image + 1], gradient[image : image + 1])
+        known = samples.setdefault(patient, {})
+        for parameter, value in one.items():
+            known[parameter] = known[parameter] + value if parameter in known else value
+    return samples
 
 
 def _unfold(x: torch.Tensor, layer: nn.Module) -> torch.Tensor:

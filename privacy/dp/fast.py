@@ -1,15 +1,16 @@
 """The fast engine: ghost norm or instantiated gradient for each layer, with one backward pass (see `layers`)."""
 
 import functools
+from collections import Counter
 
 import torch
 from torch import nn
 
 from salus.common.batch import Batch
 from salus.privacy.dp.calls import Loss, output_gradients, recorded
-from salus.privacy.dp.clipped import ClippedSum, clip_factors, with_parameters
-from salus.privacy.dp.ghost import Gradients, Passed
-from salus.privacy.dp.layers import Moments, group_norm_with_moments, passed
+from salus.privacy.dp.clipped import ClippedSum, clip_factors, trained, with_parameters
+from salus.privacy.dp.ghost import Gradients, Passed, instantiated
+from salus.privacy.dp.layers import Moments, group_norm_with_moments, instances, passed
 from salus.privacy.dp.patients import Patients
 
 
@@ -28,7 +29,7 @@ class FastClipper:
         """See `Clipper`.
 
         Raises:
-            RuntimeError: a layer was used twice in one pass; the caller then uses the fallback.
+            RuntimeError: the network cannot be clipped in this way; the caller then uses the fallback.
         """
         collected = self._collect(batch, patients)
         with torch.no_grad():
@@ -39,36 +40,18 @@ class FastClipper:
             found: Gradients = {}
             for layer in list(collected):
                 found |= collected.pop(layer).weighted(factors)
-            nothing = {p: torch.zeros_like(p, dtype=torch.float64) for p in self._model.parameters() if p not in found}
-            return ClippedSum([found[p] if p in found else nothing[p] for p in self._model.parameters()], norms)
+            wanted = trained(self._model)
+            return ClippedSum(
+                [found[p] if p in found else torch.zeros_like(p, dtype=torch.float64) for p in wanted], norms
+            )
 
     def _collect(self, batch: Batch, patients: Patients) -> dict[nn.Module, Passed]:
-        collected: dict[nn.Module, Passed] = {}
-        moments: dict[nn.Module, Moments] = {}
-        anchor = torch.zeros((), device=batch.device, requires_grad=True)
-
-        def watch(layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-            seen = given[0].detach()
-            if not output.requires_grad:
-                output = output + anchor  # the first layer: its weights do not require gradients, but its output must
-
-            def take(gradient: torch.Tensor) -> None:
-                if layer in collected:
-                    raise RuntimeError("a layer was used twice")
-                with torch.no_grad():
-                    collected[layer] = passed(layer, seen, gradient, patients, moments.pop(layer, None))
-
-            output.register_hook(take)  # type: ignore[no-untyped-call]
-            return output
-
-        def normalise(layer: nn.GroupNorm, given: torch.Tensor) -> torch.Tensor:
-            output, moments[layer] = group_norm_with_moments(layer, given)
-            return output
-
+        """Return each layer's contribution, from one forward and one backward pass of the network."""
+        pass_ = _Pass(patients, len(batch), batch.device)
         norms = [layer for layer in self._layers if isinstance(layer, nn.GroupNorm)]
         for norm in norms:
-            norm.forward = functools.partial(normalise, norm)  # type: ignore[method-assign]
-        handles = [layer.register_forward_hook(watch) for layer in self._layers]
+            norm.forward = functools.partial(pass_.normalise, norm)  # type: ignore[method-assign]
+        handles = [layer.register_forward_hook(pass_.watch) for layer in self._layers]
         flags = [parameter.requires_grad for parameter in self._model.parameters()]
         try:
             for parameter in self._model.parameters():
@@ -85,4 +68,51 @@ class FastClipper:
                 del norm.forward  # the class's own method again
             for parameter, flag in zip(self._model.parameters(), flags, strict=True):
                 parameter.requires_grad_(flag)
-        return collected
+        return pass_.contributions()
+
+
+class _Pass:
+    """What the hooks of one pass collect.
+
+    A layer that runs once contributes by the cheaper route for its sizes. The gradients of one that runs several times, such as a
+    discriminator that sees real and made images, are instantiated and added before their norm is taken.
+    """
+
+    def __init__(self, patients: Patients, items: int, device: torch.device) -> None:
+        self._patients, self._items = patients, items
+        self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self._runs: Counter[nn.Module] = Counter()
+        self._moments: dict[nn.Module, Moments] = {}
+        self._once: dict[nn.Module, Passed] = {}
+        self._more: dict[nn.Module, Gradients] = {}
+
+    def normalise(self, layer: nn.GroupNorm, given: torch.Tensor) -> torch.Tensor:
+        """Run a GroupNorm and keep its moments."""
+        output, self._moments[layer] = group_norm_with_moments(layer, given)
+        return output
+
+    def watch(self, layer: nn.Module, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        """Note a layer's input, and take the gradient of its output when it comes."""
+        seen, moments = given[0].detach(), self._moments.pop(layer, None)
+        if len(seen) % self._items:
+            raise RuntimeError("a layer's rows do not belong to single items")
+        patients = self._patients.repeated(len(seen) // self._items)  # such as the frames of a video
+        self._runs[layer] += 1
+        if not output.requires_grad:
+            output = output + self._anchor  # the first layer: its weights do not require gradients, but its output must
+
+        def take(gradient: torch.Tensor) -> None:
+            with torch.no_grad():
+                if self._runs[layer] == 1:
+                    self._once[layer] = passed(layer, seen, gradient, patients, moments)
+                    return
+                for parameter, part in instances(layer, seen, gradient, patients, moments).items():
+                    known = self._more.setdefault(layer, {})
+                    known[parameter] = known[parameter] + part if parameter in known else part
+
+        output.register_hook(take)  # type: ignore[no-untyped-call]
+        return output
+
+    def contributions(self) -> dict[nn.Module, Passed]:
+        """Return what every layer adds; one that the loss does not reach adds nothing."""
+        return self._once | {layer: instantiated(parts) for layer, parts in self._more.items()}

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from salus.privacy.dp.convolutions import CONVOLUTIONS, TRANSPOSED, convolution, image_by_image
+from salus.privacy.dp.convolutions import (
+    CONVOLUTIONS,
+    TRANSPOSED,
+    convolution,
+    image_by_image,
+    instances_of_convolution,
+)
 from salus.privacy.dp.ghost import (
     Gradients,
     Passed,
@@ -61,16 +67,61 @@ def passed(
         return convolution(layer, inputs, gradient, patients)
     if isinstance(layer, TRANSPOSED):
         return image_by_image(layer, inputs, gradient, patients)
+    return instantiated(_norm(layer, inputs, gradient, patients, moments))
+
+
+def instances(
+    layer: nn.Module,
+    inputs: torch.Tensor,
+    gradient: torch.Tensor,
+    patients: Patients,
+    moments: Moments | None = None,
+) -> Gradients:
+    """Return each patient's gradient of a supported layer's parameters, ``[patients, *parameter.shape]``.
+
+    Arguments as in `passed`. It needs more memory, but the gradients of several runs of one layer can be added.
+    """
+    if isinstance(layer, nn.Linear):
+        a, b, biases = _flat(layer, inputs, gradient, patients)
+        return {layer.weight: torch.bmm(patients.joined(b).mT, patients.joined(a)), **biases}
+    if isinstance(layer, nn.Embedding):
+        tokens, b = _tokens(layer, inputs, gradient)
+        total = gradient.new_zeros(patients.count, *layer.weight.shape)
+        row = torch.arange(patients.count, device=tokens.device).repeat_interleave(patients.places * tokens.shape[1])
+        return {layer.weight: total.index_put((row, tokens.flatten()), b.flatten(0, 1), accumulate=True)}
+    if isinstance(layer, CONVOLUTIONS + TRANSPOSED):
+        return instances_of_convolution(layer, inputs, gradient, patients)
+    return _norm(layer, inputs, gradient, patients, moments)
+
+
+def _flat(
+    layer: nn.Linear, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients
+) -> tuple[torch.Tensor, torch.Tensor, Gradients]:
+    """Return activations and output gradients as ``[images, T, d]``, and the gradient of the bias."""
+    a = inputs.reshape(len(inputs), -1, inputs.shape[-1])
+    b = gradient.reshape(len(gradient), -1, gradient.shape[-1])
+    return a, b, {} if layer.bias is None else {layer.bias: patients.summed(b.sum(1))}
+
+
+def _tokens(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens ``[images, T]`` and their output gradients ``[images, T, d]``."""
+    tokens = inputs.reshape(len(inputs), -1)
+    b = gradient.reshape(*tokens.shape, -1)
+    if layer.padding_idx is not None:
+        b = b.masked_fill((tokens == layer.padding_idx)[..., None], 0.0)
+    return tokens, b
+
+
+def _norm(
+    layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients, moments: Moments | None
+) -> Gradients:
     if isinstance(layer, nn.LayerNorm):
         return _layer_norm(layer, inputs, gradient, patients)
     return _group_norm(layer, inputs, gradient, patients, moments)
 
 
 def _linear(layer: nn.Linear, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
-    a = inputs.reshape(len(inputs), -1, inputs.shape[-1])
-    b = gradient.reshape(len(gradient), -1, gradient.shape[-1])
-    weight, bias = layer.weight, layer.bias
-    biases: Gradients = {} if bias is None else {bias: patients.summed(b.sum(1))}
+    weight, (a, b, biases) = layer.weight, _flat(layer, inputs, gradient, patients)
     mine, theirs = patients.joined(a), patients.joined(b)
     if not ghost_pays(mine.shape[1], a.shape[2], b.shape[2]):
         return instantiated({weight: torch.bmm(theirs.mT, mine), **biases})
@@ -80,10 +131,7 @@ def _linear(layer: nn.Linear, inputs: torch.Tensor, gradient: torch.Tensor, pati
 
 def _embedding(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
     weight = layer.weight
-    tokens = inputs.reshape(len(inputs), -1)
-    b = gradient.reshape(*tokens.shape, -1)
-    if layer.padding_idx is not None:
-        b = b.masked_fill((tokens == layer.padding_idx)[..., None], 0.0)
+    tokens, b = _tokens(layer, inputs, gradient)
     token, vector = patients.joined(tokens[..., None]), patients.joined(b).double()
     # Two positions share a row of the gradient exactly if they have the same token.
     same = (token == token.mT).double()
@@ -98,19 +146,19 @@ def _embedding(layer: nn.Embedding, inputs: torch.Tensor, gradient: torch.Tensor
     return Passed(squared, weighted)
 
 
-def _layer_norm(layer: nn.LayerNorm, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Passed:
+def _layer_norm(layer: nn.LayerNorm, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients) -> Gradients:
     """Normalisations scale and shift the normalised values: both gradients are sums over positions."""
     shape = (len(inputs), -1, *layer.normalized_shape)
     normal = F.layer_norm(inputs, layer.normalized_shape, None, None, layer.eps)
     parts: Gradients = {layer.weight: patients.summed((gradient * normal).reshape(shape).sum(1))}
     if layer.bias is not None:
         parts[layer.bias] = patients.summed(gradient.reshape(shape).sum(1))
-    return instantiated(parts)
+    return parts
 
 
 def _group_norm(
     layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor, patients: Patients, moments: Moments | None
-) -> Passed:
+) -> Gradients:
     """Uses ``sum(g * (x - mean) / deviation) = (sum(g * x) - mean * sum(g)) / deviation``, so nothing normalised is stored."""
     assert isinstance(layer, (nn.GroupNorm, *INSTANCE_NORMS))
     images, channels = inputs.shape[:2]
@@ -124,7 +172,7 @@ def _group_norm(
     parts: Gradients = {layer.weight: patients.summed(scale)}
     if layer.bias is not None:
         parts[layer.bias] = patients.summed(shift)
-    return instantiated(parts)
+    return parts
 
 
 def group_norm_with_moments(layer: nn.GroupNorm, inputs: torch.Tensor) -> tuple[torch.Tensor, Moments]:

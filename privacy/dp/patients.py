@@ -44,6 +44,10 @@ class Patients:
         """Return (place in the batch, patient) of every real image."""
         return [(p * self.places + j, p) for p, images in enumerate(self.of_row) for j in range(images)]
 
+    def repeated(self, count: int) -> "Patients":
+        """Return the layout in which every image has this many rows, behind each other, such as the frames of a video."""
+        return self if count == 1 else Patients(self.images * count, self.places * count)
+
     def joined(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``[images, T, d]`` as ``[patients, places * T, d]``: a patient's positions behind each other."""
         return x.reshape(self.count, self.places * x.shape[1], *x.shape[2:])

@@ -8,6 +8,7 @@ import torch
 from tests.privacy.dp.items import batch_of, loss, loss_of
 from torch import nn
 
+from salus.common.errors import ProtectionError
 from salus.common.job import TaskSettings
 from salus.common.models import MODELS, build_model
 from salus.common.tasks import make_task
@@ -86,6 +87,132 @@ def test_every_known_layer_agrees_with_the_loop(name: str, numbers: list[int]) -
     assert distance(model, clipper, x, y, numbers) < 1e-9
 
 
+class Runs(nn.Module):
+    """One layer that sees the same image twice, as a discriminator sees real and made ones."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.head = Head(layer, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.head(x) - self.head(torch.sin(x) * 0.5)
+        return result
+
+
+class Frames(nn.Module):
+    """All frames of an item are flattened into the batch, and their mean is classified."""
+
+    def __init__(self, layer: nn.Module, width: int) -> None:
+        super().__init__()
+        self.layer, self.last = layer, nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frames = torch.stack([x, x * -0.5, torch.sin(x)], dim=1).flatten(0, 1)
+        z = torch.tanh(self.layer(frames)).flatten(2).mean(2) if x.dim() > 2 else torch.tanh(self.layer(frames))
+        result: torch.Tensor = self.last(z.reshape(len(x), 3, -1).mean(1))
+        return result
+
+
+@pytest.mark.parametrize("shape_of_it", [Runs, Frames])
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("numbers", GROUPS[1:], ids=str)
+def test_layers_that_run_twice_and_flattened_frames_are_fast_too(
+    name: str, numbers: list[int], shape_of_it: type[Runs] | type[Frames]
+) -> None:
+    layer, shape, width = LAYERS[name]
+    torch.manual_seed(1)
+    model = shape_of_it(layer, width).double()
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    assert distance(model, FastClipper(model, loss), x, torch.tensor([0, 1, 2, 1]), numbers) < 1e-9
+
+
+def test_runs_of_one_layer_are_added_before_their_norm_is_taken() -> None:
+    """A mutant that takes the norm of each run by itself: two runs that cancel would look large, and two equal ones small."""
+    torch.manual_seed(1)
+    model = Runs(nn.Linear(5, 4), 4).double()
+    x, y = torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+
+    class EachByItself(FastClipper):
+        def _collect(self, batch, patients):  # type: ignore[no-untyped-def]
+            collected = super()._collect(batch, patients)
+            for part in collected.values():
+                part.squared_norms = part.squared_norms / 2
+            return collected
+
+    assert distance(model, EachByItself(model, loss), x, y, [0, 1, 2, 2]) > 0.01
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+def test_an_embedding_that_runs_twice(padding: int | None) -> None:
+    torch.manual_seed(1)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.last = nn.Embedding(7, 5, padding_idx=padding), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.last(torch.tanh(self.words(x)).mean(1) + self.words(x.flip(1) // 2).mean(1))
+            return result
+
+    model = Both().double()
+    x = torch.tensor([[1, 2, 2, 3], [2, 2, 5, 6], [1, 1, 1, 1], [0, 2, 4, 6]])
+    for numbers in GROUPS:
+        assert distance(model, FastClipper(model, loss), x, torch.tensor([0, 1, 2, 1]), numbers) < 1e-9
+
+
+def test_rows_that_belong_to_no_item_go_to_the_fallback() -> None:
+    """A layer that sees positions instead of items; four positions and four images look alike."""
+
+    class Positions(nn.Module):
+        def __init__(self, places: int) -> None:
+            super().__init__()
+            self.places, self.last = nn.Embedding(places, 64), nn.Linear(64, 2)
+            self.numbers = list(range(places))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            where = self.places(torch.tensor(self.numbers)).mean(0)
+            result: torch.Tensor = self.last(torch.tanh(x.flatten(1) + where))
+            return result
+
+    task = make_task(settings("logistic"))
+    for places in (3, 8, 16):
+        assert isinstance(checked_clipper(Positions(places), task), VmapClipper)
+
+
+@pytest.mark.parametrize("frozen", ["0", "2", "2.bias"])
+def test_frozen_parameters_are_neither_clipped_nor_summed(frozen: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    everything = looped_sum(model, loss, *batch_of(x, y, [0, 1, 2, 2]), 0.3)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    clipper = make_clipper(model, loss)
+    assert isinstance(clipper, VmapClipper if frozen == "2.bias" else FastClipper)
+    assert distance(model, clipper, x, y, [0, 1, 2, 2]) < 1e-9
+    found = clipper.clipped_sum(*batch_of(x, y, [0, 1, 2, 2]), 0.3)
+    assert [g.shape for g in found.gradients] == [p.shape for p in model.parameters() if p.requires_grad]
+    assert bool((found.norms_l2[:3] < everything.norms_l2[:3]).all())
+
+
+def test_a_parameter_that_the_loss_never_reaches_is_refused_by_name() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.never = nn.Linear(64, 2), nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.last(x.flatten(1))
+            return result
+
+    model, task = Idle(), make_task(settings("logistic"))
+    with pytest.raises(ProtectionError, match=r"'never\.weight'"):
+        checked_clipper(model, task)
+    model.never.requires_grad_(False)
+    assert isinstance(checked_clipper(model, task), FastClipper)
+
+
 @pytest.mark.parametrize("padding", [None, 2])
 def test_embeddings_agree_with_the_loop(padding: int | None) -> None:
     torch.manual_seed(1)
@@ -129,24 +256,6 @@ def test_unknown_layers_and_shared_weights_take_the_fallback_which_agrees_too() 
         x = torch.randn(4, 6, dtype=torch.float64)
         for numbers in GROUPS:
             assert distance(model, clipper, x, torch.tensor([0, 1, 2, 1]), numbers) < 1e-9
-
-
-def test_a_layer_that_is_used_twice_is_found_at_the_start_and_goes_to_the_fallback() -> None:
-    task = make_task(settings("logistic"))
-
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.last = nn.Linear(64, 64), nn.Linear(64, 2)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            z = x.flatten(1)
-            result: torch.Tensor = self.last(torch.tanh(self.inner(torch.tanh(self.inner(z)))))
-            return result
-
-    model = Twice()
-    assert isinstance(make_clipper(model, loss), FastClipper)
-    assert isinstance(checked_clipper(model, task), VmapClipper)
 
 
 def settings(model: str) -> TaskSettings:
