@@ -23,7 +23,7 @@ from salus.client.data.patient_map import PatientMap
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
-from salus.client.data.sources.labels import read_labels
+from salus.client.data.sources.labels import Labels, read_labels
 from salus.client.data.sources.local import LocalFiles
 from salus.client.outgoing.sending import post, store
 from salus.common.console import err
@@ -43,16 +43,19 @@ class Target:
     """Where an import goes, and how its files are labelled and read.
 
     Args:
+        labels: the label file; None if the images have segmentations only.
         declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
+        structures: labels of the segments that segmentations keep.
     """
 
     folder: Path
     name: str
-    labels: Path
+    labels: Path | None
     label_column: str = "label"
     volumes: bool = False
     masks: tuple[str, ...] = ()
     declare: bool = True
+    structures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,16 +77,25 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     catalogue = open_catalogue(target.folder)
     secret = (target.folder / "keys" / "pseudonym.key").read_bytes()
     store = target.folder / "images" / check_name(target.name)
-    options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
-    known = read_labels(LocalFiles(target.labels.parent, options), options)
+    if target.labels is None and not target.structures:
+        raise ConfigError(
+            "Expected labels, or the names of the structures that are segmented.",
+            remedy="Give --labels or --structures.",
+        )
+    known = Labels({})
+    if target.labels is not None:
+        options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
+        known = read_labels(LocalFiles(target.labels.parent, options), options)
     masks = tuple(parse_mask(text) for text in target.masks)
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     layers = catalogue.decoding.layers if catalogue.decoding is not None else LAYERS
-    with held(store), Isolated(secret, masks, layers=layers) as child, Bar(console=err, transient=True) as bar:
+    cleaner = Isolated(secret, masks, layers=layers, structures=target.structures)
+    with held(store), cleaner as child, Bar(console=err, transient=True) as bar:
         task = bar.add_task("Importing ...", total=None)
         progress = Progress(store, secret)
         found = files(progress, lambda done, of: bar.update(task, completed=done, total=of or None))
-        report = import_images(found, known, secret, store, child, PatientMap(target.folder / "keys"), progress)
+        patients, labelled = PatientMap(target.folder / "keys"), not target.structures
+        report = import_images(found, known, secret, store, child, patients, progress, labelled=labelled)
     return _register(catalogue, target, store, report)
 
 
@@ -183,7 +195,9 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
-    options = SourceOptions(volumes=target.volumes)  # images of earlier imports are in the store too
+    options = SourceOptions(
+        volumes=target.volumes, structures=target.structures
+    )  # images of earlier imports are in the store too
     found = open_source("imported", store, options, catalogue.decoding).scan()
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
     return {**plain, "page": str(page)}
@@ -193,6 +207,7 @@ def sections_of(report: ImportReport) -> list[Section]:
     """Return an import's counts as sections of a page."""
     counted = [
         ("images stored", report.images),
+        ("segmentations stored", report.segmentations),
         ("patients", len(report.patients)),
         ("files whose image was already stored", report.duplicates),
         ("files that could not be used", sum(report.refused.values())),

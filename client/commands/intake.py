@@ -10,7 +10,10 @@ from salus.common.console import example, table
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Name = Annotated[str, typer.Argument(help="The name by which jobs refer to this data set.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm the declaration as shown, without asking.")]
-LabelFile = Annotated[Path, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
+LabelFile = Annotated[Path | None, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
+Structures = Annotated[
+    str, typer.Option(help="Labels of segments to keep, separated by commas; no label file is needed.")
+]
 LabelColumn = Annotated[str, typer.Option(help="The column of labels in that CSV.")]
 Volumes = Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")]
 Masks = Annotated[
@@ -27,7 +30,7 @@ HERE = "SALUS@127.0.0.1:11112"
 def import_(
     folder: Folder,
     name: Name,
-    labels: LabelFile,
+    labels: LabelFile = None,
     source: Annotated[Path | None, typer.Argument(help="A folder of DICOM files or a zip.")] = None,
     pacs: Annotated[
         str, typer.Option(help="Instead of a folder: https://host/dicom-web, or dicom://TITLE@host:port for C-MOVE.")
@@ -41,10 +44,12 @@ def import_(
     trusted_network: Trusted = False,
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
+    structures: Structures = "",
     mask: Masks = None,
     yes: Yes = False,
 ) -> None:
     """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; run it again to resume."""
+    from salus.client.commands.declaring import words
     from salus.client.commands.importing import Target, Tls, local_files, pacs_files, run_import
     from salus.common.errors import ConfigError
 
@@ -52,14 +57,17 @@ def import_(
         raise ConfigError("Expected either a folder or zip, or --pacs.", remedy="Give one of them.")
     tls = Tls(authority, certificate, key, trusted_network)
     files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
-    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False)
+    target = Target(
+        folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False, structures=words(structures)
+    )
     _imported(run_import(target, files), folder, name, yes)
 
 
 def receive(
     folder: Folder,
     name: Name,
-    labels: LabelFile,
+    labels: LabelFile = None,
+    *,
     sender: Annotated[str, typer.Option(help="AE title of the PACS or modality that may send.")],
     idle_s: Annotated[float, typer.Option(min=1, help="Stop when nothing has arrived for this many seconds.")] = 60.0,
     listen: Listen = HERE,
@@ -69,14 +77,18 @@ def receive(
     trusted_network: Trusted = False,
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
+    structures: Structures = "",
     mask: Masks = None,
     yes: Yes = False,
 ) -> None:
     """Receive what a PACS or modality pushes (C-STORE), de-identify it into the site's own store, and register it."""
+    from salus.client.commands.declaring import words
     from salus.client.commands.importing import Target, Tls, pushed_files, run_import
 
     files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
-    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False)
+    target = Target(
+        folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False, structures=words(structures)
+    )
     _imported(run_import(target, files), folder, name, yes)
 
 

@@ -24,6 +24,7 @@ class Isolated:
         secret: the site's secret for pseudonyms; not needed for annotations.
         seconds: for one file.
         layers: of the sandbox, see `isolation.Decoding`.
+        structures: labels of the segments that segmentations keep; with none, segmentations are refused.
 
     Guarantees: as `isolation.Child`.
     """
@@ -35,9 +36,10 @@ class Isolated:
         *,
         seconds: float = MAX_SECONDS,
         layers: tuple[str, ...] = LAYERS,
+        structures: tuple[str, ...] = (),
     ) -> None:
         decoding = Decoding(layers=layers, memory_mb=MAX_MEMORY_MB, seconds=seconds)
-        settings = {"masks": [astuple(mask) for mask in masks]}
+        settings = {"masks": [astuple(mask) for mask in masks], "structures": structures}
         self._child = Child("salus.client.data.dicom.decoder_cleaning:Cleaning", settings, secret, decoding)
 
     def __enter__(self) -> "Isolated":
@@ -65,7 +67,9 @@ class Isolated:
         cleaned = bytes(body)
         name = hashlib.sha256(cleaned).hexdigest()
         counts: dict[str, int] = {str(rule): count for rule, count in answer.counts.items()}
-        return Clean(cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts)
+        return Clean(
+            cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts, answer.annotation
+        )
 
     def annotations(self, data: bytes) -> tuple[Annotation, ...]:
         """Return what a SEG or SR object measures; errors as in `clean`."""

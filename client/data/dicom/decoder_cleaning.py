@@ -11,8 +11,9 @@ from pydantic import Field
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from salus.client.data.dicom.annotations import MAX_FOUND, Annotation, annotations_of
+from salus.client.data.dicom.annotations import MAX_FOUND, SEGMENTATIONS, Annotation, annotations_of
 from salus.client.data.dicom.channel import Buffer
+from salus.client.data.dicom.clean_segmentation import deidentify_segmentation
 from salus.client.data.dicom.decoder_process import Ask
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
@@ -40,6 +41,7 @@ class Cleaned(Answer):
     sealed_patient: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/=]{0,5000}$")]
     counts: dict[Literal["kept", "dropped", "private", "sequences"], Annotated[int, Field(ge=0, le=10**7)]]
     size: Annotated[int, Field(ge=0, le=MAX_CLEAN_BYTES)]
+    annotation: bool = False
 
     @property
     def body_bytes(self) -> int:
@@ -62,7 +64,7 @@ class Cleaning:
     """The role.
 
     Args:
-        settings: JSON with the masks, each as its fields in order.
+        settings: JSON with the masks, each as its fields in order, and the names of structures.
         secret: the site's secret for pseudonyms; empty where nothing is to be de-identified.
     """
 
@@ -73,7 +75,8 @@ class Cleaning:
             for vendor, rows, columns, boxes in json.loads(settings)["masks"]
         )
         seal = Sealer(secret, PURPOSE).seal if secret else (lambda text: "")
-        self._rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal)
+        structures = tuple(json.loads(settings)["structures"])
+        self._rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal, structures)
 
     def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
         """De-identify an object, list its numbers, or read its header."""
@@ -89,6 +92,7 @@ class Cleaning:
             sealed_patient=clean.sealed_patient,
             counts=clean.counts,  # type: ignore[arg-type]  # checked here, as everywhere
             size=len(clean.data),
+            annotation=clean.annotation,
         )
         return answer, [clean.data]
 
@@ -105,6 +109,10 @@ class Cleaning:
 
 def _clean(data: bytes, rules: Rules) -> Clean:
     dataset = _parsed(data)
+    if is_annotation(data[:HEAD_BYTES]):
+        if not rules.structures or str(dataset.get("SOPClassUID", "")) not in SEGMENTATIONS:
+            raise UnreadableImage("annotation", "a structure set, or a segmentation where no structures are named")
+        return deidentify_segmentation(dataset, rules)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UnreadableImage("no-pixels", "it contains no pixels")
     frames = int(dataset.get("NumberOfFrames", 1) or 1)

@@ -118,12 +118,14 @@ class Rules:
         pseudonym: from a kind (``patient``, ``study``) and the source's own key to the catalogue's pseudonym.
         secret: at least 16 bytes, for UIDs and date shifts.
         seal: hides the patient's own identifier so that only the site can open it.
+        structures: labels of the segments that are kept; free text otherwise.
     """
 
     pseudonym: Callable[[str, str], str]
     secret: bytes
     masks: tuple[PixelMask, ...] = ()
     seal: Callable[[str], str] = lambda text: ""  # not kept unless requested
+    structures: tuple[str, ...] = ()
 
 
 @dataclass
@@ -136,6 +138,7 @@ class Clean:
         patient, study: pseudonyms.
         sealed_patient: the file's own identifier, to be opened with the site's secret only.
         counts: for the import's report: elements kept and dropped, by rule.
+        annotation: whether it is a segmentation and not an image.
     """
 
     data: bytes
@@ -145,6 +148,7 @@ class Clean:
     vendor: str
     sealed_patient: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    annotation: bool = False
 
 
 def deidentify(dataset: Dataset, rules: Rules) -> Clean:
@@ -163,12 +167,12 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     _pixels(clean, dataset, vendor, rules)
     _numbers_and_words(clean, dataset, counts)
     clean.Manufacturer = vendor
-    _identify(clean, dataset, patient, rules)
+    identify(clean, dataset, patient, rules)
     for element in dataset:
         kept = element.keyword in clean and element.keyword != ""
         rule = "private" if element.tag.is_private else "sequences" if element.VR == "SQ" else "dropped"
         counts["kept" if kept else rule] += 1
-    data = _file(clean)
+    data = as_file(clean)
     study = rules.pseudonym("study", str(dataset.get("StudyInstanceUID", "") or ""))
     sealed = rules.seal(patient_id)
     return Clean(data, hashlib.sha256(data).hexdigest(), patient, study, vendor, sealed, counts)
@@ -228,7 +232,7 @@ def _without_high_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
 
 def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int]) -> None:
     for keyword in NUMBERS:
-        values = _finite(dataset.get(keyword))
+        values = finite(dataset.get(keyword))
         if values:
             setattr(clean, keyword, values if len(values) > 1 else values[0])
     for keyword, allowed in WORDS.items():
@@ -239,7 +243,7 @@ def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int])
             setattr(clean, keyword, kept if len(kept) > 1 else kept[0])
 
 
-def _finite(value: Any) -> list[float | int]:
+def finite(value: Any) -> list[float | int]:
     """Return an element's numbers, parsed and rounded so that digits cannot carry text, or nothing."""
     if value is None or value == "":
         return []
@@ -256,7 +260,8 @@ def _finite(value: Any) -> list[float | int]:
     return numbers
 
 
-def _identify(clean: Dataset, dataset: Dataset, patient: str, rules: Rules) -> None:
+def identify(clean: Dataset, dataset: Dataset, patient: str, rules: Rules) -> None:
+    """Write the new identifiers of an object, its shifted date and the declaration of how it was de-identified."""
     clean.PatientID = patient
     clean.PatientName = patient
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
@@ -264,7 +269,7 @@ def _identify(clean: Dataset, dataset: Dataset, patient: str, rules: Rules) -> N
         if value:
             setattr(clean, keyword, uid(rules.secret, value))
     kind = str(dataset.get("SOPClassUID", ""))
-    clean.SOPClassUID = kind if _is_standard_class(kind) else SECONDARY_CAPTURE
+    clean.SOPClassUID = standard_class(kind)
     if "SOPInstanceUID" not in clean:
         clean.SOPInstanceUID = uid(rules.secret, patient)
     shifted = shifted_date(str(dataset.get("StudyDate", "") or ""), patient, rules.secret)
@@ -281,8 +286,10 @@ def _identify(clean: Dataset, dataset: Dataset, patient: str, rules: Rules) -> N
     clean.DeidentificationMethodCodeSequence = codes
 
 
-def _is_standard_class(value: str) -> bool:
-    return value.startswith(KNOWN_CLASSES) and UID(value).name != value  # the standard's own have names
+def standard_class(value: str) -> str:
+    """Return a storage class of the standard; secondary capture for any other."""
+    known = value.startswith(KNOWN_CLASSES) and UID(value).name != value  # the standard's own have names
+    return value if known else SECONDARY_CAPTURE
 
 
 def uid(secret: bytes, value: str) -> str:
@@ -303,7 +310,8 @@ def shifted_date(value: str, patient: str, secret: bytes) -> str:
     return moved.strftime("%Y%m%d") if moved != day else ""
 
 
-def _file(clean: Dataset) -> bytes:
+def as_file(clean: Dataset) -> bytes:
+    """Return the object as a DICOM file."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = clean.SOPClassUID, clean.SOPInstanceUID
     meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, UID(IMPLEMENTATION)

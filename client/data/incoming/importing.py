@@ -56,6 +56,7 @@ class ImportReport:
     """What an import did: counts only, no identifier."""
 
     images: int = 0
+    segmentations: int = 0
     duplicates: int = 0
     patients: set[str] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
@@ -66,6 +67,7 @@ class ImportReport:
         """Return the plain object for the report file."""
         return {
             "images": self.images,
+            "segmentations": self.segmentations,
             "duplicates": self.duplicates,
             "patients": len(self.patients),
             "refused": dict(self.refused),
@@ -82,12 +84,15 @@ def import_images(
     child: Isolated,
     patients: PatientMap | None = None,
     progress: "Progress | None" = None,
+    *,
+    labelled: bool = True,
 ) -> ImportReport:
     """De-identify and store every usable file and return the report.
 
     Args:
         patients: stores the patient behind each pseudonym.
         progress: is told which studies another import should try again.
+        labelled: refuse images without a label; those whose structures are segmented need none.
 
     Guarantees: one bad file never ends the import; nothing is written outside `store`; every file is counted once.
 
@@ -104,16 +109,17 @@ def import_images(
                     raise incoming.data
                 clean = child.clean(incoming.data)
                 label = finder.find(incoming.name, clean)
-                if label is None:
+                if label is None and labelled and not clean.annotation:
                     raise UnreadableImage("unlabelled", "no label for this file, its study or its patient")
                 key = f"{clean.name[:2]}/{clean.name}.dcm"
                 if patients is not None:
                     patients.remember(clean.patient, clean.sealed_patient)
-                known.put(
-                    key, label
-                )  # before the image: a crash in between leaves an unused label, never a missing one
+                if label is not None and not clean.annotation:
+                    # Before the image: a crash in between leaves an unused label, never a missing one.
+                    known.put(key, label)
                 if _store(store / key, clean.data):
-                    report.images += 1
+                    report.images += not clean.annotation
+                    report.segmentations += clean.annotation
                 else:
                     report.duplicates += 1
                 report.patients.add(clean.patient)
