@@ -127,7 +127,7 @@ def _needs(job: Job) -> Mapping[str, str]:
     if job.task.kind == "none":
         return {}
     kinds: Mapping[str, str] = getattr(TASKS.get(job.task.kind, error=JobError), "annotations", {})
-    named: Mapping[str, str] = getattr(job.task, "targets", {})
+    named = job.task.targets
     return {named.get(field, field): kind for field, kind in kinds.items()}
 
 
