@@ -2,33 +2,44 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from salus.common.errors import ConfigError, storage_error
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write `data` to a file beside `path`, sync it to disk and atomically replace `path` with it.
+    """Write `data` to `path` as `replace_whole` does."""
+    replace_whole(path, lambda beside: beside.write_bytes(data))
+
+
+def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file beside `path`, sync it to disk and atomically replace `path` with it.
 
     Raises:
-        StorageError: the disk is full, or the folder cannot be written to; `path` is unchanged.
+        StorageError: the disk is full, or the folder cannot be written to; `path` is unchanged, also after any error of `write`.
     """
     beside = path.with_name(path.name + ".part")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write(beside)
+        sync(beside)
         beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as problem:
+        sync(path.parent)
+    except BaseException as problem:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise storage_error(problem) or problem from None
+        if isinstance(problem, OSError):
+            raise storage_error(problem) or problem from None
+        raise
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def check_new_folder(folder: Path, *made_by: str) -> None:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from salus.common.declaration import Declaration
 from salus.common.errors import JobError, RoundError, StorageError, storage_error
+from salus.common.files import replace_whole
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_database
@@ -299,24 +300,14 @@ def _row(row: sa.Row[tuple[object, ...]]) -> JobRow:
 
 
 def _write_durably(path: Path, tensors: dict[str, npt.NDArray[np.generic]]) -> None:
-    """Write a temporary file, fsync and rename it: a reader sees the whole file or no file. Raises StorageError."""
-    beside = path.with_suffix(".part")
+    """Write tensors to a safetensors file as `replace_whole` does, in a folder that may not exist yet. Raises StorageError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, beside, METADATA_OF_FILE)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+        replace_whole(path, lambda beside: save_file(whole, beside, METADATA_OF_FILE))
     except OSError as problem:
-        beside.unlink(missing_ok=True)
         raise storage_error(problem) or problem from None
     except SafetensorError:  # how safetensors reports a write that failed
-        beside.unlink(missing_ok=True)
         raise StorageError(
             f"The model {path.name!r} cannot be written: the disk may be full.",
             remedy="Free some space; the job resumes after the last complete round.",

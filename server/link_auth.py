@@ -93,13 +93,13 @@ def _refused(scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
         return 404, "Not found"
     if headers.get("content-encoding", "identity") != "identity" or "transfer-encoding" in headers:
         return 415, "Only a plain body of known length is accepted"
+    length = headers.get("content-length", "")
+    if not length.isdecimal() or len(length) > 9 or int(length) > limit:
+        return 413, f"The body has no length, or more than {limit} bytes"
     try:  # before the signature, whose form another version may have changed
         check_protocol(headers.get(PROTOCOL_HEADER, ""), other="this site", me="the coordinator")
     except LinkError as problem:
         return 426, str(problem)
-    length = headers.get("content-length", "")
-    if not length.isdecimal() or len(length) > 9 or int(length) > limit:
-        return 413, f"The body has no length, or more than {limit} bytes"
     return None
 
 

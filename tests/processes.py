@@ -24,6 +24,7 @@ FORKED = multiprocessing.get_context("forkserver")  # children begin with everyt
 engine.PRELOADED += [
     "pytest", "salus.client.daemon", "salus.server.daemon", "salus.cli", "dp_accounting.pld", "dp_accounting.rdp",
 ]  # fmt: skip
+FORKED.set_forkserver_preload(engine.PRELOADED)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -92,7 +93,6 @@ class Forked:
     """A `salus` daemon without the start of an interpreter; see `salus.simulations.trial.Daemon`."""
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
-        FORKED.set_forkserver_preload(engine.PRELOADED)
         ends, self._lifeline = FORKED.Pipe(duplex=False)
         self._process = FORKED.Process(target=_daemon, args=(words, log, ends), daemon=True)
         self._process.start()

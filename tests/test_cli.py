@@ -117,7 +117,7 @@ def test_the_first_ten_minutes_of_all_three_people(tmp_path: Path) -> None:
     assert json.loads(good("client", "status", "site", "--json"))["running"] is False
     (tmp_path / "job.toml").write_text(job_text())
     assert "every site's update" in good("job", "validate", "job.toml")
-    good("job", "sign", "job.toml", "coordinator", "--output", "signed.json")
+    good("job", "sign", "coordinator", "job.toml", "--output", "signed.json")
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))

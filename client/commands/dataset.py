@@ -37,11 +37,19 @@ def add(
     structures: Annotated[
         str, typer.Option(help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.")
     ] = "",
+    annotations: Annotated[
+        str, typer.Option(help="For images: folder of VOC's XML files, or a COCO file; the usual names are found.")
+    ] = "",
+    numbers: Annotated[str, typer.Option(help="Columns of the label file with numbers to predict.")] = "",
+    row: Annotated[str, typer.Option(help="Columns of the label file that a model gets beside the image.")] = "",
+    text: Annotated[str, typer.Option(help="A column of the label file with a text.")] = "",
+    series: Annotated[str, typer.Option(help="A column of the label file that names a CSV of a time series.")] = "",
     patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
     yes: Yes = False,
 ) -> None:
     """Read a source, register what can be used, count what cannot, and show what will be public about it."""
     from salus.client.commands.declaring import declare as declared
+    from salus.client.commands.declaring import words
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
     from salus.client.data.records import ImageRecord, Quarantined
@@ -52,12 +60,17 @@ def add(
         labels=labels,
         label_column=label_column,
         volumes=volumes,
-        columns=tuple(column.strip() for column in columns.split(",") if column.strip()),
+        columns=words(columns),
         missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
         masks=masks,
         images=images,
-        structures=tuple(word.strip() for word in structures.split(",") if word.strip()),
+        structures=words(structures),
+        annotations=annotations,
+        numbers=words(numbers),
+        row=words(row),
+        text=text,
+        series=series,
         patient_column=patient_column,
     )
     catalogue = open_catalogue(folder)

@@ -81,9 +81,9 @@ def _cost(plan: "Plan") -> str:
     return f"epsilon {cost:.2f} at delta {BUDGET_DELTA:g}: {share}{warning}"
 
 
-@app.command(epilog=example("salus job sign simulations/jobs/pneumonia.toml ./coordinator --output signed.json"))
+@app.command(epilog=example("salus job sign ./coordinator simulations/jobs/pneumonia.toml --output signed.json"))
 def sign(
-    path: JobFile, folder: Folder, output: Annotated[Path, typer.Option(help="File to write the signed job to.")]
+    folder: Folder, path: JobFile, output: Annotated[Path, typer.Option(help="File to write the signed job to.")]
 ) -> None:
     """Sign a job with the coordinator's key."""
     from salus.common.identity import Identity
@@ -95,10 +95,10 @@ def sign(
     out.print(f"Signed {shown(path.name)} and wrote {shown(output)}.")
 
 
-@app.command(epilog=example("salus job submit simulations/jobs/pneumonia.toml ./coordinator"))
+@app.command(epilog=example("salus job submit ./coordinator simulations/jobs/pneumonia.toml"))
 def submit(
-    path: JobFile,
     folder: Folder,
+    path: JobFile,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:
@@ -119,10 +119,10 @@ def submit(
         following.watch(folder, job_id)
 
 
-@app.command(epilog=example("salus job check simulations/jobs/pneumonia.toml ./coordinator"))
+@app.command(epilog=example("salus job check ./coordinator simulations/jobs/pneumonia.toml"))
 def check(
-    path: JobFile,
     folder: Folder,
+    path: JobFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask all sites whether they could run a job, without queueing it; exit code 44 if too few could."""

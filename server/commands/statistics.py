@@ -11,12 +11,12 @@ from salus.common.errors import JobError
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command(epilog=example("salus stats simulations/jobs/phantom-statistics.toml ./coordinator"))(stats)
+    app.command(epilog=example("salus stats ./coordinator simulations/jobs/phantom-statistics.toml"))(stats)
 
 
 def stats(
-    job: Annotated[str, typer.Argument(help="A job file with a [statistics] section, or the id of a finished job.")],
     folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")],
+    job: Annotated[str, typer.Argument(help="A job file with a [statistics] section, or the id of a finished job.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:

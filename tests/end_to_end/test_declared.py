@@ -73,7 +73,7 @@ def answered(trial: Trial, path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def complete() -> bool:
-        found.update(json.loads(salus("job", "check", path, trial.coordinator, "--json").stdout))
+        found.update(json.loads(salus("job", "check", trial.coordinator, path, "--json").stdout))
         return all(site["source"] == "asked" for site in found["sites"] if site["online"])
 
     wait_until(complete, "every site has answered the check")
@@ -95,13 +95,13 @@ def test_one_wrong_word_is_refused_at_submit_with_both_spellings(
     path = written(tmp_path, text.replace(right, wrong))
     jobs, spent = len(federation.admin.get("/jobs")), entries(federation)
     answered(federation, path)
-    result = salus("job", "submit", path, federation.coordinator)
+    result = salus("job", "submit", federation.coordinator, path)
     assert result.returncode == 44
     (line,) = [line for line in result.stderr.splitlines() if line.strip()]
     for part in (wrong.strip('"'), nearest, "5 cannot run it", "--anyway"):
         assert part in line
     assert len(federation.admin.get("/jobs")) == jobs
-    checked = salus("job", "check", path, federation.coordinator, "--json")
+    checked = salus("job", "check", federation.coordinator, path, "--json")
     assert checked.returncode == 44
     assert all(nearest in json.dumps(site["problems"]) for site in json.loads(checked.stdout)["sites"])
     assert entries(federation) == spent
@@ -112,7 +112,7 @@ def test_queued_anyway_it_fails_at_every_site_and_costs_nobody_anything(
 ) -> None:
     path = written(tmp_path, IMAGES.replace('"pneumonia"', '"pnuemonia"'))
     spent = entries(federation)
-    done = salus("job", "submit", path, federation.coordinator, "--anyway", "--watch")
+    done = salus("job", "submit", federation.coordinator, path, "--anyway", "--watch")
     assert done.returncode == 50
     assert entries(federation) == spent
     for site in federation.sites:
@@ -126,7 +126,7 @@ def test_a_check_shows_each_site_and_the_job_that_fits_runs(
 ) -> None:
     path = written(tmp_path, IMAGES)
     answered(federation, path)
-    shown = salus("job", "check", path, federation.coordinator)
+    shown = salus("job", "check", federation.coordinator, path)
     assert shown.returncode == 0, shown.stdout
     assert "Privacy cost per patient: epsilon 2" in shown.stdout
     (federation.sites[0] / "policy.toml").write_text("max_rounds = 1\n")
@@ -138,7 +138,7 @@ def test_a_check_shows_each_site_and_the_job_that_fits_runs(
     assert second["declared"]["chest-xray"]["classes"] == ["healthy", "pneumonia"]
     assert (third["source"], third["problems"]) == ("asked", [])
     assert found["possible"]
-    table = salus("job", "check", path, federation.coordinator).stdout
+    table = salus("job", "check", federation.coordinator, path).stdout
     assert "1 of 5 cannot run it." in table
     assert "1 rounds, not 2" in table
 
@@ -151,11 +151,11 @@ def test_while_a_job_runs_what_was_declared_before_is_used_and_said(
     running = federation.submit(job_text(rounds=500, model="cnn"))
     federation.wait_for_round(running, 1)
     try:
-        found = json.loads(salus("job", "check", path, federation.coordinator, "--json").stdout)
+        found = json.loads(salus("job", "check", federation.coordinator, path, "--json").stdout)
         assert found["busy"] == running
         assert {site["source"] for site in found["sites"]} == {"remembered"}
         wrong = written(tmp_path, IMAGES.replace('"pneumonia"', '"pnuemonia"'))
-        refused = salus("job", "submit", wrong, federation.coordinator)
+        refused = salus("job", "submit", federation.coordinator, wrong)
         assert (refused.returncode, "'pneumonia'" in refused.stderr) == (44, True)
     finally:
         federation.admin.post(f"/jobs/{running}/cancel")

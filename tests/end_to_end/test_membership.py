@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.builders import job_text, write_npz
 from tests.cli import salus
+from tests.processes import Forked
 
 from salus.client.config import open_catalogue
 from salus.client.data.sources.base import SourceOptions
@@ -20,27 +21,28 @@ def give_data(site: Path) -> None:
 
 
 def masked(rounds: int, epoch: int = 0) -> str:
-    text = job_text(rounds=rounds, model="cnn", training="local_epochs = 6", protection="masking", min_sites=5)
+    text = job_text(rounds=rounds, model="cnn", protection="masking", min_sites=5)
     text = text.replace("join_timeout_s = 60.0", "join_timeout_s = 900.0")
     return text.replace("min_sites", f"cohort_epoch = {epoch}\nmin_sites", 1)
 
 
 def test_members_join_and_leave_while_a_job_runs_and_its_transcript_is_checked_afterwards(tmp_path: Path) -> None:
     empty(tmp_path / "t")
-    trial = Trial(tmp_path / "t", [f"Site {number}" for number in range(1, 6)], policy=POLICY)
+    trial = Trial(tmp_path / "t", [f"Site {number}" for number in range(1, 6)], policy=POLICY, launcher=Forked)
     for site in trial.sites:
         give_data(site)
     with trial:
         trial.start_all()
-        first = trial.submit(masked(6))
+        first = trial.submit(masked(8))
         trial.wait_for_round(first, 2)
+        trial.kill(trial.coordinator)  # held here while people exchange files
         sixth = trial.admit("Site 6")
         give_data(sixth)
         trial.issue()
         trial.restart()
         result = trial.wait_for(first)
         assert result["status"] == "finished", result["reason"]
-        assert [record["sites"] for record in result["rounds"]] == [[1, 2, 3, 4, 5]] * 6
+        assert [record["sites"] for record in result["rounds"]] == [[1, 2, 3, 4, 5]] * 8
         told = [event for event in trial.admin.get(f"/jobs/{first}/events") if event["kind"] == "not-asked"]
         assert {event["fields"]["site"] for event in told if "joined the consortium" in event["fields"]["text"]} == {6}
         assert [row["site"] for row in result["absent"]] == [6]

@@ -50,11 +50,11 @@ def test_salus_stats_measures_over_daemons_and_writes_a_page(federation: Trial, 
             values += [arrays[f"{split}_images"].ravel() for split in ("train", "val", "test")]
     (tmp_path / "job.toml").write_text(STATISTICS)
     (tmp_path / "train.toml").write_text(TRAINING)
-    done = salus("stats", tmp_path / "job.toml", federation.coordinator)
+    done = salus("stats", federation.coordinator, tmp_path / "job.toml")
     assert done.returncode == 0, done.stderr
     number = next(row["job"] for row in federation.admin.get("/jobs") if row["job"].startswith("intensities-"))
-    shown = salus("stats", number, federation.coordinator, "--json")
-    wrong = salus("stats", tmp_path / "train.toml", federation.coordinator)
+    shown = salus("stats", federation.coordinator, number, "--json")
+    wrong = salus("stats", federation.coordinator, tmp_path / "train.toml")
     assert wrong.returncode != 0
     assert "salus job submit" in wrong.stderr
     assert 'kind = "zscore"' in done.stdout

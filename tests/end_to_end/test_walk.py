@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tests.builders import write_npz
 from tests.cli import Result, salus
+from tests.processes import Forked
 
 from salus.simulations.trial import Trial, empty
 
@@ -126,8 +127,8 @@ def misspell_in_the_job(folder: Path, coordinator: Path) -> None:
     for name, right, wrong in (("class", "pneumonia", "pneumona"), ("data", "chest-xray", "chest-xry")):
         job = private_job(folder / f"{name}.toml", **{f'"{right}"': f'"{wrong}"'})
         says = [f"'{wrong}'", f"did it mean '{right}'", "5 cannot run it", "salus job check"]
-        mistaken(folder, 44, "job", "submit", job, coordinator, says=says)
-        checked = salus("job", "check", job, coordinator)
+        mistaken(folder, 44, "job", "submit", coordinator, job, says=says)
+        checked = salus("job", "check", coordinator, job)
         assert checked.returncode == 44
         assert checked.stdout.count(f"did it mean '{right}'") == 1, "one line for all sites with the same reason"
         assert "site 1, 2, 3, 4, 5: " in checked.stdout
@@ -156,7 +157,7 @@ def submitted(result: Result | str) -> str:
 
 def test_the_walk(tmp_path: Path) -> None:
     empty(tmp_path / "t")
-    walk = Walk(tmp_path / "t", [f"Site {number}" for number in range(1, 6)], policy="")
+    walk = Walk(tmp_path / "t", [f"Site {number}" for number in range(1, 6)], policy="", launcher=Forked)
     folder, coordinator = walk.folder, walk.coordinator
     misspell_at_the_site(folder, walk.sites[0])
     mistaken(folder, 31, "server", "status", coordinator, says=["does not answer", "salus server start"])
@@ -166,10 +167,10 @@ def test_the_walk(tmp_path: Path) -> None:
         walk.start_all()
         mistaken(folder, 11, "client", "start", walk.sites[0], says=["already running", "Stop it first"])
         misspell_in_the_job(folder, coordinator)
-        checked = good("job", "check", job, coordinator)
+        checked = good("job", "check", coordinator, job)
         assert "0 of 5 cannot run it" in checked
         assert "epsilon" in checked
-        identifier = submitted(good("job", "submit", job, coordinator))
+        identifier = submitted(good("job", "submit", coordinator, job))
 
         walk.wait_for_round(identifier, 1)
         # Held still while people exchange files: the job is running, and cannot end before the sixth hospital is there.
@@ -201,7 +202,7 @@ def test_the_walk(tmp_path: Path) -> None:
         walk.kill(coordinator)
         walk.start_missing()
         walk.wait_online(5)
-        checked = good("job", "check", job, coordinator)
+        checked = good("job", "check", coordinator, job)
         assert "0 of 5 cannot run it" in checked
         assert "Site 2" not in checked
         assert "Roster 3" in good("client", "status", sixth)

@@ -121,7 +121,10 @@ def test_endless_headers_are_cut(trial: Trial) -> None:
 
 def test_a_body_that_nobody_has_signed_is_answered_before_it_is_sent(trial: Trial) -> None:
     with serving(trial, Limits()), secure(trial) as writer:
-        writer.sendall(b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n\r\nfirst bytes")
+        writer.sendall(
+            b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\ncontent-length: 8000000\r\n"
+            b"salus-protocol: 1\r\n\r\nfirst bytes"
+        )
         assert b" 401 " in writer.recv(4096).split(b"\r\n")[0]
         assert ended(writer)
 

@@ -23,6 +23,7 @@ from salus.common.clock import SystemClock
 from salus.common.errors import LinkError, WireError
 from salus.common.objects import Incomplete, assemble
 from salus.common.packets import Reply, Request, pack
+from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
 from salus.server.config import ServerFolder
 from salus.server.federation import GridFederation
 from salus.server.link import Link, LinkGrid
@@ -324,3 +325,27 @@ def test_a_run_that_flower_has_ended_is_opened_again(world: World) -> None:
         assert ask(world, [1], b"still here") == {1: shifted(b"still here", 1)}
         thread.join()
         assert world.grid.run.run_id != before
+
+
+@pytest.mark.parametrize(("stated", "too_old"), [("2", "the coordinator"), ("0", "this site")])
+def test_a_site_of_another_protocol_version_is_refused_and_both_sides_say_so(
+    world: World, stated: str, too_old: str
+) -> None:
+    with world.connect(1) as link:
+        link._client._client.headers[PROTOCOL_HEADER] = stated
+        told: list[httpx.Response] = []
+        link._client._client.event_hooks["response"].append(told.append)
+        with pytest.raises(LinkError, match="status 426"):  # this test's site has no other version than the coordinator
+            link.activate()
+        assert told[0].headers[PROTOCOL_HEADER] == str(PROTOCOL)
+        assert f"{too_old} is too old" in told[0].read().decode()
+    assert world.link.directory() == {}
+
+
+@pytest.mark.parametrize(("stated", "too_old"), [("2", "this site"), ("0", "the coordinator")])
+def test_a_site_leaves_a_coordinator_of_another_protocol_version(
+    world: World, monkeypatch: pytest.MonkeyPatch, stated: str, too_old: str
+) -> None:
+    monkeypatch.setattr("salus.server.link_auth.PROTOCOL", int(stated))
+    with world.connect(1) as link, pytest.raises(LinkError, match=f"{too_old} is too old"):
+        link.activate()

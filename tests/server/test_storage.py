@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monk
     layout = layout_of(model)
     first = read_parameters(model, layout)
     store.save_round(job_id, 1, layout, first, {}, {"round": 1})
-    (store.model_path(job_id, 2).with_suffix(".part")).mkdir()  # nothing can be written there
+    store.model_path(job_id, 2).with_name("round-00002.safetensors.part").mkdir()  # nothing can be written there
     with pytest.raises((StorageError, OSError)):
         store.save_round(job_id, 2, layout, first + 1, {}, {"round": 2})
     assert [record["round"] for record in store.records(job_id)] == [1]

@@ -30,6 +30,11 @@ class SourceOptions(Strict):
         images: for NIfTI, a pattern of the names of image files, such as ``*_T1w.nii.gz``; empty for all.
         structures: names of the numbers 1, 2 ... of a mask; or, where the data name more structures, those to use.
         unlabelled: read images without labels, for a prediction; no label file is looked for.
+        annotations: for images, a folder of VOC's XML files or a COCO file, relative to the root.
+        numbers: columns of the label file with numbers to predict.
+        row: columns of the label file that a model gets beside the image.
+        text: a column of the label file with a text.
+        series: a column of the label file that names a CSV file with a time series for each image, relative to the root.
     """
 
     labels: str = ""
@@ -43,19 +48,29 @@ class SourceOptions(Strict):
     images: str = ""
     structures: tuple[str, ...] = ()
     unlabelled: bool = False
+    annotations: str = ""
+    numbers: tuple[str, ...] = ()
+    row: tuple[str, ...] = ()
+    text: str = ""
+    series: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The columns of the label file that hold annotations."""
+        return (*self.numbers, *self.row, *filter(None, (self.text, self.series)))
 
 
 class Files(Protocol):
     """The files of a data set, by names relative to its root with ``/`` between folders; nothing else can be read.
 
-    The label file and the folder of masks go by the names that the options give them, wherever they are.
+    The label file and the folders of masks and annotations go by the names that the options give them, wherever they are.
     """
 
     def names(self, below: str = "") -> Iterator[str]:
         """Yield every regular file, sorted by folder and name; symbolic links are not followed.
 
         Args:
-            below: the folder of masks, instead of the root.
+            below: the folder of masks or annotations, instead of the root.
         """
 
     def size(self, name: str) -> int:

@@ -28,18 +28,16 @@ MODALITIES = {
 }
 
 
-def parsed(data: bytes, name: str = INDEX) -> dict[str, Any]:
-    """Return a JSON object; raises DataError for anything else."""
+def parsed(data: bytes, name: str = INDEX, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """Return a JSON object; raises DataError for anything else, or more than `most` bytes."""
     try:
-        if len(data) > MAX_JSON_BYTES:
+        if len(data) > most:
             raise ValueError
         found = json.loads(data)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise DataError(
-            f"Expected {name!r} to be a JSON object of at most {MAX_JSON_BYTES} bytes.", remedy="Correct the file."
-        )
+        raise DataError(f"Expected {name!r} to be a JSON object of at most {most} bytes.", remedy="Correct the file.")
     return found
 
 

@@ -16,6 +16,7 @@ from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume, split_times, stack
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.cells import extra_of, with_digest
 from salus.client.data.sources.dicom_masks import (
     Masked,
     digest_with,
@@ -112,23 +113,22 @@ class DicomFolder:
         first, mask, volume = slices[0], masked.mask, self._options.volumes
         row = self._label(first, keys[0], mask, voxel_ml)
         digest = _digest(slices) if volume else first.sha256
+        extra = extra_of(self._row(first, keys[0]), self._files, self._options)
         return ImageRecord(
             self._patient(first, row),
             first.study_uid,
             json.dumps([*keys, *masked.used]) if volume or masked.used else keys[0],
             row.label,
             row.split,
-            digest_with(digest, masked.data),
+            with_digest(digest_with(digest, masked.data), extra.digest),
             _joined(image.pixel_sha256 for image in slices) if volume else first.pixel_sha256,
             group=str(info["vendor"]),
             info=info,
-            targets={} if mask is None else {MASK: mask.target(voxel_ml)},
+            targets={**({} if mask is None else {MASK: mask.target(voxel_ml)}), **extra.targets},
         )
 
     def _label(self, image: DicomImage, key: str, mask: Mask | None, voxel_ml: float) -> LabelRow:
-        row = None
-        if self._labels is not None:
-            row = self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
+        row = self._row(image, key)
         if row is None and mask is None:
             raise UnreadableImage("unlabelled", "no label or usable mask for this file, its study or its patient")
         if row is None and mask is not None:
@@ -137,6 +137,11 @@ class DicomFolder:
             return LabelRow(f"{volume_ml:.3f}" if above is None else str(int(volume_ml > above)))
         assert row is not None  # Safe because both are handled above.
         return row
+
+    def _row(self, image: DicomImage, key: str) -> LabelRow | None:
+        if self._labels is None:
+            return None
+        return self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
 
     def _patient(self, image: DicomImage, row: LabelRow) -> str:
         patient = image.patient_id or row.patient
@@ -190,10 +195,12 @@ class DicomFolder:
             raise UnreadableImage("missing", "no image is left of this sample")
         if self._options.volumes:
             sample, volume = _volume(slices)
-            return self._with_mask(sample, objects, partial(self._volume_mask, slices=slices, volume=volume))
+            sample = self._with_mask(sample, objects, partial(self._volume_mask, slices=slices, volume=volume))
+            return extra_of(self._row(slices[0], names[0]), self._files, self._options).on(sample)
         image = slices[0]
         if image.values.ndim == 3 and image.values.shape[0] > 1:
-            return replace(_volume([image])[0], sha256=image.sha256)
+            sample = replace(_volume([image])[0], sha256=image.sha256)
+            return extra_of(self._row(image, names[0]), self._files, self._options).on(sample)
         values, measured = image.values, image.intensities
         if values.ndim == 4:
             values, measured = values[0], measured[0]
@@ -205,7 +212,8 @@ class DicomFolder:
             pixel_sha256=image.pixel_sha256,
             affine=plane_affine(image.geometry, image.frame_step_mm),
         )
-        return self._with_mask(sample, objects, partial(self._slice_mask, image=image))
+        sample = self._with_mask(sample, objects, partial(self._slice_mask, image=image))
+        return extra_of(self._row(image, names[0]), self._files, self._options).on(sample)
 
     def _with_mask(self, sample: Sample, objects: Sequence[str], read: Callable[[bytes], Mask]) -> Sample:
         masked = masked_by(self._files, objects, read)

@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import json
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -19,7 +21,13 @@ from salus.client.data.records import (
     picture_key,
 )
 from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOptions
-from salus.client.data.sources.labels import read_labels
+from salus.client.data.sources.box_files import BoxFiles
+from salus.client.data.sources.boxes import BOXES, REASONS, UsedBoxes, used
+from salus.client.data.sources.cells import extra_of, with_digest
+from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
+from salus.client.data.sources.voc import read_voc
+from salus.client.data.structures import checked_names
+from salus.client.data.targets import Target
 from salus.common.errors import UnreadableImage
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
@@ -28,55 +36,99 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # the content decides, whatever the na
 
 
 class ImageFolder:
-    """One sample per image file. If the label file names no patient, every distinct image counts as one."""
+    """One sample per image file, with its boxes if there are any. If the label file names no patient, every distinct image counts
+    as one."""
 
     @staticmethod
     def prepare() -> None:
-        """Load Pillow's decoders, and decode one picture with each."""
+        """Load Pillow's decoders, decode one picture with each, and parse one file of boxes."""
         Image.init()
         for kind in FORMATS:
             buffer = io.BytesIO()
             Image.new("RGB", (2, 2)).save(buffer, kind)
             _decoded(buffer.getvalue())
+        read_voc(b"<annotation><size><width>1</width></size></annotation>")
 
     def __init__(self, files: Files, options: SourceOptions) -> None:
-        self._files = files
-        self._labels = read_labels(files, options)
-        self._labels.check_patients()
+        self._files, self._options = files, options
+        checked_names(options.structures)
+        self._labels: Labels | None = None
+        labelled = options.unlabelled or bool(options.labels) or has_label_file(files)
+        names = list(files.names()) if options.annotations or not labelled else []
+        images = frozenset(name for name in names if _is_image(name))
+        self._boxes = BoxFiles(files, options, images, names)
+        if labelled or not self._boxes:
+            self._labels = read_labels(files, options)
+            self._labels.check_patients()
 
     def wants(self, name: str) -> bool:
-        """Return whether a file's name is that of an image."""
-        return PurePosixPath(name).suffix.lower() in SUFFIXES
+        """Return whether a file's name is that of an image, or of boxes without an image."""
+        return _is_image(name) or name in self._boxes.orphans
 
     def group(self, name: str) -> str:
         """Return nothing: each file is a sample."""
         return ""
 
     def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
-        """Yield the sample of each file."""
-        for key in names:
-            row = self._labels.find(file=key) or self._labels.find(file=PurePosixPath(key).name)
-            if row is None:
+        """Yield the sample of each file, and the boxes that cannot be used."""
+        for name in names:
+            if name in self._boxes.orphans:
+                raise UnreadableImage(
+                    "boxes-without-image", "no image, or several, have the name of this file of boxes"
+                )
+            row, file = self._row(name), self._boxes.file_of(name)
+            if row is None and not file:
                 raise UnreadableImage("unlabelled", "no label for this file")
-            sample = self.load(key)
+            key = json.dumps([name, file]) if file else name
+            sample, boxes, targets = self._loaded(name, row)
+            for place, reason in () if boxes is None else boxes.dropped:
+                yield Quarantined(f"{file}/{PurePosixPath(name).name}/{place}", reason, REASONS[reason])
             info: dict[str, str | float | int | list[float]] = {
                 "channels": sample.values.shape[0],
                 "rows": sample.values.shape[1],
                 "columns": sample.values.shape[2],
                 "intensity_range": [float(sample.values.min()), float(sample.values.max())],
             }
+            row = row or LabelRow("")
             patient = row.patient
             if not patient:
                 patient, info[PATIENT_BY] = picture_key(sample.pixel_sha256), "picture"
+            split = row.split or self._boxes.split_of(name)
             yield ImageRecord(
-                patient, patient, key, row.label, row.split, sample.sha256, sample.pixel_sha256, info=info
+                patient, patient, key, row.label, split, sample.sha256, sample.pixel_sha256, info=info, targets=targets
             )
+
+    def _row(self, name: str) -> LabelRow | None:
+        if self._labels is None:
+            return None
+        return self._labels.find(file=name) or self._labels.find(file=PurePosixPath(name).name)
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, rotated as the file says."""
-        data = bytes(self._files.read(key))
+        name = str(json.loads(key)[0]) if key.startswith("[") else key
+        return self._loaded(name, self._row(name))[0]
+
+    def _loaded(self, name: str, row: LabelRow | None) -> tuple[Sample, UsedBoxes | None, dict[str, Target]]:
+        data = bytes(self._files.read(name))
         values = _decoded(data)
-        return Sample(values, sha256=hashlib.sha256(data).hexdigest(), pixel_sha256=array_digest(values))
+        sample = Sample(values, sha256=hashlib.sha256(data).hexdigest(), pixel_sha256=array_digest(values))
+        extra = extra_of(row, self._files, self._options)
+        found, text = self._boxes.of(name)
+        if found is None:
+            return extra.on(sample), None, extra.targets
+        boxes = used(found, values.shape[1], values.shape[2], self._options.structures)
+        sample = replace(
+            sample,
+            sha256=with_digest(sample.sha256, hashlib.sha256(text.encode()).hexdigest()),
+            targets={BOXES: boxes.values},
+            kinds={BOXES: "boxes"},
+            names={BOXES: boxes.names} if boxes.names else {},
+        )
+        return extra.on(sample), boxes, {BOXES: boxes.target, **extra.targets}
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
 def _decoded(data: bytes) -> FloatArray:

@@ -4,8 +4,8 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from salus.client.data.sources.base import LABELS, Files, SourceOptions
@@ -22,11 +22,16 @@ LIKE_A_PATIENT = re.compile(
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row: its label and, where the file has such columns, patient and split."""
+    """One row: its label and, where the file has such columns, patient and split.
+
+    Args:
+        cells: of the columns with other annotations.
+    """
 
     label: str
     patient: str = ""
     split: str = ""
+    cells: Mapping[str, str] = field(default_factory=dict)
 
 
 class Labels:
@@ -132,11 +137,12 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         )
     present = [*columns, *([PATIENT_COLUMN] if patient_column in columns else [])]
     keys = [column for column in KEY_COLUMNS if column in present]
-    if label_column not in columns:
-        raise DataError(
-            f"Expected a column {label_column!r} in the label file {name!r}{_meant(label_column, columns)}.",
-            remedy="Name the label column with --label-column.",
-        )
+    for column in (*options.cells, *(() if options.cells else (label_column,))):
+        if column not in columns:
+            raise DataError(
+                f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
+                remedy="Name the label column with --label-column, and those of other annotations as the file does.",
+            )
     if not keys:
         raise DataError(
             f"Expected one of the columns {', '.join(KEY_COLUMNS)} in the label file {name!r}, "
@@ -149,15 +155,16 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
             row[PATIENT_COLUMN] = row.get(patient_column) or ""
         key = next((column for column in keys if row.get(column)), None)
         label = _cell(row, label_column)
-        if key is None or not label:
+        cells = {column: _cell(row, column) for column in options.cells}
+        if key is None or not (label or any(cells.values())):
             continue  # a row without a label is skipped; its images are counted as unlabelled
-        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"))
+        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells)
         earlier = by[key].setdefault(_cell(row, key), entry)
-        if earlier.label != label:
+        if (earlier.label, earlier.cells) != (label, cells):
             raise DataError(
                 f"Two different labels for one {key} in {name!r}, line {number}.", remedy="Keep one of them."
             )
-    read = (*KEY_COLUMNS, label_column, "split")
+    read = (*KEY_COLUMNS, label_column, "split", *options.cells)
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read))
 
 

@@ -18,12 +18,13 @@ class LocalFiles:
     """`Files` below a root, or a root that is one file.
 
     Args:
-        options: name a label file and a folder of masks; these may lie elsewhere.
+        options: name a label file and folders of masks and annotations; these may lie elsewhere.
     """
 
     def __init__(self, root: Path, options: SourceOptions) -> None:
         self._root, self._alone = root, root.is_file()
-        self._labels, self._masks = options.labels or LABELS, options.masks
+        self._labels = options.labels or LABELS
+        self._folders = tuple(filter(None, (options.masks, options.annotations)))
 
     def names(self, below: str = "") -> Iterator[str]:
         """Yield the names, see `Files`; raises UnreadableImage for a folder that does not exist."""
@@ -31,7 +32,7 @@ class LocalFiles:
             yield self._root.name
         elif below == "":
             yield from _walked(self._root, "")
-        elif below == self._masks and (self._root / below).is_dir():
+        elif below in self._folders and (self._root / below).is_dir():
             yield from _walked(self._root / below, f"{below}/")
         else:
             raise UnreadableImage("missing", "the folder does not exist")
@@ -39,10 +40,10 @@ class LocalFiles:
     def every(self) -> Iterator[str]:
         """Yield the names below the root, and then those below folders that the options name elsewhere."""
         yield from self.names()
-        outside = self._masks.startswith("/") or ".." in Path(self._masks).parts
-        if self._masks and outside and not self._alone:
-            with contextlib.suppress(UnreadableImage):
-                yield from self.names(self._masks)
+        for folder in self._folders if not self._alone else ():
+            if folder.startswith("/") or ".." in Path(folder).parts:
+                with contextlib.suppress(UnreadableImage):
+                    yield from self.names(folder)
 
     def size(self, name: str) -> int:
         """Return a file's size in bytes."""
@@ -88,14 +89,15 @@ class LocalFiles:
 
     def _open(self, name: str) -> int:
         try:
-            if name == self._labels:
+            if name == self._labels or name in self._folders:
                 return os.open(self._root / name, FILE & ~os.O_NOFOLLOW)  # the operator named it, so it may be a link
             if self._alone:
                 if name != self._root.name:
                     raise FileNotFoundError
                 return os.open(self._root, FILE & ~os.O_NOFOLLOW)
-            if self._masks and name.startswith(f"{self._masks}/"):
-                return _beneath(self._root / self._masks, name[len(self._masks) + 1 :])
+            for folder in self._folders:
+                if name.startswith(f"{folder}/"):
+                    return _beneath(self._root / folder, name[len(folder) + 1 :])
             return _beneath(self._root, name)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             raise UnreadableImage("missing", "the file no longer exists") from None

@@ -20,6 +20,7 @@ from salus.client.data.dicom.picture import Window, show
 from salus.client.data.grids import index_map, same_grid
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, array_digest, picture_key
 from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.cells import extra_of
 from salus.client.data.sources.labels import LabelRow, has_label_file, read_labels
 from salus.client.data.sources.layouts import NO_MASK, Case, Layout, MaskFile
 from salus.client.data.sources.masks import combined, on_grid
@@ -87,6 +88,8 @@ class NiftiFolder:
             raise UnreadableImage(*case.problem)
         key = name if len(case.files) == 1 else json.dumps(case.files)
         sample, mask, volume_ml = self._loaded(case)
+        extra = extra_of(row, self._files, self._options)
+        sample = extra.on(sample)
         shape = sample.values.shape
         info: dict[str, str | float | int | list[float]] = {
             "modality": self._layout.modality or "MR",
@@ -112,7 +115,7 @@ class NiftiFolder:
             sample.sha256,
             sample.pixel_sha256,
             info=info,
-            targets=targets,
+            targets={**targets, **extra.targets},
         )
 
     def load(self, key: str) -> Sample:
@@ -121,7 +124,8 @@ class NiftiFolder:
         case = self._layout.cases.get(files[0])
         if case is None or files not in (case.files, case.images):
             raise UnreadableImage("missing", "the folder no longer holds these files together")
-        return self._loaded(case if files == case.files else replace(case, masks=()))[0]
+        sample = self._loaded(case if files == case.files else replace(case, masks=()))[0]
+        return extra_of(self._row(files[0], case), self._files, self._options).on(sample)
 
     def _loaded(self, case: Case) -> tuple[Sample, Mask | None, float]:
         """Return a case's sample, its mask, and the mask's volume in millilitres on its own grid."""

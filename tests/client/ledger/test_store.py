@@ -1,5 +1,6 @@
 """The ledger: never less spent than true, whatever happens to the process, the clock, the data set's name or the file."""
 
+import functools
 import multiprocessing
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.builders import toy_identity
+from tests.processes import FORKED
 
 from salus.client.ledger.entries import Close, Commit, Reserve
 from salus.client.ledger.report import check_signed_heads, job_lines, patient_lines, spending_plot
@@ -33,8 +35,10 @@ def plan(noise: float = 2.0, attempts: int = 4, evaluation: float = 20.0) -> Pla
     return Plan("local", noise, evaluation, 0.1, 10, attempts, 3.0, 1e-5)
 
 
-# Room for one of these plans, not for two.
-TIGHT = Budget(epsilon=1.2 * epsilon(plan().reserved(), 1e-5), delta=1e-5, period_days=100)
+@functools.cache
+def tight() -> Budget:
+    """Return a budget with room for one of these plans, not for two."""
+    return Budget(epsilon=1.2 * epsilon(plan().reserved(), 1e-5), delta=1e-5, period_days=100)
 
 
 def ledger(folder: Path, clock: Clock | None = None) -> Ledger:
@@ -92,8 +96,8 @@ def test_the_budget_is_the_patients_whatever_the_data_set_is_called(tmp_path: Pa
     book.reserve("a", "chest", PATIENTS, plan(), 3, BUDGET)
     for patients in (PATIENTS, frozenset({"new", "patient-3"})):
         with pytest.raises(LedgerError, match=r"at most epsilon .* patients of this site would reach"):
-            book.reserve("b", "a renamed copy", patients, plan(), 3, TIGHT)
-    book.reserve("c", "others", frozenset({"somebody else"}), plan(), 3, TIGHT)
+            book.reserve("b", "a renamed copy", patients, plan(), 3, tight())
+    book.reserve("c", "others", frozenset({"somebody else"}), plan(), 3, tight())
 
 
 def test_a_job_keeps_the_patients_it_was_accepted_with(tmp_path: Path) -> None:
@@ -105,24 +109,24 @@ def test_a_job_keeps_the_patients_it_was_accepted_with(tmp_path: Path) -> None:
 def test_a_period_passes_but_a_clock_set_back_reopens_nothing(tmp_path: Path) -> None:
     clock = ManualClock(START)
     book = ledger(tmp_path, clock)
-    book.reserve("a", "chest", PATIENTS, plan(), 3, TIGHT)
+    book.reserve("a", "chest", PATIENTS, plan(), 3, tight())
     with pytest.raises(LedgerError):
-        book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+        book.reserve("b", "chest", PATIENTS, plan(), 3, tight())
     back = ledger(tmp_path, ManualClock(START - timedelta(days=1000)))
     with pytest.raises(LedgerError):
-        back.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+        back.reserve("b", "chest", PATIENTS, plan(), 3, tight())
     back.commit("a", 1, 0, plan().charge("train"))
     assert all(entry.at >= START.isoformat() for entry, _ in back.entries())
     clock.sleep(101 * 86_400)
     with pytest.raises(BudgetError):  # the first job is old, but open: it may still send everything
-        book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+        book.reserve("b", "chest", PATIENTS, plan(), 3, tight())
     for round_ in (2, 3, 4):
         book.commit("a", round_, 0, plan().charge("train"))
     book.close("a")
     with pytest.raises(BudgetError):  # what it sent today counts from today
-        book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+        book.reserve("b", "chest", PATIENTS, plan(), 3, tight())
     clock.sleep(101 * 86_400)
-    book.reserve("b", "chest", PATIENTS, plan(), 3, TIGHT)
+    book.reserve("b", "chest", PATIENTS, plan(), 3, tight())
 
 
 def test_the_same_patients_give_another_digest_in_every_ledger(tmp_path: Path) -> None:
@@ -167,9 +171,8 @@ def _write_until_killed(folder: Path, ready: "multiprocessing.synchronize.Event"
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.003, 0.01, 0.05, 0.13])
 def test_kill_9_never_forgets_what_was_sent(tmp_path: Path, wait_s: float) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    ready = spawn.Event()
-    process = spawn.Process(target=_write_until_killed, args=(tmp_path, ready))
+    ready = FORKED.Event()
+    process = FORKED.Process(target=_write_until_killed, args=(tmp_path, ready))
     process.start()
     assert ready.wait(60)
     process.join(wait_s)
@@ -188,17 +191,16 @@ def _reserve_at_once(folder: Path, name: str, start: "multiprocessing.synchroniz
     book = Ledger(folder / "ledger.sqlite", SystemClock())
     start.wait(60)
     try:
-        book.reserve(name, "chest", PATIENTS, plan(), 3, TIGHT)
+        book.reserve(name, "chest", PATIENTS, plan(), 3, tight())
     except LedgerError:
         return
     (folder / f"accepted-{name}").touch()
 
 
 def test_two_jobs_at_once_cannot_both_find_the_last_budget(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    start = spawn.Barrier(2)
+    start = FORKED.Barrier(2)
     ledger(tmp_path)
-    processes = [spawn.Process(target=_reserve_at_once, args=(tmp_path, name, start)) for name in "ab"]
+    processes = [FORKED.Process(target=_reserve_at_once, args=(tmp_path, name, start)) for name in "ab"]
     for process in processes:
         process.start()
     for process in processes:
