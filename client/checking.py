@@ -1,8 +1,11 @@
 """A site's answer to whether it could run a job: by its policy, its declarations and its budget (as yes or no)."""
 
+from collections import deque
+
 from salus.client.data.catalogue import Catalogue
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.policy import OtherEpoch, Policy
+from salus.common.clock import Clock
 from salus.common.declaration import Declaration
 from salus.common.errors import Refused, SalusError, describe
 from salus.common.fit import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict, problems_of
@@ -13,7 +16,35 @@ from salus.privacy.dp.accounting import epsilon
 from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protection import protection_of
 
+HOUR_S = 3600.0
 NO_BUDGET = "The privacy budget of this site's patients does not allow the job; its operator sees the numbers."
+
+
+class TooManyChecks(Refused):
+    """This site answers no further check for now; the coordinator takes it for a site that did not answer."""
+
+
+class CheckLimit:
+    """Counts the checks about each data set within the last hour; a restart forgets them.
+
+    Without a limit, a coordinator could find out by bisection how much of the patients' budget is left.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._answered: dict[str, deque[float]] = {}
+
+    def admit(self, dataset: str, per_hour: int) -> None:
+        """Count one check; raises TooManyChecks if `per_hour` were answered within the last hour."""
+        now, answered = self._clock.monotonic_s(), self._answered.setdefault(dataset, deque())
+        while answered and answered[0] <= now - HOUR_S:
+            answered.popleft()
+        if len(answered) >= per_hour:
+            raise TooManyChecks(
+                f"This site answers at most {per_hour} checks about one data set in an hour.",
+                remedy="Wait, or ask its operator to raise checks_per_hour in policy.toml.",
+            )
+        answered.append(now)
 
 
 def offered(catalogue: Catalogue, policy: Policy) -> dict[str, Declaration | None]:

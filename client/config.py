@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
+from salus.client.checking import CheckLimit
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import ACCEPTED, Decoding
 from salus.client.data.sandbox import LAYERS
@@ -216,4 +217,5 @@ class SiteFolder:
             cache=self.folder / CACHE,
             rosters=JobRosters(self.folder / "rosters.sqlite", self.trust, self.identity.public_key),
             order=self.identity.sign("salus/training-order/1"),  # known to nobody else, and the same after a restart
+            limit=CheckLimit(clock),
         )

@@ -41,6 +41,8 @@ class Policy(Strict):
         cohort_epochs: for each data set, the only cohort epoch that jobs without noise may name; 0 if it is not listed. Within
             an epoch all their sums are over the same sites; raising it, once all operators agree, allows one change.
         min_sites: smallest ``min_sites`` that a job may have, so that no sum is over this site alone.
+        checks_per_hour: how many checks (`salus job check`, and one at every submit) about one data set this site answers in an
+            hour. Every answer tells whether the patients' budget allows the job, so many of them would tell what is left.
         budget: what one patient may spend over all jobs of one period.
     """
 
@@ -58,6 +60,9 @@ class Policy(Strict):
     max_rounds: Annotated[int, Field(ge=1)] = 1000
     cohort_epochs: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     min_sites: Annotated[int, Field(ge=2)] = 2  # the sum over one site is that site's own update
+    checks_per_hour: Annotated[int, Field(ge=0)] = (
+        30  # more than people need, and hours of work to measure a budget finely
+    )
     budget: Budget = Budget()
 
     def check(self, job: Job) -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from salus.client.checking import check_round, cost_of, offered, scope_of, too_large, verdict_on
+from salus.client.checking import CheckLimit, check_round, cost_of, offered, scope_of, too_large, verdict_on
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.troubles import Finding, Trouble
@@ -70,6 +70,7 @@ class Site:
         cache: folder for prepared samples, or None for none.
         rosters: which roster each job began with; None if there is only one roster, as in a simulation.
         order: this site's secret for the order of its images in training, see `training_seed`; empty in a simulation.
+        limit: of checks about each data set; None for none, in a simulation.
         policy: called for every job, so that a changed policy file takes effect at once.
     """
 
@@ -89,6 +90,7 @@ class Site:
         cache: Path | None = None,
         rosters: JobRosters | None = None,
         order: bytes = b"",
+        limit: CheckLimit | None = None,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -100,6 +102,7 @@ class Site:
         self._ledger = ledger
         self._cache = cache
         self._order = order
+        self._limit = limit
         self._rosters = rosters
         self._watch = DataWatch(catalogue, events)
         self._random: Callable[[int], bytes] = os.urandom
@@ -199,6 +202,9 @@ class Site:
     def _verdict(self, request: Request) -> bytes:
         """Return whether this site could run a job, and its declarations."""
         job, _ = self._opened(request)
+        if self._limit is not None:
+            known = job.task.dataset in self._catalogue.names()
+            self._limit.admit(job.task.dataset if known else "", self._policy().checks_per_hour)
         account = self._running.account if self._running is not None else None
         running = account.name if account is not None else ""
         verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, len(self._keys), running)

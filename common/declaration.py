@@ -63,6 +63,7 @@ class Declaration(Strict):
         min_patients: lower bound on the number of patients, stated by the operator; the exact count stays at the site.
         targets: annotations beside the label, with their structures.
         validation: ``own`` if the data say which patients are for validation; ``drawn`` if the site draws them.
+        numbered: whether the labels in the data are numbers; 0 then stands for the first of `classes`, 1 for the second ...
         patient_ids: whether patients are identified; if not, every distinct image or row counts as one patient.
     """
 
@@ -79,6 +80,7 @@ class Declaration(Strict):
     spacing: Literal["unknown", "up to 0.25 mm", "0.25 to 0.5 mm", "0.5 to 1 mm", "1 to 2 mm", "above 2 mm"] = "unknown"
     columns: Annotated[tuple[DeclaredColumn, ...], Field(max_length=MAX_COLUMNS)] = ()
     min_patients: Annotated[int, Field(ge=1, le=10**9)] = 1
+    numbered: bool = False
     patient_ids: bool = True
     validation: Literal["own", "drawn"] = "drawn"
     targets: Annotated[tuple[DeclaredTarget, ...], Field(max_length=MAX_TARGETS)] = ()
@@ -95,6 +97,10 @@ class Declaration(Strict):
             ("kind", self.kind),
             ("annotations", ", ".join(self.annotations)),
             ("classes", ", ".join(self.classes)),
+            (
+                "labels in the data",
+                "numbers: 0 stands for the first class, 1 for the second, ..." if self.numbered else "",
+            ),
             *((f"{target.kind} {target.name!r}", ", ".join(target.names) or "-") for target in self.targets),
             ("dimensions", ", ".join(map(str, self.dimensions))),
             ("channels", ", ".join(map(str, self.channels))),

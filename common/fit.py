@@ -170,6 +170,13 @@ def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
                 f"{_meant(name, declared.classes)}; declared: {_listed(declared.classes)}."
             )
             yield _problem("classes", text)
+    there = {name: number for number, name in enumerate(declared.classes)}
+    if declared.numbered and any(there.get(name, number) != number for number, name in enumerate(classes)):
+        text = (
+            f"The labels of {job.task.dataset!r} are numbers here, and the job's classes are in another order, so it would "
+            f"exchange them. The declared order is: {_listed(declared.classes)}."
+        )
+        yield _problem("classes", text)
 
 
 def _wants_table(job: Job) -> bool:

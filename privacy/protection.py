@@ -58,10 +58,12 @@ class Protection(Interface):
         bool  # whether single updates are hidden from the coordinator; a site refuses False unless its policy allows it
     )
     transcript: bool  # whether its transcript shows how many vectors each site has sent
-    promise: str  # what the coordinator can read by itself, as text
 
     def check(self, job: Job, sites: int) -> None:
         """Raise ProtectionError for a job that can never run over a roster of `sites`: it checks every shape of `shapes_of`."""
+
+    def promise(self, sites: int) -> str:
+        """Return what the coordinator can read, in a sentence for people, for a roster of `sites`."""
 
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round of this job can finish, for a roster of `sites`."""

@@ -81,10 +81,13 @@ class Unprotected:
     name = "none"
     protects = False
     transcript = False
-    promise = "every site's update"
 
     def check(self, job: Job, sites: int) -> None:
         """Every job can run without protection."""
+
+    def promise(self, sites: int) -> str:
+        """Return what the coordinator can read, in a sentence for people."""
+        return "every site's update"
 
     def needed(self, job: Job, sites: int) -> int:
         return 1

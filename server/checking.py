@@ -111,6 +111,8 @@ def ask_sites(
         known = answers[site].model_copy(update={"online": True, "source": "unknown", "problems": ()})
         if isinstance(reply, SalusError):
             answers[site] = known  # no answer decides nothing
+        elif reply.kind == "refused" and reply.error == "TooManyChecks":
+            answers[site] = answers[site].model_copy(update={"online": True})  # what it declared before
         elif reply.kind == "refused":
             refusal = Problem(requirement="policy", text=reply.text[:MAX_TEXT])
             answers[site] = known.model_copy(update={"source": "asked", "problems": (refusal,)})

@@ -116,7 +116,7 @@ def write_report(
         incidents=[event for event in events if event.kind in INCIDENTS],
         sites=sites,
         card=card,
-        promise=protection_of(job).promise,
+        promise=protection_of(job).promise(len(card.sites)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

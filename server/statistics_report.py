@@ -129,7 +129,7 @@ def write_statistics_report(
     privacy = Section(
         "Privacy",
         rows=[
-            ("the coordinator can read", protection_of(job).promise),
+            ("the coordinator can read", protection_of(job).promise(len(card.sites))),
             ("differential privacy per patient", card.statement),
             ("assumption", card.assumes),
             (

@@ -203,7 +203,7 @@ def bench(
     params: Annotated[int, typer.Option(min=0, help="Length of the vector; 0 for the default.")] = 0,
     sites: Annotated[int, typer.Option(min=0, help="Number of sites; 0 for the default.")] = 0,
     net: Annotated[str, typer.Option(help="For dp: resnet18, cnn, unet, unet-3d or another network.")] = "",
-    data: Annotated[Path | None, typer.Option(help="For privacy: the folder of PneumoniaMNIST.")] = None,
+    data: Annotated[Path | None, typer.Option(help="For privacy: PneumoniaMNIST, its folder or file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="For privacy: also write the table as an SVG image to this file.")
     ] = None,

@@ -56,6 +56,12 @@ class Edits:
         return validate(Declaration, changed, error=DataError, what="declaration")
 
 
+def _stand_for_names(declaration: Declaration, found: Proposal) -> bool:
+    """Return whether numbers in the data stand for the declared classes, in their order."""
+    numbers = bool(found.labels) and all(label.isdecimal() for label in found.labels)
+    return numbers and bool(declaration.classes) and not any(name.isdecimal() for name in declaration.classes)
+
+
 def words(text: str) -> tuple[str, ...]:
     """Return the items of a comma-separated list."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -78,6 +84,7 @@ def declare(folder: Path, catalogue: Catalogue, name: str, *, yes: bool, edits: 
     known = _known(catalogue, name)
     found = catalogue.propose(name)
     declaration = (edits or Edits()).of(known or found.declaration, found.patients)
+    declaration = declaration.model_copy(update={"numbered": _stand_for_names(declaration, found)})
     show_declaration(name, declaration, found)
     if known == declaration:
         out.print(f"{name} already has this declaration.", markup=False)

@@ -24,11 +24,6 @@ class Encryption:
     name = "encryption"
     protects = True
     transcript = False
-    promise = (
-        "the sum over at least t - c honest sites; together with up to c sites other than the key holder, still no update. "
-        "The key holder can read every update that the coordinator sends to it, so each site must allow it in its policy; "
-        "masking is stronger"
-    )
 
     def check(self, job: Job, sites: int) -> None:
         """Refuse a job whose sums are too large, or that can never have enough sites."""
@@ -38,6 +33,16 @@ class Encryption:
             raise ProtectionError(
                 f"Expected a roster of at least {self.needed(job, sites)} sites, found {sites}.", remedy="Add sites."
             )
+
+    def promise(self, sites: int) -> str:
+        """Return what the coordinator and the key holder can read, in a sentence for people."""
+        limits = thresholds(sites)
+        return (
+            "sums over several sites, never a single site's update, also together with up to "
+            f"{limits.colluders} of {sites} sites other than the key holder. Each sum then includes at least {limits.honest} "
+            "sites that do not collude. The key holder can read every update that the coordinator sends to it, so each site "
+            "must allow it in its policy; masking is stronger"
+        )
 
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round can finish, for a roster of `sites`."""

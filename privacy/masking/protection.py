@@ -26,7 +26,6 @@ class Masking:
     name = "masking"
     protects = True
     transcript = True
-    promise = "the sum over at least t - c honest sites, never a single update"
 
     def check(self, job: Job, sites: int) -> None:
         """Refuse a job whose sums are too large, or that can never have enough sites."""
@@ -39,6 +38,14 @@ class Masking:
             )
         for shape in shapes_of(job):
             noise_share(job, shape, sites)
+
+    def promise(self, sites: int) -> str:
+        """Return what the coordinator can read, in a sentence for people."""
+        limits = thresholds(sites)
+        return (
+            f"sums over several sites, never a single site's update. Each sum includes at least {limits.honest} sites that "
+            f"do not collude with the coordinator, if at most {limits.colluders} of {sites} do"
+        )
 
     def needed(self, job: Job, sites: int) -> int:
         """Return the fewest sites with which a round can finish, for a roster of `sites`."""

@@ -14,11 +14,12 @@ COLUMNS = {
 ONLY_ASKED = ("policy", "budget")  # not part of a declaration
 
 
-def show_check(found: dict[str, Any], cost: str) -> None:
+def show_check(found: dict[str, Any], cost: str, dataset: str = "") -> None:
     """Print a check.
 
     Args:
         found: the object returned by `Check.to_json`.
+        dataset: the data set of a job whose classes have names; empty for any other job.
         cost: the job's cost to a patient's budget, in words; empty without noise.
     """
     if found["busy"]:
@@ -34,6 +35,15 @@ def show_check(found: dict[str, Any], cost: str) -> None:
     table("", ["site", "name", "state", *COLUMNS], rows)
     for day, who in _remembered(found["sites"]):
         out.print(f"site {who}: shown as declared on {day}", markup=False, highlight=False, soft_wrap=True)
+    if who := _numbered(found["sites"], dataset):
+        out.print(
+            f"site {who}: the labels of {dataset} are numbers without declared names; 0 is taken for the job's first class, "
+            "1 for its second, and so on. Compare the order with the sites, or have them declare the names.",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )  # fmt: skip
     for text, who in _reasons(found["sites"]):
         out.print(f"site {who}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     if cost:
@@ -70,6 +80,12 @@ def _cell(site: dict[str, Any], column: str) -> str:
     if "data set" in found and column in ("classes", "images, columns"):
         return "?"  # without the data set there is nothing to compare
     return "?" if column == "budget" and found else "yes"  # a site checks the budget only if everything else fits
+
+
+def _numbered(sites: list[dict[str, Any]], dataset: str) -> str:
+    """Return the sites that have declared numbers as the classes of this data set."""
+    declared = {str(site["site"]): (site["declared"].get(dataset) or {}).get("classes", ()) for site in sites}
+    return ", ".join(who for who, classes in declared.items() if classes and all(name.isdecimal() for name in classes))
 
 
 def _reasons(sites: list[dict[str, Any]]) -> list[tuple[str, str]]:

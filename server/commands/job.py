@@ -37,7 +37,7 @@ def validate(
         ("memory per site, about", f"{megabytes(cost_of(job).memory_bytes)} MB"),
         ("hash", job.digest().hex()[:16]),
         ("protection", job.aggregation.protection),
-        ("the coordinator can read", protection_of(job).promise),
+        ("the coordinator can read", protection_of(job).promise(max(job.job.min_sites, sites))),
         *_privacy_rows(job, sites),
     ]
     table(path.name, ["", ""], rows)
@@ -138,11 +138,19 @@ def check(
     if as_json:
         emit_json(found)
     else:
-        show_check(found, _cost_of(text))
+        show_check(found, _cost_of(text), _named_classes(text))
         if sentence := exactness(job_in(text), len(found["sites"])):
             out.print(sentence, soft_wrap=True)
     if not found["possible"]:
         raise typer.Exit(UnfitError.exit_code)
+
+
+def _named_classes(text: str) -> str:
+    """Return the data set of a job that names its classes; empty for any other job."""
+    from salus.server.submission import job_in
+
+    task = job_in(text).task
+    return "" if not task.classes or any(name.isdecimal() for name in task.classes) else task.dataset
 
 
 def _cost_of(text: str) -> str:

@@ -143,10 +143,17 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 
         return evaluate(parameters)["auc"]
 
 
-def run(*, quick: bool = False, data: Path = Path("../shared/data/pneumoniamnist")) -> dict[str, Any]:
-    """Return every AUC of the table, by mode and epsilon; `quick` makes it tiny, for tests only."""
-    if not data.exists():
-        raise ConfigError("Expected PneumoniaMNIST.", remedy="Give its folder with --data.")
+def run(*, quick: bool = False, data: Path | None = None) -> dict[str, Any]:
+    """Return every AUC of the table, by mode and epsilon; `quick` makes it tiny, for tests only.
+
+    Args:
+        data: PneumoniaMNIST, its folder or its file.
+    """
+    if data is None or not data.exists():
+        raise ConfigError(
+            "This benchmark needs PneumoniaMNIST.",
+            remedy="Give its folder or file with --data; README says where to get it.",
+        )
     steps, seeds = (20, (0,)) if quick else (STEPS, (0, 1, 2))
     torch.set_num_threads(2)
     cells: dict[str, list[float]] = {"none": [federated_auc("none", 0.0, seed, steps, data) for seed in seeds]}

@@ -1,15 +1,17 @@
 """A site and jobs that do not fit what it declared, or whose data are gone: what others hear, and what its operator sees."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.builders import job_text, tiny_job, toy_site
 
+from salus.client.checking import CheckLimit, TooManyChecks
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.policy import Policy
 from salus.client.site import Site
-from salus.common.clock import SystemClock
+from salus.common.clock import ManualClock, SystemClock
 from salus.common.events import read_events
 from salus.common.fit import Verdict, read_verdict
 from salus.common.identity import Identity
@@ -221,3 +223,31 @@ def test_the_operator_is_told_what_a_job_costs_of_the_budget(tmp_path: Path) -> 
     (event,) = [event for event in read_events(tmp_path / "events.jsonl") if event.kind == "reserved"]
     line = console_line(event)
     assert "of the 100 that each patient of 'toy' may spend in 365 days (20%)" in line
+
+
+def test_checks_about_a_data_set_are_limited_by_the_hour() -> None:
+    """The answers tell whether the budget allows a job: enough of them would measure it."""
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    limit = CheckLimit(clock)
+    for _ in range(3):
+        limit.admit("toy", 3)
+    limit.admit("other", 3)
+    with pytest.raises(TooManyChecks, match="at most 3 checks"):
+        limit.admit("toy", 3)
+    clock.sleep(3599)
+    with pytest.raises(TooManyChecks):
+        limit.admit("toy", 3)
+    clock.sleep(1)
+    limit.admit("toy", 3)
+    with pytest.raises(TooManyChecks):
+        limit.admit("toy", 0)
+
+
+def test_a_site_that_is_asked_too_often_says_nothing_about_its_budget(tmp_path: Path) -> None:
+    asked = Asked(tmp_path, OPEN.model_copy(update={"checks_per_hour": 2}))
+    asked.site._limit = CheckLimit(SystemClock())
+    for _ in range(2):
+        assert asked.verdict(masked()).fits
+    reply, blob = asked.ask(masked(), kind="check", round_=0)
+    assert (reply.error, blob) == ("TooManyChecks", b"")
+    assert asked.verdict(masked(dataset="absent")).problems, "an unknown data set is counted apart"

@@ -42,6 +42,16 @@ def test_nothing_is_public_until_it_is_confirmed(site: Path, tmp_path: Path) -> 
     assert "at least 7" in good("dataset", "show", site, "toy")
 
 
+def test_a_declaration_with_names_says_that_the_labels_are_numbers(site: Path, tmp_path: Path) -> None:
+    good("dataset", "add", site, "toy", tmp_path / "toy.npz", "--yes")
+    assert not json.loads(good("dataset", "declare", site, "toy", "--json"))["numbered"], (
+        "0 and 1 are themselves declared"
+    )
+    shown = good("dataset", "declare", site, "toy", "--classes", "no,yes", "--yes")
+    assert "0 stands for the first class" in shown
+    assert json.loads(good("dataset", "declare", site, "toy", "--json"))["numbered"]
+
+
 @pytest.mark.parametrize(
     "command", [("add",), ("import", "--labels", "l.csv"), ("receive", "--labels", "l.csv", "--sender", "M")]
 )

@@ -167,3 +167,16 @@ def test_a_job_on_masks_is_matched_by_the_mask_and_its_structures(monkeypatch: p
     numbered = declared.model_copy(update={"targets": (masks.model_copy(update={"names": ("1", "2")}),)})
     assert texts(tiny_job(), numbered) == []  # structure 1 stands for the job's first
     assert [requirement for requirement, _ in texts(task(classes=("a", "b", "c")), numbered)] == ["classes"]
+
+
+def test_names_for_numbered_labels_keep_their_order() -> None:
+    """A job with the classes the other way round would train on exchanged labels without any other sign."""
+    numbered = IMAGES.model_copy(update={"numbered": True})
+    require_fit(tiny_job(), {"toy": numbered})
+    ((requirement, text),) = texts(task(classes=("yes", "no")), numbered)
+    assert requirement == "classes"
+    assert "exchange" in text
+    assert "'no', 'yes'" in text
+    require_fit(task(classes=("yes", "no")), {"toy": IMAGES})  # labels that are names have no order
+    ((_, text),) = texts(task(classes=("no", "yess")), numbered)
+    assert "'yess' is not a class" in text

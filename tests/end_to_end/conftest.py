@@ -19,6 +19,7 @@ POLICY = """
 allow_unprotected = true
 allow_without_noise = true
 key_holders = [2]
+checks_per_hour = 1000
 [budget]
 epsilon = 30.0
 """

@@ -40,6 +40,13 @@ class Site:
         return Reply(kind="ok", site=number), verdict.encode() if self.blob is None else self.blob
 
 
+class Limited(Site):
+    """Answers no further check for now."""
+
+    def answer(self, number: int, job: Job) -> tuple[Reply | SalusError, bytes]:
+        return Reply(kind="refused", site=number, error="TooManyChecks", text="at most 30 checks"), b""
+
+
 class Silent(Site):
     def answer(self, number: int, job: Job) -> tuple[Reply | SalusError, bytes]:
         return LinkError("no answer", remedy=""), b""
@@ -181,3 +188,22 @@ def test_the_screen_fits_on_80_columns_and_breaks_no_word(
     assert "│" in shown
     for word in ("Children's", "Hospital", "cannot", "offline", "columns", "classes", "policy", "budget"):
         assert word in shown, shown
+
+
+def test_a_site_that_was_asked_too_often_is_judged_by_what_it_declared(store: Checkpoints) -> None:
+    asked(store, {n: Site() for n in range(1, 6)})
+    sites = dict.fromkeys(range(1, 6), Limited())
+    assert asked(store, sites).possible
+    assert [(site.online, site.source, site.problems) for site in asked(store, sites).sites] == [
+        (True, "remembered", ())
+    ] * 5
+    assert not asked(store, sites, misspelt()).possible
+
+
+def test_numbers_without_names_are_mentioned(store: Checkpoints, capsys: pytest.CaptureFixture[str]) -> None:
+    numbers = DECLARED.model_copy(update={"classes": ("0", "1")})
+    found = asked(store, {1: Site(numbers), 2: Site()}).to_json()
+    show_check(found, "", "toy")
+    assert "site 1: the labels of toy are numbers without declared names" in capsys.readouterr().out
+    show_check(found, "")
+    assert "numbers" not in capsys.readouterr().out
