@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.privacy.dp import test_segmentation_models
 from tests.privacy.dp.items import batch_of, loss, loss_of
 from torch import nn
 
@@ -263,7 +264,15 @@ def settings(model: str) -> TaskSettings:
     return TaskSettings(kind="classification", model=model, dataset="d", classes=("a", "b"), shape=(side, side))
 
 
-@pytest.mark.parametrize("name", MODELS.names())
+CLASSIFIERS = ["cnn", "densenet121", "logistic", "resnet18"]
+
+
+def test_every_network_of_the_registry_is_checked_here_or_beside() -> None:
+    segmenters = {model for model, *_ in test_segmentation_models.CASES}
+    assert set(MODELS.names()) == segmenters | {"vnet"} | set(CLASSIFIERS)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_network_of_the_registry_passes_the_check_at_the_start(name: str) -> None:
     task = make_task(settings(name))
     assert isinstance(checked_clipper(build_model(task.settings, 0), task), FastClipper)
