@@ -134,6 +134,15 @@ def rounded_down(count: int) -> int:
     return best
 
 
+def findings_of(label: str) -> list[str]:
+    """Return the findings that a label names, separated by ``|`` or ``;``; a label without these is one finding.
+
+    >>> findings_of("Edema|Effusion"), findings_of("normal"), findings_of("")
+    (['Edema', 'Effusion'], ['normal'], [''])
+    """
+    return [part.strip() for part in label.replace("|", ";").split(";")]
+
+
 def target_of(label: str, classes: Sequence[str]) -> int | None:
     """Return the class number of a label, which may be a class name or number; None if it is neither."""
     if label in classes:

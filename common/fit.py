@@ -152,14 +152,18 @@ def _annotations(job: Job, declared: Declaration) -> Iterable[Problem]:
 
 
 def _labels(job: Job, declared: Declaration) -> Iterable[Problem]:
-    if "class" not in declared.annotations and not _needs(job):
+    if _wants_numbers(job):
+        if "measurement" not in declared.annotations and not all(map(_is_number, declared.classes)):
+            text = f"The job needs a number for each item, but {job.task.dataset!r} is labelled with classes here."
+            yield _problem("labels", text)
+    elif "class" not in declared.annotations and not _needs(job):
         have = " and ".join(declared.annotations) or "nothing"
         yield _problem("labels", f"The job needs classes, but {job.task.dataset!r} is labelled with {have} here.")
 
 
 def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
     """Yield a problem for each class without a declared label."""
-    if "class" not in declared.annotations or _needs(job):
+    if "class" not in declared.annotations or _needs(job) or _wants_numbers(job):
         return
     classes = job.task.classes
     stood_for = {target_of(label, classes) for label in declared.classes}
@@ -177,6 +181,20 @@ def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
             f"exchange them. The declared order is: {_listed(declared.classes)}."
         )
         yield _problem("classes", text)
+
+
+def _wants_numbers(job: Job) -> bool:
+    """Return whether the labels of a job's task are numbers, not classes."""
+    named = job.task.kind != "none"
+    return named and getattr(TASKS.get(job.task.kind, error=JobError), "label_is", "class") == "measurement"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _wants_table(job: Job) -> bool:

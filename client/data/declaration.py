@@ -17,6 +17,7 @@ from salus.common.declaration import (
     MAX_STRUCTURES,
     Declaration,
     TargetKind,
+    findings_of,
     rounded_down,
     spacing_class,
     target_of,
@@ -103,7 +104,8 @@ def propose(
             sample = sample or peek()
         shape = () if sample is None else sample.values.shape
         if fact.label or not fact.targets:
-            seen["label"].add(fact.label, fact.patient)
+            for finding in findings_of(fact.label):
+                seen["label"].add(finding, fact.patient)
         _add_targets(targets, fact, least)
         told_apart = told_apart and "patient_by" not in info
         if sample is not None and sample.columns:

@@ -15,6 +15,9 @@ TASKS = Registry(
     {
         "classification": "salus.common.tasks.classification:Classification",
         "segmentation": "salus.common.tasks.segmentation:Segmentation",
+        "multilabel": "salus.common.tasks.multilabel:MultiLabel",
+        "ordinal": "salus.common.tasks.ordinal:Ordinal",
+        "regression": "salus.common.tasks.regression:Regression",
         "tabular": "salus.common.tasks.tabular:Tabular",
     },
 )

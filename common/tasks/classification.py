@@ -4,14 +4,18 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from pydantic import Field as Key
 from pydantic import model_validator
 
 from salus.common.batch import Batch, Field
+from salus.common.declaration import target_of
 from salus.common.errors import DataError, JobError
 from salus.common.estimates import Metric
 from salus.common.examples import Example
@@ -26,22 +30,39 @@ CALIBRATION_BINS = 15
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 
 
+Weight = Annotated[float, Key(gt=0, le=1e4)]
+
+
 class ClassificationSettings(TaskSettings):
-    """Settings of the tasks with one label per item: no keys of their own."""
+    """Settings of the tasks with one label per item.
+
+    Args:
+        class_weights: Factor for the loss of each class's items, so that rare classes count; empty for none. Take them from
+            counts over all sites: `salus stats --weights` writes this key.
+    """
+
+    class_weights: tuple[Weight, ...] = ()
 
     @model_validator(mode="after")
     def _classes_to_tell_apart(self) -> Self:
         if len(self.classes) < 2:
             raise ValueError("expected at least two different classes")
+        check_weights(self.class_weights, self.classes)
         return self
+
+
+def check_weights(weights: Sequence[float], classes: Sequence[str]) -> None:
+    """Raise ValueError unless there is no weight or one for each class."""
+    if weights and len(weights) != len(classes):
+        raise ValueError(f"expected one of class_weights for each of the {len(classes)} classes")
 
 
 class Classification:
     """One label per image out of `settings.classes`."""
 
-    Settings = ClassificationSettings
+    Settings: type[TaskSettings] = ClassificationSettings
     steps = ONE_STEP
-    headline = ("auc", "accuracy")
+    headline: Sequence[str] = ("auc", "accuracy")
 
     def __init__(self, settings: TaskSettings) -> None:
         if len(settings.shape) not in (2, 3):
@@ -58,6 +79,12 @@ class Classification:
         self.spec = {**inputs, "label": Field((), "int64", 0, self.classes)}
         self.coarse = Coarse(settings.classes)
         self.scores = self.coarse.scores
+        self.weights = torch.tensor(getattr(settings, "class_weights", ()) or (1.0,) * self.classes)
+
+    def target(self, label: str) -> npt.NDArray[Any] | None:
+        """Return what a label means to this task, as the spec's field ``label``; None if it means nothing to it."""
+        number = target_of(label, self.settings.classes)
+        return None if number is None else np.array(number, dtype=np.int64)
 
     def prepare(self, example: Example) -> dict[str, torch.Tensor]:
         """Return the inputs and, where the example has one, its label.
@@ -65,7 +92,7 @@ class Classification:
         Raises:
             DataError: the example does not fit the job.
         """
-        label = {"label": torch.tensor(int(example["label"]))} if "label" in example else {}
+        label = {"label": torch.as_tensor(example["label"])} if "label" in example else {}
         return {self.input: self._inputs(example), **label}
 
     def _inputs(self, example: Example) -> torch.Tensor:
@@ -92,8 +119,9 @@ class Classification:
         return image * 2 - 1
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
-        """Return each item's cross-entropy."""
-        return F.cross_entropy(full(self.infer(model, batch)), batch["label"], reduction="none")
+        """Return each item's cross-entropy, weighted by its class."""
+        logits, labels = full(self.infer(model, batch)), batch["label"]
+        return F.cross_entropy(logits, labels, reduction="none") * self.weights.to(logits)[labels]
 
     def infer(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return logits ``[items, classes]``."""
@@ -125,8 +153,7 @@ class Classification:
         for score in range(self.scores):
             label = 1 if self.scores == 1 else score
             rest = torch.log((-torch.expm1(log_p[:, label])).clamp(min=1e-300))
-            log_odds = (log_p[:, label] - rest).clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
-            bins = ((log_odds / LOG_ODDS_LIMIT + 1) / 2 * (SCORE_BINS - 1)).round().long()
+            bins = score_bins(log_p[:, label] - rest)
             histograms[torch.arange(len(labels)), score, (labels == label).long(), bins] = 1.0
         return histograms.flatten(1)
 
@@ -192,6 +219,12 @@ class Classification:
             histograms.reshape(self.scores, 2, SCORE_BINS),
             calibration.reshape(3, CALIBRATION_BINS),
         )
+
+
+def score_bins(log_odds: torch.Tensor) -> torch.Tensor:
+    """Return the bin of each score in a histogram of `SCORE_BINS` bins; scores that are not numbers are in the middle."""
+    limited = torch.nan_to_num(log_odds).clamp(-LOG_ODDS_LIMIT, LOG_ODDS_LIMIT)
+    return ((limited / LOG_ODDS_LIMIT + 1) / 2 * (SCORE_BINS - 1)).round().long()
 
 
 def area_under_curve(negatives: Totals, positives: Totals) -> float | None:

@@ -80,7 +80,7 @@ class Coarse:
         cells, noise_sd = totals * self.norm_l2, noise_sd * self.norm_l2
         histograms = cells[self.hit :].reshape(self.scores, 2, CELLS)
         areas = [area_of(fit_curve(histogram, noise_sd)) for histogram in histograms]
-        result: dict[str, Metric] = {"auc": _mean(areas)}
+        result: dict[str, Metric] = {"auc": mean_area(areas)}
         if self.hit:
             # Every item is in one cell of each histogram, so the mean of their sums counts items with the least noise.
             items, variance = float(cells[1:].sum()) / self.scores, noise_sd**2
@@ -89,9 +89,9 @@ class Coarse:
         negatives, positives = histograms[0]
         right = np.concatenate([negatives[:SURE], positives[SURE:]])
         wrong = np.concatenate([negatives[SURE:], positives[:SURE]])
-        result["accuracy"] = _ratio(right, wrong, noise_sd)
-        result[f"recall_{self.classes[0]}"] = _ratio(negatives[:SURE], negatives[SURE:], noise_sd)
-        result[f"recall_{self.classes[1]}"] = _ratio(positives[SURE:], positives[:SURE], noise_sd)
+        result["accuracy"] = ratio(right, wrong, noise_sd)
+        result[f"recall_{self.classes[0]}"] = ratio(negatives[:SURE], negatives[SURE:], noise_sd)
+        result[f"recall_{self.classes[1]}"] = ratio(positives[SURE:], positives[:SURE], noise_sd)
         return result
 
     def figures(self, totals: Totals, noise_sd: float) -> Figures:
@@ -114,17 +114,7 @@ class Coarse:
 
         A typical model has an area of 0.90, and the rarest class has a share of 1/4, or 1/classes if that is smaller.
         """
-        edges = torch.tensor(EDGES, dtype=torch.float64)
-        rare = min(RAREST, 1 / len(self.classes))
-        shares = [
-            np.diff(
-                np.concatenate(
-                    [[0.0], torch.special.ndtr((edges - sign * TYPICAL_SHIFT) / TYPICAL_SPREAD).numpy(), [1.0]]
-                )
-            )
-            for sign in (-1, 1)
-        ]
-        histogram = patients * np.stack([rare * shares[0], (1 - rare) * shares[1]])
+        histogram = typical_histogram(patients, min(RAREST, 1 / len(self.classes)))
         if self.scores > 1:  # this class against the rest
             histogram = histogram[::-1, ::-1]
         hits = [0.8 * patients] * self.hit
@@ -132,7 +122,19 @@ class Coarse:
         return self.metrics(totals, noise_sd)
 
 
-def _ratio(part: Totals, others: Totals, noise_sd: float) -> Estimate:
+def typical_histogram(patients: float, rare: float) -> Totals:
+    """Return the counts ``[2, CELLS]`` of a typical model with two classes, of which the first has a share of `rare`."""
+    edges = torch.tensor(EDGES, dtype=torch.float64)
+    shares = [
+        np.diff(
+            np.concatenate([[0.0], torch.special.ndtr((edges - sign * TYPICAL_SHIFT) / TYPICAL_SPREAD).numpy(), [1.0]])
+        )
+        for sign in (-1, 1)
+    ]
+    return patients * np.stack([rare * shares[0], (1 - rare) * shares[1]])
+
+
+def ratio(part: Totals, others: Totals, noise_sd: float) -> Estimate:
     """Return part / (part + others) of noisy cells."""
     hits, items = float(part.sum()), float(part.sum() + others.sum())
     variance = noise_sd**2 * np.array([len(part), len(part) + len(others), len(part)])
@@ -150,7 +152,7 @@ def _share(hits: float, items: float, hits_variance: float, items_variance: floa
     return Estimate(value=share, standard_error=math.sqrt(noise + sampling), noise_error=math.sqrt(max(noise, 0.0)))
 
 
-def _mean(areas: list[Estimate]) -> Estimate:
+def mean_area(areas: list[Estimate]) -> Estimate:
     """Return the mean of areas; their noise is independent, and the choice of patients is treated as common to all."""
     values = [area.value for area in areas if area.value is not None]
     noises = [area.noise_error for area in areas if area.noise_error is not None]

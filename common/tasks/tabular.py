@@ -46,3 +46,14 @@ class Tabular(Classification):
             else:
                 features.append(0.0 if np.isnan(value) else (float(value) - column.centre) / column.scale)
         return torch.tensor(features, dtype=torch.float32)
+
+
+class ImagesOrRows(Tabular):
+    """A base of tasks that take either: rows of a table if the job names columns and no shape, otherwise images."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        kind = Tabular if settings.columns and not settings.shape else Classification
+        kind.__init__(self, settings)
+
+    def _inputs(self, example: Example) -> torch.Tensor:
+        return super()._inputs(example) if self.input == "features" else Classification._inputs(self, example)

@@ -116,6 +116,6 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(JobError, match="classification, tabular"):
+    with pytest.raises(JobError, match="classification, multilabel"):
         make_task(BINARY.model_copy(update={"kind": "telepathy"}))
     assert "classification" in TASKS.names()

@@ -1,0 +1,172 @@
+"""Several findings per image: each class is present or absent, whatever the others are.
+
+The label of an image names its findings, separated by ``|`` or ``;``. Metrics are those of each class against its absence.
+"""
+
+import math
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+
+from salus.common.batch import Batch, Field
+from salus.common.declaration import findings_of
+from salus.common.estimates import Metric
+from salus.common.figures import MAX_CURVES, Figures, Roc, roc_points
+from salus.common.job import TaskSettings
+from salus.common.job_statistics import Label
+from salus.common.registry import settings_of
+from salus.common.tasks.base import Step, Totals, full
+from salus.common.tasks.binormal import area_of, fit_curve
+from salus.common.tasks.classification import (
+    LOSS_LIMIT,
+    SCORE_BINS,
+    Weight,
+    area_under_curve,
+    check_weights,
+    score_bins,
+)
+from salus.common.tasks.coarse import CELLS, EDGES, RAREST, mean_area, ratio, typical_histogram
+from salus.common.tasks.tabular import ImagesOrRows
+
+PER_CLASS = 2 * SCORE_BINS
+CONFIDENT = EDGES.index(0.0) + 1
+
+
+class MultiLabelSettings(TaskSettings):
+    """Settings of multi-label classification.
+
+    Args:
+        class_weights: Factor for each class's present findings in the loss, so that rare findings count; empty for none.
+        no_finding: Labels that count as none of the classes; an image with any other label that is not a class is left out.
+    """
+
+    class_weights: tuple[Weight, ...] = ()
+    no_finding: tuple[Label, ...] = ("No Finding",)  # as in the labels of ChestX-ray14
+
+    @model_validator(mode="after")
+    def _some_class(self) -> Self:
+        if not self.classes:
+            raise ValueError("expected at least one class")
+        check_weights(self.class_weights, self.classes)
+        return self
+
+
+class MultiLabel(ImagesOrRows):
+    """Any number of the job's classes per image."""
+
+    Settings = MultiLabelSettings
+    headline = ("auc", "accuracy")
+
+    def _set(self, settings: TaskSettings, inputs: dict[str, Field]) -> None:
+        super()._set(settings, inputs)
+        self.own = settings_of(settings, MultiLabelSettings)
+        self.spec = {**inputs, "label": Field((self.classes,), "int64", 0, 2)}
+
+    def target(self, label: str) -> npt.NDArray[Any] | None:
+        """Return 0 or 1 for each class, or None if the label names something else."""
+        findings = set(findings_of(label)) - set(self.own.no_finding)
+        if not findings <= set(self.settings.classes) or not label:
+            return None
+        return np.array([name in findings for name in self.settings.classes], dtype=np.int64)
+
+    def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
+        """Return each item's binary cross-entropy, the mean over the classes."""
+        logits = full(self.infer(model, batch))
+        each = F.binary_cross_entropy_with_logits(
+            logits, batch["label"].to(logits), pos_weight=self.weights.to(logits), reduction="none"
+        )
+        return each.mean(dim=1)
+
+    @property
+    def statistics_size(self) -> int:
+        return 2 + self.classes * PER_CLASS
+
+    def rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return [1, loss, for each class a histogram of the log-odds of absent and of present findings] of each item."""
+        logits, present = outputs.detach().double().cpu(), batch["label"].cpu()
+        losses = F.binary_cross_entropy_with_logits(logits, present.double(), reduction="none").mean(dim=1)
+        histograms = torch.zeros(len(logits), self.classes, 2, SCORE_BINS, dtype=torch.float64)
+        histograms.scatter_(3, score_bins(logits)[..., None, None].expand(-1, -1, 2, 1), 1.0)
+        histograms *= F.one_hot(present, 2)[..., None]
+        counted = torch.stack([torch.ones_like(losses), losses.clamp(0, LOSS_LIMIT) / LOSS_LIMIT], dim=1)
+        return torch.cat([counted, histograms.flatten(1)], dim=1)
+
+    def metrics(self, totals: Totals) -> dict[str, float]:
+        """Return the mean auc and accuracy over the classes, loss, auc_<class> and recall_<class>."""
+        items = totals[0]
+        if items < 0.5:
+            return {}
+        histograms = self._histograms(totals)
+        middle = SCORE_BINS // 2
+        right = histograms[:, 0, :middle].sum() + histograms[:, 1, middle:].sum()
+        result = {"accuracy": float(right / histograms.sum()), "loss": float(totals[1] * LOSS_LIMIT / items)}
+        areas = {}
+        for name, histogram in zip(self.settings.classes, histograms, strict=True):
+            area = area_under_curve(histogram[0], histogram[1])
+            if area is not None:
+                areas[name] = area
+            if histogram[1].sum() > 0.5:
+                result[f"recall_{name}"] = float(histogram[1, middle:].sum() / histogram[1].sum())
+        if areas:
+            result["auc"] = float(np.mean(list(areas.values())))
+        return {**result, **{f"auc_{name}": area for name, area in areas.items()}}
+
+    def figures(self, totals: Totals) -> Figures:
+        """Return a ROC curve for each class."""
+        if totals[0] < 0.5:
+            return Figures()
+        curves = [
+            Roc(name=name, points=roc_points(histogram[0], histogram[1]))
+            for name, histogram in zip(self.settings.classes, self._histograms(totals), strict=True)
+        ]
+        return Figures(curves=tuple(curve for curve in curves[:MAX_CURVES] if curve.points))
+
+    def _histograms(self, totals: Totals) -> Totals:
+        return totals[2:].reshape(self.classes, 2, SCORE_BINS)
+
+    @property
+    def private_statistics_size(self) -> int:
+        return self.classes * 2 * CELLS
+
+    def private_rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return a coarse histogram for each class, as `Coarse` has for two classes, divided by the largest norm."""
+        logits, present = torch.nan_to_num(outputs.detach().double().cpu()), batch["label"].cpu()
+        cells = torch.bucketize(logits, torch.tensor(EDGES, dtype=torch.float64))
+        rows = F.one_hot(present * CELLS + cells, 2 * CELLS).double()
+        return rows.flatten(1) / math.sqrt(self.classes)
+
+    def private_metrics(self, totals: Totals, noise_sd: float) -> dict[str, Metric]:
+        """Return the mean auc and accuracy over the classes, auc_<class> and recall_<class>."""
+        histograms, noise_sd = self._coarse(totals, noise_sd)
+        areas = [area_of(fit_curve(histogram, noise_sd)) for histogram in histograms]
+        right = np.concatenate([histograms[:, 0, :CONFIDENT].ravel(), histograms[:, 1, CONFIDENT:].ravel()])
+        wrong = np.concatenate([histograms[:, 0, CONFIDENT:].ravel(), histograms[:, 1, :CONFIDENT].ravel()])
+        result: dict[str, Metric] = {"auc": mean_area(areas), "accuracy": ratio(right, wrong, noise_sd)}
+        for name, area, histogram in zip(self.settings.classes, areas, histograms, strict=True):
+            result[f"auc_{name}"] = area
+            result[f"recall_{name}"] = ratio(histogram[1, CONFIDENT:], histogram[1, :CONFIDENT], noise_sd)
+        return result
+
+    def private_figures(self, totals: Totals, noise_sd: float) -> Figures:
+        """Return the fitted ROC curve of each class."""
+        histograms, noise_sd = self._coarse(totals, noise_sd)
+        curves = [
+            (name, fit_curve(histogram, noise_sd))
+            for name, histogram in zip(self.settings.classes, histograms, strict=True)
+        ]
+        drawn = [Roc(name=name, points=curve.points()) for name, curve in curves if curve and not curve.area.too_noisy]
+        return Figures(curves=tuple(drawn[:MAX_CURVES]), fitted=True)
+
+    def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:
+        """Return the metrics of a model with an area of 0.90 for each class, a quarter of the patients with each."""
+        histogram = typical_histogram(patients, 1 - RAREST)  # absent findings first
+        totals = np.tile(histogram.reshape(-1), self.classes) / math.sqrt(self.classes)
+        return self.private_metrics(totals, noise_sd)
+
+    def _coarse(self, totals: Totals, noise_sd: float) -> tuple[Totals, float]:
+        factor = math.sqrt(self.classes)
+        return totals.reshape(self.classes, 2, CELLS) * factor, noise_sd * factor
