@@ -295,6 +295,7 @@ class CoordinatorDaemon:
             "rounds": records,
             "statistics": found,
             "harmonise": harmonise_section(row.job, found) if isinstance(found, dict) else "",
+            "classes": row.job.task.classes,
             "of": row.job.job.rounds,
             "absent": self._absent(row),
             "model": str(model) if model.exists() else None,

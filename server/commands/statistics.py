@@ -17,6 +17,9 @@ def register(app: typer.Typer) -> None:
 def stats(
     folder: Annotated[Path, typer.Argument(help="The coordinator's folder.")],
     job: Annotated[str, typer.Argument(help="A job file with a [statistics] section, or the id of a finished job.")],
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Print class weights for a training job, and nothing else.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:
@@ -40,6 +43,11 @@ def stats(
     found = client.get(f"/jobs/{job_id}")
     if not found.get("statistics"):
         raise JobError(f"The job {job_id!r} has no finished statistics.", remedy="See salus job list.")
+    if weights:
+        from salus.server.class_weights import weights_section
+
+        out.print(weights_section(found["classes"], found["statistics"]), markup=False, soft_wrap=True, end="")
+        return
     if as_json:
         emit_json(found["statistics"])
         return

@@ -44,7 +44,7 @@ def test_losses_and_rows_are_those_of_each_item_alone(kind: str) -> None:
         output = task.infer(model, one)
         alone = task.losses(model, one, task.steps[0]), task.rows(output, one), task.private_rows(output, one)
         for whole, part in zip(together, alone, strict=True):
-            torch.testing.assert_close(whole[place : place + 1], part)
+            torch.testing.assert_close(whole[place : place + 1], part, rtol=1e-4, atol=1e-5)
     assert together[1].min() >= 0
     assert together[1].max() <= 1
     assert together[2].norm(dim=1).max() <= 1 + 1e-12
