@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from salus.common.estimates import Estimate, from_plain, metric_text
-from salus.common.figures import Figures
+from salus.common.figures import Curve, Figures
 
 WIDTH, HEIGHT = 460, 230
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44  # space for the tick labels and the title of each axis
@@ -97,24 +97,44 @@ def _over_rounds(name: str, values: Sequence[float]) -> Plot:
 
 def roc_plot(figures: Figures) -> Plot | None:
     """Return the ROC curves in one plot, or None without curves."""
-    if not figures.curves:
+    title = "ROC curve" if len(figures.curves) == 1 else "ROC curves, each class against the others"
+    return _square(figures.curves, title, "false positive rate", "true positive rate", diagonal=True)
+
+
+def further_plots(figures: Figures) -> list[Plot]:
+    """Return the precision-recall curves and the calibration curve, if they were measured."""
+    one = len(figures.precision_recall) == 1
+    title = "Precision-recall curve" if one else "Precision-recall curves, each class against the others"
+    calibration = (Curve(name="predictions", points=figures.calibration),) if figures.calibration else ()
+    found = [
+        _square(figures.precision_recall, title, "recall", "precision"),
+        _square(
+            calibration, "Calibration: on the diagonal, confidence is right", "confidence", "share right", diagonal=True
+        ),
+    ]
+    return [plot for plot in found if plot is not None]
+
+
+def _square(curves: Sequence[Curve], title: str, x_title: str, y_title: str, *, diagonal: bool = False) -> Plot | None:
+    """Return curves from 0 to 1 in one plot, or None without curves."""
+    if not curves:
         return None
     x, y = _Scale(0, 1, LEFT, SQUARE - RIGHT), _Scale(0, 1, SQUARE - BOTTOM, TOP)
     lines = tuple(
-        Line(curve.name, " ".join(f"{x(fpr)},{y(tpr)}" for fpr, tpr in curve.points), colour)
-        for curve, colour in zip(figures.curves, COLOURS, strict=False)
+        Line(curve.name, " ".join(f"{x(across)},{y(up)}" for across, up in curve.points), colour)
+        for curve, colour in zip(curves, COLOURS, strict=False)
     )
     marks = (0.0, 0.25, 0.5, 0.75, 1.0)
     return Plot(
-        title="ROC curve" if len(lines) == 1 else "ROC curves, each class against the others",
-        x_title="false positive rate",
-        y_title="true positive rate",
+        title=title,
+        x_title=x_title,
+        y_title=y_title,
         lines=lines,
         x_ticks=tuple(Tick(x(mark), f"{mark:g}") for mark in marks),
         y_ticks=tuple(Tick(y(mark), f"{mark:g}") for mark in marks),
         width=SQUARE,
         height=SQUARE,
-        diagonal=True,
+        diagonal=diagonal,
     )
 
 

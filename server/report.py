@@ -12,7 +12,7 @@ from salus.common.events import Event
 from salus.common.job import Job
 from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
-from salus.server.plots import confusion_rows, roc_plot, round_plots
+from salus.server.plots import confusion_rows, further_plots, roc_plot, round_plots
 from salus.server.quality import evaluation_in, figures_in
 from salus.server.summary import plain_lines, why_no_confusion, why_no_roc
 
@@ -107,6 +107,7 @@ def write_report(
         metrics={name: metric_text(metric) for name, metric in metrics.items()},
         noised=job.privacy.noised,
         roc=roc,
+        further=further_plots(figures),
         figures=figures,
         confusion=confusion,
         why_no_roc="" if roc else why_no_roc(job, bool(metrics)),

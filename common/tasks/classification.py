@@ -19,7 +19,7 @@ from salus.common.declaration import target_of
 from salus.common.errors import DataError, JobError
 from salus.common.estimates import Metric
 from salus.common.examples import Example
-from salus.common.figures import MAX_CURVES, Figures, Roc, roc_points
+from salus.common.figures import Figures, one_against_the_rest
 from salus.common.job import TaskSettings
 from salus.common.tasks.base import ONE_STEP, Step, Totals, full
 from salus.common.tasks.coarse import Coarse
@@ -198,16 +198,21 @@ class Classification:
         return result
 
     def figures(self, totals: Totals) -> Figures:
-        """Return the exact confusion matrix and a ROC curve for each score."""
+        """Return the exact confusion matrix, ROC and precision-recall curves of each score, and the calibration."""
         if totals[0] < 0.5:
             return Figures()
-        confusion, histograms, _ = self._parts(totals)
+        confusion, histograms, (counts, confidence, hits) = self._parts(totals)
         names = self.settings.classes[1:] if self.scores == 1 else self.settings.classes
-        curves = [Roc(name=name, points=roc_points(h[0], h[1])) for name, h in zip(names, histograms, strict=True)]
-        return Figures(
-            curves=tuple(curve for curve in curves[:MAX_CURVES] if curve.points),
-            classes=self.settings.classes,
-            confusion=tuple(tuple(float(round(count)) for count in row) for row in confusion),
+        return one_against_the_rest(names, histograms).model_copy(
+            update={
+                "classes": self.settings.classes,
+                "confusion": tuple(tuple(float(round(count)) for count in row) for row in confusion),
+                "calibration": tuple(
+                    (float(sure / count), float(hit / count))
+                    for count, sure, hit in zip(counts, confidence, hits, strict=True)
+                    if count > 0.5
+                ),
+            }
         )
 
     def _parts(self, totals: Totals) -> tuple[Totals, Totals, Totals]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from salus.common.estimates import NOTHING, Estimate, Metric
-from salus.common.figures import MAX_CURVES, Figures, Roc
+from salus.common.figures import MAX_CURVES, Curve, Figures
 from salus.common.tasks.base import Totals
 from salus.common.tasks.binormal import area_of, fit_curve
 
@@ -100,7 +100,9 @@ class Coarse:
         names = self.classes[1:] if self.scores == 1 else self.classes
         histograms = cells[self.hit :].reshape(self.scores, 2, CELLS)
         curves = [(name, fit_curve(h, noise_sd)) for name, h in zip(names, histograms, strict=True)]
-        drawn = [Roc(name=name, points=curve.points()) for name, curve in curves if curve and not curve.area.too_noisy]
+        drawn = [
+            Curve(name=name, points=curve.points()) for name, curve in curves if curve and not curve.area.too_noisy
+        ]
         if self.hit:
             return Figures(curves=tuple(drawn[:MAX_CURVES]), fitted=True)
         confusion = tuple((float(h[:SURE].sum()), float(h[SURE:].sum())) for h in histograms[0])

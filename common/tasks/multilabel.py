@@ -15,7 +15,7 @@ from pydantic import model_validator
 from salus.common.batch import Batch, Field
 from salus.common.declaration import findings_of
 from salus.common.estimates import Metric
-from salus.common.figures import MAX_CURVES, Figures, Roc, roc_points
+from salus.common.figures import MAX_CURVES, Curve, Figures, one_against_the_rest
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
 from salus.common.registry import settings_of
@@ -116,14 +116,10 @@ class MultiLabel(ImagesOrRows):
         return {**result, **{f"auc_{name}": area for name, area in areas.items()}}
 
     def figures(self, totals: Totals) -> Figures:
-        """Return a ROC curve for each class."""
+        """Return the ROC and precision-recall curves of each class."""
         if totals[0] < 0.5:
             return Figures()
-        curves = [
-            Roc(name=name, points=roc_points(histogram[0], histogram[1]))
-            for name, histogram in zip(self.settings.classes, self._histograms(totals), strict=True)
-        ]
-        return Figures(curves=tuple(curve for curve in curves[:MAX_CURVES] if curve.points))
+        return one_against_the_rest(self.settings.classes, self._histograms(totals))
 
     def _histograms(self, totals: Totals) -> Totals:
         return totals[2:].reshape(self.classes, 2, SCORE_BINS)
@@ -158,7 +154,9 @@ class MultiLabel(ImagesOrRows):
             (name, fit_curve(histogram, noise_sd))
             for name, histogram in zip(self.settings.classes, histograms, strict=True)
         ]
-        drawn = [Roc(name=name, points=curve.points()) for name, curve in curves if curve and not curve.area.too_noisy]
+        drawn = [
+            Curve(name=name, points=curve.points()) for name, curve in curves if curve and not curve.area.too_noisy
+        ]
         return Figures(curves=tuple(drawn[:MAX_CURVES]), fitted=True)
 
     def foretold(self, patients: float, noise_sd: float) -> dict[str, Metric]:

@@ -98,9 +98,13 @@ def test_a_report_without_noise_has_exact_curve_and_matrix(tmp_path: Path) -> No
     assert figures.confusion == ((2.0, 1.0), (0.0, 1.0))
     assert figures.curves[0].points[0] == (0.0, 0.0)
     assert figures.curves[0].points[-1] == (1.0, 1.0)
+    assert figures.precision_recall[0].points[-1] == (1.0, 0.25)  # everything found, a quarter of it positive
+    assert sum(point[1] for point in figures.calibration) > 0
     fields: dict[str, Any] = {"metrics": task.metrics(totals), "figures": figures.model_dump(mode="json")}
     text = report_of(tmp_path / "r.html", tiny_job(), [Event(datetime.now(UTC), "evaluated", fields)])
     assert "predicted yes" in text
+    assert "Precision-recall curve" in text
+    assert "Calibration" in text
     assert "+-" not in text
 
 
