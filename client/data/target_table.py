@@ -53,15 +53,24 @@ def streamed(connection: sa.Connection, dataset: str) -> Iterator[tuple[int, dic
         yield image, {row.name: Target(row.kind, json.loads(row.amounts), row.outside) for row in group}
 
 
+COUNTS = sa.text(
+    """SELECT name, kind, COUNT(*) AS images, SUM(outside > 0) AS cut,
+    SUM(NOT EXISTS (SELECT 1 FROM json_each(targets.amounts) AS one WHERE one.value > 0)) AS empty
+    FROM targets WHERE dataset = :dataset GROUP BY name, kind ORDER BY name"""
+)
+AMOUNTS = sa.text(
+    """SELECT name, one.key AS structure, SUM(one.value) AS amount
+    FROM targets, json_each(targets.amounts) AS one WHERE dataset = :dataset
+    GROUP BY name, one.key ORDER BY name, MIN(one.id), one.key"""
+)
+
+
 def summarised(connection: sa.Connection, dataset: str) -> dict[str, TargetSummary]:
-    """Return the counts of each annotation by its name."""
-    found: dict[str, TargetSummary] = {}
-    for _, targets in streamed(connection, dataset):
-        for name, target in targets.items():
-            mine = found.setdefault(name, TargetSummary(target.kind))
-            mine.images += 1
-            mine.empty += target.empty
-            mine.cut += target.outside > 0
-            for structure, amount in target.amounts.items():
-                mine.amounts[structure] = mine.amounts.get(structure, 0.0) + amount
-    return dict(sorted(found.items()))
+    """Return the counts of each annotation by its name; summed by the database, as a job asks for them when it starts."""
+    found = {
+        row.name: TargetSummary(row.kind, row.images, row.empty, row.cut)
+        for row in connection.execute(COUNTS, {"dataset": dataset})
+    }
+    for row in connection.execute(AMOUNTS, {"dataset": dataset}) if found else ():
+        found[row.name].amounts[row.structure] = row.amount
+    return found
