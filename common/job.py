@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr, model_validator
 from salus.common.canonical import canonical_json
 from salus.common.errors import JobError
 from salus.common.identity import Identity, Signed
+from salus.common.idle import refuse_idle
 from salus.common.job_sections import (
     MAX_COLUMNS,
     MAX_INPUT_NUMBERS,
@@ -27,7 +28,7 @@ from salus.common.job_sections import (
     TransformSettings,
 )
 from salus.common.job_statistics import Harmonise, Statistics, check_features
-from salus.common.sections import Plugged, idle_keys
+from salus.common.sections import Plugged
 from salus.common.strict import Strict, load_toml, parse_toml, validate
 
 __all__ = [
@@ -111,12 +112,6 @@ class Job(Strict):
             raise ValueError("expected no training.local_epochs with distributed noise: a round is one step")
         return self
 
-    @model_validator(mode="after")
-    def _strategy_uses_its_settings(self) -> Self:
-        for key in idle_keys(self.aggregation, "strategy", self.strategy):
-            raise ValueError(f"expected no aggregation.{key}: this job's strategy is {self.strategy!r}")
-        return self
-
     @property
     def strategy(self) -> str:
         """Name of the strategy, or of the default for this kind of rounds."""
@@ -164,14 +159,19 @@ def load_job(path: Path) -> Job:
     """Read a job file.
 
     Raises:
-        JobError: unreadable, not TOML, an unknown key (the nearest known key is named) or a wrong value.
+        JobError: unreadable, not TOML, an unknown key (the nearest known key is named), a wrong value, or a setting that has
+            no effect in this job.
     """
-    return load_toml(Job, path, error=JobError, what="job file")
+    job = load_toml(Job, path, error=JobError, what="job file")
+    refuse_idle(job)
+    return job
 
 
 def parse_job(text: str) -> Job:
     """Parse the text of a job file; errors as in `load_job`."""
-    return parse_toml(Job, text, error=JobError, what="job file")
+    job = parse_toml(Job, text, error=JobError, what="job file")
+    refuse_idle(job)
+    return job
 
 
 def seal_job(job: Job, coordinator: Identity) -> Signed:

@@ -125,25 +125,6 @@ def _names(owner: type[Strict], key: str, values: Mapping[str, Any]) -> tuple[st
     return (name,) if isinstance(name, str) else ()
 
 
-def idle_keys(section: Section, key: str, used: str) -> list[str]:
-    """Return the keys without effect: those of a plug-in that could be used as `key` is omitted, but is not `used`.
-
-    A key with its default value is not counted, because a signed job names every key.
-    """
-    if getattr(section, key) is not None:
-        return []
-    registry = registry_at(section.plugins[key])
-    known = {name: own_settings(registry.get(name)) for name in section.omitted.get(key, ())}
-    effective = own_settings(registry.get(used))
-    return [
-        name
-        for settings in known.values()
-        if settings is not None and settings is not effective
-        for name, field in settings.model_fields.items()
-        if getattr(section, name) != field.default
-    ]
-
-
 def registry_at(place: str | Registry) -> Registry:
     """Return a registry, imported if it is given as ``module:attribute``."""
     if isinstance(place, Registry):

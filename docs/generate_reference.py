@@ -6,13 +6,6 @@ values from its type. A test fails when the page is out of date.
     python docs/generate_reference.py
 """
 
-import ast
-import inspect
-import io
-import re
-import textwrap
-import tokenize
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +13,10 @@ from pydantic import BaseModel
 
 from salus.client.config import SiteConfig
 from salus.client.policy import Policy
+from salus.common.explain import NOTHING, summary_of, words_of
 from salus.common.job import Job
 from salus.common.registry import own_settings
 from salus.common.sections import Section, registry_at
-from salus.common.strict import Strict
 from salus.server.config import ServerConfig
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -37,63 +30,6 @@ FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ),
     ("server.toml", "The coordinator's settings.", ServerConfig),
 )
-
-
-@dataclass(frozen=True)
-class Words:
-    """What the source says about one key."""
-
-    meaning: str
-    reason: str
-
-
-def words_of(model: type[BaseModel]) -> dict[str, Words]:
-    """Return meaning and reason of every key of a model, also where it inherits the key."""
-    found: dict[str, Words] = {}
-    for parent in reversed(model.__mro__):
-        if issubclass(parent, Strict) and parent.__module__.startswith("salus"):
-            for key, said in _words_in(parent).items():
-                before = found.get(key, Words("", ""))
-                found[key] = Words(said.meaning or before.meaning, said.reason or before.reason)
-    return found
-
-
-def _words_in(model: type[BaseModel]) -> dict[str, Words]:
-    """Return meaning and reason of the keys of one class, from its docstring and the comments of its body."""
-    source = textwrap.dedent(inspect.getsource(model))
-    comments: dict[int, str] = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            comments[token.start[0]] = re.sub(
-                r"^(type: ignore\[[^]]*\]|noqa: \S+)[ #]*", "", token.string.lstrip("# ")
-            ).strip()
-    body = ast.parse(source).body[0]
-    assert isinstance(body, ast.ClassDef)  # Safe because it is the source of a class.
-    meanings = _arguments(ast.get_docstring(body) or "")
-    found = {name: Words(meaning, "") for name, meaning in meanings.items()}  # of inherited keys too
-    for node in body.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
-            beside = " ".join(comments[line] for line in lines if line in comments)
-            found[node.target.id] = Words(meanings.get(node.target.id, ""), beside)
-    return found
-
-
-def _arguments(docstring: str) -> dict[str, str]:
-    """Return the entries of a docstring's ``Args`` section; ``a, b: text`` speaks of both."""
-    _, _, rest = docstring.partition("Args:\n")
-    section = re.split(r"\n\n", rest)[0]
-    found: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        entry = re.match(r"^ {4}([a-z_0-9, ]+): (.*)$", line)
-        if entry:
-            names = [name.strip() for name in entry[1].split(",")]
-            found |= dict.fromkeys(names, entry[2])
-        elif line.strip():
-            for name in names:
-                found[name] += " " + line.strip()
-    return found
 
 
 def page() -> str:
@@ -118,13 +54,13 @@ def _section(model: type[BaseModel], place: str, without: frozenset[str] = froze
             continue
         shape = schema["properties"][name]
         default = "required" if field.is_required() else f"`{_toml(field.get_default(call_default_factory=True))}`"
-        said = words.get(name, Words("", ""))
+        said = words.get(name, NOTHING)
         meaning, reason = (_cell(_upper(part.rstrip("."))) for part in (said.meaning, said.reason))
         rows.append(f"| `{name}` | {_type(shape)} | {default} | {meaning} | {reason} |")
     lines = []
     if place:
         lines.append(f"\n### {place}\n")
-        lines.append(_cell((inspect.getdoc(model) or "").partition("\n")[0]))
+        lines.append(_cell(summary_of(model)))
     if rows:
         lines += ["\n| key | value | default | meaning | note |", "|---|---|---|---|---|", *rows]
     for inner, name, many in nested:

@@ -31,7 +31,7 @@ classes = ["no", "yes"]
 shape = [8, 8]
 [training]
 batch_size = 8
-learning_rate = 0.02
+{rate}
 {training}
 [aggregation]
 protection = "{protection}"
@@ -53,7 +53,9 @@ def job_text(
     privacy: str = 'noise = "none"',
 ) -> str:
     """Return the text of a tiny job."""
+    one_step = '"none"' not in privacy and "steps_per_round" not in privacy and "local_epochs" not in training
     return JOB.format(
+        rate="" if one_step else "learning_rate = 0.02",
         rounds=rounds,
         min_sites=min_sites,
         model=model,

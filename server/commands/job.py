@@ -8,7 +8,7 @@ import typer
 from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.errors import JobError
 from salus.common.job import Job
-from salus.server.commands import following
+from salus.server.commands import following, job_files
 from salus.server.commands.arguments import Folder, JobFile
 
 if TYPE_CHECKING:  # its import takes seconds, and most commands do not need it
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # its import takes seconds, and most commands do not need it
 
 app = group("Check, sign, submit, follow and cancel jobs.")
 following.register(app)
+job_files.register(app)
 
 
 @app.command(epilog=example("salus job validate simulations/jobs/pneumonia.toml"))

@@ -51,15 +51,17 @@ classes = ["normal", "pneumonia"]
 shape = [28, 28]
 [training]
 batch_size = {batch_size}
-optimizer = "{optimizer}"
-learning_rate = {learning_rate}
+{learning_rate}
 [aggregation]
-strategy = "{strategy}"
-server_learning_rate = {server_rate}
-server_momentum = {server_momentum}
-server_decay = "linear"
+{strategy}
 [privacy]
 noise = "{noise}"
+"""
+STRATEGY = f"""
+strategy = "fedavgm"
+server_learning_rate = {LEARNING_RATE}
+server_momentum = {MOMENTUM}
+server_decay = "linear"
 """
 PRIVATE = """
 epsilon = {epsilon}
@@ -76,13 +78,10 @@ def job_of(mode: str, epsilon: float, seed: int, steps: int) -> Job:
     noised = mode != "none"
     text = JOB.format(
         rounds=steps if noised else max(1, steps // 15),
-        optimizer="sgd" if noised else "adamw",
-        learning_rate=0.25 if noised else 2e-3,
+        learning_rate="" if noised else "learning_rate = 2e-3",
         batch_size=64 if noised else 32,
-        strategy="fedavgm" if noised else "fedavg",
+        strategy=STRATEGY if noised else 'strategy = "fedavg"',
         seed=seed,
-        server_rate=LEARNING_RATE if noised else 1.0,
-        server_momentum=MOMENTUM if noised else 0.0,
         noise={"pooled": "local", "none": "none"}.get(mode, mode),
     )
     if noised:

@@ -125,7 +125,7 @@ def test_two_owners_of_one_key_are_an_error_of_the_plugin() -> None:
         (job_text(protection="encryption"), r"missing key 'aggregation\.key_holder'"),
         (job_text(protection='masking"\nkey_holder = 2\nstrategy = "fedavg'), r"unknown key 'aggregation\.key_holder'"),
         (job_text(protection='none"\nstrategy = "fedavg"\nserver_momentum = 0.5 #'), r"aggregation\.server_momentum"),
-        (job_text(protection='none"\nserver_momentum = 0.5 #'), "expected no aggregation.server_momentum"),
+        (job_text(protection='none"\nserver_momentum = 0.5 #'), "Expected no aggregation.server_momentum"),
         (job_text() + "[[task.transforms]]\nkind = 'no-such'", "Expected the transform to be one of"),
     ],
 )
