@@ -28,8 +28,8 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
     {**CLASSES, "shape": [64, 64]},
     {**CLASSES, "shape": [32, 32, 32]},
     {**CLASSES, "columns": COLUMNS},
-    {"classes": [], "shape": [64, 64]},
-    {"classes": [], "columns": COLUMNS},
+    {"classes": ["value"], "shape": [64, 64]},
+    {"classes": ["value"], "columns": COLUMNS},
 )
 USUAL_MODELS = ("cnn", "unet", "logistic")  # tried first
 ROUNDS, NOISED_ROUNDS = 20, 300
