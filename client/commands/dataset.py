@@ -271,15 +271,17 @@ def cache(folder: Folder, clear: Annotated[bool, typer.Option(help="Remove all p
     )
 
 
-def _target_rows(name: str, target: "TargetSummary") -> Iterator[tuple[str, object]]:
+def _target_rows(name: str, target: "TargetSummary", source: str) -> Iterator[tuple[str, object]]:
+    from salus.client.data.target_check import unit_of
+
     yield f"{target.kind} {name}" if name != target.kind else name, target.images
     if target.empty:
         yield f"{name}: empty", target.empty
     if target.cut:
         yield f"{name}: reaches beyond the image", target.cut
-    unit = {"mask": " ml", "boxes": " boxes", "contours": " contours"}.get(target.kind, "")
+    unit = unit_of(target.kind, source)
     for structure, amount in target.amounts.items():
-        yield f"{name}: {structure}", f"{amount:,.6g}{unit}"
+        yield f"{name}: {structure}", f"{amount:,.6g} {unit}".strip()
 
 
 def _show(summary: object, *, as_json: bool) -> None:
@@ -302,7 +304,7 @@ def _show(summary: object, *, as_json: bool) -> None:
             (f"label {label}" if label != "without a label" else label, count)
             for label, count, _ in label_rows(summary.labels, {})
         ),
-        *(row for name, target in summary.targets.items() for row in _target_rows(name, target)),
+        *(row for name, target in summary.targets.items() for row in _target_rows(name, target, summary.kind)),
         *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
     ]
     table(summary.name, ["", ""], rows)

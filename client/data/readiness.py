@@ -219,7 +219,7 @@ def sections_of(found: Readiness) -> list[Section]:
         *(Section("" if i else "To look at", warning, warns=True) for i, warning in enumerate(found.warnings)),
         Section("Size", rows=counted),
         *([Section("Labels", columns=("label", "images", "patients"), rows=labels)] if labels else []),
-        *target_sections(found.targets),
+        *target_sections(found.targets, summary.kind),
         *_table("Vendors", found.vendors),
         *_table("Modalities", found.modalities),
         *_table("Sizes in pixels", found.sizes),

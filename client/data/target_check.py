@@ -15,7 +15,8 @@ from salus.common.declaration import TargetKind
 from salus.common.pages import Section
 
 MAX_LISTED = 10
-UNITS: Mapping[str, str] = {"mask": "ml", "boxes": "boxes in an image", "contours": "contours in an image"}
+UNITS: Mapping[str, str] = {"mask": "ml", "boxes": "boxes", "contours": "contours"}
+PICTURES = "images"  # the kind of data set whose pixels have no size
 AMOUNT_COLUMNS = ("structure", "images that show it", "smallest", "median", "largest")
 
 
@@ -89,6 +90,11 @@ class TargetFindings:
         return {**counts, "structures": structures}
 
 
+def unit_of(kind: TargetKind, source: str) -> str:
+    """Return the unit of a target's amounts in a data set of this kind; empty for those that are only present or absent."""
+    return "pixels" if kind == "mask" and source == PICTURES else UNITS.get(kind, "")
+
+
 def findings(targets: Iterable[tuple[str, Mapping[str, Target]]]) -> dict[str, TargetFindings]:
     """Return what is known about all annotations, by name, from each image's key and annotations."""
     found: dict[str, TargetFindings] = {}
@@ -102,11 +108,16 @@ def findings(targets: Iterable[tuple[str, Mapping[str, Target]]]) -> dict[str, T
     return dict(sorted(found.items()))
 
 
-def sections_of(found: Mapping[str, TargetFindings]) -> list[Section]:
-    """Return the findings as sections of a page."""
+def sections_of(found: Mapping[str, TargetFindings], source: str) -> list[Section]:
+    """Return the findings as sections of a page.
+
+    Args:
+        source: kind of the data set.
+    """
     sections = []
     for name, target in found.items():
-        title = f"Annotation {name!r}" + (f" in {UNITS[target.kind]}" if target.kind in UNITS else "")
+        unit = unit_of(target.kind, source)
+        title = f"Annotation {name!r}" + (f": {unit} in each image" if unit else "")
         counts = f"{target.images} images have it, {target.lacking} do not; {target.empty} are empty, {target.cut} reach beyond."
         sections.append(Section(title, counts, columns=AMOUNT_COLUMNS, rows=target.rows()))
     return sections

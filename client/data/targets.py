@@ -45,8 +45,8 @@ class Target:
     """What the catalogue keeps about one annotation of an image.
 
     Args:
-        amounts: by structure the volume in millilitres (the area in square centimetres for a plane), the number of boxes or
-            of contours; by column 1 where it has a value. 0 for a structure that the image does not show.
+        amounts: by structure the volume in millilitres (the number of pixels in a picture without spacing), the number of boxes
+            or of contours; by column 1 where it has a value. 0 for a structure that the image does not show.
         outside: share of the annotated volume that lies outside the image, 0 .. 1.
     """
 

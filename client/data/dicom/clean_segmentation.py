@@ -19,7 +19,7 @@ from pydicom.sequence import Sequence
 from salus.client.data.dicom.annotations import SEGMENTATIONS, functional_group
 from salus.client.data.dicom.deidentify import Clean, Rules, as_file, finite, identify, standard_class, uid
 from salus.client.data.dicom.picture import MAX_PIXELS
-from salus.client.data.dicom.segmentation import KINDS, background_of, segments_of
+from salus.client.data.dicom.segmentation import KINDS, background_of, refuse_own, segments_of
 from salus.common.errors import UnreadableImage
 from salus.common.vocabulary import vendor_of
 
@@ -52,6 +52,7 @@ def deidentify_segmentation(dataset: Dataset, rules: Rules) -> Clean:
     patient_id = str(dataset.get("PatientID", "") or "")
     if not patient_id.strip():
         raise UnreadableImage("no-patient", "no PatientID, so it cannot be assigned to a patient")
+    refuse_own(dataset)
     labels = segments_of(dataset)
     kept = {number: label for number, label in labels.items() if label in rules.structures}
     if not kept:

@@ -17,6 +17,7 @@ from salus.client.data.dicom.planes import Marked, Stack, drawn, stack_of
 from salus.client.data.dicom.references import ELSEWHERE, by_instance
 from salus.client.data.structures import Mask
 from salus.client.data.targets import MAX_NAMES
+from salus.client.outgoing.producer import MANUFACTURER
 from salus.common.errors import UnreadableImage
 
 KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
@@ -35,6 +36,12 @@ def segments_of(dataset: Dataset) -> dict[int, str]:
     return found
 
 
+def refuse_own(dataset: Dataset) -> None:
+    """Raise UnreadableImage for what Salus has predicted: a model must not be trained on its own answers."""
+    if str(dataset.get("Manufacturer", "")) == MANUFACTURER:
+        raise UnreadableImage("own-prediction", "a prediction of Salus, not an annotation by people")
+
+
 def background_of(dataset: Dataset) -> int:
     """Return the number that stands for no segment in a label map."""
     return int(dataset.get("PixelPaddingValue", 0) or 0)
@@ -50,6 +57,7 @@ def read_segmentation(dataset: Dataset, slices: Sequence[DicomImage], wanted: Se
     Raises:
         UnreadableImage: damaged, unsupported, too large, without geometry, or a reference that does not agree with it.
     """
+    refuse_own(dataset)
     kind = str(dataset.get("SegmentationType", ""))
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     rows, columns = int(dataset.Rows), int(dataset.Columns)

@@ -1,9 +1,10 @@
 """Finds the boxes of the images in a folder: a VOC file for each image, or one COCO file for all of them."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from salus.client.data.records import Quarantined
 from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.boxes import Boxes
 from salus.client.data.sources.coco import MAX_COCO_BYTES, Coco
@@ -27,7 +28,7 @@ class BoxFiles:
     """
 
     def __init__(self, files: Files, options: SourceOptions, images: "frozenset[str]", names: list[str]) -> None:
-        self._files = files
+        self._files, self._images = files, images
         self._coco: dict[str, Coco] = {}
         self._voc: dict[str, str] = {}
         self._splits: dict[str, str] = {}
@@ -90,12 +91,25 @@ class BoxFiles:
             boxes = self._coco[name].of(image, str(PurePosixPath(name).parent))
         else:
             boxes = read_voc(_read(self._files, name, MAX_XML_BYTES + 1))
-        return boxes, json.dumps([] if boxes is None else [[b.name, *b.low, *b.high, b.crowd] for b in boxes.boxes])
+        return boxes, _text(boxes)
 
-    @property
-    def strangers(self) -> Mapping[str, int]:
-        """Boxes of images that their file does not list, by file."""
-        return {name: coco.strangers for name, coco in self._coco.items() if coco.strangers}
+    def is_list(self, name: str) -> bool:
+        """Return whether a file lists the boxes of many images."""
+        return name in self._coco
+
+    def problems(self, name: str) -> Iterator[Quarantined]:
+        """Yield the entries of such a file that have no image."""
+        root = str(PurePosixPath(name).parent)
+        coco = self._coco[name]
+        mine = [image for image in self._images if coco.of(image, root) is not None]
+        for entry, reason in coco.without_image(mine, root):
+            yield Quarantined(f"{name}/{entry}", reason, "an entry of the boxes without an image")
+
+
+def _text(boxes: Boxes | None) -> str:
+    found = [] if boxes is None else boxes.boxes
+    plain = [[b.name, *b.low, *b.high, b.crowd, *(line.tolist() for line in b.outlines)] for b in found]
+    return json.dumps(plain)
 
 
 def _is_coco(name: str, named: bool) -> bool:

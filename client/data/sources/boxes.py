@@ -27,6 +27,7 @@ class RawBox:
     Args:
         shrunk: what the format's way of counting has added to each side, and a box without extent does not have.
         crowd: marks several objects at once.
+        outlines: polygons around the object, each ``[points, 2]`` (row, column); none if the file has boxes only.
     """
 
     name: str
@@ -34,6 +35,7 @@ class RawBox:
     high: tuple[float, float]
     shrunk: float = 0.0
     crowd: bool = False
+    outlines: tuple[npt.NDArray[np.float64], ...] = ()
 
     def problem(self, rows: int, columns: int) -> str:
         """Return why the box cannot be used, empty if it can."""
@@ -54,11 +56,13 @@ class Boxes:
     Args:
         size: rows and columns of the image as the file says, or None.
         names: of all classes of the data set; empty if only this image's are known.
+        outlined: whether the data set has outlines of objects.
     """
 
     boxes: tuple[RawBox, ...]
     size: tuple[int, int] | None
     names: tuple[str, ...] = ()
+    outlined: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class UsedBoxes:
     Args:
         values: ``[boxes, 5]``: row and column of the low corner, of the high one, class number.
         dropped: reasons of the boxes that cannot be used, with their place in the file.
+        kept: the boxes that are used, with their class numbers.
     """
 
     values: npt.NDArray[np.float32]
     names: tuple[str, ...]
     dropped: tuple[tuple[int, str], ...]
+    kept: tuple[tuple[int, RawBox], ...] = ()
 
     @property
     def target(self) -> Target:
@@ -99,6 +105,7 @@ def used(found: Boxes, rows: int, columns: int, wanted: Sequence[str]) -> UsedBo
         raise UnreadableImage("too-large", f"more than {MAX_NAMES} classes of boxes")
     numbers = {name: number for number, name in enumerate(names, start=1)}
     kept: list[list[float]] = []
+    boxes: list[tuple[int, RawBox]] = []
     dropped: list[tuple[int, str]] = []
     for place, box in enumerate(found.boxes):
         problem = box.problem(rows, columns)
@@ -108,5 +115,6 @@ def used(found: Boxes, rows: int, columns: int, wanted: Sequence[str]) -> UsedBo
             low = [max(value, 0.0) for value in box.low]
             high = [min(value, side) for value, side in zip(box.high, (rows, columns), strict=True)]
             kept.append([*low, *high, numbers[box.name]])
+            boxes.append((numbers[box.name], box))
     values: Any = np.array(kept, np.float32).reshape(-1, 5)
-    return UsedBoxes(values, names, tuple(dropped))
+    return UsedBoxes(values, names, tuple(dropped), tuple(boxes))

@@ -22,9 +22,10 @@ from salus.client.data.records import (
 )
 from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOptions
 from salus.client.data.sources.box_files import BoxFiles
-from salus.client.data.sources.boxes import BOXES, REASONS, UsedBoxes, used
+from salus.client.data.sources.boxes import REASONS, UsedBoxes, used
 from salus.client.data.sources.cells import extra_of, with_digest
 from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
+from salus.client.data.sources.outlines import Annotated
 from salus.client.data.sources.voc import read_voc
 from salus.client.data.structures import checked_names
 from salus.client.data.targets import Target
@@ -62,8 +63,8 @@ class ImageFolder:
             self._labels.check_patients()
 
     def wants(self, name: str) -> bool:
-        """Return whether a file's name is that of an image, or of boxes without an image."""
-        return _is_image(name) or name in self._boxes.orphans
+        """Return whether a file's name is that of an image, of boxes without an image, or of a list of boxes."""
+        return _is_image(name) or name in self._boxes.orphans or self._boxes.is_list(name)
 
     def group(self, name: str) -> str:
         """Return nothing: each file is a sample."""
@@ -76,6 +77,9 @@ class ImageFolder:
                 raise UnreadableImage(
                     "boxes-without-image", "no image, or several, have the name of this file of boxes"
                 )
+            if self._boxes.is_list(name):
+                yield from self._boxes.problems(name)
+                continue
             row, file = self._row(name), self._boxes.file_of(name)
             if row is None and not file:
                 raise UnreadableImage("unlabelled", "no label for this file")
@@ -117,14 +121,10 @@ class ImageFolder:
         if found is None:
             return extra.on(sample), None, extra.targets
         boxes = used(found, values.shape[1], values.shape[2], self._options.structures)
-        sample = replace(
-            sample,
-            sha256=with_digest(sample.sha256, hashlib.sha256(text.encode()).hexdigest()),
-            targets={BOXES: boxes.values},
-            kinds={BOXES: "boxes"},
-            names={BOXES: boxes.names} if boxes.names else {},
-        )
-        return extra.on(sample), boxes, {BOXES: boxes.target, **extra.targets}
+        text_digest = hashlib.sha256(text.encode()).hexdigest()
+        sample = replace(sample, sha256=with_digest(sample.sha256, text_digest))
+        annotated = Annotated(boxes, found.outlined, values.shape[1:])
+        return extra.on(annotated.on(sample)), boxes, {**annotated.targets, **extra.targets}
 
 
 def _is_image(name: str) -> bool:

@@ -109,6 +109,63 @@ def test_coco_boxes_begin_at_their_corner(tmp_path: Path) -> None:
     assert sorted(reason for _, reason in bad) == ["crowd-box", "degenerate-box"]
 
 
+def test_entries_of_a_coco_file_without_an_image_are_counted(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    content = coco(
+        annotations=[
+            {"image_id": 5, "category_id": 9, "bbox": [1, 1, 2, 2]},
+            {"image_id": 8, "category_id": 9, "bbox": [1, 1, 2, 2]},
+        ]
+    )
+    content["images"] = [*coco()["images"], {"id": 6, "file_name": "lost.png"}]  # type: ignore[misc]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    good, bad = scanned(tmp_path)
+    assert list(good) == ["a.png"]
+    assert bad == [("annotations.json/lost.png", "image-missing"), ("annotations.json/image 8", "boxes-without-image")]
+
+
+def outlined(name: int, *lines: list[float]) -> dict[str, object]:
+    return {"image_id": 5, "category_id": name, "bbox": [1, 1, 20, 15], "segmentation": list(lines)}
+
+
+def test_outlines_are_contours_and_the_mask_that_they_enclose(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    ring = outlined(9, [2, 3, 12, 3, 12, 13, 2, 13], [5, 5, 8, 5, 8, 9, 5, 9])
+    (tmp_path / "annotations.json").write_text(json.dumps(coco(annotations=[ring])))
+    good, bad = scanned(tmp_path)
+    item, sample = good["a.png"]
+    expected = np.zeros((ROWS, COLUMNS), np.uint8)
+    expected[3:13, 2:12] = 2
+    expected[5:9, 5:8] = 0
+    assert bad == []
+    assert np.array_equal(sample.targets["mask"], expected)
+    assert sample.names["mask"] == sample.names["boxes"] == ("rbc", "wbc")
+    assert sample.targets["contours"][:, :2].tolist() == [[0, 2]] * 4 + [[1, 2]] * 4
+    assert sample.targets["contours"][0].tolist() == [0, 2, 3, 2]
+    assert item.targets["mask"].amounts == {"rbc": 0.0, "wbc": 88.0}
+    assert item.targets["contours"].amounts == {"rbc": 0.0, "wbc": 2.0}
+    both = [ring, outlined(2, [0, 0, 4, 0, 4, 5, 0, 5])]
+    (tmp_path / "annotations.json").write_text(json.dumps(coco(annotations=both)))
+    sample = scanned(tmp_path)[0]["a.png"][1]
+    assert np.array_equal(sample.targets["mask"][1], expected > 0)  # overlapping classes have a channel each
+    assert sample.targets["mask"][0].sum() == 20
+
+
+@pytest.mark.parametrize("line", [[1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], ["x"] * 6, 3])
+def test_an_outline_of_another_form_is_an_error(tmp_path: Path, line: list[float]) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "annotations.json").write_text(json.dumps(coco(annotations=[outlined(9, line)])))
+    with pytest.raises(DataError, match=r"annotations\.json"):
+        open_source("images", tmp_path, SourceOptions())
+
+
+def test_outlines_that_are_not_finite_or_too_many_cost_their_image(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    for line, reason in (([float("nan")] * 6, "not-finite"), ([1.0, 2.0] * 500_001, "too-large")):
+        (tmp_path / "annotations.json").write_text(json.dumps(coco(annotations=[outlined(9, line)])))
+        assert scanned(tmp_path)[1] == [("a.png", reason)]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -29,6 +29,7 @@ from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
+from salus.client.outgoing.producer import MANUFACTURER
 
 VOXEL_ML = SPACING[0] * SPACING[1] * STEP / 1000
 LIVER, TUMOUR = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
@@ -246,6 +247,10 @@ def many_frames(seg: pydicom.Dataset, slices: list[pydicom.Dataset]) -> None:
     seg.NumberOfFrames = 2**31 - 1
 
 
+def predicted(seg: pydicom.Dataset, slices: list[pydicom.Dataset]) -> None:
+    seg.Manufacturer = MANUFACTURER
+
+
 def tiled(seg: pydicom.Dataset, slices: list[pydicom.Dataset]) -> None:
     seg.SegmentationType = "WHATEVER"
 
@@ -265,6 +270,7 @@ REFUSED = {
     unknown_segment: {"damaged"},
     many_frames: {"too-large"},
     tiled: {"unsupported"},
+    predicted: {"own-prediction"},
 }
 
 
@@ -345,6 +351,10 @@ def missing_reference(dataset: pydicom.Dataset) -> None:
     image.ReferencedSOPInstanceUID = generate_uid()
 
 
+def very_long(dataset: pydicom.Dataset) -> None:
+    with_data("\\".join(["1"] * 9_000_000))(dataset)
+
+
 def no_names(dataset: pydicom.Dataset) -> None:
     dataset.StructureSetROISequence = []
 
@@ -360,6 +370,7 @@ def no_names(dataset: pydicom.Dataset) -> None:
         (off_reference, "annotation-geometry"),
         (missing_reference, "annotation-reference"),
         (no_names, "damaged"),
+        (very_long, "too-large"),
     ],
 )
 def test_structure_sets_that_cannot_be_used(

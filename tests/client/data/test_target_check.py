@@ -55,7 +55,7 @@ def test_masks_are_counted_measured_and_those_that_do_not_fit_are_named(tmp_path
     for part in ("1 images have no mask", "1 annotations 'mask' are empty", "one with 50% of its volume"):
         assert part in text
     titles = [section.title for section in sections_of(found)]
-    assert "Annotation 'mask' in ml" in titles
+    assert "Annotation 'mask': ml in each image" in titles
     assert ("reaches beyond the image", "data:image/png;base64,") in [(c, p[:22]) for c, p in found.thumbnails]
     assert ".nii" not in json.dumps(found.to_json())
     result = CliRunner().invoke(app, ["dataset", "check", str(site), "x"])
