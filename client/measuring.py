@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from salus.client.data.catalogue import Catalogue, CataloguedImage
-from salus.client.data.loading import read_registered
+from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from salus.client.data.loading import TensorSet
+from salus.client.data.tensors import TensorSet, Use
 from salus.client.training import EVALUATION_BATCH, Trainer
 from salus.common.batch import Batch
 from salus.common.errors import UnreadableImage, WireError
@@ -33,6 +33,7 @@ from salus.privacy.randomness import Random, Stream
 LARGEST_PARAMETER = 1e6
 MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more rows per pass save little time, and unused rows cost time
 Grid = tuple[Batch, Patients]
+SECRET_BYTES = 32  # from which the random transforms of one step follow
 DoubleVector = npt.NDArray[np.float64]
 
 
@@ -142,7 +143,7 @@ class PrivateTrainer:
         with torch.inference_mode():
             for images in data.by_patient() if data is not None else []:
                 try:
-                    rows = [self._rows_of(data, part) for part in torch.split(torch.tensor(images), EVALUATION_BATCH)]
+                    rows = list(self._rows_of(data, torch.tensor(images)))
                     mean = torch.nan_to_num(torch.cat(rows).mean(dim=0), 0.0, 0.0, 0.0)
                 except Exception as problem:
                     self._without(problem)
@@ -154,11 +155,12 @@ class PrivateTrainer:
         result: DoubleVector = total.numpy()
         return result
 
-    def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> torch.Tensor:
+    def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> Iterator[torch.Tensor]:
         assert data is not None  # Safe because rows are only asked for of a data set's patients.
         task, noise = self._trainer.task, torch.Generator().manual_seed(0)
-        batch = with_noise(data.batch(images).to(self._trainer.device), task.spec, noise)
-        return task.private_rows(task.infer(self._trainer.model, batch), batch)
+        for rows in data.parts(images, EVALUATION_BATCH):
+            batch = with_noise(data.batch(rows).to(self._trainer.device), task.spec, noise)
+            yield task.private_rows(task.infer(self._trainer.model, batch), batch)
 
     def _noise(self, stream: Stream) -> torch.Generator:
         """Return the generator of the task's noise fields; nothing is drawn for a task without them."""
@@ -172,15 +174,16 @@ class PrivateTrainer:
         if data is None:
             return
         by_patient = data.by_patient()
+        use = Use(self._random(SECRET_BYTES)) if data.random else None
         waiting: dict[int, list[Batch]] = {}
         for patient in poisson_sample(len(by_patient), self._plan.sampling_rate, stream).tolist():
             images = capped(by_patient[patient], self._privacy.images_per_patient, stream)
             try:
-                part = with_noise(data.batch(torch.tensor(images)), self._trainer.task.spec, noise)
+                part = with_noise(data.batch(torch.tensor(images), use), self._trainer.task.spec, noise)
             except Exception as problem:
                 self._without(problem)  # an unreadable patient must not affect the others
                 continue
-            places = places_of(len(images), self._privacy.images_per_patient)
+            places = places_of(len(part), self._privacy.images_per_patient * data.copies)
             mine = waiting.setdefault(places, [])
             mine.append(part)
             if len(mine) == self._rows_for(places):

@@ -44,6 +44,7 @@ from salus.common.packets import Reply, Request, refusal
 from salus.common.sums import sums_of
 from salus.common.sums.questions import questions_of
 from salus.common.tasks import make_task
+from salus.common.transforms.checks import check_chain
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.dp.plan import Plan, plan_of
@@ -292,6 +293,7 @@ class Site:
         self, job: Job, document: bytes, job_id: str, account: Account | None, patients: frozenset[str] | None
     ) -> RunningJob:
         task = make_task(job.task)
+        check_chain(task)
         model = build_model(job.task, job.job.seed)
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from salus.client.data.loading import TensorSet
 from salus.client.data.prefetch import batches
+from salus.client.data.tensors import TensorSet, Use
 from salus.client.performance import Performance
 from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
@@ -51,10 +51,10 @@ class Trainer:
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             self.model.train()
-            for _ in range(settings.epochs):
+            for epoch in range(settings.epochs):
                 order = torch.randperm(len(data), generator=shuffle)
                 rows = torch.split(order, settings.batch_size)
-                for batch in batches(data, rows, self.device):
+                for batch in batches(data, rows, self.device, Use(seed.to_bytes(8), epoch)):
                     for step, optimizer in zip(self.task.steps, optimizers, strict=True):
                         self.step(step, optimizer, given(self.task.spec, step, batch, noise))
         return read_parameters(self.model, self.layout) - start
@@ -77,7 +77,7 @@ class Trainer:
         size = max(1, min(size, LARGEST_ROWS // self.task.statistics_size))
         noise = torch.Generator().manual_seed(0)  # one draw for all rounds, so that their metrics can be compared
         with torch.inference_mode():
-            for rows in torch.split(torch.arange(len(data)), size):
+            for rows in data.parts(torch.arange(len(data)), size):
                 batch = with_noise(data.batch(rows).to(self.device), self.task.spec, noise)
                 totals += self.task.rows(self.task.infer(self.model, batch), batch).sum(dim=0).numpy()
         return totals

@@ -1,7 +1,7 @@
 """Tells a site's operator about unusable data: an event when a problem begins, one when it is resolved, a state in between."""
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.loading import read_registered
+from salus.client.data.preparing import read_registered
 from salus.client.data.troubles import Finding, Trouble
 from salus.client.running import Running
 from salus.common.errors import DataError

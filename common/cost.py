@@ -67,6 +67,7 @@ def cost_of(job: Job) -> Cost:
     each = BYTES_PER_PRIVATE_ACTIVATION if job.privacy.noised else BYTES_PER_ACTIVATION
     # With noise, a pass takes only as many rows as are efficient, whatever the batch size; see `private_training`.
     batch = min(job.training.batch_size, MOST_PRIVATE_ROWS) if job.privacy.noised else job.training.batch_size
+    batch *= job.task.copies
     memory = (
         BYTES_PER_PARAMETER * parameters
         + BYTES_PER_FROZEN * frozen

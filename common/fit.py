@@ -18,6 +18,7 @@ from salus.common.errors import JobError, UnfitError, WireError
 from salus.common.job import Job
 from salus.common.strict import Strict, validate
 from salus.common.tasks import TASKS
+from salus.common.transforms import kind_of
 
 Requirement = Literal[
     "data set",
@@ -199,8 +200,7 @@ def _is_number(text: str) -> bool:
 
 def _wants_table(job: Job) -> bool:
     """Return whether the job reads a table; the columns of a job on image features are computed from images."""
-    features = job.harmonise is not None and job.harmonise.kind in ("features", "combat")
-    return bool(job.task.columns) and not features
+    return bool(job.task.columns) and not any(kind_of(step).rows for step in job.task.transforms)
 
 
 def _images(job: Job, declared: Declaration) -> Iterable[Problem]:

@@ -27,9 +27,10 @@ from salus.common.job_sections import (
     Training,
     TransformSettings,
 )
-from salus.common.job_statistics import Harmonise, Statistics, check_features
+from salus.common.job_statistics import Statistics
 from salus.common.sections import Plugged
 from salus.common.strict import Strict, load_toml, parse_toml, validate
+from salus.common.transforms import kind_of
 
 __all__ = [
     "CONTEXT",
@@ -72,27 +73,28 @@ class Job(Strict):
     aggregation: Plugged[Aggregation] = Field(default_factory=Aggregation)
     privacy: Privacy = Privacy()
     statistics: Plugged[Statistics] | None = None
-    harmonise: Harmonise | None = None
     _document: bytes = PrivateAttr(default=b"")  # the canonical bytes, once they are known
 
     @model_validator(mode="after")
     def _training_or_statistics(self) -> Self:
         named = (self.task.kind, self.task.model) != (MEASURED, MEASURED)
-        if self.statistics is not None and (named or self.harmonise is not None):
-            raise ValueError(
-                "expected no task.kind, no task.model and no section harmonise with the section statistics"
-            )
+        if self.statistics is not None and (named or self.task.transforms):
+            raise ValueError("expected no task.kind, no task.model and no task.transforms with the section statistics")
         if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
             raise ValueError("expected task.kind and task.model, or a section statistics")
         if self.statistics is not None and len(self.task.classes) < 2:
             raise ValueError("expected at least two different classes")
-        if self.harmonise is not None and self.harmonise.kind in ("features", "combat"):
-            check_features(self.harmonise, self.task.shape, self.task.columns, self.task.classes)
-        if self.harmonise is not None and self.harmonise.kind == "combat" and self.privacy.noised:
-            # ComBat's correction depends on the site's other patients, so one patient's influence would not be bounded.
-            raise ValueError(
-                'expected noise = "none" with harmonise.kind = "combat"; with noise use "nyul" or "zscore"'
-            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_bounds_each_patient(self) -> Self:
+        for place, step in enumerate(self.task.transforms if self.privacy.noised else ()):
+            if kind_of(step).fitted:
+                # What it does to one image depends on the site's other patients, so one patient's influence has no bound.
+                raise ValueError(
+                    f'expected noise = "none" with transforms[{place}] {step.kind}, which depends on all patients of a site; '
+                    'with noise use "nyul" or "zscore"'
+                )
         return self
 
     @model_validator(mode="after")

@@ -97,7 +97,7 @@ class TaskSettings(Section):
     inputs: Annotated[dict[FieldName, Label], Field(max_length=MAX_FIELDS)] = Field(default_factory=dict)
     targets: Annotated[dict[FieldName, Label], Field(max_length=MAX_FIELDS)] = Field(default_factory=dict)
     transforms: Annotated[tuple[Plugged[TransformSettings], ...], Field(max_length=MAX_TRANSFORMS)] = ()
-    copies: Annotated[int, Field(ge=1, le=64)] = 1  # each copy costs a step of training
+    copies: Annotated[int, Field(ge=1, le=64)] = 1  # each copy costs the time and memory of an image
     trainable: Annotated[
         tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=1000)
     ] = ()  # empty: all parameters

@@ -1,7 +1,7 @@
-"""The parts of a job that are not training: columns of tables, statistics, and how images are harmonised."""
+"""The parts of a job that are not training: columns of tables, and statistics."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -78,55 +78,3 @@ class Statistics(Section):
         check_words(self.modalities, {*MODALITIES, OTHER}, "modalities")
         check_words(self.vendors, {*VENDORS, OTHER}, "vendors")
         return self
-
-
-class Harmonise(Strict):
-    """How every site brings its images to a common scale before training, with constants from statistics over all sites.
-
-    Args:
-        kind: The method: `nyul` maps landmarks, `zscore` standardises per vendor, `features` trains on intensity features,
-            and `combat` removes site effects from those features.
-        landmarks: For `nyul`, the 11 landmarks of the standard scale, from 0 to 1, in rising order.
-        groups: For `zscore`, a list of vendor (or `ALL`), centre and scale, in intensity units.
-        constants: For `combat`, the parameters of the common model.
-        intensity_low, intensity_high: For `features` and `combat`, the range in which intensities are counted; use the
-            same as in the statistics.
-    """
-
-    kind: Literal["nyul", "zscore", "features", "combat"]
-    landmarks: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
-    groups: tuple[tuple[Label, Intensity, Scale], ...] = ()
-    constants: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()
-    intensity_low: Intensity = 0.0
-    intensity_high: Intensity = 65_535.0
-
-    @model_validator(mode="after")
-    def _what_the_kind_needs(self) -> Self:
-        needed = {"nyul": "landmarks", "zscore": "groups", "combat": "constants"}.get(self.kind)
-        for name in ("landmarks", "groups", "constants"):
-            if bool(getattr(self, name)) != (name == needed):
-                raise ValueError(f"expected {'' if name == needed else 'no '}{name} for harmonise.kind = {self.kind!r}")
-        check_words([vendor for vendor, _, _ in self.groups], {*VENDORS, OTHER, "ALL"}, "the vendors of groups")
-        rising = all(a <= b for a, b in zip(self.landmarks, self.landmarks[1:], strict=False))
-        if self.landmarks and (len(self.landmarks) != 11 or not rising or self.landmarks[0] >= self.landmarks[-1]):
-            raise ValueError("expected 11 rising landmarks")
-        if self.intensity_high - self.intensity_low < LEAST_RANGE:
-            raise ValueError("expected intensity_low below intensity_high")
-        return self
-
-
-def check_features(
-    harmonise: Harmonise, shape: Sequence[int], columns: Sequence[Column], classes: Sequence[str]
-) -> None:
-    """Refuse what would fail at every site: columns that are not features, or a wrong number of constants."""
-    wrong = [column.name for column in columns if column.name not in FEATURES]
-    if shape or not columns or wrong:
-        raise ValueError(
-            f"expected no task.shape and only task.columns from {', '.join(FEATURES)} with harmonise.kind = {harmonise.kind!r}"
-        )
-    count = len(FEATURES)
-    if harmonise.kind == "combat":
-        if len(harmonise.constants) != count * (1 + len(classes)):
-            raise ValueError(f"expected {count * (1 + len(classes))} constants for {len(classes)} classes")
-        if min(harmonise.constants[count : 2 * count]) <= 0:
-            raise ValueError("expected positive scales among the constants")

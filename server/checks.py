@@ -9,6 +9,7 @@ from salus.common.models import build_model
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
 from salus.common.tasks.steps import check_steps, stepping
+from salus.common.transforms.checks import check_chain
 from salus.privacy.dp.checks import checked_clipper, steps_under_noise
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import key_holder_of, protection_of
@@ -32,6 +33,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
         sums_of(job)
     else:
         task = make_task(job.task)
+        check_chain(task)
         strategy_of(job)
         model = build_model(job.task, job.job.seed)
         check_steps(model, task)

@@ -40,7 +40,7 @@ from salus.server.participants import Participants, participants, scope_of
 from salus.server.quality import evaluation_in
 from salus.server.report import write_report
 from salus.server.rounds import run_of
-from salus.server.statistics_report import harmonise_section, write_statistics_report
+from salus.server.statistics_report import transforms_section, write_statistics_report
 from salus.server.submission import job_or_signed
 from salus.server.transcripts import ROSTER, Transcript
 
@@ -294,7 +294,7 @@ class CoordinatorDaemon:
             "reason": row.reason,
             "rounds": records,
             "statistics": found,
-            "harmonise": harmonise_section(row.job, found) if isinstance(found, dict) else "",
+            "transforms": transforms_section(row.job, found) if isinstance(found, dict) else "",
             "classes": row.job.task.classes,
             "of": row.job.job.rounds,
             "absent": self._absent(row),

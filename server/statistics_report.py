@@ -16,18 +16,18 @@ from salus.server.card import PrivacyCard
 LONG = 20  # a block with more cells is shown as a plot
 
 
-def harmonise_section(job: Job, result: Mapping[str, Any]) -> str:
-    """Return the ``[harmonise]`` section of a training job that uses this result, or an empty string.
+def transforms_section(job: Job, result: Mapping[str, Any]) -> str:
+    """Return the ``[[task.transforms]]`` of a training job that uses this result, or an empty string.
 
     Names come from a job that another person may have written; a TOML writer quotes them, so that none can add a key.
     """
     assert job.statistics is not None  # Safe because only results of statistics come here.
-    section: dict[str, object] = {}
+    step: dict[str, object] = {}
     match job.statistics.kind:
         case "nyul":
-            section = {"kind": "nyul", "landmarks": _numbers(result["landmarks"])}
+            step = {"kind": "nyul", "landmarks": _numbers(result["landmarks"])}
         case "combat":
-            section = {
+            step = {
                 "kind": "combat",
                 "constants": _numbers(result["constants"]),
                 "intensity_low": job.statistics.intensity_low,
@@ -39,8 +39,11 @@ def harmonise_section(job: Job, result: Mapping[str, Any]) -> str:
                 for name, found in result.get("groups", {}).items()
                 if "centre" in found
             ]
-            section = {"kind": "zscore", "groups": groups} if groups else {}
-    return tomli_w.dumps({"harmonise": section}) if section else ""
+            step = {"kind": "zscore", "groups": groups} if groups else {}
+    if not step:
+        return ""
+    size = [] if step["kind"] == "combat" else [{"kind": "resize"}]  # a chain ends with images of one size
+    return tomli_w.dumps({"task": {"transforms": [step, *size]}})
 
 
 def _numbers(values: list[float]) -> list[float]:
@@ -141,7 +144,7 @@ def write_statistics_report(
             ("sites in each step", "; ".join(", ".join(map(str, record["sites"])) for record in records)),
         ],
     )
-    section = harmonise_section(job, result)
+    section = transforms_section(job, result)
     further = [Section("For a training job", "Copy this into the job file.", code=section)] if section else []
     absent = [
         (event.at.strftime("%Y-%m-%d %H:%M"), f"site {event.fields.get('site', '')}", event.fields.get("text", ""))

@@ -105,7 +105,7 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
     if not kept:
         del values["model"]
     if job.statistics is not None:
-        shown = {"statistics": result.statistics, "harmonise": result.harmonise, "seconds": values["seconds"]}
+        shown = {"statistics": result.statistics, "transforms": result.transforms, "seconds": values["seconds"]}
         return shown | ({"model": values["model"]} if kept and result.model.exists() else {})
     return values
 
@@ -115,7 +115,7 @@ def _show(result: "SimulationResult") -> None:
         from salus.server.commands.statistics import show
 
         show(result.statistics)
-        out.print(result.harmonise, markup=False, soft_wrap=True)
+        out.print(result.transforms, markup=False, soft_wrap=True)
         return
     if result.metrics:
         table(

@@ -45,7 +45,8 @@ def write_pictures(page: Path, folder: Path, job: Job, model_path: Path) -> int:
     for record in records:
         sample = source.load(record.key)
         with torch.no_grad():
-            batch = stacked([task.prepare(example_of(sample, job.task, OTHER))])
+            example = example_of(sample, job.task, OTHER, measured=task.chain.measured)
+            batch = stacked([task.prepare(task.chain.traced(example)[-1])])
             scores = torch.softmax(task.infer(model, batch), dim=1)[0].numpy()
         guess = CLASSES[int(np.argmax(scores))]
         right += guess == record.label

@@ -12,12 +12,11 @@ import psutil
 import torch
 from flwr.app import Context, RecordDict
 
-from salus.client.data.harmonise import harmoniser_of
-from salus.client.data.loading import Item, TensorSet
+from salus.client.data.preparing import Item, Preparer, target_for
 from salus.client.data.sources.base import SourceOptions
+from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.training import Trainer
-from salus.common.declaration import target_of
 from salus.common.estimates import Metric, to_plain
 from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
@@ -35,7 +34,7 @@ from salus.server.federation import Federation
 from salus.server.measuring import keep_model
 from salus.server.quality import evaluation_in
 from salus.server.rounds import Evaluator, run_of
-from salus.server.statistics_report import harmonise_section
+from salus.server.statistics_report import transforms_section
 from salus.server.transcripts import Transcript
 from salus.simulations.engine import RUN_ID, PoolGrid
 from salus.simulations.virtual import (
@@ -63,7 +62,7 @@ class SimulationResult:
         rounds: one record per round.
         privacy: what each virtual site's patients have spent.
         statistics: the results of a statistics job.
-        harmonise: the section of a training job that uses these results.
+        transforms: the steps of a training job that uses these results.
         peak_rss_mb: largest resident memory of all its processes together, sampled every quarter second.
     """
 
@@ -76,7 +75,7 @@ class SimulationResult:
     quarantined: dict[str, int]
     privacy: PrivacyCard
     statistics: dict[str, object]
-    harmonise: str
+    transforms: str
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object that ``--json`` writes."""
@@ -89,7 +88,7 @@ class SimulationResult:
             "model": str(self.model),
             "quarantined": self.quarantined,
             "privacy": self.privacy.model_dump(mode="json"),
-            **({"statistics": self.statistics, "harmonise": self.harmonise} if self.statistics else {}),
+            **({"statistics": self.statistics, "transforms": self.transforms} if self.statistics else {}),
         }
 
 
@@ -151,7 +150,7 @@ def simulate(
         else checkpoints.sums_model_path(job_id),
         quarantined=hospitals.quarantined,
         statistics=found,
-        harmonise=harmonise_section(job, found) if found else "",
+        transforms=transforms_section(job, found) if found else "",
         privacy=card_of_job(
             job, folder / "transcripts" / f"{job_id}.jsonl", keys, {site: f"site-{site}" for site in keys}
         ),
@@ -168,14 +167,12 @@ def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluato
     items = [
         Item(image, target, str(facts.info.get("vendor", OTHER)))
         for image, facts in rows
-        if (target := target_of(image.label, job.task.classes)) is not None
+        if (target := target_for(task, image.label)) is not None
     ]
-    harmonise = None
-    if job.harmonise is not None:
-        if job.harmonise.kind == "combat":  # its correction of an image is known only at the image's own site
-            return None
-        harmonise = harmoniser_of(job.harmonise)
-    data = TensorSet(items, catalogue.source(job.task.dataset), task, performance.cache_mb * 2**20, harmonise)
+    if task.chain.fitted:  # what it does to an image is known only at the image's own site
+        return None
+    preparer = Preparer(catalogue.source(job.task.dataset), task)
+    data = TensorSet(items, preparer, performance.cache_mb * 2**20)
     with torch.random.fork_rng(devices=[]):
         model = build_model(job.task, job.job.seed)
     trainer = Trainer(model, layout_of(model), task, job, performance)

@@ -1,26 +1,89 @@
-"""From a sample as its source reads it to the example that a task prepares."""
+"""From a sample as its source reads it to the example that a job's transforms and task take."""
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from salus.client.data.records import Sample
-from salus.common.errors import DataError
-from salus.common.examples import Example
+from salus.common.errors import DataError, UnreadableImage
+from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column
+from salus.common.tasks.base import Task
 
 LABEL = "label"  # from the catalogue, so an operator may correct it; everything else follows from what was read
+IMAGE, ROW = "image", "features"
 
 
-def example_of(sample: Sample, task: TaskSettings, vendor: str) -> Example:
+def annotations_of(task: Task) -> list[str]:
+    """Return the names of a task's fields that may be annotations of the image; it computes the others from these."""
+    return [name for name, field in task.spec.items() if name not in (LABEL, IMAGE, ROW) and not field.noise]
+
+
+def example_of(
+    sample: Sample, task: TaskSettings, vendor: str, *, annotations: Sequence[str] = (), measured: bool = False
+) -> Example:
     """Return a sample's fields under the names that tasks use, without its label.
 
+    Args:
+        annotations: names of the task's fields that are annotations of the image; those that the sample lacks are left out.
+        measured: whether the image is in the modality's own units rather than in grey values from 0 to 1.
+
     Raises:
-        DataError: the table lacks a column of the job.
+        DataError: an image of other dimensions or channels than the job's, or a table that lacks a column of the job.
+        UnreadableImage: a mask with structures that the job names but the data set does not.
     """
     facts = {"vendor": vendor}
+    _check(sample, task)
     if sample.columns:
-        return Example({"features": sample.values[_places(sample.columns, task.columns)]}, facts=facts)
-    return Example({"image": sample.values}, frozenset({"image"}), facts=facts)
+        return Example({ROW: sample.values[_places(sample.columns, task.columns)]}, facts=facts)
+    fields: dict[str, Array] = {IMAGE: sample.measured if measured else sample.values}
+    spatial = {IMAGE}
+    for field in annotations:
+        name = task.targets.get(field, field)
+        if name not in sample.targets:
+            continue
+        values = sample.targets[name]
+        if sample.kinds.get(name) == "mask":
+            fields[field] = _as_the_job_counts(values, sample.names.get(name, ()), task.classes, sample.values.ndim)
+            spatial.add(field)
+        else:
+            fields[field] = values
+    return Example(fields, frozenset(spatial), sample.affine, facts)
+
+
+def _check(sample: Sample, task: TaskSettings) -> None:
+    """Refuse a sample that is no image of the job's kind, before any transform meets it."""
+    if not task.shape:
+        return
+    if sample.columns:
+        raise DataError("Expected images, got rows of a table.", remedy="Use a tabular task for this data set.")
+    if sample.values.ndim != len(task.shape) + 1 or len(sample.values) != task.channels:
+        raise DataError(
+            f"Expected images of {task.channels} channel(s) and {len(task.shape)} dimensions, "
+            f"got {len(sample.values)} and {sample.values.ndim - 1}.",
+            remedy="Use a job that fits this data set, or register another data set under its name.",
+        )
+
+
+def _as_the_job_counts(mask: Array, names: Sequence[str], wanted: Sequence[str], dimensions: int) -> Array:
+    """Return a mask ``[channels, *spatial]`` with the job's structures in the job's order; all others become background.
+
+    Args:
+        names: of the mask's numbers 1, 2 ...; empty where a number is its own name.
+        dimensions: of an image, its channels included.
+    """
+    missing = [name for name in wanted if names and name not in names]
+    if missing:
+        raise UnreadableImage("no-structure", f"its mask does not tell {missing[0]!r}")
+    numbers = [names.index(name) + 1 if names else place for place, name in enumerate(wanted, start=1)]
+    if mask.ndim == dimensions:
+        if max(numbers) > len(mask):
+            raise UnreadableImage("no-structure", "its mask has fewer structures than the job")
+        return mask[[number - 1 for number in numbers]]
+    table = np.zeros(max(int(mask.max(initial=0)), *numbers) + 1, mask.dtype)
+    table[numbers] = np.arange(1, len(numbers) + 1)
+    return np.asarray(table[mask])[None]
 
 
 def _places(have: Sequence[str], wanted: Sequence[Column]) -> list[int]:

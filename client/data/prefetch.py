@@ -6,21 +6,26 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from salus.client.data.loading import TensorSet
+from salus.client.data.tensors import TensorSet, Use
 from salus.common.batch import Batch
 
 DEPTH = 3  # batches read ahead; more would use memory without reading faster
 
 
-def batches(data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device) -> Iterator[Batch]:
+def batches(
+    data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device, use: Use | None = None
+) -> Iterator[Batch]:
     """Yield the items of each group of rows, on `device`, in order; errors of reading are raised here.
 
     Samples that are in memory are taken without a thread.
+
+    Args:
+        use: the pass over the data, see `TensorSet.batch`.
     """
     pinned = device.type == "cuda"
     if data.in_memory:
         for part in rows:
-            yield _moved(data.batch(part), device, pinned=pinned)
+            yield _moved(data.batch(part, use), device, pinned=pinned)
         return
     waiting: queue.Queue[Batch | BaseException | None] = queue.Queue(DEPTH)
     ended = threading.Event()
@@ -38,7 +43,7 @@ def batches(data: TensorSet, rows: Iterable[torch.Tensor], device: torch.device)
             for part in rows:
                 if ended.is_set():
                     return
-                give(_moved(data.batch(part), torch.device("cpu"), pinned=pinned))
+                give(_moved(data.batch(part, use), torch.device("cpu"), pinned=pinned))
             give(None)
         except BaseException as problem:
             give(problem)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from salus.client.data.catalogue import Catalogue, DatasetSummary
 from salus.client.data.declaration import FEW_PATIENTS, are_numbers, differences, outside
-from salus.client.data.loading import read_registered
+from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.target_check import TargetFindings, findings, pictured
 from salus.client.data.target_check import sections_of as target_sections

@@ -51,9 +51,10 @@ class Answering:
             DataError: the sample does not fit the job.
             UnreadableImage: the model's output for it is not finite.
         """
-        example = example_of(sample, self._settings, vendor)
+        chain = self._task.chain
+        traced = chain.traced(example_of(sample, self._settings, vendor, measured=chain.measured))
         with torch.inference_mode():
-            batch = stacked([self._task.prepare(example)]).to(self._device)
+            batch = stacked([self._task.prepare(traced[-1])]).to(self._device)
             outputs = self._task.infer(self._network, batch).float().cpu()[0]
         if not torch.isfinite(outputs).all():
             raise UnreadableImage("not-finite", "the model's output for it is not finite")

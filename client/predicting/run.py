@@ -11,7 +11,6 @@ import torch
 from salus import __version__
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.instances import Instance
-from salus.client.data.harmonise import harmoniser_of
 from salus.client.data.records import Sample
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.highdicom_extra import require_highdicom
@@ -24,6 +23,7 @@ from salus.client.predicting.record import Outcome, Record, Run
 from salus.common.errors import DataError, JobError, UnreadableImage
 from salus.common.job import Job
 from salus.common.tasks import make_task
+from salus.common.transforms import kind_of
 from salus.common.vocabulary import OTHER
 
 CPU = torch.device("cpu")
@@ -63,13 +63,15 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
     """Refuse what cannot be written, before anything is read.
 
     Raises:
-        JobError: a job whose harmonisation needs a site's other patients.
+        JobError: a job with a transform that needs a site's other patients.
         ConfigError: highdicom is not installed.
     """
-    if job.harmonise is not None and job.harmonise.kind == "combat":
+    fitted = [step.kind for step in job.task.transforms if kind_of(step).fitted]
+    if fitted:
         raise JobError(
-            "ComBat corrects an image by the other images of its site, so one image alone cannot be predicted.",
-            remedy='Train with harmonise.kind = "nyul" or "zscore".',
+            f"The transform {fitted[0]!r} changes an image by the other images of its site, so one image alone cannot be "
+            "predicted on.",
+            remedy='Train with "nyul" or "zscore".',
         )
     if kinds & {SEGMENTATIONS, REPORTS}:
         require_highdicom()
@@ -132,7 +134,6 @@ class _OneRun:
     ) -> None:
         self._job, self._inputs, self._wanted, self._writer, self._child = job, inputs, wanted, writer, child
         self._answering = Answering(make_task(job.task), model.network, wanted.device)
-        self._harmonise = None if job.harmonise is None else harmoniser_of(job.harmonise, list)
 
     def __call__(self, one: Input) -> Outcome:
         check_facts(one, self._inputs.kind, self._job.task)
@@ -143,5 +144,4 @@ class _OneRun:
         if sample.affine is not None and sample.values.ndim == 4:
             check_oblique(sample.affine, self._wanted.most_oblique)
         vendor = str(one.info.get("vendor", OTHER))
-        adjusted = sample if self._harmonise is None else self._harmonise(sample, vendor)
-        return self._writer.write(one.item, sample, self._answering(adjusted, vendor), instances)
+        return self._writer.write(one.item, sample, self._answering(sample, vendor), instances)

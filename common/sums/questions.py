@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from salus.common.canonical import canonical_json
 from salus.common.job import Job
 from salus.common.strict import Strict
+from salus.common.transforms import kind_of
 
 
 def questions_of(job: Job, least: int) -> Mapping[str, str]:
@@ -55,10 +56,9 @@ def _training(job: Job) -> Mapping[str, str]:
         "training.validation_fraction": training.validation_fraction,
         "aggregation.max_patients": aggregation.max_patients,
         "aggregation.update_clip_norm_l2": aggregation.update_clip_norm_l2,
-        "harmonise": None if job.harmonise is None else _plain(job.harmonise),
         "task.inputs": task.inputs,
         "task.targets": task.targets,
-        "task.transforms": [_plain(transform) for transform in task.transforms],
+        "task.transforms": [_plain(step) for step in task.transforms if kind_of(step).selective],
     }
     return {f"training: {name}": _text([value]) for name, value in settings.items()}
 

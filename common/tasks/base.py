@@ -14,6 +14,7 @@ from salus.common.examples import Example
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
+from salus.common.transforms.chain import Chain
 
 Totals = npt.NDArray[np.float64]
 
@@ -53,13 +54,24 @@ class Task(Protocol):
     settings: TaskSettings
     spec: Spec
     """The fields of one item, which `prepare` makes; random batches of it are used for checks, see `common.batch`."""
+    chain: Chain
+    """The job's transforms, or the task's own where the job has none; `prepare` takes what they give."""
     steps: Sequence[Step]
     """What a site does in turn with each batch; at least one."""
     headline: Sequence[str]
     """Names of the metrics that the console, the report and the card show first."""
 
+    def target(self, label: str) -> npt.NDArray[Any] | None:
+        """Return what a label of the catalogue means, as the field ``label``; None if it means nothing to the task.
+
+        Not asked of tasks whose `spec` has no such field.
+        """
+
     def prepare(self, example: Example) -> dict[str, torch.Tensor]:
         """Return the fields of `spec` that an example has, as tensors of one item; without an annotation only the inputs.
+
+        Args:
+            example: after the transforms of `chain`.
 
         Raises:
             DataError: the example does not fit the job.

@@ -23,10 +23,14 @@ from salus.common.figures import Figures, one_against_the_rest
 from salus.common.job import TaskSettings
 from salus.common.tasks.base import ONE_STEP, Step, Totals, full
 from salus.common.tasks.coarse import Coarse
+from salus.common.transforms.chain import Chain
+from salus.common.transforms.intensity import Rescale
+from salus.common.transforms.resizing import Resize
 
 SCORE_BINS = 256
 LOG_ODDS_LIMIT = 12.0  # beyond this, softmax in float32 is 0 or 1
 CALIBRATION_BINS = 15
+DEFAULT_CHAIN = (Resize.Settings(), Rescale.Settings())  # to the job's shape, grey values from 0 .. 1 to -1 .. 1
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 
 
@@ -70,10 +74,11 @@ class Classification:
                 f"Expected task.shape with 2 or 3 sides for classification, got {list(settings.shape)}.",
                 remedy='Write for example "shape = [64, 64]".',
             )
-        self._set(settings, {"image": Field((settings.channels, *settings.shape))})
+        self._set(settings, {"image": Field((settings.channels, *settings.shape), spatial=True)})
 
     def _set(self, settings: TaskSettings, inputs: dict[str, Field]) -> None:
         self.settings = settings
+        self.chain = Chain.of(settings.transforms or (DEFAULT_CHAIN if settings.shape else ()), settings)
         self.classes = len(settings.classes)
         self.input = next(iter(inputs))
         self.spec = {**inputs, "label": Field((), "int64", 0, self.classes)}
@@ -96,27 +101,15 @@ class Classification:
         return {self.input: self._inputs(example), **label}
 
     def _inputs(self, example: Example) -> torch.Tensor:
-        """Return the image resampled to the job's shape and mapped from 0 .. 1 to -1 .. 1.
-
-        Args:
-            example: its field ``image`` is ``[channels, *spatial]``, 0 .. 1.
-        """
-        if "image" not in example:
-            raise DataError("Expected images, got rows of a table.", remedy="Use a tabular task for this data set.")
-        image = torch.from_numpy(np.array(example["image"], dtype=np.float32))
-        shape = self.settings.shape
-        if image.ndim != len(shape) + 1 or image.shape[0] != self.settings.channels:
+        """Return the image, ``[channels, *shape]``."""
+        image = np.array(example["image"], dtype=np.float32)
+        shape = (self.settings.channels, *self.settings.shape)
+        if image.shape != shape:
             raise DataError(
-                f"Expected images of {self.settings.channels} channel(s) and {len(shape)} dimensions, "
-                f"got {image.shape[0]} and {image.ndim - 1}.",
-                remedy="Use a job that fits this data set, or register another data set under its name.",
+                f"Expected images of {list(shape)} after the transforms, got {list(image.shape)}.",
+                remedy="End the chain with a resize or a center-crop to task.shape.",
             )
-        if tuple(image.shape[1:]) != shape:
-            if len(shape) == 2:
-                image = F.interpolate(image[None], size=shape, mode="bilinear", antialias=True, align_corners=False)[0]
-            else:
-                image = F.interpolate(image[None], size=shape, mode="trilinear", align_corners=False)[0]
-        return image * 2 - 1
+        return torch.from_numpy(image)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return each item's cross-entropy, weighted by its class."""

@@ -61,6 +61,7 @@ class Segmentation:
     Settings: ClassVar[type[Strict]] = SegmentationSettings
     annotations: ClassVar[Mapping[str, str]] = {"mask": "mask"}  # what a data set must have, and of which kind
     steps = ONE_STEP
+    any_size = True  # larger images are predicted window by window
 
     def __init__(self, settings: TaskSettings) -> None:
         if len(settings.shape) not in (2, 3) or not settings.classes:
@@ -106,7 +107,6 @@ class Segmentation:
                 f"got {len(example['image'])} and {example['image'].ndim - 1}.",
                 remedy="Use a job that fits this data set, or register another data set under its name.",
             )
-        example = self.chain.evaluated(self.chain.prefix(example))
         spacing = example.spacing_mm[-dimensions:] or (1.0,) * dimensions
         fields = {
             "image": torch.from_numpy(np.ascontiguousarray(example["image"], dtype=np.float32)),

@@ -4,6 +4,9 @@ To add one: write `common/transforms/<name>.py` with a class that fulfils `Trans
 packages add theirs through the entry-point group ``salus.transforms``.
 """
 
+from typing import Any
+
+from salus.common.errors import JobError
 from salus.common.registry import Registry
 
 TRANSFORMS = Registry(
@@ -37,3 +40,8 @@ TRANSFORMS = Registry(
         "zscore": "salus.common.transforms.scales:ZScore",
     },
 )
+
+
+def kind_of(entry: Any) -> Any:
+    """Return the class of the transform that a ``[[task.transforms]]`` entry names; raises JobError for an unknown kind."""
+    return TRANSFORMS.get(entry.kind, error=JobError)

@@ -21,7 +21,7 @@ from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms import TRANSFORMS
+from salus.common.transforms import kind_of
 from salus.common.transforms.base import Draw, Fitted, Invertible, Transform
 
 Known = tuple[Example, int]  # a training image and its class number
@@ -64,9 +64,8 @@ class Chain:
         steps = []
         for place, entry in enumerate(entries):
             with_name = _named(place, entry.kind)
-            kind = TRANSFORMS.get(entry.kind, error=JobError)
             try:
-                steps.append(kind(entry, task))
+                steps.append(kind_of(entry)(entry, task))
             except JobError as problem:
                 raise _at(with_name, problem) from None
         return cls(tuple(entry.kind for entry in entries), tuple(steps), tuple(entries))

@@ -42,6 +42,18 @@ def validate(
         *_privacy_rows(job, sites),
     ]
     table(path.name, ["", ""], rows)
+    if job.statistics is None:
+        _show_transforms(job)
+
+
+def _show_transforms(job: Job) -> None:
+    from salus.common.tasks import make_task
+    from salus.common.transforms.checks import check_chain, shown_fields
+
+    stages = check_chain(make_task(job.task))
+    if stages:
+        rows = [(stage.name, shown_fields(stage.spec)) for stage in stages]
+        table("Transforms, and the size of what each one gives (? depends on the image)", ["", ""], rows)
 
 
 def _what(job: Job) -> tuple[str, object]:

@@ -52,8 +52,8 @@ def stats(
         emit_json(found["statistics"])
         return
     show(found["statistics"])
-    if found["harmonise"]:
-        out.print(found["harmonise"], markup=False, soft_wrap=True)
+    if found["transforms"]:
+        out.print(found["transforms"], markup=False, soft_wrap=True)
     out.print(f"Report: {shown(found['report'])}", soft_wrap=True)
 
 

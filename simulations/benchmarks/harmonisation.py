@@ -63,7 +63,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
 def _ways(data: Path, folder: Path, seed: int) -> list[tuple[str, float, float]]:
     """Return name, AUC and seconds of statistics of each method."""
     sections = {name: _harmonise(data, folder, name, seed) for name in STATISTICS}
-    plain = f'[harmonise]\nkind = "features"\n{RANGE}'
+    plain = f'[[task.transforms]]\nkind = "features"\n{RANGE}'
     ways = [("images_before", IMAGES, "", 0.0)]
     ways += [(f"images_{name}", IMAGES, *sections[name]) for name in ("nyul", "zscore")]
     columns = ", ".join(f'{{name = "{name}", centre = 0.4, scale = 0.2}}' for name in FEATURES)
@@ -84,7 +84,7 @@ def _harmonise(data: Path, folder: Path, name: str, seed: int) -> tuple[str, flo
     text = HEAD.format(rounds=rounds, seed=seed) + DATA + f'[statistics]\nkind = "{kind}"\n{RANGE}{more}'
     started = time.monotonic()
     result, _ = _simulated(parse_job(text), data, folder / f"statistics-{name}", seed)
-    return result.harmonise, time.monotonic() - started
+    return result.transforms, time.monotonic() - started
 
 
 def _simulated(job: Job, data: Path, folder: Path, seed: int) -> tuple[SimulationResult, dict[str, float]]:

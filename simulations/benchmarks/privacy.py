@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from salus.client.data.loading import Item, TensorSet
+from salus.client.data.preparing import Item, Preparer
 from salus.client.data.sources.base import SourceOptions
+from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
@@ -126,7 +127,7 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 
             for image in catalogue.images(job.task.dataset)
             if image.split == "train" and (target := target_of(image.label, job.task.classes)) is not None
         ]
-        pool = TensorSet(items, catalogue.source(job.task.dataset), task, 2**30)
+        pool = TensorSet(items, Preparer(catalogue.source(job.task.dataset), task), 2**30)
         evaluate = test_evaluator(job, Path(folder), Performance(device="cpu"))
         model = build_model(job.task, seed)
         trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))

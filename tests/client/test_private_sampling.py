@@ -32,6 +32,8 @@ RATE, STEPS, PATIENTS = 0.2, 6, 1500
 class Recorded:
     """A data set that remembers which patients were read, in order; image i belongs to patient ``of_image[i]``."""
 
+    random, copies = False, 1
+
     def __init__(self, of_image: list[int], side: int = 8) -> None:
         generator = torch.Generator().manual_seed(0)
         self.inputs = torch.rand(len(of_image), 1, side, side, generator=generator) * 2 - 1
@@ -47,7 +49,10 @@ class Recorded:
                 groups.setdefault(patient, []).append(image)
         return [groups[patient] for patient in sorted(groups)]
 
-    def batch(self, rows: torch.Tensor) -> Batch:
+    def parts(self, rows: torch.Tensor, most: int) -> tuple[torch.Tensor, ...]:
+        return torch.split(rows, most)
+
+    def batch(self, rows: torch.Tensor, use: object = None) -> Batch:
         self.read += sorted({self.of_image[row] for row in rows.tolist()})
         return Batch({"image": self.inputs[rows], "label": self.targets[rows]})
 
@@ -228,7 +233,7 @@ def test_a_patient_whose_reading_or_training_fails_adds_nothing_and_is_counted(k
     start = read_parameters(private._trainer.model, private._trainer.layout)
 
     class Broken(Recorded):
-        def batch(self, rows: torch.Tensor) -> Batch:
+        def batch(self, rows: torch.Tensor, use: object = None) -> Batch:
             if 3 in [self.of_image[row] for row in rows.tolist()]:
                 raise kind("patient 3")
             return super().batch(rows)

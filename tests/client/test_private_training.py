@@ -13,7 +13,8 @@ from scipy import stats
 from tests.builders import tiny_job, toy_catalogue
 
 from salus.client import private_training
-from salus.client.data.loading import Memory, TensorSet, local_data
+from salus.client.data.loading import Memory, local_data
+from salus.client.data.tensors import TensorSet, Use
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
@@ -256,7 +257,7 @@ def test_a_patient_that_cannot_be_read_leaves_the_others_alone(tmp_path: Path, m
     whole = private.direction(start, data)
     read = TensorSet.batch
 
-    def without_third(self: TensorSet, rows: torch.Tensor) -> Batch:
+    def without_third(self: TensorSet, rows: torch.Tensor, use: Use | None = None) -> Batch:
         if 3 in rows.tolist():
             raise DataError("The file is gone.", remedy="")
         return read(self, rows)

@@ -114,7 +114,9 @@ def test_a_text_shows_no_control_character_of_a_job() -> None:
 
 
 def test_image_features_need_images_not_columns_of_a_table() -> None:
-    job = parse_job(TABULAR.replace('"age"', '"mean"') + '[privacy]\nnoise = "none"\n[harmonise]\nkind = "features"\n')
+    job = parse_job(
+        TABULAR.replace('"age"', '"mean"') + '[privacy]\nnoise = "none"\n[[task.transforms]]\nkind = "features"\n'
+    )
     declared = IMAGES.model_copy(update={"classes": ("absent", "present")})
     assert problems_of(job, {"heart": declared}) == []
     assert [problem.requirement for problem in problems_of(job, {"heart": TABLE})] == ["images"]

@@ -46,8 +46,8 @@ MEASURING = '[task]\ndataset = "d"\nclasses = ["a", "b"]\n'
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        (TRAINING + '[harmonise]\nkind = "zscore"\ngroups = [["SEIMENS", 0.0, 1.0]]', "SIEMENS"),
-        (TRAINING + '[harmonise]\nkind = "zscore"\ngroups = [["all", 0.0, 1.0]]', "ALL"),
+        (TRAINING + '[[task.transforms]]\nkind = "zscore"\ngroups = [["SEIMENS", 0.0, 1.0]]', "SIEMENS"),
+        (TRAINING + '[[task.transforms]]\nkind = "zscore"\ngroups = [["all", 0.0, 1.0]]', "ALL"),
         (MEASURING + '[statistics]\nkind = "quantiles"\nvendors = ["Philips"]', "PHILIPS"),
         (MEASURING + '[statistics]\nkind = "summary"\nmodalities = ["MRI"]', "MR"),
     ],

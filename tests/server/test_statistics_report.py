@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from salus.common.job import Job, parse_job
-from salus.server.statistics_report import harmonise_section, tables_of
+from salus.server.statistics_report import tables_of, transforms_section
 
 JOB = """
 [job]
@@ -33,26 +33,29 @@ def job(kind: str) -> Job:
 @given(st.dictionaries(NAMES, st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=4))
 def test_names_of_groups_come_back_as_they_were(groups: dict[str, tuple[float, float]]) -> None:
     found = {name: {"centre": centre, "scale": scale, "quantiles": {}} for name, (centre, scale) in groups.items()}
-    read = tomllib.loads(harmonise_section(job("quantiles"), {"groups": found}))
-    assert read == {"harmonise": {"kind": "zscore", "groups": [[name, *numbers] for name, numbers in groups.items()]}}
+    read = tomllib.loads(transforms_section(job("quantiles"), {"groups": found}))
+    step = {"kind": "zscore", "groups": [[name, *numbers] for name, numbers in groups.items()]}
+    assert read == {"task": {"transforms": [step, {"kind": "resize"}]}}
 
 
 def test_a_name_cannot_add_a_section() -> None:
-    text = harmonise_section(job("quantiles"), {"groups": {ATTACK: {"centre": 1.0, "scale": 2.0}}})
-    assert tomllib.loads(text) == {"harmonise": {"kind": "zscore", "groups": [[ATTACK, 1.0, 2.0]]}}
+    text = transforms_section(job("quantiles"), {"groups": {ATTACK: {"centre": 1.0, "scale": 2.0}}})
+    step = {"kind": "zscore", "groups": [[ATTACK, 1.0, 2.0]]}
+    assert tomllib.loads(text) == {"task": {"transforms": [step, {"kind": "resize"}]}}
 
 
 @given(st.lists(NUMBERS, min_size=11, max_size=11))
 def test_numbers_come_back_exactly(numbers: list[float]) -> None:
-    nyul = tomllib.loads(harmonise_section(job("nyul"), {"landmarks": numbers}))["harmonise"]
-    combat = tomllib.loads(harmonise_section(job("combat"), {"constants": numbers}))["harmonise"]
+    nyul, resize = tomllib.loads(transforms_section(job("nyul"), {"landmarks": numbers}))["task"]["transforms"]
+    (combat,) = tomllib.loads(transforms_section(job("combat"), {"constants": numbers}))["task"]["transforms"]
+    assert resize == {"kind": "resize"}
     assert nyul == {"kind": "nyul", "landmarks": numbers}
     assert combat == {"kind": "combat", "constants": numbers, "intensity_low": -1024.0, "intensity_high": 3071.5}
 
 
 def test_nothing_to_take_over_is_an_empty_text() -> None:
-    assert harmonise_section(job("summary"), {}) == ""
-    assert harmonise_section(job("quantiles"), {"groups": {"ALL": {"quantiles": {}}}}) == ""
+    assert transforms_section(job("summary"), {}) == ""
+    assert transforms_section(job("quantiles"), {"groups": {"ALL": {"quantiles": {}}}}) == ""
 
 
 def test_a_bin_is_shown_with_both_edges_and_a_label_as_it_is() -> None:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from tests.builders import tiny_job, write_npz
 
-from salus.client.data.loading import Item, TensorSet
+from salus.client.data.preparing import Item, Preparer
 from salus.client.data.sources.base import SourceOptions
+from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.training import Trainer
 from salus.common.declaration import target_of
@@ -97,7 +98,7 @@ def pooled_auc(folder: Path, sites: int) -> float:
             for image in catalogue.images(job.task.dataset)
             if (target := target_of(image.label, job.task.classes)) is not None
         ]
-        return TensorSet(labelled, catalogues[0].source(job.task.dataset), task, 2**30)
+        return TensorSet(labelled, Preparer(catalogues[0].source(job.task.dataset), task), 2**30)
 
     model = build_model(job.task, 0)
     trainer = Trainer(model, layout_of(model), task, job, CPU)

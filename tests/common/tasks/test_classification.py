@@ -93,26 +93,37 @@ def test_perfect_confidence_has_no_calibration_error_and_stays_finite() -> None:
 
 
 @pytest.mark.parametrize(("shape", "spatial"), [((8, 8), (5, 9)), ((8, 8), (8, 8)), ((4, 4, 4), (6, 7, 8))])
-def test_images_are_brought_to_the_jobs_shape(shape: tuple[int, ...], spatial: tuple[int, ...]) -> None:
+def test_without_transforms_images_are_brought_to_the_jobs_shape(
+    shape: tuple[int, ...], spatial: tuple[int, ...]
+) -> None:
+    """Bit for bit what torch's interpolation gives, on -1 .. 1."""
     task = make_task(BINARY.model_copy(update={"shape": shape}))
-    fields = task.prepare(image(np.full((1, *spatial), 0.75, np.float32), label=np.asarray(1)))
+    values = np.random.default_rng(0).random((1, *spatial), dtype=np.float32)
+    prepared = task.chain.evaluated(task.chain.prefix(image(values, label=np.asarray(1))))
+    fields = task.prepare(prepared)
     assert {name: tuple(field.shape) for name, field in task.spec.items()} == {"image": (1, *shape), "label": ()}
     assert fields["label"].item() == 1
-    assert set(task.prepare(image(np.zeros((1, *spatial), np.float32)))) == {"image"}
-    out = fields["image"]
-    assert out.shape == (1, *shape)
-    assert torch.allclose(out, torch.tensor(0.5))
+    assert set(task.prepare(task.chain.prefix(image(values)))) == {"image"}
+    own = torch.from_numpy(values)[None]
+    if shape != spatial:
+        mode, smooth = ("bilinear", True) if len(shape) == 2 else ("trilinear", False)
+        own = torch.nn.functional.interpolate(own, size=shape, mode=mode, antialias=smooth, align_corners=False)
+    assert torch.equal(fields["image"], own[0] * 2 - 1)
 
 
 def test_wrong_shapes_are_refused() -> None:
     with pytest.raises(JobError, match="shape"):
         make_task(BINARY.model_copy(update={"shape": ()}))
-    with pytest.raises(DataError, match="1 channel"):
-        make_task(BINARY).prepare(image(np.zeros((3, 8, 8), np.float32)))
-    with pytest.raises(DataError, match="2 dimensions"):
-        make_task(BINARY).prepare(image(np.zeros((1, 8, 8, 8), np.float32)))
-    with pytest.raises(DataError, match="rows of a table"):
-        make_task(BINARY).prepare(Example({"features": np.zeros(3, np.float32)}))
+    for shape in ((3, 8, 8), (1, 8, 9), (1, 8, 8, 8)):
+        with pytest.raises(DataError, match=r"Expected images of \[1, 8, 8\] after the transforms, got"):
+            make_task(BINARY).prepare(image(np.zeros(shape, np.float32)))
+
+
+def test_a_job_names_its_own_chain() -> None:
+    task = make_task(BINARY.changed(transforms=({"kind": "window", "low": 0.0, "high": 2.0}, {"kind": "center-crop"})))
+    assert task.chain.kinds == ("window", "center-crop")
+    found = task.prepare(task.chain.prefix(image(np.full((1, 9, 9), 2.0, np.float32))))
+    assert found["image"].unique().tolist() == [1.0]
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:

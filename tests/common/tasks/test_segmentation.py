@@ -195,7 +195,7 @@ def test_masks_that_do_not_fit_the_job_are_unreadable() -> None:
 def test_an_image_without_a_mask_can_be_predicted() -> None:
     task = task_of()
     example = Example({"image": np.zeros((1, 20, 30), np.float32)}, frozenset({"image"}))
-    item = task.prepare(example)
+    item = task.prepare(task.chain.traced(example)[-1])
     assert set(item) == {"image", "spacing"}
     assert item["image"].shape == (1, *SHAPE)
     assert bool((item["image"] == -1).all())

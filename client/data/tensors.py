@@ -1,0 +1,137 @@
+"""Prepared samples of one job: in memory up to a limit, then on disk, otherwise read again from the source."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from salus.client.data.preparing import Fields, Item, Preparer
+from salus.common.batch import Batch, stacked
+from salus.common.errors import DataError, UnreadableImage
+from salus.common.examples import Example
+from salus.common.transforms.chain import stream
+
+
+@dataclass(frozen=True)
+class Use:
+    """One pass over the training images, in which every random step is drawn anew.
+
+    Args:
+        secret: of the site; whoever knows it can repeat the draws.
+        turn: number of the pass.
+    """
+
+    secret: bytes
+    turn: int = 0
+
+
+class TensorSet:
+    """Prepared samples as named tensors; in memory up to a limit, then on disk, otherwise read again from the source.
+
+    Args:
+        items: samples that were readable when the set was made.
+        cache_bytes: of memory; what is random about a sample is drawn for each use and not kept.
+        training: whether the chain's random steps are run.
+
+    Attributes:
+        lost: samples that could not be read when they were last asked for, by key, with the reason.
+    """
+
+    def __init__(self, items: Sequence[Item], preparer: Preparer, cache_bytes: int, *, training: bool = False) -> None:
+        self._preparer = preparer
+        self.random = training and preparer.chain.random
+        self.copies = preparer.task.settings.copies if self.random else 1
+        self.unreadable: Counter[str] = Counter()
+        self.lost: dict[str, str] = {}
+        self._items: list[Item] = []
+        self._examples: dict[int, Example] = {}
+        kept: list[Fields] = []
+        left, shapes = cache_bytes, set()
+        for item in items:
+            try:
+                example = self._prefix(item)
+                fields = (
+                    self._drawn(item, example, Use(b"", 0), 0) if self.random else preparer.evaluated(item, example)
+                )
+            except UnreadableImage as problem:
+                self.unreadable[problem.reason] += 1
+                continue
+            except DataError:
+                self.unreadable["does-not-fit-job"] += 1
+                continue
+            except Exception as problem:
+                # A source's failure on one sample must not exclude all others.
+                self.unreadable[type(problem).__name__] += 1
+                continue
+            shapes.add(tuple(tensor.shape for tensor in fields.values()))
+            if self.random:
+                left -= sum(array.nbytes for array in example.fields.values())
+                if left >= 0:
+                    self._examples[len(self._items)] = example
+            elif left >= 0:
+                left -= sum(tensor.nbytes for tensor in fields.values())
+                kept.append(fields)
+            self._items.append(item)
+        self.ragged = len(shapes) > 1
+        complete = left >= 0 and not self.random
+        self._whole = stacked(kept) if complete and kept and not self.ragged else None
+        self._each = kept if complete and self.ragged else None
+
+    def _prefix(self, item: Item) -> Example:
+        try:
+            example = self._preparer.prefix(item)
+        except UnreadableImage as problem:
+            self.lost[item.image.key] = problem.reason
+            raise
+        self.lost.pop(item.image.key, None)
+        return example
+
+    def _drawn(self, item: Item, example: Example, use: Use, copy: int) -> Fields:
+        draw = stream(use.secret, item.image.key, use.turn, copy)
+        return self._preparer.drawn(item, example, draw)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a batch is ready without reading or transforming anything."""
+        return self._whole is not None or self._each is not None or not self._items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def patients(self) -> int:
+        """Number of different patients."""
+        return len({item.image.patient for item in self._items})
+
+    def by_patient(self) -> list[list[int]]:
+        """Return the positions of each patient's samples, patients in the order of their pseudonyms."""
+        places: dict[str, list[int]] = {}
+        for place, item in enumerate(self._items):
+            places.setdefault(item.image.patient, []).append(place)
+        return [places[patient] for patient in sorted(places)]
+
+    def parts(self, rows: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
+        """Yield positions in groups of at most `most` that fit one batch: one by one where samples differ in size."""
+        yield from torch.split(rows, 1 if self.ragged else most)
+
+    def batch(self, rows: torch.Tensor, use: Use | None = None) -> Batch:
+        """Return the items at these positions; of a random chain, the job's number of copies of each, one after the other.
+
+        Args:
+            use: the pass; needed where the chain is random.
+        """
+        if self._whole is not None:
+            return self._whole.rows(rows)
+        if self._each is not None:
+            return stacked([self._each[int(row)] for row in rows])
+        found: list[Fields] = []
+        for place in (int(row) for row in rows):
+            item = self._items[place]
+            example = self._examples.get(place) or self._prefix(item)
+            if not self.random:
+                found.append(self._preparer.evaluated(item, example))
+                continue
+            assert use is not None  # Safe because training alone asks for such sets, and always says which pass it is.
+            found.extend(self._drawn(item, example, use, copy) for copy in range(self.copies))
+        return stacked(found)
