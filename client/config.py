@@ -69,6 +69,7 @@ period_days = 365
 
 
 CACHE = "cache"
+STATES = "states"  # what a job keeps between rounds
 LEDGER = "ledger.sqlite"
 PSEUDONYM_KEY = "pseudonym.key"
 REQUEST = "site.request"
@@ -216,6 +217,7 @@ class SiteFolder:
             ledger=open_ledger(self.folder, clock),
             cache=self.folder / CACHE,
             rosters=JobRosters(self.folder / "rosters.sqlite", self.trust, self.identity.public_key),
+            states=self.folder / STATES,
             order=self.identity.sign("salus/training-order/1"),  # known to nobody else, and the same after a restart
             limit=CheckLimit(clock),
         )

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from salus.client.correction import Correction
 from salus.client.data.tensors import TensorSet, Use
 from salus.client.training import EVALUATION_BATCH, Trainer
 from salus.common.batch import Batch
 from salus.common.errors import UnreadableImage, WireError
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
+from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.tasks.steps import has_noise, noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.checks import checked_clipper, independent_rows, steps_under_noise, without_dropout
@@ -74,8 +76,11 @@ class PrivateTrainer:
                 remedy="Training has diverged, or the model was crafted to reveal patients. Cancel the job.",
             )
 
-    def train(self, start: FloatVector, data: TensorSet | None) -> FloatVector:
+    def train(self, start: FloatVector, data: TensorSet | None, rule: LocalRule = PLAIN) -> FloatVector:
         """Return the update after the plan's steps from `start`; without data the update is noise alone.
+
+        Args:
+            rule: how steps are corrected, after the noise; its number of steps is not used.
 
         Guarantees: the update is differentially private for every patient in `data`, whoever sees it; each step adds noise
         of standard deviation noise multiplier times clip norm, and divides by a public number of patients.
@@ -99,6 +104,7 @@ class PrivateTrainer:
             clip_norm_l2=self._privacy.clip_norm_l2,
             expected_patients=self._plan.sampling_rate * self._privacy.patients_per_site,
             stream=stream,
+            correct=Correction(trainer.model, rule, trainer.layout),
         )
         free = [(step, make_optimizer(trained_by(trainer.model, step), trainer.job.training)) for step in self._free]
         noise = self._noise(stream)

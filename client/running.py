@@ -15,6 +15,7 @@ import numpy as np
 from salus.client.data.loading import LocalData
 from salus.client.data.troubles import Finding
 from salus.client.ledger.store import Ledger
+from salus.client.local_half import LocalHalf
 from salus.client.model_checks import check_first_model
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
@@ -22,6 +23,7 @@ from salus.common.errors import DataError, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.sums.exact import to_limbs
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape, scale_of
@@ -114,6 +116,7 @@ class RunningJob:
     """Training.
 
     Args:
+        local: the site's half of the job's strategy.
         order: secret from which the order of training without noise follows, see `training_seed`.
     """
 
@@ -126,6 +129,7 @@ class RunningJob:
     events: EventSink
     account: Account | None
     private: Private | None
+    local: LocalHalf
     finding: Finding | None = None
     order: bytes = b""
 
@@ -146,7 +150,7 @@ class RunningJob:
     def contribution(
         self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
     ) -> Contribution:
-        model = self.trainer.layout.decode(blob)
+        model, sent = self.local.opened(blob, shape.kind, request.round)
         if self.data is not None:
             self.finding = None
         if shape.kind == "train" and request.round == 1:
@@ -154,12 +158,15 @@ class RunningJob:
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
             private.trainer.check(model)  # before anything is spent or read
+            rule = self.local.rule(request.round, sent) if shape.kind == "train" else PLAIN
             return account.spend(
-                request, shape.kind, blob, lambda: self._private(private, account.plan, request, model, shape)
+                request, shape.kind, blob, lambda: self._private(private, account.plan, request, model, rule, shape)
             )
         try:
-            contribution = self._plain(request, model, shape, site, late)
+            rule = self.local.rule(request.round, sent) if shape.kind == "train" else PLAIN
+            contribution = self._plain(request, model, rule, shape, site, late)
             scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
+            self.local.finished(request.round, rule, contribution.update, shape)
             return contribution
         except Exception as problem:
             # A refusal would tell the coordinator something about the site's patients.
@@ -170,7 +177,9 @@ class RunningJob:
             metrics = np.zeros(shape.statistics - len(nobody))
             return Contribution(np.zeros(shape.parameters, np.float32), 0.0, np.concatenate([metrics, nobody]))
 
-    def _plain(self, request: Request, model: FloatVector, shape: Shape, site: int, late: DataKind) -> Contribution:
+    def _plain(
+        self, request: Request, model: FloatVector, rule: LocalRule, shape: Shape, site: int, late: DataKind
+    ) -> Contribution:
         job, trainer, data = self.job, self.trainer, self.data
         if data is None:
             raise DataError("This site has no usable data for this job.", remedy="See its log.")
@@ -180,22 +189,22 @@ class RunningJob:
                 remedy="It takes part from the next cohort_epoch on, when all operators agree on one.",
             )
         bound = job.aggregation.max_patients
-        used = data.train.patients, len(data.train), sum(data.left_out.values())
+        used = data.train.patients, len(data.train), sum(data.left_out.values()), int(rule.restarted)
         validated = len(data.validation) > 0 and DataKind.VALIDATION not in late
         metrics = trainer.evaluate(model, data.validation) if validated else np.zeros(trainer.task.statistics_size)
         kinds = DataKind.TRAINING | (DataKind.VALIDATION if validated else DataKind.NONE)
         statistics = np.concatenate([metrics / bound, to_limbs(np.array(used, float))])
         if shape.kind == "evaluate":
             return Contribution(np.zeros(0, np.float32), 0.0, statistics, kinds)
-        update = trainer.train(model, data.train, training_seed(job, site, request.round, self.order))
+        update = trainer.train(model, data.train, training_seed(job, site, request.round, self.order), rule)
         self._trained(request, data)
         return Contribution(update, min(data.train.patients, bound) / bound, statistics, kinds)
 
     def _private(
-        self, private: Private, plan: Plan, request: Request, model: FloatVector, shape: Shape
+        self, private: Private, plan: Plan, request: Request, model: FloatVector, rule: LocalRule, shape: Shape
     ) -> Contribution:
         try:
-            update = self._noised(private, plan, self.data, model, shape)
+            update = self._noised(private, plan, self.data, model, rule, shape)
             if self.data is not None and shape.kind == "train":
                 self._trained(request, self.data, private.trainer.left_out)
             self._tell(private.trainer.left_out)
@@ -205,7 +214,8 @@ class RunningJob:
             self._nothing(request, problem)
             self.data = None
             private.broken = True
-            update = self._noised(private, plan, None, model, shape)
+            update = self._noised(private, plan, None, model, rule, shape)
+        self.local.finished(request.round, rule, update, shape)  # of the noised update, so it costs nothing
         return Contribution(update, 1.0, np.zeros(0))
 
     def _tell(self, left_out: Mapping[str, int]) -> None:
@@ -218,13 +228,19 @@ class RunningJob:
             )
 
     def _noised(
-        self, private: Private, plan: Plan, data: LocalData | None, model: FloatVector, shape: Shape
+        self,
+        private: Private,
+        plan: Plan,
+        data: LocalData | None,
+        model: FloatVector,
+        rule: LocalRule,
+        shape: Shape,
     ) -> FloatVector | DoubleVector:
         update: FloatVector | DoubleVector
         if shape.kind == "evaluate":
             update = private.trainer.statistics(model, data.validation if data else None)
         elif plan.mode == "local":
-            update = private.trainer.train(model, data.train if data else None)
+            update = private.trainer.train(model, data.train if data else None, rule)
         else:
             update = private.trainer.direction(model, data.train if data else None)
         scale_of(Contribution(update, 1.0, np.zeros(0)), shape)

@@ -14,6 +14,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.troubles import Finding, Trouble
 from salus.client.ledger.store import Ledger
+from salus.client.local_half import LocalHalf
 from salus.client.measuring import Measurer, MeasuringJob
 from salus.client.model_checks import check_imprint
 from salus.client.performance import Performance
@@ -21,6 +22,7 @@ from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
 from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
+from salus.client.state import JobStates
 from salus.client.training import Trainer
 from salus.client.watch import DataWatch
 from salus.common.cost import check_cost
@@ -41,6 +43,7 @@ from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request, refusal
+from salus.common.strategies import strategy_of
 from salus.common.sums import sums_of
 from salus.common.sums.questions import questions_of
 from salus.common.tasks import make_task
@@ -72,6 +75,7 @@ class Site:
         rosters: which roster each job began with; None if there is only one roster, as in a simulation.
         order: this site's secret for the order of its images in training, see `training_seed`; empty in a simulation.
         limit: of checks about each data set; None for none, in a simulation.
+        states: folder for what a job keeps between rounds; None keeps it in memory.
         policy: called for every job, so that a changed policy file takes effect at once.
     """
 
@@ -92,6 +96,7 @@ class Site:
         rosters: JobRosters | None = None,
         order: bytes = b"",
         limit: CheckLimit | None = None,
+        states: Path | None = None,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -104,6 +109,7 @@ class Site:
         self._cache = cache
         self._order = order
         self._limit = limit
+        self._states = JobStates(states)
         self._rosters = rosters
         self._watch = DataWatch(catalogue, events)
         self._random: Callable[[int], bytes] = os.urandom
@@ -297,6 +303,8 @@ class Site:
         model = build_model(job.task, job.job.seed)
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)
+        name = f"{job_id}-{hashlib.sha256(document).hexdigest()[:16]}"
+        local = LocalHalf(strategy_of(job), trainer.layout, self._states, name)
         private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
         finding: Finding | None = None
         memory = Memory.of(self._performance, self._cache)
@@ -318,7 +326,18 @@ class Site:
                 left_out=data.left_out,
             )
         return RunningJob(
-            job, job_id, document, protection, trainer, data, self._events, account, private, finding, self._order
+            job,
+            job_id,
+            document,
+            protection,
+            trainer,
+            data,
+            self._events,
+            account,
+            private,
+            local,
+            finding,
+            self._order,
         )
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:

@@ -1,10 +1,13 @@
 """Local training: a few epochs from the global parameters, and the statistics of the global model on validation patients."""
 
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from salus.client.correction import Correction
 from salus.client.data.prefetch import batches
 from salus.client.data.tensors import TensorSet, Use
 from salus.client.performance import Performance
@@ -12,6 +15,7 @@ from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
+from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.tasks.base import Step, Task, Totals
 from salus.common.tasks.steps import check_steps, given, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, Layout, read_parameters, write_parameters
@@ -37,8 +41,8 @@ class Trainer:
         self.model.to(self.device)
         check_steps(self.model, self.task)
 
-    def train(self, start: FloatVector, data: TensorSet, seed: int) -> FloatVector:
-        """Return the update (local minus `start`) after the job's local epochs.
+    def train(self, start: FloatVector, data: TensorSet, seed: int, rule: LocalRule = PLAIN) -> FloatVector:
+        """Return the update (local minus `start`) after the job's local epochs, or after the steps of the rule.
 
         Guarantees: the same start, data, seed and device give the same update; torch's global random state is untouched.
         """
@@ -46,26 +50,38 @@ class Trainer:
         write_parameters(self.model, self.layout, start)
         optimizers = [make_optimizer(trained_by(self.model, step), settings) for step in self.task.steps]
         noise = torch.Generator().manual_seed(seed)
+        correct = Correction(self.model, rule, self.layout)
         shuffle = torch.Generator().manual_seed(seed)
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             self.model.train()
-            for epoch in range(settings.epochs):
+            left = rule.steps
+            for epoch in range(settings.epochs) if left is None else itertools.count():
                 order = torch.randperm(len(data), generator=shuffle)
-                rows = torch.split(order, settings.batch_size)
+                rows = torch.split(order, settings.batch_size)[:left]
                 for batch in batches(data, rows, self.device, Use(seed.to_bytes(8), epoch)):
                     for step, optimizer in zip(self.task.steps, optimizers, strict=True):
-                        self.step(step, optimizer, given(self.task.spec, step, batch, noise))
+                        self.step(step, optimizer, given(self.task.spec, step, batch, noise), correct)
+                if left is not None and (left := left - len(rows)) == 0:
+                    break
         return read_parameters(self.model, self.layout) - start
 
-    def step(self, step: Step, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-        """Take one step of the task, without clipping, with all that it may see."""
+    def step(
+        self, step: Step, optimizer: torch.optim.Optimizer, batch: Batch, correct: Callable[[], None] | None = None
+    ) -> None:
+        """Take one step of the task, without clipping, with all that it may see.
+
+        Args:
+            correct: changes the gradients by public numbers, see `LocalRule`; None for nothing.
+        """
         optimizer.zero_grad(set_to_none=True)
         with stepping(self.model, step):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.performance.mixed_precision):
                 losses = self.task.losses(self.model, batch, step)
             losses.mean().backward()  # type: ignore[no-untyped-call]
+        if correct is not None:
+            correct()
         optimizer.step()
 
     def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:

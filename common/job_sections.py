@@ -172,7 +172,7 @@ class Aggregation(Section):
     """
 
     plugins: ClassVar[Mapping[str, str | Registry]] = {
-        "strategy": "salus.server.strategies:STRATEGIES",
+        "strategy": "salus.common.strategies:STRATEGIES",
         "protection": "salus.privacy.protection:PROTECTIONS",
     }
     omitted: ClassVar[Mapping[str, tuple[str, ...]]] = {"strategy": ("fedavg", "fedavgm")}

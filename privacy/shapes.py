@@ -18,8 +18,8 @@ from salus.common.tasks.base import Task
 from salus.privacy.contribution import Kind, Shape
 from salus.privacy.dp.plan import plan_of, sensitivity_l2
 
-# Exact counts of the training data of a round without noise, over all sites.
-COHORT = ("patients", "images", "left_out")
+# Exact counts of a round without noise, over all sites: training data, and sites that lost what they had kept for the strategy.
+COHORT = ("patients", "images", "left_out", "restarted")
 TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more than 8 sigma with probability below 1e-14
 
 

@@ -23,10 +23,10 @@ from salus.common.files import replace_whole
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_database
+from salus.common.strategies.base import State
 from salus.common.strict import validate
 from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
 from salus.common.versions import check_format
-from salus.server.strategies.base import State
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(

@@ -6,6 +6,7 @@ from salus.common.cost import check_cost
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.models import build_model
+from salus.common.strategies import strategy_of
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
 from salus.common.tasks.steps import check_steps, stepping
@@ -13,7 +14,6 @@ from salus.common.transforms.checks import check_chain
 from salus.privacy.dp.checks import checked_clipper, steps_under_noise
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import key_holder_of, protection_of
-from salus.server.strategies import strategy_of
 
 MAX_JOB_BYTES = 256 * 2**30  # more than hospital machines have; each site has its own limit
 

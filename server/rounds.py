@@ -11,6 +11,9 @@ from salus.common.errors import RoundError
 from salus.common.estimates import to_plain
 from salus.common.figures import Figures
 from salus.common.models import build_model
+from salus.common.strategies import strategy_of
+from salus.common.strategies.base import Mean, Sent
+from salus.common.strategies.wire import encode_model
 from salus.common.sums.exact import from_limbs
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Totals
@@ -19,7 +22,6 @@ from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import COHORT, shape_of
 from salus.server.attempts import Attempts, Cancelled
-from salus.server.strategies import strategy_of
 
 Evaluator = Callable[[FloatVector], dict[str, float]]
 
@@ -76,16 +78,18 @@ class JobRun:
             self.model, state = self.checkpoints.load_model(self.job_id, len(done), self.layout)
             self.events.emit("resumed", job=self.job_id, round=len(done))
         for round_ in range(len(done) + 1, self.job.job.rounds + 1):
-            total, metrics = self._round(round_, "train")
+            total, metrics = self._round(round_, "train", self.strategy.sent(state))
             started = self.attempts.clock.monotonic_s()
             shape = self._shape("train")
             direction = total.mean_update(shape) * self._step_scale
-            state, self.model = self.strategy.apply(state, self.model, direction)
+            cohort = self._cohort(total)
+            mean = Mean(direction, tuple(total.sites), cohort.get("patients", 0), cohort.get("restarted", 0))
+            state, self.model = self.strategy.apply(state, self.model, mean)
             record: dict[str, object] = {
                 "round": round_,
                 "sites": list(total.sites),
                 "metrics_before": metrics,
-                "cohort": self._cohort(total),
+                "cohort": cohort,
                 "seconds": dict(self.attempts.seconds),
             }
             if self.evaluate is not None:
@@ -111,7 +115,7 @@ class JobRun:
         if self.job.privacy.noised and self.job.privacy.evaluation_share == 0:
             return
         try:
-            total, metrics = self._round(self.job.job.rounds + 1, "evaluate")
+            total, metrics = self._round(self.job.job.rounds + 1, "evaluate", {})
         except Cancelled:
             raise
         except RoundError as problem:
@@ -125,19 +129,23 @@ class JobRun:
             figures=self._figures(total).model_dump(mode="json"),
         )
 
-    def _round(self, round_: int, kind: Kind) -> tuple[Sum, dict[str, object]]:
-        """Return the sum of one round and the metrics of the model that the sites received."""
+    def _round(self, round_: int, kind: Kind, sent: Sent) -> tuple[Sum, dict[str, object]]:
+        """Return the sum of one round and the metrics of the model that the sites received.
+
+        Args:
+            sent: what the strategy sends beside the model.
+        """
         shape = self._shape(kind)
 
         def useful(total: Sum) -> None:
             if kind == "train":
                 total.mean_update(shape)  # raises if no site sent a weight
 
-        total = self.attempts.sum(round_, kind, self.layout.encode(self.model), shape, useful)
+        total = self.attempts.sum(round_, kind, encode_model(self.layout, self.model, sent), shape, useful)
         return total, self._metrics(total, kind)
 
     def _cohort(self, total: Sum) -> dict[str, int]:
-        """Return the training data of a round over all sites: patients, images, and files that could not be used."""
+        """Return `COHORT` of a round over all sites; empty with noise."""
         if self.job.privacy.noised:
             return {}
         numbers = from_limbs(total.statistics(self._shape("train"), 1.0)[self.task.statistics_size :])

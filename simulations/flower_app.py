@@ -135,6 +135,7 @@ def _site_of(context: Context) -> Site:
             performance=Performance(threads=1),
             events=EventLog(settings.folder / f"site-{number}" / "events.jsonl"),
             ledger=Ledger(settings.folder / f"site-{number}" / "ledger.sqlite", SystemClock()),
+            states=settings.folder / f"site-{number}" / "states",
         )
     return _sites[settings.folder, number]
 

@@ -188,6 +188,7 @@ def _make_app(setup: WorkerSetup, sites: Sequence[int], threads: int) -> ClientA
                 performance=performance,
                 events=EventLog(setup.folder / f"site-{number}" / "events.jsonl"),
                 ledger=Ledger(setup.folder / f"site-{number}" / "ledger.sqlite", SystemClock()),
+                states=setup.folder / f"site-{number}" / "states",  # on disk: another worker may be asked next
             )
         return made[number]
 

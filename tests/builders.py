@@ -119,4 +119,5 @@ def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy |
         performance=Performance(device="cpu", threads=1),
         events=EventLog(folder / "events.jsonl"),
         ledger=Ledger(folder / "ledger.sqlite", SystemClock()),
+        states=folder / "states",
     )

@@ -5,7 +5,7 @@ each micro-batch accumulate(sums of clipped per-patient gradients), in double pr
 end of the step  step(): noise once, divide by the expected number of patients, inner step, accountant's hook
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
         clip_norm_l2: clip norm of each patient's gradient.
         expected_patients: public expected number of patients in a sample.
         stream: cryptographic randomness.
+        correct: called in each step after the noise, to change gradients by public numbers; None for nothing.
 
     Guarantees: `step` adds noise also to an empty sample; Opacus' accountants can be attached by `attach_step_hook`.
     """
@@ -36,6 +37,7 @@ class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
         clip_norm_l2: float,
         expected_patients: float,
         stream: Stream,
+        correct: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(
             optimizer,
@@ -45,6 +47,7 @@ class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
             loss_reduction="mean",
         )
         self._stream = stream
+        self._correct = correct
 
     def accumulate(self, clipped: Sequence[torch.Tensor]) -> None:
         """Add the clipped sum of a micro-batch, one float64 tensor per parameter, to ``p.summed_grad``."""
@@ -62,6 +65,8 @@ class PatientOptimizer(DPOptimizerFastGradientClipping):  # type: ignore[misc]  
         """Add noise, scale, and call the accountant's hook."""
         self.add_noise()
         self.scale_grad()
+        if self._correct is not None:
+            self._correct()
         if self.step_hook:
             self.step_hook(self)
         return True

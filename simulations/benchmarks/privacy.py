@@ -24,13 +24,14 @@ from salus.common.declaration import target_of
 from salus.common.errors import ConfigError
 from salus.common.job import Job, parse_job
 from salus.common.models import build_model
+from salus.common.strategies import strategy_of
+from salus.common.strategies.base import Mean
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp.accounting import Release, solve_noise
 from salus.privacy.dp.gaussian import gaussian
 from salus.privacy.dp.plan import Plan
 from salus.privacy.randomness import Stream
-from salus.server.strategies import strategy_of
 from salus.simulations.benchmarks.environment import describe_machine, versions
 from salus.simulations.simulate import simulate, test_evaluator
 from salus.simulations.virtual import make_hospitals, open_catalogue
@@ -138,7 +139,7 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 
         for _ in range(steps):
             drawn = gaussian(trainer.layout.size, noise * noises**0.5, stream).numpy()
             total = private.direction(parameters, pool) + drawn
-            state, parameters = strategy.apply(state, parameters, total / (RATE * PATIENTS))
+            state, parameters = strategy.apply(state, parameters, Mean(total / (RATE * PATIENTS)))
         assert evaluate is not None  # Safe because the data have a test split.
         return evaluate(parameters)["auc"]
 

@@ -7,14 +7,13 @@ learning rate falls linearly from its first value to zero after the last round.
 from typing import Annotated, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from salus.common.job import Job
 from salus.common.registry import settings_of
+from salus.common.strategies.base import Mean, OneSided, State, learning_rate_of
 from salus.common.strict import Strict
 from salus.common.vectors import FloatVector
-from salus.server.strategies.base import State, learning_rate_of
 
 
 class FedAvgMSettings(Strict):
@@ -30,7 +29,7 @@ class FedAvgMSettings(Strict):
     server_decay: Literal["none", "linear"] | None = None  # linear if a round is one noised step, otherwise none
 
 
-class FedAvgM:
+class FedAvgM(OneSided):
     """Momentum over the mean updates of all rounds; its state is the velocity and the number of rounds done."""
 
     Settings = FedAvgMSettings
@@ -44,10 +43,8 @@ class FedAvgM:
     def init(self, parameters: int) -> State:
         return {"velocity": np.zeros(parameters), "rounds": np.zeros(1)}
 
-    def apply(
-        self, state: State, model: FloatVector, mean_update: npt.NDArray[np.float64]
-    ) -> tuple[State, FloatVector]:
+    def apply(self, state: State, model: FloatVector, mean: Mean) -> tuple[State, FloatVector]:
         done = float(state["rounds"][0])
         rate = self._learning_rate * (max(0.0, 1.0 - done / self._rounds) if self._decays else 1.0)
-        velocity = self._momentum * state["velocity"] + mean_update
+        velocity = self._momentum * state["velocity"] + mean.update
         return {"velocity": velocity, "rounds": np.array([done + 1])}, (model + rate * velocity).astype(np.float32)

@@ -5,14 +5,13 @@ scaled by a server learning rate (Reddi et al. 2021, arXiv 2003.00295); at 1 thi
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from salus.common.job import Job
+from salus.common.strategies.base import Mean, OneSided, State, learning_rate_of
 from salus.common.vectors import FloatVector
-from salus.server.strategies.base import State, learning_rate_of
 
 
-class FedAvg:
+class FedAvg(OneSided):
     """``model + server_learning_rate * mean_update``; it has no state."""
 
     def __init__(self, job: Job) -> None:
@@ -21,7 +20,5 @@ class FedAvg:
     def init(self, parameters: int) -> State:
         return {}
 
-    def apply(
-        self, state: State, model: FloatVector, mean_update: npt.NDArray[np.float64]
-    ) -> tuple[State, FloatVector]:
-        return state, (model + self._learning_rate * mean_update).astype(np.float32)
+    def apply(self, state: State, model: FloatVector, mean: Mean) -> tuple[State, FloatVector]:
+        return state, (model + self._learning_rate * mean.update).astype(np.float32)
