@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from salus.client.commands import intake
 from salus.client.commands.intake import Folder, Name, Yes
 from salus.common.console import emit_json, err, example, group, out, shown, table
-
-if TYPE_CHECKING:
-    from salus.client.data.target_table import TargetSummary
 
 app = group("The hospital's data: register, list, inspect, check.")
 
@@ -50,6 +47,7 @@ def add(
     """Read a source, register what can be used, count what cannot, and show what will be public about it."""
     from salus.client.commands.declaring import declare as declared
     from salus.client.commands.declaring import words
+    from salus.client.commands.summaries import show_summary
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
     from salus.client.data.records import ImageRecord, Quarantined
@@ -89,7 +87,7 @@ def add(
                 yield item
 
         catalogue.add_records(name, chosen, path, options, counted(), declare=False)
-    _show(catalogue.summary(name), as_json=False)
+    show_summary(catalogue.summary(name), as_json=False)
     declared(folder, catalogue, name, yes=yes)
 
 
@@ -161,10 +159,11 @@ def show(
 ) -> None:
     """Show the counts of one data set, and what is public about it."""
     from salus.client.commands.declaring import show_declaration
+    from salus.client.commands.summaries import show_summary
     from salus.client.config import open_catalogue
 
     catalogue = open_catalogue(folder)
-    _show(catalogue.summary(name), as_json=as_json)
+    show_summary(catalogue.summary(name), as_json=as_json)
     known = catalogue.declarations.all()[name]
     if known is not None and not as_json:
         show_declaration(name, known, catalogue.propose(name))
@@ -186,7 +185,7 @@ def check(
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
     from salus.client.data.readiness import check as checked
-    from salus.client.data.readiness import sections_of
+    from salus.client.data.readiness_page import sections_of
     from salus.common.errors import DataError
     from salus.common.pages import write_page
 
@@ -269,42 +268,3 @@ def cache(folder: Folder, clear: Annotated[bool, typer.Option(help="Remove all p
     table(
         "", ["", ""], [("on disk", f"{used / 2**20:,.1f} MB"), ("limit", f"{limit:,} MB (disk_cache_mb in site.toml)")]
     )
-
-
-def _target_rows(name: str, target: "TargetSummary", source: str) -> Iterator[tuple[str, object]]:
-    from salus.client.data.target_check import unit_of
-
-    yield f"{target.kind} {name}" if name != target.kind else name, target.images
-    if target.empty:
-        yield f"{name}: empty", target.empty
-    if target.cut:
-        yield f"{name}: reaches beyond the image", target.cut
-    unit = unit_of(target.kind, source)
-    for structure, amount in target.amounts.items():
-        yield f"{name}: {structure}", f"{amount:,.6g} {unit}".strip()
-
-
-def _show(summary: object, *, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from salus.client.data.catalogue import DatasetSummary
-    from salus.client.data.readiness import label_rows
-
-    assert isinstance(summary, DatasetSummary)  # Safe because both callers pass a summary.
-    if as_json:
-        emit_json(asdict(summary))
-        return
-    rows = [
-        ("kind", summary.kind),
-        ("patients", summary.patients),
-        ("studies", summary.studies),
-        ("images", summary.images),
-        ("images with the same pixels", summary.duplicates),
-        *(
-            (f"label {label}" if label != "without a label" else label, count)
-            for label, count, _ in label_rows(summary.labels, {})
-        ),
-        *(row for name, target in summary.targets.items() for row in _target_rows(name, target, summary.kind)),
-        *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
-    ]
-    table(summary.name, ["", ""], rows)

@@ -26,7 +26,8 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.base import Source, SourceOptions
 from salus.client.data.split import Splits, most_held_out
 from salus.client.data.staging import BATCH, publish, stage
-from salus.client.data.target_table import TargetSummary, kinds_by_image, streamed, summarised
+from salus.client.data.summaries import DatasetSummary, summary_of
+from salus.client.data.target_table import kinds_by_image, streamed
 from salus.client.data.troubles import Troubles
 from salus.common.declaration import Declaration, TargetKind
 from salus.common.errors import DataError
@@ -52,22 +53,6 @@ class CataloguedImage:
     split: str
     sha256: str
     targets: Mapping[str, TargetKind] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class DatasetSummary:
-    """What a data set holds, in counts."""
-
-    name: str
-    kind: str
-    root: str
-    patients: int
-    studies: int
-    images: int
-    labels: dict[str, int]
-    quarantined: dict[str, int]
-    duplicates: int
-    targets: dict[str, TargetSummary] = field(default_factory=dict)
 
 
 class Catalogue:
@@ -271,37 +256,11 @@ class Catalogue:
 
     def summary(self, name: str) -> DatasetSummary:
         """Return the counts of a data set; raises DataError for an unknown one."""
-        mine = IMAGES.c.dataset == name
         with self._engine.connect() as connection:
             dataset = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
             if dataset is None:
                 raise self._unknown(name)
-            counts = connection.execute(
-                sa.select(
-                    sa.func.count(sa.distinct(IMAGES.c.patient)),
-                    sa.func.count(sa.distinct(IMAGES.c.study)),
-                    sa.func.count(),
-                    sa.func.count(
-                        sa.distinct(sa.func.coalesce(sa.func.nullif(IMAGES.c.pixel_sha256, ""), IMAGES.c.sha256))
-                    ),
-                ).where(mine)
-            ).one()
-            labels = connection.execute(sa.select(IMAGES.c.label, sa.func.count()).where(mine).group_by(IMAGES.c.label))
-            bad = connection.execute(
-                sa.select(QUARANTINE.c.reason, sa.func.count())
-                .where(QUARANTINE.c.dataset == name)
-                .group_by(QUARANTINE.c.reason)
-            )
-            return DatasetSummary(
-                name,
-                dataset.kind,
-                Path(self._sealer.open(dataset.root)).name,
-                *counts[:3],
-                labels={label: count for label, count in labels},
-                quarantined={reason: count for reason, count in bad},
-                duplicates=counts[2] - counts[3],
-                targets=summarised(connection, name),
-            )
+            return summary_of(connection, name, dataset.kind, Path(self._sealer.open(dataset.root)).name)
 
     def _unknown(self, name: str) -> DataError:
         known = ", ".join(self.names()) or "none"

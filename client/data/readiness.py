@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from salus.client.data.catalogue import Catalogue, DatasetSummary
+from salus.client.data.catalogue import Catalogue
 from salus.client.data.declaration import FEW_PATIENTS, are_numbers, differences, outside
 from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts, Sample
+from salus.client.data.summaries import DatasetSummary
 from salus.client.data.target_check import TargetFindings, findings, pictured
-from salus.client.data.target_check import sections_of as target_sections
 from salus.client.data.troubles import unreadable
 from salus.common.errors import UnreadableImage
-from salus.common.pages import Section
 from salus.common.vocabulary import OTHER
 
 THUMBNAILS, THUMBNAIL_SIDE = 24, 96
@@ -199,52 +198,3 @@ def thumbnail(sample: Sample) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def sections_of(found: Readiness) -> list[Section]:
-    """Return the findings as sections of a page."""
-    summary = found.summary
-    counted = [
-        ("patients", summary.patients),
-        ("studies", summary.studies),
-        ("images", summary.images),
-        ("readable now", summary.images - len(found.unreadable)),
-    ]
-    labels = label_rows(summary.labels, found.patients_by_label)
-    ranges = [(name, f"{low:g}", f"{high:g}") for name, (low, high) in sorted(found.ranges.items()) if low <= high]
-    quarantined = [(reason, count) for reason, count in sorted(summary.quarantined.items())]
-    unreadable = Counter(reason for _, reason in found.unreadable)
-    bars = [(f"{place / HISTOGRAM_BINS:.2f}", float(count)) for place, count in enumerate(found.intensities)]
-    return [
-        *(Section("" if i else "To look at", warning, warns=True) for i, warning in enumerate(found.warnings)),
-        Section("Size", rows=counted),
-        *([Section("Labels", columns=("label", "images", "patients"), rows=labels)] if labels else []),
-        *target_sections(found.targets, summary.kind),
-        *_table("Vendors", found.vendors),
-        *_table("Modalities", found.modalities),
-        *_table("Sizes in pixels", found.sizes),
-        *_table("Spacing in mm", found.spacings),
-        *([Section("Range of intensities", columns=("modality", "lowest", "highest"), rows=ranges)] if ranges else []),
-        *([Section("Mean brightness of the images", bars=bars)] if any(found.intensities) else []),
-        *_table("Missing values", found.missing),
-        *([Section("Not registered", columns=("reason", "files"), rows=quarantined)] if quarantined else []),
-        *_table("No longer readable", unreadable),
-        *(
-            [Section("Sample images", "They exist only in this file.", pictures=found.thumbnails)]
-            if found.thumbnails
-            else []
-        ),
-    ]
-
-
-def label_rows(images: Mapping[str, int], patients: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Return label, images and patients; one row for all labels that are measured numbers."""
-    if are_numbers(images):
-        numbers = sorted(float(label) for label in images if label)
-        every = f"measured: {numbers[0]:g} to {numbers[-1]:g}, median {numbers[len(numbers) // 2]:g}"
-        return [(every, sum(images.values()), sum(patients.values()))]
-    return [(label or "without a label", count, patients.get(label, 0)) for label, count in images.items()]
-
-
-def _table(title: str, counts: Counter[str]) -> list[Section]:
-    return [Section(title, rows=counts.most_common(12))] if counts else []

@@ -1,8 +1,7 @@
 """A folder of DICOM files and a CSV of labels: one sample per file, or with `volumes` one per series."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -11,7 +10,7 @@ import numpy as np
 
 from salus.client.data.dicom.decoders import load_decoders, try_volume
 from salus.client.data.dicom.geometry import plane_affine
-from salus.client.data.dicom.picture import DicomImage, Window, read_image
+from salus.client.data.dicom.picture import DicomImage, read_image
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume, split_times, stack
 from salus.client.data.records import ImageRecord, Quarantined, Sample
@@ -27,11 +26,17 @@ from salus.client.data.sources.dicom_masks import (
     read_mask,
     read_slice,
 )
+from salus.client.data.sources.dicom_samples import (
+    joined_digest,
+    picture_sample,
+    plane_ml,
+    slices_digest,
+    volume_sample,
+)
 from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
 from salus.client.data.structures import Mask, checked_names
 from salus.common.errors import UnreadableImage
 
-AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so that no slice is stretched separately
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 NO_IMAGES = ("mask-without-image", "the images that it refers to are not here")
@@ -105,14 +110,14 @@ class DicomFolder:
             image = self._read(key)
             masked = masked_by(self._files, self._index.of([image]), partial(self._slice_mask, image=image))
             yield from masked.refused
-            yield self._record([image], [key], masked, image.info, _plane_ml(image))
+            yield self._record([image], [key], masked, image.info, plane_ml(image))
 
     def _record(
         self, slices: list[DicomImage], keys: list[str], masked: Masked, info: Info, voxel_ml: float
     ) -> ImageRecord:
         first, mask, volume = slices[0], masked.mask, self._options.volumes
         row = self._label(first, keys[0], mask, voxel_ml)
-        digest = _digest(slices) if volume else first.sha256
+        digest = slices_digest(slices) if volume else first.sha256
         extra = extra_of(self._row(first, keys[0]), self._files, self._options)
         return ImageRecord(
             self._patient(first, row),
@@ -121,7 +126,7 @@ class DicomFolder:
             row.label,
             row.split,
             with_digest(digest_with(digest, masked.data), extra.digest),
-            _joined(image.pixel_sha256 for image in slices) if volume else first.pixel_sha256,
+            joined_digest(image.pixel_sha256 for image in slices) if volume else first.pixel_sha256,
             group=str(info["vendor"]),
             info=info,
             targets={**({} if mask is None else {MASK: mask.target(voxel_ml)}), **extra.targets},
@@ -194,24 +199,14 @@ class DicomFolder:
         if not slices:
             raise UnreadableImage("missing", "no image is left of this sample")
         if self._options.volumes:
-            sample, volume = _volume(slices)
+            sample, volume = volume_sample(slices)
             sample = self._with_mask(sample, objects, partial(self._volume_mask, slices=slices, volume=volume))
             return extra_of(self._row(slices[0], names[0]), self._files, self._options).on(sample)
         image = slices[0]
         if image.values.ndim == 3 and image.values.shape[0] > 1:
-            sample = replace(_volume([image])[0], sha256=image.sha256)
+            sample = replace(volume_sample([image])[0], sha256=image.sha256)
             return extra_of(self._row(image, names[0]), self._files, self._options).on(sample)
-        values, measured = image.values, image.intensities
-        if values.ndim == 4:
-            values, measured = values[0], measured[0]
-        sample = Sample(
-            values,
-            image.geometry.spacing_mm,
-            sha256=image.sha256,
-            intensities=measured,
-            pixel_sha256=image.pixel_sha256,
-            affine=plane_affine(image.geometry, image.frame_step_mm),
-        )
+        sample = picture_sample(image)
         sample = self._with_mask(sample, objects, partial(self._slice_mask, image=image))
         return extra_of(self._row(image, names[0]), self._files, self._options).on(sample)
 
@@ -228,29 +223,3 @@ class DicomFolder:
             kinds={MASK: "mask"},
             names={MASK: masked.mask.names},
         )
-
-
-def _plane_ml(image: DicomImage) -> float:
-    return float(np.prod(image.geometry.spacing_mm) * np.linalg.norm(image.frame_step_mm)) / 1000.0
-
-
-def _volume(slices: list[DicomImage]) -> tuple[Sample, Volume]:
-    volume = stack(slices)
-    measured = stack([replace(image, values=image.intensities, window=AS_STORED) for image in slices])
-    sample = Sample(
-        np.ascontiguousarray(volume.values[None]),
-        volume.spacing_mm,
-        sha256=_digest(slices),
-        intensities=np.ascontiguousarray(measured.values[None]),
-        pixel_sha256=_joined(image.pixel_sha256 for image in slices),
-        affine=None if slices[0].geometry.position is None else volume.affine[:, [2, 1, 0, 3]],
-    )
-    return sample, volume
-
-
-def _joined(digests: Iterable[str]) -> str:
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-
-
-def _digest(slices: Sequence[DicomImage]) -> str:
-    return _joined(image.sha256 for image in slices)

@@ -10,7 +10,8 @@ from tests.client.data.dicom_files import write
 from salus.client.commands.dataset import check as check_command
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.readiness import check, sections_of
+from salus.client.data.readiness import check
+from salus.client.data.readiness_page import sections_of
 from salus.client.data.sources.base import SourceOptions
 from salus.common.errors import DataError
 from salus.common.pages import Section, write_page

@@ -1,0 +1,59 @@
+"""From decoded DICOM images to samples."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from salus.client.data.dicom.geometry import plane_affine
+from salus.client.data.dicom.picture import DicomImage, Window
+from salus.client.data.dicom.volumes import Volume, stack
+from salus.client.data.records import Sample
+
+AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so that no slice is stretched separately
+
+
+def picture_sample(image: DicomImage) -> Sample:
+    """Return ``[1, rows, columns]`` or ``[3, rows, columns]`` of a file with one image."""
+    values, measured = image.values, image.intensities
+    if values.ndim == 4:
+        values, measured = values[0], measured[0]
+    return Sample(
+        values,
+        image.geometry.spacing_mm,
+        sha256=image.sha256,
+        intensities=measured,
+        pixel_sha256=image.pixel_sha256,
+        affine=plane_affine(image.geometry, image.frame_step_mm),
+    )
+
+
+def plane_ml(image: DicomImage) -> float:
+    """Return the volume of one pixel in millilitres."""
+    return float(np.prod(image.geometry.spacing_mm) * np.linalg.norm(image.frame_step_mm)) / 1000.0
+
+
+def volume_sample(slices: Sequence[DicomImage]) -> tuple[Sample, Volume]:
+    """Return ``[1, z, y, x]`` of a series, and its volume; raises UnreadableImage as `volumes.stack`."""
+    volume = stack(slices)
+    measured = stack([replace(image, values=image.intensities, window=AS_STORED) for image in slices])
+    sample = Sample(
+        np.ascontiguousarray(volume.values[None]),
+        volume.spacing_mm,
+        sha256=slices_digest(slices),
+        intensities=np.ascontiguousarray(measured.values[None]),
+        pixel_sha256=joined_digest(image.pixel_sha256 for image in slices),
+        affine=None if slices[0].geometry.position is None else volume.affine[:, [2, 1, 0, 3]],
+    )
+    return sample, volume
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """Return one hash of several, in whatever order they come."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def slices_digest(slices: Sequence[DicomImage]) -> str:
+    """Return the hash of the stored bytes of a series."""
+    return joined_digest(image.sha256 for image in slices)
