@@ -53,14 +53,14 @@ class Calls:
     Args:
         structures: of each call's result.
         tensors: all tensors of all results, in order, first dimension the items or a multiple of them.
-        complete: whether the loss ended without an error; otherwise further calls may be missing.
+        losses: of the items; None if the loss ended with an error, so that further calls may be missing.
     """
 
     model: nn.Module
     structures: tuple[Any, ...]
     tensors: tuple[torch.Tensor, ...]
     items: int
-    complete: bool = True
+    losses: torch.Tensor | None = None
 
     def of_item(self, item: int) -> list[torch.Tensor]:
         """Return one item's part of every tensor, detached; half precision becomes single."""
@@ -111,19 +111,19 @@ def recorded(loss: Loss, model: nn.Module, batch: Batch) -> Calls:
         results.append(target(*arguments, **named))
         return results[-1]
 
-    complete = True
+    losses = None
     try:
-        loss(cast(nn.Module, _Proxy(model, answer)), batch)
+        losses = loss(cast(nn.Module, _Proxy(model, answer)), batch).detach()
     except Exception:
         if not results:
             raise
-        complete = False  # the loss may fail for one item only, see `output_gradients`
+        # The loss may fail for one item only, see `output_gradients`.
     flat, structures = zip(*(pytree.tree_flatten(result) for result in results), strict=True) if results else ((), ())
     tensors = tuple(tensor for leaves in flat for tensor in leaves)
     items = len(batch)
     if not tensors or any(not isinstance(t, torch.Tensor) or t.dim() == 0 or len(t) % items for t in tensors):
         raise RuntimeError("expected calls of the network whose outputs belong to single items")
-    return Calls(model, tuple(structures), tensors, items, complete)
+    return Calls(model, tuple(structures), tensors, items, losses)
 
 
 def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list[torch.Tensor]:
@@ -149,7 +149,7 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
                 slopes = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
             found = [next(slopes) if leaf.requires_grad else None for leaf in leaves]
         except Exception as problem:
-            if isinstance(problem, OtherCalls) and not calls.complete:
+            if isinstance(problem, OtherCalls) and calls.losses is None:
                 raise
             # Any error must affect only this patient: a failure of the whole step would reveal that the patient is there.
             for tensor, gradient in zip(calls.tensors, gradients, strict=True):

@@ -63,19 +63,32 @@ def trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+class Loop:
+    """The reference for both engines: a plain loop over patients with ordinary gradients."""
+
+    def __init__(self, model: nn.Module, loss: Loss, batch: Batch, patients: Patients) -> None:
+        parameters = trained(model)
+        self._nothing = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+        self._gradients: dict[int, list[torch.Tensor]] = {}
+        self.norms_l2 = torch.zeros(patients.count, dtype=torch.float64)
+        for patient, images in enumerate(patients.of_row):
+            if images:
+                mine = slice(patient * patients.places, patient * patients.places + images)
+                found = torch.autograd.grad(loss(model, batch.rows(mine)).mean(), parameters)
+                self._gradients[patient] = list(found)
+                self.norms_l2[patient] = sum_of_squares(list(found)).sqrt()
+
+    def clipped_sum(self, clip_norm_l2: float) -> ClippedSum:
+        """Return the sum of the patients' clipped gradients."""
+        total = [part.clone() for part in self._nothing]
+        factors = clip_factors(self.norms_l2, clip_norm_l2).tolist()
+        for patient, gradients in self._gradients.items():
+            if factors[patient] > 0:
+                for place, gradient in enumerate(gradients):
+                    total[place] += factors[patient] * gradient.double()
+        return ClippedSum(total, self.norms_l2)
+
+
 def looped_sum(model: nn.Module, loss: Loss, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
-    """Return the same by a plain loop over patients with ordinary gradients: the reference for both engines."""
-    parameters = trained(model)
-    total = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
-    norms = torch.zeros(patients.count, dtype=torch.float64)
-    for patient, images in enumerate(patients.of_row):
-        if not images:
-            continue
-        mine = slice(patient * patients.places, patient * patients.places + images)
-        gradients = torch.autograd.grad(loss(model, batch.rows(mine)).mean(), parameters)
-        norms[patient] = sum_of_squares(list(gradients)).sqrt()
-        factor = clip_factors(norms[patient : patient + 1], clip_norm_l2)[0]
-        if float(factor) > 0:
-            for place, gradient in enumerate(gradients):
-                total[place] += factor * gradient.double()
-    return ClippedSum(total, norms)
+    """Return what `Clipper.clipped_sum` does, by the loop."""
+    return Loop(model, loss, batch, patients).clipped_sum(clip_norm_l2)

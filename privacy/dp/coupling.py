@@ -9,35 +9,44 @@ from salus.privacy.dp.calls import Calls, Loss, recorded
 
 TOLERANCE = 1e-5
 ITEMS = 64  # size of the largest batch tried: a loss may couple the items of large batches only
-FEWEST = 8
-SIZES = (1, 2, 3, 5, 8, 13, 21, 33, ITEMS)
-LARGEST = 2**22  # numbers in the outputs of that batch
+FEWEST = 10
+SIZES = (1, 2, 3, 5, 10, 13, 21, 33, ITEMS)
+LARGEST = 2**20  # numbers in the outputs of that batch, because masks of volumes are large
 SCALES = (0.1, 1.0, 3.0, 30.0)  # from outputs of an untrained network to those of a confident one
 
 
 def refuse_coupled_outputs(model: nn.Module, loss: Loss, batch: Batch) -> Calls:
-    """Return the network's calls for a batch; raise ProtectionError if its outputs for one image depend on the others."""
+    """Return the network's calls for a batch; raise ProtectionError if outputs or losses of one image depend on the others."""
     with torch.no_grad():
         together = recorded(loss, model, batch)
-        alone = [recorded(loss, model, batch.rows(slice(i, i + 1))).of_item(0) for i in range(len(batch))]
+        alone = [recorded(loss, model, batch.rows(slice(i, i + 1))) for i in range(len(batch))]
         more = recorded(loss, model, joined([batch, _altered(batch)]))
         same = len(together.tensors) == len(more.tensors) and all(
-            _alike(found.of_item(item), alone[item]) for found in (together, more) for item in range(len(batch))
+            _alike(found.of_item(item), alone[item].of_item(0))
+            for found in (together, more)
+            for item in range(len(batch))
         )
     if not same:
         raise ProtectionError(
             "The network's output for one image depends on the others in its batch.",
             remedy="Remove BatchNorm, dropout in evaluation mode, and other statistics shared between images.",
         )
+    own = torch.cat([_shaped(calls.losses, 1) for calls in alone])
+    for found in (together, more):
+        if not _close(_shaped(found.losses, found.items)[: len(batch)], own):
+            raise _coupled()
     return together
 
 
 def refuse_coupled_losses(model: nn.Module, loss: Loss, batch: Batch) -> None:
-    """Raise ProtectionError unless each item's loss is the same alone, among others, and when the others change."""
+    """Raise ProtectionError unless each item's loss is the same alone, among others, and when the others change.
+
+    For losses that cannot be taken apart, which the engine evaluates for one item at a time together with the network.
+    """
     with torch.no_grad():
-        alone = torch.cat([_losses(loss, model, batch.rows(slice(i, i + 1))) for i in range(len(batch))])
-        for found in (_losses(loss, model, batch), _losses(loss, model, joined([batch, _altered(batch)]))):
-            if not _close(found[: len(batch)], alone):
+        alone = torch.cat([_shaped(loss(model, batch.rows(slice(i, i + 1))), 1) for i in range(len(batch))])
+        for tried in (batch, joined([batch, _altered(batch)])):
+            if not _close(_shaped(loss(model, tried), len(tried))[: len(batch)], alone):
                 raise _coupled()
 
 
@@ -96,9 +105,7 @@ def _loss_and_slopes(
     this is not the gradient that the item has alone.
     """
     leaves = [o.clone().requires_grad_() if o.is_floating_point() else o for o in outputs]
-    found = calls.loss(loss, batch, [leaf.flatten(0, 1) for leaf in leaves])
-    if found.shape != (len(batch),):
-        raise _coupled()
+    found = _shaped(calls.loss(loss, batch, [leaf.flatten(0, 1) for leaf in leaves]), len(batch))
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     weights = 1 + torch.arange(len(batch), dtype=found.dtype) % 7
     slopes = torch.autograd.grad((found * weights).sum(), wanted, allow_unused=True)
@@ -106,11 +113,10 @@ def _loss_and_slopes(
     return found.detach(), [slope / weights.reshape(-1, *[1] * (slope.dim() - 1)) for slope in filled]
 
 
-def _losses(loss: Loss, model: nn.Module, batch: Batch) -> torch.Tensor:
-    found = loss(model, batch)
-    if found.shape != (len(batch),):
+def _shaped(losses: torch.Tensor | None, items: int) -> torch.Tensor:
+    if losses is None or losses.shape != (items,):
         raise _coupled()
-    return found
+    return losses
 
 
 def _altered(batch: Batch) -> Batch:

@@ -1,0 +1,60 @@
+"""Every network of the registry and every task: checked at the start against the plain loop, and on which engine.
+
+`test_segmentation_models` has the networks for segmentation with their own settings.
+"""
+
+import pytest
+from tests.privacy.dp import test_segmentation_models
+
+from salus.common.job import TaskSettings, parse_job
+from salus.common.models import MODELS, build_model
+from salus.common.tasks import TASKS, make_task
+from salus.privacy.dp.checks import checked_clipper
+from salus.privacy.dp.fast import FastClipper
+
+TABLE = ()
+ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
+    ("classification", "cnn", (8, 8), FastClipper),
+    ("classification", "cnn", (8, 6, 8), FastClipper),
+    ("classification", "densenet121", (32, 32), FastClipper),
+    ("classification", "logistic", (8, 8), FastClipper),
+    ("classification", "resnet18", (8, 8), FastClipper),
+    ("multi-label", "cnn", (8, 8), FastClipper),
+    ("multi-label", "logistic", TABLE, FastClipper),
+    ("ordinal", "cnn", (8, 8), FastClipper),
+    ("ordinal", "logistic", TABLE, FastClipper),
+    ("regression", "cnn", (8, 8), FastClipper),
+    ("regression", "logistic", TABLE, FastClipper),
+    ("tabular", "logistic", TABLE, FastClipper),
+]
+JOB = """
+[job]
+name = "registry"
+rounds = 2
+[task]
+kind = "{kind}"
+model = "{model}"
+dataset = "d"
+classes = {classes}
+{more}
+"""
+
+
+def settings(kind: str, model: str, shape: tuple[int, ...]) -> TaskSettings:
+    more = f"shape = {list(shape)}" if shape else '[[task.columns]]\nname = "age"\n[[task.columns]]\nname = "sex"'
+    classes = '["age"]' if kind == "regression" else '["a", "b", "c"]'
+    return parse_job(JOB.format(kind=kind, model=model, classes=classes, more=more)).task
+
+
+@pytest.mark.parametrize(("kind", "model", "shape", "engine"), ENGINES)
+def test_a_network_agrees_with_the_loop_on_the_engine_that_is_stated(
+    kind: str, model: str, shape: tuple[int, ...], engine: type
+) -> None:
+    task = settings(kind, model, shape)
+    assert isinstance(checked_clipper(build_model(task, 0), make_task(task)), engine)
+
+
+def test_every_network_and_every_task_is_in_a_table() -> None:
+    segmenting = {model for model, *_ in test_segmentation_models.CASES} | {"vnet"}
+    assert {model for _, model, *_ in ENGINES} | segmenting == set(MODELS.names())
+    assert {kind for kind, *_ in ENGINES} | {"segmentation"} == set(TASKS.names())
