@@ -28,7 +28,9 @@ def written(folder: Path, orientation: str = "axial", *, empty: bool = False, **
     instances = in_order([instance_of(dataset) for dataset in slices])
     planes = planes_of(mask, affine, instances)
     write_segmentation(folder / "seg.dcm", planes, instances, coded(("liver", "tumour", "CANARY zone")), PRODUCER)
-    return pydicom.dcmread(folder / "seg.dcm")
+    dataset = pydicom.dcmread(folder / "seg.dcm")
+    dataset.Manufacturer = "Reading station"  # what Salus itself has predicted is refused
+    return dataset
 
 
 def saved(dataset: pydicom.Dataset) -> bytes:
@@ -53,6 +55,13 @@ def test_the_named_structures_stay_where_they_are(tmp_path: Path, orientation: s
     assert there == pytest.approx(there.round(), abs=1e-3)
     assert (after[tuple(there.round().astype(int).T)] == before[tuple(points.T)]).all()
     assert np.count_nonzero(after) == len(points) > 0
+
+
+def test_a_prediction_of_salus_is_not_imported(tmp_path: Path) -> None:
+    written(tmp_path)
+    with Isolated(SECRET, structures=("liver",)) as child, pytest.raises(UnreadableImage) as caught:
+        child.clean((tmp_path / "seg.dcm").read_bytes())
+    assert caught.value.reason == "own-prediction"
 
 
 def test_no_identifier_and_no_other_text_is_left(tmp_path: Path) -> None:
