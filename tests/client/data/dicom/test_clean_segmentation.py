@@ -101,7 +101,6 @@ def test_nothing_found_fractions_and_label_maps(tmp_path: Path) -> None:
             for keyword in ("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "PatientSex", "PatientBirthDate"):
                 setattr(dataset, keyword, "")
             dataset.SliceThickness = 3.0
-        hd.sr.CodedConcept("85756007", "SCT", "Tissue")
         shares = np.linspace(0, 1, 5 * 6 * 8).reshape(5, 6, 8)
         for kind, pixels in (("FRACTIONAL", shares), ("LABELMAP", (shares >= 0.5).astype(np.uint8))):
             description = hd.seg.SegmentDescription(
