@@ -4,16 +4,17 @@ The image goes through the same fixed steps as in training. Probabilities come b
 choice between structures is made on the image's own grid, so that its borders are not those of the model's coarser one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from salus.client.data.examples import example_of
 from salus.client.data.records import Sample
 from salus.common.batch import stacked
-from salus.common.errors import UnreadableImage
-from salus.common.examples import Array
+from salus.common.errors import JobError, UnreadableImage
+from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
 from salus.common.tasks.base import Task
 
@@ -38,11 +39,21 @@ class Answer:
 
 
 class Answering:
-    """A model that answers for one image after the other."""
+    """A model that answers for one image after the other.
+
+    Raises:
+        JobError: a task whose predictions cannot be written yet.
+    """
 
     def __init__(self, task: Task, network: torch.nn.Module, device: torch.device) -> None:
         self._task, self._network, self._device = task, network.to(device), device
         self._settings: TaskSettings = task.settings
+        self._masks = "mask" in task.spec
+        if not self._masks and "label" not in task.spec:
+            raise JobError(
+                f"Predictions of the task {task.settings.kind!r} cannot be written.",
+                remedy="Use a job of a classification, a table or a segmentation.",
+            )
 
     def __call__(self, sample: Sample, vendor: str) -> Answer:
         """Return the answer for a sample.
@@ -58,9 +69,27 @@ class Answering:
             outputs = self._task.infer(self._network, batch).float().cpu()[0]
         if not torch.isfinite(outputs).all():
             raise UnreadableImage("not-finite", "the model's output for it is not finite")
-        return self._labelled(outputs)
+        return self._masked(outputs, traced) if self._masks else self._labelled(outputs)
 
     def _labelled(self, logits: torch.Tensor) -> Answer:
         shares = torch.softmax(logits.double(), dim=0).tolist()
         probabilities = dict(zip(self._settings.classes, shares, strict=True))
         return Answer(max(probabilities, key=lambda name: probabilities[name]), probabilities)
+
+    def _masked(self, logits: torch.Tensor, traced: Sequence[Example]) -> Answer:
+        overlapping = len(logits) == len(self._settings.classes)
+        shares = torch.sigmoid(logits) if overlapping else torch.softmax(logits, dim=0)
+        grid = traced[0]["image"].shape[1:]
+        whole = int(np.prod(grid)) * len(shares) <= MAX_PROBABILITIES
+        content = shares.numpy() if whole else _chosen(shares.numpy(), overlapping=overlapping)
+        reached = Example({"mask": content}, frozenset({"mask"}), traced[-1].affine)
+        back = self._task.chain.inverse(reached, traced)["mask"]
+        mask = _chosen(back, overlapping=overlapping) if whole else back
+        return Answer(mask=mask[0] if len(mask) == 1 else mask)
+
+
+def _chosen(shares: Array, *, overlapping: bool) -> Array:
+    """Return ``[1, *spatial]`` numbers of the most probable structure, or a layer of 0 and 1 for each structure."""
+    if overlapping:
+        return np.asarray(shares > HALF, np.uint8)
+    return np.asarray(shares.argmax(axis=0), np.uint8 if len(shares) < 256 else np.uint16)[None]

@@ -1,9 +1,10 @@
 """What a prediction is made for: the images of a folder or of a registered data set, and those that are refused, by name."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,18 @@ class Refusal:
 
     Args:
         item: how the source calls it.
-        files: how many files it has.
+        names: of its files, where they are known.
     """
 
     item: str
     reason: str
     detail: str
-    files: int = 1
+    names: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> int:
+        """How many files it has."""
+        return max(1, len(self.names))
 
     @property
     def remedy(self) -> str:
@@ -136,7 +142,7 @@ def _refusals(bad: Iterable[Quarantined]) -> Iterator[Refusal]:
         folder = one.key.rpartition("/")[0] if one.reason in REMEDIES else one.key
         groups.setdefault((folder, one.reason, one.detail), []).append(one.key)
     for (_, reason, detail), keys in groups.items():
-        yield Refusal(keys[0], reason, detail, len(keys))
+        yield Refusal(keys[0], reason, detail, tuple(keys))
 
 
 def names_of(key: str) -> list[str]:
@@ -175,6 +181,26 @@ def instances_of(inputs: Inputs, one: Input, child: Isolated) -> list[Instance]:
             if problem.reason != ANNOTATION:
                 raise
     return in_order(instances) if len(instances) > 1 else instances
+
+
+def explained(inputs: Inputs, child: Isolated) -> list[Refusal]:
+    """Return what was refused when the data were read; of a series, which slice is missing, repeated or out of place."""
+    found = []
+    for refusal in inputs.refused:
+        if refusal.reason == "uneven-slices":
+            series: dict[str, list[Instance]] = {}
+            with contextlib.suppress(UnreadableImage):
+                for name in refusal.names:
+                    instance = child.header(inputs.source.stored(name))
+                    series.setdefault(instance.series_uid, []).append(instance)
+            try:
+                for instances in series.values():
+                    in_order(instances)
+            except UnreadableImage as problem:
+                found.append(replace(refusal, reason=problem.reason, detail=problem.detail))
+                continue
+        found.append(refusal)
+    return found
 
 
 def check_oblique(affine: "np.ndarray[Any, np.dtype[np.float64]]", most_degrees: float) -> None:

@@ -16,7 +16,16 @@ from salus.client.outgoing.coding import coded
 from salus.client.outgoing.highdicom_extra import require_highdicom
 from salus.client.outgoing.producer import Producer
 from salus.client.predicting.answering import Answering
-from salus.client.predicting.inputs import DICOM, Input, Inputs, Refusal, check_facts, check_oblique, instances_of
+from salus.client.predicting.inputs import (
+    DICOM,
+    Input,
+    Inputs,
+    Refusal,
+    check_facts,
+    check_oblique,
+    explained,
+    instances_of,
+)
 from salus.client.predicting.model import FinishedModel
 from salus.client.predicting.outputs import REPORTS, SEGMENTATIONS, Writer
 from salus.client.predicting.record import Outcome, Record, Run
@@ -97,10 +106,10 @@ def predict(
         outputs=tuple(sorted(wanted.kinds)),
     )
     producer = Producer(job.job.name, model.sha256, __version__)
-    refused = list(inputs.refused)
     with ExitStack() as stack:
         record = stack.enter_context(Record(wanted.out, run))
         child = stack.enter_context(Isolated()) if inputs.kind in DICOM else None
+        refused = list(inputs.refused if child is None else explained(inputs, child))
         continued = sum(one.key in record.done for one in inputs.found)
         writer = Writer(record, wanted.kinds, coded(job.task.classes, job.task.codes), producer)
         one_run = _OneRun(job, model, inputs, wanted, writer, child)

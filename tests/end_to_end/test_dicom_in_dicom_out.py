@@ -120,6 +120,7 @@ def segmentations(root: str) -> dict[str, bytes]:
 
 @real
 @needs_dcmqi
+@pytest.mark.slow
 def test_dicom_in_dicom_out(orthanc: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALUS_PACS_PASSWORD", AUTH[1])
     pacs = ["--pacs", f"{orthanc}/dicom-web", "--user", "salus"]
