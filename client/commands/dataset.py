@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from salus.client.commands import intake
+from salus.client.commands import evaluating, intake
 from salus.client.commands.intake import Folder, Name, Yes
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
@@ -224,6 +224,7 @@ def check(
 
 
 intake.register(app)
+evaluating.register(app)
 
 
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))
