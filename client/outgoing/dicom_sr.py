@@ -25,41 +25,47 @@ MILLILITRES = Code(scheme="UCUM", value="ml", meaning="ml")
 def write_label_report(
     path: Path,
     instances: Sequence[Instance],
-    probabilities: Mapping[str, float],
+    numbers: Mapping[str, float],
     classes: Sequence[Coded],
     producer: Producer,
+    *,
+    finding: str = "",
+    probable: bool = True,
 ) -> str:
-    """Write a report of an image's class, completely or not at all, and return its SOPInstanceUID.
+    """Write a report of what is said about an image, completely or not at all, and return its SOPInstanceUID.
 
     Args:
         instances: the source images, of one series.
-        probabilities: by the classes' names, 0 .. 1; the most probable class is the finding.
+        numbers: by the classes' names: probabilities, or predicted numbers.
         classes: in the job's order.
+        finding: the class that is found; empty where it is none, or several.
+        probable: whether the numbers are probabilities.
 
     Raises:
         ConfigError: highdicom is not installed.
         DataError: other classes, or numbers that are no probabilities.
     """
-    if set(probabilities) != {one.name for one in classes} or not all(0 <= p <= 1 for p in probabilities.values()):
+    limits = (0.0, 1.0) if probable else (-1e15, 1e15)
+    if set(numbers) != {one.name for one in classes} or not all(limits[0] <= n <= limits[1] for n in numbers.values()):
         raise DataError(
-            "Expected a probability from 0 to 1 for every class.", remedy="Use the job that trained the model."
+            "Expected a number for every class, and probabilities from 0 to 1.",
+            remedy="Use the job that trained the model.",
         )
     hd = require_highdicom()
-    best = max(classes, key=lambda one: probabilities[one.name])
     images = [hd.sr.SourceImageForMeasurementGroup(one.sop_class_uid, one.sop_instance_uid) for one in instances]
+    derivation = concept(PROBABILITY) if probable else None
     values = [
-        hd.sr.Measurement(
-            concept(one.type), round(probabilities[one.name], 6), concept(NO_UNITS), derivation=concept(PROBABILITY)
-        )
+        hd.sr.Measurement(concept(one.type), round(numbers[one.name], 6), concept(NO_UNITS), derivation=derivation)
         for one in classes
     ]
+    found = [concept(one.type) for one in classes if one.name == finding]
     group = hd.sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(producer, instances, "finding"),
-        finding_type=concept(best.type),
+        finding_type=found[0] if found else None,
         source_images=images,
         measurements=values,
     )
-    return _write(path, instances, [group], producer, repr(sorted(probabilities.items())))
+    return _write(path, instances, [group], producer, repr((finding, sorted(numbers.items()))))
 
 
 def write_volume_report(

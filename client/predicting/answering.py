@@ -16,7 +16,7 @@ from salus.common.batch import stacked
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.job import TaskSettings
-from salus.common.tasks.base import Task
+from salus.common.tasks.base import Saying, Task
 
 MAX_PROBABILITIES = 2**29  # numbers on the image's grid; beyond it class numbers come back instead
 HALF = 0.5
@@ -27,14 +27,16 @@ class Answer:
     """What a model says about an image.
 
     Args:
-        label: the most probable class, empty for a segmentation.
+        label: the class, findings, grade or number; empty for a segmentation.
         probabilities: by class.
+        values: predicted numbers by name.
         mask: ``[*spatial]`` numbers of structures on the image's grid, 0 for background; ``[structures, *spatial]`` of 0 and 1
             where structures may overlap; None for a classification.
     """
 
     label: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
     mask: Array | None = None
 
 
@@ -49,10 +51,10 @@ class Answering:
         self._task, self._network, self._device = task, network.to(device), device
         self._settings: TaskSettings = task.settings
         self._masks = "mask" in task.spec
-        if not self._masks and "label" not in task.spec:
+        if not self._masks and not isinstance(task, Saying):
             raise JobError(
                 f"Predictions of the task {task.settings.kind!r} cannot be written.",
-                remedy="Use a job of a classification, a table or a segmentation.",
+                remedy="Use a job whose predictions are labels, numbers or masks.",
             )
 
     def __call__(self, sample: Sample, vendor: str) -> Answer:
@@ -69,12 +71,11 @@ class Answering:
             outputs = self._task.infer(self._network, batch).float().cpu()[0]
         if not torch.isfinite(outputs).all():
             raise UnreadableImage("not-finite", "the model's output for it is not finite")
-        return self._masked(outputs, traced) if self._masks else self._labelled(outputs)
-
-    def _labelled(self, logits: torch.Tensor) -> Answer:
-        shares = torch.softmax(logits.double(), dim=0).tolist()
-        probabilities = dict(zip(self._settings.classes, shares, strict=True))
-        return Answer(max(probabilities, key=lambda name: probabilities[name]), probabilities)
+        if self._masks:
+            return self._masked(outputs, traced)
+        assert isinstance(self._task, Saying)  # Safe because it was checked above.
+        said = self._task.said(outputs)
+        return Answer(said.label, said.probabilities, said.values)
 
     def _masked(self, logits: torch.Tensor, traced: Sequence[Example]) -> Answer:
         overlapping = len(logits) == len(self._settings.classes)

@@ -73,6 +73,7 @@ class Writer:
             name=name,
             label=answer.label,
             probabilities=dict(answer.probabilities),
+            values=dict(answer.values),
             volumes=volumes,
             unit=unit,
             files=files,
@@ -123,7 +124,16 @@ class Writer:
         report = self.record.path(REPORTS, name, ".dcm") if REPORTS in self.kinds else None
         if answer.mask is None:
             if report is not None:
-                write_label_report(report, instances, answer.probabilities, self.classes, self.producer)
+                numbers, finding = answer.probabilities or answer.values, answer.label
+                write_label_report(
+                    report,
+                    instances,
+                    numbers,
+                    self.classes,
+                    self.producer,
+                    finding=finding,
+                    probable=bool(answer.probabilities),
+                )
             return {} if report is None else {REPORTS: f"{REPORTS}/{report.name}"}
         path = self.record.path(SEGMENTATIONS, name, ".dcm")
         written = write_segmentation(

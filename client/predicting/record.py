@@ -48,7 +48,8 @@ class Outcome(Strict):
     Args:
         item: how the source calls it: a file relative to the data, or the first file of a series.
         name: of its files.
-        probabilities: by class, for tasks with a label.
+        probabilities: by class, for tasks with classes.
+        values: by name, for tasks that predict a number.
         volumes: by structure, in millilitres; in pixels for pictures, and for volumes of unknown spacing.
         unit: of `volumes`.
         files: by kind of output, relative to the folder.
@@ -59,6 +60,7 @@ class Outcome(Strict):
     name: str
     label: str = ""
     probabilities: dict[str, float] = Field(default_factory=dict)
+    values: dict[str, float] = Field(default_factory=dict)
     volumes: dict[str, float] = Field(default_factory=dict)
     unit: Literal["", "ml", "pixels"] = ""
     files: dict[str, str] = Field(default_factory=dict)
@@ -190,6 +192,7 @@ def row_of(outcome: Outcome) -> dict[str, object]:
         "item": outcome.item,
         **({"label": outcome.label} if outcome.label else {}),
         **{f"probability_{name}": value for name, value in outcome.probabilities.items()},
+        **outcome.values,
         **{f"{name}_{outcome.unit}": value for name, value in outcome.volumes.items()},
         **outcome.files,
     }

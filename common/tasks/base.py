@@ -1,8 +1,8 @@
 """The interface of a task."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,29 @@ class Step:
 
 
 ONE_STEP = (Step(),)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says about one image or row, for people.
+
+    Args:
+        label: as it would be in a label file: a class, several findings separated by ``|``, a grade or a number.
+        probabilities: by class, 0 .. 1; empty for a number.
+        values: by name, for a number.
+    """
+
+    label: str
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Saying(Protocol):
+    """A task whose predictions are labels or numbers."""
+
+    def said(self, outputs: torch.Tensor) -> Said:
+        """Return what the outputs of one item say, without their first dimension."""
 
 
 class Task(Protocol):

@@ -21,7 +21,7 @@ from salus.common.estimates import Metric
 from salus.common.examples import Example
 from salus.common.figures import Figures, one_against_the_rest
 from salus.common.job import TaskSettings
-from salus.common.tasks.base import ONE_STEP, Step, Totals, full
+from salus.common.tasks.base import ONE_STEP, Said, Step, Totals, full
 from salus.common.tasks.coarse import Coarse
 from salus.common.transforms.chain import Chain
 from salus.common.transforms.intensity import Rescale
@@ -110,6 +110,12 @@ class Classification:
                 remedy="End the chain with a resize or a center-crop to task.shape.",
             )
         return torch.from_numpy(image)
+
+    def said(self, outputs: torch.Tensor) -> Said:
+        """Return the most probable class, with the probability of each."""
+        shares = torch.softmax(outputs.double(), dim=0).tolist()
+        probabilities = dict(zip(self.settings.classes, shares, strict=True))
+        return Said(max(probabilities, key=lambda name: probabilities[name]), probabilities)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return each item's cross-entropy, weighted by its class."""

@@ -19,7 +19,7 @@ from salus.common.figures import MAX_CURVES, Curve, Figures, one_against_the_res
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
 from salus.common.registry import settings_of
-from salus.common.tasks.base import Step, Totals, full
+from salus.common.tasks.base import Said, Step, Totals, full
 from salus.common.tasks.binormal import area_of, fit_curve
 from salus.common.tasks.classification import (
     LOSS_LIMIT,
@@ -33,6 +33,7 @@ from salus.common.tasks.coarse import CELLS, EDGES, RAREST, mean_area, ratio, ty
 from salus.common.tasks.tabular import ImagesOrRows
 
 PER_CLASS = 2 * SCORE_BINS
+PRESENT = 0.5  # probability above which a finding is said to be present
 CONFIDENT = EDGES.index(0.0) + 1
 
 
@@ -72,6 +73,13 @@ class MultiLabel(ImagesOrRows):
         if not findings <= set(self.settings.classes) or not label:
             return None
         return np.array([name in findings for name in self.settings.classes], dtype=np.int64)
+
+    def said(self, outputs: torch.Tensor) -> Said:
+        """Return the classes that are more probable than not, with the probability of each."""
+        shares = torch.sigmoid(outputs.double()).tolist()
+        probabilities = dict(zip(self.settings.classes, shares, strict=True))
+        present = [name for name, share in probabilities.items() if share > PRESENT]
+        return Said("|".join(present) or next(iter(self.own.no_finding), ""), probabilities)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return each item's binary cross-entropy, the mean over the classes."""

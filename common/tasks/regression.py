@@ -18,7 +18,7 @@ from salus.common.estimates import NOTHING, Estimate, Metric
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 from salus.common.registry import settings_of
-from salus.common.tasks.base import Step, Totals, full
+from salus.common.tasks.base import Said, Step, Totals, full
 from salus.common.tasks.tabular import ImagesOrRows
 
 ENTRIES = ("items", "error", "squared_error", "true", "true_squared")
@@ -73,6 +73,12 @@ class Regression(ImagesOrRows):
     def infer(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return the predicted numbers as shares of the range, ``[items]``."""
         return super().infer(model, batch)[:, 0] + 0.5  # networks start near zero: the middle of the range
+
+    def said(self, outputs: torch.Tensor) -> Said:
+        """Return the number in its own unit, cut to the job's limits."""
+        share = min(max(float(outputs), 0.0), 1.0)
+        value = self.own.low + share * self.range
+        return Said(f"{value:.6g}", values={self.settings.classes[0]: value})
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return each item's Huber loss, 1 at an error of `smoothness`."""

@@ -19,7 +19,9 @@ STRUCTURES = coded(("liver", "tumour"))
 
 def test_a_class_is_a_finding_with_a_probability_for_every_class(tmp_path: Path) -> None:
     instances = [instance_of(series()[0])]
-    uid = write_label_report(tmp_path / "sr.dcm", instances, {"normal": 0.25, "pneumonia": 0.75}, CLASSES, PRODUCER)
+    uid = write_label_report(
+        tmp_path / "sr.dcm", instances, {"normal": 0.25, "pneumonia": 0.75}, CLASSES, PRODUCER, finding="pneumonia"
+    )
     report = dcmread(tmp_path / "sr.dcm")
     assert (report.SOPInstanceUID, report.PatientID, report.StudyInstanceUID) == (uid, "P1", "1.2.3")
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
@@ -54,6 +56,19 @@ def test_volumes_are_read_back_by_our_own_reader(tmp_path: Path) -> None:
     for number, group in enumerate(groups, start=1):
         assert group.referenced_segment.referenced_sop_instance_uid == segmentation.sop_instance_uid
         assert group.referenced_segment[0].ReferencedSOPSequence[0].ReferencedSegmentNumber == number
+
+
+def test_several_findings_and_numbers_are_measurements_without_a_finding(tmp_path: Path) -> None:
+    instances = [instance_of(series()[0])]
+    write_label_report(tmp_path / "a.dcm", instances, {"normal": 0.7, "pneumonia": 0.8}, CLASSES, PRODUCER)
+    write_label_report(tmp_path / "b.dcm", instances, {"age": 71.5}, coded(("age",)), PRODUCER, probable=False)
+    import highdicom as hd
+
+    for name, numbers in (("a", [0.7, 0.8]), ("b", [71.5])):
+        report = hd.sr.ComprehensiveSR.from_dataset(dcmread(tmp_path / f"{name}.dcm"))
+        (group,) = report.content.get_image_measurement_groups()
+        assert group.finding_type is None
+        assert [value.value for value in group.get_measurements()] == numbers
 
 
 @needs_dcmqi
