@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slices follow each other
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 
@@ -45,3 +46,8 @@ class Example:
         if self.affine is None:
             return ()
         return tuple(float(side) for side in np.linalg.norm(self.affine[:3, :3], axis=0))
+
+
+def plane_of(normal: npt.ArrayLike) -> str:
+    """Return the plane whose slices follow each other along this direction (LPS): the nearest of the three."""
+    return PLANES[int(np.abs(np.asarray(normal, np.float64)).argmax())]

@@ -70,6 +70,7 @@ class TaskSettings(Section):
         channels: Channels of every image.
         columns: Columns of a table that the model reads.
         modality: DICOM modality that every image must have, such as `CT`; empty accepts any.
+        plane: Plane in which every DICOM slice must have been taken; empty accepts any.
         inputs: For each input of the model, the name under which the data set has it; an input not listed has its own name.
         targets: For each target of the task, the name under which the data set has it; a target not listed has its own name.
         transforms: The chain from a site's image to the model's input, in order; empty takes the chain of the task.
@@ -94,6 +95,9 @@ class TaskSettings(Section):
     channels: PositiveInt = 1
     columns: tuple[Column, ...] = ()
     modality: Annotated[str, Field(pattern=r"^[A-Z]{0,16}$")] = ""
+    plane: Literal["", "axial", "coronal", "sagittal"] = (
+        ""  # volumes are turned alike, so it matters most in two dimensions
+    )
     inputs: Annotated[dict[FieldName, Label], Field(max_length=MAX_FIELDS)] = Field(default_factory=dict)
     targets: Annotated[dict[FieldName, Label], Field(max_length=MAX_FIELDS)] = Field(default_factory=dict)
     transforms: Annotated[tuple[Plugged[TransformSettings], ...], Field(max_length=MAX_TRANSFORMS)] = ()

@@ -6,7 +6,7 @@ import numpy as np
 
 from salus.client.data.records import Sample
 from salus.common.errors import DataError, UnreadableImage
-from salus.common.examples import Array, Example
+from salus.common.examples import Array, Example, plane_of
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column
 from salus.common.tasks.base import Task
@@ -64,6 +64,10 @@ def _check(sample: Sample, task: TaskSettings) -> None:
             f"got {len(sample.values)} and {sample.values.ndim - 1}.",
             remedy="Use a job that fits this data set, or register another data set under its name.",
         )
+    if task.plane and sample.values.ndim == 3 and sample.affine is not None:
+        plane = plane_of(sample.affine[:3, 0])
+        if plane != task.plane:
+            raise UnreadableImage("wrong-plane", f"it is {plane}, the job is for {task.plane} images")
 
 
 def _as_the_job_counts(mask: Array, names: Sequence[str], wanted: Sequence[str], dimensions: int) -> Array:

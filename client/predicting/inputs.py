@@ -15,6 +15,7 @@ from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.instances import Instance
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.base import Source, SourceOptions
 from salus.client.outgoing.planes import in_order
@@ -87,6 +88,7 @@ class Inputs:
 
     Args:
         identity: of the place and the options of the data, for the continuation of a run.
+        layers: of the sandbox in which headers are read.
     """
 
     source: Source
@@ -94,6 +96,7 @@ class Inputs:
     found: tuple[Input, ...]
     refused: tuple[Refusal, ...]
     identity: str
+    layers: tuple[str, ...] = LAYERS
 
 
 def from_folder(
@@ -121,7 +124,7 @@ def from_folder(
         elif item.reason not in NO_IMAGES:
             bad.append(item)
     identity = json.dumps([chosen, str(root.resolve()), options.model_dump(mode="json")])
-    return Inputs(source, chosen, tuple(found), tuple(_refusals(bad)), identity)
+    return Inputs(source, chosen, tuple(found), tuple(_refusals(bad)), identity, decoding.layers)
 
 
 def from_dataset(catalogue: Catalogue, name: str) -> Inputs:
@@ -132,7 +135,9 @@ def from_dataset(catalogue: Catalogue, name: str) -> Inputs:
         Input(image.key, names_of(image.key)[0], fact.info)
         for image, fact in zip(images, catalogue.facts(name), strict=True)
     )
-    return Inputs(catalogue.source(name), kind, found, (), json.dumps([name, catalogue.reading(name)]))
+    layers = LAYERS if catalogue.decoding is None else catalogue.decoding.layers
+    identity = json.dumps([name, catalogue.reading(name)])
+    return Inputs(catalogue.source(name), kind, found, (), identity, layers)
 
 
 def _refusals(bad: Iterable[Quarantined]) -> Iterator[Refusal]:
@@ -167,11 +172,12 @@ def check_facts(one: Input, kind: str, task: TaskSettings) -> None:
         raise UnreadableImage("wrong-modality", f"it is {modality}, the job is for {task.modality}")
 
 
-def instances_of(inputs: Inputs, one: Input, child: Isolated) -> list[Instance]:
+def instances_of(inputs: Inputs, one: Input, child: Isolated, task: TaskSettings) -> list[Instance]:
     """Return the headers of an item's images; the slices of a volume in the order of their positions.
 
     Raises:
-        UnreadableImage: a missing, repeated or unevenly spaced slice, mixed series, or a header that cannot be used.
+        UnreadableImage: another plane than the job's; a missing, repeated or
+            unevenly spaced slice; mixed series; a header that cannot be used.
     """
     instances = []
     for name in names_of(one.key):
@@ -180,6 +186,9 @@ def instances_of(inputs: Inputs, one: Input, child: Isolated) -> list[Instance]:
         except UnreadableImage as problem:
             if problem.reason != ANNOTATION:
                 raise
+    planes = {instance.plane for instance in instances if instance.placed}
+    if task.plane and planes - {task.plane}:
+        raise UnreadableImage("wrong-plane", f"it is {min(planes - {task.plane})}, the job is for {task.plane} images")
     return in_order(instances) if len(instances) > 1 else instances
 
 

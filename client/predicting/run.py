@@ -108,7 +108,7 @@ def predict(
     producer = Producer(job.job.name, model.sha256, __version__)
     with ExitStack() as stack:
         record = stack.enter_context(Record(wanted.out, run))
-        child = stack.enter_context(Isolated()) if inputs.kind in DICOM else None
+        child = stack.enter_context(Isolated(layers=inputs.layers)) if inputs.kind in DICOM else None
         refused = list(inputs.refused if child is None else explained(inputs, child))
         continued = sum(one.key in record.done for one in inputs.found)
         writer = Writer(record, wanted.kinds, coded(job.task.classes, job.task.codes), producer)
@@ -148,7 +148,7 @@ class _OneRun:
         check_facts(one, self._inputs.kind, self._job.task)
         instances: list[Instance] = []
         if self._child is not None:
-            instances = instances_of(self._inputs, one, self._child)
+            instances = instances_of(self._inputs, one, self._child, self._job.task)
         sample: Sample = self._inputs.source.load(one.key)
         if sample.affine is not None and sample.values.ndim == 4:
             check_oblique(sample.affine, self._wanted.most_oblique)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Annotated
 
+import numpy as np
 import pydicom
 from pydantic import Field
 from pydicom.dataset import Dataset
@@ -15,6 +16,7 @@ from pydicom.multival import MultiValue
 
 from salus.client.data.dicom.geometry import read_geometry
 from salus.common.errors import UnreadableImage
+from salus.common.examples import plane_of
 from salus.common.strict import Strict
 
 Uid = Annotated[str, Field(pattern=r"^[0-9][0-9.]{0,63}$")]
@@ -63,6 +65,13 @@ class Instance(Strict):
     def placed(self) -> bool:
         """Whether the image's place in the patient is known."""
         return len(self.orientation) == 6 and len(self.position) == 3
+
+    @property
+    def plane(self) -> str:
+        """``axial``, ``coronal`` or ``sagittal``, whichever is nearest; empty for a projection image."""
+        if not self.placed:
+            return ""
+        return plane_of(np.cross(self.orientation[:3], self.orientation[3:]))
 
 
 def instance_of(dataset: Dataset) -> Instance:

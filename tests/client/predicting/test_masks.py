@@ -166,12 +166,14 @@ def test_a_series_gets_its_mask_in_every_form_where_it_lies(place: Path, orienta
 
 
 def test_series_that_do_not_fit_are_refused_by_name_and_cost_only_themselves(place: Path) -> None:
+    (place / "job.toml").write_text(text(task='modality = "CT"\nplane = "axial"'))
     write_series(place / "scans" / "good")
     for number, (name, more) in enumerate(
         {
             "missing": {"places": (0, 3, 9, 12, 15)},
             "uneven": {"places": (0, 3, 6, 9, 12.1)},
             "mr": {"Modality": "MR"},
+            "side": {"orientation": "sagittal"},
             "turned": {"orientation": "turned"},
         }.items(),
         start=2,
@@ -193,6 +195,7 @@ def test_series_that_do_not_fit_are_refused_by_name_and_cost_only_themselves(pla
         "missing": "missing-slice",
         "uneven": "uneven-spacing",
         "mr": "wrong-modality",
+        "side": "wrong-plane",
         "turned": "oblique",
     }
     assert refused["missing"]["remedy"] == "Send the whole series again."

@@ -63,3 +63,13 @@ def test_headers_are_read_in_the_child_and_hostile_files_cost_only_themselves() 
             with pytest.raises(UnreadableImage):
                 child.header(data[: len(data) // 2])
         assert child.header(buffer.getvalue()) == instance_of(source)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "plane"),
+    [("axial", "axial"), ("oblique", "axial"), ("coronal", "coronal"), ("sagittal", "sagittal")],
+)
+def test_the_nearest_plane_is_named(orientation: str, plane: str) -> None:
+    assert instance_of(series(orientation)[0]).plane == plane
+    projection = make(np.zeros((2, 2), np.uint8))
+    assert instance_of(projection).plane == ""
