@@ -11,15 +11,14 @@ import numpy as np
 import torch
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.examples import LABEL, annotations_of
-from salus.client.data.preparing import Item, Preparer, read_registered
+from salus.client.data.examples import annotations_of
+from salus.client.data.preparing import Item, Preparer, read_registered, target_for
 from salus.client.data.readiness import thumbnail
 from salus.client.data.sources.base import Source
 from salus.client.outgoing.overlays import most_filled, overlay
 from salus.client.predicting.answering import Answer, Answering
 from salus.client.predicting.model import FinishedModel
 from salus.common.batch import stacked
-from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Array
 from salus.common.job import Job
@@ -132,7 +131,7 @@ def _held_out(catalogue: Catalogue, name: str, job: Job, task: Task) -> list[Ite
     for image, fact in zip(catalogue.images(name), catalogue.facts(name), strict=True):
         if splits[image.patient] not in HELD_OUT:
             continue
-        target = target_of(image.label, job.task.classes) if LABEL in task.spec else 0
+        target = target_for(task, image.label)
         if target is None or (annotated and not fact.targets):
             continue
         found.append(Item(image, target, str(fact.info.get("vendor", OTHER))))
