@@ -1,10 +1,11 @@
 """From a sample as its source reads it to the example that a job's transforms and task take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from salus.client.data.records import Sample
+from salus.client.data.targets import Target
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Array, Example, plane_of
 from salus.common.job import TaskSettings
@@ -18,6 +19,19 @@ IMAGE, ROW = "image", "features"
 def annotations_of(task: Task) -> list[str]:
     """Return the names of a task's fields that may be annotations of the image; it computes the others from these."""
     return [name for name, field in task.spec.items() if name not in (LABEL, IMAGE, ROW) and not field.noise]
+
+
+def lacking(targets: Mapping[str, Target], task: Task) -> str:
+    """Return why an image's annotations are not enough for a task, from the catalogue alone; empty if they are."""
+    kinds: Mapping[str, str] = getattr(task, "annotations", {})
+    for field, kind in kinds.items():
+        found = targets.get(task.settings.targets.get(field, field))
+        if found is None or found.kind != kind:
+            return "not-annotated"
+        named = not all(name.isdecimal() for name in found.amounts)
+        if named and not set(task.settings.classes) <= set(found.amounts):
+            return "no-structure"
+    return ""
 
 
 def example_of(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from salus.client.data.cache import ExampleCache
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.examples import annotations_of
+from salus.client.data.examples import annotations_of, lacking
 from salus.client.data.preparing import Item, Preparer, learned, target_for
 from salus.client.data.split import KNOWN
 from salus.client.data.tensors import TensorSet
@@ -99,17 +99,20 @@ def local_data(
     dataset = job.task.dataset
     facts = catalogue.facts(dataset)
     known = [
-        (image, str(fact.info.get("vendor", OTHER)))
+        (image, str(fact.info.get("vendor", OTHER)), lacking(fact.targets, task))
         for image, fact in zip(catalogue.images(dataset), facts, strict=True)
         if patients is None or image.patient in patients
     ]
-    images = [image for image, _ in known]
+    images = [image for image, *_ in known]
     source = catalogue.source(dataset)
     left_out: Counter[str] = Counter(catalogue.summary(dataset).quarantined)
     parts: dict[str, list[Item]] = {split: [] for split in KNOWN}
     private = job.privacy.noised
     splits = catalogue.splits(dataset, job.training.validation_fraction)
-    for image, vendor in known:
+    for image, vendor, lack in known:
+        if lack:
+            left_out[lack] += 1
+            continue
         target = target_for(task, image.label)
         if target is None or (image.split and image.split not in KNOWN):
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
