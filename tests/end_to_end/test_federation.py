@@ -44,7 +44,7 @@ def test_daemons_end_with_the_same_model_as_the_simulation(federation: Trial, tm
 
 
 def test_a_killed_coordinator_and_a_killed_site_do_not_end_the_job(federation: Trial) -> None:
-    job = federation.submit(job_text(rounds=12, model="cnn", training="local_epochs = 15"))
+    job = federation.submit(job_text(rounds=12, model="cnn", training="local_epochs = 5"))
     federation.wait_for_round(job, 2)
     federation.kill(federation.sites[0])
     federation.start(federation.sites[0])

@@ -143,7 +143,7 @@ def test_a_cancelled_job_ends(tmp_path: Path) -> None:
 
 def test_without_enough_sites_the_job_waits_and_then_says_so(tmp_path: Path) -> None:
     job = tiny_job(min_sites=3)
-    short = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 3600.0})})
+    short = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 30.0})})
     world = World(tmp_path, short, sites=2)
     with pytest.raises(RoundError, match="at least 3 sites online"):
         world.run()
