@@ -7,6 +7,7 @@ at random, provided that its variance exceeds the counted one by `SMOOTHING_VARI
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
@@ -19,6 +20,7 @@ from salus.common.strict import Strict
 PLD_INTERVAL = 1e-4
 COARSE_PLD_INTERVAL = 1e-3
 SMALLEST_NOISE, LARGEST_NOISE = 0.2, 2000.0
+INTERPOLATIONS = 8
 NOISE_STEP = 1e-3  # noise multipliers are rounded up to it, so that all parties compute the same one
 
 SMOOTHING_VARIANCE = 4.0  # tau squared with tau = 2 grid steps
@@ -167,43 +169,53 @@ def solve_noise(target_epsilon: float, delta: float, releases: Callable[[float],
             remedy="Lower job.rounds, privacy.steps_per_round or training.local_epochs, or raise privacy.sampling_rate.",
         )
 
-    def fits(steps: int, bound: Callable[[tuple[Release, ...]], float]) -> bool:
-        return bound(merged(releases(steps * NOISE_STEP))) <= target_epsilon
+    def under(bound: Callable[[tuple[Release, ...]], float]) -> Callable[[int], float]:
+        return lambda steps: bound(merged(releases(steps * NOISE_STEP)))
 
     # Each bound is at least as large as the next one, so its answer is safe, and the next search only looks below it.
-    high = _at_least(round(SMALLEST_NOISE / NOISE_STEP), lambda s: fits(s, lambda r: renyi_epsilon(r, delta)))
-    high = _at_most(high, high // 64 + 1, lambda s: fits(s, lambda r: _epsilon(r, delta, COARSE_PLD_INTERVAL)))
-    high = _at_most(high, 1, lambda s: fits(s, lambda r: _epsilon(r, delta, PLD_INTERVAL)))
+    coarse, fine = (under(lambda r, i=i: _epsilon(r, delta, i)) for i in (COARSE_PLD_INTERVAL, PLD_INTERVAL))  # type: ignore[misc]
+    high = _at_least(round(SMALLEST_NOISE / NOISE_STEP), under(lambda r: renyi_epsilon(r, delta)), target_epsilon)
+    high, found = _at_most(high, coarse(high), coarse, target_epsilon)
+    high, _ = _at_most(high, found, fine, target_epsilon)
     return round(high * NOISE_STEP, 6)
 
 
-def _at_least(low: int, fits: Callable[[int], bool]) -> int:
-    """Return the smallest number from `low` upwards that satisfies `fits`."""
+def _at_least(low: int, cost: Callable[[int], float], target: float) -> int:
+    """Return the smallest number from `low` upwards whose cost, which falls, is at most `target`."""
     high = low
-    while not fits(high):
+    while cost(high) > target:
         low, high = high, high * 2
         if high * NOISE_STEP > LARGEST_NOISE:
             raise JobError(
                 "No amount of noise reaches the job's epsilon.",
                 remedy="Raise privacy.epsilon, or lower privacy.evaluation_share.",
             )
-    return _between(low, high, fits)
-
-
-def _at_most(high: int, step: int, fits: Callable[[int], bool]) -> int:
-    """Return the smallest number up to `high`, which fits, that fits too; it is looked for about `step` below at first."""
-    floor = round(SMALLEST_NOISE / NOISE_STEP)
-    while high > floor:
-        low = max(floor, high - step)
-        if not fits(low):
-            return _between(low, high, fits)
-        high, step = low, 2 * step
-    return high
-
-
-def _between(low: int, high: int, fits: Callable[[int], bool]) -> int:
-    """Return the smallest number in (low, high] that fits, where `high` does."""
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(middle) else (middle, high)
+        low, high = (low, middle) if cost(middle) <= target else (middle, high)
     return high
+
+
+def _at_most(high: int, high_cost: float, cost: Callable[[int], float], target: float) -> tuple[int, float]:
+    """Return the smallest number up to `high`, which fits, whose cost is at most `target`; and its cost, or a bound on it.
+
+    A cost takes long to compute and falls about as a power of the noise, so the next place to look is interpolated, and after
+    `INTERPOLATIONS` of them halved. Each answer narrows the interval, so the result does not depend on the interpolation.
+    """
+    low, low_cost = round(SMALLEST_NOISE / NOISE_STEP) - 1, math.inf  # smaller ones are never used
+    power = -1.0
+    for looked in itertools.count():
+        if high - low <= 1:
+            return high, high_cost
+        place = (low + high) // 2
+        if looked < INTERPOLATIONS and high_cost > 0:
+            if math.isfinite(low_cost):
+                power = math.log(high_cost / low_cost) / math.log(high / low) or -1.0
+            place = round(high * math.exp(min(0.0, math.log(target / high_cost) / power)))
+        place = min(max(place, low + 1), high - 1)
+        found = cost(place)
+        if found <= target:
+            high, high_cost = place, found
+        else:
+            low, low_cost = place, found
+    raise AssertionError("unreachable")

@@ -21,6 +21,9 @@ EVALUATION_ATTEMPTS = {"local": 1, "distributed": 2}
 ROUNDING = 1 + 2.0**-12
 
 
+Mode = Literal["local", "distributed"]
+
+
 @dataclass(frozen=True)
 class Plan:
     """The noise of a job and its number of releases.
@@ -32,7 +35,7 @@ class Plan:
         attempts: training attempts that the budget covers.
     """
 
-    mode: Literal["local", "distributed"]
+    mode: Mode
     noise_multiplier: float
     evaluation_noise_multiplier: float
     sampling_rate: float
@@ -76,31 +79,29 @@ def plan_of(job: Job) -> Plan | None:
     Raises:
         JobError: the job's epsilon cannot be reached.
     """
-    return _plan(job) if job.privacy.noised else None
+    privacy = job.privacy
+    if not privacy.noised:
+        return None
+    measures = job.statistics is not None  # every patient takes part in every step, and there is no evaluation
+    return _plan(
+        "local" if privacy.noise == "local" else "distributed",
+        privacy.epsilon,
+        privacy.delta,
+        1.0 if measures else privacy.sampling_rate,
+        0.0 if measures else privacy.evaluation_share,
+        job.noised_steps,
+        job.job.rounds + math.ceil(job.job.rounds * privacy.spare_rounds),
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(job: Job) -> Plan:
-    privacy = job.privacy
-    measures = job.statistics is not None  # every patient takes part in every step, and there is no evaluation
-    attempts = job.job.rounds + math.ceil(job.job.rounds * privacy.spare_rounds)
-    mode: Literal["local", "distributed"] = "local" if privacy.noise == "local" else "distributed"
-
-    evaluation_noise = 0.0 if measures else _evaluation_noise(job, mode)
+def _plan(mode: Mode, epsilon: float, delta: float, rate: float, share: float, steps: int, attempts: int) -> Plan:
+    evaluation_noise = _evaluation_noise(mode, share * epsilon, delta) if share else 0.0
 
     def with_noise(noise_multiplier: float) -> Plan:
-        return Plan(
-            mode,
-            noise_multiplier,
-            evaluation_noise,
-            1.0 if measures else privacy.sampling_rate,
-            job.noised_steps,
-            attempts,
-            privacy.epsilon,
-            privacy.delta,
-        )
+        return Plan(mode, noise_multiplier, evaluation_noise, rate, steps, attempts, epsilon, delta)
 
-    return with_noise(solve_noise(privacy.epsilon, privacy.delta, lambda z: with_noise(z).reserved()))
+    return with_noise(solve_noise(epsilon, delta, lambda z: with_noise(z).reserved()))
 
 
 def budget_cost(plan: Plan) -> float:
@@ -108,20 +109,17 @@ def budget_cost(plan: Plan) -> float:
     return epsilon(plan.reserved(), BUDGET_DELTA)
 
 
-def _evaluation_noise(job: Job, mode: Literal["local", "distributed"]) -> float:
-    """Return the noise with which all attempts of the evaluation cost its share of epsilon; 0 without an evaluation.
+def _evaluation_noise(mode: Mode, epsilon: float, delta: float) -> float:
+    """Return the noise with which all attempts of the evaluation cost `epsilon`.
 
-    Together they cost less than the sum of both, and training gets the remaining budget.
+    Together with training they cost less than the sum of both, and training gets the remaining budget.
     """
-    privacy = job.privacy
-    if privacy.evaluation_share == 0:
-        return 0.0
 
     def alone(noise_multiplier: float) -> tuple[Release, ...]:
-        plan = Plan(mode, noise_multiplier, noise_multiplier, 1.0, 1, 1, privacy.epsilon, privacy.delta)
+        plan = Plan(mode, noise_multiplier, noise_multiplier, 1.0, 1, 1, epsilon, delta)
         return (plan.charge("evaluate").times(EVALUATION_ATTEMPTS[mode]),)
 
-    return solve_noise(privacy.evaluation_share * privacy.epsilon, privacy.delta, alone)
+    return solve_noise(epsilon, delta, alone)
 
 
 def spent(plan: Plan, training_attempts: int, evaluations: int) -> float:

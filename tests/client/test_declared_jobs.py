@@ -20,7 +20,7 @@ from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.vectors import layout_of, read_parameters
 
-NOISED = 'noise = "local"\nepsilon = 20.0\nsampling_rate = 0.5\npatients_per_site = 16'
+NOISED = 'noise = "local"\nepsilon = 4.0\nsampling_rate = 0.5\npatients_per_site = 16'
 OPEN = Policy(allow_unprotected=True, allow_without_noise=True, key_holders=(2,), budget=Budget(epsilon=100.0))
 STATISTICS = """
 [job]

@@ -58,7 +58,7 @@ def test_an_encrypted_simulation_learns_what_a_plain_one_does(tmp_path: Path) ->
 
 
 def test_an_encrypted_job_with_local_noise_runs(tmp_path: Path) -> None:
-    privacy = "epsilon = 20.0\nsampling_rate = 0.5\npatients_per_site = 16\n"
+    privacy = "epsilon = 3.0\nsampling_rate = 0.5\npatients_per_site = 16\n"
     result = simulated(tmp_path, encrypted(privacy=privacy, min_sites=3), sites=4)
     assert len(result.rounds) == 2
     assert result.privacy.source == "plan"  # this protection keeps no transcript that a third party could count

@@ -27,7 +27,7 @@ from salus.simulations.trial import Trial
 
 PRIVACY = """
 noise = "{noise}"
-epsilon = 20.0
+epsilon = 3.0
 sampling_rate = 0.5
 patients_per_site = 16
 evaluation_share = 0.2
@@ -64,7 +64,7 @@ def test_a_private_job_runs_and_its_card_is_what_the_ledgers_say(tmp_path: Path,
         (line,) = job_lines(book)
         assert row.epsilon == pytest.approx(float(str(line["spent_epsilon"])), abs=1e-4)
         assert row.epsilon is not None
-        assert 0 < row.epsilon <= 20.0
+        assert 0 < row.epsilon <= 3.0
         assert sum(isinstance(entry, Commit) for entry, _ in book.entries()) == row.attempts == 4
     evaluated = [event for event in read_events(tmp_path / "run" / "events.jsonl") if event.kind == "evaluated"]
     assert evaluated

@@ -73,7 +73,7 @@ def holds(estimate: Estimate, truth: float) -> bool:
 
 
 def test_a_simulation_reports_its_evaluation_with_errors(tmp_path: Path) -> None:
-    job = tiny_job(rounds=1, min_sites=3, protection="masking", privacy="epsilon = 50.0\nsampling_rate = 0.5")
+    job = tiny_job(rounds=1, min_sites=3, protection="masking", privacy="epsilon = 8.0\nsampling_rate = 0.5")
     data = write_npz(tmp_path / "toy.npz", images=300)
     result = simulate(
         job, data, sites=3, partition="iid", seed=0, folder=tmp_path / "s", options=SourceOptions(), performance=CPU
