@@ -9,7 +9,7 @@ from salus.common.models import build_model
 from salus.common.strategies import strategy_of
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
-from salus.common.tasks.steps import check_steps, stepping
+from salus.common.tasks.steps import check_outputs, check_steps, stepping
 from salus.common.transforms.checks import check_chain
 from salus.privacy.dp.checks import checked_clipper, steps_under_noise
 from salus.privacy.dp.plan import plan_of
@@ -37,6 +37,7 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
         strategy_of(job)
         model = build_model(job.task, job.job.seed)
         check_steps(model, task)
+        check_outputs(model, task)
         if plan is not None:
             step, _ = steps_under_noise(task, plan)
             with stepping(model, step):

@@ -18,6 +18,7 @@ from salus.common.sections import Section, registry_at
 from salus.common.strict import Strict, validate
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
+from salus.common.tasks.steps import check_outputs
 
 WIDTH = 100
 DATASET = "my-data"
@@ -81,8 +82,7 @@ def _task(kind: str, model: str) -> dict[str, Any]:
             values = {"kind": kind, "model": name, "dataset": DATASET, **sample}
             try:
                 settings = validate(TaskSettings.for_values(values), values, error=JobError, what="section [task]")
-                make_task(settings)
-                build_model(settings, 0)
+                check_outputs(build_model(settings, 0), make_task(settings))
             except JobError as found:
                 problem = problem or found
             else:

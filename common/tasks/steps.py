@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from salus.common.batch import Batch, Spec
+from salus.common.batch import Batch, Spec, example_batch
 from salus.common.errors import JobError
 from salus.common.tasks.base import Step, Task
 
@@ -80,3 +80,28 @@ def _noise(spec: Spec, items: int, generator: torch.Generator, device: torch.dev
         for name, field in spec.items()
         if field.noise
     }
+
+
+def check_outputs(model: torch.nn.Module, task: Task) -> None:
+    """Check on a random item that the task can use what the model returns.
+
+    Raises:
+        JobError: it cannot, such as a classifier's outputs for a segmentation.
+    """
+    batch = example_batch(task.spec, 1)
+    try:
+        with torch.no_grad():
+            fits = task.losses(model, batch, task.steps[0]).shape == (1,)
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # what torch raises for tensors that do not fit
+        fits = False
+    if not fits:
+        raise JobError(
+            f"The model {task.settings.model!r} does not fit the task {task.settings.kind!r} with these settings.",
+            remedy="Choose a model for this kind of task; `salus job new` names one that fits.",
+        )

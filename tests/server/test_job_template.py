@@ -11,11 +11,12 @@ from salus.common.idle import without_effect
 from salus.common.job import parse_job
 from salus.common.models import build_model
 from salus.common.optimizers import OPTIMIZERS
+from salus.common.strategies import STRATEGIES
 from salus.common.sums import SUMS, sums_of
 from salus.common.tasks import TASKS, make_task
+from salus.common.tasks.steps import check_outputs
 from salus.privacy.protection import PROTECTIONS
 from salus.server.job_template import new_job
-from salus.server.strategies import STRATEGIES
 
 TRAINS = {"privacy": {"noise": "none"}}
 
@@ -24,8 +25,7 @@ TRAINS = {"privacy": {"noise": "none"}}
 def test_every_kind_of_task_gets_a_job_that_could_run(kind: str) -> None:
     job = parse_job(new_job(kind, "", TRAINS))
     assert job.task.kind == kind
-    make_task(job.task)
-    build_model(job.task, 0)
+    check_outputs(build_model(job.task, 0), make_task(job.task))
 
 
 @pytest.mark.parametrize("kind", SUMS.names())

@@ -50,8 +50,8 @@ class Here:
 
 
 class World:
-    def __init__(self, folder: Path, job: Job, sites: int = 3) -> None:
-        self.coordinator = Identity.generate()
+    def __init__(self, folder: Path, job: Job, sites: int = 3, coordinator: Identity | None = None) -> None:
+        self.coordinator = coordinator or Identity.generate()
         numbers = range(1, sites + 1)
         self.sites = Here({n: toy_site(folder / f"s{n}", n, self.coordinator.public_key, sites=sites) for n in numbers})
         self.keys = toy_keys(sites)
