@@ -9,7 +9,7 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import TracebackType
 
@@ -36,8 +36,11 @@ WORKER_LOST = 1000  # our own error code: the process of this site exited
 AppFactory = Callable[[Sequence[int], int], ClientApp]
 
 
-def _serve(pipe: Connection, factory: AppFactory, sites: Sequence[int], threads: int) -> None:
+def _serve(
+    pipe: Connection, factory: AppFactory, sites: Sequence[int], threads: int, environment: Mapping[str, str]
+) -> None:
     """Main loop of a worker: answer each message with the app until the pipe closes."""
+    os.environ.update(environment)  # the server process may have begun with another one
     app = factory(sites, threads)
     while True:
         try:
@@ -60,7 +63,9 @@ class _Worker:
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload(PRELOADED)
         self._pipe, theirs = server.Pipe()
-        self.process = server.Process(target=_serve, args=(theirs, factory, sites, threads), daemon=True)
+        self.process = server.Process(
+            target=_serve, args=(theirs, factory, sites, threads, dict(os.environ)), daemon=True
+        )
         with starting_child():
             self.process.start()
         theirs.close()
