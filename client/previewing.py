@@ -1,17 +1,46 @@
 """A page of pictures that shows what a job's transforms do to some images; it stays with the data."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from salus.client.data.examples import annotations_of, example_of
+from salus.client.data.records import ImageRecord
+from salus.client.data.sources import guess_kind, open_source
+from salus.client.data.sources.base import SourceOptions
 from salus.client.outgoing.overlays import overlay
-from salus.common.errors import UnreadableImage
+from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.pages import Section, write_page
+from salus.common.tasks.base import Task
 from salus.common.transforms.chain import Chain, stream
+from salus.common.vocabulary import OTHER
 
 MOST_COLOURS = 3
+
+
+def chosen(data: Path, options: SourceOptions, task: Task, count: int) -> list[tuple[str, Example]]:
+    """Return images that fit a task, spread evenly over the data, with captions; those that cannot be read are passed over.
+
+    Raises:
+        DataError: the path holds no data of a known kind.
+    """
+    source = open_source(guess_kind(data), data, options)
+    records = [record for record in source.scan() if isinstance(record, ImageRecord)]
+    annotations, measured = annotations_of(task), task.chain.measured
+    found: list[tuple[str, Example]] = []
+    for place in range(0, len(records), max(1, len(records) // count)):
+        record = records[place]
+        vendor = str(record.info.get("vendor", OTHER))
+        with contextlib.suppress(DataError, UnreadableImage):
+            sample = source.load(record.key)
+            example = example_of(sample, task.settings, vendor, annotations=annotations, measured=measured)
+            found.append((f"Image {place + 1} of {len(records)}, label {record.label or 'none'}", example))
+        if len(found) == count:
+            break
+    return found
 
 
 def write_preview(

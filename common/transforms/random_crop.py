@@ -74,11 +74,18 @@ class RandomCrop(Transform):
 
     def _voxel(self, mask: np.ndarray, draw: Draw) -> np.ndarray | None:
         """Return the index of a voxel of a structure, or None without one."""
-        if self.settings.around == "foreground":
-            places = np.flatnonzero(mask)
-        else:
-            classes = np.unique(mask[mask != 0])
-            places = np.flatnonzero(mask == draw.choice(classes)) if len(classes) else np.zeros(0, np.int64)
+        if self.settings.around == "classes":
+            mask = _one_class(mask, draw)
+        places = np.flatnonzero(mask)
         if not len(places):
             return None
         return np.array(np.unravel_index(int(draw.choice(places)), mask.shape)[1:])
+
+
+def _one_class(mask: np.ndarray, draw: Draw) -> np.ndarray:
+    """Return where one of the structures is, drawn among those that are there; they may be numbers or channels."""
+    if len(mask) > 1:
+        there = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
+        return mask[[draw.choice(there)]] if len(there) else mask
+    classes = np.unique(mask[mask != 0])
+    return mask == draw.choice(classes) if len(classes) else mask

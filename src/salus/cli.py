@@ -11,6 +11,7 @@ from salus.common.console import out, run
 from salus.common.process import protect_memory
 from salus.server.commands import consortium, job, server, statistics
 from salus.simulations import commands as simulations
+from salus.simulations import preview
 
 app = typer.Typer(
     help="Salus: hospitals train one model together, and their data never leave the hospitals.",
@@ -22,6 +23,7 @@ app = typer.Typer(
 simulations.register(app)
 statistics.register(app)
 predict.register(app)
+preview.register(job.app)
 app.add_typer(job.app, name="job")
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")

@@ -44,3 +44,17 @@ def test_the_private_sample_job_leaves_most_of_a_patients_year(name: str) -> Non
     plan = plan_of(load_job(Path(__file__).resolve().parents[2] / "simulations" / "jobs" / name))
     assert plan is not None
     assert budget_cost(plan) <= 0.35 * BUDGET_EPSILON
+
+
+def test_every_transform_says_what_it_gives(tmp_path: Path) -> None:
+    path = tmp_path / "job.toml"
+    steps = ('kind = "spacing"\nmm = [1.0, 1.0]', 'kind = "center-crop"')
+    path.write_text(
+        job_text(protection="masking", privacy='noise = "none"')
+        + "".join(f"\n[[task.transforms]]\n{step}\n" for step in steps)
+    )
+    result = salus("job", "validate", str(path))
+    assert result.returncode == 0, result.stderr
+    shown = " ".join(result.stdout.replace("│", " ").split())
+    assert "transforms[0] spacing image 1 x ? x ?" in shown
+    assert "transforms[1] center-crop image 1 x 8 x 8" in shown

@@ -31,6 +31,14 @@ def test_by_class_a_small_structure_is_seen_as_often_as_a_large_one():
     assert share_with_small("anywhere", 1.0) < 0.1
 
 
+def test_structures_that_may_overlap_are_drawn_by_channel():
+    example, step = speckled(), make("random-crop", task((7, 7)), around="classes", share=1.0)
+    channels = np.concatenate([example["mask"] == 1, example["mask"] == 2]).astype(np.uint8)
+    example = example.with_fields(mask=channels)
+    small = np.mean([step(example, np.random.default_rng(seed))["mask"][1].any() for seed in range(DRAWS)])
+    assert small == pytest.approx(0.5, abs=4.5 * np.sqrt(0.25 / DRAWS))
+
+
 def test_only_the_given_share_is_centred_on_a_structure():
     assert share_with_small("classes", 0.4) == pytest.approx(0.2 + 0.6 * 49 / (34 * 54), abs=4.5 * np.sqrt(0.2 / DRAWS))
 
