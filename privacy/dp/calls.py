@@ -1,8 +1,9 @@
 """A loss taken apart at its calls of the network: the network runs once on a whole batch, the loss on one item at a time.
 
-Whatever a task's loss does with its items, it sees a single one together with that item's outputs, so it cannot couple
-patients. The gradient with respect to each call's outputs then goes through the network in one backward pass. If the input of a
-later call follows from an earlier call's output, that pass goes through both.
+Whatever a task's loss does with its items, it sees a single one together with that item's outputs, and for a single one it
+must make the same calls with the same inputs as for the whole batch. So it cannot couple patients. The gradient with respect
+to each call's outputs then goes through the network in one backward pass. If the input of a later call follows from an earlier
+call's output, that pass goes through both.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,17 +48,47 @@ class _Proxy:
 
 
 @dataclass(frozen=True)
-class Calls:
-    """The outputs of the network's calls for one batch.
+class Call:
+    """One call of the network or a part of it.
 
     Args:
-        structures: of each call's result.
+        target: what was called.
+        given: its arguments, flattened.
+        structures: of the arguments and of the result.
+    """
+
+    target: Any
+    given: list[Any]
+    structures: tuple[Any, Any]
+
+    @classmethod
+    def of(cls, target: Any, arguments: Any, result: Any) -> "Call":
+        """Return a call as it was made."""
+        given, structure = pytree.tree_flatten(arguments)
+        return cls(target, [_detached(value) for value in given], (structure, pytree.tree_flatten(result)[1]))
+
+    def same_for(self, item: int, items: int, target: Any, arguments: Any) -> bool:
+        """Return whether one item alone makes this call, with its own part of the batch's inputs or the same constants."""
+        given, structure = pytree.tree_flatten(arguments)
+        return (
+            bool(target == self.target)
+            and structure == self.structures[0]
+            and all(_part_of(mine, whole, item, items) for mine, whole in zip(given, self.given, strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The network's calls for one batch, and what they returned.
+
+    Args:
+        made: in order.
         tensors: all tensors of all results, in order, first dimension the items or a multiple of them.
         losses: of the items; None if the loss ended with an error, so that further calls may be missing.
     """
 
     model: nn.Module
-    structures: tuple[Any, ...]
+    made: tuple[Call, ...]
     tensors: tuple[torch.Tensor, ...]
     items: int
     losses: torch.Tensor | None = None
@@ -71,32 +102,32 @@ class Calls:
         size = len(tensor) // self.items
         return slice(item * size, (item + 1) * size)
 
-    def loss(self, loss: Loss, batch: Batch, tensors: list[torch.Tensor]) -> torch.Tensor:
+    def loss(self, loss: Loss, batch: Batch, tensors: list[torch.Tensor], item: int | None = None) -> torch.Tensor:
         """Return the losses of a batch with these tensors in place of the network's outputs.
 
+        Args:
+            item: the only one in the batch, whose calls must be the recorded ones; None for other inputs than the recorded ones.
+
         Raises:
-            RuntimeError: the loss calls the network more or less often than it was recorded.
+            OtherCalls: the loss calls the network otherwise than it was recorded.
         """
-        given = iter(tensors)
-        results = [pytree.tree_unflatten([next(given) for _ in range(s.num_leaves)], s) for s in self.structures]
-        waiting = iter(results)
-        used = 0
+        outputs, waiting = iter(tensors), iter(self.made)
 
         def answer(target: Any, *arguments: Any, **named: Any) -> Any:
-            nonlocal used
-            used += 1
-            if used > len(results):
+            call = next(waiting, None)
+            if call is None or (item is not None and not call.same_for(item, self.items, target, (arguments, named))):
                 raise OtherCalls
-            return next(waiting)
+            structure = call.structures[1]
+            return pytree.tree_unflatten([next(outputs) for _ in range(structure.num_leaves)], structure)
 
         found = loss(cast(nn.Module, _Proxy(self.model, answer)), batch)
-        if used != len(results):
+        if next(waiting, None) is not None:
             raise OtherCalls
         return found
 
 
 class OtherCalls(RuntimeError):
-    """A loss calls the network more or less often for one item than for the whole batch."""
+    """A loss calls the network otherwise for one item than for the whole batch."""
 
 
 def recorded(loss: Loss, model: nn.Module, batch: Batch) -> Calls:
@@ -105,10 +136,12 @@ def recorded(loss: Loss, model: nn.Module, batch: Batch) -> Calls:
     Raises:
         RuntimeError: the loss uses the network in a way that cannot be taken apart.
     """
+    made: list[Call] = []
     results: list[Any] = []
 
     def answer(target: Any, *arguments: Any, **named: Any) -> Any:
         results.append(target(*arguments, **named))
+        made.append(Call.of(target, (arguments, named), results[-1]))
         return results[-1]
 
     losses = None
@@ -118,12 +151,11 @@ def recorded(loss: Loss, model: nn.Module, batch: Batch) -> Calls:
         if not results:
             raise
         # The loss may fail for one item only, see `output_gradients`.
-    flat, structures = zip(*(pytree.tree_flatten(result) for result in results), strict=True) if results else ((), ())
-    tensors = tuple(tensor for leaves in flat for tensor in leaves)
+    tensors = tuple(tensor for result in results for tensor in pytree.tree_flatten(result)[0])
     items = len(batch)
     if not tensors or any(not isinstance(t, torch.Tensor) or t.dim() == 0 or len(t) % items for t in tensors):
         raise RuntimeError("expected calls of the network whose outputs belong to single items")
-    return Calls(model, tuple(structures), tensors, items, losses)
+    return Calls(model, tuple(made), tensors, items, losses)
 
 
 def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list[torch.Tensor]:
@@ -133,7 +165,8 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
     NaN, and its patient contributes nothing. Free places have a gradient of zero.
 
     Raises:
-        RuntimeError: the loss failed for the whole batch before its last call.
+        OtherCalls: for one item alone, the loss calls the network otherwise or with other inputs than for the whole batch, or it
+            failed for the whole batch before its last call. Then each patient needs a pass without the others.
     """
     gradients = [torch.zeros_like(_single(tensor.detach())) for tensor in calls.tensors]
     for place, patient in patients.numbers():
@@ -142,15 +175,15 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
                 leaf.clone().requires_grad_() if leaf.is_floating_point() else leaf for leaf in calls.of_item(place)
             ]
             with torch.enable_grad():
-                losses = calls.loss(loss, batch.rows(slice(place, place + 1)), leaves)
+                losses = calls.loss(loss, batch.rows(slice(place, place + 1)), leaves, place)
                 if losses.shape != (1,):
                     raise ValueError("expected one loss for one item")
                 wanted = [leaf for leaf in leaves if leaf.requires_grad]
                 slopes = iter(torch.autograd.grad(losses.sum(), wanted, allow_unused=True))
             found = [next(slopes) if leaf.requires_grad else None for leaf in leaves]
         except Exception as problem:
-            if isinstance(problem, OtherCalls) and calls.losses is None:
-                raise
+            if isinstance(problem, OtherCalls):
+                raise  # other items of the batch had a part in the network's inputs, and must have none in what this one adds
             # Any error must affect only this patient: a failure of the whole step would reveal that the patient is there.
             for tensor, gradient in zip(calls.tensors, gradients, strict=True):
                 if gradient.is_floating_point():
@@ -160,6 +193,26 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
             if slope is not None:
                 gradient[calls.place(tensor, place)] = slope / patients.of_row[patient]
     return gradients
+
+
+def _part_of(mine: Any, whole: Any, item: int, items: int) -> bool:
+    if not isinstance(whole, torch.Tensor) or not isinstance(mine, torch.Tensor):
+        return type(mine) is type(whole) and bool(mine == whole)
+    if whole.dim() and len(whole) % items == 0:
+        size = len(whole) // items
+        return _equal(mine, whole[item * size : (item + 1) * size]) or _equal(mine, whole)
+    return _equal(mine, whole)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Return whether two tensors are the same to the last bit; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:
