@@ -12,6 +12,9 @@ from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
 from salus.common.tasks.base import Step
+from salus.common.transforms.chain import Chain
+from salus.common.transforms.intensity import Rescale
+from salus.common.transforms.resizing import Resize
 
 SIZE = 4
 
@@ -37,11 +40,12 @@ class Gan:
 
     def __init__(self, settings: TaskSettings) -> None:
         self.settings = settings
+        self.chain = Chain.of((Resize.Settings(), Rescale.Settings()), settings)
         self.spec = {"image": Field((1, 8, 8)), "z": Field((SIZE,), noise=True)}
         self.seen: list[tuple[str, tuple[str, ...], int]] = []
 
     def prepare(self, example: Example) -> dict[str, torch.Tensor]:
-        return {"image": torch.from_numpy(np.asarray(example["image"], np.float32)) * 2 - 1}
+        return {"image": torch.from_numpy(np.ascontiguousarray(example["image"], np.float32))}
 
     def losses(self, model: Any, batch: Batch, step: Step) -> torch.Tensor:
         self.seen.append((step.name, tuple(sorted(batch)), len(batch)))
