@@ -11,6 +11,7 @@ import httpx
 import nibabel
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from tests.cli import salus
 from tests.client.data.dicom_files import make
@@ -102,7 +103,9 @@ def orthanc(tmp_path: Path) -> Iterator[str]:
             instances = [instance_of(dataset) for dataset in slices]
             reader = Producer("reader", "00" * 32, "1")
             write_segmentation(tmp_path / "seg.dcm", ball.astype(np.uint8), instances, coded(("lesion",)), reader)
-            for data in [*map(saved, slices), (tmp_path / "seg.dcm").read_bytes()]:
+            drawn = dcmread(tmp_path / "seg.dcm")
+            drawn.Manufacturer = "A reader's workstation"  # what Salus itself has predicted is never imported
+            for data in [*map(saved, slices), saved(drawn)]:
                 assert httpx.post(f"{root}/instances", content=data, auth=AUTH).status_code == 200
         yield root
 
