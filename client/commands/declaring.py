@@ -122,6 +122,12 @@ def remarks(declaration: Declaration, found: Proposal) -> list[str]:
             "order with the coordinator. Declare the names, in this order, with salus dataset declare --classes: then a job that "
             "spells one differently is refused."
         )
+    numbered = [t.name for t in declaration.targets if t.names and all(name.isdecimal() for name in t.names)]
+    if numbered:
+        lines.append(
+            f"The structures of {', '.join(map(repr, numbered))} are numbers: 1 stands for the first class that a job lists, "
+            "2 for the second. Agree on the order with the coordinator, or register the data again with --structures."
+        )
     strange = outside(found.labels, declaration) if "class" in declaration.annotations else {}
     if strange:
         most = sorted(strange, key=lambda label: -strange[label])

@@ -7,7 +7,10 @@ import pytest
 from tests.builders import write_npz
 from tests.cli import Result, salus
 
+from salus.client.commands.declaring import remarks
 from salus.client.config import init_site, open_catalogue
+from salus.client.data.declaration import Proposal
+from salus.common.declaration import Declaration, DeclaredTarget
 
 
 @pytest.fixture
@@ -78,3 +81,12 @@ def test_labels_outside_the_classes_are_on_the_first_screen(site: Path, tmp_path
 def test_a_data_set_that_is_not_there_is_one_line(site: Path) -> None:
     assert "salus dataset list" in one_line(salus("dataset", "declare", site, "nothing"), 20)
     assert "--units" in one_line(salus("dataset", "declare", site, "nothing", "--units", "age"), 11)
+
+
+def test_an_operator_is_told_that_the_structures_of_a_mask_are_numbers() -> None:
+    targets = (DeclaredTarget(name="mask", kind="mask", names=("1", "2")),)
+    declared = Declaration(kind="images", annotations=("mask",), targets=targets)
+    said = " ".join(remarks(declared, Proposal(declared, {}, 10)))
+    assert "The structures of 'mask' are numbers" in said
+    named = declared.model_copy(update={"targets": (targets[0].model_copy(update={"names": ("liver",)}),)})
+    assert "numbers" not in " ".join(remarks(named, Proposal(named, {}, 10)))

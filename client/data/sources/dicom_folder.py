@@ -40,7 +40,7 @@ from salus.common.errors import UnreadableImage
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 NO_IMAGES = ("mask-without-image", "the images that it refers to are not here")
-NO_PICTURE = ("annotation", "a segmentation or structure set, which is no image")
+NO_PICTURE = ("annotation", "a segmentation or structure set, not an image")
 MASK = "mask"
 Info = dict[str, str | float | int | list[float]]
 

@@ -36,10 +36,11 @@ LIVER, TUMOUR = np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
 LIVER[1:4, 2:6, 1:4] = True  # 36 voxels
 TUMOUR[2, 3:7, 5:9] = True  # 16 voxels
 VOLUMES = SourceOptions(volumes=True)
+CHILD = Decoding()
 
 
 def scanned(
-    folder: Path, options: SourceOptions = VOLUMES, decoding: Decoding | None = None
+    folder: Path, options: SourceOptions = VOLUMES, decoding: Decoding | None = CHILD
 ) -> tuple[list[tuple[ImageRecord, Sample]], list[tuple[str, str]]]:
     source = open_source("dicom", folder, options, decoding)
     found = list(source.scan())
@@ -84,12 +85,13 @@ def test_segments_lie_where_their_planes_lie(tmp_path: Path, axes: tuple[float, 
     assert in_patient(sample, 2) == true_places(slices, TUMOUR)
 
 
-def test_the_sandboxed_child_reads_them(tmp_path: Path) -> None:
+def test_a_series_with_a_segmentation_and_one_with_contours_are_told_apart(tmp_path: Path) -> None:
     slices = series(tmp_path / "a")
     saved(segmentation(slices, {"Liver": LIVER}), tmp_path / "a" / "seg.dcm")
     others = series(tmp_path / "b", patient="P2")
     saved(structure_set(others, {"Liver": {2: [square(1.5, 2.5, 5.5, 6.5)]}}), tmp_path / "b" / "rt.dcm")
-    good, bad = scanned(tmp_path, decoding=Decoding())
+    good, bad = scanned(tmp_path)
+    assert [item for item, _ in scanned(tmp_path, decoding=None)[0]] == [item for item, _ in good]
     assert bad == []
     assert [item.targets["mask"].amounts for item, _ in good] == [
         pytest.approx({"Liver": 36 * VOXEL_ML}), pytest.approx({"Liver": 16 * VOXEL_ML}),

@@ -1,5 +1,6 @@
 """The conventions by which hospitals keep NIfTI masks, each with exact phantoms."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def cases(source: Source) -> tuple[dict[str, tuple[ImageRecord, Sample]], list[t
 
 
 def only(folder: Path, options: SourceOptions | None = None) -> tuple[ImageRecord, Sample]:
-    good, bad = cases(open_source("nifti", folder, options or SourceOptions()))
+    good, bad = cases(open_source("nifti", folder, options or SourceOptions(), Decoding()))
     assert bad == []
     ((item, sample),) = good.values()
     assert item.sha256 == sample.sha256
@@ -54,7 +55,7 @@ def test_nnunet_with_channels_and_names(tmp_path: Path, labels: dict[str, object
     write(tmp_path / "labelsTr" / "a.nii.gz", MASK)
     write(tmp_path / "labelsTr" / "lost.nii.gz", MASK)
     write(tmp_path / "imagesTs" / "b_0000.nii.gz", VALUES)
-    good, bad = cases(open_source("nifti", tmp_path, SourceOptions()))
+    good, bad = cases(open_source("nifti", tmp_path, SourceOptions(), Decoding()))
     assert bad == [("imagesTs/b_0000.nii.gz", "unlabelled"), ("labelsTr/lost.nii.gz", "mask-without-image")]
     ((key, (item, sample)),) = good.items()
     assert json.loads(key) == ["imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz"]
@@ -92,7 +93,7 @@ def test_decathlon_and_monai_lists(tmp_path: Path) -> None:
         validation=[{"image": "imagesTr/b.nii.gz", "label": "labelsTr/b.nii.gz"}],
         test=["./imagesTr/c.nii.gz"],
     )
-    good, bad = cases(open_source("nifti", tmp_path, SourceOptions()))
+    good, bad = cases(open_source("nifti", tmp_path, SourceOptions(), Decoding()))
     assert {json.loads(key)[0]: item.split for key, (item, _) in good.items()} == {
         "imagesTr/a.nii.gz": "", "imagesTr/b.nii.gz": "val",
     }  # fmt: skip
@@ -129,7 +130,7 @@ def test_bids_masks_belong_to_their_subject_and_session(tmp_path: Path) -> None:
         )
     (tmp_path / "derivatives/manual/dseg.tsv").write_text("index\tname\n1\tliver\n2\ttumour\n")
     write(tmp_path / "derivatives/manual/sub-03/anat/sub-03_dseg.nii.gz", MASK)
-    good, bad = cases(open_source("nifti", tmp_path, SourceOptions()))
+    good, bad = cases(open_source("nifti", tmp_path, SourceOptions(), Decoding()))
     found = {(item.patient, item.label) for item, _ in good.values()}
     assert found == {("sub-01", "0.060"), ("sub-01", "0.000"), ("sub-02", "0.060")}
     assert all("T1w" in key.split(",")[0] for key in good)
@@ -142,7 +143,7 @@ def test_bids_binary_masks_of_several_structures_are_one_annotation(tmp_path: Pa
     write(tmp_path / "sub-01/anat/sub-01_FLAIR.nii.gz", VALUES)
     write(tmp_path / "derivatives/d/sub-01/anat/sub-01_label-liver_mask.nii.gz", (MASK == 1).astype(np.uint8))
     write(tmp_path / "derivatives/d/sub-01/anat/sub-01_label-tumour_mask.nii.gz", (MASK == 2).astype(np.uint8))
-    _, bad = cases(open_source("nifti", tmp_path, SourceOptions(labels="")))
+    _, bad = cases(open_source("nifti", tmp_path, SourceOptions(labels=""), Decoding()))
     assert [reason for _, reason in sorted(bad)][:2] == [
         "ambiguous-mask",
         "ambiguous-mask",
@@ -161,7 +162,7 @@ def test_plain_folders_and_names_from_the_operator(tmp_path: Path) -> None:
     item, sample = only(tmp_path, SourceOptions(structures=("liver", "tumour")))
     assert item.targets["mask"].amounts == pytest.approx(ML)
     assert sample.names == {"mask": ("liver", "tumour")}
-    _, bad = cases(open_source("nifti", tmp_path, SourceOptions(structures=("liver",))))
+    _, bad = cases(open_source("nifti", tmp_path, SourceOptions(structures=("liver",)), Decoding()))
     assert [reason for _, reason in bad] == ["unknown-structure"]
     (tmp_path / "labels.csv").write_text("file,label,PatientID\na.nii.gz,ill,P1\n")
     item, _ = only(tmp_path)
@@ -216,7 +217,7 @@ def test_masks_that_reach_beyond_their_image_are_measured_and_others_refused(tmp
     for name, mask in masks.items():
         write(tmp_path / "images" / f"{name}.nii", VALUES)
         nibabel.save(mask, tmp_path / "labels" / f"{name}.nii")
-    good, bad = cases(open_source("nifti", tmp_path, SourceOptions()))
+    good, bad = cases(open_source("nifti", tmp_path, SourceOptions(), Decoding()))
     assert [(json.loads(key)[0], item.targets["mask"].outside) for key, (item, _) in good.items()] == [
         ("images/cut.nii", 0.5)
     ]
@@ -251,4 +252,16 @@ def test_a_dataset_json_that_cannot_be_used_is_an_error(tmp_path: Path, content:
     write(tmp_path / "imagesTr" / "a_0000.nii.gz", VALUES)
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match=r"dataset\.json"):
-        open_source("nifti", tmp_path, SourceOptions())
+        open_source("nifti", tmp_path, SourceOptions(), Decoding())
+
+
+def test_a_sample_that_was_registered_before_its_mask_was_an_annotation_is_read_as_before(tmp_path: Path) -> None:
+    write(tmp_path / "images" / "a.nii", VALUES)
+    write(tmp_path / "labels" / "a.nii", MASK)
+    source = open_source("nifti", tmp_path, SourceOptions(masks="labels"), Decoding())
+    sample = source.load("images/a.nii")  # the key in a catalogue of that time
+    assert sample.sha256 == hashlib.sha256((tmp_path / "images" / "a.nii").read_bytes()).hexdigest()
+    assert sample.targets == {}
+    (item,) = source.scan()
+    assert isinstance(item, ImageRecord)
+    assert (item.sha256 != sample.sha256, item.pixel_sha256 == sample.pixel_sha256) == (True, True)
