@@ -104,3 +104,12 @@ def test_jobs_may_differ_in_what_changes_every_image_but_not_in_what_leaves_some
     assert asked() == asked('kind = "rotate"') == asked('kind = "window"\nlow = 0.0\nhigh = 9.0')
     spaced = [asked(f'kind = "spacing"\nmm = [{mm}, 1.0]') for mm in (1.0, 2.0)]
     assert len({asked(), *spaced, asked('kind = "zscore"\ngroups = [["GE", 0.0, 1.0]]')}) == 4
+
+
+def test_patches_are_for_tasks_that_predict_images_of_any_size() -> None:
+    task = 'kind = "segmentation"\nmodel = "unet"\nshape = [16, 16, 16]\n'
+    found = check(task + steps('kind = "spacing"\nmm = [1.0, 1.0, 1.0]', 'kind = "random-crop"\naround = "classes"'))
+    assert found == [
+        "transforms[0] spacing: image 1 x ? x ? x ?, mask 1 x ? x ? x ?",
+        "transforms[1] random-crop: image 1 x 16 x 16 x 16, mask 1 x 16 x 16 x 16",
+    ]
