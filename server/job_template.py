@@ -22,7 +22,7 @@ from salus.common.tasks.steps import check_outputs
 
 WIDTH = 100
 DATASET = "my-data"
-CLASSES = {"classes": ["absent", "present"]}
+CLASSES = {"classes": ["first", "second"]}
 COLUMNS = [{"name": "age", "centre": 50.0, "scale": 15.0}, {"name": "sex", "values": [0.0, 1.0]}]
 # What a task may need to be stated; the first that the task and the model accept is written.
 SAMPLES: Sequence[Mapping[str, Any]] = (

@@ -1,4 +1,7 @@
-"""Partitioners divide data among virtual sites, always by patient. To add one: a file here, a test, a line below."""
+"""Partitioners divide data among virtual sites, always by patient. To add one: a file here, a test, a line below.
+
+A partitioner is a function; its own settings are declared with `with_settings`, and its first may be given by its value alone.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from salus.common.errors import ConfigError
-from salus.common.registry import Registry
+from salus.common.registry import Registry, own_settings
+from salus.common.strict import Strict, parse_toml, validate
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,10 @@ class Patient:
 
 
 class Partitioner(Protocol):
-    """Returns the site of each patient, counted from 0."""
+    """Returns the site of each patient, counted from 0; `settings` are its own."""
 
     def __call__(
-        self, patients: Sequence[Patient], sites: int, argument: str, rng: np.random.Generator
+        self, patients: Sequence[Patient], sites: int, settings: Strict, rng: np.random.Generator
     ) -> list[int]: ...
 
 
@@ -43,12 +47,12 @@ def divide(spec: str, patients: Sequence[Patient], sites: int, seed: int) -> lis
     """Return the patient keys of each site.
 
     Args:
-        spec: a partitioner's name and, after a colon, its argument, such as ``dirichlet:0.5``.
+        spec: a partitioner's name and, after a colon, its settings, such as ``dirichlet:0.5``; see `settings_in`.
 
     Guarantees: every patient is at exactly one site, and every site has at least one patient.
 
     Raises:
-        ConfigError: an unknown partitioner, an argument it cannot use, or fewer patients than sites.
+        ConfigError: an unknown partitioner, settings that it does not have, or fewer patients than sites.
     """
     name, _, argument = spec.partition(":")
     partition: Partitioner = PARTITIONERS.get(name, error=ConfigError)
@@ -56,7 +60,8 @@ def divide(spec: str, patients: Sequence[Patient], sites: int, seed: int) -> lis
         raise ConfigError(
             f"Expected at least {sites} patients for {sites} sites, found {len(patients)}.", remedy="Use fewer sites."
         )
-    owners = partition(patients, sites, argument, np.random.default_rng(seed))
+    settings = settings_in(name, own_settings(partition), argument)
+    owners = partition(patients, sites, settings, np.random.default_rng(seed))
     parts: list[list[str]] = [[] for _ in range(sites)]
     for patient, owner in zip(patients, owners, strict=True):
         parts[owner].append(patient.key)
@@ -66,14 +71,20 @@ def divide(spec: str, patients: Sequence[Patient], sites: int, seed: int) -> lis
     return parts
 
 
-def number(argument: str, default: float, name: str) -> float:
-    """Return a partitioner's argument as a positive number; raises ConfigError for anything else."""
-    try:
-        value = float(argument) if argument else default
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(
-            f"Expected a positive number after {name}:, got {argument!r}.", remedy=f"Write {name}:{default}."
-        )
-    return value
+def settings_in(name: str, own: type[Strict] | None, argument: str) -> Strict:
+    """Return a partitioner's settings from the text after its name: ``key=value`` parted by commas, or its first key's value.
+
+    Args:
+        own: the settings that the partitioner owns, or None.
+
+    Raises:
+        ConfigError: an unknown key (the nearest one is named), a wrong value, or an argument where none is used.
+    """
+    model = own or Strict
+    if not argument:
+        return validate(model, {}, error=ConfigError, what=f"partition {name!r}")
+    if not model.model_fields:
+        raise ConfigError(f"Expected nothing after {name!r}, got {argument!r}.", remedy=f"Write --partition {name}.")
+    first = next(iter(model.model_fields))
+    lines = argument.replace(",", "\n") if "=" in argument else f"{first} = {argument}"
+    return parse_toml(model, lines, error=ConfigError, what=f"partition {name!r}")

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from salus.common.errors import ConfigError
+from salus.common.strict import Strict
 from salus.simulations.partitioners import Patient
 
 
-def partition(patients: Sequence[Patient], sites: int, argument: str, rng: np.random.Generator) -> list[int]:
+def partition(patients: Sequence[Patient], sites: int, settings: Strict, rng: np.random.Generator) -> list[int]:
     """Return the site of each group, groups in alphabetical order; raises ConfigError unless there are `sites` groups."""
     groups = sorted({patient.group for patient in patients})
     if len(groups) != sites:

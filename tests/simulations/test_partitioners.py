@@ -46,14 +46,22 @@ def test_smaller_concentration_is_more_skewed() -> None:
     ("spec", "message"),
     [
         ("magic", "dirichlet, group, iid, quantity"),
-        ("dirichlet:x", "positive number"),
-        ("dirichlet:-1", "positive number"),
-        ("quantity:nan", "positive number"),
+        ("dirichlet:x", "Expected the partition 'dirichlet' to be TOML"),
+        ("dirichlet:-1", "concentration: Input should be greater than 0"),
+        ("quantity:nan", "finite|plain values"),
+        ("quantity:inf", "finite|plain values"),
+        ("dirichlet:concentratoin=1", "did you mean 'concentration'"),
+        ("iid:3", "Expected nothing after 'iid'"),
     ],
 )
 def test_wrong_partitions_are_refused(spec: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         divide(spec, PATIENTS, 4, 0)
+
+
+def test_a_setting_may_be_named() -> None:
+    assert divide("dirichlet:concentration=0.1", PATIENTS, 4, 0) == divide("dirichlet:0.1", PATIENTS, 4, 0)
+    assert divide("dirichlet", PATIENTS, 4, 0) == divide("dirichlet:0.5", PATIENTS, 4, 0)
 
 
 def test_impossible_partitions_are_refused() -> None:
