@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -144,6 +145,17 @@ def stamp_of(facts: Iterable[tuple[str, os.stat_result]]) -> Stamp:
         digest.update(repr((name, *numbers)).encode("utf-8", "surrogateescape"))
     first, second = struct.unpack("<qq", digest.digest()[:16])
     return first, second
+
+
+def files_of(key: str) -> tuple[str, ...]:
+    """Return the names of the files that a sample's key stands for, see `Reader.examine`."""
+    try:
+        names = json.loads(key) if key.startswith("[") else None
+    except (ValueError, RecursionError):
+        names = None  # a file's name may begin like a list
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return (key,)
 
 
 class FileView(io.RawIOBase):

@@ -14,7 +14,7 @@ from salus.client.data.dicom.picture import DicomImage, read_image
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume, split_times, stack
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
 from salus.client.data.sources.dicom_masks import (
     Masked,
@@ -192,7 +192,7 @@ class DicomFolder:
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``, with its mask."""
-        names = [str(name) for name in json.loads(key)] if key.startswith("[") else [key]
+        names = files_of(key)
         data = {name: bytes(self._files.read(name)) for name in names}
         objects = [name for name in names if is_annotation(data[name][:HEAD_BYTES])]
         slices = [read_image(data[name], "the file") for name in names if name not in objects]

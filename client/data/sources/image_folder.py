@@ -20,7 +20,7 @@ from salus.client.data.records import (
     array_digest,
     picture_key,
 )
-from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOptions
+from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOptions, files_of
 from salus.client.data.sources.box_files import BoxFiles
 from salus.client.data.sources.boxes import REASONS, UsedBoxes, used
 from salus.client.data.sources.cells import extra_of, with_digest
@@ -109,7 +109,7 @@ class ImageFolder:
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, rotated as the file says."""
-        name = str(json.loads(key)[0]) if key.startswith("[") else key
+        name = files_of(key)[0]
         return self._loaded(name, self._row(name))[0]
 
     def _loaded(self, name: str, row: LabelRow | None) -> tuple[Sample, UsedBoxes | None, dict[str, Target]]:

@@ -19,7 +19,7 @@ import numpy as np
 from salus.client.data.dicom.picture import Window, show
 from salus.client.data.grids import index_map, same_grid
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, array_digest, picture_key
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of
 from salus.client.data.sources.labels import LabelRow, has_label_file, read_labels
 from salus.client.data.sources.layouts import NO_MASK, Case, Layout, MaskFile
@@ -120,7 +120,7 @@ class NiftiFolder:
 
     def load(self, key: str) -> Sample:
         """Return ``[channels, z, y, x]``, stretched from its smallest to its largest value, with its mask."""
-        files = tuple(json.loads(key)) if key.startswith("[") else (key,)
+        files = files_of(key)
         case = self._layout.cases.get(files[0])
         if case is None or files not in (case.files, case.images):
             raise UnreadableImage("missing", "the folder no longer holds these files together")

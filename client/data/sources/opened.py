@@ -1,13 +1,11 @@
 """A source over some files: how a scan goes through them, wherever they are decoded."""
 
-import contextlib
 import itertools
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import Reader, SourceOptions, Stamp
+from salus.client.data.sources.base import Reader, SourceOptions, Stamp, files_of
 from salus.client.data.sources.local import LocalFiles
 from salus.common.errors import UnreadableImage
 
@@ -70,11 +68,7 @@ class Opened(ABC):
 
     def stamp(self, key: str) -> Stamp | None:
         """Return the stamp of the files that `key` names; None where it names none."""
-        names = [key]
-        if key.startswith("["):
-            with contextlib.suppress(ValueError):
-                names = [str(name) for name in json.loads(key)]
-        return self._files.stamp(names)
+        return self._files.stamp(list(files_of(key)))
 
 
 class Direct(Opened):

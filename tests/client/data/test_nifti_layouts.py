@@ -1,5 +1,6 @@
 """The conventions by which hospitals keep NIfTI masks, each with exact phantoms."""
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.sources.base import Source, SourceOptions, files_of
 from salus.common.errors import DataError
 
 MASK = np.zeros(VALUES.shape, np.uint8)
@@ -265,3 +266,15 @@ def test_a_sample_that_was_registered_before_its_mask_was_an_annotation_is_read_
     (item,) = source.scan()
     assert isinstance(item, ImageRecord)
     assert (item.sha256 != sample.sha256, item.pixel_sha256 == sample.pixel_sha256) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["[1].nii", "[a", '["a", 1].nii'])
+def test_a_file_may_have_a_name_that_looks_like_a_list(tmp_path: Path, name: str) -> None:
+    name = name if name.endswith(".nii") else f"{name}.nii"
+    write(tmp_path / "images" / "x.nii", VALUES).rename(tmp_path / name)
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), (name, "x")])
+    item, _ = only(tmp_path)
+    assert (item.key, files_of(item.key)) == (name, (name,))
+    assert open_source("nifti", tmp_path, SourceOptions()).stamp(item.key) is not None
+    assert files_of(json.dumps(["a", "b"])) == ("a", "b")
