@@ -15,7 +15,8 @@ from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.pages import Section, write_page
 from salus.common.tasks.base import Task
-from salus.common.transforms.chain import Chain, stream
+from salus.common.transforms.chain import Chain
+from salus.common.transforms.streams import stream
 from salus.common.vocabulary import OTHER
 
 MOST_COLOURS = 3

@@ -10,7 +10,7 @@ from salus.client.data.preparing import Fields, Item, Preparer
 from salus.common.batch import Batch, stacked
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Example
-from salus.common.transforms.chain import stream
+from salus.common.transforms.streams import stream
 
 
 @dataclass(frozen=True)

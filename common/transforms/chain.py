@@ -6,17 +6,12 @@ Evaluation and prediction run the fixed steps only, wherever they stand in the c
 """
 
 import contextlib
-import hashlib
-import hmac
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
-
 from salus.common.batch import Spec
-from salus.common.canonical import canonical_json
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
@@ -25,7 +20,6 @@ from salus.common.transforms import kind_of
 from salus.common.transforms.base import Draw, Fitted, Invertible, Transform
 
 Known = tuple[Example, int]  # a training image and its class number
-STREAM = b"salus/augmentation/1"
 
 
 @dataclass(frozen=True)
@@ -185,20 +179,6 @@ class Chain:
             {"kind": kind, "version": step.version, "settings": entry.model_dump(mode="json")}
             for kind, step, entry in list(zip(self.kinds, self.steps, self.entries, strict=True))[: self.fixed]
         ]
-
-
-def stream(secret: bytes, *parts: str | int) -> Draw:
-    """Return the generator of one use of one image.
-
-    Args:
-        secret: of the site, so that nobody else can repeat the draws.
-        parts: whatever distinguishes this use: job, image, copy, round or epoch.
-
-    Guarantees: equal parts give equal draws on every machine; other parts give independent ones, as far as HMAC-SHA256 is a
-    pseudo-random function.
-    """
-    digest = hmac.new(secret, STREAM + b"\0" + canonical_json(list(parts)), hashlib.sha256).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest)))
 
 
 def _each(step: Transform, images: Sequence[Known]) -> Iterator[Known]:

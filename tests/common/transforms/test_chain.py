@@ -10,8 +10,9 @@ from salus.common.examples import Example
 from salus.common.strict import Strict
 from salus.common.transforms import TRANSFORMS
 from salus.common.transforms.base import UNKNOWN
-from salus.common.transforms.chain import Chain, stream
+from salus.common.transforms.chain import Chain
 from salus.common.transforms.checks import check_result, unresolved
+from salus.common.transforms.streams import stream
 
 TASK_SPEC = {
     "image": Field((3, 8, 8, 8), spatial=True),
