@@ -23,6 +23,7 @@ from salus.common.optimizers import make_optimizer
 from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.tasks.steps import has_noise, noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
+from salus.privacy.dp.calls import OtherCalls
 from salus.privacy.dp.checks import checked_clipper, independent_rows, steps_under_noise, without_dropout
 from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
@@ -213,7 +214,10 @@ class PrivateTrainer:
         trainer = self._trainer
         clipper = self._clipper.of_copy(without_dropout(trainer.model))
         with torch.random.fork_rng(devices=[]):
-            return independent_rows(clipper, trainer.task, rows, places, trainer.device)
+            try:
+                return independent_rows(clipper, trainer.task, rows, places, trainer.device)
+            except OtherCalls:
+                return False  # the task's inputs to the network are other ones, in the last bits, for a single image
 
     def _clipped(self, batch: Batch, patients: Patients) -> list[torch.Tensor]:
         """Return the clipped sum of a batch; if that fails, the sum over those patients for whom it succeeds."""

@@ -227,6 +227,29 @@ def test_where_rows_depend_on_each_other_patients_are_computed_alone(monkeypatch
     assert sorted(sizes) == [(1, 1), (1, 1), (1, 2)]
 
 
+def test_a_task_whose_inputs_differ_for_a_single_image_gets_passes_of_one_patient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The inputs are the item's own, but not to the last bit, as with other instructions for other sizes."""
+    private = private_of(job_of(), rate=1.0)
+    start = read_parameters(private._trainer.model, private._trainer.layout)
+    data = Recorded([0, 1, 2, 3])
+    expected = private.direction(start, data)  # type: ignore[arg-type]
+    task = private._trainer.task
+    infer = task.infer
+
+    def uneven(model: Any, batch: Batch) -> torch.Tensor:
+        factor = 1 + 2.0**-20 * (len(batch) > 1)
+        result: torch.Tensor = infer(model, Batch({**batch.fields, "image": batch["image"] * factor}))
+        return result
+
+    monkeypatch.setattr(task, "infer", uneven)
+    private._rows.clear()
+    assert np.allclose(private.direction(start, data), expected, atol=1e-6)  # type: ignore[arg-type]
+    assert private._rows == {1: 1}
+    assert not private.left_out
+
+
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError, OSError])
 def test_a_patient_whose_reading_or_training_fails_adds_nothing_and_is_counted(kind: type[Exception]) -> None:
     private = private_of(job_of(), rate=1.0)
