@@ -17,7 +17,7 @@ from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.sources.base import Source, SourceOptions, files_of
 from salus.client.outgoing.planes import in_order
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import TaskSettings
@@ -120,7 +120,7 @@ def from_folder(
     for number, item in enumerate(source.scan(), start=1):
         tell(number)
         if isinstance(item, ImageRecord):
-            found.append(Input(item.key, names_of(item.key)[0], item.info))
+            found.append(Input(item.key, files_of(item.key)[0], item.info))
         elif item.reason not in NO_IMAGES:
             bad.append(item)
     identity = json.dumps([chosen, str(root.resolve()), options.model_dump(mode="json")])
@@ -132,7 +132,7 @@ def from_dataset(catalogue: Catalogue, name: str) -> Inputs:
     images = catalogue.images(name)
     kind = catalogue.summary(name).kind
     found = tuple(
-        Input(image.key, names_of(image.key)[0], fact.info)
+        Input(image.key, files_of(image.key)[0], fact.info)
         for image, fact in zip(images, catalogue.facts(name), strict=True)
     )
     layers = LAYERS if catalogue.decoding is None else catalogue.decoding.layers
@@ -148,18 +148,6 @@ def _refusals(bad: Iterable[Quarantined]) -> Iterator[Refusal]:
         groups.setdefault((folder, one.reason, one.detail), []).append(one.key)
     for (_, reason, detail), keys in groups.items():
         yield Refusal(keys[0], reason, detail, tuple(keys))
-
-
-def names_of(key: str) -> list[str]:
-    """Return the files that a source's key names; a row of a table is its own name."""
-    if key.startswith("["):
-        try:
-            names = [str(name) for name in json.loads(key)]
-        except ValueError:
-            names = []
-        if names:
-            return names
-    return [key]
 
 
 def check_facts(one: Input, kind: str, task: TaskSettings) -> None:
@@ -180,7 +168,7 @@ def instances_of(inputs: Inputs, one: Input, child: Isolated, task: TaskSettings
             unevenly spaced slice; mixed series; a header that cannot be used.
     """
     instances = []
-    for name in names_of(one.key):
+    for name in files_of(one.key):
         try:
             instances.append(child.header(inputs.source.stored(name)))
         except UnreadableImage as problem:
