@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -142,10 +142,7 @@ class Record:
 
     def name_for(self, item: str) -> str:
         """Return a file name for an item that no other item has: its own name where that is a plain one."""
-        path = PurePosixPath(item)
-        stem = str(
-            path.with_name(re.sub(r"\.(nii|nii\.gz|dcm|png|jpe?g|bmp|tiff?)$", "", path.name, flags=re.IGNORECASE))
-        )
+        stem = re.sub(r"\.(nii|nii\.gz|dcm|png|jpe?g|bmp|tiff?)$", "", item, flags=re.IGNORECASE)
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-")[-MAX_NAME:] or "image"
         name, number = plain, 1
         while name.lower() in self._names:

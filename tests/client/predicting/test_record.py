@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from salus.client.predicting.record import PROGRESS, RUN, Outcome, Record, Run
@@ -65,6 +65,7 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
         Record(tmp_path / "out", RUNS)
 
 
+@example(["/", ".png", "..", "a/.nii.gz", "a/", "."])
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=12))
 def test_names_of_files_stay_inside_and_differ(items: list[str]) -> None:
     import tempfile
