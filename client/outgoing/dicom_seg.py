@@ -3,12 +3,13 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from salus.client.data.dicom.instances import Instance, header_of
 from salus.client.outgoing.coding import Coded
-from salus.client.outgoing.highdicom_extra import algorithm_of, concept, require_highdicom
+from salus.client.outgoing.highdicom_extra import algorithm_of, concept, quiet, require_highdicom
 from salus.client.outgoing.overlays import COLOURS
 from salus.client.outgoing.producer import MANUFACTURER, Producer
 from salus.common.errors import DataError, UnreadableImage
@@ -40,36 +41,16 @@ def write_segmentation(
             allows no segmentation.
         DataError: planes that do not fit the images or the structures.
     """
-    hd = require_highdicom()
+    require_highdicom()
     _check(planes, instances, structures)
     content = np.ascontiguousarray(planes, dtype=np.uint8)
     sources = "/".join(instance.sop_instance_uid for instance in instances)
     names = "/".join(f"{one.name}={one.type.scheme}:{one.type.value}" for one in structures)
     uid = producer.uid("segmentation", sources, names, content.tobytes())
     series = producer.uid("series", uid)
-    algorithm = algorithm_of(producer)
-    described = [_described(number, structure, algorithm) for number, structure in enumerate(structures, start=1)]
-    title = f"Segmentation by {producer.job}"[:MAX_LABEL]
     try:
-        written = hd.seg.Segmentation(
-            [header_of(instance) for instance in instances],
-            content,
-            hd.seg.SegmentationTypeValues.BINARY,
-            described,
-            series_instance_uid=series,
-            series_number=SERIES_NUMBER,
-            sop_instance_uid=uid,
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=producer.job,
-            software_versions=producer.version,
-            device_serial_number=producer.model_sha256,
-            content_label="SEGMENTATION",
-            content_description=title,
-            series_description=title,
-            pixel_measures=_measures(instances) if instances[0].placed else None,
-            omit_empty_frames=bool(content.any()),  # an object must have a frame, even where nothing was found
-        )
+        with quiet():
+            written = _object(content, instances, structures, producer, uid, series)
     except ValueError:
         # The standard asks for a frame of reference, or for functional groups, that images of this kind do not have.
         raise UnreadableImage("no-segmentation", "DICOM allows no segmentation of an image with this header") from None
@@ -78,6 +59,38 @@ def write_segmentation(
     write_whole(path, buffer.getvalue())
     return instances[0].model_copy(
         update={"sop_class_uid": SOP_CLASS, "sop_instance_uid": uid, "series_uid": series, "modality": "SEG"}
+    )
+
+
+def _object(
+    content: Array,
+    instances: Sequence[Instance],
+    structures: Sequence[Coded],
+    producer: Producer,
+    uid: str,
+    series: str,
+) -> Any:
+    """Return the object; raises ValueError for images that the standard allows no segmentation of."""
+    hd, algorithm = require_highdicom(), algorithm_of(producer)
+    title = f"Segmentation by {producer.job}"[:MAX_LABEL]
+    return hd.seg.Segmentation(
+        [header_of(instance) for instance in instances],
+        content,
+        hd.seg.SegmentationTypeValues.BINARY,
+        [_described(number, structure, algorithm) for number, structure in enumerate(structures, start=1)],
+        series_instance_uid=series,
+        series_number=SERIES_NUMBER,
+        sop_instance_uid=uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=producer.job,
+        software_versions=producer.version,
+        device_serial_number=producer.model_sha256,
+        content_label="SEGMENTATION",
+        content_description=title,
+        series_description=title,
+        pixel_measures=_measures(instances) if instances[0].placed else None,
+        omit_empty_frames=bool(content.any()),  # an object must have a frame, even where nothing was found
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from salus.client.data.dicom.instances import Instance, header_of
 from salus.client.outgoing.coding import Coded
 from salus.client.outgoing.dicom_seg import SERIES_NUMBER
-from salus.client.outgoing.highdicom_extra import concept, require_highdicom
+from salus.client.outgoing.highdicom_extra import concept, quiet, require_highdicom
 from salus.client.outgoing.producer import MANUFACTURER, Producer
 from salus.common.codes import Code
 from salus.common.errors import DataError
@@ -38,12 +38,12 @@ def write_label_report(
         instances: the source images, of one series.
         numbers: by the classes' names: probabilities, or predicted numbers.
         classes: in the job's order.
-        finding: the class that is found; empty where it is none, or several.
+        finding: the class that is found; empty if there is none, or several.
         probable: whether the numbers are probabilities.
 
     Raises:
         ConfigError: highdicom is not installed.
-        DataError: other classes, or numbers that are no probabilities.
+        DataError: other classes, or probabilities outside 0 to 1.
     """
     limits = (0.0, 1.0) if probable else (-1e15, 1e15)
     if set(numbers) != {one.name for one in classes} or not all(limits[0] <= n <= limits[1] for n in numbers.values()):
@@ -123,19 +123,20 @@ def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], prod
         imaging_measurements=groups,
     )
     uid = producer.uid("report", *(one.sop_instance_uid for one in evidence), content)
-    written = hd.sr.ComprehensiveSR(
-        evidence=[header_of(one) for one in evidence],
-        content=report[0],
-        series_instance_uid=producer.uid("series", uid),
-        series_number=SERIES_NUMBER + 1,
-        sop_instance_uid=uid,
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=producer.job,
-        software_versions=producer.version,
-        series_description=f"Measurements by {producer.job}"[:64],
-        is_complete=True,
-    )
+    with quiet():
+        written = hd.sr.ComprehensiveSR(
+            evidence=[header_of(one) for one in evidence],
+            content=report[0],
+            series_instance_uid=producer.uid("series", uid),
+            series_number=SERIES_NUMBER + 1,
+            sop_instance_uid=uid,
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=producer.job,
+            software_versions=producer.version,
+            series_description=f"Measurements by {producer.job}"[:64],
+            is_complete=True,
+        )
     buffer = io.BytesIO()
     written.save_as(buffer, enforce_file_format=True)
     write_whole(path, buffer.getvalue())

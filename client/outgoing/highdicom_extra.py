@@ -1,5 +1,9 @@
 """The optional package that writes DICOM objects, and what a segmentation and a report both say with it."""
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from salus.client.outgoing.producer import MANUFACTURER, Producer
@@ -25,6 +29,22 @@ def require_highdicom() -> Any:
             remedy="Run: pip install 'salus[dicom-out]'; or leave out --seg and --sr.",
         ) from None
     return highdicom
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and log lines of highdicom and pydicom away from screens and logs: they quote names of patients."""
+    loggers = [logging.getLogger(name) for name in ("highdicom", "pydicom")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def concept(code: Code) -> Any:

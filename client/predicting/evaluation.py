@@ -24,7 +24,7 @@ from salus.common.examples import Array
 from salus.common.job import Job
 from salus.common.pages import Section
 from salus.common.tasks import make_task
-from salus.common.tasks.base import Task
+from salus.common.tasks.base import Task, Totals
 from salus.common.vocabulary import OTHER
 
 HELD_OUT = ("val", "test")
@@ -95,8 +95,26 @@ def evaluate(
             f"The data set {name!r} has no held-out patient with a label or mask of this job.",
             remedy="Compare its labels with the job's classes: salus dataset show.",
         )
-    total, cases, left_out = np.zeros(task.statistics_size), [], dict[str, int]()
     network = model.network.to(device)
+    total, cases, left_out = _measured(task, preparer, items, network, device, tell)
+    tell(len(items), len(items))
+    if not cases:
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        raise DataError(f"No held-out image could be used ({listed}).", remedy="Check the data: salus dataset check.")
+    metrics = task.metrics(total)
+    people = len({case.item.image.patient for case in cases})
+    worst = sorted(cases, key=lambda case: -case.loss)[:WORST]
+    answering = Answering(task, network, device)
+    pictures = [picture for case in worst for picture in _pictures(case, preparer, answering, source)]
+    shown = _sections(task, metrics, cases, worst, pictures, left_out)
+    return Evaluation(people, len(cases), metrics, left_out, tuple(shown))
+
+
+def _measured(
+    task: Task, preparer: Preparer, items: Sequence[Item], network: torch.nn.Module, device: torch.device, tell: Tell
+) -> tuple[Totals, list[Case], dict[str, int]]:
+    """Return the summed rows of all cases, the cases, and how many images were left out by reason."""
+    total, cases, left_out = np.zeros(task.statistics_size), [], dict[str, int]()
     for number, item in enumerate(items):
         tell(number, len(items))
         try:
@@ -110,17 +128,7 @@ def evaluate(
             row = task.rows(task.infer(network, batch), batch)[0].numpy()
         total += row
         cases.append(Case(f"{item.image.patient}, image {number + 1}", item, task.metrics(row)))
-    tell(len(items), len(items))
-    if not cases:
-        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        raise DataError(f"No held-out image could be used ({listed}).", remedy="Check the data: salus dataset check.")
-    metrics = task.metrics(total)
-    people = len({case.item.image.patient for case in cases})
-    worst = sorted(cases, key=lambda case: -case.loss)[:WORST]
-    answering = Answering(task, network, device)
-    pictures = [picture for case in worst for picture in _pictures(case, preparer, answering, source)]
-    shown = _sections(task, metrics, cases, worst, pictures, left_out)
-    return Evaluation(people, len(cases), metrics, left_out, tuple(shown))
+    return total, cases, left_out
 
 
 def _held_out(catalogue: Catalogue, name: str, job: Job, task: Task) -> list[Item]:

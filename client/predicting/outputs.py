@@ -38,7 +38,7 @@ def kinds_of(*, seg: bool = False, sr: bool = False) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes what a run asks for.
+    """Writes the files of a run.
 
     Args:
         kinds: of files, such as ``masks`` and ``seg``.

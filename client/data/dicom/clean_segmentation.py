@@ -25,7 +25,7 @@ from salus.common.vocabulary import vendor_of
 
 MAX_SOURCES = 16  # images that one frame is derived from; usually one
 ALGORITHMS = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
-TISSUE = ("85756007", "SCT", "Tissue")  # the standard asks for a code; the object's own could be a private one
+TISSUE = ("85756007", "SCT", "Tissue")  # the standard requires a code, and the object's own may be a private one
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def deidentify_segmentation(dataset: Dataset, rules: Rules) -> Clean:
 
 
 def _frames(dataset: Dataset, rules: Rules, numbers: dict[int, int]) -> Iterator[_Frame]:
-    """Yield a frame for each structure in each plane; of structures that are nowhere, one empty frame."""
+    """Yield one frame for each structure and plane; if nothing is marked anywhere, one empty frame."""
     kind = str(dataset.get("SegmentationType", ""))
     count, rows, columns = int(dataset.get("NumberOfFrames", 1) or 1), int(dataset.Rows), int(dataset.Columns)
     groups = dataset.get("PerFrameFunctionalGroupsSequence") or []

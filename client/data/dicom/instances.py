@@ -78,7 +78,7 @@ def instance_of(dataset: Dataset) -> Instance:
     """Return what a derived object needs of an image's header.
 
     Raises:
-        UnreadableImage: no unique identifiers, or a plane that is none.
+        UnreadableImage: no valid identifiers, or values that do not describe a plane.
     """
     geometry = read_geometry(dataset)
     uids = {

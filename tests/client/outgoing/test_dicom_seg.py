@@ -1,4 +1,5 @@
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.client.outgoing.series import COLUMNS, ORIENTATIONS, PRODUCER, ROWS, 
 from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.dicom_seg import write_segmentation
+from salus.client.outgoing.dicom_sr import write_volume_report
 from salus.client.outgoing.planes import in_order, planes_of
 from salus.common.codes import ClassCode
 from salus.common.errors import ConfigError, DataError, UnreadableImage
@@ -105,6 +107,23 @@ def test_a_projection_image_gets_a_segmentation_pixel_by_pixel(tmp_path: Path) -
     written = pydicom.dcmread(tmp_path / "seg.dcm")
     assert (written.pixel_array == mask[0]).all()
     assert (written.PatientSex, written.PatientBirthDate) == ("", "")  # what a strict writer cannot say is left out
+
+
+def test_no_warning_or_log_line_quotes_a_patient(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    slices = series(PatientName="CANARY", PatientID="CANARY " * 20)
+    instances = [instance_of(dataset) for dataset in slices]
+    caplog.clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        planes = np.ones((5, ROWS, COLUMNS), np.uint8)
+        written = write_segmentation(tmp_path / "seg.dcm", planes, instances, STRUCTURES, PRODUCER)
+        volumes = {"liver": 1.0, "tumour": 0.0}
+        write_volume_report(tmp_path / "sr.dcm", instances, written, volumes, STRUCTURES, PRODUCER)
+    said = [str(one.message) for one in caught] + [record.getMessage() for record in caplog.records]
+    assert "CANARY" not in "".join([*said, *capfd.readouterr()])
+    assert pydicom.dcmread(tmp_path / "seg.dcm").PatientName == "CANARY"
 
 
 def test_what_cannot_be_written_is_refused_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
