@@ -13,13 +13,14 @@ import psutil
 import pytest
 from tests.builders import job_text, write_npz
 from tests.cli import salus
+from tests.processes import BACKSTOP_S
 
 from salus.client.config import init_site, open_catalogue
 from salus.common.signals import Stopped, saying, starting_child, unwinding
 from salus.simulations.phantoms import HOSPITALS, write_hospital
 from salus.simulations.trial import Trial
 
-WAIT_S = 120.0
+WAIT_S = BACKSTOP_S
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 LINES = {130: "Interrupted.", 143: "Terminated."}
 Moment = Callable[[psutil.Process], bool]

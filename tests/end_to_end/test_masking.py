@@ -28,7 +28,7 @@ def test_a_masked_job_over_daemons_survives_a_killed_site_and_its_transcript_hol
     federation: Trial, tmp_path: Path
 ) -> None:
     job = federation.submit(
-        job_text(rounds=5, model="cnn", training="local_epochs = 8", protection="masking", dataset="masked")
+        job_text(rounds=5, model="cnn", training="local_epochs = 3", protection="masking", dataset="masked")
     )
     federation.wait_for_round(job, 2)
     federation.kill(federation.sites[2])
