@@ -20,6 +20,7 @@ from salus.client.model_checks import check_imprint
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
+from salus.client.refusing import refused
 from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.state import JobStates
@@ -27,13 +28,8 @@ from salus.client.training import Trainer
 from salus.client.watch import DataWatch
 from salus.common.cost import check_cost
 from salus.common.errors import (
-    BudgetError,
-    DataError,
     IdentityError,
-    NotOpened,
     Refused,
-    SalusError,
-    StorageError,
     describe,
     where,
 )
@@ -42,7 +38,7 @@ from salus.common.fit import MAX_TEXT, Problem, require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.models import build_model
-from salus.common.packets import Reply, Request, refusal
+from salus.common.packets import Reply, Request
 from salus.common.strategies import strategy_of
 from salus.common.sums import sums_of
 from salus.common.sums.questions import questions_of
@@ -56,9 +52,6 @@ from salus.privacy.protocol.contributors import late_data
 from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.store import SessionStore
-
-BUDGET_REFUSED = "This site's privacy budget does not allow the job. Its operator sees the numbers in the site's log."
-DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."
 
 
 class Site:
@@ -122,24 +115,7 @@ class Site:
             return Reply(kind="ok", site=self.site_id), self._answer(request, blob)
         except Exception as problem:
             self._open = None
-            detail = {"detail": problem.detail} if isinstance(problem, NotOpened) else {}  # names sites: not sent
-            self._events.emit(
-                "refused",
-                job=request.job_id,
-                round=request.round,
-                error=type(problem).__name__,
-                text=describe(problem),
-                **detail,
-            )
-            if not isinstance(problem, SalusError):
-                self._events.emit("unexpected", error=type(problem).__name__, where=where(problem))
-            # Only the operator learns what is wrong with the data; the coordinator learns only that something is.
-            text = describe(problem)
-            if isinstance(problem, DataError | StorageError | OSError):  # the name of a file may be a person's
-                text = DATA_REFUSED
-            elif isinstance(problem, BudgetError):
-                text = BUDGET_REFUSED
-            return refusal(self.site_id, problem, text), b""
+            return refused(self.site_id, request, problem, self._events), b""
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
         match request.kind:
@@ -326,19 +302,9 @@ class Site:
                 left_out=data.left_out,
             )
         return RunningJob(
-            job,
-            job_id,
-            document,
-            protection,
-            trainer,
-            data,
-            self._events,
-            account,
-            private,
-            local,
-            finding,
-            self._order,
-        )
+            job, job_id, document, protection, trainer, data, self._events, account, private, local,
+            finding=finding, order=self._order,
+        )  # fmt: skip
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
         """Reserve the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""

@@ -85,10 +85,7 @@ def simulate(
         values = _values(loaded, result, kept=output is not None)
         if target is not None:
             target.write(json.dumps(values, indent=1, allow_nan=False) + "\n")
-    if json_out == "-":
-        emit_json(values)
-    else:
-        _show(result)
+    emit_json(values) if json_out == "-" else _show(result)
 
 
 def _parts(text: str) -> list[str]:
