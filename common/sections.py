@@ -71,6 +71,19 @@ class Section(Strict):
         return model(**{name: value for name, value in kept.items() if name in model.model_fields or name in values})
 
     @classmethod
+    def elsewhere(cls, key: str) -> str:
+        """Return the plug-ins of this section that have a key; empty if none has it."""
+        base = cls.__bases__[-1] if cls.assembled else cls
+        found: list[str] = []
+        for naming, place in vars(base).get("plugins", {}).items():
+            registry = registry_at(place)
+            for name in registry.names():
+                own = own_settings(registry.get(name))
+                if own is not None and key in own.model_fields:
+                    found.append(f'{naming} = "{name}"')
+        return " or ".join(found)
+
+    @classmethod
     def for_values(cls, values: Any) -> type[Self]:
         """Return the model for these values.
 

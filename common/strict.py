@@ -30,6 +30,11 @@ class Strict(BaseModel):
         """Return the model that validates these plain values; another one where plug-ins add keys (`sections.Section`)."""
         return cls
 
+    @classmethod
+    def elsewhere(cls, key: str) -> str:
+        """Return what must be stated for a key to be known, such as ``optimizer = "sgd"``; empty for a key of nowhere."""
+        return ""
+
 
 M = TypeVar("M", bound=Strict)
 
@@ -116,10 +121,9 @@ def _explain(
             lines.append(f"Salus {__version__}, which reads it, does not know the key {place!r} and is too old")
             remedy = UPGRADE
         elif problem["type"] == "extra_forbidden":
-            known = _known_keys(model, values, problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}"
-            lines.append(f"unknown key {place!r} ({hint})")
+            lines.append(
+                f"unknown key {place!r} ({_hint(_model_at(model, values, problem['loc'][:-1]), problem['loc'][-1])})"
+            )
         elif problem["type"] == "missing":
             lines.append(f"missing key {place!r}")
         else:
@@ -127,17 +131,27 @@ def _explain(
     raise error(f"The {what} is not valid: " + "; ".join(lines) + ".", remedy=remedy) from None
 
 
-def _known_keys(model: type[BaseModel], values: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of the model at `location` in `values`, through nested models, lists and optional values."""
+def _hint(model: type[BaseModel] | None, key: int | str) -> str:
+    """Return what the author of an unknown key may have meant."""
+    known = [] if model is None else [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    owners = model.elsewhere(str(key)) if model is not None and issubclass(model, Strict) else ""
+    if owners:
+        return f"it is known only with {owners}"
+    return f"did you mean {near[0]!r}?" if near else f"known keys here are {', '.join(sorted(known))}"
+
+
+def _model_at(model: type[BaseModel], values: Any, location: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """Return the model at `location` in `values`, through nested models, lists and optional values."""
     current: type[BaseModel] = model
     for part in location:
         values = _inside(values, part)
         field = current.model_fields.get(str(part))
         nested = current if field is None else _nested_model(field.annotation)  # without a field: an index of a list
         if nested is None:
-            return []
+            return None
         current = nested.for_values(values) if issubclass(nested, Strict) else nested
-    return [field.alias or name for name, field in current.model_fields.items()]
+    return current
 
 
 def _inside(values: Any, part: int | str) -> Any:
