@@ -4,6 +4,7 @@ Each is measured in its own process, in turns, so that peak memory is separate; 
 """
 
 import multiprocessing
+import os
 import resource
 import statistics
 import time
@@ -120,7 +121,7 @@ KINDS = {"floor": _floor, "ours": _ours, "peer": _peer}
 def _serve(pipe: Connection, kind: str, net: str) -> None:
     """Run in a process: measure one step for each request, and finally report the peak memory above that at the start."""
     warnings.filterwarnings("ignore", message="Full backward hook is firing")
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # one thread says more on a busy machine
     step = KINDS[kind](*workload(net))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     while pipe.recv():
