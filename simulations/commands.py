@@ -175,7 +175,9 @@ def demo(
 
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
-    kind: Annotated[list[str] | None, typer.Option(help="npz, dicom, nifti or masks; may be repeated.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="npz, dicom, nifti or masks; may be repeated. Without it all but masks.")
+    ] = None,
     patients: Annotated[
         int, typer.Option(min=20, max=100_000, help="Number of patients in the npz and NIfTI sets.")
     ] = 600,
@@ -183,10 +185,10 @@ def phantoms(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
 ) -> None:
     """Write small synthetic data sets to try Salus with: MedMNIST arrays, DICOM folders, NIfTI volumes with masks."""
-    from salus.simulations.samples import KINDS, write_samples
+    from salus.simulations.samples import USUAL, write_samples
 
     with err.status("Drawing phantoms ..."):
-        written = write_samples(folder, tuple(kind or KINDS), patients=patients, seed=seed, side=side)
+        written = write_samples(folder, tuple(kind or USUAL), patients=patients, seed=seed, side=side)
     table("Phantoms (synthetic; no patient data)", ["kind", "where"], [(k, str(p)) for k, p in written.items()])
     if "npz" in written:
         out.print("Try: salus simulate simulations/jobs/phantom-lesion.toml --sites 5 --data", end=" ", soft_wrap=True)

@@ -20,6 +20,7 @@ from salus.simulations.phantom_masks import write_structures
 from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
 KINDS = ("npz", "dicom", "nifti", "masks")
+USUAL = KINDS[:3]  # volumes with masks take longest to draw
 NOISE = 70.0
 SPLITS = (("train", 0.7), ("val", 0.1), ("test", 0.2))  # shares of the patients
 VOXEL_MM = (1.5, 1.5, 3.0)
