@@ -35,7 +35,7 @@ kind = "random-crop"
 around = "foreground"
 [training]
 batch_size = 8
-learning_rate = 0.1
+{training}
 [aggregation]
 protection = "{protection}"
 max_patients = 50
@@ -52,7 +52,9 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(volumes: Path, folder: Path, protection: str, noise: str) -> np.ndarray:  # type: ignore[type-arg]
     """Return the final parameters, after a check that they are finite and not the first ones."""
-    text = JOB.format(protection=protection, noise=noise) + (NOISE if noise != "none" else "")
+    text = JOB.format(protection=protection, noise=noise, training="learning_rate = 0.1" if noise == "none" else "") + (
+        NOISE if noise != "none" else ""
+    )
     job = parse_job(text)
     found = np.frombuffer(final_weights(job, volumes, folder, SourceOptions()), np.float32)
     model = build_model(job.task, job.job.seed)
