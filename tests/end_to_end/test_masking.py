@@ -98,7 +98,7 @@ def test_nothing_about_a_site_is_on_the_wire_outside_the_masked_vector(tmp_path:
     assert not any(needle in part for needle in needles for part in ciphertext_free)
     # Replies of different sites differ in keys, boxes, signatures, the nonce and the site's number only: no length differs.
     replies = [json.loads(part) for part in ciphertext_free if b'"kind":"ok"' in part]
-    assert {tuple(sorted(reply)) for reply in replies} == {("error", "kind", "nonce", "site", "text")}
+    assert {tuple(sorted(reply)) for reply in replies} == {("error", "kind", "nonce", "protocol", "site", "text")}
     assert {(reply["error"], reply["text"]) for reply in replies} == {("", "")}
     assert len({len(vector) for vector in wire.masked[:5]}) == 1
     # And the same search finds the plain vector where there is no protection, so that it can fail.
