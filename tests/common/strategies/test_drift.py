@@ -13,12 +13,14 @@ from salus.common.strategies.base import LocalRule, Mean, State, Strategy
 from salus.common.vectors import FloatVector
 
 PLAIN_SGD = 'optimizer = "sgd"\nmomentum = 0.0\n'
+NO_STEPS = ""  # a round is one noised step, which the coordinator takes
 STEPS, RATE, SITES, D = 20, 0.02, 4, 3
 
 
 def job_of(strategy: str, more: str = "", training: str = PLAIN_SGD, privacy: str = 'noise = "none"') -> Job:
     text = job_text(rounds=30, training=training, privacy=privacy, protection="masking")
-    text = text.replace("learning_rate = 0.02", f"learning_rate = {RATE}")
+    rate = "" if training == NO_STEPS else f"learning_rate = {RATE}"
+    text = text.replace("learning_rate = 0.02", rate)
     return parse_job(text.replace("max_patients = 50", f'max_patients = 50\nstrategy = "{strategy}"\n{more}'))
 
 
@@ -205,9 +207,9 @@ def test_a_state_of_another_round_or_beginning_is_not_used() -> None:
         ("scaffold", 'optimizer = "adam"', 'noise = "none"', "plain steps"),
         ("scaffold", PLAIN_SGD + "weight_decay = 0.1", 'noise = "none"', "plain steps"),
         ("scaffold", PLAIN_SGD + "local_epochs = 2", 'noise = "none"', "plain steps"),
-        ("scaffold", PLAIN_SGD, 'noise = "local"', 'noise = "none"'),
-        ("fedprox", PLAIN_SGD, 'noise = "distributed"', "one step"),
-        ("fedprox", PLAIN_SGD, 'noise = "local"', "one step"),
+        ("scaffold", NO_STEPS, 'noise = "local"', 'noise = "none"'),
+        ("fedprox", NO_STEPS, 'noise = "distributed"', "one step"),
+        ("fedprox", NO_STEPS, 'noise = "local"', "one step"),
     ],
 )
 def test_jobs_in_which_the_equations_do_not_hold_are_refused(
