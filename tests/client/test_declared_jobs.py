@@ -222,7 +222,7 @@ def test_the_operator_is_told_what_a_job_costs_of_the_budget(tmp_path: Path) -> 
     assert asked.ask(parse_job(SORTS["local noise"]))[0].kind == "ok"
     (event,) = [event for event in read_events(tmp_path / "events.jsonl") if event.kind == "reserved"]
     line = console_line(event)
-    assert "of the 100 that each patient of 'toy' may spend in 365 days (20%)" in line
+    assert "of the 100 that each patient of 'toy' may spend in 365 days (4%)" in line
 
 
 def test_checks_about_a_data_set_are_limited_by_the_hour() -> None:
