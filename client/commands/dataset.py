@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from salus.client.commands import evaluating, intake
 from salus.client.commands.intake import Folder, Name, Yes
 from salus.common.console import emit_json, err, example, group, out, shown, table
+
+if TYPE_CHECKING:
+    from salus.client.data.catalogue import Catalogue
+    from salus.client.data.sources.base import SourceOptions
 
 app = group("The hospital's data: register, list, inspect, check.")
 
@@ -50,8 +54,6 @@ def add(
     from salus.client.commands.summaries import show_summary
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
-    from salus.client.data.records import ImageRecord, Quarantined
-    from salus.client.data.sources import guess_kind, open_source
     from salus.client.data.sources.base import SourceOptions
 
     options = SourceOptions(
@@ -77,6 +79,16 @@ def add(
         from salus.common.errors import DataError
 
         raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
+    _read(catalogue, name, kind, path, options)
+    show_summary(catalogue.summary(name), as_json=False)
+    declared(folder, catalogue, name, yes=yes)
+
+
+def _read(catalogue: "Catalogue", name: str, kind: str, path: Path, options: "SourceOptions") -> None:
+    """Register what a source holds, with progress; `kind` is guessed if it is empty."""
+    from salus.client.data.records import ImageRecord, Quarantined
+    from salus.client.data.sources import guess_kind, open_source
+
     chosen = kind or guess_kind(path)
     with err.status("Reading ...") as progress:
 
@@ -87,8 +99,6 @@ def add(
                 yield item
 
         catalogue.add_records(name, chosen, path, options, counted(), declare=False)
-    show_summary(catalogue.summary(name), as_json=False)
-    declared(folder, catalogue, name, yes=yes)
 
 
 @app.command(epilog=example("salus dataset declare ./site chest-xray --classes normal,pneumonia --min-patients 500"))

@@ -131,14 +131,7 @@ def propose(
         "min_patients": rounded_down(patients),
         "patient_ids": told_apart,
         "validation": "own" if own_validation else "drawn",
-        "targets": [
-            {
-                "name": name,
-                "kind": kind,
-                "names": [str(word) for word in structures.frequent_in_order() if _sayable(str(word))][:MAX_STRUCTURES],
-            }
-            for name, (kind, structures) in sorted(targets.items())
-        ],
+        "targets": _declared(targets),
     }
     declaration = validate(Declaration, values, error=DataError, what="declaration")
     return Proposal(declaration, {str(label): count for label, count in seen["label"].images.items()}, patients)
@@ -151,6 +144,18 @@ def _add_targets(targets: dict[str, tuple[TargetKind, _Seen]], fact: ImageFacts,
         for structure, amount in target.amounts.items():
             if amount > 0:
                 structures.add(structure, fact.patient)
+
+
+def _declared(targets: Mapping[str, tuple[TargetKind, _Seen]]) -> list[dict[str, object]]:
+    """Return the annotations by name, with the structures that enough patients have."""
+    return [
+        {
+            "name": name,
+            "kind": kind,
+            "names": [str(word) for word in structures.frequent_in_order() if _sayable(str(word))][:MAX_STRUCTURES],
+        }
+        for name, (kind, structures) in sorted(targets.items())
+    ]
 
 
 def _kinds_of_labels(labels: _Seen, measured: bool) -> list[str]:
