@@ -134,7 +134,7 @@ def test_a_job_over_budget_is_refused_before_data_are_read(tmp_path: Path, monke
 
 
 def test_the_same_job_under_another_number_is_charged_again_until_the_budget_ends(tmp_path: Path) -> None:
-    asked = Asked(tmp_path, private_job("local"), Policy.model_validate({"budget": {"epsilon": 45.0}}))
+    asked = Asked(tmp_path, private_job("local"), Policy.model_validate({"budget": {"epsilon": 6.75}}))
     answers = [asked.train(job_id=f"tiny-{number:04d}")[:2] for number in range(1, 6)]
     assert answers[0] == "ok"
     assert "re" in answers
