@@ -11,7 +11,7 @@ from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
 
 POLL_S = 0.02  # Grid cannot wait; polling memory every 20 ms costs nothing compared with a round
-HELLO_TIMEOUT_S = 30.0
+HELLO_TIMEOUT_S = 300.0  # ends as soon as every node has answered; its process may still be starting
 
 
 class Federation(Protocol):

@@ -106,11 +106,10 @@ def test_the_u_net_takes_any_size_with_any_settings(
 
 def test_positions_tell_equal_voxels_apart() -> None:
     flat = torch.zeros(1, 1, 16, 24)
-    blind, seeing = (
-        build_model(settings("unet", (16, 24), widths=(4, 8), coordinates=on), 0).requires_grad_(False)
-        for on in (False, True)
-    )
+    blind, seeing = (build_model(settings("unet", (16, 24), widths=(4, 8), coordinates=on), 0) for on in (False, True))
     assert layout_of(seeing).size - layout_of(blind).size == 4 * 4 * 9  # four channels, four filters of 3 x 3
+    for model in (blind, seeing):
+        model.requires_grad_(False)
     inner = (..., slice(6, 10), slice(6, 18))
     assert float(blind(flat)[inner].std(dim=(2, 3)).max()) < 1e-5
     assert float(seeing(flat)[inner].std(dim=(2, 3)).min()) > 1e-3
