@@ -137,7 +137,7 @@ def send(
     with Progress(console=err, transient=True) as bar:
         work = bar.add_task("Sending ...", total=len(paths))
         count = store(paths, lambda done, of: bar.update(work, completed=done, total=of))
-    out.print(f"Sent {count} objects.")
+    out.print(f"Sent {count} objects.", markup=False)
 
 
 def register(app: typer.Typer) -> None:
