@@ -6,6 +6,14 @@ from salus.common.tasks import make_task
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import shape_of
 
+# The metrics worth a sentence, in the words of the field; a task of a plug-in may have none of them.
+WORDS = {
+    "auc": "AUC",
+    "accuracy": "accuracy",
+    "dice_mean": "mean Dice",
+    "mae_of_range": "mean absolute error as a share of the range",
+}
+
 
 def foretold(job: Job, sites: int) -> dict[str, Estimate]:
     """Return the metrics of a typical model with their expected errors if `sites` sites answer; empty without noise.
@@ -36,13 +44,16 @@ def exactness(job: Job, sites: int) -> str:
     if job.privacy.evaluation_share == 0:
         return "The final model will not be evaluated, because privacy.evaluation_share is 0."
     found = foretold(job, sites)
+    worth = [(WORDS[name], metric) for name, metric in found.items() if name in WORDS]
     known = [
-        f"{'final AUC will be known' if name == 'auc' else name} to about +- {metric.standard_error:.2f}"
-        for name, metric in found.items()
-        if name in ("auc", "accuracy") and metric.standard_error is not None and not metric.too_noisy
+        f"{word} {'will be known ' if place == 0 else ''}to about +- {metric.standard_error:.2f}"
+        for place, (word, metric) in enumerate(pair for pair in worth if not pair[1].too_noisy)
     ]
     size = f"{job.privacy.patients_per_site} patients, {validation_patients(job):.0f} of them for validation"
     cohort = f"with {sites} sites of {size}"
     if not known:
-        return f"The final AUC will be too noisy to say {cohort}: raise privacy.evaluation_share or privacy.epsilon."
-    return f"The {' and the '.join(known)} (one standard error) {cohort}."
+        first = worth[0][0] if worth else "evaluation"
+        return (
+            f"The final {first} will be too noisy to say {cohort}: raise privacy.evaluation_share or privacy.epsilon."
+        )
+    return f"The final {' and the '.join(known)} (one standard error) {cohort}."

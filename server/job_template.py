@@ -161,7 +161,8 @@ def _possible(section: Strict, key: str) -> str:
     """Return the possible values of a key that names a plug-in or a fixed word, as a sentence."""
     names = _registry(section, key)
     words: Sequence[object] = names.names() if names is not None else _words(type(section).model_fields[key].annotation)
-    return f" One of: {', '.join(map(str, words))}." if len(words) > 1 else ""
+    named = [str(word) for word in words if word != ""]  # what an empty value means is said in the key's own words
+    return f" One of: {', '.join(named)}." if len(named) > 1 else ""
 
 
 def _words(annotation: Any) -> Sequence[object]:

@@ -66,7 +66,8 @@ class Segmentation:
     def __init__(self, settings: TaskSettings) -> None:
         if len(settings.shape) not in (2, 3) or not settings.classes:
             raise JobError(
-                f"Expected task.classes and task.shape with 2 or 3 sides for segmentation, got {list(settings.shape)}.",
+                "Expected at least one structure in task.classes and 2 or 3 sides in task.shape for segmentation, "
+                f"got classes {list(settings.classes)} and shape {list(settings.shape)}.",
                 remedy='Write for example "shape = [64, 64]" and "classes = ["liver", "tumour"]".',
             )
         self.settings = settings

@@ -33,3 +33,16 @@ def test_more_sites_know_more_and_few_say_that_they_know_nothing() -> None:
 def test_jobs_without_noise_or_without_an_evaluation() -> None:
     assert exactness(tiny_job(), 5) == ""
     assert "evaluation_share is 0" in exactness(tiny_job(privacy="evaluation_share = 0.0"), 5)
+
+
+def test_a_segmentation_hears_about_its_dice_and_no_auc() -> None:
+    job = load_job(JOBS / "hippocampus-private.toml")
+    training = job.training.model_copy(update={"validation_fraction": 0.2})
+    for patients, expected in (
+        (8, "The final mean Dice will be too noisy to say"),
+        (300, "The final mean Dice will be known to about +- 0.02"),
+    ):
+        privacy = job.privacy.model_copy(update={"evaluation_share": 0.2, "patients_per_site": patients})
+        text = exactness(job.model_copy(update={"training": training, "privacy": privacy}), 5)
+        assert text.startswith(expected)
+        assert "AUC" not in text

@@ -80,3 +80,9 @@ def test_the_command_writes_a_file_that_validates_and_overwrites_none(tmp_path: 
     assert again.returncode == 10
     assert "not overwritten" in again.stderr
     assert salus("job", "new").returncode == 10
+
+
+def test_a_list_of_possible_words_has_no_empty_one() -> None:
+    text = new_job("segmentation", "", {})
+    assert "One of: axial, coronal," in " ".join(text.replace("\n#", "").split())
+    assert "One of: ," not in text

@@ -202,8 +202,10 @@ def test_an_image_without_a_mask_can_be_predicted() -> None:
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(JobError, match="task.shape with 2 or 3 sides"):
+    with pytest.raises(JobError, match="2 or 3 sides in task.shape"):
         task_of(shape=(8,))
+    with pytest.raises(JobError, match=r"at least one structure .* got classes \[\]"):
+        task_of(classes=())
     with pytest.raises(JobError, match="task.test_flips from y, x"):
         task_of(test_flips=("z",))
     with pytest.raises(JobError, match="unknown|one of"):
