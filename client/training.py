@@ -105,5 +105,9 @@ def training_seed(job: Job, site: int, round_: int, secret: bytes = b"") -> int:
     Args:
         secret: of the site. Whoever knows the order can make each update mostly one known patient's (a batch of one and a
             large weight decay) and solve the sums of many rounds for single images. Empty in simulations, which are repeated.
+
+    With a secret, each job document draws anew: otherwise two jobs that differ in the chance of a flip alone would differ in
+    the few images whose draw lies between the two chances.
     """
-    return int.from_bytes(hash_parts("salus/train", u64(job.job.seed), u32(site), u32(round_), secret)[:8], "big") >> 1
+    mine = hash_parts("salus/training-secret", secret, job.digest()) if secret else b""
+    return int.from_bytes(hash_parts("salus/train", u64(job.job.seed), u32(site), u32(round_), mine)[:8], "big") >> 1

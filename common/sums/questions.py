@@ -5,15 +5,29 @@ subtracted, and the difference may be due to one patient. So without noise a sit
 
 Training is such a question, too. Two sums over the same sites that differ in the bound on a site's weight only, between the
 patients of the largest site and of the second largest, differ by the largest site's update. The same holds for every setting
-that selects, weights or clips something at some sites and not at others.
+that selects, weights, cuts or changes the images of some sites or patients and not of others: the order of two classes, the
+weight of a rare one, a window whose upper end only one patient's implant exceeds. So a setting may differ between two jobs
+only if it is known to act on every image alike (`ALIKE`, and `Transform.alike`); settings of plug-ins are not known to.
 """
 
 from collections.abc import Mapping
 
 from salus.common.canonical import canonical_json
-from salus.common.job import Job
+from salus.common.errors import JobError
+from salus.common.job import Job, TaskSettings
+from salus.common.models import MODELS
+from salus.common.registry import own_settings
 from salus.common.strict import Strict
 from salus.common.transforms import kind_of
+
+# Settings of the section task in which two jobs may differ; the settings of models are such, too.
+ALIKE = frozenset({
+    "dataset",  # part of the scope
+    "model", "trainable", "codes", "copies",
+    "loss", "smooth", "include_background", "focal_gamma", "false_positive_weight", "false_negative_weight",
+    "test_flips",
+})  # fmt: skip
+STEPWISE = frozenset({"shape", "transforms"})  # compared by themselves, see `_changes`
 
 
 def questions_of(job: Job, least: int) -> Mapping[str, str]:
@@ -45,7 +59,7 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
 
 
 def _training(job: Job) -> Mapping[str, str]:
-    """Return the settings that select, weigh or cut the data of some sites only; the others change every site's update."""
+    """Return the settings that select, weigh or cut some data only; the others change what every image adds to an update."""
     task, training, aggregation = job.task, job.training, job.aggregation
     settings: Mapping[str, object] = {
         "task.classes": sorted(task.classes),
@@ -59,8 +73,26 @@ def _training(job: Job) -> Mapping[str, str]:
         "task.inputs": task.inputs,
         "task.targets": task.targets,
         "task.transforms": [_plain(step) for step in task.transforms if kind_of(step).selective],
+        "task, such as its kind, labels, order and weights of classes": _fixed(task),
+        "task.transforms other than random changes": _changes(task),
     }
     return {f"training: {name}": _text([value]) for name, value in settings.items()}
+
+
+def _fixed(task: TaskSettings) -> Mapping[str, object]:
+    """Return the settings of a task, without defaults, that may act on some images only."""
+    model = own_settings(MODELS.get(task.model, error=JobError))
+    of_model = set() if model is None else set(model.model_fields) - set(TaskSettings.model_fields)
+    values = task.model_dump(mode="json", exclude_defaults=True)
+    return {"kind": task.kind} | {key: value for key, value in values.items() if key not in ALIKE | STEPWISE | of_model}
+
+
+def _changes(task: TaskSettings) -> list[object]:
+    """Return the steps that may act on some images only, and the shape where one of them takes its size from it."""
+    steps = [step for step in task.transforms if not kind_of(step).alike]
+    framed = any(step.kind != "resize" and not getattr(step, "size", True) for step in steps)
+    # The kind is the default of its own settings, so `_plain` leaves it out.
+    return [*([step.kind, _plain(step)] for step in steps), *([list(task.shape)] if framed else [])]
 
 
 def _plain(settings: Strict) -> object:

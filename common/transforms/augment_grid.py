@@ -24,6 +24,7 @@ class Flip(Transform):
     """Mirrors an image (`RandAxisFlip` of MONAI, each axis by itself)."""
 
     random: ClassVar[bool] = True
+    alike: ClassVar[bool] = True
 
     class Settings(Strict):
         """Mirror images.
@@ -68,6 +69,7 @@ class ChangeSettings(Strict):
 
 class _Changing(Transform):
     random: ClassVar[bool] = True
+    alike: ClassVar[bool] = True
     settings: ChangeSettings
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:

@@ -27,6 +27,7 @@ class ValueSettings(Strict):
 
 class _Valued(Transform):
     random: ClassVar[bool] = True
+    alike: ClassVar[bool] = True
     settings: ValueSettings
 
     def spec(self, given: Spec) -> Spec:

@@ -39,6 +39,8 @@ class Transform:
         random: whether the result depends on `draw`; such a step is used in training only.
         measured: whether the step needs intensities in the modality's own units rather than grey values from 0 to 1.
         selective: whether some images cannot be used with this step, so that its settings decide who takes part in a sum.
+        alike: whether the step acts on every image in the same way or by chance, whatever the image shows and whatever its size,
+            so that two jobs without noise may differ in it, see `sums.questions`.
         rows: whether the step turns an image into a row of a table.
         fitted: whether the step depends on the site's other images; see `Fitted`.
         version: raised when the same settings give other values than before; part of the key of cached tensors.
@@ -48,6 +50,7 @@ class Transform:
     random: ClassVar[bool] = False
     measured: ClassVar[bool] = False
     selective: ClassVar[bool] = False
+    alike: ClassVar[bool] = False
     rows: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
     version: ClassVar[int] = 1

@@ -24,6 +24,7 @@ class Elastic(Transform):
     """
 
     random: ClassVar[bool] = True
+    alike: ClassVar[bool] = True
 
     class Settings(ChangeSettings):
         """Elastic deformations.

@@ -52,6 +52,14 @@ def test_every_site_and_round_has_its_own_seed() -> None:
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
+def test_another_job_draws_anew_at_a_site_with_a_secret() -> None:
+    """With the same draws, two jobs that differ in the chance of a flip alone differ in the few images in between."""
+    one, other = tiny_job(), tiny_job(rounds=3)
+    assert training_seed(one, 1, 1, b"secret") == training_seed(tiny_job(), 1, 1, b"secret")
+    assert training_seed(one, 1, 1, b"secret") != training_seed(other, 1, 1, b"secret")
+    assert training_seed(one, 1, 1) == training_seed(other, 1, 1)  # simulations are repeated
+
+
 def test_the_order_of_training_follows_from_the_sites_secret(tmp_path: Path) -> None:
     """With batches of one image and a weight decay that erases all earlier steps, an update is one patient's gradient. Where
     the coordinator knew whose, as it knew from the job, the sums of many rounds could be solved for every image."""

@@ -3,9 +3,11 @@
 import pytest
 from tests.server.test_measuring import JOB
 
+from salus.common.canonical import canonical_json
 from salus.common.errors import JobError
 from salus.common.job import Job, parse_job
 from salus.common.sums.questions import questions_of
+from salus.common.transforms import TRANSFORMS
 
 
 def asked(kind: str = "summary", columns: str = "", bins: int = 16) -> Job:
@@ -39,3 +41,79 @@ def test_other_bins_scales_and_limits_are_other_questions_and_equal_ones_are_equ
     assert set(questions_of(asked(), 5)) == {"summary: labels", "summary: intensities"}
     assert set(questions_of(asked("quantiles"), 5)) == {"quantiles"}
     assert questions_of(asked("quantiles"), 5) != questions_of(asked("quantiles", bins=17), 5)
+
+
+def training(kind: str, task: str, *steps: str) -> Job:
+    model = {"segmentation": "unet", "tabular": "logistic"}.get(kind, "cnn")
+    text = f'[job]\nname = "j"\nrounds = 1\n[task]\nkind = "{kind}"\nmodel = "{model}"\ndataset = "d"\n{task}\n'
+    return parse_job(text + "".join(f"[[task.transforms]]\n{s}\n" for s in steps) + '[privacy]\nnoise = "none"\n')
+
+
+IMAGES = 'shape = [32, 32]\nclasses = ["a", "b", "c"]'
+VOLUMES = 'shape = [32, 32, 32]\nclasses = ["a", "b"]'
+RESIZE = 'kind = "resize"'
+IMPLANT = 'kind = "window"\nlow = -1000.0\nhigh = '
+# (kind, one job, another): the images on which both do the same are not in the difference of their sums.
+SELECTIVE = [
+    ("multilabel", [IMAGES], [IMAGES + '\nno_finding = ["No Finding", "hernia"]']),  # those with the added label
+    ("classification", [IMAGES], [IMAGES.replace('"b", "c"', '"c", "b"')]),  # those of the exchanged classes
+    ("classification", [IMAGES], [IMAGES + "\nclass_weights = [1.0, 1.0, 2.0]"]),  # those of a rare class
+    ("segmentation", [VOLUMES], [VOLUMES + "\nclass_weights = [1.0, 1.0, 2.0]"]),
+    ("segmentation", [VOLUMES], [VOLUMES + "\nmulti_label = true"]),  # those whose structures overlap
+    ("segmentation", [VOLUMES], [VOLUMES + '\nplane = "axial"']),  # those of another plane
+    ("regression", ['shape = [32, 32]\nclasses = ["a"]'], ['shape = [32, 32]\nclasses = ["a"]\nhigh = 2.0']),
+    ("regression", ['shape = [32, 32]\nclasses = ["a"]'], ['shape = [32, 32]\nclasses = ["a"]\nsmoothness = 0.2']),
+    ("classification", [IMAGES, IMPLANT + "3000.0", RESIZE], [IMAGES, IMPLANT + "3050.0", RESIZE]),
+    (
+        "classification",
+        [IMAGES, 'kind = "crop-foreground"\nabove = 0.9', RESIZE],
+        [IMAGES, 'kind = "crop-foreground"\nabove = 0.91', RESIZE],
+    ),
+    (
+        "classification",
+        [IMAGES, 'kind = "pad"\nsize = [512, 512]', RESIZE],
+        [IMAGES, 'kind = "pad"\nsize = [513, 512]', RESIZE],
+    ),
+    ("classification", [IMAGES, 'kind = "center-crop"'], [IMAGES.replace("32, 32", "33, 32"), 'kind = "center-crop"']),
+    ("classification", [IMAGES, 'kind = "random-crop"'], [IMAGES, 'kind = "random-crop"\nvalue = 1.0']),
+    ("classification", [IMAGES, RESIZE], [IMAGES, RESIZE, 'kind = "percentiles"\nnonzero = true']),
+    ("classification", [IMAGES, 'kind = "center-crop"'], [IMAGES, RESIZE]),  # settings alone, kind apart, are the same
+]
+ALIKE = [
+    ("classification", [IMAGES, RESIZE], [IMAGES, RESIZE, 'kind = "rotate"', 'kind = "gamma"\nprobability = 0.5']),
+    ("classification", [IMAGES, RESIZE], [IMAGES.replace("32, 32", "64, 64"), RESIZE]),
+    ("classification", [IMAGES, 'kind = "flip"'], [IMAGES + "\ncopies = 4", 'kind = "flip"']),
+    ("segmentation", [VOLUMES], [VOLUMES + '\nloss = "tversky"\nfalse_positive_weight = 0.4']),
+]
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), SELECTIVE)
+def test_training_that_treats_some_images_otherwise_is_another_question(
+    kind: str, one: list[str], other: list[str]
+) -> None:
+    assert questions_of(training(kind, *one), 5) == questions_of(training(kind, *one), 5)
+    assert questions_of(training(kind, *one), 5) != questions_of(training(kind, *other), 5)
+
+
+@pytest.mark.parametrize(("kind", "one", "other"), ALIKE)
+def test_training_may_differ_in_what_acts_on_every_image_alike(kind: str, one: list[str], other: list[str]) -> None:
+    first, second = training(kind, *one), training(kind, *other)
+    assert first.task != second.task
+    assert questions_of(first, 5) == questions_of(second, 5)
+
+
+def test_only_random_changes_are_known_to_act_alike() -> None:
+    """A new transform is not, unless somebody has looked."""
+    alike = {name for name in TRANSFORMS.names() if TRANSFORMS.get(name).alike}
+    assert alike == {
+        "affine", "cutout", "elastic", "flip", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift", "rotate", "zoom",
+    }  # fmt: skip
+    assert all(TRANSFORMS.get(name).random for name in alike)
+
+
+def test_what_older_versions_have_remembered_is_compared_as_before() -> None:
+    """Questions are on disk at the sites; an entry that changes its text would refuse every job of the epoch."""
+    job = training("classification", IMAGES, 'kind = "spacing"\nmm = [1.0, 1.0]', RESIZE)
+    found = questions_of(job, 5)
+    assert found["training: task.classes"] == canonical_json([["a", "b", "c"]]).decode()
+    assert found["training: task.transforms"] == canonical_json([[{"mm": [1.0, 1.0]}]]).decode()

@@ -95,13 +95,13 @@ def test_statistics_have_no_transforms() -> None:
         job(steps('kind = "resize"'), PLAIN + '[statistics]\nkind = "summary"\n')
 
 
-def test_jobs_may_differ_in_what_changes_every_image_but_not_in_what_leaves_some_out() -> None:
+def test_jobs_may_differ_in_what_leaves_no_image_out() -> None:
     """A difference of two sums would otherwise show those that were left out."""
 
     def asked(*entries: str) -> str:
         return questions_of(job(IMAGES + steps(*entries, 'kind = "resize"')), 5)["training: task.transforms"]
 
-    assert asked() == asked('kind = "rotate"') == asked('kind = "window"\nlow = 0.0\nhigh = 9.0')
+    assert asked() == asked('kind = "rotate"')
     spaced = [asked(f'kind = "spacing"\nmm = [{mm}, 1.0]') for mm in (1.0, 2.0)]
     assert len({asked(), *spaced, asked('kind = "zscore"\ngroups = [["GE", 0.0, 1.0]]')}) == 4
 
