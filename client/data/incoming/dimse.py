@@ -15,8 +15,9 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 )
 
 from salus.client.data.incoming.importing import Incoming, Progress
-from salus.client.data.incoming.pacs import PAUSE_S, TRIES, UID, tried
+from salus.client.data.incoming.pacs import PAUSE_S, TRIES, tried
 from salus.client.data.incoming.receiver import SUCCESS, DimseOptions, Receiver
+from salus.client.data.incoming.rows import UID
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 

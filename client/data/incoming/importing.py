@@ -30,7 +30,15 @@ from salus.common.errors import DataError, UnreadableImage
 MAX_ZIP_MEMBERS = 1_000_000
 MAX_ZIP_RATIO = 200  # DICOM compresses about 3 to 1; 42.zip a hundred million to 1
 # Reasons that may be resolved in another run: a corrected label file, a less busy machine.
-WORTH_ANOTHER_TRY = {"unlabelled", "too-slow", "crashed", "pacs"}
+WORTH_ANOTHER_TRY = {
+    "unlabelled",
+    "too-slow",
+    "crashed",
+    "pacs",
+    "pacs-list",
+    "no-series-uid",
+    "no-instance-uid",
+}
 LABELS, PROGRESS = "labels.csv", "progress.jsonl"
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml", ".zip"}

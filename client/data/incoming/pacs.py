@@ -15,13 +15,21 @@ from pydantic import Field
 
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.multipart import objects_in
+from salus.client.data.incoming.paging import MORE, Page, whole_list
+from salus.client.data.incoming.rows import (
+    INSTANCE_UID,
+    SERIES_UID,
+    STUDY_UID,
+    count_of,
+    key_of,
+    series_of_address,
+    uid_of,
+)
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 from salus.common.strict import Strict
 
-UID = re.compile(r"^[0-9][0-9.]{0,63}$")
-STUDY_UID, SERIES_UID, INSTANCE_UID = "0020000D", "0020000E", "00080018"
 T = TypeVar("T")
-PAGE = 100
 MAX_LIST_BYTES = 50_000_000
 TRIES = 3
 PAUSE_S = 1.0
@@ -85,66 +93,88 @@ class DicomWeb:
         Raises:
             LinkError: the server cannot be reached, refuses access, or sends an unexpected answer.
         """
-        found: list[str] = []
-        while True:
-            page = self._list("/studies", {**self._options.query, "limit": str(PAGE), "offset": str(len(found))})
-            new = {uid: None for uid in (_value(row, STUDY_UID) for row in page) if uid and uid not in found}
-            found.extend(new)
-            if len(page) < PAGE or not new:
-                return found
+        return list(self._studies()[0])
+
+    def _studies(self) -> tuple[dict[str, int | None], list[UnreadableImage]]:
+        """Return the studies that the query finds, each with its number of objects if stated, and what is wrong with the list."""
+        listing = whole_list(
+            lambda paging: self._page("/studies", {**self._options.query, **paging}), key_of(STUDY_UID)
+        )
+        found = {uid: count_of(row) for row in listing.rows if (uid := uid_of(row, STUDY_UID))}
+        problems = [
+            UnreadableImage("no-study-uid", "a row of the PACS's list has no valid StudyInstanceUID")
+            for row in listing.rows
+            if not uid_of(row, STUDY_UID)
+        ]
+        if not listing.complete:
+            problems.append(UnreadableImage("pacs-list", "the PACS does not give out its whole list of studies"))
+        return found, problems
 
     def incoming(
         self, progress: Progress, tell: Callable[[int, int], None] = lambda done, of: None
     ) -> Iterator[Incoming]:
-        """Yield every object of every unfinished study; a study that fails counts as one refused file.
+        """Yield every object of every unfinished study; what the server does not list or send counts as a refused file.
 
         Args:
             tell: called with the number of finished studies and the total.
         """
-        studies = self.studies()
-        for done, study in enumerate(studies):
+        studies, problems = self._studies()
+        yield from (Incoming("", problem) for problem in problems)
+        for done, (study, total) in enumerate(studies.items()):
             tell(done, len(studies))
-            if progress.finished(study):
-                continue
-            try:
-                instances = self._instances(study)
-            except LinkError:
-                yield Incoming("", UnreadableImage("pacs", "the PACS did not list its objects"), study)
-                continue
-            whole = True
-            for series, instance in instances:
-                path = f"/studies/{study}/series/{series}/instances/{instance}"
-                try:
-                    yield Incoming(instance, tried(lambda path=path: self._object(path), self._sleep), study)  # type: ignore[misc]
-                except UnreadableImage as problem:
-                    yield Incoming(instance, problem, study)
-                except LinkError:
-                    whole = False
-                    yield Incoming(instance, UnreadableImage("pacs", "the PACS did not send an object"), study)
-            if whole:
-                progress.finish(study)
+            if not progress.finished(study):
+                yield from self._study(study, total, progress)
         tell(len(studies), len(studies))
 
-    def _instances(self, study: str) -> list[tuple[str, str]]:
-        rows: list[Mapping[str, object]] = []
-        while True:
-            page = self._list(f"/studies/{study}/instances", {"limit": str(PAGE), "offset": str(len(rows))})
-            fresh = [row for row in page if row not in rows]
-            rows.extend(fresh)
-            if len(page) < PAGE or not fresh:
-                found = [(_value(row, SERIES_UID), _value(row, INSTANCE_UID)) for row in rows]
-                return [pair for pair in found if all(pair)]
-
-    def _list(self, path: str, query: Mapping[str, str]) -> list[Mapping[str, object]]:
-        def once() -> list[Mapping[str, object]]:
+    def _study(self, study: str, total: int | None, progress: Progress) -> Iterator[Incoming]:
+        try:
+            instances, problems = self._instances(study, total)
+        except LinkError:
+            yield Incoming("", UnreadableImage("pacs", "the PACS did not list its objects"), study)
+            return
+        yield from (Incoming("", problem, study) for problem in problems)
+        whole = True
+        for series, instance in instances:
+            path = f"/studies/{study}/series/{series}/instances/{instance}"
             try:
-                data = self._get(path, "application/dicom+json", MAX_LIST_BYTES, query)
+                for data in tried(lambda path=path: self._object(path), self._sleep):  # type: ignore[misc]
+                    yield Incoming(instance, data, study)
+            except UnreadableImage as problem:
+                yield Incoming(instance, problem, study)
+            except LinkError:
+                whole = False
+                yield Incoming(instance, UnreadableImage("pacs", "the PACS did not send an object"), study)
+        if whole:
+            progress.finish(study)
+
+    def _instances(self, study: str, total: int | None) -> tuple[list[tuple[str, str]], list[UnreadableImage]]:
+        """Return series and instance of a study's objects, and what is wrong with the list."""
+        key = key_of(SERIES_UID, INSTANCE_UID)
+        listing = whole_list(lambda paging: self._page(f"/studies/{study}/instances", paging), key, total)
+        found, problems = [], []
+        for row in listing.rows:
+            series, instance = uid_of(row, SERIES_UID) or series_of_address(row), uid_of(row, INSTANCE_UID)
+            if series and instance:
+                found.append((series, instance))
+            else:
+                missing = "SOPInstanceUID" if series else "SeriesInstanceUID"
+                reason = "no-instance-uid" if series else "no-series-uid"
+                problems.append(UnreadableImage(reason, f"a row of the PACS's list has no valid {missing}"))
+        if not listing.complete or (total is not None and len(listing.rows) < total):
+            problems.append(UnreadableImage("pacs-list", "the PACS does not list all objects of a study"))
+        return found, problems
+
+    def _page(self, path: str, query: Mapping[str, str]) -> Page:
+        def once() -> Page:
+            try:
+                data, headers = self._get(path, "application/dicom+json", MAX_LIST_BYTES, query)
             except UnreadableImage:
                 raise LinkError(
                     "The PACS answered the query with too many entries.", remedy="Narrow --query."
                 ) from None
-            if not data:
-                return []
+            more = any(MORE.search(text) for text in headers.get_list("warning"))
+            if not data.strip():
+                return Page([], more)
             try:
                 rows = httpx.Response(200, content=data).json()
             except (ValueError, RecursionError):
@@ -153,22 +183,25 @@ class DicomWeb:
                 raise LinkError(
                     "The PACS answered the query with something other than a list.", remedy="Check its URL."
                 )
-            return rows
+            return Page(rows, more)
 
         return tried(once, self._sleep)
 
-    def _object(self, path: str) -> bytes:
-        data = self._get(path, 'multipart/related; type="application/dicom"; transfer-syntax=*', MAX_FILE_BYTES, {})
-        return first_part(data)
+    def _object(self, path: str) -> list[bytes]:
+        accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+        data, headers = self._get(path, accept, MAX_FILE_BYTES, {})
+        whole = "content-length" in headers or "chunked" in headers.get("transfer-encoding", "").lower()
+        return objects_in(data, headers.get("content-type", ""), whole=whole)
 
-    def _get(self, path: str, accept: str, most: int, query: Mapping[str, str]) -> bytes:
+    def _get(self, path: str, accept: str, most: int, query: Mapping[str, str]) -> tuple[bytes, httpx.Headers]:
         self._sleep(1.0 / self._options.requests_per_s)
         try:
             url, headers = self._options.url.rstrip("/") + path, {"Accept": accept, "Accept-Encoding": "identity"}
             with self._client.stream("GET", url, params=dict(query), headers=headers) as response:
-                if response.status_code == 204:
-                    return b""
-                if response.status_code != 200:
+                past_the_end = response.status_code == 404 and query.get("offset", "0") != "0"
+                if response.status_code == 204 or past_the_end:
+                    return b"", response.headers
+                if response.status_code not in (200, 206) or _fraction(response.headers):
                     raise LinkError(
                         f"The PACS answered with status {response.status_code}.",
                         remedy="Check its URL, the user and the user's permissions.",
@@ -179,7 +212,7 @@ class DicomWeb:
                         "The PACS compressed a response although it was asked not to.",
                         remedy="Turn off HTTP compression at the PACS or at the proxy in front of it.",
                     )
-                return _limited(response, most)
+                return _limited(response, most), response.headers
         except httpx.HTTPError as problem:
             raise LinkError(
                 f"The PACS cannot be reached ({type(problem).__name__}).",
@@ -207,28 +240,10 @@ def _limited(response: httpx.Response, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _value(row: Mapping[str, object], tag: str) -> str:
-    """Return a UID of a DICOM JSON row, or an empty string if there is no valid one."""
-    element = row.get(tag)
-    values = element.get("Value") if isinstance(element, dict) else None
-    value = values[0] if isinstance(values, list) and values else ""
-    return value if isinstance(value, str) and UID.match(value) else ""
-
-
-def first_part(data: bytes) -> bytes:
-    """Return the body of the first part of a multipart answer (RFC 2046); the boundary is its own first line.
-
-    Raises:
-        UnreadableImage: it is not a multipart answer.
-    """
-    start = data.find(b"--")
-    line_end = data.find(b"\r\n", start)
-    boundary = data[start:line_end]
-    body = data.find(b"\r\n\r\n", line_end)
-    end = data.find(b"\r\n" + boundary, body + 4)
-    if start < 0 or line_end < 0 or body < 0 or end < 0 or not 2 < len(boundary) <= 200:
-        raise UnreadableImage("pacs", "the PACS sent no multipart object")
-    return data[body + 4 : end]
+def _fraction(headers: httpx.Headers) -> bool:
+    """Return whether an answer is a range of bytes, which was not asked for, and not the whole."""
+    found = re.match(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})$", headers.get("content-range", "").strip())
+    return "content-range" in headers and not (found and found[1] == "0" and int(found[2]) + 1 == int(found[3]))
 
 
 def parse_query(text: str) -> dict[str, str]:

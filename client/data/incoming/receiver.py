@@ -27,7 +27,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
-from salus.client.data.incoming.pacs import LOOPBACK, UID
+from salus.client.data.incoming.pacs import LOOPBACK
+from salus.client.data.incoming.rows import UID
 from salus.common.errors import ConfigError
 from salus.common.strict import Strict
 

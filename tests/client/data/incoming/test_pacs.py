@@ -6,6 +6,7 @@ import resource
 import shutil
 import socket
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.incoming.importing import Incoming, Progress
-from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, first_part, parse_query
+from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, parse_query
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -175,6 +176,10 @@ def fetched(server: DicomWeb, folder: Path) -> list[Incoming]:
     return list(server.incoming(Progress(folder, SECRET)))
 
 
+def reasons(items: list[Incoming]) -> list[str]:
+    return ["" if isinstance(item.data, bytes) else item.data.reason for item in items]
+
+
 def test_uids_that_are_paths_never_become_urls(tmp_path: Path) -> None:
     asked: list[str] = []
 
@@ -184,8 +189,91 @@ def test_uids_that_are_paths_never_become_urls(tmp_path: Path) -> None:
             200, json=rows("1.2.3", "../../admin", "1.2/../../x", "http://evil") if len(asked) == 1 else []
         )
 
-    assert fetched(lying(handler), tmp_path) == []
-    assert asked == ["/dicom-web/studies", "/dicom-web/studies/1.2.3/instances"]
+    assert reasons(fetched(lying(handler), tmp_path)) == ["no-study-uid"] * 3
+    assert set(asked) == {"/dicom-web/studies", "/dicom-web/studies/1.2.3/instances"}
+
+
+def paged(store: dict[str, dict[str, bytes]], cap: int, **changes: object) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a server of these studies and objects whose pages hold at most `cap` rows."""
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        parts = request.url.path.strip("/").split("/")[1:]
+        if len(parts) == 7 or (len(parts) == 6 and parts[4] == "instances"):
+            return httpx.Response(200, headers=changes.get("headers", {}), content=store[parts[1]][parts[5]])  # type: ignore[arg-type]
+        if parts == ["studies"]:
+            found = [{"0020000D": {"Value": [uid]}} for uid in store]
+        else:
+            found = [{"0020000E": {"Value": ["1.5"]}, "00080018": {"Value": [uid]}} for uid in store[parts[1]]]
+        offset = int(request.url.params.get("offset", 0))
+        rest = found[offset : offset + min(cap, int(request.url.params.get("limit", 10**6)))]
+        if not rest and "end" in changes:
+            return httpx.Response(int(str(changes["end"])))
+        return httpx.Response(int(str(changes.get("status", 200))), json=rest)
+
+    return handler
+
+
+@pytest.mark.parametrize(("cap", "end", "status"), [(20, 200, 200), (7, 204, 206), (1, 404, 200)])
+def test_a_server_that_caps_its_pages_loses_nothing(tmp_path: Path, cap: int, end: int, status: int) -> None:
+    """Thirty studies, one of 40 objects, once arrived as 20 and 39."""
+    data = bytes(128) + b"DICM"
+    store = {f"1.2.{n}": {f"1.3.{n}.{k}": data for k in range(40 if n == 0 else 1)} for n in range(30)}
+    changes = {"status": status} | ({"end": end} if end != 200 else {})
+    items = fetched(lying(paged(store, cap, **changes)), tmp_path)
+    assert reasons(items) == [""] * 69
+    assert {(item.study, item.name) for item in items} == {
+        (uid, name) for uid, found in store.items() for name in found
+    }
+
+
+def test_a_fraction_of_an_object_is_not_the_object(tmp_path: Path) -> None:
+    data = bytes(128) + b"DICM"
+    for text, expected in (
+        ("bytes 0-99/500", "pacs"),
+        ("bytes 0-131/132", ""),
+        ("bytes 9-99/100", "pacs"),
+        ("?", "pacs"),
+    ):
+        handler = paged({"1.2": {"1.3": data}}, 100, headers={"content-range": text})
+        assert reasons(fetched(lying(handler), tmp_path / text[-3:])) == [expected]
+
+
+def test_a_row_without_its_identifiers_is_counted_and_named(tmp_path: Path) -> None:
+    instances = [
+        {"00080018": {"Value": ["1.7"]}},
+        {"0020000E": {"Value": ["1.5"]}},
+        {"00080018": {"Value": ["1.8"]}, "00081190": {"Value": ["http://x/studies/1.2/series/1.5/instances/1.8"]}},
+        {"00080018": {"Value": ["1.9"]}, "00081190": {"Value": ["http://x/series/../instances/1.9"]}},
+        {},
+    ]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.params.get("offset", "0") != "0":
+            return httpx.Response(204)
+        if request.url.path.endswith("/studies"):
+            return httpx.Response(200, json=[{"0020000D": {"Value": ["1.2"]}}, {}, {"0020000D": {"vr": "UI"}}])
+        if request.url.path.endswith("/instances"):
+            return httpx.Response(200, json=instances)
+        return httpx.Response(200, content=bytes(128) + b"DICM")
+
+    items = fetched(lying(handler), tmp_path)
+    assert Counter(reasons(items)) == {"no-study-uid": 2, "no-series-uid": 3, "no-instance-uid": 1, "": 1}
+    assert [item.name for item in items if isinstance(item.data, bytes)] == ["1.8"]
+    named = {str(item.data) for item in items if isinstance(item.data, UnreadableImage)}
+    assert any("SeriesInstanceUID" in text for text in named)
+    assert any("StudyInstanceUID" in text for text in named)
+
+
+def test_a_list_that_the_server_cuts_is_named(tmp_path: Path) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/studies"):
+            row = {"0020000D": {"Value": ["1.2"]}, "00201208": {"Value": [3]}}
+            return httpx.Response(200, headers={"warning": '299 - "there are more results"'}, json=[row])
+        if request.url.path.endswith("/instances"):
+            return httpx.Response(200, json=rows("1.9"))
+        return httpx.Response(200, content=bytes(128) + b"DICM")
+
+    assert sorted(reasons(fetched(lying(handler), tmp_path))) == ["", "pacs-list", "pacs-list"]
 
 
 def test_a_server_that_repeats_itself_or_redirects_or_answers_nonsense_ends(tmp_path: Path) -> None:
@@ -214,14 +302,6 @@ def test_a_study_that_fails_is_counted_and_asked_for_again_next_time(tmp_path: P
     items = fetched(lying(handler), tmp_path)
     assert [item.data if isinstance(item.data, bytes) else item.data.reason for item in items] == [b"DATA", "pacs"]
     assert [item.study for item in fetched(lying(handler), tmp_path)] == ["1.2"]
-
-
-def test_multipart_answers_are_cut_exactly_and_others_refused() -> None:
-    body = b"\r\n--x\r\nContent-Type: application/dicom\r\n\r\nA\r\n--y\r\nB\r\n--x--\r\n"
-    assert first_part(body) == b"A\r\n--y\r\nB"
-    for bad in (b"", b"DICM", b"--", b"--x\r\n\r\nno end", b"--x" * 100 + b"\r\n\r\n\r\n"):
-        with pytest.raises(UnreadableImage):
-            first_part(bad)
 
 
 def test_a_password_is_not_sent_in_clear_to_another_machine() -> None:
