@@ -45,6 +45,8 @@ def simulate(
         float | None, typer.Option(help="Set a table's label to 1 above this number, and to 0 otherwise.")
     ] = None,
     patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
+    sex_column: Annotated[str, typer.Option(help="Column of the label file or table with the patient's sex.")] = "",
+    age_column: Annotated[str, typer.Option(help="Column of the label file or table with the age in years.")] = "",
     masks: Annotated[str, typer.Option(help="Folder of masks; found by itself for the usual conventions.")] = "",
     images: Annotated[str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.")] = "",
     structures: Annotated[
@@ -68,6 +70,8 @@ def simulate(
         missing=("", *_parts(missing)),
         positive_above=positive_above,
         patient_column=patient_column,
+        sex_column=sex_column,
+        age_column=age_column,
         masks=masks,
         images=images,
         structures=tuple(filter(None, _parts(structures))),

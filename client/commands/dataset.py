@@ -46,6 +46,8 @@ def add(
     text: Annotated[str, typer.Option(help="A column of the label file with a text.")] = "",
     series: Annotated[str, typer.Option(help="A column of the label file that names a CSV of a time series.")] = "",
     patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
+    sex_column: Annotated[str, typer.Option(help="Column of the label file or table with the patient's sex.")] = "",
+    age_column: Annotated[str, typer.Option(help="Column of the label file or table with the age in years.")] = "",
     yes: Yes = False,
 ) -> None:
     """Read a source, register what can be used, count what cannot, and show what will be public about it."""
@@ -72,6 +74,8 @@ def add(
         text=text,
         series=series,
         patient_column=patient_column,
+        sex_column=sex_column,
+        age_column=age_column,
     )
     catalogue = open_catalogue(folder)
     check_name(name)

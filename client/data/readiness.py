@@ -19,11 +19,13 @@ from salus.client.data.summaries import DatasetSummary
 from salus.client.data.target_check import TargetFindings, findings, pictured
 from salus.client.data.troubles import unreadable
 from salus.common.errors import UnreadableImage
+from salus.common.people import OLDEST_YEARS
 from salus.common.vocabulary import OTHER
 
 THUMBNAILS, THUMBNAIL_SIDE = 24, 96
 HISTOGRAM_BINS = 32
 MAX_LISTED = 10
+UNKNOWN = "unknown"
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Readiness:
         copies: images whose pixels another image has, those of the same patient and those of another one.
         unreadable: registered images that cannot be read now, by key and reason.
         declared: where the declaration and the data disagree.
+        sexes, ages: samples by the patient's sex and by ten years of age, as far as they are known.
         missing: missing values by column, for tables.
         intensities: histogram of the images' mean brightness, 0 .. 1.
         thumbnails: captions and pictures, with what is annotated.
@@ -47,6 +50,8 @@ class Readiness:
     copies_across: int = 0
     vendors: Counter[str] = field(default_factory=Counter)
     modalities: Counter[str] = field(default_factory=Counter)
+    sexes: Counter[str] = field(default_factory=Counter)
+    ages: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
     spacings: Counter[str] = field(default_factory=Counter)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -174,6 +179,9 @@ def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:
 
 def _describe(found: Readiness, facts: ImageFacts) -> None:
     info: Mapping[str, Any] = facts.info
+    found.sexes[str(info.get("sex", UNKNOWN))] += 1
+    years = info.get("age_years")
+    found.ages[_decade(years) if isinstance(years, int) else UNKNOWN] += 1
     if "rows" not in info:
         return
     modality = str(info.get("modality", OTHER))
@@ -186,6 +194,11 @@ def _describe(found: Readiness, facts: ImageFacts) -> None:
     low, high = info.get("intensity_range", (math.inf, -math.inf))
     before = found.ranges.get(modality, (math.inf, -math.inf))
     found.ranges[modality] = (min(before[0], low), max(before[1], high))
+
+
+def _decade(years: int) -> str:
+    low = years // 10 * 10
+    return f"{low} or more" if low >= OLDEST_YEARS else f"{low} to {low + 9}"
 
 
 def thumbnail(sample: Sample) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from salus.client.data.declaration import are_numbers
-from salus.client.data.readiness import HISTOGRAM_BINS, Readiness
+from salus.client.data.readiness import HISTOGRAM_BINS, UNKNOWN, Readiness
 from salus.client.data.target_check import sections_of as target_sections
 from salus.common.pages import Section
 
@@ -30,6 +30,8 @@ def sections_of(found: Readiness) -> list[Section]:
         *target_sections(found.targets, summary.kind),
         *_table("Vendors", found.vendors),
         *_table("Modalities", found.modalities),
+        *_known("Sex", found.sexes),
+        *_known("Age in years", found.ages),
         *_table("Sizes in pixels", found.sizes),
         *_table("Spacing in mm", found.spacings),
         *([Section("Range of intensities", columns=("modality", "lowest", "highest"), rows=ranges)] if ranges else []),
@@ -52,6 +54,11 @@ def label_rows(images: Mapping[str, int], patients: Mapping[str, int]) -> list[t
         every = f"measured: {numbers[0]:g} to {numbers[-1]:g}, median {numbers[len(numbers) // 2]:g}"
         return [(every, sum(images.values()), sum(patients.values()))]
     return [(label or "without a label", count, patients.get(label, 0)) for label, count in images.items()]
+
+
+def _known(title: str, counts: Counter[str]) -> list[Section]:
+    """Return a table, or nothing if it is not known of any sample."""
+    return _table(title, counts) if set(counts) - {UNKNOWN} else []
 
 
 def _table(title: str, counts: Counter[str]) -> list[Section]:

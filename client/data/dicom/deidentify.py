@@ -7,10 +7,11 @@ comments in compressed pixels, bytes behind the pixels, the preamble. What is ke
     words        only those of a fixed vocabulary
     identifiers  HMAC under the site's secret: UIDs below 2.25, patients as the catalogue's pseudonyms
     dates        day of the study, shifted by a number of days that is the patient's own
+    patients     sex as one letter, and age in whole years, 90 for all above 89; no date of birth
     pixels       decoded, and stored without compression
 
-Declared as DICOM PS3.15 annex E, Basic Profile with "clean pixel data" and "retain longitudinal temporal information with
-modified dates"; it keeps less than that profile allows.
+Declared as DICOM PS3.15 annex E, Basic Profile with "clean pixel data", "retain longitudinal temporal information with
+modified dates" and "retain patient characteristics"; it keeps less than that profile allows.
 """
 
 import datetime
@@ -28,7 +29,9 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from salus.client.data.dicom.picture import age_years
 from salus.common.errors import ConfigError, UnreadableImage
+from salus.common.people import sex_of
 from salus.common.vocabulary import MODALITIES, VENDORS, vendor_of
 
 METHOD = "Salus allow-list 1"
@@ -36,6 +39,7 @@ METHOD_CODES = (
     ("113100", "Basic Application Confidentiality Profile"),
     ("113101", "Clean Pixel Data Option"),
     ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
+    ("113108", "Retain Patient Characteristics Option"),
 )
 IMPLEMENTATION = "2.25.155264312907217263812330245718302456781"  # a fixed UUID of this software
 LARGEST_SHIFT_DAYS = 3650
@@ -167,6 +171,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     _pixels(clean, dataset, vendor, rules)
     _numbers_and_words(clean, dataset, counts)
     clean.Manufacturer = vendor
+    _person(clean, dataset)
     identify(clean, dataset, patient, rules)
     for element in dataset:
         kept = element.keyword in clean and element.keyword != ""
@@ -241,6 +246,15 @@ def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int])
         kept = [word for word in words if word in allowed]
         if kept:
             setattr(clean, keyword, kept if len(kept) > 1 else kept[0])
+
+
+def _person(clean: Dataset, dataset: Dataset) -> None:
+    """Write sex and age, by which a model is evaluated in subgroups, as far as they are known."""
+    sex, years = sex_of(dataset.get("PatientSex")), age_years(dataset)
+    if sex:
+        clean.PatientSex = sex
+    if years is not None:
+        clean.PatientAge = f"{years:03d}Y"
 
 
 def finite(value: Any) -> list[float | int]:

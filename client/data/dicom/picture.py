@@ -26,6 +26,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
 from salus.client.data.records import FloatArray, array_digest
 from salus.common.errors import UnreadableImage
+from salus.common.people import OLDEST_YEARS, Sex, age_on, age_years_of, sex_of
 from salus.common.strict import Strict
 from salus.common.vocabulary import modality_of, vendor_of
 
@@ -106,6 +107,7 @@ class Facts(Strict):
 
     Args:
         mirror: for an inverted image, the sum of the smallest and largest value that its bits can hold.
+        sex, age_years: of the patient, see `people`; empty and None if unknown.
     """
 
     window: Window
@@ -121,6 +123,8 @@ class Facts(Strict):
     vendor: str
     instance_uid: Annotated[str, Field(max_length=1000)] = ""
     frame_of_reference: Annotated[str, Field(max_length=1000)] = ""
+    sex: Sex = ""
+    age_years: Annotated[int, Field(ge=0, le=OLDEST_YEARS)] | None = None
 
 
 def read_dicom(path: Path) -> DicomImage:
@@ -182,6 +186,8 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
         vendor=vendor_of(dataset.get("Manufacturer")),
         instance_uid=str(dataset.get("SOPInstanceUID", "") or ""),
         frame_of_reference=str(dataset.get("FrameOfReferenceUID", "") or ""),
+        sex=sex_of(dataset.get("PatientSex")),
+        age_years=age_years(dataset),
     )
     return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
 
@@ -219,8 +225,16 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
             "frames": int(values.shape[0]),
             "spacing_mm": list(facts.geometry.spacing_mm),
             "intensity_range": [float(intensities.min()), float(intensities.max())],
+            **({"sex": facts.sex} if facts.sex else {}),
+            **({} if facts.age_years is None else {"age_years": facts.age_years}),
         },
     )
+
+
+def age_years(dataset: pydicom.Dataset) -> int | None:
+    """Return the patient's age in whole years, at most 90: as stated, or from the dates of birth and study; None if unknown."""
+    stated = age_years_of(dataset.get("PatientAge"))
+    return age_on(dataset.get("PatientBirthDate"), dataset.get("StudyDate")) if stated is None else stated
 
 
 def _syntax(data: bytes) -> object:

@@ -36,6 +36,7 @@ class SourceOptions(Strict):
         row: columns of the label file that a model gets beside the image.
         text: a column of the label file with a text.
         series: a column of the label file that names a CSV file with a time series for each image, relative to the root.
+        sex_column, age_column: columns of the label file or table with the patient's sex and age, for evaluation by subgroup.
     """
 
     labels: str = ""
@@ -54,6 +55,8 @@ class SourceOptions(Strict):
     row: tuple[str, ...] = ()
     text: str = ""
     series: str = ""
+    sex_column: str = ""
+    age_column: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:

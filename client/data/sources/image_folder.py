@@ -94,6 +94,7 @@ class ImageFolder:
                 "intensity_range": [float(sample.values.min()), float(sample.values.max())],
             }
             row = row or LabelRow("")
+            info |= row.person
             patient = row.patient
             if not patient:
                 patient, info[PATIENT_BY] = picture_key(sample.pixel_sha256), "picture"

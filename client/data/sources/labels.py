@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from salus.client.data.sources.base import LABELS, Files, SourceOptions
 from salus.common.cells import read_cell
 from salus.common.errors import DataError, UnreadableImage
+from salus.common.people import age_years_of, sex_of
 
 KEY_COLUMNS = ("file", "StudyInstanceUID", "PatientID")  # the most specific one wins
 PATIENT_COLUMN = "PatientID"
@@ -26,12 +27,14 @@ class LabelRow:
 
     Args:
         cells: of the columns with other annotations.
+        person: sex and age, see `person_of`.
     """
 
     label: str
     patient: str = ""
     split: str = ""
     cells: Mapping[str, str] = field(default_factory=dict)
+    person: Mapping[str, str | int] = field(default_factory=dict)
 
 
 class Labels:
@@ -61,6 +64,22 @@ class Labels:
             if row is not None:
                 return row
         return None
+
+
+def person_of(row: Mapping[str, str], options: SourceOptions) -> dict[str, str | int]:
+    """Return ``sex`` and ``age_years`` of a row, as far as the options name columns for them and their values are understood."""
+    sex = sex_of(row.get(options.sex_column)) if options.sex_column else ""
+    years = age_years_of(row.get(options.age_column)) if options.age_column else None
+    return {**({"sex": sex} if sex else {}), **({} if years is None else {"age_years": years})}
+
+
+def check_person_columns(columns: Sequence[str], options: SourceOptions, name: str) -> None:
+    """Raise DataError for a column of sex or age that a file lacks."""
+    for option, column in (("--sex-column", options.sex_column), ("--age-column", options.age_column)):
+        if column and column not in columns:
+            raise DataError(
+                f"Expected a column {column!r} in {name!r}{_meant(column, columns)}.", remedy=f"Check {option}."
+            )
 
 
 def has_label_file(files: Files) -> bool:
@@ -135,6 +154,7 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
             f"{_meant(options.patient_column, columns)}.",
             remedy="Check --patient-column.",
         )
+    check_person_columns(columns, options, name)
     present = [*columns, *([PATIENT_COLUMN] if patient_column in columns else [])]
     keys = [column for column in KEY_COLUMNS if column in present]
     for column in (*options.cells, *(() if options.cells else (label_column,))):
@@ -158,13 +178,17 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         cells = {column: _cell(row, column) for column in options.cells}
         if key is None or not (label or any(cells.values())):
             continue  # a row without a label is skipped; its images are counted as unlabelled
-        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells)
+        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells, person_of(row, options))
         earlier = by[key].setdefault(_cell(row, key), entry)
         if (earlier.label, earlier.cells) != (label, cells):
             raise DataError(
                 f"Two different labels for one {key} in {name!r}, line {number}.", remedy="Keep one of them."
             )
-    read = (*KEY_COLUMNS, label_column, "split", *options.cells)
+        if earlier.person != entry.person:
+            raise DataError(
+                f"Two different ages or sexes for one {key} in {name!r}, line {number}.", remedy="Correct one of them."
+            )
+    read = (*KEY_COLUMNS, label_column, "split", *options.cells, options.sex_column, options.age_column)
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read))
 
 

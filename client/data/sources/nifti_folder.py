@@ -102,6 +102,7 @@ class NiftiFolder:
         }
         if row is None:
             row = LabelRow(case.label or self._amount(volume_ml))
+        info |= row.person
         patient = row.patient or case.patient
         if not patient:
             patient, info[PATIENT_BY] = picture_key(sample.pixel_sha256), "picture"

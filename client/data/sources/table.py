@@ -10,7 +10,7 @@ import numpy as np
 
 from salus.client.data.records import PATIENT_BY, FloatArray, ImageRecord, Quarantined, Sample, picture_key
 from salus.client.data.sources.base import Files, SourceOptions
-from salus.client.data.sources.labels import not_read_as_patients, overlooked_column
+from salus.client.data.sources.labels import check_person_columns, not_read_as_patients, overlooked_column, person_of
 from salus.common.errors import DataError, UnreadableImage
 
 LARGEST = 1e30  # float32 holds it; a measurement never reaches it
@@ -52,6 +52,7 @@ class Table:
         if len(set(header)) != len(header):
             raise DataError(f"Two columns of {name!r} have the same name.", remedy="Rename one.")
         self._check_patients(header, name)
+        check_person_columns(header, self._options, name)
         body = lines[1:] if named else lines
         # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be assigned to columns.
         return [
@@ -106,6 +107,7 @@ class Table:
                 patient = next((row[column] for column in self._ids if row.get(column)), "")
                 info: dict[str, str | float | int | list[float]] = {} if patient else {PATIENT_BY: "row"}
                 patient = patient or picture_key(digest)
+                info |= person_of(row, self._options)
                 yield ImageRecord(patient, patient, key, label, row.get("split", ""), digest, group=name, info=info)
 
     def _label(self, row: dict[str, str]) -> str:

@@ -224,3 +224,30 @@ def test_the_kind_is_guessed_from_most_files_and_not_from_those_that_accompany_d
     for number in range(3):
         (tmp_path / f"IM{number}").touch()
     assert guess_kind(tmp_path) == "dicom"
+
+
+def test_sex_and_age_come_from_columns_that_the_operator_names(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) + ord(name)).save(tmp_path / f"{name}.png")
+    rows = ["file,PatientID,label,gender,years", "a.png,P1,0,male,93", "b.png,P2,1,F,45.5", "c.png,P3,1,1,unknown"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+
+    def people(**options: str) -> list[tuple[object, object]]:
+        found, _ = scan("images", tmp_path, **options)
+        return [(record.info.get("sex"), record.info.get("age_years")) for record in found]
+
+    assert people() == [(None, None)] * 3
+    assert people(sex_column="gender", age_column="years") == [("M", 90), ("F", 45), (None, None)]
+    with pytest.raises(DataError, match="gendre"):
+        scan("images", tmp_path, sex_column="gendre")
+    table = tmp_path / "table.csv"
+    table.write_text("pid,sex,age,label\np,F,30,1\n")
+    found, _ = scan("table", table, sex_column="sex", age_column="age", columns=("age", "label"))
+    assert (found[0].info["sex"], found[0].info["age_years"]) == ("F", 30)
+
+
+def test_two_ages_of_one_patient_in_a_label_file_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("PatientID,label,age\nP1,0,45\nP1,0,54\n")
+    write(tmp_path / "a.dcm", np.arange(16, dtype=np.uint16).reshape(4, 4))
+    with pytest.raises(DataError, match="Two different ages"):
+        scan("dicom", tmp_path, age_column="age")

@@ -242,3 +242,21 @@ def test_real_files_keep_their_pixels_and_geometry(tmp_path: Path) -> None:
             )
         done += 1
     assert done
+
+
+@pytest.mark.parametrize(
+    ("changes", "sex", "age"),
+    [
+        ({"PatientSex": "F", "PatientAge": "104Y"}, "F", "090Y"),
+        ({"PatientSex": "female", "PatientBirthDate": "19500102", "StudyDate": "20200101"}, "F", "069Y"),
+        ({"PatientSex": "SMITH", "PatientAge": "SMI"}, None, None),
+        ({"PatientBirthDate": "19500102"}, None, None),
+    ],
+)
+def test_sex_and_age_in_years_are_kept_and_the_date_of_birth_is_not(
+    tmp_path: Path, changes: dict[str, str], sex: str | None, age: str | None
+) -> None:
+    clean = pydicom.dcmread(io.BytesIO(deidentify(image(**changes), rules(tmp_path)).data))
+    assert (clean.get("PatientSex"), clean.get("PatientAge")) == (sex, age)
+    assert "PatientBirthDate" not in clean
+    assert "113108" in {code.CodeValue for code in clean.DeidentificationMethodCodeSequence}

@@ -173,3 +173,19 @@ def test_geometry_that_is_no_plane_is_quarantined(tmp_path: Path, attributes: di
     with pytest.raises(UnreadableImage) as caught:
         read_dicom(write(tmp_path / "a.dcm", RAMP, **attributes))
     assert caught.value.reason == "bad-geometry"
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ({"PatientSex": "F", "PatientAge": "045Y"}, {"sex": "F", "age_years": 45}),
+        ({"PatientAge": "103Y"}, {"age_years": 90}),
+        ({"PatientBirthDate": "19500102", "StudyDate": "20200101"}, {"age_years": 69}),
+        ({"PatientAge": "040Y", "PatientBirthDate": "19500102", "StudyDate": "20200101"}, {"age_years": 40}),
+        ({"PatientSex": "Smith", "PatientAge": "SMITH", "PatientBirthDate": "19500102"}, {}),
+        ({}, {}),
+    ],
+)
+def test_sex_and_age_are_kept_in_a_few_values(tmp_path: Path, header: dict[str, str], expected: dict) -> None:
+    info = read_dicom(write(tmp_path / "a.dcm", RAMP, **header)).info
+    assert {name: value for name, value in info.items() if name in ("sex", "age_years")} == expected
