@@ -29,6 +29,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
 from salus.client.data.dicom.picture import age_years
 from salus.common.errors import ConfigError, UnreadableImage
 from salus.common.people import sex_of
@@ -53,19 +54,7 @@ WORDS = {
     "Modality": MODALITIES,
     "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
     "RescaleType": {"HU", "US", "OD", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML"},
-    "ImageType": {
-        "ORIGINAL",
-        "DERIVED",
-        "PRIMARY",
-        "SECONDARY",
-        "AXIAL",
-        "LOCALIZER",
-        "MPR",
-        "M",
-        "P",
-        "NORM",
-        "OTHER",
-    },
+    "ImageType": KINDS,
     "PatientPosition": {"HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"},
     "Laterality": {"L", "R"},
     "ImageLaterality": {"L", "R", "B", "U"},
@@ -170,6 +159,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
     _pixels(clean, dataset, vendor, rules)
     _numbers_and_words(clean, dataset, counts)
+    keep_dimensions(clean, dataset, rules.secret)
     clean.Manufacturer = vendor
     _person(clean, dataset)
     identify(clean, dataset, patient, rules)

@@ -8,8 +8,8 @@ after its pixels were decoded.
 import hashlib
 import io
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +23,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
 from salus.client.data.records import FloatArray, array_digest
 from salus.common.errors import UnreadableImage
@@ -55,6 +56,8 @@ class DicomImage:
         frame_step_mm: from one frame to the next in LPS; along the normal unless the file says otherwise.
         intensities: like `values`, in the modality's own units before any window, brighter is larger.
         pixel_sha256: hash of the decoded pixels, the same for two files that differ in their headers only.
+        dimensions: what may vary between images of one place, see `dimensions`.
+        thickness_mm: of one slice, 0 if the file does not say.
     """
 
     values: FloatArray
@@ -73,6 +76,8 @@ class DicomImage:
     info: dict[str, str | float | int | list[float]]
     instance_uid: str = ""
     frame_of_reference: str = ""
+    dimensions: Mapping[str, float | str] = field(default_factory=dict)
+    thickness_mm: float = 0.0
 
 
 def guarded(name: str, action: Callable[[], T]) -> T:
@@ -125,6 +130,8 @@ class Facts(Strict):
     frame_of_reference: Annotated[str, Field(max_length=1000)] = ""
     sex: Sex = ""
     age_years: Annotated[int, Field(ge=0, le=OLDEST_YEARS)] | None = None
+    dimensions: Dimensions = Field(default_factory=dict)
+    thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 def read_dicom(path: Path) -> DicomImage:
@@ -188,6 +195,8 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
         frame_of_reference=str(dataset.get("FrameOfReferenceUID", "") or ""),
         sex=sex_of(dataset.get("PatientSex")),
         age_years=age_years(dataset),
+        dimensions=(varying := dimensions_of(dataset)),
+        thickness_mm=max(float(varying.get("thickness", 0.0)), 0.0),
     )
     return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
 
@@ -216,6 +225,8 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         pixel_sha256=array_digest(rescaled),
         instance_uid=facts.instance_uid,
         frame_of_reference=facts.frame_of_reference,
+        dimensions=facts.dimensions,
+        thickness_mm=facts.thickness_mm,
         info={
             "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),

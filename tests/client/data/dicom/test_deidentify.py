@@ -17,6 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.deidentify import PixelMask, Rules, deidentify, parse_mask, shifted_date, uid
+from salus.client.data.dicom.dimensions import KEPT
 from salus.client.data.dicom.picture import read_dicom
 from salus.common.errors import ConfigError, UnreadableImage
 
@@ -130,7 +131,8 @@ ALLOWED = {
     "ImageLaterality", "ViewPosition", "BodyPartExamined", "Manufacturer", "PatientID", "PatientName", "StudyInstanceUID",
     "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "SOPClassUID", "StudyDate",
     "LongitudinalTemporalInformationModified", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
+    "DeidentificationMethodCodeSequence", "ConvolutionKernel", "ContrastBolusAgent", "ComplexImageComponent",
+    "DiffusionGradientOrientation", *KEPT,
 }  # fmt: skip
 
 
