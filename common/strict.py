@@ -53,6 +53,10 @@ def parse_toml(model: type[M], text: str, *, error: type[SalusError], what: str)
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
         raise error(f"Expected the {what} to be TOML, but {problem}.", remedy="Correct that line.") from None
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or lists within lists within lists
+        raise error(
+            f"Expected plain values in the {what}.", remedy="Use only text, numbers, lists and tables."
+        ) from None
     return validate(model, values, error=error, what=what)
 
 

@@ -11,6 +11,7 @@ from salus import __version__
 from salus.common.errors import LinkError, SalusError
 
 PROTOCOL = 1  # of the requests and replies between coordinator and site; raised when either side must change
+LARGEST_SHOWN = 999_999  # a number of thousands of digits cannot be turned into text
 PROTOCOL_HEADER = "salus-protocol"
 UPGRADE = "Install the newest version of Salus on the machine that refused it."
 
@@ -28,8 +29,9 @@ def check_format(found: object, newest: int, *, what: str, error: type[SalusErro
     if isinstance(found, int) and not isinstance(found, bool) and 1 <= found <= newest:
         return
     if isinstance(found, int) and not isinstance(found, bool) and found > newest:
+        stated = str(found) if found <= LARGEST_SHOWN else f"above {LARGEST_SHOWN}"
         raise error(
-            f"The {what} has format {found:.3g}, but Salus {__version__}, which reads it, knows formats up to {newest}: "
+            f"The {what} has format {stated}, but Salus {__version__}, which reads it, knows formats up to {newest}: "
             "the reading side is too old.",
             remedy=UPGRADE,
         )

@@ -114,7 +114,7 @@ def _verify(entries: Sequence[Entry], keys: Mapping[int, bytes]) -> Verified:
 def _job(entries: Sequence[Entry]) -> Job:
     try:
         return job_from_canonical(str(entries[0]["document"]).encode())
-    except (JobError, KeyError, IndexError):
+    except (JobError, KeyError, IndexError, UnicodeEncodeError):
         raise ProtectionError(
             "The transcript is not valid: it does not begin with its job.",
             remedy="Ask the coordinator for the whole file.",

@@ -47,7 +47,8 @@ class TensorSet:
         self._items: list[Item] = []
         self._examples: dict[int, Example] = {}
         kept: list[Fields] = []
-        left, shapes = cache_bytes, set()
+        self._shapes: list[tuple[torch.Size, ...]] = []
+        left = cache_bytes
         for item in items:
             try:
                 example = self._prefix(item)
@@ -64,7 +65,7 @@ class TensorSet:
                 # A source's failure on one sample must not exclude all others.
                 self.unreadable[type(problem).__name__] += 1
                 continue
-            shapes.add(tuple(tensor.shape for tensor in fields.values()))
+            self._shapes.append(tuple(tensor.shape for tensor in fields.values()))
             if self.random:
                 left -= sum(array.nbytes for array in example.fields.values())
                 if left >= 0:
@@ -73,10 +74,10 @@ class TensorSet:
                 left -= sum(tensor.nbytes for tensor in fields.values())
                 kept.append(fields)
             self._items.append(item)
-        self.ragged = len(shapes) > 1
+        ragged = len(set(self._shapes)) > 1
         complete = left >= 0 and not self.random
-        self._whole = stacked(kept) if complete and kept and not self.ragged else None
-        self._each = kept if complete and self.ragged else None
+        self._whole = stacked(kept) if complete and kept and not ragged else None
+        self._each = kept if complete and ragged else None
 
     def _prefix(self, item: Item) -> Example:
         try:
@@ -112,8 +113,13 @@ class TensorSet:
         return [places[patient] for patient in sorted(places)]
 
     def parts(self, rows: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
-        """Yield positions in groups of at most `most` that fit one batch: one by one where samples differ in size."""
-        yield from torch.split(rows, 1 if self.ragged else most)
+        """Yield positions in groups of at most `most` that fit one batch: one by one where these samples differ in size.
+
+        Other samples do not count: a library computes batches of other sizes with other last digits, and one patient's image of
+        another size must not change those of all the others.
+        """
+        ragged = len({self._shapes[int(row)] for row in rows}) > 1
+        yield from torch.split(rows, 1 if ragged else most)
 
     def batch(self, rows: torch.Tensor, use: Use | None = None) -> Batch:
         """Return the items at these positions; of a random chain, the job's number of copies of each, one after the other.

@@ -4,6 +4,7 @@ A field of an example is treated by its kind: floating-point spatial fields are 
 class numbers, and all other fields pass through unchanged.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
@@ -13,10 +14,11 @@ from pydantic import Field as Limits
 from salus.common.batch import Field, Spec
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Array, Example
-from salus.common.job import TaskSettings
+from salus.common.job import MAX_INPUT_NUMBERS, TaskSettings
 from salus.common.strict import Strict
 
 UNKNOWN = -1  # a side that depends on the image
+MAX_VALUES = 2**28  # of one field on the way through a chain, all channels together: 1 GB
 MAX_SIDE = 4096
 Draw = np.random.Generator
 Side = Annotated[int, Limits(ge=1, le=MAX_SIDE)]
@@ -144,11 +146,16 @@ def size_for(settings_size: tuple[int, ...], task: TaskSettings, given: Spec) ->
     """Return the size of a step, by default the task's shape, after a check against the dimensions of the fields.
 
     Raises:
-        JobError: the number of sides is another.
+        JobError: another number of sides, or more voxels than a sample of a job may have.
     """
     size, dims = settings_size or task.shape, len(sides_of(given))
     if len(size) != dims:
         raise JobError(f"expected a size of {dims} sides, got {list(size)}.", remedy="Correct size, or task.shape.")
+    if math.prod(size) * task.channels > MAX_INPUT_NUMBERS:
+        raise JobError(
+            f"expected a size of at most {MAX_INPUT_NUMBERS} numbers, all channels together, got {list(size)}.",
+            remedy="Lower size.",
+        )
     return size
 
 

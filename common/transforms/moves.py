@@ -3,6 +3,7 @@
 With that matrix the new affine follows: ``affine @ matrix`` sends a new index to the old one and on to millimetres.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -10,8 +11,9 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from salus.common.errors import UnreadableImage
 from salus.common.examples import Affine, Array, Example
-from salus.common.transforms.base import grid_shape, is_image
+from salus.common.transforms.base import MAX_VALUES, grid_shape, is_image
 
 Matrix = npt.NDArray[np.float64]
 Outside = Literal["border", "zeros", "reflection"]
@@ -32,7 +34,15 @@ class Move(Protocol):
 
 
 def moved(example: Example, move: Move) -> Example:
-    """Return the example with all spatial fields on the new grid and the affine that belongs to it."""
+    """Return the example with all spatial fields on the new grid and the affine that belongs to it.
+
+    Raises:
+        UnreadableImage: a field would have more values than `MAX_VALUES`; the sides of a pad, for example, are the larger of
+            the job's and the image's, so neither alone bounds them.
+    """
+    size = getattr(move, "size", ())
+    if math.prod(size) * max((len(example[name]) for name in example.spatial), default=1) > MAX_VALUES:
+        raise UnreadableImage("too-large", "a step of the job's transforms would give it too many voxels")
     fields = {name: move.apply(example[name]) for name in example.spatial}
     return replace(example.with_fields(**fields), affine=carried(example.affine, move.matrix))
 

@@ -182,3 +182,9 @@ def test_a_job_signed_under_a_later_statement_says_so() -> None:
     signed = seal_job(tiny_job(), coordinator)
     with pytest.raises(IdentityError, match="salus/job statement has format 2.*the reading side is too old"):
         open_job(signed.model_copy(update={"context": "salus/job/2"}), coordinator.public_key)
+
+
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 3000, "a = " + "{b=" * 2000])
+def test_text_that_the_toml_parser_itself_fails_on_is_a_refusal(text: str) -> None:
+    with pytest.raises(JobError, match="Expected plain values in the job file"):
+        parse_job(text)

@@ -25,6 +25,7 @@ from salus.common.sqlite import open_database
 from salus.common.strict import Strict, validate
 from salus.common.tensors import TensorSpec
 from salus.common.vectors import Layout
+from salus.common.versions import check_format
 from salus.server.checkpoints import Checkpoints
 from salus.server.transcripts import Transcript, verify_entries
 
@@ -92,3 +93,10 @@ def test_a_model_file_states_its_format(tmp_path: Path) -> None:
     save_file(load_file(path), path, {"format": "2"})
     with pytest.raises(RoundError, match=NEWER):
         store.load_model(job_id, 1, layout)
+
+
+def test_a_number_of_hundreds_of_digits_is_a_refusal_like_any_other() -> None:
+    """It is not a float, and one of thousands of digits cannot even be written down."""
+    for digits in (7, 400, 5000):
+        with pytest.raises(DataError, match="has format above 999999"):
+            check_format(10**digits, 1, what="document", error=DataError)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tests.common.transforms.worlds import make, spec_of, task, world
 
-from salus.common.errors import JobError
+from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
 from salus.common.transforms.base import UNKNOWN, with_sides
 
@@ -69,3 +69,20 @@ def test_the_size_is_the_tasks_shape_unless_the_step_says_otherwise(kind):
     assert make(kind, task((5, 6, 7)), size=(4, 4, 4)).spec(given)["mask"].shape == (1, 4, 4, 4)
     with pytest.raises(JobError, match="expected a size of 3 sides"):
         make(kind, task((5, 6, 7)), size=(4, 4)).spec(given)
+
+
+@pytest.mark.parametrize("kind", ["resize", "center-crop", "pad", "random-crop"])
+def test_a_size_that_no_machine_has_memory_for_is_refused_without_data(kind):
+    """Each side alone is allowed; all three are 256 GB."""
+    settings = {"kind": kind, "size": (4096, 4096, 4096)}
+    with pytest.raises(JobError, match="expected a size of at most 67108864 numbers"):
+        make(**settings).spec(with_sides(spec_of(world((4, 4, 4))), (UNKNOWN,) * 3))
+
+
+def test_a_frame_that_is_large_only_together_with_the_image_is_refused_before_it_is_made():
+    """A pad takes the larger of its own side and of the image's."""
+    thin = Example({"image": np.zeros((1, 1, 4096, 4096), np.float32)}, frozenset({"image"}))
+    step = make("pad", size=(4096, 1, 1))
+    step.spec(with_sides(spec_of(world((4, 4, 4))), (UNKNOWN,) * 3))
+    with pytest.raises(UnreadableImage, match="too many voxels"):
+        step(thin, None)
