@@ -35,6 +35,7 @@ class Step:
 
 
 ONE_STEP = (Step(),)
+LARGEST_OUTPUT = 1e30
 
 
 @dataclass(frozen=True)
@@ -155,3 +156,12 @@ class Task(Protocol):
 def full(outputs: torch.Tensor) -> torch.Tensor:
     """Return outputs of a pass in half precision in single precision; others as they are."""
     return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
+
+
+def finite(outputs: torch.Tensor) -> torch.Tensor:
+    """Return outputs on the CPU in double precision, NaN as 0 and infinities as `LARGEST_OUTPUT`.
+
+    So a diverged model has bad metrics, instead of a row without meaning for which a site would have to leave the sum.
+    """
+    plain = outputs.detach().double().cpu()
+    return torch.nan_to_num(plain, 0.0, LARGEST_OUTPUT, -LARGEST_OUTPUT)

@@ -21,7 +21,7 @@ from salus.common.estimates import Metric
 from salus.common.examples import Example
 from salus.common.figures import Figures, one_against_the_rest
 from salus.common.job import TaskSettings
-from salus.common.tasks.base import ONE_STEP, Said, Step, Totals, full
+from salus.common.tasks.base import ONE_STEP, Said, Step, Totals, finite, full
 from salus.common.tasks.coarse import Coarse
 from salus.common.transforms.chain import Chain
 from salus.common.transforms.intensity import Rescale
@@ -133,7 +133,7 @@ class Classification:
 
     def rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return [1, loss, confusion matrix (rows are true classes), score histograms, calibration bins] of each item."""
-        logits, labels = outputs.detach().double().cpu(), batch["label"].cpu()
+        logits, labels = finite(outputs), batch["label"].cpu()
         items = torch.arange(len(labels))
         losses = F.cross_entropy(logits, labels, reduction="none").clamp(0, LOSS_LIMIT) / LOSS_LIMIT
         log_p = torch.log_softmax(logits, dim=1)

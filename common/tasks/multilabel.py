@@ -19,7 +19,7 @@ from salus.common.figures import MAX_CURVES, Curve, Figures, one_against_the_res
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
 from salus.common.registry import settings_of
-from salus.common.tasks.base import Said, Step, Totals, full
+from salus.common.tasks.base import Said, Step, Totals, finite, full
 from salus.common.tasks.binormal import area_of, fit_curve
 from salus.common.tasks.classification import (
     LOSS_LIMIT,
@@ -95,7 +95,7 @@ class MultiLabel(ImagesOrRows):
 
     def rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return [1, loss, for each class a histogram of the log-odds of absent and of present findings] of each item."""
-        logits, present = outputs.detach().double().cpu(), batch["label"].cpu()
+        logits, present = finite(outputs), batch["label"].cpu()
         losses = F.binary_cross_entropy_with_logits(logits, present.double(), reduction="none").mean(dim=1)
         histograms = torch.zeros(len(logits), self.classes, 2, SCORE_BINS, dtype=torch.float64)
         histograms.scatter_(3, score_bins(logits)[..., None, None].expand(-1, -1, 2, 1), 1.0)

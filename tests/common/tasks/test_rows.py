@@ -1,0 +1,70 @@
+"""Rows of whatever a model may put out: each entry from 0 to 1, row i from item i alone, private rows of norm at most one."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from salus.common.batch import example_batch
+from salus.common.job import parse_job
+from salus.common.models import build_model
+from salus.common.tasks import TASKS, make_task
+from salus.common.tasks.base import Task
+
+JOB = """
+[job]
+name = "j"
+rounds = 1
+[task]
+kind = "{kind}"
+model = "{model}"
+dataset = "d"
+{more}
+"""
+ITEMS = 6
+KINDS = {
+    "classification": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
+    "multilabel": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
+    "ordinal": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
+    "regression": ("cnn", 'shape = [8, 8]\nclasses = ["age"]'),
+    "segmentation": ("unet", 'shape = [8, 8]\nclasses = ["a", "b"]'),
+    "tabular": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
+}
+NUMBERS = st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3e38, 1e20, 1e-40, 0.0, -0.0, 5.0, -7.0])
+
+
+def test_every_task_is_tried() -> None:
+    assert set(TASKS.names()) >= set(KINDS)
+    assert set(TASKS._builtin) == set(KINDS)
+
+
+def world(kind: str) -> tuple[Task, torch.Tensor]:
+    model, more = KINDS[kind]
+    task_settings = parse_job(JOB.format(kind=kind, model=model, more=more)).task
+    task = make_task(task_settings)
+    return task, task.infer(build_model(task_settings, 0).eval(), example_batch(task.spec, ITEMS)).detach()
+
+
+WORLDS = {kind: world(kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rows_keep_their_bounds_whatever_a_model_puts_out(kind: str, data: st.DataObject) -> None:
+    task, usual = WORLDS[kind]
+    batch = example_batch(task.spec, ITEMS)
+    tried = torch.tensor(data.draw(st.lists(NUMBERS, min_size=8, max_size=8)))
+    places = torch.randint(0, 8, usual.shape, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 999))))
+    outputs = tried[places]
+    rows, private = task.rows(outputs, batch), task.private_rows(outputs, batch)
+    assert rows.shape == (ITEMS, task.statistics_size)
+    assert bool(((rows >= 0) & (rows <= 1)).all())
+    assert float(private.norm(dim=1).max()) <= 1 + 1e-9
+    for item in range(ITEMS):
+        alone = slice(item, item + 1)
+        assert torch.equal(task.rows(outputs[alone], batch.rows(alone))[0], rows[item])
+        assert torch.equal(task.private_rows(outputs[alone], batch.rows(alone))[0], private[item])
+    assert all(math.isfinite(value) for value in task.metrics(rows.sum(dim=0).numpy()).values())
