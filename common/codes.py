@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from salus.common.job_statistics import Label
 from salus.common.strict import Strict
 
-CODE = re.compile(r"^([A-Z0-9_]{1,16}):([A-Za-z0-9._-]{1,16}):([^\x00-\x1f\\]{1,64})$")
+CODE = re.compile(r"^([A-Z0-9_]{1,16}):([A-Za-z0-9._-]{1,16}):([^\x00-\x1f\x7f-\x9f\\]{1,64})\Z")
 
 
 class Code(Strict):

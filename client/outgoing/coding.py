@@ -79,8 +79,12 @@ def _private(name: str) -> Code:
     # Only names that no other name can be mistaken for are readable codes.
     readable = re.fullmatch(r"[a-z0-9]+( [a-z0-9]+)*", name) and len(name) <= 16
     value = name.upper().replace(" ", "_") if readable else "C" + hashlib.sha256(name.encode()).hexdigest()[:15].upper()
-    meaning = re.sub(r"[\x00-\x1f\\]", " ", name)[:64]
-    return Code(scheme=PRIVATE, value=value, meaning=meaning or "class")
+    return Code(scheme=PRIVATE, value=value, meaning=dicom_text(name) or "class")
+
+
+def dicom_text(name: str) -> str:
+    """Return a name as DICOM's long string (PS3.5, 6.2): a backslash would divide it into two values."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\\]", " ", name).strip()[:64].rstrip()
 
 
 def _plain(name: str) -> str:

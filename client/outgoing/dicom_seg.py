@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from salus.client.data.dicom.instances import Instance, header_of
-from salus.client.outgoing.coding import Coded
+from salus.client.outgoing.coding import Coded, dicom_text
 from salus.client.outgoing.highdicom_extra import algorithm_of, concept, quiet, require_highdicom
 from salus.client.outgoing.overlays import COLOURS
 from salus.client.outgoing.producer import MANUFACTURER, Producer
@@ -112,7 +112,7 @@ def _described(number: int, structure: Coded, algorithm: object) -> object:
     hd = require_highdicom()
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=structure.name[:MAX_LABEL],
+        segment_label=dicom_text(structure.name) or f"structure {number}",
         segmented_property_category=concept(structure.category),
         segmented_property_type=concept(structure.type),
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from salus.client.data.dicom.instances import Instance, header_of
-from salus.client.outgoing.coding import Coded
+from salus.client.outgoing.coding import Coded, dicom_text
 from salus.client.outgoing.dicom_seg import SERIES_NUMBER
 from salus.client.outgoing.highdicom_extra import concept, quiet, require_highdicom
 from salus.client.outgoing.producer import MANUFACTURER, Producer
@@ -105,7 +105,7 @@ def write_volume_report(
 
 def _tracking(producer: Producer, instances: Sequence[Instance], what: str) -> Any:
     uid = producer.uid("tracking", instances[0].sop_instance_uid, what)
-    return require_highdicom().sr.TrackingIdentifier(uid=uid, identifier=what)
+    return require_highdicom().sr.TrackingIdentifier(uid=uid, identifier=dicom_text(what) or "structure")
 
 
 def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], producer: Producer, content: str) -> str:

@@ -16,6 +16,7 @@ from salus.common.vectors import STATE_PREFIX, Layout, layout_of, write_paramete
 
 MAX_LISTED = 3
 CHUNK = 2**20
+TYPES = {"F16", "F32", "F64"}  # numpy has no bfloat16, and whole or complex numbers are no trained parameters
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,15 @@ def load_model(path: Path, job: Job) -> FinishedModel:
     try:
         sha256 = _sha256(path)
         with safe_open(path, framework="numpy") as file:
-            shapes = {
-                name: tuple(file.get_slice(name).get_shape())
+            slices = {
+                name: file.get_slice(name)
                 for name in file.keys()  # noqa: SIM118  # it is no mapping
                 if not name.startswith(STATE_PREFIX)
             }
-            _check(path.name, layout, shapes, job)
-            values = {name: np.asarray(file.get_tensor(name), np.float32) for name in shapes}
+            _check(path.name, layout, {name: tuple(part.get_shape()) for name, part in slices.items()}, job)
+            _check_types({part.get_dtype() for part in slices.values()})
+            with np.errstate(over="ignore"):  # infinite then, and refused below
+                values = {name: np.asarray(file.get_tensor(name), np.float32) for name in slices}
     except OSError as problem:
         raise storage_error(problem) or problem from None
     except SafetensorError:
@@ -82,6 +85,15 @@ def _check(file: str, layout: Layout, found: dict[str, tuple[int, ...]], job: Jo
             f"{file!r} is not a model of the job {job.job.name!r} (model {job.task.model!r}, "
             f"{sum(math.prod(shape) for shape in wanted.values())} parameters): {'; '.join(problems[:MAX_LISTED])}{more}.",
             remedy="Give the job file with which this model was trained.",
+        )
+
+
+def _check_types(found: set[str]) -> None:
+    wrong = sorted(found - TYPES)
+    if wrong:
+        raise JobError(
+            f"The model has parameters of the type {wrong[0]}, expected {' or '.join(sorted(TYPES))}.",
+            remedy="Give the file that Salus wrote, or convert it to float32.",
         )
 
 

@@ -24,6 +24,8 @@ from salus.common.strict import Strict, validate
 RUN, PROGRESS = "run.json", "progress.jsonl"
 LOCK = "daemon.lock"  # of `FolderLock`
 MAX_NAME = 100
+TAKEN = ("item", "label", "masks", "seg", "sr", "overlays")  # columns that a number of this name would overwrite
+OWN_FILE = re.compile(r"[a-z]+/(?!\.\.?\Z)[A-Za-z0-9._-]+")  # what a page shows and a command sends lies in the folder
 FORMAT: Literal["salus/predictions/1"] = "salus/predictions/1"
 
 
@@ -136,7 +138,7 @@ class Record:
             with contextlib.suppress(ValueError, ConfigError, KeyError, TypeError):  # the last line may be cut short
                 plain = json.loads(line)
                 outcome = validate(Outcome, plain["outcome"], error=ConfigError, what="line")
-                if all((self.folder / name).is_file() for name in outcome.files.values()):
+                if all(OWN_FILE.fullmatch(name) and (self.folder / name).is_file() for name in outcome.files.values()):
                     found[str(plain["key"])] = outcome
         return found
 
@@ -189,7 +191,7 @@ def row_of(outcome: Outcome) -> dict[str, object]:
         "item": outcome.item,
         **({"label": outcome.label} if outcome.label else {}),
         **{f"probability_{name}": value for name, value in outcome.probabilities.items()},
-        **outcome.values,
+        **{f"value_{name}" if name in TAKEN else name: value for name, value in outcome.values.items()},
         **{f"{name}_{outcome.unit}": value for name, value in outcome.volumes.items()},
         **outcome.files,
     }

@@ -3,7 +3,7 @@ from pydantic import ValidationError
 from pydicom.sr.codedict import codes
 
 from salus.client.outgoing import coding, dicom_sr, highdicom_extra
-from salus.client.outgoing.coding import PRIVATE, TISSUE, coded
+from salus.client.outgoing.coding import PRIVATE, TISSUE, coded, dicom_text
 from salus.common.codes import ClassCode, Code
 
 
@@ -58,3 +58,17 @@ def test_the_constants_are_the_standards() -> None:
     }  # by meaning: SNOMED's "Imaging"; UCUM's millilitre
     for code in ours:
         assert known[(code.scheme, code.value)].replace("-", " ").startswith(code.meaning.lower())
+
+
+@pytest.mark.parametrize("meaning", ["Liver\n", "Li\nver", "Li\\ver", "\x1b[31mLiver", "Li\x9bver"])
+def test_a_meaning_with_control_characters_is_refused(meaning: str) -> None:
+    with pytest.raises(ValidationError):
+        ClassCode(of="liver", type=f"SCT:10200004:{meaning}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("left\\right", "left right"), ("a\x00\nb", "a  b"), ("\x1b[31m", "[31m"), ("\\", ""), ("肝" * 70, "肝" * 64)],
+)
+def test_a_name_becomes_one_value_of_a_long_string(name: str, text: str) -> None:
+    assert dicom_text(name) == text

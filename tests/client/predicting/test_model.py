@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_torch
 from tests.client.predicting.worlds import write_job, write_model
 
 from salus.client.predicting.model import load_model
@@ -62,3 +63,12 @@ def test_hostile_and_missing_files_are_refused(tmp_path: Path) -> None:
         load_model(path, job)
     with pytest.raises(StorageError):
         load_model(tmp_path / "absent.safetensors", job)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.complex64, torch.int64, torch.bool])
+def test_parameters_of_a_type_that_salus_does_not_write_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    job = write_job(tmp_path / "job.toml")
+    tensors = load_file(write_model(tmp_path / "model.safetensors", job))
+    save_torch({name: torch.tensor(value).to(dtype) for name, value in tensors.items()}, tmp_path / "other.safetensors")
+    with pytest.raises(JobError, match="expected F16 or F32 or F64"):
+        load_model(tmp_path / "other.safetensors", job)

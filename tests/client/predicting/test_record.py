@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from salus.client.predicting.record import PROGRESS, RUN, Outcome, Record, Run
+from salus.client.predicting.record import PROGRESS, RUN, Outcome, Record, Run, row_of
 from salus.common.errors import ConfigError
 
 RUNS = Run(model_sha256="a", job_sha256="b", data_sha256="c", outputs=("masks",))
@@ -86,3 +86,24 @@ def test_plain_names_are_kept(tmp_path: Path) -> None:
         assert record.name_for("patients/a_1/t1.nii.gz") == "patients_a_1_t1-2"
         assert record.name_for("../../etc/passwd") == "etc_passwd"
     assert json.loads((tmp_path / "out" / RUN).read_text())["format"] == "salus/predictions/1"
+
+
+@pytest.mark.parametrize(
+    "place", ["{outside}", "../outside.png", "masks/../../outside.png", "masks/..", "masks/a/b.png"]
+)
+def test_a_line_that_names_a_file_elsewhere_is_not_believed(tmp_path: Path, place: str) -> None:
+    """The page shows the files that the lines name, and would show any other picture of the machine."""
+    folder = tmp_path / "out"
+    (tmp_path / "outside.png").write_bytes(b"x")
+    with Record(folder, RUNS) as record:
+        nested = record.path("masks", "a", "") / "b.png"
+        nested.parent.mkdir()
+        nested.write_bytes(b"x")
+        record.finish("k1", outcome("a", files={"overlays": place.format(outside=tmp_path / "outside.png")}))
+    with Record(folder, RUNS) as record:
+        assert record.done == {}
+
+
+def test_a_number_never_overwrites_what_it_is_about() -> None:
+    row = row_of(outcome("a", values={"item": 1.0, "label": 2.0, "age": 3.0}, label="x"))
+    assert row == {"item": "a.png", "label": "x", "value_item": 1.0, "value_label": 2.0, "age": 3.0}
