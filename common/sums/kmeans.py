@@ -9,6 +9,7 @@ Not proven here: without noise, a coordinator that moves one centre between two 
 over at least `min_patients` patients of a site, but the difference may be due to one. Noise prevents this.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -49,6 +50,10 @@ class KMeans:
         self._clusters = settings_of(job.statistics, KMeansSettings).clusters
         self._points, self._seed = Points(job), job.job.seed
         self._size = len(self._points.axes)
+
+    @functools.cached_property
+    def _first(self) -> npt.NDArray[np.float64]:
+        return _first_centres(self._seed, self._clusters, self._size)
 
     def state_size(self, step: int) -> int:
         return 0 if step == 1 else self._clusters * self._size
@@ -120,7 +125,7 @@ class KMeans:
         count = self._clusters * self._size
         if len(state) >= count:
             return np.asarray(state[:count], dtype=np.float64).reshape(self._clusters, self._size)
-        return _first_centres(self._seed, self._clusters, self._size)
+        return self._first
 
 
 def _first_centres(seed: int, clusters: int, size: int) -> npt.NDArray[np.float64]:

@@ -33,6 +33,7 @@ class Coco:
         try:
             self.names = _categories(content)
             self._images = {_number(image["id"]): image for image in _listed(content, "images")}
+            places = {number: str(image["file_name"]) for number, image in self._images.items()}
             self._boxes: dict[int, list[RawBox]] = defaultdict(list)
             for annotation in _listed(content, "annotations"):
                 self._boxes[_number(annotation["image_id"])].append(self._box(annotation))
@@ -41,7 +42,6 @@ class Coco:
                 f"Expected {name!r} to have 'images', 'annotations' and 'categories' as in COCO.",
                 remedy="Export the boxes as COCO JSON again.",
             ) from None
-        places = {number: str(image["file_name"]) for number, image in self._images.items()}
         short = Counter(PurePosixPath(place).name for place in places.values())
         self._exact = {place: number for number, place in places.items()}
         self._short = {PurePosixPath(p).name: n for n, p in places.items() if short[PurePosixPath(p).name] == 1}

@@ -177,6 +177,7 @@ def test_outlines_that_are_not_finite_or_too_many_cost_their_image(tmp_path: Pat
         {"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]},
         {"categories": [{"id": number, "name": str(number)} for number in range(1001)]},
         {"images": [{"id": "5", "file_name": "a.png"}]},
+        {"images": [{"id": 5}]},
         {"images": 3},
     ],
 )
