@@ -14,6 +14,7 @@ from pydantic import Field
 from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.picture import MAX_PIXELS
+from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
@@ -136,8 +137,10 @@ def _annotation(dataset: Dataset, study: str, name: str, value: float, unit: str
         raise UnreadableImage("no-study", "no StudyInstanceUID")
     if not np.isfinite(value):
         raise UnreadableImage("not-finite", "a measurement that is not a finite number")
-    patient = str(dataset.get("PatientID", "") or "")
-    return Annotation(study=study[:200], patient=patient[:200], name=name[:200], value=value, unit=unit[:200])
+    patient = normalised(str(dataset.get("PatientID", "") or ""))
+    return Annotation(
+        study=normalised(study)[:200], patient=patient[:200], name=name[:200], value=value, unit=unit[:200]
+    )
 
 
 def _studies(dataset: Dataset) -> list[str]:

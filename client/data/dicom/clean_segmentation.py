@@ -20,6 +20,7 @@ from salus.client.data.dicom.annotations import SEGMENTATIONS, functional_group
 from salus.client.data.dicom.deidentify import Clean, Rules, as_file, finite, identify, standard_class, uid
 from salus.client.data.dicom.picture import MAX_PIXELS
 from salus.client.data.dicom.segmentation import KINDS, background_of, refuse_own, segments_of
+from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage
 from salus.common.vocabulary import vendor_of
 
@@ -50,7 +51,7 @@ def deidentify_segmentation(dataset: Dataset, rules: Rules) -> Clean:
         UnreadableImage: no patient, none of these structures, no geometry, or a kind that is not supported.
     """
     patient_id = str(dataset.get("PatientID", "") or "")
-    if not patient_id.strip():
+    if not normalised(patient_id):
         raise UnreadableImage("no-patient", "no PatientID, so it cannot be assigned to a patient")
     refuse_own(dataset)
     labels = segments_of(dataset)

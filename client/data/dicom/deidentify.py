@@ -31,6 +31,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
 from salus.client.data.dicom.picture import age_years
+from salus.client.data.identity import normalised
 from salus.common.errors import ConfigError, UnreadableImage
 from salus.common.people import sex_of
 from salus.common.vocabulary import MODALITIES, VENDORS, vendor_of
@@ -151,7 +152,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
         UnreadableImage: without a patient or pixels, or with text burned into its pixels and no mask for its device.
     """
     patient_id = str(dataset.get("PatientID", "") or "")
-    if not patient_id.strip():
+    if not normalised(patient_id):
         raise UnreadableImage("no-patient", "no PatientID, so its images cannot be grouped by patient")
     patient = rules.pseudonym("patient", patient_id)
     vendor = vendor_of(dataset.get("Manufacturer"))

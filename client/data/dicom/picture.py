@@ -25,6 +25,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
+from salus.client.data.identity import normalised
 from salus.client.data.records import FloatArray, array_digest
 from salus.common.errors import UnreadableImage
 from salus.common.people import OLDEST_YEARS, Sex, age_on, age_years_of, sex_of
@@ -185,8 +186,8 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
         mirror=mirror_of(dataset),
         geometry=geometry,
         patient_id=str(dataset.get("PatientID", "") or ""),
-        study_uid=str(dataset.get("StudyInstanceUID", "") or ""),
-        series_uid=str(dataset.get("SeriesInstanceUID", "") or ""),
+        study_uid=normalised(str(dataset.get("StudyInstanceUID", "") or "")),
+        series_uid=normalised(str(dataset.get("SeriesInstanceUID", "") or "")),
         instance_number=int(dataset.get("InstanceNumber", 0) or 0),
         frame_step_mm=(float(step[0]), float(step[1]), float(step[2])),
         modality=modality_of(dataset.get("Modality")),

@@ -11,6 +11,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salus.client.data.dicom.annotations import SEGMENTATIONS
 from salus.client.data.dicom.picture import DicomImage
+from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage
 
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"  # RTSTRUCT
@@ -70,9 +71,9 @@ def references_of(dataset: Dataset) -> References:
     frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
     frame = dataset.get("FrameOfReferenceUID") or (frames[0].get("FrameOfReferenceUID") if frames else "")
     return References(
-        str(dataset.get("PatientID", "") or ""),
-        str(dataset.get("StudyInstanceUID", "") or ""),
-        tuple(sorted({uid for uid in series if uid})),
+        normalised(str(dataset.get("PatientID", "") or "")),
+        normalised(str(dataset.get("StudyInstanceUID", "") or "")),
+        tuple(sorted({normalised(uid) for uid in series if uid})),
         frozenset(instances - {""}),
         str(frame or ""),
     )

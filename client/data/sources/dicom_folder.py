@@ -13,6 +13,7 @@ from salus.client.data.dicom.geometry import plane_affine
 from salus.client.data.dicom.picture import DicomImage, read_image
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume, split_times, stack
+from salus.client.data.identity import normalised
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
@@ -97,7 +98,7 @@ class DicomFolder:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
         # Multi-frame files are volumes of their own; a series belongs to one patient, whatever its files say.
         alone = name if image.values.shape[0] > 1 else ""
-        return json.dumps([image.patient_id, image.study_uid, image.series_uid, alone])
+        return json.dumps([normalised(image.patient_id), image.study_uid, image.series_uid, alone])
 
     def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
         """Yield the sample of each file, or the volumes of a series."""
@@ -149,8 +150,8 @@ class DicomFolder:
         return self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
 
     def _patient(self, image: DicomImage, row: LabelRow) -> str:
-        patient = image.patient_id or row.patient
-        if not patient:
+        patient = image.patient_id if normalised(image.patient_id) else row.patient
+        if not normalised(patient):
             raise UnreadableImage("no-patient", "no PatientID in the file or in the label file")
         return patient
 

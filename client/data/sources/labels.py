@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from salus.client.data.identity import normalised
 from salus.client.data.sources.base import LABELS, Files, SourceOptions
 from salus.common.cells import read_cell
 from salus.common.errors import DataError, UnreadableImage
@@ -60,7 +61,7 @@ class Labels:
     def find(self, *, file: str = "", study: str = "", patient: str = "") -> LabelRow | None:
         """Return the most specific row, or None."""
         for column, value in zip(KEY_COLUMNS, (file, study, patient), strict=True):
-            row = self._by.get(column, {}).get(value)
+            row = self._by.get(column, {}).get(normalised(value))
             if row is not None:
                 return row
         return None
@@ -179,7 +180,7 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
         if key is None or not (label or any(cells.values())):
             continue  # a row without a label is skipped; its images are counted as unlabelled
         entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells, person_of(row, options))
-        earlier = by[key].setdefault(_cell(row, key), entry)
+        earlier = by[key].setdefault(normalised(_cell(row, key)), entry)
         if (earlier.label, earlier.cells) != (label, cells):
             raise DataError(
                 f"Two different labels for one {key} in {name!r}, line {number}.", remedy="Keep one of them."
