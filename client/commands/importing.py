@@ -1,10 +1,11 @@
 """Implements `salus dataset import` and `receive`: brings source, child, store, catalogue and report together."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,11 @@ from salus.client.data.catalogue import Catalogue, check_name
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.deidentify import METHOD, METHOD_CODES, parse_mask
 from salus.client.data.incoming.dimse import DicomNetwork, pushed
-from salus.client.data.incoming.importing import ImportReport, Incoming, Progress, from_folder, from_zip, import_images
+from salus.client.data.incoming.files import Incoming, from_folder, from_zip
+from salus.client.data.incoming.importing import ImportReport, import_images
 from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.incoming.pipeline import children_at_once
+from salus.client.data.incoming.progress import Progress
 from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.sandbox import LAYERS
@@ -89,13 +93,18 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     masks = tuple(parse_mask(text) for text in target.masks)
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     layers = catalogue.decoding.layers if catalogue.decoding is not None else LAYERS
-    cleaner = Isolated(secret, masks, layers=layers, structures=target.structures)
-    with held(store), cleaner as child, Bar(console=err, transient=True) as bar:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(held(store))
+        children = [
+            stack.enter_context(Isolated(secret, masks, layers=layers, structures=target.structures))
+            for _ in range(children_at_once())
+        ]
+        bar = stack.enter_context(Bar(console=err, transient=True))
         task = bar.add_task("Importing ...", total=None)
         progress = Progress(store, secret)
         found = files(progress, lambda done, of: bar.update(task, completed=done, total=of or None))
         patients, labelled = PatientMap(target.folder / "keys"), not target.structures
-        report = import_images(found, known, secret, store, child, patients, progress, labelled=labelled)
+        report = import_images(found, known, secret, store, children, patients, progress, labelled=labelled)
     return _register(catalogue, target, store, report)
 
 
@@ -113,9 +122,10 @@ def local_files(source: Path) -> Files:
     """Return the files of a folder or a zip; raises DataError if it does not exist."""
     if source.suffix.lower() != ".zip" and not source.is_dir():
         raise DataError(f"Expected data at {source.name!r}, found nothing.", remedy="Check the path.")
-    found = from_zip(source) if source.suffix.lower() == ".zip" else from_folder(source)
+    read = from_zip if source.suffix.lower() == ".zip" else from_folder
 
     def counted(progress: Progress, tell: Tell) -> Iterator[Incoming]:
+        found = read(source, progress.left_out)
         for number, item in enumerate(found, start=1):
             tell(number, 0)
             yield item
@@ -198,19 +208,38 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
     options = SourceOptions(
         volumes=target.volumes, structures=target.structures
     )  # images of earlier imports are in the store too
-    found = open_source("imported", store, options, catalogue.decoding).scan()
+    found = itertools.chain(open_source("imported", store, options, catalogue.decoding).scan(), report.files)
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
-    return {**plain, "page": str(page)}
+    stored = sum(1 for _ in store.rglob("*.dcm"))
+    return {**plain, "stored": stored, "page": str(page)}
+
+
+def complete_or_raise(report: Mapping[str, object]) -> None:
+    """Raise DataError if the PACS did not deliver everything that it lists; what came is stored and registered."""
+    pacs = report["pacs"]
+    if isinstance(pacs, dict) and (missing := pacs.get("missing", 0)):
+        raise DataError(
+            f"The PACS did not deliver everything: {missing} object(s) or part(s) of its lists are missing. The rest is here.",
+            remedy="Run the import again, which fetches only what is missing, or accept this with --allow-missing.",
+        )
 
 
 def sections_of(report: ImportReport) -> list[Section]:
     """Return an import's counts as sections of a page."""
     counted = [
+        ("files found", report.found),
         ("images stored", report.images),
         ("segmentations stored", report.segmentations),
         ("patients", len(report.patients)),
         ("files whose image was already stored", report.duplicates),
         ("files that could not be used", sum(report.refused.values())),
+        *((f"not looked at: {reason}", count) for reason, count in report.left_out.most_common()),
+    ]
+    compared = [
+        ("studies that the PACS lists", report.listed["studies"]),
+        ("objects that the PACS lists", report.listed["objects"]),
+        ("of these, stored by an earlier import", report.earlier),
+        ("objects, or parts of lists, that the PACS did not deliver", report.missing),
     ]
     rules = {
         "kept": "elements kept: parsed and written again",
@@ -220,6 +249,7 @@ def sections_of(report: ImportReport) -> list[Section]:
     }
     return [
         Section("Files", rows=counted),
+        *([Section("Compared with the PACS", rows=compared)] if report.listed else []),
         Section(
             "Refused",
             columns=("reason", "files"),

@@ -24,6 +24,9 @@ Authority = Annotated[str, typer.Option(help="Certificate authority of the PACS,
 Certificate = Annotated[str, typer.Option(help="Our certificate for classic DICOM over TLS, a PEM file.")]
 Key = Annotated[str, typer.Option(help="Private key of our certificate, a PEM file.")]
 Trusted = Annotated[bool, typer.Option(help="Connect without TLS; the network to the PACS is secured by other means.")]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Succeed although the PACS did not deliver everything that it lists.")
+]
 HERE = "SALUS@127.0.0.1:11112"
 
 
@@ -46,6 +49,7 @@ def import_(
     volumes: Volumes = False,
     structures: Structures = "",
     mask: Masks = None,
+    allow_missing: AllowMissing = False,
     yes: Yes = False,
 ) -> None:
     """De-identify DICOM from a folder, a zip or a PACS into the site's own store, and register it; run it again to resume."""
@@ -60,7 +64,7 @@ def import_(
     target = Target(
         folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False, structures=words(structures)
     )
-    _imported(run_import(target, files), folder, name, yes)
+    _imported(run_import(target, files), folder, name, yes, allow_missing)
 
 
 def receive(
@@ -92,8 +96,9 @@ def receive(
     _imported(run_import(target, files), folder, name, yes)
 
 
-def _imported(report: dict[str, object], folder: Path, name: str, yes: bool) -> None:
+def _imported(report: dict[str, object], folder: Path, name: str, yes: bool, allow_missing: bool = True) -> None:
     from salus.client.commands.declaring import declare as declared
+    from salus.client.commands.importing import complete_or_raise
     from salus.client.config import open_catalogue
 
     rows = [(key, value) for key, value in report.items() if not isinstance(value, dict)]
@@ -102,6 +107,8 @@ def _imported(report: dict[str, object], folder: Path, name: str, yes: bool) -> 
     ]
     table("Import", ["", ""], rows)
     declared(folder, open_catalogue(folder), name, yes=yes)
+    if not allow_missing:
+        complete_or_raise(report)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from salus.client.data.dicom.cleaning import Isolated
-from salus.client.data.incoming.importing import from_folder
+from salus.client.data.incoming.files import from_folder
 from salus.common.cells import write_cell
 from salus.common.errors import DataError, UnreadableImage
 

@@ -7,6 +7,7 @@ so the importing process never holds it.
 import contextlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from salus.client.data.sealing import Sealer
@@ -28,18 +29,18 @@ class PatientMap:
                     pseudonym, sealed = json.loads(line)
                     self._sealed[str(pseudonym)] = str(sealed)
 
-    def remember(self, pseudonym: str, sealed: str) -> None:
-        """Keep a patient's sealed identifier, on disk when this returns; a known patient is not written again."""
-        if pseudonym in self._sealed or not sealed:
+    def remember(self, sealed: Mapping[str, str]) -> None:
+        """Keep the sealed identifiers of patients by pseudonym, on disk when this returns; known ones are not written again."""
+        new = {name: text for name, text in sealed.items() if text and name not in self._sealed}
+        if not new:
             return
         handle = os.open(self._path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(
-                f"\n{json.dumps([pseudonym, sealed])}"
-            )  # a line break first: the last line may have been truncated
+            # A line break first: the last line may have been truncated.
+            file.writelines(f"\n{json.dumps(line)}" for line in new.items())
             file.flush()
             os.fsync(file.fileno())
-        self._sealed[pseudonym] = sealed
+        self._sealed |= new
 
     def find(self, pseudonym: str, secret: bytes) -> str:
         """Return the hospital's own identifier of a patient; raises DataError for a pseudonym that is not from an import."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pydicom
 
-from salus.client.data.incoming.dimse import associated
 from salus.client.data.incoming.pacs import LOOPBACK, PacsOptions
 from salus.client.data.incoming.receiver import SUCCESS, DimseOptions
+from salus.client.data.incoming.requests import associated
 from salus.common.errors import ConfigError, DataError, LinkError, storage_error
 
 WARNINGS = range(0xB000, 0xC000)  # stored, with something to remark

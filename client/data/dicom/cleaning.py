@@ -1,24 +1,36 @@
 """De-identification of DICOM objects, and extraction of numbers from segmentations and reports, in a sandboxed child process."""
 
+import contextlib
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import astuple
 from types import TracebackType
 
 from salus.client.data.dicom.annotations import Annotation
-from salus.client.data.dicom.decoder_cleaning import ANNOTATIONS, CLEAN, HEADER, Cleaned, Header, Numbers
+from salus.client.data.dicom.decoder_cleaning import (
+    ANNOTATIONS,
+    CLEAN,
+    CLEAN_MANY,
+    HEADER,
+    Cleaned,
+    CleanedMany,
+    Header,
+    Numbers,
+)
 from salus.client.data.dicom.deidentify import Clean, PixelMask
 from salus.client.data.dicom.instances import Instance
-from salus.client.data.dicom.isolation import Child, Decoding
-from salus.client.data.dicom.messages import MAX_FILE_BYTES
+from salus.client.data.dicom.isolation import Child, Decoding, raised
+from salus.client.data.dicom.messages import MAX_FILE_BYTES, Problem
 from salus.client.data.sandbox import LAYERS
-from salus.common.errors import UnreadableImage
+from salus.common.errors import DataError, UnreadableImage
 
 MAX_SECONDS = 5.0
 MAX_MEMORY_MB = 1024
 
 
 class Isolated:
-    """A child process that de-identifies one file at a time.
+    """A child process that de-identifies files.
 
     Args:
         secret: the site's secret for pseudonyms; not needed for annotations.
@@ -64,12 +76,41 @@ class Isolated:
         """
         _bounded(data)
         answer, body = self._child.ask(CLEAN, Cleaned, data=data)
-        cleaned = bytes(body)
-        name = hashlib.sha256(cleaned).hexdigest()
-        counts: dict[str, int] = {str(rule): count for rule, count in answer.counts.items()}
-        return Clean(
-            cleaned, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts, answer.annotation
-        )
+        return _clean_of(answer, body)
+
+    def clean_many(self, files: Sequence[bytes]) -> list[Clean | UnreadableImage]:
+        """Return the de-identified object of each file, or the reason why there is none.
+
+        Several files take one exchange with the child. If that fails as a whole, each gets its own, so that a file that kills the
+        child, or takes too long, costs no other file.
+        """
+        if len(files) > 1:
+            with contextlib.suppress(UnreadableImage):
+                return self._together(files)
+        return [self._alone(data) for data in files]
+
+    def _together(self, files: Sequence[bytes]) -> list[Clean | UnreadableImage]:
+        lengths = [len(data) for data in files]
+        answer, body = self._child.ask(CLEAN_MANY, CleanedMany, json.dumps(lengths), b"".join(files))
+        if len(answer.results) != len(files):
+            self._child.stop()
+            raise UnreadableImage("crashed", "the decoder answered for other files than it was given")
+        found: list[Clean | UnreadableImage] = []
+        start = 0
+        for result in answer.results:
+            if isinstance(result, Problem):
+                problem = raised(result)
+                found.append(problem if isinstance(problem, UnreadableImage) else _damaged(problem))
+            else:
+                found.append(_clean_of(result, body[start : start + result.size]))
+                start += result.size
+        return found
+
+    def _alone(self, data: bytes) -> Clean | UnreadableImage:
+        try:
+            return self.clean(data)
+        except UnreadableImage as problem:
+            return problem
 
     def annotations(self, data: bytes) -> tuple[Annotation, ...]:
         """Return what a SEG or SR object measures; errors as in `clean`."""
@@ -80,6 +121,19 @@ class Isolated:
         """Return what a derived object repeats of an image's header; errors as in `clean`."""
         _bounded(data)
         return self._child.ask(HEADER, Header, data=data)[0].instance
+
+
+def _clean_of(answer: Cleaned, body: memoryview) -> Clean:
+    data = bytes(body)
+    name = hashlib.sha256(data).hexdigest()
+    counts: dict[str, int] = {str(rule): count for rule, count in answer.counts.items()}
+    return Clean(
+        data, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts, answer.annotation
+    )
+
+
+def _damaged(problem: DataError) -> UnreadableImage:
+    return UnreadableImage("damaged", problem.problem)
 
 
 def _bounded(data: bytes) -> None:

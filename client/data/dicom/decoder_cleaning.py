@@ -14,11 +14,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from salus.client.data.dicom.annotations import MAX_FOUND, SEGMENTATIONS, Annotation, annotations_of
 from salus.client.data.dicom.channel import Buffer
 from salus.client.data.dicom.clean_segmentation import deidentify_segmentation
-from salus.client.data.dicom.decoder_process import Ask
+from salus.client.data.dicom.decoder_process import Ask, problem_of
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
 from salus.client.data.dicom.instances import Instance, instance_of
-from salus.client.data.dicom.messages import Answer, Operation
+from salus.client.data.dicom.messages import Answer, Operation, Problem
 from salus.client.data.dicom.picture import MAX_PIXELS, guarded
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.patient_map import PURPOSE
@@ -28,7 +28,9 @@ from salus.common.errors import UnreadableImage
 
 MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
 MAX_CLEAN_BYTES = 2**31
-CLEAN, ANNOTATIONS, HEADER = "clean", "annotations", "header"
+MAX_TOGETHER = 64  # files in one exchange
+MAX_TOGETHER_BYTES = 2**27  # of their clean objects; more than that goes one by one
+CLEAN, CLEAN_MANY, ANNOTATIONS, HEADER = "clean", "clean-many", "annotations", "header"
 Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
 
@@ -46,6 +48,19 @@ class Cleaned(Answer):
     @property
     def body_bytes(self) -> int:
         return self.size
+
+
+class CleanedMany(Answer):
+    """The facts of several de-identified objects, or why there is none; the objects follow one after the other."""
+
+    results: Annotated[tuple[Cleaned | Problem, ...], Field(max_length=MAX_TOGETHER)]
+
+    @property
+    def body_bytes(self) -> int:
+        total = sum(result.size for result in self.results if isinstance(result, Cleaned))
+        if total > MAX_TOGETHER_BYTES:
+            raise ValueError("more bytes than several objects may have")
+        return total
 
 
 class Numbers(Answer):
@@ -80,6 +95,8 @@ class Cleaning:
 
     def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
         """De-identify an object, list its numbers, or read its header."""
+        if operation.name == CLEAN_MANY:
+            return self._cleaned_many(data, json.loads(operation.argument))
         action = {CLEAN: self._cleaned, ANNOTATIONS: self._annotated, HEADER: self._headed}[operation.name]
         return guarded("the file", functools.partial(action, bytes(data)))
 
@@ -95,6 +112,27 @@ class Cleaning:
             annotation=clean.annotation,
         )
         return answer, [clean.data]
+
+    def _cleaned_many(self, data: bytearray, lengths: Sequence[int]) -> tuple[Answer, Sequence[Buffer]]:
+        """De-identify several small objects; whatever concerns all of them, such as memory, ends the operation."""
+        results: list[Answer | Problem] = []
+        bodies: list[Buffer] = []
+        whole, start = memoryview(data), 0
+        for length in lengths:
+            one = bytes(whole[start : start + length])
+            start += length
+            try:
+                answer, body = guarded("the file", functools.partial(self._cleaned, one))
+            except MemoryError:
+                raise
+            except Exception as problem:
+                results.append(problem_of(problem))
+                continue
+            results.append(answer)
+            bodies += body
+            if sum(map(len, bodies)) > MAX_TOGETHER_BYTES:
+                raise MemoryError
+        return CleanedMany(results=tuple(results)), bodies  # type: ignore[arg-type]  # checked here, as everywhere
 
     @staticmethod
     def _annotated(data: bytes) -> tuple[Answer, Sequence[Buffer]]:

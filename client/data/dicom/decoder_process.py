@@ -81,20 +81,24 @@ def _serve_one(channel: Channel, role: Role) -> None:
     try:
         answer, body = role.answer(Operation.model_validate_json(header), channel.read(length))
         channel.send(ANSWER, answer.model_dump_json().encode(), *body)
-    except UnreadableImage as problem:
-        _said(channel, PROBLEM, Problem(reason=problem.reason, detail=problem.detail[:1000]))
-    except DataError as problem:
-        _said(channel, PROBLEM, Problem(detail=problem.problem[:1000], remedy=problem.remedy[:1000]))
-    except MemoryError:
-        _said(channel, PROBLEM, Problem(reason="too-large", detail="the file needs more memory than allowed"))
-    except RecursionError:
-        _said(channel, PROBLEM, Problem(reason="nested-too-deep", detail="the file nests too deeply"))
     except (EOFError, ProtocolError, BrokenPipeError):
         raise EOFError from None
     except Exception as problem:
-        # Decoders raise arbitrary exceptions; their text is dropped, as it may quote a patient's values.
-        detail = f"the file cannot be decoded ({type(problem).__name__})"
-        _said(channel, PROBLEM, Problem(reason="damaged", detail=detail))
+        _said(channel, PROBLEM, problem_of(problem))
+
+
+def problem_of(problem: Exception) -> Problem:
+    """Return what to say about a file that cannot be decoded."""
+    if isinstance(problem, UnreadableImage):
+        return Problem(reason=problem.reason, detail=problem.detail[:1000])
+    if isinstance(problem, DataError):
+        return Problem(detail=problem.problem[:1000], remedy=problem.remedy[:1000])
+    if isinstance(problem, MemoryError):
+        return Problem(reason="too-large", detail="the file needs more memory than allowed")
+    if isinstance(problem, RecursionError):
+        return Problem(reason="nested-too-deep", detail="the file nests too deeply")
+    # Decoders raise arbitrary exceptions; their text is dropped, as it may quote a patient's values.
+    return Problem(reason="damaged", detail=f"the file cannot be decoded ({type(problem).__name__})")
 
 
 def _asking(channel: Channel) -> Ask:

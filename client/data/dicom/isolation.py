@@ -148,7 +148,7 @@ class Child:
             if tag == QUESTION and serve is not None and length == 0:
                 self._serve(channel, serve, header)
             elif tag == PROBLEM and length == 0:
-                raise _raised(Problem.model_validate_json(header))
+                raise raised(Problem.model_validate_json(header))
             elif tag == ANSWER:
                 answer = kind.model_validate_json(header)
                 if length != answer.body_bytes:
@@ -262,7 +262,7 @@ def shared_child(role: str, settings: str, decoding: Decoding) -> Child:
     return child
 
 
-def _raised(problem: Problem) -> DataError:
+def raised(problem: Problem) -> DataError:
     """Return a child's problem as an error; its text may come from a decoder, so only printable characters are kept."""
     detail, remedy = ("".join(c for c in text if c.isprintable()) for text in (problem.detail, problem.remedy))
     return UnreadableImage(problem.reason, detail) if problem.reason else DataError(detail, remedy=remedy)

@@ -4,27 +4,26 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from typing import Any
 
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pynetdicom import AE
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.archive import Problems, Studies, Tell, everything, known
+from salus.client.data.incoming.files import Incoming
 from salus.client.data.incoming.pacs import PAUSE_S, TRIES, tried
-from salus.client.data.incoming.receiver import SUCCESS, DimseOptions, Receiver
+from salus.client.data.incoming.progress import Progress
+from salus.client.data.incoming.receiver import DimseOptions, Receiver
+from salus.client.data.incoming.requests import Moved, associated, number_of, rows_of, uids_of
 from salus.client.data.incoming.rows import UID
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
-PENDING = (0xFF00, 0xFF01)
-MAX_ROWS = 1_000_000
-# An archive may load a study from tape, and need not report progress meanwhile.
-LONGEST_FIND_S, LONGEST_MOVE_S = 600.0, 7200.0
+SERIES_UID, OBJECT_UID, OBJECTS = "SeriesInstanceUID", "SOPInstanceUID", "NumberOfStudyRelatedInstances"
+LONGEST_MOVE_S = 7200.0  # an archive may load a study from tape, and need not report progress meanwhile
 
 
 class DicomNetwork:
@@ -35,111 +34,95 @@ class DicomNetwork:
         self._identifier = _identifier(options.query)
         options.context(server=False)  # refused before anything is opened
 
-    def incoming(
-        self, progress: Progress, tell: Callable[[int, int], None] = lambda done, of: None
-    ) -> Iterator[Incoming]:
-        """Yield every object of every unfinished study; a study that fails counts as one refused file.
-
-        Args:
-            tell: called with the number of finished studies and the total.
+    def incoming(self, progress: Progress, tell: Tell = lambda done, of: None) -> Iterator[Incoming]:
+        """Yield every object that is not stored yet, see `archive.everything`.
 
         Raises:
             LinkError: the PACS cannot be reached or refuses the query.
             ConfigError: the port cannot be opened, or TLS is missing.
         """
-        studies = tried(self.studies, self._sleep)
+        studies = [tried(self.studies, self._sleep)]  # before the port is opened
         with Receiver(self._options) as receiver:
-            for done, study in enumerate(studies):
-                tell(done, len(studies))
-                if progress.finished(study):
-                    continue
-                whole = yield from self._study(receiver, study)
-                if whole:
-                    progress.finish(study)
-                else:
-                    yield Incoming("", UnreadableImage("pacs", "the PACS did not send a complete study"), study)
-        tell(len(studies), len(studies))
 
-    def studies(self) -> list[str]:
-        """Return the UIDs of all studies that the query finds; errors as in `incoming`."""
-        found: dict[str, None] = {}
+            def listed() -> tuple[Studies, Problems]:
+                return studies.pop() if studies else tried(self.studies, self._sleep)
+
+            def fetch(study: str, total: int | None, handled: set[str]) -> Generator[Incoming, None, Problems]:
+                return (yield from self._study(receiver, study, progress, handled))
+
+            yield from everything(listed, fetch, progress, tell)
+
+    def studies(self) -> tuple[Studies, Problems]:
+        """Return all studies that the query finds, with their numbers of objects, and what is wrong with the list."""
+        found: Studies = {}
+        problems: Problems = []
         with associated(self._options, StudyRootQueryRetrieveInformationModelFind) as association:
-            answers = association.send_c_find(self._identifier, StudyRootQueryRetrieveInformationModelFind)
-            deadline = time.monotonic() + LONGEST_FIND_S
-            for number, (status, row) in enumerate(answers, start=1):
-                code = int(status.get("Status", -1)) if status else -1
-                if code not in (*PENDING, SUCCESS):
-                    raise LinkError(f"The PACS answered the query with status {code:#06x}.", remedy="Check --query.")
-                if number > MAX_ROWS or time.monotonic() > deadline:
-                    raise LinkError("The PACS answered the query with too many entries.", remedy="Narrow --query.")
-                uid = str(row.get("StudyInstanceUID", "")) if row is not None else ""
+            for row in rows_of(association, self._identifier):
+                uid = str(row.get("StudyInstanceUID", "") or "")
                 if UID.match(uid):
-                    found[uid] = None
-        return list(found)
+                    found[uid] = number_of(row.get(OBJECTS))
+                else:
+                    problems.append(
+                        UnreadableImage("no-study-uid", "a row of the PACS's list has no valid StudyInstanceUID")
+                    )
+        return found, problems
 
-    def _study(self, receiver: Receiver, study: str) -> Generator[Incoming, None, bool]:
-        """Yield what arrives of one study; returns whether the PACS reports that it sent all of it."""
+    def objects(self, study: str) -> set[str] | None:
+        """Return the UIDs of a study's objects; None if the PACS answers no queries about series and images."""
+        try:
+            with associated(self._options, StudyRootQueryRetrieveInformationModelFind) as association:
+                series = uids_of(association, SERIES_UID, QueryRetrieveLevel="SERIES", StudyInstanceUID=study)
+                found: set[str] = set()
+                for one in series:
+                    names = {"StudyInstanceUID": study, "SeriesInstanceUID": one}
+                    found |= uids_of(association, OBJECT_UID, QueryRetrieveLevel="IMAGE", **names)
+        except (LinkError, RuntimeError, ValueError):
+            return None
+        return found or None
+
+    def _study(
+        self, receiver: Receiver, study: str, progress: Progress, handled: set[str]
+    ) -> Generator[Incoming, None, Problems]:
+        """Yield what is new in a study; what the PACS lists and does not send is named object by object."""
+        listed = self.objects(study)
+        for name in sorted((listed or set()) - handled):
+            if (before := known(progress, study, name)) is not None:
+                handled.add(name)
+                yield from before
+        if listed is not None and listed <= handled:
+            return []
         for attempt in range(1, TRIES + 1):
             moving = _Move(self, study)
             moving.start()
-            arrived = set()
+            arrived: set[str] = set()
             for name, data in receiver.objects(lambda moving=moving: not moving.is_alive()):  # type: ignore[misc]
                 arrived.add(name)
-                yield Incoming(name, data, study)
+                if name not in handled:
+                    handled.add(name)
+                    before = known(progress, study, name)
+                    yield from [Incoming(name, data, study, prompt=True)] if before is None else before
             moving.join()
-            # A PACS may report success although it sent nothing, or sent it to another node with our AE title.
-            if moving.sent is not None and arrived and len(arrived) >= moving.sent:
-                return True
+            missing = listed - handled if listed is not None else moving.moved.missing(arrived)
+            if not missing:
+                return []
             if attempt < TRIES:
                 self._sleep(PAUSE_S * attempt)
-        return False
+        handled |= missing
+        for name in sorted(missing):
+            text = "the PACS did not send an object" if UID.match(name) else "the PACS did not send a complete study"
+            yield Incoming(name if UID.match(name) else "", UnreadableImage("pacs", text), study)
+        return []
 
-    def move(self, study: str) -> int | None:
-        """Have a study sent to us; return how many objects the PACS reports as sent, None if not all of them."""
+    def move(self, study: str) -> Moved:
+        """Have a study sent to us; return what the PACS reports."""
         wanted = Dataset()
         wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", study
         model = StudyRootQueryRetrieveInformationModelMove
-        last, sent = -1, 0
+        moved = Moved()
         with associated(self._options, model, silence_s=LONGEST_MOVE_S) as association:
-            for status, _ in association.send_c_move(wanted, self._options.title, model):
-                last = int(status.get("Status", -1)) if status else -1
-                sent = max(sent, int(status.get("NumberOfCompletedSuboperations", 0) or 0) if status else 0)
-        return sent if last == SUCCESS else None
-
-
-@contextlib.contextmanager
-def associated(options: DimseOptions, *services: str, silence_s: float = 0.0) -> Iterator[Any]:
-    """Give an association with a PACS for these services.
-
-    Args:
-        silence_s: how long the PACS may be silent, if that is longer than the options say.
-
-    Raises:
-        LinkError: the PACS cannot be reached or rejects this site.
-        ConfigError: TLS is missing, or its files cannot be used.
-    """
-    silence_s = max(silence_s, options.timeout_s)
-    entity = AE(ae_title=options.title)
-    for service in services:
-        entity.add_requested_context(service)
-    entity.acse_timeout = entity.connection_timeout = options.timeout_s
-    entity.dimse_timeout = entity.network_timeout = silence_s
-    context = options.context(server=False)
-    association = entity.associate(
-        options.host,
-        options.port,
-        ae_title=options.called,
-        tls_args=(context, options.host) if context else None,
-    )
-    if not association.is_established:
-        raise LinkError(
-            "The PACS cannot be reached or rejects this site.",
-            remedy="Check host, port, both AE titles and the certificates.",
-        )
-    try:
-        yield association
-    finally:
-        association.release()
+            for status, identifier in association.send_c_move(wanted, self._options.title, model):
+                moved = moved.after(status, identifier)
+        return moved
 
 
 class _Move(threading.Thread):
@@ -148,12 +131,12 @@ class _Move(threading.Thread):
     def __init__(self, network: DicomNetwork, study: str) -> None:
         super().__init__(daemon=True)
         self._network, self._study = network, study
-        self.sent: int | None = None
+        self.moved = Moved()
 
     def run(self) -> None:
         """Wait for the end of the move."""
         with contextlib.suppress(LinkError):
-            self.sent = self._network.move(self._study)
+            self.moved = self._network.move(self._study)
 
 
 def pushed(
@@ -168,7 +151,7 @@ def pushed(
     last = [time_.monotonic_s()]
     with Receiver(options) as receiver:
         for count, (name, data) in enumerate(receiver.objects(lambda: time_.monotonic_s() - last[0] > idle_s), start=1):
-            yield Incoming(name, data)
+            yield Incoming(name, data, prompt=True)
             last[0] = time_.monotonic_s()
             tell(count)
 
@@ -176,6 +159,7 @@ def pushed(
 def _identifier(query: Mapping[str, str]) -> Dataset:
     wanted = Dataset()
     wanted.QueryRetrieveLevel, wanted.StudyInstanceUID = "STUDY", ""
+    setattr(wanted, OBJECTS, None)  # asked for; a PACS need not know it
     for name, value in query.items():
         try:
             if tag_for_keyword(name) is None:

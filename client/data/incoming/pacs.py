@@ -7,16 +7,18 @@ redirects are not followed. A study that fails is retried, then counted.
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Annotated, TypeVar
 
 import httpx
 from pydantic import Field
 
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
-from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.archive import Problems, Studies, Tell, everything, known
+from salus.client.data.incoming.files import Incoming
 from salus.client.data.incoming.multipart import objects_in
 from salus.client.data.incoming.paging import MORE, Page, whole_list
+from salus.client.data.incoming.progress import Progress
 from salus.client.data.incoming.rows import (
     INSTANCE_UID,
     SERIES_UID,
@@ -95,7 +97,7 @@ class DicomWeb:
         """
         return list(self._studies()[0])
 
-    def _studies(self) -> tuple[dict[str, int | None], list[UnreadableImage]]:
+    def _studies(self) -> tuple[Studies, Problems]:
         """Return the studies that the query finds, each with its number of objects if stated, and what is wrong with the list."""
         listing = whole_list(
             lambda paging: self._page("/studies", {**self._options.query, **paging}), key_of(STUDY_UID)
@@ -110,44 +112,39 @@ class DicomWeb:
             problems.append(UnreadableImage("pacs-list", "the PACS does not give out its whole list of studies"))
         return found, problems
 
-    def incoming(
-        self, progress: Progress, tell: Callable[[int, int], None] = lambda done, of: None
-    ) -> Iterator[Incoming]:
-        """Yield every object of every unfinished study; what the server does not list or send counts as a refused file.
+    def incoming(self, progress: Progress, tell: Tell = lambda done, of: None) -> Iterator[Incoming]:
+        """Yield every object that is not stored yet, see `archive.everything`."""
 
-        Args:
-            tell: called with the number of finished studies and the total.
-        """
-        studies, problems = self._studies()
-        yield from (Incoming("", problem) for problem in problems)
-        for done, (study, total) in enumerate(studies.items()):
-            tell(done, len(studies))
-            if not progress.finished(study):
-                yield from self._study(study, total, progress)
-        tell(len(studies), len(studies))
+        def fetch(study: str, total: int | None, handled: set[str]) -> Generator[Incoming, None, Problems]:
+            return (yield from self._study(study, total, progress, handled))
 
-    def _study(self, study: str, total: int | None, progress: Progress) -> Iterator[Incoming]:
+        yield from everything(self._studies, fetch, progress, tell)
+
+    def _study(
+        self, study: str, total: int | None, progress: Progress, handled: set[str]
+    ) -> Generator[Incoming, None, Problems]:
         try:
             instances, problems = self._instances(study, total)
         except LinkError:
-            yield Incoming("", UnreadableImage("pacs", "the PACS did not list its objects"), study)
-            return
-        yield from (Incoming("", problem, study) for problem in problems)
-        whole = True
+            return [UnreadableImage("pacs", "the PACS did not list its objects")]
         for series, instance in instances:
-            path = f"/studies/{study}/series/{series}/instances/{instance}"
-            try:
-                for data in tried(lambda path=path: self._object(path), self._sleep):  # type: ignore[misc]
-                    yield Incoming(instance, data, study)
-            except UnreadableImage as problem:
-                yield Incoming(instance, problem, study)
-            except LinkError:
-                whole = False
-                yield Incoming(instance, UnreadableImage("pacs", "the PACS did not send an object"), study)
-        if whole:
-            progress.finish(study)
+            if f"{series}/{instance}" not in handled:
+                handled.add(f"{series}/{instance}")
+                before = known(progress, study, instance)
+                yield from self._fetched(study, series, instance) if before is None else before
+        return problems
 
-    def _instances(self, study: str, total: int | None) -> tuple[list[tuple[str, str]], list[UnreadableImage]]:
+    def _fetched(self, study: str, series: str, instance: str) -> Iterator[Incoming]:
+        path = f"/studies/{study}/series/{series}/instances/{instance}"
+        try:
+            for data in tried(lambda: self._object(path), self._sleep):
+                yield Incoming(instance, data, study)
+        except UnreadableImage as problem:
+            yield Incoming(instance, problem, study)
+        except LinkError:
+            yield Incoming(instance, UnreadableImage("pacs", "the PACS did not send an object"), study)
+
+    def _instances(self, study: str, total: int | None) -> tuple[list[tuple[str, str]], Problems]:
         """Return series and instance of a study's objects, and what is wrong with the list."""
         key = key_of(SERIES_UID, INSTANCE_UID)
         listing = whole_list(lambda paging: self._page(f"/studies/{study}/instances", paging), key, total)

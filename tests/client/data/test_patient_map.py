@@ -39,15 +39,15 @@ def test_an_imported_patient_is_found_again_and_nothing_names_anyone(tmp_path: P
 def test_a_cut_line_loses_itself_only_and_another_key_opens_nothing(tmp_path: Path) -> None:
     seal = Sealer(SECRET, "patients").seal
     patients = PatientMap(tmp_path)
-    patients.remember("a", seal("one"))
-    patients.remember("b", seal("two"))
+    patients.remember({"a": seal("one")})
+    patients.remember({"b": seal("two")})
     path = tmp_path / FILE
     path.write_bytes(path.read_bytes()[:-10])
     again = PatientMap(tmp_path)
     assert again.find("a", SECRET) == "one"
     with pytest.raises(DataError):
         again.find("b", SECRET)
-    again.remember("b", seal("two"))
+    again.remember({"b": seal("two")})
     assert PatientMap(tmp_path).find("b", SECRET) == "two"
     with pytest.raises(DataError, match=r"pseudonym\.key"):
         again.find("a", b"t" * 16)

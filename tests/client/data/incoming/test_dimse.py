@@ -32,8 +32,10 @@ from salus.cli import app
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.incoming import receiver as receiver_module
 from salus.client.data.incoming.dimse import DicomNetwork, pushed
-from salus.client.data.incoming.importing import Incoming, Progress
+from salus.client.data.incoming.files import Incoming
+from salus.client.data.incoming.progress import STORED, Progress
 from salus.client.data.incoming.receiver import REFUSED, SUCCESS, DimseOptions, Receiver
+from salus.client.data.incoming.requests import Moved
 from salus.common.clock import ManualClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
 
@@ -310,19 +312,79 @@ def test_a_pacs_that_is_not_there_and_a_study_that_does_not_come(
     assert waits == [1.0, 2.0]
     port = free_port()
     network = DicomNetwork(options.model_copy(update={"listen_port": port, "called": "MODALITY"}), sleep=waits.append)
-    said = {"1.2.1": None, "1.2.2": 0, "1.2.3": 5, "1.2.4": 2}  # failed; nothing sent; fewer arrived than sent; whole
+    full = {"status": SUCCESS}
+    said = {  # failed; nothing sent; fewer arrived than sent; whole; one failed that is named
+        "1.2.1": Moved(),
+        "1.2.2": Moved(**full),
+        "1.2.3": Moved(**full, sent=5),
+        "1.2.4": Moved(**full, sent=2),
+        "1.2.5": Moved(0xB000, sent=2, failed=2, named=frozenset({"1.2.5.9"})),
+    }
 
-    def move(study_uid: str) -> int | None:
-        if study_uid in ("1.2.3", "1.2.4"):
-            assert send(port, study(4, 2)) == [SUCCESS, SUCCESS]
+    def move(study_uid: str) -> Moved:
+        if study_uid >= "1.2.3":
+            patient = int(study_uid[-1])
+            assert send(port, study(patient, 2)) == [SUCCESS, SUCCESS]
         return said[study_uid]
 
-    monkeypatch.setattr(network, "studies", lambda: list(said))
+    monkeypatch.setattr(network, "studies", lambda: (dict.fromkeys(said), []))
+    monkeypatch.setattr(network, "objects", lambda study_uid: None)
     monkeypatch.setattr(network, "move", move)
     progress = Progress(tmp_path / "store", SECRET)
     found = list(network.incoming(progress))
-    assert [item.study for item in found if isinstance(item.data, UnreadableImage)] == ["1.2.1", "1.2.2", "1.2.3"]
-    assert [uid for uid in said if progress.finished(uid)] == ["1.2.4"]
+    lost = [(item.study, item.name) for item in found if isinstance(item.data, UnreadableImage)]
+    three, five = [("1.2.3", "")] * 3, [("1.2.5", "1.2.5.9"), ("1.2.5", "")]
+    assert lost == [("1.2.1", ""), ("1.2.2", ""), *three, *five]
+    assert sum(isinstance(item.data, bytes) for item in found) == 6  # each once, whatever the number of tries
+
+
+def test_what_a_pacs_lists_and_does_not_send_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A C-MOVE that succeeds with an object less than the PACS lists, and one that only grew since the last import."""
+    port = free_port()
+    options = DimseOptions(called="MODALITY", port=free_port(), listen_port=port, timeout_s=2)
+    network = DicomNetwork(options, sleep=lambda seconds: None)
+    names = [f"1.2.826.0.1.7777.4.1.{number}" for number in range(3)]
+    moves: list[int] = []
+
+    def move(study_uid: str) -> Moved:
+        moves.append(1)
+        assert send(port, study(4, 2)) == [SUCCESS, SUCCESS]
+        return Moved(SUCCESS, sent=2)
+
+    monkeypatch.setattr(network, "studies", lambda: ({"1.2.4": 3}, []))
+    monkeypatch.setattr(network, "objects", lambda study_uid: set(names))
+    monkeypatch.setattr(network, "move", move)
+    progress = Progress(tmp_path, SECRET)
+    found = list(network.incoming(progress))
+    assert [(item.name, isinstance(item.data, bytes)) for item in found] == [(n, n != names[2]) for n in names]
+    progress.put((item.study, item.name, STORED if isinstance(item.data, bytes) else "pacs") for item in found)
+    again = Progress(tmp_path, SECRET)
+    assert [item.name for item in network.incoming(again)] == [names[2]]  # what came before is not yielded again
+    assert (again.earlier, again.listed) == (2, {"studies": 1, "objects": 3})
+    again.put([("1.2.4", names[2], STORED)])
+    moves.clear()
+    assert list(network.incoming(Progress(tmp_path, SECRET))) == []
+    assert moves == []  # nothing is missing, so nothing is asked for
+
+
+@real
+def test_a_real_pacs_whose_study_grew(pacs: Pacs, tmp_path: Path) -> None:
+    for data in study(70, 2):
+        assert httpx.post(f"{pacs.root}/instances", content=data, auth=AUTH).status_code == 200
+    site = tmp_path / "site"
+    init_site(site, "St. Mary")
+    (tmp_path / "labels.csv").write_text("PatientID,label\nP70,1\n")
+    some = [*arguments(pacs, site, tmp_path / "labels.csv"), "--query", "PatientID=P70"]
+    for images, before in ((2, 0), (0, 2), (3, 2)):
+        result = CliRunner().invoke(app, some)
+        assert result.exit_code == 0, result.output
+        report = json.loads((site / "images" / "chest" / "report.json").read_text())
+        assert (report["found"], report["images"], report["pacs"]["stored_before"]) == (images, images, before)
+        assert report["pacs"]["objects"] == images + before
+        if before:
+            for data in study(70, 5):
+                assert httpx.post(f"{pacs.root}/instances", content=data, auth=AUTH).status_code == 200
+    assert len(open_catalogue(site).images("chest")) == 5
 
 
 def test_a_silent_caller_holds_up_nobody_and_a_large_message_is_not_read(

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,15 +18,10 @@ from tests.client.data.dicom.test_deidentify import SECRET, image, leaks, plante
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.channel import Channel
 from salus.client.data.dicom.cleaning import Isolated
-from salus.client.data.incoming.importing import (
-    LABELS,
-    ImportReport,
-    Incoming,
-    Progress,
-    from_folder,
-    from_zip,
-    import_images,
-)
+from salus.client.data.incoming.files import Incoming, from_folder, from_zip
+from salus.client.data.incoming.importing import ImportReport, import_images
+from salus.client.data.incoming.progress import STORED, Progress
+from salus.client.data.incoming.storing import LABELS
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.labels import LabelRow, Labels
 from salus.common.errors import DataError, UnreadableImage
@@ -106,8 +102,11 @@ def test_the_zoo_is_counted_and_nothing_is_written_outside(tmp_path: Path, child
     files = hostile()
     before = {path for path in tmp_path.rglob("*")}
     labels = Labels({"file": {name: LabelRow("x") for name in files}})
-    report = import_images((Incoming(n, d) for n, d in files.items()), labels, SECRET, tmp_path / "store", child)
-    assert report.images + sum(report.refused.values()) == len(files)
+    report = import_images((Incoming(n, d) for n, d in files.items()), labels, SECRET, tmp_path / "store", [child])
+    assert report.images + sum(report.refused.values()) == report.found == len(files)
+    named = [item.key for item in report.files]  # each by name, in order
+    assert named == [name for name in files if name in named]
+    assert len(named) == sum(report.refused.values())
     assert report.images <= 2  # only harmless ones: traversal is only text, and text is dropped
     assert report.refused["crashed"] == 0
     written = {path.relative_to(tmp_path).parts[0] for path in set(tmp_path.rglob("*")) - before}
@@ -131,7 +130,7 @@ def test_mutated_files_never_end_the_import(tmp_path: Path, child: Isolated) -> 
                 data = data[: int(rng.integers(1, len(data)))]
             yield Incoming(f"m{number}", bytes(data))
 
-    report = import_images(mutated(), EVERYBODY, SECRET, tmp_path / "store", child)
+    report = import_images(mutated(), EVERYBODY, SECRET, tmp_path / "store", [child])
     assert report.images + report.duplicates + sum(report.refused.values()) == 1000
     for path in (tmp_path / "store").rglob("*.dcm"):
         data = path.read_bytes()
@@ -165,25 +164,34 @@ def test_an_answer_is_never_taken_for_the_next_files(monkeypatch: pytest.MonkeyP
             assert child.clean(second).patient == expected
 
 
-def test_a_study_is_asked_for_again_where_another_try_may_help(tmp_path: Path, child: Isolated) -> None:
-    def studies(progress: Progress) -> Iterator[Incoming]:
-        for study, patient in (("1.2.1", "P1"), ("1.2.2", "P2"), ("1.2.3", "P1")):
-            if not progress.finished(study):
-                data = (
-                    b"junk" * 100 if study == "1.2.3" else file_bytes(image(PatientID=patient, StudyInstanceUID=study))
-                )
-                yield Incoming("x", data, study)
-                progress.finish(study)
+def test_an_object_is_asked_for_again_where_another_try_may_help(tmp_path: Path, child: Isolated) -> None:
+    def objects(progress: Progress) -> Iterator[Incoming]:
+        for name, patient in (("1.2.1", "P1"), ("1.2.2", "P2"), ("1.2.3", "")):
+            if progress.outcome("1.2", name) is None:
+                data = file_bytes(image(PatientID=patient, InstanceNumber=int(name[-1]))) if patient else b"junk" * 100
+                yield Incoming(name, data, "1.2")
 
     labels = {"P1": LabelRow("a")}
     for expected in ({"unlabelled": 1, "not-dicom": 1}, {}):
         progress = Progress(tmp_path, SECRET)
         found = Labels({"PatientID": labels})
-        report = import_images(studies(progress), found, SECRET, tmp_path, child, progress=progress)
+        report = import_images(objects(progress), found, SECRET, tmp_path, [child], progress=progress)
         assert (report.images, dict(report.refused)) == (1, expected)
         labels["P2"] = LabelRow("b")  # the label file is corrected
     again = Progress(tmp_path, SECRET)
-    assert all(again.finished(study) for study in ("1.2.1", "1.2.2", "1.2.3"))
+    assert [again.outcome("1.2", f"1.2.{n}") for n in (1, 2, 3, 4)] == [STORED, STORED, "not-dicom", None]
+    assert again.outcome("1.3", "1.2.1") is None  # the same object in another study is another object
+
+
+def test_what_another_version_refused_is_tried_again_and_what_it_stored_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Progress(tmp_path, SECRET).put(
+        [("1.2", "1.2.1", STORED), ("1.2", "1.2.2", "unsupported"), ("1.2", "1.2.3", "pacs")]
+    )
+    assert [Progress(tmp_path, SECRET).outcome("1.2", f"1.2.{n}") for n in (1, 2, 3)] == [STORED, "unsupported", None]
+    monkeypatch.setattr("salus.client.data.incoming.progress.__version__", "99.0")
+    assert [Progress(tmp_path, SECRET).outcome("1.2", f"1.2.{n}") for n in (1, 2, 3)] == [STORED, None, None]
 
 
 def test_labels_are_found_by_the_identifiers_of_the_label_file(tmp_path: Path, child: Isolated) -> None:
@@ -200,7 +208,7 @@ def test_labels_are_found_by_the_identifiers_of_the_label_file(tmp_path: Path, c
         Incoming("c.dcm", file_bytes(image(PatientID="P3"))),
         Incoming("d.dcm", file_bytes(image(PatientID="P4"))),
     ]
-    report = import_images(files, labels, SECRET, tmp_path, child)
+    report = import_images(files, labels, SECRET, tmp_path, [child])
     assert (report.images, dict(report.refused)) == (3, {"unlabelled": 1})
     text = (tmp_path / LABELS).read_text()
     assert [line.split(",", 1)[1] for line in text.splitlines()[1:]] == ["by-file,", "by-study,val", "by-patient,"]
@@ -214,7 +222,7 @@ def test_a_label_that_is_a_formula_is_harmless_in_the_file_and_itself_in_the_cat
     formula = '=HYPERLINK("http://evil")'
     for _ in range(2):  # the second import reads the file of the first
         labels = Labels({"PatientID": {"P1": LabelRow(formula, split="val")}})
-        import_images([Incoming("x", file_bytes(image(PatientID="P1")))], labels, SECRET, tmp_path / "store", child)
+        import_images([Incoming("x", file_bytes(image(PatientID="P1")))], labels, SECRET, tmp_path / "store", [child])
         text = (tmp_path / "store" / LABELS).read_text()
         assert "'=HYPERLINK" in text
         assert ",=" not in text
@@ -233,7 +241,7 @@ def test_an_imported_patient_is_the_same_to_the_ledger_as_a_plain_one(tmp_path: 
     (tmp_path / "plain" / "labels.csv").write_text("PatientID,label\nP0,yes\nP1,no\nP2,no\n")
     catalogue = Catalogue(tmp_path / "catalogue.sqlite", SECRET)
     catalogue.add("plain", "dicom", tmp_path / "plain", SourceOptions())
-    report = import_images(from_folder(tmp_path / "plain"), EVERYBODY, SECRET, tmp_path / "store", child)
+    report = import_images(from_folder(tmp_path / "plain"), EVERYBODY, SECRET, tmp_path / "store", [child])
     assert report.images == 3
     catalogue.add("imported", "imported", tmp_path / "store", SourceOptions())
     assert {i.patient for i in catalogue.images("plain")} == {i.patient for i in catalogue.images("imported")}
@@ -241,18 +249,19 @@ def test_an_imported_patient_is_the_same_to_the_ledger_as_a_plain_one(tmp_path: 
         catalogue.add("cheat", "imported", tmp_path / "plain", SourceOptions())
 
 
-def test_importing_again_adds_nothing_and_finished_studies_are_remembered(tmp_path: Path, child: Isolated) -> None:
+def test_importing_again_adds_nothing_and_stored_objects_are_remembered(tmp_path: Path, child: Isolated) -> None:
     files = [Incoming("x", file_bytes(image()))]
-    first = import_images(files, EVERYBODY, SECRET, tmp_path, child)
-    again = import_images(files, EVERYBODY, SECRET, tmp_path, child)
+    first = import_images(files, EVERYBODY, SECRET, tmp_path, [child])
+    again = import_images(files, EVERYBODY, SECRET, tmp_path, [child])
     assert (first.images, again.images, again.duplicates) == (1, 0, 1)
+    (tmp_path / "progress.jsonl").write_text(
+        '"a study of an older version"\n[1]\n{"version": 1}\n{"studies": 3}\n{"cut'
+    )
     progress = Progress(tmp_path, SECRET)
-    progress.finish("1.2.3")
-    with (tmp_path / "progress.jsonl").open("a") as file:
-        file.write('"cut')
+    progress.put([("1.2.3", "1.2.3.4", STORED)])
     resumed = Progress(tmp_path, SECRET)
-    assert resumed.finished("1.2.3")
-    assert not resumed.finished("1.2.4")
+    assert resumed.outcome("1.2.3", "1.2.3.4") == STORED
+    assert resumed.outcome("1.2.3", "1.2.3.5") is None
     assert "1.2.3" not in (tmp_path / "progress.jsonl").read_text()
 
 
@@ -261,23 +270,23 @@ def test_a_crash_between_label_and_image_loses_neither(
 ) -> None:
     files = [Incoming("x", file_bytes(image()))]
 
-    def killed(path: Path, data: bytes) -> bool:
+    def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("salus.client.data.incoming.importing._store", killed)
+        patched.setattr("salus.client.data.incoming.storing._write", killed)
         with pytest.raises(KeyboardInterrupt):
-            import_images(files, EVERYBODY, SECRET, tmp_path, child)
+            import_images(files, EVERYBODY, SECRET, tmp_path, [child])
     (path,) = [line.split(",")[0] for line in (tmp_path / LABELS).read_text().splitlines()[1:]]
-    assert import_images(files, EVERYBODY, SECRET, tmp_path, child).images == 1
+    assert import_images(files, EVERYBODY, SECRET, tmp_path, [child]).images == 1
     assert (tmp_path / path).exists()
     with (tmp_path / LABELS).open("a") as file:
         file.write("ab/cut off by a cra")  # no label, no newline
     corrected = Labels({"PatientID": {"CANARY-PID": LabelRow("corrected")}})
-    assert import_images(files, corrected, SECRET, tmp_path, child).duplicates == 1
+    assert import_images(files, corrected, SECRET, tmp_path, [child]).duplicates == 1
     assert (tmp_path / LABELS).read_text().splitlines() == ["file,label,split", f"{path},corrected,"]
     (tmp_path / LABELS).unlink()  # images without labels get them back
-    import_images(files, EVERYBODY, SECRET, tmp_path, child)
+    import_images(files, EVERYBODY, SECRET, tmp_path, [child])
     assert (tmp_path / LABELS).read_text().splitlines()[1:] == [f"{path},yes,"]
 
 
@@ -286,7 +295,7 @@ def test_a_zip_is_read_in_memory_within_limits(tmp_path: Path, child: Isolated) 
         archive.writestr("../../evil.dcm", file_bytes(image()))
         archive.writestr("bomb.dcm", b"\0" * 50_000_000)
         archive.writestr("readme.txt", "not read")
-    report = import_images(from_zip(tmp_path / "a.zip"), EVERYBODY, SECRET, tmp_path / "store", child)
+    report = import_images(from_zip(tmp_path / "a.zip"), EVERYBODY, SECRET, tmp_path / "store", [child])
     assert (report.images, dict(report.refused)) == (1, {"zip-bomb": 1})
     assert not (tmp_path.parent / "evil.dcm").exists()
     (tmp_path / "b.zip").write_bytes(b"PK\3\4" + os.urandom(100))
@@ -295,7 +304,7 @@ def test_a_zip_is_read_in_memory_within_limits(tmp_path: Path, child: Isolated) 
     damaged = bytearray((tmp_path / "a.zip").read_bytes())
     damaged[60:80] = os.urandom(20)
     (tmp_path / "c.zip").write_bytes(damaged)
-    report = import_images(from_zip(tmp_path / "c.zip"), EVERYBODY, SECRET, tmp_path / "other", child)
+    report = import_images(from_zip(tmp_path / "c.zip"), EVERYBODY, SECRET, tmp_path / "other", [child])
     assert report.images == 0
     assert sum(report.refused.values()) == 2
 
@@ -307,12 +316,16 @@ def test_links_and_other_things_that_are_no_files_are_left_out(tmp_path: Path) -
     (root / "link.dcm").symlink_to("/etc/passwd")
     (root / "DICOMDIR").write_bytes(b"x")
     os.mkfifo(root / "pipe.dcm")
-    assert [incoming.name for incoming in from_folder(root)] == ["good.dcm"]
+    (root / "notes.txt").write_text("x")
+    (root / "sub").mkdir()
+    left_out: Counter[str] = Counter()
+    assert [incoming.name for incoming in from_folder(root, left_out)] == ["good.dcm"]
+    assert left_out == {"link": 1, "DICOMDIR": 1, "special file": 1, ".txt": 1}
 
 
 def test_the_report_is_counts_only(tmp_path: Path, child: Isolated) -> None:
     dataset, _ = planted()
-    report = import_images([Incoming("CANARY", file_bytes(dataset))], EVERYBODY, SECRET, tmp_path, child)
+    report = import_images([Incoming("CANARY", file_bytes(dataset))], EVERYBODY, SECRET, tmp_path, [child])
     assert isinstance(report, ImportReport)
     assert leaks(repr(report.to_json()).encode()) == []
     assert report.to_json()["patients"] == 1

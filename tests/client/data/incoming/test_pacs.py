@@ -21,8 +21,9 @@ from typer.testing import CliRunner
 
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
-from salus.client.data.incoming.importing import Incoming, Progress
-from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.incoming.files import Incoming
+from salus.client.data.incoming.pacs import TRIES, DicomWeb, PacsOptions, parse_query
+from salus.client.data.incoming.progress import STORED, Progress
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -201,7 +202,8 @@ def paged(store: dict[str, dict[str, bytes]], cap: int, **changes: object) -> Ca
         if len(parts) == 7 or (len(parts) == 6 and parts[4] == "instances"):
             return httpx.Response(200, headers=changes.get("headers", {}), content=store[parts[1]][parts[5]])  # type: ignore[arg-type]
         if parts == ["studies"]:
-            found = [{"0020000D": {"Value": [uid]}} for uid in store]
+            counts = {uid: {"00201208": {"Value": [len(store[uid])]}} if "counts" in changes else {} for uid in store}
+            found = [{"0020000D": {"Value": [uid]}} | counts[uid] for uid in store]
         else:
             found = [{"0020000E": {"Value": ["1.5"]}, "00080018": {"Value": [uid]}} for uid in store[parts[1]]]
         offset = int(request.url.params.get("offset", 0))
@@ -301,7 +303,54 @@ def test_a_study_that_fails_is_counted_and_asked_for_again_next_time(tmp_path: P
 
     items = fetched(lying(handler), tmp_path)
     assert [item.data if isinstance(item.data, bytes) else item.data.reason for item in items] == [b"DATA", "pacs"]
-    assert [item.study for item in fetched(lying(handler), tmp_path)] == ["1.2"]
+    progress = Progress(tmp_path, SECRET)
+    progress.put(
+        (item.study, item.name, STORED if isinstance(item.data, bytes) else item.data.reason) for item in items
+    )
+    again = Progress(tmp_path, SECRET)
+    assert [item.study for item in lying(handler).incoming(again)] == ["1.2"]
+    assert (again.earlier, again.listed) == (1, {"studies": 2, "objects": 2})
+
+
+def test_a_study_that_grew_and_studies_that_come_meanwhile_are_fetched(tmp_path: Path) -> None:
+    """The PACS gets objects while it is read; with its own counts, also those of studies that were finished already."""
+    data = bytes(128) + b"DICM"
+    store = {"1.1": {"1.1.1": data}, "1.2": {"1.2.1": data}}
+    answer = paged(store, 100, counts=True)
+    asked: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        asked.append(path.rsplit("/", 1)[1])
+        if path.endswith("1.2.1"):
+            store["1.1"]["1.1.2"] = data  # in a study that is finished
+            store["1.3"] = {"1.3.1": data}
+        if path.endswith("1.3.1"):
+            store["1.4"] = {"1.4.1": data}
+        return answer(request)
+
+    items = fetched(lying(handler), tmp_path)
+    assert [item.name for item in items] == ["1.1.1", "1.2.1", "1.1.2", "1.3.1", "1.4.1"]
+    progress = Progress(tmp_path, SECRET)
+    progress.put((item.study, item.name, STORED) for item in items)
+    store["1.2"]["1.2.2"] = data
+    asked.clear()
+    assert [item.name for item in lying(handler).incoming(Progress(tmp_path, SECRET))] == ["1.2.2"]
+    assert not {"1.1.1", "1.2.1", "1.3.1"} & set(asked)
+
+
+def test_a_list_that_fails_and_then_works_counts_as_nothing(tmp_path: Path) -> None:
+    data = bytes(128) + b"DICM"
+    answer = paged({"1.1": {"1.1.1": data}}, 100, counts=True)
+    left = [TRIES]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/instances") and left[0]:
+            left[0] -= 1
+            return httpx.Response(503)
+        return answer(request)
+
+    assert reasons(fetched(lying(handler), tmp_path)) == [""]
 
 
 def test_a_password_is_not_sent_in_clear_to_another_machine() -> None:
