@@ -21,7 +21,7 @@ from salus.common.tasks.base import Task
 from salus.common.transforms.chain import Chain
 from salus.common.vocabulary import OTHER
 
-CACHE_VERSION = 3  # raise it when reading the same image gives other arrays
+CACHE_VERSION = 4  # raise it when reading the same image gives other arrays
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ contours are holes. A centre exactly on an edge belongs to the side with larger 
 a contour stay empty: nothing is interpolated between planes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,15 @@ def structures_of(dataset: Dataset) -> dict[int, str]:
     return found
 
 
-def read_contours(dataset: Dataset, slices: Sequence[DicomImage], wanted: Sequence[str]) -> tuple[Mask, Stack]:
+def read_contours(
+    dataset: Dataset, slices: Sequence[DicomImage], wanted: Sequence[str], others: Collection[str] | None
+) -> tuple[Mask, Stack]:
     """Return the structures on the planes of their images.
 
     Args:
         slices: the images, each one plane.
         wanted: names of the structures to use, in this order; empty for all, in the order of their numbers.
+        others: UIDs of images that it may refer to beside these; None for any.
 
     Raises:
         UnreadableImage: damaged, too large, numbers that are not finite, contours that are not flat, or not where the image
@@ -74,7 +77,7 @@ def read_contours(dataset: Dataset, slices: Sequence[DicomImage], wanted: Sequen
             count, points = count + 1, points + len(line)
             if count > MAX_CONTOURS or points > MAX_POINTS:
                 raise UnreadableImage("too-large", "a structure set with too many contours or points")
-            plane = _plane(contour, line, stack, known)
+            plane = _plane(contour, line, stack, known, others)
             areas[plane < 0] += _area(line[:, 1:])
             if plane >= 0:
                 inside = filled(line[:, 1:], rows, columns)
@@ -106,7 +109,9 @@ def _line(contour: Dataset, stack: Stack) -> Float64:
     return there
 
 
-def _plane(contour: Dataset, line: Float64, stack: Stack, known: Mapping[str, DicomImage]) -> int:
+def _plane(
+    contour: Dataset, line: Float64, stack: Stack, known: Mapping[str, DicomImage], others: Collection[str] | None
+) -> int:
     """Return the plane of a contour, -1 if it lies beside all of them."""
     if np.ptp(line[:, 0]) > FLAT * 2 * stack.reach_mm:
         raise UnreadableImage("annotation-geometry", "a contour that is not parallel to the slices of its image")
@@ -114,9 +119,9 @@ def _plane(contour: Dataset, line: Float64, stack: Stack, known: Mapping[str, Di
     referenced = [str(item.get("ReferencedSOPInstanceUID", "")) for item in contour.get("ContourImageSequence") or []]
     if len(referenced) == 1:
         image = known.get(referenced[0])
-        if image is None:
+        if image is None and others is not None and referenced[0] not in others:
             raise ELSEWHERE
-        where = image.geometry.position
+        where = None if image is None else image.geometry.position
         if where is not None and abs(stack.place_of(where) - place) > stack.reach_mm:
             raise UnreadableImage(
                 "annotation-geometry", "a contour does not lie where the image lies that it refers to"

@@ -8,8 +8,9 @@ import numpy as np
 
 from salus.client.data.dicom.deidentify import Rules, deidentify
 from salus.client.data.dicom.geometry import Geometry
+from salus.client.data.dicom.grouping import grouped, plane_of_image
 from salus.client.data.dicom.picture import Facts, Window, picture
-from salus.client.data.dicom.volumes import split_times, stack
+from salus.client.data.dicom.volumes import stack
 
 
 def load_decoders() -> None:
@@ -59,5 +60,5 @@ def try_volume() -> None:
             vendor="OTHER",
         )
         slices.append(picture(facts, np.zeros((1, 2, 2), np.float32), "", "trial"))
-    for volume in split_times(slices):
-        stack(volume)
+    grouped([plane_of_image(image, str(number)) for number, image in enumerate(slices)])
+    stack(slices)

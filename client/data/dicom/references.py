@@ -1,7 +1,7 @@
 """Which images an annotation object refers to, and whether they are where it says."""
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydicom import dcmread
@@ -86,13 +86,17 @@ def _series(dataset: Dataset) -> Iterator[Dataset]:
             yield from study.get("RTReferencedSeriesSequence") or []
 
 
-def check(references: References, slices: Sequence[DicomImage]) -> None:
-    """Raise UnreadableImage unless an annotation belongs to these images: their series, and no image that is missing."""
+def check(references: References, slices: Sequence[DicomImage], others: Collection[str] | None) -> None:
+    """Raise UnreadableImage unless an annotation belongs to these images: their series, and no image that is missing.
+
+    Args:
+        others: UIDs of the images of other volumes of the series; None where they are not known.
+    """
     first = slices[0]
     if references.series and first.series_uid not in references.series:
         raise ELSEWHERE
     here = {image.instance_uid for image in slices}
-    if references.instances and (len(references.series) == 1 and not references.instances <= here):
+    if others is not None and len(references.series) == 1 and not references.instances <= here | set(others):
         raise ELSEWHERE
     if references.instances and not references.instances & here:
         raise ELSEWHERE

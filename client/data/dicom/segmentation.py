@@ -3,7 +3,7 @@
 A fractional pixel belongs to its segment from half of the largest value on. Frames that are left out are empty.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,15 @@ def background_of(dataset: Dataset) -> int:
     return int(dataset.get("PixelPaddingValue", 0) or 0)
 
 
-def read_segmentation(dataset: Dataset, slices: Sequence[DicomImage], wanted: Sequence[str]) -> tuple[Mask, Stack]:
+def read_segmentation(
+    dataset: Dataset, slices: Sequence[DicomImage], wanted: Sequence[str], others: Collection[str] | None
+) -> tuple[Mask, Stack]:
     """Return a segmentation on the grid of its own planes.
 
     Args:
         slices: the images that it refers to, each compared with its frame; none if they are not at hand.
         wanted: labels of the segments to use, in this order; empty for all, in the order of their numbers.
+        others: UIDs of images that it may refer to beside these; None for any.
 
     Raises:
         UnreadableImage: damaged, unsupported, too large, without geometry, or a reference that does not agree with it.
@@ -71,7 +74,7 @@ def read_segmentation(dataset: Dataset, slices: Sequence[DicomImage], wanted: Se
     geometries = [_geometry(dataset, group) for group in groups]
     stack = stack_of(geometries, rows, columns, _thickness_mm(dataset, groups[0]))
     known = by_instance(slices)
-    planes = [_plane(stack, geometry, group, known) for geometry, group in zip(geometries, groups, strict=True)]
+    planes = [_plane(stack, geometry, group, known, others) for geometry, group in zip(geometries, groups, strict=True)]
     labels = segments_of(dataset)
     names = tuple(wanted) or tuple(dict.fromkeys(labels[number] for number in sorted(labels)))
     places = {name: number for number, name in enumerate(names, start=1)}
@@ -118,7 +121,9 @@ def _thickness_mm(dataset: Dataset, group: Dataset) -> float:
     return found if np.isfinite(found) else 0.0
 
 
-def _plane(stack: Stack, geometry: Geometry, group: Dataset, known: Mapping[str, DicomImage]) -> int:
+def _plane(
+    stack: Stack, geometry: Geometry, group: Dataset, known: Mapping[str, DicomImage], others: Collection[str] | None
+) -> int:
     """Return a frame's plane, after comparing it with the image that the frame was derived from."""
     position = geometry.position
     assert position is not None  # Safe because `stack_of` has checked every plane.
@@ -130,9 +135,9 @@ def _plane(stack: Stack, geometry: Geometry, group: Dataset, known: Mapping[str,
     ]
     if len(sources) == 1 and known:
         image = known.get(sources[0])
-        if image is None:
+        if image is None and others is not None and sources[0] not in others:
             raise ELSEWHERE
-        where = image.geometry.position
+        where = None if image is None else image.geometry.position
         if len(known) > 1 and where is not None and abs(stack.place_of(where) - place) > stack.reach_mm:
             raise UnreadableImage("annotation-geometry", "a frame does not lie where the image lies that it refers to")
     return stack.plane_at(place)

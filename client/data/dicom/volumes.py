@@ -37,27 +37,13 @@ class Volume:
     affine: npt.NDArray[np.float64]
 
 
-def split_times(slices: Sequence[DicomImage]) -> list[list[DicomImage]]:
-    """Return one list of slices per point in time: a series that visits each position several times contains several volumes.
-
-    Raises:
-        UnreadableImage: some positions were visited more often than others.
-    """
-    if len(slices) == 1 or any(image.geometry.position is None for image in slices):
-        return [list(slices)]
-    places: dict[tuple[float, ...], list[DicomImage]] = {}
-    for image in sorted(slices, key=lambda image: image.instance_number):
-        places.setdefault(tuple(round(value, 2) for value in _position(image)), []).append(image)
-    counts = {len(visits) for visits in places.values()}
-    if len(counts) != 1:
-        raise UnreadableImage("uneven-slices", "some slices are repeated and others are not")
-    return [[visits[time] for visits in places.values()] for time in range(counts.pop())]
-
-
 def stack(slices: Sequence[DicomImage]) -> Volume:
     """Sort slices by position along the normal and stack them; a single multi-frame file keeps its frame order.
 
     Unevenly spaced slices are interpolated linearly to the usual spacing, their median.
+
+    Args:
+        slices: of one volume, as `grouping` finds them.
 
     Raises:
         UnreadableImage: slices of different size, orientation or place, missing or repeated slices, or colour.
@@ -79,10 +65,15 @@ def stack(slices: Sequence[DicomImage]) -> Volume:
     places = np.array([float(np.dot(normal, _position(image))) for image in placed])
     gaps = np.diff(places)
     usual = float(np.median(gaps))
-    times = gaps / usual  # a gap of two or three times the usual means one or two missing slices
-    lost = (times > 1.5) & (np.abs(times - times.round()) < WHOLE_TOLERANCE)
-    if gaps.min() <= SAME_PLACE_MM or gaps.max() > LARGEST_GAP * usual or lost.any():
-        raise UnreadableImage("uneven-slices", "slices are missing or repeated")
+    if gaps.min() <= SAME_PLACE_MM:
+        raise UnreadableImage("uneven-slices", "two slices of one volume lie at the same place")
+    times = gaps / _expected(gaps, np.array([image.thickness_mm for image in placed]))
+    lost = (times > 1.5) & (np.abs(times - times.round()) < WHOLE_TOLERANCE)  # twice the distance: a slice is missing
+    if times.max() > LARGEST_GAP or lost.any():
+        where = ", ".join(
+            f"{places[gap]:.1f} and {places[gap + 1]:.1f}" for gap in np.flatnonzero(lost | (times > LARGEST_GAP))[:3]
+        )
+        raise UnreadableImage("uneven-slices", f"slices are missing between the places {where} mm along the normal")
     values = _one_scale(placed)
     whole: Float64 = np.array(_position(placed[-1])) - np.array(_position(placed[0]))
     if gaps.max() - gaps.min() > SPACING_TOLERANCE * usual:
@@ -91,18 +82,37 @@ def stack(slices: Sequence[DicomImage]) -> Volume:
     return _canonical(values, placed[0], whole / (len(values) - 1), _position(placed[0]))
 
 
+def _expected(gaps: Float64, thickness_mm: Float64) -> Float64:
+    """Return the distance that each pair of neighbours should have: the usual one, or in proportion to a changing thickness.
+
+    A scanner that takes thicker slices also takes them further apart: 2.5 mm at the base of a skull and 5 mm above is one whole
+    volume (dcm2niix, issue 22), while twice the distance between slices of one thickness is a missing slice.
+    """
+    changes = float(np.ptp(thickness_mm)) > SPACING_TOLERANCE * float(thickness_mm.max())
+    if not changes or not (thickness_mm > 0).all():
+        return np.full(len(gaps), float(np.median(gaps)))
+    thicker = np.maximum(thickness_mm[1:], thickness_mm[:-1])
+    return thicker * float(np.median(gaps / thicker))
+
+
 def _one_scale(slices: Sequence[DicomImage]) -> FloatArray:
-    """Return all slices under one window: grey values must mean the same in every slice of a volume."""
-    windows = {image.window for image in slices}
+    """Return all slices under one window: grey values must mean the same in every slice of a volume.
+
+    Where windows differ it is the median of those there are; a slice without one says nothing.
+    """
     first = slices[0]
-    if len({image.inverted for image in slices}) != 1 or len({image.window.function for image in slices}) != 1:
-        raise UnreadableImage("mixed-series", "slices of one series have different display settings")
-    if len(windows) == 1 and first.window.function != "STRETCH":
+    if len({image.inverted for image in slices}) != 1:
+        raise UnreadableImage("mixed-series", "slices of one series differ in PhotometricInterpretation")
+    windows = [image.window for image in slices if image.window.function != "STRETCH"]
+    if len({window.function for window in windows}) > 1:
+        raise UnreadableImage("mixed-series", "slices of one series differ in VOILUTFunction")
+    if len(windows) == len(slices) and len(set(windows)) == 1:
         return np.concatenate([image.values for image in slices])
-    rescaled = np.concatenate([image.rescaled for image in slices])
-    centre = float(np.median([image.window.centre for image in slices]))
-    width = float(np.median([image.window.width for image in slices]))
-    return show(rescaled, Window(first.window.function, centre, width), inverted=first.inverted)
+    shared = Window()
+    if windows:
+        centre, width = (float(np.median(part)) for part in zip(*((w.centre, w.width) for w in windows), strict=True))
+        shared = Window(windows[0].function, centre, width)
+    return show(np.concatenate([image.rescaled for image in slices]), shared, inverted=first.inverted)
 
 
 def _evenly(values: FloatArray, places: npt.NDArray[np.float64], step_mm: float) -> FloatArray:

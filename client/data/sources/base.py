@@ -14,6 +14,7 @@ from salus.common.strict import Strict
 LABELS = "labels.csv"
 MAX_PICTURE_VALUES = 2**26  # of one two-dimensional image, all colours together: 8000 x 8000 in grey
 READ_AHEAD = 2**20
+NOT_A_FILE = "\0"  # begins what a key says beside the names of files, none of which can hold it
 
 
 class SourceOptions(Strict):
@@ -23,7 +24,9 @@ class SourceOptions(Strict):
         labels: CSV of labels, relative to the root or absolute.
         label_column: the column of labels in that CSV.
         patient_column: the patient column of that CSV or of the table; empty for the usual names.
-        volumes: take each DICOM series as one 3-D sample.
+        volumes: take each DICOM series as 3-D samples, one for each volume in it.
+        channels: with volumes, or for NIfTI files of four dimensions, what becomes channels of one sample: a dimension such as
+            ``echo`` (see `dicom.dimensions`), or for NIfTI ``time`` or ``channel``.
         columns: for a table, its input columns; needed where the file has no header.
         missing: for a table, the markers of missing values.
         positive_above: for a table or for masks, turn the label into ``1`` above this number and ``0`` otherwise.
@@ -43,6 +46,7 @@ class SourceOptions(Strict):
     label_column: str = "label"
     patient_column: str = ""
     volumes: bool = False
+    channels: str = ""
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")
     positive_above: float | None = None
@@ -157,7 +161,7 @@ def files_of(key: str) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         names = None  # a file's name may begin like a list
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
-        return tuple(names)
+        return tuple(name for name in names if not name.startswith(NOT_A_FILE))
     return (key,)
 
 

@@ -1,7 +1,7 @@
 """A folder of DICOM files and a CSV of labels: one sample per file, or with `volumes` one per series."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
@@ -12,7 +12,7 @@ from salus.client.data.dicom.decoders import load_decoders, try_volume
 from salus.client.data.dicom.geometry import plane_affine
 from salus.client.data.dicom.picture import DicomImage, read_image
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
-from salus.client.data.dicom.volumes import Volume, split_times, stack
+from salus.client.data.dicom.volumes import Volume
 from salus.client.data.identity import normalised
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Files, SourceOptions, files_of
@@ -34,6 +34,7 @@ from salus.client.data.sources.dicom_samples import (
     slices_digest,
     volume_sample,
 )
+from salus.client.data.sources.dicom_series import Part, channels_of, key_of, parts_of
 from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
 from salus.client.data.structures import Mask, checked_names
 from salus.common.errors import UnreadableImage
@@ -111,19 +112,17 @@ class DicomFolder:
             image = self._read(key)
             masked = masked_by(self._files, self._index.of([image]), partial(self._slice_mask, image=image))
             yield from masked.refused
-            yield self._record([image], [key], masked, image.info, plane_ml(image))
+            yield self._record([image], Part((key,)), masked, image.info, plane_ml(image))
 
-    def _record(
-        self, slices: list[DicomImage], keys: list[str], masked: Masked, info: Info, voxel_ml: float
-    ) -> ImageRecord:
-        first, mask, volume = slices[0], masked.mask, self._options.volumes
-        row = self._label(first, keys[0], mask, voxel_ml)
+    def _record(self, slices: list[DicomImage], part: Part, masked: Masked, info: Info, voxel_ml: float) -> ImageRecord:
+        first, mask, volume, name = slices[0], masked.mask, self._options.volumes, part.keys[0]
+        row = self._label(first, name, mask, voxel_ml)
         digest = slices_digest(slices) if volume else first.sha256
-        extra = extra_of(self._row(first, keys[0]), self._files, self._options)
+        extra = extra_of(self._row(first, name), self._files, self._options)
         return ImageRecord(
             self._patient(first, row),
             first.study_uid,
-            json.dumps([*keys, *masked.used]) if volume or masked.used else keys[0],
+            key_of(part, masked.used) if volume or masked.used else name,
             row.label,
             row.split,
             with_digest(digest_with(digest, masked.data), extra.digest),
@@ -156,36 +155,54 @@ class DicomFolder:
         return patient
 
     def _volumes(self, keys: list[str]) -> list[ImageRecord | Quarantined]:
-        """Return one record per volume of a series; a series in time holds several."""
+        """Return one record per volume of a series, and what belongs to none."""
         objects = [] if self._index.names else [key for key in keys if is_mask(self._files, key)]
-        images = {key: self._read(key) for key in keys if key not in objects}
-        names = {id(image): key for key, image in images.items()}
-        found: list[ImageRecord | Quarantined] = []
+        images: dict[str, DicomImage] = {}
         refused: dict[str, Quarantined] = {key: Quarantined(key, *NO_IMAGES) for key in objects}
+        for key in keys:
+            if key not in refused:
+                try:
+                    images[key] = self._read(key)
+                except UnreadableImage as problem:
+                    refused[key] = Quarantined(key, problem.reason, problem.detail)
+        found: list[ImageRecord | Quarantined] = []
         used: set[str] = set()
-        for slices in split_times(list(images.values())) if images else []:
-            volume, first = stack(slices), slices[0]
-            mine = [names[id(image)] for image in slices]
-            masked = masked_by(
-                self._files,
-                objects or self._index.of(slices),
-                partial(self._volume_mask, slices=slices, volume=volume),
-            )
+        parts, odd = parts_of(images, self._options.channels) if images else ([], [])
+        refused |= {item.key: item for item in odd}
+        for part in parts:
+            try:
+                record, masked = self._volume(part, images, objects)
+            except UnreadableImage as problem:
+                refused |= {key: Quarantined(key, problem.reason, problem.detail) for key in part.keys}
+                continue
+            found.append(record)
             refused |= {item.key: item for item in masked.refused}
             used |= set(masked.used)
-            info = {**first.info, "slices": int(volume.values.shape[0]), "spacing_mm": list(volume.spacing_mm)}
-            info["intensity_range"] = [
-                min(float(image.intensities.min()) for image in slices),
-                max(float(image.intensities.max()) for image in slices),
-            ]
-            voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
-            found.append(self._record(slices, mine, masked, info, voxel_ml))
         return [*found, *(item for key, item in refused.items() if key not in used)]
 
-    def _volume_mask(self, data: bytes, slices: Sequence[DicomImage], volume: Volume) -> Mask:
+    def _volume(
+        self, part: Part, images: Mapping[str, DicomImage], objects: Sequence[str]
+    ) -> tuple[ImageRecord, Masked]:
+        slices = [images[key] for key in part.keys]
+        sample, volume = volume_sample(slices, part.channels)
+        others = frozenset(image.instance_uid for key, image in images.items() if key not in part.keys)
+        read = partial(self._volume_mask, slices=slices, volume=volume, others=others)
+        masked = masked_by(self._files, objects or self._index.of(slices), read)
+        info = {**slices[0].info, "slices": int(volume.values.shape[0]), "spacing_mm": list(volume.spacing_mm)}
+        info["channels"] = len(sample.values)
+        info["intensity_range"] = [
+            min(float(image.intensities.min()) for image in slices),
+            max(float(image.intensities.max()) for image in slices),
+        ]
+        voxel_ml = abs(float(np.linalg.det(volume.affine[:3, :3]))) / 1000.0
+        return self._record(slices, part, masked, info, voxel_ml), masked
+
+    def _volume_mask(
+        self, data: bytes, slices: Sequence[DicomImage], volume: Volume, others: Collection[str] | None = None
+    ) -> Mask:
         placed = slices[0].geometry.position is not None
         affine = volume.affine[:, [2, 1, 0, 3]] if placed else None
-        return read_mask(data, slices, affine, volume.values.shape, self._options.structures)
+        return read_mask(data, slices, affine, volume.values.shape, self._options.structures, others)
 
     def _slice_mask(self, data: bytes, image: DicomImage) -> Mask:
         mask = read_slice(data, image, plane_affine(image.geometry, image.frame_step_mm), self._options.structures)
@@ -200,7 +217,7 @@ class DicomFolder:
         if not slices:
             raise UnreadableImage("missing", "no image is left of this sample")
         if self._options.volumes:
-            sample, volume = volume_sample(slices)
+            sample, volume = volume_sample(slices, channels_of(key))
             sample = self._with_mask(sample, objects, partial(self._volume_mask, slices=slices, volume=volume))
             return extra_of(self._row(slices[0], names[0]), self._files, self._options).on(sample)
         image = slices[0]

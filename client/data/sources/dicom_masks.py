@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -45,7 +45,12 @@ def group_of(data: bytes) -> str:
 
 
 def read_mask(
-    data: bytes, slices: Sequence[DicomImage], affine: Float64 | None, shape: Sequence[int], wanted: Sequence[str]
+    data: bytes,
+    slices: Sequence[DicomImage],
+    affine: Float64 | None,
+    shape: Sequence[int],
+    wanted: Sequence[str],
+    others: Collection[str] | None = None,
 ) -> Mask:
     """Return an annotation object's mask on the grid of its images.
 
@@ -54,6 +59,7 @@ def read_mask(
         affine: of their grid, from (z, y, x) to millimetres, LPS.
         shape: of their grid, (z, y, x).
         wanted: names of the structures to use; empty for all.
+        others: UIDs of the images of other volumes of the series, to which it may refer too; None where they are not known.
 
     Raises:
         UnreadableImage: it cannot be used; with the reason.
@@ -61,9 +67,9 @@ def read_mask(
 
     def read() -> tuple[Mask, Stack]:
         dataset = parsed(data)
-        check(references_of(dataset), slices)
+        check(references_of(dataset), slices, others)
         contours = str(dataset.get("SOPClassUID", "")) == STRUCTURE_SET
-        return (read_contours if contours else read_segmentation)(dataset, slices, wanted)
+        return (read_contours if contours else read_segmentation)(dataset, slices, wanted, others)
 
     if affine is None:
         raise UnreadableImage("annotation-geometry", "its image does not say where it lies in the patient")
@@ -95,7 +101,7 @@ def _segmentation(data: bytes, wanted: tuple[str, ...]) -> tuple[Mask, Stack]:
         dataset = parsed(data)
         if str(dataset.get("SOPClassUID", "")) == STRUCTURE_SET:
             raise UnreadableImage("unsupported", "a structure set needs whole volumes; register with --volumes")
-        return read_segmentation(dataset, (), wanted)
+        return read_segmentation(dataset, (), wanted, None)
 
     return guarded("the file", read)
 

@@ -10,7 +10,9 @@ from salus.client.data.dicom.geometry import plane_affine
 from salus.client.data.dicom.picture import DicomImage, Window
 from salus.client.data.dicom.volumes import Volume, stack
 from salus.client.data.records import Sample
+from salus.common.errors import UnreadableImage
 
+SAME_GRID_MM = 0.1
 AS_STORED = Window("LINEAR_EXACT", 0.5, 1.0)  # the same for every slice, so that no slice is stretched separately
 
 
@@ -34,19 +36,36 @@ def plane_ml(image: DicomImage) -> float:
     return float(np.prod(image.geometry.spacing_mm) * np.linalg.norm(image.frame_step_mm)) / 1000.0
 
 
-def volume_sample(slices: Sequence[DicomImage]) -> tuple[Sample, Volume]:
-    """Return ``[1, z, y, x]`` of a series, and its volume; raises UnreadableImage as `volumes.stack`."""
-    volume = stack(slices)
-    measured = stack([replace(image, values=image.intensities, window=AS_STORED) for image in slices])
+def volume_sample(slices: Sequence[DicomImage], channels: int = 1) -> tuple[Sample, Volume]:
+    """Return ``[channels, z, y, x]`` of a series, and the volume of its first channel.
+
+    Args:
+        slices: of one channel after the other.
+
+    Raises:
+        UnreadableImage: as `volumes.stack`, and ``uneven-channels`` for channels on different grids.
+    """
+    size = len(slices) // channels
+    parts = [slices[start : start + size] for start in range(0, size * channels, size)]
+    if len(slices) % channels:
+        raise UnreadableImage("missing", "a slice of one channel is missing")
+    volumes = [stack(part) for part in parts]
+    first = volumes[0]
+    if any(
+        v.values.shape != first.values.shape or not np.allclose(v.affine, first.affine, atol=SAME_GRID_MM)
+        for v in volumes
+    ):
+        raise UnreadableImage("uneven-channels", "the channels of one sample lie on different grids")
+    measured = [stack([replace(image, values=image.intensities, window=AS_STORED) for image in part]) for part in parts]
     sample = Sample(
-        np.ascontiguousarray(volume.values[None]),
-        volume.spacing_mm,
+        np.stack([volume.values for volume in volumes]),
+        first.spacing_mm,
         sha256=slices_digest(slices),
-        intensities=np.ascontiguousarray(measured.values[None]),
+        intensities=np.stack([volume.values for volume in measured]),
         pixel_sha256=joined_digest(image.pixel_sha256 for image in slices),
-        affine=None if slices[0].geometry.position is None else volume.affine[:, [2, 1, 0, 3]],
+        affine=None if slices[0].geometry.position is None else first.affine[:, [2, 1, 0, 3]],
     )
-    return sample, volume
+    return sample, first
 
 
 def joined_digest(digests: Iterable[str]) -> str:

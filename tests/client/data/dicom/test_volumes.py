@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tests.client.data.dicom_files import write
 
 from salus.client.data.dicom.geometry import Geometry
+from salus.client.data.dicom.grouping import grouped, plane_of_image
 from salus.client.data.dicom.picture import DicomImage, Window, read_dicom
-from salus.client.data.dicom.volumes import split_times, stack
+from salus.client.data.dicom.volumes import stack
 from salus.common.errors import UnreadableImage
 
 AXES = [np.array(a, float) for a in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
@@ -45,9 +46,9 @@ def test_every_orientation_gives_the_same_volume_in_space(
     assert sorted(volume.spacing_mm) == [2.0, 3.0, 5.0]
 
 
-def flat(z: float, value: float = 0.0, side: int = 3, number: int = 0) -> DicomImage:
+def flat(z: float, value: float = 0.0, side: int = 3, number: int = 0, thickness: float = 0.0) -> DicomImage:
     image = slice_at(np.full((side, side), value), AXES[0], AXES[1], np.array([0, 0, z]))
-    return dataclasses.replace(image, instance_number=number)
+    return dataclasses.replace(image, instance_number=number, thickness_mm=thickness)
 
 
 def test_missing_repeated_and_mixed_slices_are_refused() -> None:
@@ -84,12 +85,28 @@ def test_grey_values_mean_the_same_in_every_slice_of_a_volume(tmp_path: Path) ->
     assert volume.values[:, 0, 1] == pytest.approx([0.75] * 3)
 
 
-def test_a_series_in_time_is_several_volumes() -> None:
-    images = [flat(z, value=t, number=t * 10 + z) for t in range(3) for z in (1, 0)]
-    volumes = [stack(slices) for slices in split_times(images)]
-    assert [float(volume.values.mean()) for volume in volumes] == [0.0, 1.0, 2.0]
-    with pytest.raises(UnreadableImage, match="repeated"):
-        split_times([*images, flat(0)])
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+def test_a_distance_that_changes_with_the_thickness_is_no_gap(factor: float) -> None:
+    """A head CT with thin slices at the base and thick ones above is whole; the same places with one thickness are not."""
+    places = [*range(5), *(4 + factor * step for step in range(1, 4))]
+    slices = [flat(place, place / 20, thickness=1.0 if place <= 4 else factor) for place in places]
+    for order in (slices, slices[::-1]):
+        volume = stack(order)
+        assert volume.spacing_mm[0] == 1.0
+        assert volume.values[:, 0, 0] == pytest.approx(np.arange(len(volume.values)) / 20, abs=1e-6)
+    with pytest.raises(UnreadableImage, match="missing between the places 4"):
+        stack([dataclasses.replace(image, thickness_mm=1.0) for image in slices])
+    del slices[6]
+    with pytest.raises(UnreadableImage, match="missing"):  # thick slices may be missing too
+        stack(slices)
+
+
+@pytest.mark.parametrize("odd", [Window(), Window("STRETCH", 0, 0)])
+def test_a_slice_without_a_window_is_shown_under_the_median_of_the_others(odd: Window) -> None:
+    window = Window("LINEAR_EXACT", 0.25, 0.5)
+    slices = [dataclasses.replace(flat(z, 0.1), window=window) for z in range(4)]
+    slices[2] = dataclasses.replace(slices[2], window=odd)
+    assert stack(slices).values == pytest.approx(0.2)
 
 
 def series_of(folder: Path) -> list[tuple[list[DicomImage], list[Path]]]:
@@ -107,6 +124,14 @@ def series_of(folder: Path) -> list[tuple[list[DicomImage], list[Path]]]:
     return list(found.values())
 
 
+def first_volume(images: list[DicomImage]) -> list[DicomImage]:
+    """Return the slices of the first volume of a series."""
+    if len(images) == 1:
+        return images
+    volume, *_ = grouped([plane_of_image(image, str(number)) for number, image in enumerate(images)]).volumes
+    return [images[int(plane.key)] for plane in volume.planes]
+
+
 REAL = ["dcm_qa_ct/In/GE", "dcm_qa_nih/In/20180918GE", "studyforrest_t1"]
 
 
@@ -117,7 +142,7 @@ def test_real_series_lie_where_nibabel_puts_each_slice(shared_data: Path, folder
 
     for images, paths in series_of(shared_data / "dicom" / folder):
         names = {id(image): path for image, path in zip(images, paths, strict=True)}
-        slices = split_times(images)[0]
+        slices = first_volume(images)
         volume = stack(slices)
         rows, columns = slices[0].values.shape[1:]
         corners = []
@@ -138,7 +163,7 @@ def test_a_real_mr_series_has_monais_affine(shared_data: Path, tmp_path: Path) -
 
     images, paths = series_of(shared_data / "dicom" / "dcm_qa_nih" / "In" / "20180918GE")[0]
     names = {id(image): path for image, path in zip(images, paths, strict=True)}
-    slices = split_times(images)[0]
+    slices = first_volume(images)
     for image in slices:
         (tmp_path / names[id(image)].name).symlink_to(names[id(image)])
     volume = stack(slices)
