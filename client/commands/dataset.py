@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salus.client.commands import evaluating, intake
-from salus.client.commands.intake import Folder, Name, Yes
+from salus.client.commands.intake import Channels, Folder, Name, Volumes, Yes
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def add(
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
     labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
     label_column: Annotated[str, typer.Option(help="The column of labels in that CSV.")] = "label",
-    volumes: Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")] = False,
+    volumes: Volumes = False,
+    channels: Channels = "",
     columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
     missing: Annotated[
         str, typer.Option(help="Markers of missing values in a table, separated by commas.")
@@ -62,6 +63,7 @@ def add(
         labels=labels,
         label_column=label_column,
         volumes=volumes,
+        channels=channels,
         columns=words(columns),
         missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above,
@@ -79,10 +81,6 @@ def add(
     )
     catalogue = open_catalogue(folder)
     check_name(name)
-    if not path.exists():
-        from salus.common.errors import DataError
-
-        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
     _read(catalogue, name, kind, path, options)
     show_summary(catalogue.summary(name), as_json=False)
     declared(folder, catalogue, name, yes=yes)
@@ -92,7 +90,10 @@ def _read(catalogue: "Catalogue", name: str, kind: str, path: Path, options: "So
     """Register what a source holds, with progress; `kind` is guessed if it is empty."""
     from salus.client.data.records import ImageRecord, Quarantined
     from salus.client.data.sources import guess_kind, open_source
+    from salus.common.errors import DataError
 
+    if not path.exists():
+        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
     chosen = kind or guess_kind(path)
     with err.status("Reading ...") as progress:
 

@@ -50,6 +50,7 @@ class Target:
         labels: the label file; None if the images have segmentations only.
         declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
         structures: labels of the segments that segmentations keep.
+        channels: see `SourceOptions`.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Target:
     masks: tuple[str, ...] = ()
     declare: bool = True
     structures: tuple[str, ...] = ()
+    channels: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,9 +207,8 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
-    options = SourceOptions(
-        volumes=target.volumes, structures=target.structures
-    )  # images of earlier imports are in the store too
+    # Images of earlier imports are in the store too.
+    options = SourceOptions(volumes=target.volumes, channels=target.channels, structures=target.structures)
     found = itertools.chain(open_source("imported", store, options, catalogue.decoding).scan(), report.files)
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
     stored = sum(1 for _ in store.rglob("*.dcm"))

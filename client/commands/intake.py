@@ -15,7 +15,13 @@ Structures = Annotated[
     str, typer.Option(help="Labels of segments to keep, separated by commas; no label file is needed.")
 ]
 LabelColumn = Annotated[str, typer.Option(help="The column of labels in that CSV.")]
-Volumes = Annotated[bool, typer.Option(help="Take each DICOM series as one 3-D image.")]
+Volumes = Annotated[
+    bool,
+    typer.Option(help="Take DICOM series as 3-D images: one for each echo, time, b-value or other state of a series."),
+]
+Channels = Annotated[
+    str, typer.Option(help="What becomes channels of one 3-D image instead: echo, b-value, time, phase, kind ...")
+]
 Masks = Annotated[
     list[str] | None, typer.Option(help="Where a device burns in text, such as GE:480x640:0,0,40,640; may be repeated.")
 ]
@@ -47,6 +53,7 @@ def import_(
     trusted_network: Trusted = False,
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
+    channels: Channels = "",
     structures: Structures = "",
     mask: Masks = None,
     allow_missing: AllowMissing = False,
@@ -61,9 +68,7 @@ def import_(
         raise ConfigError("Expected either a folder or zip, or --pacs.", remedy="Give one of them.")
     tls = Tls(authority, certificate, key, trusted_network)
     files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
-    target = Target(
-        folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False, structures=words(structures)
-    )
+    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels)
     _imported(run_import(target, files), folder, name, yes, allow_missing)
 
 
@@ -81,6 +86,7 @@ def receive(
     trusted_network: Trusted = False,
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
+    channels: Channels = "",
     structures: Structures = "",
     mask: Masks = None,
     yes: Yes = False,
@@ -90,9 +96,7 @@ def receive(
     from salus.client.commands.importing import Target, Tls, pushed_files, run_import
 
     files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
-    target = Target(
-        folder, name, labels, label_column, volumes, tuple(mask or ()), declare=False, structures=words(structures)
-    )
+    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels)
     _imported(run_import(target, files), folder, name, yes)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydicom.dataset import Dataset
 
-from salus.common.errors import UnreadableImage
+from salus.common.errors import DataError
 
 Value = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=80)]
 Dimensions = Annotated[dict[Annotated[str, Field(pattern=r"^[a-z-]{1,20}$")], Value], Field(max_length=24)]
@@ -108,9 +108,9 @@ def keep_dimensions(clean: Dataset, dataset: Dataset, secret: bytes) -> None:
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a dimension; raises UnreadableImage for a word that names none."""
-    if name not in NAMES:
-        raise UnreadableImage("unknown-dimension", f"expected one of {', '.join(NAMES)}")
+    """Return the name of a dimension, or nothing; raises DataError for a word that names none."""
+    if name and name not in NAMES:
+        raise DataError(f"Expected one of {', '.join(NAMES)}, got {name!r}.", remedy="Correct --channels.")
     return name
 
 

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from salus.client.data.dicom.decoders import load_decoders, try_volume
+from salus.client.data.dicom.dimensions import checked_name
 from salus.client.data.dicom.geometry import plane_affine
 from salus.client.data.dicom.picture import DicomImage, read_image
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
@@ -37,7 +38,7 @@ from salus.client.data.sources.dicom_samples import (
 from salus.client.data.sources.dicom_series import Part, channels_of, key_of, parts_of
 from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
 from salus.client.data.structures import Mask, checked_names
-from salus.common.errors import UnreadableImage
+from salus.common.errors import DataError, UnreadableImage
 
 SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
 SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
@@ -64,6 +65,8 @@ class DicomFolder:
         self._files = files
         self._options = options
         checked_names(options.structures)
+        if checked_name(options.channels) and not options.volumes:
+            raise DataError("--channels joins volumes, got it without --volumes.", remedy="Add --volumes.")
         self._index = index_of(files, options)
         self._labels: Labels | None = None
         if options.unlabelled or options.labels or has_label_file(files) or not self._annotated():

@@ -11,7 +11,7 @@ from tests.client.data.dicom_files import make
 from salus.client.data.dicom.deidentify import Rules, deidentify
 from salus.client.data.dicom.dimensions import KINDS, NAMES, checked_name, dimensions_of, keep_dimensions
 from salus.client.data.dicom.picture import read_image
-from salus.common.errors import UnreadableImage
+from salus.common.errors import DataError
 
 RULES = Rules(lambda kind, value: "a" * 32, b"s" * 32)
 NUMBERS = {
@@ -108,5 +108,5 @@ def test_the_most_specific_part_decides() -> None:
 def test_only_known_dimensions_can_be_chosen() -> None:
     assert checked_name("echo") == "echo"
     assert "direction" in NAMES
-    with pytest.raises(UnreadableImage, match="echo"):
+    with pytest.raises(DataError, match="echo"):
         checked_name("eccho")
