@@ -1,5 +1,6 @@
 """A value measured under noise, with its standard error, and how it is printed."""
 
+import math
 from collections.abc import Mapping
 
 from salus.common.strict import Strict
@@ -44,10 +45,11 @@ def metric_text(metric: Metric) -> str:
 
 
 def to_plain(metrics: Metrics) -> dict[str, object]:
-    """Return metrics as they are written to events, cards and JSON."""
+    """Return metrics as they are written to events, cards and JSON; a number that is not finite is left out."""
     return {
         name: metric.model_dump(mode="json") if isinstance(metric, Estimate) else metric
         for name, metric in metrics.items()
+        if isinstance(metric, Estimate) or math.isfinite(metric)
     }
 
 

@@ -83,8 +83,11 @@ def precision_recall_points(
 
 
 def one_against_the_rest(names: Sequence[str], histograms: npt.NDArray[np.float64]) -> Figures:
-    """Return the ROC and precision-recall curves of each score, from exact histograms ``[scores, 2, bins]``."""
-    pairs = list(zip(names, histograms, strict=True))[:MAX_CURVES]
+    """Return the ROC and precision-recall curves of each score, from exact histograms ``[scores, 2, bins]``.
+
+    Cells below 0, which no site has honestly added, count as empty.
+    """
+    pairs = list(zip(names, np.maximum(histograms, 0.0), strict=True))[:MAX_CURVES]
     roc = [Curve(name=name, points=roc_points(h[0], h[1])) for name, h in pairs]
     recall = [Curve(name=name, points=precision_recall_points(h[0], h[1])) for name, h in pairs]
     return Figures(

@@ -22,6 +22,7 @@ Numbers = npt.NDArray[np.float64]
 DISTANCE, SPREAD, FIRST, GAP = (1.5, 2.0), (0.0, 0.4), (-1.35, 2.0), (-0.36, 1.5)
 LEAST_ITEMS = 2.0  # the items of a class must be this many of their standard errors above zero
 STEPS, STEP = 60, 1e-5
+STEEPEST = 20.0  # exponent beyond which a curve is a step; the search may try any
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Curve:
 
 
 def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
-    """Return the curve of noisy counts, or None if a class cannot be distinguished from an empty one.
+    """Return the curve of noisy counts, or None if a class cannot be distinguished from an empty one, or nothing fits.
+
+    A site may add whatever it likes, and must not be able to end a job by it.
 
     Args:
         counts: ``[2, cells]``, negatives first, cells by ascending score; may be negative.
@@ -50,6 +53,20 @@ def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
     least = max(0.5, LEAST_ITEMS * noise_sd * float(np.sqrt(cells)))
     if (counts.sum(axis=1) < least).any():
         return None
+    with np.errstate(all="ignore"):  # what is not finite is found below
+        try:
+            at, value, total, noise = _fitted(counts, noise_sd)
+        except np.linalg.LinAlgError:
+            return None
+        spread = float(np.exp(at[3]))
+    if not np.isfinite([value, total, noise, at[2], spread]).all():
+        return None
+    area = Estimate(value=value, standard_error=_larger_side(value, total), noise_error=_larger_side(value, noise))
+    return Curve(area, float(at[2]), spread)
+
+
+def _fitted(counts: Numbers, noise_sd: float) -> tuple[Numbers, float, float, float]:
+    """Return the parameters, the area, its standard error and the part of it that is due to the noise."""
     y, (start, precision) = counts.reshape(-1), _prior(counts)
     at = _minimise(y, noise_sd, start, precision)
     expected, jacobian = _expected(at), _jacobian(at)
@@ -58,9 +75,7 @@ def fit_curve(counts: Numbers, noise_sd: float) -> Curve | None:
     gradient = _slope(_area, at)
     by_cell = gradient @ covariance @ jacobian.T * weights
     value, total = float(_area(at)), float(np.sqrt(gradient @ covariance @ gradient))
-    noise = float(noise_sd * np.sqrt((by_cell**2).sum()))
-    area = Estimate(value=value, standard_error=_larger_side(value, total), noise_error=_larger_side(value, noise))
-    return Curve(area, float(at[2]), float(np.exp(at[3])))
+    return at, value, total, float(noise_sd * np.sqrt((by_cell**2).sum()))
 
 
 def _larger_side(area: float, error: float) -> float:
@@ -110,15 +125,15 @@ def _minimise(y: Numbers, noise_sd: float, start: Numbers, precision: Numbers) -
 def _expected(at: Numbers) -> Numbers:
     """Return the expected counts for parameters ``[..., p]``."""
     distance, spread, first = at[..., 2:3], at[..., 3:4], at[..., 4:5]
-    thresholds = np.concatenate([first, first + np.cumsum(np.exp(np.minimum(at[..., 5:], 20.0)), axis=-1)], axis=-1)
-    below = [_phi(thresholds), _phi(np.exp(spread) * thresholds - distance)]
+    thresholds = np.concatenate([first, first + np.cumsum(np.exp(np.minimum(at[..., 5:], STEEPEST)), axis=-1)], axis=-1)
+    below = [_phi(thresholds), _phi(np.exp(np.minimum(spread, STEEPEST)) * thresholds - distance)]
     ends = [np.zeros_like(first), np.ones_like(first)]
     shares = [np.diff(np.concatenate([ends[0], part, ends[1]], axis=-1), axis=-1) for part in below]
     return np.concatenate([at[..., 0:1] * shares[0], at[..., 1:2] * shares[1]], axis=-1)
 
 
 def _area(at: Numbers) -> Numbers:
-    return _phi(at[..., 2] / np.sqrt(1 + np.exp(2 * at[..., 3])))
+    return _phi(at[..., 2] / np.sqrt(1 + np.exp(2 * np.minimum(at[..., 3], STEEPEST))))
 
 
 def _jacobian(at: Numbers) -> Numbers:

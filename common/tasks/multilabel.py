@@ -111,7 +111,9 @@ class MultiLabel(ImagesOrRows):
         histograms = self._histograms(totals)
         middle = SCORE_BINS // 2
         right = histograms[:, 0, :middle].sum() + histograms[:, 1, middle:].sum()
-        result = {"accuracy": float(right / histograms.sum()), "loss": float(totals[1] * LOSS_LIMIT / items)}
+        result = {"loss": float(totals[1] * LOSS_LIMIT / items)}
+        if histograms.sum() > 0:
+            result["accuracy"] = float(right / histograms.sum())
         areas = {}
         for name, histogram in zip(self.settings.classes, histograms, strict=True):
             area = area_under_curve(histogram[0], histogram[1])

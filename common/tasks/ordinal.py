@@ -56,10 +56,15 @@ class Ordinal(ImagesOrRows):
 
 
 def ordinal_metrics(confusion: Totals) -> dict[str, float]:
-    """Return the mean distance of the predicted from the true grade, and kappa if both vary; rows are true grades."""
+    """Return the mean distance of the predicted from the true grade, and kappa if both vary; rows are true grades.
+
+    Empty without items.
+    """
     grades = np.arange(len(confusion))
     distance = np.abs(grades[:, None] - grades)
     items = confusion.sum()
+    if items <= 0:
+        return {}
     by_chance = np.outer(confusion.sum(axis=1), confusion.sum(axis=0)) / items
     result = {"mean_grade_error": float((distance * confusion).sum() / items)}
     expected = (distance**2 * by_chance).sum()

@@ -102,7 +102,8 @@ class Regression(ImagesOrRows):
         if items < 0.5:
             return {}
         error, squared, true, true_squared = totals[1:] / items
-        result = {"mae": float(error * self.range), "rmse": float(math.sqrt(squared) * self.range)}
+        # A site that adds what no row can be must not end the job of all others.
+        result = {"mae": float(error * self.range), "rmse": float(math.sqrt(max(squared, 0.0)) * self.range)}
         variance = true_squared - true**2
         if variance > 1e-12:
             result["r2"] = float(1 - squared / variance)

@@ -1,13 +1,17 @@
 """Rows of whatever a model may put out: each entry from 0 to 1, row i from item i alone, private rows of norm at most one."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salus.common.batch import example_batch
+from salus.common.canonical import canonical_json
+from salus.common.estimates import to_plain
 from salus.common.job import parse_job
 from salus.common.models import build_model
 from salus.common.tasks import TASKS, make_task
@@ -68,3 +72,26 @@ def test_rows_keep_their_bounds_whatever_a_model_puts_out(kind: str, data: st.Da
         assert torch.equal(task.rows(outputs[alone], batch.rows(alone))[0], rows[item])
         assert torch.equal(task.private_rows(outputs[alone], batch.rows(alone))[0], private[item])
     assert all(math.isfinite(value) for value in task.metrics(rows.sum(dim=0).numpy()).values())
+
+
+SUMS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.4, 5.0, -7.0, 1e-30, 1e9, -1e9])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_one_site_cannot_end_a_job_by_sums_that_no_rows_have(kind: str, data: st.DataObject) -> None:
+    """Only sums are seen, so nobody can tell which site added a negative squared error; the metrics of the round are odd then."""
+    task, _ = WORLDS[kind]
+    tried = np.array(data.draw(st.lists(SUMS, min_size=8, max_size=8)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    totals = tried[rng.integers(0, 8, task.statistics_size)]
+    totals[0] = abs(totals[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert canonical_json(to_plain(task.metrics(totals)))
+        assert canonical_json(task.figures(totals).model_dump(mode="json"))
+        noised = tried[rng.integers(0, 8, task.private_statistics_size)]
+        for noise_sd in (1e-9, 1.0, 100.0):
+            assert canonical_json(to_plain(task.private_metrics(noised, noise_sd)))
+            assert canonical_json(task.private_figures(noised, noise_sd).model_dump(mode="json"))
