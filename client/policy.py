@@ -33,8 +33,10 @@ class Policy(Strict):
             of the sites collude with the coordinator; local noise trusts no other party.
         key_holders: numbers, on the roster, of the sites to whose key this site may encrypt; the key holder can read every
             update. Empty refuses every encrypted job. Name one only: two of them, with colluding sites, could compare their sums.
-        min_patients_per_cell: smallest number of this site's patients behind any figure of statistics without noise; smaller
-            cells are suppressed.
+        min_patients_per_cell: smallest number of this site's patients behind any figure of statistics or of a subgroup without
+            noise; smaller cells are suppressed.
+        allow_site_results: accept jobs that report how well the model does at single sites. The total minus the others shows a
+            site that is not listed, too, so every site of such a job must allow it.
         tasks: kinds of tasks that may run, or ``statistics``; empty allows every installed one.
         datasets: names of the data sets that jobs may use; empty allows every registered one.
         max_rounds: largest number of rounds of a job.
@@ -55,6 +57,7 @@ class Policy(Strict):
     allow_distributed_noise: bool = True  # masking makes the same assumption
     key_holders: tuple[int, ...] = ()
     min_patients_per_cell: Annotated[int, Field(ge=1)] = 5  # a common rule of registries
+    allow_site_results: bool = False  # a low figure may be held against the hospital
     tasks: tuple[str, ...] = ()
     datasets: tuple[str, ...] = ()
     max_rounds: Annotated[int, Field(ge=1)] = 1000
@@ -103,6 +106,12 @@ class Policy(Strict):
             yield Refused(
                 f"This site's policy does not allow the data set {job.task.dataset!r}.",
                 remedy="Ask the site's operator.",
+            )
+        if "site" in job.evaluation.subgroups and not self.allow_site_results:
+            yield Refused(
+                "This site's policy does not allow a job that reports the model's results at single sites.",
+                remedy='Leave "site" out of evaluation.subgroups, or let the site\'s operator set allow_site_results = true in '
+                "policy.toml.",
             )
         if job.job.rounds > self.max_rounds:
             yield Refused(

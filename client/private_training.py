@@ -15,12 +15,15 @@ import torch
 
 from salus.client.correction import Correction
 from salus.client.data.tensors import TensorSet, Use
+from salus.client.grouping import patient_vector
 from salus.client.training import EVALUATION_BATCH, Trainer
 from salus.common.batch import Batch
 from salus.common.errors import UnreadableImage, WireError
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
 from salus.common.strategies.base import PLAIN, LocalRule
+from salus.common.subgroups import groups_of
+from salus.common.subgroups.base import Groups
 from salus.common.tasks.steps import has_noise, noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.calls import OtherCalls
@@ -139,31 +142,36 @@ class PrivateTrainer:
         return direction
 
     def statistics(self, parameters: FloatVector, data: TensorSet | None) -> DoubleVector:
-        """Return the summed private statistics, each patient the mean of its images, with local noise in local mode; float64,
-        because rounding a large sum in single precision could change it by more than the noise covers for one patient."""
+        """Return the sum of all patients' private statistics, each the mean of its images, see `patient_vector`; float64.
+
+        In local mode with local noise. Rounding a large sum in single precision could change it by more than the noise covers
+        for one patient.
+        """
         trainer = self._trainer
         task = trainer.task
-        total = torch.zeros(task.private_statistics_size, dtype=torch.float64)
+        groups = groups_of(trainer.job)
+        total = torch.zeros(task.private_statistics_size * (1 + groups.count), dtype=torch.float64)
         self.left_out.clear()
         write_parameters(trainer.model, trainer.layout, parameters)
         trainer.model.eval()
         with torch.inference_mode():
             for images in data.by_patient() if data is not None else []:
                 try:
-                    rows = list(self._rows_of(data, torch.tensor(images)))
-                    mean = torch.nan_to_num(torch.cat(rows).mean(dim=0), 0.0, 0.0, 0.0)
+                    total += self._patient(data, torch.tensor(images), groups)
                 except Exception as problem:
                     self._without(problem)
-                    continue
-                total += mean / max(1.0, float(mean.norm()))
         if self._plan.mode == "local":
             sigma = self._plan.evaluation_noise_multiplier * sensitivity_l2(trainer.job, "evaluate")
             total = noised(total, sigma, Stream(self._random))
         result: DoubleVector = total.numpy()
         return result
 
-    def _rows_of(self, data: TensorSet | None, images: torch.Tensor) -> Iterator[torch.Tensor]:
-        assert data is not None  # Safe because rows are only asked for of a data set's patients.
+    def _patient(self, data: TensorSet | None, images: torch.Tensor, groups: Groups) -> torch.Tensor:
+        assert data is not None  # Safe because only a data set's patients are asked for.
+        rows, places = torch.cat(list(self._rows_of(data, images))), data.places(images)
+        return patient_vector(rows, places, groups)
+
+    def _rows_of(self, data: TensorSet, images: torch.Tensor) -> Iterator[torch.Tensor]:
         task, noise = self._trainer.task, torch.Generator().manual_seed(0)
         for rows in data.parts(images, EVALUATION_BATCH):
             batch = with_noise(data.batch(rows).to(self._trainer.device), task.spec, noise)

@@ -14,6 +14,7 @@ import numpy as np
 
 from salus.client.data.loading import LocalData
 from salus.client.data.troubles import Finding
+from salus.client.grouping import GroupSums
 from salus.client.ledger.store import Ledger
 from salus.client.local_half import LocalHalf
 from salus.client.model_checks import check_first_model
@@ -24,7 +25,10 @@ from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.strategies.base import PLAIN, LocalRule
+from salus.common.subgroups import groups_of
+from salus.common.subgroups.exact import GroupTotals, nobody, to_entries
 from salus.common.sums.exact import to_limbs
+from salus.common.tasks.base import Totals
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape, scale_of
 from salus.privacy.dp.plan import Plan
@@ -118,6 +122,9 @@ class RunningJob:
     Args:
         local: the site's half of the job's strategy.
         order: secret from which the order of training without noise follows, see `training_seed`.
+        least: fewest validation patients with which the site evaluates the model, and in a subgroup that it does not hide. A site
+            with fewer in all sends no metrics in any round of a job with subgroups: otherwise they would be the difference
+            between the total and the groups.
     """
 
     job: Job
@@ -132,6 +139,10 @@ class RunningJob:
     local: LocalHalf
     finding: Finding | None = None
     order: bytes = b""
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        self.groups = groups_of(self.job)
 
     @property
     def usable(self) -> bool:
@@ -173,9 +184,9 @@ class RunningJob:
             if not self.protection.protects:
                 raise
             self._nothing(request, problem)
-            nobody = to_limbs(np.zeros(len(COHORT)))  # the same length of zeros as a site without patients has
-            metrics = np.zeros(shape.statistics - len(nobody))
-            return Contribution(np.zeros(shape.parameters, np.float32), 0.0, np.concatenate([metrics, nobody]))
+            size = self.trainer.task.statistics_size
+            statistics = self._statistics(np.zeros(size), (0,) * len(COHORT), None, shape.kind)
+            return Contribution(np.zeros(shape.parameters, np.float32), 0.0, statistics)
 
     def _plain(
         self, request: Request, model: FloatVector, rule: LocalRule, shape: Shape, site: int, late: DataKind
@@ -188,17 +199,35 @@ class RunningJob:
                 "This site contributed no training data to an earlier sum over this data set, so it contributes none now.",
                 remedy="It takes part from the next cohort_epoch on, when all operators agree on one.",
             )
-        bound = job.aggregation.max_patients
         used = data.train.patients, len(data.train), sum(data.left_out.values()), int(rule.restarted)
-        validated = len(data.validation) > 0 and DataKind.VALIDATION not in late
-        metrics = trainer.evaluate(model, data.validation) if validated else np.zeros(trainer.task.statistics_size)
+        validated = data.validation.patients >= self.least and DataKind.VALIDATION not in late
+        size = trainer.task.statistics_size
+        groups = GroupSums(self.groups, size) if self.groups.count and shape.kind == "evaluate" else None
+        metrics = trainer.evaluate(model, data.validation, groups) if validated else np.zeros(size)
         kinds = DataKind.TRAINING | (DataKind.VALIDATION if validated else DataKind.NONE)
-        statistics = np.concatenate([metrics / bound, to_limbs(np.array(used, float))])
+        grouped = groups.totals(data.validation, self.least) if groups is not None and validated else None
+        statistics = self._statistics(metrics, used, grouped, shape.kind)
         if shape.kind == "evaluate":
             return Contribution(np.zeros(0, np.float32), 0.0, statistics, kinds)
         update = trainer.train(model, data.train, training_seed(job, site, request.round, self.order), rule)
         self._trained(request, data)
+        bound = job.aggregation.max_patients
         return Contribution(update, min(data.train.patients, bound) / bound, statistics, kinds)
+
+    def _statistics(
+        self, metrics: Totals, used: tuple[int, ...], grouped: GroupTotals | None, kind: Kind
+    ) -> DoubleVector:
+        """Return the statistics of a round without noise, each entry from 0 to 1.
+
+        Args:
+            used: the numbers of `COHORT`.
+            grouped: sums of the subgroups; None for a site that evaluates nothing.
+        """
+        bound = self.job.aggregation.max_patients
+        parts = [metrics / bound, to_limbs(np.array(used, float))]
+        if kind == "evaluate":
+            parts.append(to_entries(grouped or nobody(self.groups, len(metrics)), bound))
+        return np.concatenate(parts)
 
     def _private(
         self, private: Private, plan: Plan, request: Request, model: FloatVector, rule: LocalRule, shape: Shape

@@ -150,10 +150,13 @@ class Site:
 
     def _question(self, job: Job, *, remember: bool = True) -> None:
         """Refuse a job without noise that asks about the same data in another way than an earlier one; else remember it."""
-        measures = job.statistics
-        if not job.privacy.noised and (measures is not None or protection_of(job).protects):
-            least = max(self._policy().min_patients_per_cell, measures.min_patients if measures is not None else 0)
-            self._store.ask(scope_of(job), questions_of(job, least), remember=remember)
+        if not job.privacy.noised and (job.statistics is not None or protection_of(job).protects):
+            self._store.ask(scope_of(job), questions_of(job, self._least(job)), remember=remember)
+
+    def _least(self, job: Job) -> int:
+        """Return the fewest patients of this site in a cell of statistics or a subgroup that it does not hide."""
+        asked = job.evaluation.min_patients if job.statistics is None else job.statistics.min_patients
+        return max(self._policy().min_patients_per_cell, asked)
 
     def _protect(
         self, request: Request, running: Running, model: bytes, shape: Shape, contribution: Contribution
@@ -285,7 +288,7 @@ class Site:
         finding: Finding | None = None
         memory = Memory.of(self._performance, self._cache)
         try:
-            data: LocalData | None = local_data(self._catalogue, job, task, memory, patients)
+            data: LocalData | None = local_data(self._catalogue, job, task, memory, patients, self.site_id)
         except Exception as problem:
             finding = Finding(describe(problem))
             self._watch.note(job.task.dataset, finding)
@@ -303,7 +306,7 @@ class Site:
             )
         return RunningJob(
             job, job_id, document, protection, trainer, data, self._events, account, private, local,
-            finding=finding, order=self._order,
+            finding=finding, order=self._order, least=self._least(job) if job.evaluation.subgroups else 1,
         )  # fmt: skip
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ import torch
 from salus.client.correction import Correction
 from salus.client.data.prefetch import batches
 from salus.client.data.tensors import TensorSet, Use
+from salus.client.grouping import GroupSums
 from salus.client.performance import Performance
 from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
@@ -84,8 +85,12 @@ class Trainer:
             correct()
         optimizer.step()
 
-    def evaluate(self, parameters: FloatVector, data: TensorSet) -> Totals:
-        """Return the summed rows of the model with these parameters over all samples."""
+    def evaluate(self, parameters: FloatVector, data: TensorSet, groups: GroupSums | None = None) -> Totals:
+        """Return the summed rows of the model with these parameters over all samples.
+
+        Args:
+            groups: to which the rows are added, too.
+        """
         write_parameters(self.model, self.layout, parameters)
         self.model.eval()
         totals = np.zeros(self.task.statistics_size)
@@ -95,7 +100,10 @@ class Trainer:
         with torch.inference_mode():
             for rows in data.parts(torch.arange(len(data)), size):
                 batch = with_noise(data.batch(rows).to(self.device), self.task.spec, noise)
-                totals += self.task.rows(self.task.infer(self.model, batch), batch).sum(dim=0).numpy()
+                found = self.task.rows(self.task.infer(self.model, batch), batch)
+                totals += found.sum(dim=0).numpy()
+                if groups is not None:
+                    groups.add(found, data.places(rows))
         return totals
 
 

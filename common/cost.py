@@ -19,6 +19,7 @@ from salus.common.batch import empty_batch
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job, TaskSettings
 from salus.common.models import MODELS, freeze, input_features
+from salus.common.subgroups import groups_of
 from salus.common.sums import sums_of
 from salus.common.sums.base import cells_of
 from salus.common.tasks import make_task
@@ -63,7 +64,7 @@ def cost_of(job: Job) -> Cost:
         patients = job.aggregation.max_patients  # one flag for each patient and cell
         return Cost(0, image, cells, cells * (BYTES_PER_CELL + patients) + 16 * image)
     parameters, frozen, activations = _measured(job.task)
-    cells = make_task(job.task).statistics_size
+    cells = make_task(job.task).statistics_size * (1 + groups_of(job).count)
     each = BYTES_PER_PRIVATE_ACTIVATION if job.privacy.noised else BYTES_PER_ACTIVATION
     # With noise, a pass takes only as many rows as are efficient, whatever the batch size; see `private_training`.
     batch = min(job.training.batch_size, MOST_PRIVATE_ROWS) if job.privacy.noised else job.training.batch_size

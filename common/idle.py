@@ -34,6 +34,12 @@ def without_effect(job: "Job") -> Mapping[str, str]:
     if not job.privacy.noised:
         idle = sorted(set(Privacy.model_fields) - ALWAYS)
         found |= dict.fromkeys((f"privacy.{key}" for key in idle), 'privacy.noise is "none"')
+    if not job.evaluation.subgroups:
+        found["evaluation.min_patients"] = "evaluation.subgroups is empty"
+    elif job.privacy.noised:
+        found["evaluation.min_patients"] = "noise, and not the size of a group, protects its patients"
+    if job.statistics is not None:
+        found["evaluation.subgroups"] = "a job with a section statistics trains no model"
     stepless = ""
     if job.statistics is not None:
         stepless = "a job with a section statistics trains nothing"

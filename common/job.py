@@ -16,6 +16,7 @@ from salus.common.canonical import canonical_json
 from salus.common.errors import JobError
 from salus.common.identity import Identity, Signed
 from salus.common.idle import refuse_idle
+from salus.common.job_evaluation import Evaluation
 from salus.common.job_sections import (
     MAX_COLUMNS,
     MAX_INPUT_NUMBERS,
@@ -38,6 +39,7 @@ __all__ = [
     "MAX_INPUT_NUMBERS",
     "MEASURED",
     "Aggregation",
+    "Evaluation",
     "Job",
     "JobHead",
     "Privacy",
@@ -72,6 +74,7 @@ class Job(Strict):
     training: Plugged[Training] = Field(default_factory=Training)
     aggregation: Plugged[Aggregation] = Field(default_factory=Aggregation)
     privacy: Privacy = Privacy()
+    evaluation: Plugged[Evaluation] = Field(default_factory=Evaluation)
     statistics: Plugged[Statistics] | None = None
     _document: bytes = PrivateAttr(default=b"")  # the canonical bytes, once they are known
 
@@ -112,6 +115,14 @@ class Job(Strict):
             raise ValueError("expected privacy.steps_per_round = 1 with distributed noise and for statistics")
         if self.privacy.noise == "distributed" and epochs is not None:
             raise ValueError("expected no training.local_epochs with distributed noise: a round is one step")
+        return self
+
+    @model_validator(mode="after")
+    def _subgroups_are_evaluated(self) -> Self:
+        if self.evaluation.subgroups and self.statistics is not None:
+            raise ValueError("expected no evaluation.subgroups with the section statistics, which trains no model")
+        if self.evaluation.subgroups and self.privacy.noised and self.privacy.evaluation_share == 0:
+            raise ValueError("expected privacy.evaluation_share above 0 with evaluation.subgroups")
         return self
 
     @property

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from salus.common.explain import NOTHING, summary_of, words_of
 from salus.common.job import Job
 from salus.common.registry import own_settings
-from salus.common.sections import Plugin, Section, assemble, registry_at
+from salus.common.sections import Plugin, Section, assemble, registry_at, takes_several
 from salus.common.strict import Strict
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -25,11 +25,13 @@ class Choice:
 
     Args:
         names: for each key that names a plug-in, the names that are possible here; without names the key is left out.
-        needed: those of them that must be stated.
+        listed: for each key that names a list of plug-ins, the names that are possible; keys of theirs are never required.
+        needed: those of `names` that must be stated.
         chosen: the settings, for `sections.assemble`.
     """
 
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    listed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needed: frozenset[str] = frozenset()
     chosen: tuple[Plugin, ...] = ()
 
@@ -57,6 +59,13 @@ def _choices(owner: type[Strict], choices: tuple[Choice, ...]) -> tuple[Choice, 
     for key, place in vars(owner).get("plugins", {}).items():
         default = None if owner.model_fields[key].is_required() else owner.model_fields[key].default
         registry = registry_at(place)
+        if takes_several(owner.model_fields[key].annotation):
+            every = tuple((name, own_settings(registry.get(name))) for name in registry.names())
+            choices = tuple(
+                replace(choice, listed={**choice.listed, key: tuple(registry.names())}, chosen=choice.chosen + every)
+                for choice in choices
+            )
+            continue
         groups: dict[type[Strict] | None, list[str]] = {}
         for name in registry.names():
             groups.setdefault(own_settings(registry.get(name)), []).append(name)
@@ -68,7 +77,8 @@ def _choices(owner: type[Strict], choices: tuple[Choice, ...]) -> tuple[Choice, 
                 extended.append(replace(choice, names={**choice.names, key: ()}, chosen=choice.chosen + settings))
             for own, names in groups.items():
                 needed = choice.needed if default in names else choice.needed | {key}
-                wider = Choice({**choice.names, key: tuple(names)}, needed, (*choice.chosen, (names[0], own)))
+                chosen = (*choice.chosen, (names[0], own))
+                wider = Choice({**choice.names, key: tuple(names)}, choice.listed, needed, chosen)
                 extended += [wider] if own is None else _choices(own, (wider,))
         choices = tuple(extended)
     return choices
@@ -84,8 +94,11 @@ def _table(section: type[Section], choice: Choice) -> dict[str, Any]:
             properties[key] = {**properties[key], "enum": list(names)}
         else:
             del properties[key]
-    named = {key for key in choice.names if key in choice.needed}
-    table["required"] = sorted(({*table.get("required", [])} - set(choice.names)) | named)
+    required = {*table.get("required", [])} - set(choice.names)
+    for key, names in choice.listed.items():
+        properties[key] = {**properties[key], "items": {"enum": list(names)}}
+        required &= set(section.model_fields)
+    table["required"] = sorted(required | {key for key in choice.names if key in choice.needed})
     table["title"] = ", ".join("/".join(names) for names in choice.names.values() if names) or section.__name__
     return table
 

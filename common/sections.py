@@ -8,6 +8,7 @@ Keys are flat: no two plug-ins of one section may have the same key.
 import functools
 import importlib
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast
 
@@ -34,8 +35,9 @@ class Section(Strict):
 
     Class attributes of the section, and of the settings of a plug-in that has plug-ins of its own:
 
-    - ``plugins``: for each key that names a plug-in, its registry, or where that is as ``module:attribute``. The registry's
-      module imports its plug-ins' settings and these import the section, so the section cannot import the registry;
+    - ``plugins``: for each key that names a plug-in, or a list of them, its registry, or where that is as
+      ``module:attribute``. The registry's module imports its plug-ins' settings and these import the section, so the section
+      cannot import the registry;
     - ``omitted``: for a key that may be left out, the plug-ins that may then be used: all their keys are known;
     - ``nothing``: the name that stands for no plug-in.
 
@@ -74,13 +76,14 @@ class Section(Strict):
     def elsewhere(cls, key: str) -> str:
         """Return the plug-ins of this section that have a key; empty if none has it."""
         base = cls.__bases__[-1] if cls.assembled else cls
-        found: list[str] = []
+        fields, found = cast(type[Strict], base).model_fields, list[str]()
         for naming, place in vars(base).get("plugins", {}).items():
             registry = registry_at(place)
             for name in registry.names():
                 own = own_settings(registry.get(name))
                 if own is not None and key in own.model_fields:
-                    found.append(f'{naming} = "{name}"')
+                    several = takes_several(fields[naming].annotation)
+                    found.append(f'{naming} = ["{name}"]' if several else f'{naming} = "{name}"')
         return " or ".join(found)
 
     @classmethod
@@ -135,7 +138,13 @@ def _names(owner: type[Strict], key: str, values: Mapping[str, Any]) -> tuple[st
     name = values.get(key, None if field.is_required() else field.default)
     if name is None:
         return tuple(vars(owner).get("omitted", {}).get(key, ()))
-    return (name,) if isinstance(name, str) else ()
+    names = (name,) if isinstance(name, str) else name if isinstance(name, list | tuple) else ()
+    return tuple(name for name in names if isinstance(name, str))
+
+
+def takes_several(annotation: object) -> bool:
+    """Return whether a key of this type names a list of plug-ins."""
+    return typing.get_origin(annotation) is tuple
 
 
 def registry_at(place: str | Registry) -> Registry:

@@ -10,6 +10,8 @@ import math
 from salus.common.cost import cost_of
 from salus.common.errors import JobError
 from salus.common.job import Job
+from salus.common.subgroups import groups_of
+from salus.common.subgroups.exact import grouped_size
 from salus.common.sums import sums_of
 from salus.common.sums.base import cells_of
 from salus.common.sums.exact import exact_size
@@ -46,7 +48,7 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
         parameters: of the network.
 
     With differential privacy, every entry is noised: training has no statistics, and the statistics of an evaluation take the
-    place of the update.
+    place of the update. The rows of an evaluation are followed by those of each subgroup.
 
     Raises:
         JobError: an evaluation in a job without one.
@@ -54,6 +56,8 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
     clip_norm_l2 = job.aggregation.update_clip_norm_l2
     if not job.privacy.noised:
         statistics = task.statistics_size + exact_size(len(COHORT))
+        if kind == "evaluate":
+            statistics += grouped_size(groups_of(job), task.statistics_size)
         return Shape(parameters if kind == "train" else 0, statistics, clip_norm_l2, kind)
     if kind == "train":
         return Shape(parameters, 0, clip_norm_l2 + _room(job, "train", parameters), kind)
@@ -61,7 +65,7 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
         raise JobError(
             "This job does not evaluate its model at the sites.", remedy="Set privacy.evaluation_share above 0."
         )
-    size = task.private_statistics_size
+    size = task.private_statistics_size * (1 + groups_of(job).count)
     return Shape(size, 0, float(job.aggregation.max_patients) + _room(job, "evaluate", size), kind)
 
 

@@ -1,7 +1,8 @@
 """How exact the evaluation of a job with noise will be, computed from the job alone before it starts."""
 
-from salus.common.estimates import Estimate
+from salus.common.estimates import NOTHING, Estimate
 from salus.common.job import Job
+from salus.common.subgroups import groups_of
 from salus.common.tasks import make_task
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import shape_of
@@ -15,8 +16,11 @@ WORDS = {
 }
 
 
-def foretold(job: Job, sites: int) -> dict[str, Estimate]:
+def foretold(job: Job, sites: int, share: float = 1.0) -> dict[str, Estimate]:
     """Return the metrics of a typical model with their expected errors if `sites` sites answer; empty without noise.
+
+    Args:
+        share: of the patients that are in one subgroup.
 
     Each site is assumed to have ``privacy.patients_per_site`` patients, ``training.validation_fraction`` of them for validation.
     """
@@ -24,7 +28,7 @@ def foretold(job: Job, sites: int) -> dict[str, Estimate]:
         return {}
     task = make_task(job.task)
     noise = noise_in_sum(job, shape_of(job, "evaluate", 0, task), roster=sites, sites=sites)
-    metrics = task.foretold(sites * validation_patients(job), noise)
+    metrics = task.foretold(share * sites * validation_patients(job), noise * groups_of(job).norm_l2)
     return {name: metric for name, metric in metrics.items() if isinstance(metric, Estimate)}
 
 
@@ -56,4 +60,17 @@ def exactness(job: Job, sites: int) -> str:
         return (
             f"The final {first} will be too noisy to say {cohort}: raise privacy.evaluation_share or privacy.epsilon."
         )
-    return f"The final {' and the '.join(known)} (one standard error) {cohort}."
+    return f"The final {' and the '.join(known)} (one standard error) {cohort}.{_in_subgroups(job, sites)}"
+
+
+def _in_subgroups(job: Job, sites: int) -> str:
+    """Return a sentence on the subgroups of a job, for groups of equal size; empty without subgroups."""
+    parts = []
+    for name, attribute in groups_of(job).attributes.items():
+        found = foretold(job, sites, 1 / attribute.usual)
+        metric, word = next(
+            ((found[key], word) for key, word in WORDS.items() if key in found), (NOTHING, "evaluation")
+        )
+        exact = "too noisy to say" if metric.too_noisy else f"+- {metric.standard_error:.2f}"
+        parts.append(f"{word} by {name} ({attribute.usual} groups) {exact}")
+    return f" In subgroups of equal size: {'; '.join(parts)}." if parts else ""

@@ -10,10 +10,11 @@ from salus import __version__
 from salus.common.estimates import metric_text
 from salus.common.events import Event
 from salus.common.job import Job
+from salus.common.subgroups.results import table_of
 from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
 from salus.server.plots import confusion_rows, further_plots, roc_plot, round_plots
-from salus.server.quality import evaluation_in, figures_in
+from salus.server.quality import evaluation_in, figures_in, subgroups_in
 from salus.server.summary import plain_lines, why_no_confusion, why_no_roc
 
 INCIDENTS = ("not-asked", "left-out", "abandoned", "resumed", "not-evaluated")
@@ -105,6 +106,8 @@ def write_report(
         records=records,
         cohort=records[-1].get("cohort", {}) if records else {},
         metrics={name: metric_text(metric) for name, metric in metrics.items()},
+        subgroups=table_of(grouped) if (grouped := subgroups_in(events)) else None,
+        least=job.evaluation.min_patients,
         noised=job.privacy.noised,
         roc=roc,
         further=further_plots(figures),

@@ -14,7 +14,10 @@ from salus.common.models import build_model
 from salus.common.strategies import strategy_of
 from salus.common.strategies.base import Mean, Sent
 from salus.common.strategies.wire import encode_model
-from salus.common.sums.exact import from_limbs
+from salus.common.subgroups import groups_of
+from salus.common.subgroups.exact import from_entries
+from salus.common.subgroups.results import AttributeResult, exact_results, noisy_results, results_to_plain
+from salus.common.sums.exact import exact_size, from_limbs
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Totals
 from salus.common.vectors import FloatVector, layout_of, read_parameters
@@ -63,6 +66,7 @@ class JobRun:
         self.layout = layout_of(initial)
         self.model = read_parameters(initial, self.layout)
         self.strategy = strategy_of(self.job)
+        self.groups = groups_of(self.job)
 
     def run(self) -> FloatVector:
         """Run every remaining round and return the final model.
@@ -127,6 +131,7 @@ class JobRun:
             sites=list(total.sites),
             metrics=metrics,
             figures=self._figures(total).model_dump(mode="json"),
+            **({"subgroups": results_to_plain(self._subgroups(total))} if self.groups.count else {}),
         )
 
     def _round(self, round_: int, kind: Kind, sent: Sent) -> tuple[Sum, dict[str, object]]:
@@ -167,10 +172,24 @@ class JobRun:
         return statistics[: self.task.statistics_size]
 
     def _noised(self, total: Sum) -> tuple[Totals, float]:
-        """Return the noisy statistics of an evaluation and the standard deviation of their noise."""
-        shape = self._shape("evaluate")
+        """Return the noisy statistics of all patients and the standard deviation of their noise."""
+        rows, noise = self._noised_rows(total)
+        return rows[0], noise
+
+    def _noised_rows(self, total: Sum) -> tuple[Totals, float]:
+        """Return the noisy statistics of all patients and of each subgroup, ``[1 + groups, row]``, and the noise's deviation."""
+        shape, unit = self._shape("evaluate"), self.groups.norm_l2
         noise = noise_in_sum(self.job, shape, roster=len(self.attempts.keys), sites=len(total.sites))
-        return total.vector[: shape.parameters], noise
+        rows = total.vector[: shape.parameters].reshape(1 + self.groups.count, -1)
+        return rows * unit, noise * unit
+
+    def _subgroups(self, total: Sum) -> tuple[AttributeResult, ...]:
+        if self.job.privacy.noised:
+            rows, noise = self._noised_rows(total)
+            return noisy_results(self.task, self.groups, rows[1:], noise)
+        size, bound = self.task.statistics_size, self.job.aggregation.max_patients
+        entries = total.statistics(self._shape("evaluate"), 1.0)[size + exact_size(len(COHORT)) :]
+        return exact_results(self.task, self.groups, from_entries(entries, self.groups, size, bound))
 
     def _shape(self, kind: Kind) -> Shape:
         return shape_of(self.job, kind, self.layout.size, self.task)

@@ -63,19 +63,11 @@ def simulate(
     from salus.simulations.simulate import simulate as run
 
     options = SourceOptions(
-        labels=labels,
-        label_column=label_column,
-        volumes=volumes,
-        columns=tuple(filter(None, _parts(columns))),
-        missing=("", *_parts(missing)),
-        positive_above=positive_above,
-        patient_column=patient_column,
-        sex_column=sex_column,
-        age_column=age_column,
-        masks=masks,
-        images=images,
-        structures=tuple(filter(None, _parts(structures))),
-    )
+        labels=labels, label_column=label_column, patient_column=patient_column,
+        sex_column=sex_column, age_column=age_column,
+        volumes=volumes, masks=masks, images=images, structures=tuple(filter(None, _parts(structures))),
+        columns=tuple(filter(None, _parts(columns))), missing=("", *_parts(missing)), positive_above=positive_above,
+    )  # fmt: skip
     loaded = load_job(job)
     if not data.exists():
         raise ConfigError(f"Expected data at {data.name!r}, but the path does not exist.", remedy="Check --data.")
@@ -127,6 +119,12 @@ def _show(result: "SimulationResult") -> None:
     if result.evaluation:
         rows = [(name, metric_text(value)) for name, value in result.evaluation.items()]
         table("Final model on the sites' validation patients", ["", ""], rows)
+    if result.subgroups:
+        from salus.common.subgroups.results import MOST_IN_TERMINAL, table_of
+
+        table(
+            "Final model by subgroup of the sites' validation patients", *table_of(result.subgroups, MOST_IN_TERMINAL)
+        )
     out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
         unused = ", ".join(f"{count} {reason}" for reason, count in sorted(result.quarantined.items()))

@@ -22,6 +22,7 @@ from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.models import build_model
+from salus.common.subgroups.results import AttributeResult, results_to_plain
 from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector, layout_of
 from salus.common.vocabulary import OTHER
@@ -32,7 +33,7 @@ from salus.server.checkpoints import Checkpoints
 from salus.server.checks import check_job
 from salus.server.federation import Federation
 from salus.server.measuring import keep_model
-from salus.server.quality import evaluation_in
+from salus.server.quality import evaluation_in, subgroups_in
 from salus.server.rounds import Evaluator, run_of
 from salus.server.statistics_report import transforms_section
 from salus.server.transcripts import Transcript
@@ -59,6 +60,7 @@ class SimulationResult:
         metrics: exact metrics of the final model on the test split; empty without a test split.
         evaluation: metrics of the final model on the sites' validation patients, as the coordinator of a real federation learns
             them: with standard errors under differential privacy.
+        subgroups: the same for each subgroup of patients; empty for a job without subgroups.
         rounds: one record per round.
         privacy: what each virtual site's patients have spent.
         statistics: the results of a statistics job.
@@ -68,6 +70,7 @@ class SimulationResult:
 
     metrics: dict[str, float]
     evaluation: dict[str, Metric]
+    subgroups: tuple[AttributeResult, ...]
     rounds: list[dict[str, object]]
     seconds: float
     peak_rss_mb: float
@@ -82,6 +85,7 @@ class SimulationResult:
         return {
             "metrics": self.metrics,
             "evaluation": to_plain(self.evaluation),
+            **({"subgroups": results_to_plain(self.subgroups)} if self.subgroups else {}),
             "rounds": self.rounds,
             "seconds": round(self.seconds, 3),
             "peak_rss_mb": round(self.peak_rss_mb, 1),
@@ -142,6 +146,7 @@ def simulate(
     return SimulationResult(
         metrics={str(k): float(v) for k, v in last.items()} if isinstance(last, dict) else {},
         evaluation=evaluation_in(evaluated),
+        subgroups=subgroups_in(evaluated),
         rounds=rounds,
         seconds=time.monotonic() - started,
         peak_rss_mb=memory.peak_mb,

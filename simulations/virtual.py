@@ -40,6 +40,7 @@ OPEN_POLICY = Policy(
     key_holders=tuple(range(1, 1001)),
     budget=Budget(epsilon=1e6),
     min_patients_per_cell=1,  # the job sets the limit
+    allow_site_results=True,
 )
 MOST_PATIENTS = 10**9
 CENTRAL = 0  # the site number of the catalogue that holds the test split

@@ -17,6 +17,8 @@ from salus.common.canonical import canonical_json
 from salus.common.cost import MEBIBYTE
 from salus.common.errors import DataError
 from salus.common.job import Job
+from salus.common.subgroups import groups_of
+from salus.common.subgroups.base import Subject
 from salus.common.tasks.base import Task
 from salus.common.transforms.chain import Chain
 from salus.common.vocabulary import OTHER
@@ -87,9 +89,17 @@ class LocalData:
 
 
 def local_data(
-    catalogue: Catalogue, job: Job, task: Task, memory: Memory, patients: frozenset[str] | None = None
+    catalogue: Catalogue,
+    job: Job,
+    task: Task,
+    memory: Memory,
+    patients: frozenset[str] | None = None,
+    site: int = 0,
 ) -> LocalData:
     """Read a job's data set, or the part of it that is of these patients.
+
+    Args:
+        site: number of the site on the roster, which may be a subgroup of the evaluation.
 
     All samples of a patient are in one split, the same in every job, see `split`.
 
@@ -98,8 +108,9 @@ def local_data(
     """
     dataset = job.task.dataset
     facts = catalogue.facts(dataset)
+    groups = groups_of(job)
     known = [
-        (image, str(fact.info.get("vendor", OTHER)), lacking(fact.targets, task))
+        (image, str(fact.info.get("vendor", OTHER)), lacking(fact.targets, task), groups.of(Subject(fact.info, site)))
         for image, fact in zip(catalogue.images(dataset), facts, strict=True)
         if patients is None or image.patient in patients
     ]
@@ -109,7 +120,7 @@ def local_data(
     parts: dict[str, list[Item]] = {split: [] for split in KNOWN}
     private = job.privacy.noised
     splits = catalogue.splits(dataset, job.training.validation_fraction)
-    for image, vendor, lack in known:
+    for image, vendor, lack, places in known:
         if lack:
             left_out[lack] += 1
             continue
@@ -117,7 +128,7 @@ def local_data(
         if target is None or (image.split and image.split not in KNOWN):
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
             continue
-        parts[splits[image.patient]].append(Item(image, target, vendor))
+        parts[splits[image.patient]].append(Item(image, target, vendor, places))
     chain = learned(Preparer(source, task), parts["train"])
     preparer = Preparer(source, task, chain, memory.on_disk(task, chain, catalogue.reading(dataset)))
     train = TensorSet(parts["train"], preparer, memory.cache_bytes, training=True)

@@ -28,11 +28,13 @@ class Item:
 
     Args:
         target: what its label means to the task, see `target_for`.
+        groups: numbers of its subgroups, one for each attribute of the job's evaluation.
     """
 
     image: CataloguedImage
     target: Array | int
     vendor: str = OTHER
+    groups: tuple[int, ...] = ()
 
 
 class Preparer:

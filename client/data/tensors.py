@@ -112,6 +112,12 @@ class TensorSet:
             places.setdefault(item.image.patient, []).append(place)
         return [places[patient] for patient in sorted(places)]
 
+    def places(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the subgroups of the samples at these positions, int64 ``[rows, attributes]``."""
+        found = [self._items[int(row)].groups for row in rows]
+        attributes = len(self._items[0].groups) if self._items else 0
+        return torch.tensor(found, dtype=torch.int64).reshape(len(found), attributes)
+
     def parts(self, rows: torch.Tensor, most: int) -> Iterator[torch.Tensor]:
         """Yield positions in groups of at most `most` that fit one batch: one by one where these samples differ in size.
 

@@ -18,6 +18,7 @@ from salus.common.job import Job, TaskSettings
 from salus.common.models import MODELS
 from salus.common.registry import own_settings
 from salus.common.strict import Strict
+from salus.common.subgroups import groups_of
 from salus.common.transforms import kind_of
 
 # Settings of the section task in which two jobs may differ; the settings of models are such, too.
@@ -34,14 +35,14 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
     """Return the question about each quantity of a job, as text that is equal for equal questions.
 
     Args:
-        least: fewest patients in a cell of statistics; another number merges other bins.
+        least: fewest patients in a cell of statistics or in a subgroup; another number merges or hides other ones.
 
     A `summary` asks about labels, each column and intensities by themselves; any other kind asks one question as a whole. Two
     kinds about the same images are two quantities here, although their answers overlap.
     """
     settings, task = job.statistics, job.task
     if settings is None:
-        return _training(job)
+        return {**_training(job), **_subgroups(job, least)}
     if settings.kind != "summary":
         whole = [
             _plain(settings),
@@ -93,6 +94,14 @@ def _changes(task: TaskSettings) -> list[object]:
     framed = any(step.kind != "resize" and not getattr(step, "size", True) for step in steps)
     # The kind is the default of its own settings, so `_plain` leaves it out.
     return [*([step.kind, _plain(step)] for step in steps), *([list(task.shape)] if framed else [])]
+
+
+def _subgroups(job: Job, least: int) -> Mapping[str, str]:
+    """Return a question for each attribute of subgroups: age bands that differ by a year would show that year's patients."""
+    groups = groups_of(job)
+    return {
+        f"subgroups: {name}": _text([list(attribute.values), least]) for name, attribute in groups.attributes.items()
+    }
 
 
 def _plain(settings: Strict) -> object:

@@ -30,10 +30,9 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
-from salus.client.data.dicom.picture import age_years
+from salus.client.data.dicom.person import write_person
 from salus.client.data.identity import normalised
 from salus.common.errors import ConfigError, UnreadableImage
-from salus.common.people import sex_of
 from salus.common.vocabulary import MODALITIES, VENDORS, vendor_of
 
 METHOD = "Salus allow-list 1"
@@ -162,7 +161,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     _numbers_and_words(clean, dataset, counts)
     keep_dimensions(clean, dataset, rules.secret)
     clean.Manufacturer = vendor
-    _person(clean, dataset)
+    write_person(clean, dataset)
     identify(clean, dataset, patient, rules)
     for element in dataset:
         kept = element.keyword in clean and element.keyword != ""
@@ -237,15 +236,6 @@ def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int])
         kept = [word for word in words if word in allowed]
         if kept:
             setattr(clean, keyword, kept if len(kept) > 1 else kept[0])
-
-
-def _person(clean: Dataset, dataset: Dataset) -> None:
-    """Write sex and age, by which a model is evaluated in subgroups, as far as they are known."""
-    sex, years = sex_of(dataset.get("PatientSex")), age_years(dataset)
-    if sex:
-        clean.PatientSex = sex
-    if years is not None:
-        clean.PatientAge = f"{years:03d}Y"
 
 
 def finite(value: Any) -> list[float | int]:

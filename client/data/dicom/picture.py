@@ -25,10 +25,11 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
+from salus.client.data.dicom.person import age_years
 from salus.client.data.identity import normalised
 from salus.client.data.records import FloatArray, array_digest
 from salus.common.errors import UnreadableImage
-from salus.common.people import OLDEST_YEARS, Sex, age_on, age_years_of, sex_of
+from salus.common.people import OLDEST_YEARS, Sex, sex_of
 from salus.common.strict import Strict
 from salus.common.vocabulary import modality_of, vendor_of
 
@@ -241,12 +242,6 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
             **({} if facts.age_years is None else {"age_years": facts.age_years}),
         },
     )
-
-
-def age_years(dataset: pydicom.Dataset) -> int | None:
-    """Return the patient's age in whole years, at most 90: as stated, or from the dates of birth and study; None if unknown."""
-    stated = age_years_of(dataset.get("PatientAge"))
-    return age_on(dataset.get("PatientBirthDate"), dataset.get("StudyDate")) if stated is None else stated
 
 
 def _syntax(data: bytes) -> object:
