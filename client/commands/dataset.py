@@ -60,25 +60,12 @@ def add(
     from salus.client.data.sources.base import SourceOptions
 
     options = SourceOptions(
-        labels=labels,
-        label_column=label_column,
-        volumes=volumes,
-        channels=channels,
-        columns=words(columns),
-        missing=("", *(code.strip() for code in missing.split(","))),
-        positive_above=positive_above,
-        masks=masks,
-        images=images,
-        structures=words(structures),
-        annotations=annotations,
-        numbers=words(numbers),
-        row=words(row),
-        text=text,
-        series=series,
-        patient_column=patient_column,
-        sex_column=sex_column,
-        age_column=age_column,
-    )
+        labels=labels, label_column=label_column, patient_column=patient_column,
+        sex_column=sex_column, age_column=age_column,
+        volumes=volumes, channels=channels, masks=masks, images=images, structures=words(structures), annotations=annotations,
+        columns=words(columns), missing=("", *(code.strip() for code in missing.split(","))),
+        positive_above=positive_above, numbers=words(numbers), row=words(row), text=text, series=series,
+    )  # fmt: skip
     catalogue = open_catalogue(folder)
     check_name(name)
     _read(catalogue, name, kind, path, options)
