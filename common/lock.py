@@ -6,12 +6,14 @@ from pathlib import Path
 
 from salus.common.errors import ConfigError
 
+NAME = "daemon.lock"
+
 
 class FolderLock:
     """Holds ``<folder>/daemon.lock`` until closed; raises ConfigError if another process holds it."""
 
     def __init__(self, folder: Path) -> None:
-        self._handle = os.open(folder / "daemon.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -85,7 +85,7 @@ def _read(catalogue: "Catalogue", name: str, kind: str, path: Path, options: "So
     with err.status("Reading ...") as progress:
 
         def counted() -> Iterator[ImageRecord | Quarantined]:
-            for number, item in enumerate(open_source(chosen, path, options, catalogue.decoding).scan(), start=1):
+            for number, item in enumerate(open_source(chosen, path, options, catalogue.decoding).everything(), start=1):
                 if number % 20 == 0:
                     progress.update(f"Reading ... {number} files")
                 yield item
@@ -188,6 +188,7 @@ def check(
     from salus.client.data.catalogue import check_name
     from salus.client.data.readiness import check as checked
     from salus.client.data.readiness_page import sections_of
+    from salus.client.data.sources.accompanying import NOT_REFUSED
     from salus.common.errors import DataError
     from salus.common.pages import write_page
 
@@ -211,7 +212,8 @@ def check(
         for warning in found.warnings:
             out.print(warning, style="yellow", markup=False)
         for bad in catalogue.quarantined(name):
-            out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
+            if bad.reason not in NOT_REFUSED:
+                out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
         for target in found.targets.values():
             for share, key in sorted(target.worst, reverse=True):
                 out.print(f"{share:.0%} outside the image: {key}", markup=False, soft_wrap=True)

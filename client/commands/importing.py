@@ -209,7 +209,7 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
         )
     # Images of earlier imports are in the store too.
     options = SourceOptions(volumes=target.volumes, channels=target.channels, structures=target.structures)
-    found = itertools.chain(open_source("imported", store, options, catalogue.decoding).scan(), report.files)
+    found = itertools.chain(open_source("imported", store, options, catalogue.decoding).everything(), report.files)
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
     stored = sum(1 for _ in store.rglob("*.dcm"))
     return {**plain, "stored": stored, "page": str(page)}

@@ -25,6 +25,8 @@ def show_summary(summary: DatasetSummary, *, as_json: bool) -> None:
         *((f"label {label}" if label in summary.labels else label, count) for label, count, _ in labels),
         *(row for name, target in summary.targets.items() for row in _target_rows(name, target, summary.kind)),
         *((f"not used: {reason}", count) for reason, count in summary.quarantined.items()),
+        *([("set aside: label files and the like", summary.set_aside)] if summary.set_aside else []),
+        *([("rows of the label file without an image", summary.unmatched)] if summary.unmatched else []),
     ]
     table(summary.name, ["", ""], rows)
 

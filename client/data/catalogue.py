@@ -23,6 +23,7 @@ from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Samp
 from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_QUARANTINE, TARGETS
 from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
+from salus.client.data.sources.accompanying import NOT_REFUSED
 from salus.client.data.sources.base import Source, SourceOptions
 from salus.client.data.split import Splits, most_held_out
 from salus.client.data.staging import BATCH, publish, stage
@@ -87,7 +88,7 @@ class Catalogue:
         if name in self.names():  # fail before hours of reading; checked again when writing
             raise _taken(name)
         source = open_source(kind, root, options, self.decoding)
-        return self.add_records(name, kind, root, options, source.scan())
+        return self.add_records(name, kind, root, options, source.everything())
 
     def add_records(
         self,
@@ -115,7 +116,7 @@ class Catalogue:
             # free and the database unlocked meanwhile.
             images, bad = stage(connection, name, found, self._secret, self._sealer)
             if not images:
-                reasons = sorted(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason).distinct()))
+                reasons = sorted(set(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason))) - NOT_REFUSED)
                 listed = f" ({', '.join(reasons)})" if reasons else ""
                 raise DataError(
                     f"Found no usable sample; {bad} file(s) could not be used{listed}.",

@@ -24,7 +24,7 @@ from salus.client.data.dicom.messages import (
     Question,
 )
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import Reader, SourceOptions
+from salus.client.data.sources.base import Reader, SourceOptions, parts_of
 from salus.common.errors import UnreadableImage
 
 MAX_OPEN = 2  # a source may hold gigabytes
@@ -48,6 +48,7 @@ class Reading:
         self._pages = _Pages()
         self._operations: dict[str, Callable[..., tuple[Answer, Sequence[Buffer]]]] = {
             "wanted": self._wanted,
+            "parts": self._parts,
             "look": self._look,
             "examine": self._examine,
             "load": self._load,
@@ -75,6 +76,10 @@ class Reading:
     @staticmethod
     def _wanted(reader: Reader, names: list[str]) -> tuple[Answer, Sequence[Buffer]]:
         return Names(names=tuple(name for name in names if reader.wants(name))), []
+
+    @staticmethod
+    def _parts(reader: Reader, names: list[str]) -> tuple[Answer, Sequence[Buffer]]:
+        return Names(names=tuple(parts_of(reader, names))), []
 
     def _look(self, reader: Reader, name: str) -> tuple[Answer, Sequence[Buffer]]:
         group = reader.group(name)

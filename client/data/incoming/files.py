@@ -1,5 +1,6 @@
 """The files of an import: what a source yields, and the sources on this machine, a folder and a zip."""
 
+import os
 import stat
 import zipfile
 from collections import Counter
@@ -8,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
+from salus.client.data.sources.accompanying import accompanies, is_archive
 from salus.common.errors import DataError, UnreadableImage
 
 MAX_ZIP_MEMBERS = 1_000_000
 MAX_ZIP_RATIO = 200  # DICOM compresses about 3 to 1; 42.zip a hundred million to 1
-SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
-SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml", ".zip"}
+ARCHIVE = UnreadableImage("archive", "an archive within a folder or archive is not opened")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ def from_folder(root: Path, left_out: Counter[str] | None = None) -> Iterator[In
         left_out: counts what is not yielded, by the reason.
     """
     left_out = Counter() if left_out is None else left_out
-    for path in sorted(root.rglob("*")):
+    unlisted: list[Path] = []
+    for path in _below(root, unlisted):
         mode = _mode(path)
         if stat.S_ISDIR(mode):
             continue
@@ -48,7 +50,16 @@ def from_folder(root: Path, left_out: Counter[str] | None = None) -> Iterator[In
         if reason:
             left_out[reason] += 1
         else:
-            yield Incoming(path.relative_to(root).as_posix(), _read(path))
+            yield Incoming(path.relative_to(root).as_posix(), ARCHIVE if is_archive(path.name) else _read(path))
+    for path in unlisted:
+        problem = UnreadableImage("unreadable", "the folder cannot be listed")
+        yield Incoming(f"{path.relative_to(root).as_posix()}/", problem)
+
+
+def _below(root: Path, unlisted: list[Path]) -> list[Path]:
+    """Return everything below a folder, sorted; folders that cannot be listed are added to `unlisted`."""
+    walk = os.walk(root, onerror=lambda problem: unlisted.append(Path(os.fsdecode(problem.filename))))
+    return sorted(Path(folder) / name for folder, folders, names in walk for name in (*folders, *names))
 
 
 def _mode(path: Path) -> int:
@@ -60,9 +71,7 @@ def _mode(path: Path) -> int:
 
 def _not_an_image(path: Path) -> str:
     """Return by which name or ending a file is known not to be an image; empty if it may be one."""
-    if path.name.upper() in SKIPPED_NAMES:
-        return path.name.upper()
-    return path.suffix.lower() if path.suffix.lower() in SKIPPED_SUFFIXES else ""
+    return (path.suffix.lower() or path.name.upper()) if accompanies(path.name) else ""
 
 
 def _read(path: Path) -> bytes | UnreadableImage:
@@ -100,7 +109,8 @@ def from_zip(path: Path, left_out: Counter[str] | None = None) -> Iterator[Incom
             if reason := _not_an_image(Path(member.filename)):
                 left_out[reason] += 1
             else:
-                yield Incoming(member.filename, _member(archive, member))
+                name = member.filename
+                yield Incoming(name, ARCHIVE if is_archive(name) else _member(archive, member))
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes | UnreadableImage:

@@ -10,10 +10,16 @@ from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.opened import Direct
 from salus.client.data.sources.remote import Remote
 from salus.common.errors import DataError
+from salus.common.lock import NAME as LOCK
 from salus.common.registry import Registry
 
 GUESSED_FROM = 2000  # files
 NO_DATA = ("LICENSE", "README", "SHA256SUMS", "COPYING", "NOTICE", "CHANGES", "Makefile")
+
+# What an import keeps beside the images of its store.
+OWN_FILES = {
+    "imported": frozenset((LOCK, "progress.jsonl", "labels.csv", "labels.partial", "report.json", "report.partial"))
+}
 
 SOURCES = Registry(
     "data source",
@@ -41,7 +47,7 @@ def open_source(kind: str, root: Path, options: SourceOptions, decoding: Decodin
     """
     if not root.exists():
         raise DataError(f"Expected data at {root.name!r}, found nothing.", remedy="Check the path.")
-    files = LocalFiles(root, options)
+    files = LocalFiles(root, options, OWN_FILES.get(kind, frozenset()))
     if decoding is not None:
         return Remote(SOURCES.reference(kind, error=DataError), files, options, decoding)
     return Direct(SOURCES.get(kind, error=DataError), files, options)

@@ -6,7 +6,7 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.common.strict import Strict
@@ -125,6 +125,19 @@ class Reader(Protocol):
         """Return the sample of `key`; raises UnreadableImage if it has changed."""
 
 
+@runtime_checkable
+class Parted(Protocol):
+    """What a `Reader` may also say: which files it does not examine by themselves because they are parts of samples."""
+
+    def is_part(self, name: str) -> bool:
+        """Return whether a file is a part of a sample, such as a mask, whether or not the sample can be used."""
+
+
+def parts_of(reader: Reader, names: Sequence[str]) -> list[str]:
+    """Return those of the files that are parts of a reader's samples; none for a reader that does not say."""
+    return [name for name in names if reader.is_part(name)] if isinstance(reader, Parted) else []
+
+
 Stamp = tuple[int, int]  # two halves of a hash
 
 
@@ -133,6 +146,9 @@ class Source(Protocol):
 
     def scan(self) -> Iterator[ImageRecord | Quarantined]:
         """Yield every sample and every file that cannot be used; never raises for a bad file."""
+
+    def everything(self) -> Iterator[ImageRecord | Quarantined]:
+        """Yield what `scan` yields, and what was set aside, so that every file is named once."""
 
     def load(self, key: str) -> Sample:
         """Return the sample of `key`; raises UnreadableImage if it has changed."""

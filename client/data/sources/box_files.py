@@ -33,6 +33,7 @@ class BoxFiles:
         self._voc: dict[str, str] = {}
         self._splits: dict[str, str] = {}
         self.orphans: frozenset[str] = frozenset()
+        self._holders: frozenset[str] = frozenset()
         if options.annotations:
             names = _named(files, options.annotations)
         chosen = [name for name in names if _is_coco(name, bool(options.annotations))]
@@ -56,6 +57,7 @@ class BoxFiles:
         for image in images:
             by_stem.setdefault(PurePosixPath(image).stem, []).append(image)
         self._voc = {mine[0]: found[stem] for stem, mine in by_stem.items() if len(mine) == 1 and stem in found}
+        self._holders = frozenset(found.values())
         self.orphans = frozenset(found.values()) - frozenset(self._voc.values())
 
     def _read_splits(self, names: list[str]) -> Iterator[tuple[str, str]]:
@@ -68,6 +70,10 @@ class BoxFiles:
     def split_of(self, image: str) -> str:
         """Return the split that VOC's lists give an image, or nothing."""
         return self._splits.get(PurePosixPath(image).stem, "")
+
+    def is_part(self, name: str) -> bool:
+        """Return whether a file holds the boxes of an image."""
+        return name in self._coco or name in self._holders
 
     def file_of(self, image: str) -> str:
         """Return the name of the file with an image's boxes, or nothing."""

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume
 from salus.client.data.identity import normalised
 from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.sources.accompanying import accompanies, is_archive
 from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
 from salus.client.data.sources.dicom_masks import (
@@ -40,8 +40,6 @@ from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, r
 from salus.client.data.structures import Mask, checked_names
 from salus.common.errors import DataError, UnreadableImage
 
-SKIPPED_NAMES = {"DICOMDIR", "LICENSE", "README", "SHA256SUMS", "DIRFILE"}
-SKIPPED_SUFFIXES = {".csv", ".txt", ".md", ".json", ".toml"}
 NO_IMAGES = ("mask-without-image", "the images that it refers to are not here")
 NO_PICTURE = ("annotation", "a segmentation or structure set, not an image")
 MASK = "mask"
@@ -83,8 +81,7 @@ class DicomFolder:
 
     def wants(self, name: str) -> bool:
         """Return whether a file may be DICOM."""
-        path = PurePosixPath(name)
-        return path.name.upper() not in SKIPPED_NAMES and path.suffix.lower() not in SKIPPED_SUFFIXES
+        return not accompanies(name) and not is_archive(name)
 
     def group(self, name: str) -> str:
         """Return the series of a slice, or of an annotation object, if volumes are requested."""

@@ -66,6 +66,10 @@ class ImageFolder:
         """Return whether a file's name is that of an image, of boxes without an image, or of a list of boxes."""
         return _is_image(name) or name in self._boxes.orphans or self._boxes.is_list(name)
 
+    def is_part(self, name: str) -> bool:
+        """Return whether a file holds the boxes of an image."""
+        return self._boxes.is_part(name)
+
     def group(self, name: str) -> str:
         """Return nothing: each file is a sample."""
         return ""

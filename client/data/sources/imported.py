@@ -10,16 +10,11 @@ from dataclasses import replace
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources.dicom_folder import DicomFolder
 
-OWN_FILES = {"daemon.lock", "labels.csv", "progress.jsonl", "report.json"}
 PSEUDONYM = re.compile(r"^[0-9a-f]{32}$")
 
 
 class ImportedFolder(DicomFolder):
     """What `salus dataset import` has stored."""
-
-    def wants(self, name: str) -> bool:
-        """Return whether a file may be an image, and not one of the store's own: its lock, labels, report and progress."""
-        return name not in OWN_FILES and super().wants(name)
 
     def examine(self, names: Sequence[str]) -> Iterator[ImageRecord | Quarantined]:
         """Yield every stored image; one whose patient is not a pseudonym is quarantined."""

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.sources.base import LABELS, SourceOptions, Stamp, stamp_of
 from salus.common.errors import UnreadableImage
 
+Refuse = Callable[[str, str, str], None]  # what is told of an entry that is passed over: its name, a reason, a detail
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer must not block
 
@@ -19,11 +20,15 @@ class LocalFiles:
 
     Args:
         options: name a label file and folders of masks and annotations; these may lie elsewhere.
+        own: files of Salus itself in the root, which are not listed.
+
+    Attributes:
+        named_labels: the label file as the operator named it; empty if none was named.
     """
 
-    def __init__(self, root: Path, options: SourceOptions) -> None:
-        self._root, self._alone = root, root.is_file()
-        self._labels = options.labels or LABELS
+    def __init__(self, root: Path, options: SourceOptions, own: frozenset[str] = frozenset()) -> None:
+        self._root, self._alone, self._own = root, root.is_file(), own
+        self._labels, self.named_labels = options.labels or LABELS, options.labels
         self._folders = tuple(filter(None, (options.masks, options.annotations)))
 
     def names(self, below: str = "") -> Iterator[str]:
@@ -31,15 +36,22 @@ class LocalFiles:
         if self._alone:
             yield self._root.name
         elif below == "":
-            yield from _walked(self._root, "")
+            yield from self._below_root(_unsaid)
         elif below in self._folders and (self._root / below).is_dir():
-            yield from _walked(self._root / below, f"{below}/")
+            yield from _walked(self._root / below, f"{below}/", _unsaid)
         else:
             raise UnreadableImage("missing", "the folder does not exist")
 
-    def every(self) -> Iterator[str]:
-        """Yield the names below the root, and then those below folders that the options name elsewhere."""
-        yield from self.names()
+    def _below_root(self, refuse: Refuse) -> Iterator[str]:
+        return (name for name in _walked(self._root, "", refuse) if name not in self._own)
+
+    def every(self, refuse: Refuse) -> Iterator[str]:
+        """Yield the names below the root, and then those below folders that the options name elsewhere.
+
+        Args:
+            refuse: is told of links, folders that cannot be listed, and what is neither a file nor a folder.
+        """
+        yield from self.names() if self._alone else self._below_root(refuse)
         for folder in self._folders if not self._alone else ():
             if folder.startswith("/") or ".." in Path(folder).parts:
                 with contextlib.suppress(UnreadableImage):
@@ -121,14 +133,24 @@ def _beneath(folder: Path, name: str) -> int:
         os.close(here)
 
 
-def _walked(folder: Path, prefix: str) -> Iterator[str]:
+def _walked(folder: Path, prefix: str, refuse: Refuse) -> Iterator[str]:
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError:
-        return  # a folder that cannot be listed has no files for us
+        refuse(prefix, "unreadable", "the folder cannot be listed")
+        return
     for entry in found:
+        name = f"{prefix}{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            yield from _walked(folder / entry.name, f"{prefix}{entry.name}/")
+            yield from _walked(folder / entry.name, f"{name}/", refuse)
         elif entry.is_file(follow_symlinks=False):
-            yield f"{prefix}{entry.name}"
+            yield name
+        elif entry.is_symlink():
+            refuse(name, "link", "a symbolic link is not followed")
+        else:
+            refuse(name, "not-a-file", "a pipe, socket or device")
+
+
+def _unsaid(name: str, reason: str, detail: str) -> None:
+    """Pass over an entry without a word: the scan reports it."""

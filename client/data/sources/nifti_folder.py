@@ -22,7 +22,7 @@ from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Samp
 from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of
 from salus.client.data.sources.labels import LabelRow, has_label_file, read_labels
-from salus.client.data.sources.layouts import NO_MASK, Case, Layout, MaskFile
+from salus.client.data.sources.layouts import NO_MASK, Case, Layout, MaskFile, is_volume
 from salus.client.data.sources.masks import combined, on_grid
 from salus.client.data.sources.nifti import MAX_BYTES, NiftiVolume, decoded, expanded, read_bytes
 from salus.client.data.sources.nifti_layout import layout_of
@@ -51,6 +51,7 @@ class NiftiFolder:
         names = [PurePosixPath(name).name for name in self._layout.cases]
         self._names = Counter(names)
         self._masks = self._layout.masks
+        self._further = self._masks | {name for case in self._layout.cases.values() for name in case.files}
         self._labels = None
         listed = any(case.label for case in self._layout.cases.values())
         if (
@@ -66,6 +67,10 @@ class NiftiFolder:
         """Return whether a file begins a sample, or has to be reported."""
         layout = self._layout
         return name in layout.cases or name in layout.orphans or bool(layout.index and name == layout.index)
+
+    def is_part(self, name: str) -> bool:
+        """Return whether a file is a mask or a further channel of a case, or a volume that was not chosen."""
+        return name in self._further or is_volume(name)
 
     def group(self, name: str) -> str:
         """Return nothing: each case is a sample."""

@@ -5,11 +5,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import Reader, SourceOptions, Stamp, files_of
+from salus.client.data.sources.accompanying import NOT_REFUSED
+from salus.client.data.sources.account import PAGE, Account
+from salus.client.data.sources.base import Reader, SourceOptions, Stamp, files_of, parts_of
 from salus.client.data.sources.local import LocalFiles
 from salus.common.errors import UnreadableImage
 
-PAGE = 500  # names per request
 Item = ImageRecord | Quarantined
 
 
@@ -27,6 +28,10 @@ class Opened(ABC):
         """Return those of the files that may contain samples."""
 
     @abstractmethod
+    def _parts(self, names: Sequence[str]) -> Sequence[str]:
+        """Return those of the files that the reader knows as parts of samples, see `Parted`."""
+
+    @abstractmethod
     def _first_look(self, name: str) -> str | Iterable[Item]:
         """Return a file's contents, or the group with which it must be examined."""
 
@@ -40,27 +45,40 @@ class Opened(ABC):
 
     def scan(self) -> Iterator[Item]:
         """Yield every sample and every file that cannot be used."""
-        groups: dict[str, list[str]] = {}
-        for page in _pages(self._files.every()):
+        return (
+            item for item in self.everything() if not (isinstance(item, Quarantined) and item.reason in NOT_REFUSED)
+        )
+
+    def everything(self) -> Iterator[Item]:
+        """Yield every sample, every file that cannot be used, and what was set aside (`NOT_REFUSED`).
+
+        Guarantees: each file below the root is part of a sample, or is named once with the reason why it is not.
+        """
+        count, groups = Account(self._files.named_labels), dict[str, list[str]]()
+        for page in _pages(self._files.every(count.refuse)):
             good = [name for name in page if _is_text(name)]
             for name in page:
                 if not _is_text(name):
                     yield Quarantined(_escaped(name), "bad-name", "the file's name is not UTF-8 text; rename it")
-            for name in self._wanted(good):
+            wanted = self._wanted([name for name in good if name != self._files.named_labels])
+            count.unwanted(good, wanted)
+            for name in wanted:
                 try:
                     found = self._first_look(name)
                     if isinstance(found, str):
                         groups.setdefault(found, []).append(name)
                     else:
-                        yield from found
+                        yield from count.of([name], found)
                 except UnreadableImage as problem:
                     yield Quarantined(name, problem.reason, problem.detail)
+            yield from count.refusals()
         for names in groups.values():
-            try:
-                yield from self._examined(names)
-            except UnreadableImage as problem:
-                for name in names:
-                    yield Quarantined(name, problem.reason, problem.detail)
+            yield from count.of(names, self._each(names))
+        yield from count.refusals()
+        yield from count.unused(self._parts)
+
+    def _each(self, names: Sequence[str]) -> Iterator[Item]:
+        yield from self._examined(names)  # errors of the first step, too, are raised while the files are accounted for
 
     def stored(self, name: str) -> bytes:
         """Return the stored bytes of one of the files; raises UnreadableImage as `Files.read`."""
@@ -80,6 +98,9 @@ class Direct(Opened):
 
     def _wanted(self, names: Sequence[str]) -> Sequence[str]:
         return [name for name in names if self._reader.wants(name)]
+
+    def _parts(self, names: Sequence[str]) -> Sequence[str]:
+        return parts_of(self._reader, names)
 
     def _first_look(self, name: str) -> str | Iterable[Item]:
         return self._reader.group(name) or self._reader.examine([name])

@@ -14,9 +14,10 @@ from salus.client.data.dicom.channel import Buffer
 from salus.client.data.dicom.isolation import Decoding, shared_child
 from salus.client.data.dicom.messages import MAX_FILE_BYTES, Answer, Done, Found, Loaded, Names, Page, Question
 from salus.client.data.records import ImageRecord, Quarantined, Sample
+from salus.client.data.sources.account import PAGE
 from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.local import LocalFiles
-from salus.client.data.sources.opened import PAGE, Item, Opened
+from salus.client.data.sources.opened import Item, Opened
 from salus.client.data.targets import Target, checked
 from salus.common.errors import UnreadableImage
 
@@ -73,6 +74,9 @@ class Remote(Opened):
     def _wanted(self, names: Sequence[str]) -> Sequence[str]:
         wanted = set(self._asked("wanted", Names, list(names))[0].names)
         return [name for name in names if name in wanted]
+
+    def _parts(self, names: Sequence[str]) -> Sequence[str]:
+        return self._asked("parts", Names, list(names))[0].names
 
     def _first_look(self, name: str) -> str | Iterable[Item]:
         page, _ = self._asked("look", Page, name, data=self._pushed(name))

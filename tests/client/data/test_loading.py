@@ -112,7 +112,7 @@ def test_one_odd_sample_does_not_stop_a_site(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "colour.png")
     names = [*(f"{n}.png" for n in range(20)), "colour.png"]
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{n},{i % 2}\n" for i, n in enumerate(names)))
-    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    catalogue = Catalogue(tmp_path.with_suffix(".sqlite"), b"s" * 16)
     catalogue.add("toy", "images", tmp_path, SourceOptions())
     job = tiny_job()
     assert local_data(catalogue, job, make_task(job.task), Memory(2**20)).left_out == {"does-not-fit-job": 1}

@@ -108,12 +108,13 @@ def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((2, 2, 2, 5), np.int16), np.eye(4)), tmp_path / "time.nii")
     rows = "\n".join(f"{path.name},x" for path in tmp_path.iterdir())
     (tmp_path / "labels.csv").write_text(f"file,label\n{rows}\n")
-    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    catalogue = Catalogue(tmp_path.with_suffix(".sqlite"), b"s" * 16)
     summary = catalogue.add("n", "nifti", tmp_path, SourceOptions())
     assert (
         summary.images == 3
     )  # the good one, and the bomb and the sparse one of which no byte beyond the volume was read
-    assert summary.quarantined == {"damaged": 4, "too-large": 2, "not-finite": 1, "unsupported": 1}
+    assert summary.quarantined == {"damaged": 4, "too-large": 2, "not-finite": 1, "unsupported": 1, "not-a-file": 1}
+    assert summary.set_aside == 1
 
 
 @pytest.mark.shared_data

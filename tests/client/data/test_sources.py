@@ -52,6 +52,7 @@ def test_a_folder_with_bad_files_yields_the_good_ones_and_lists_the_rest(tmp_pat
         "garbage.dcm": "not-dicom",
         "stranger.dcm": "unlabelled",
         "nobody.dcm": "unlabelled",
+        "link.dcm": "link",
     }
 
 

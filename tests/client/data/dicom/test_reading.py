@@ -258,7 +258,7 @@ def test_a_plug_in_runs_in_the_child_and_costs_its_file_only(tmp_path: Path, plu
     found = {item.key: getattr(item, "reason", "") for item in source.scan()}
     assert found == {
         "crash.evil": "crashed", "good.evil": "", "hang.evil": "too-slow", "memory.evil": "too-large", "nan.evil": "",
-        "outside.evil": "", "print.evil": "",
+        "outside.evil": "", "print.evil": "", "link": "link", "sub/link": "link",
     }  # fmt: skip
     assert source.load("outside.evil").values.shape == (1, 2, 2)
     with pytest.raises(UnreadableImage, match="not-finite"):
