@@ -17,9 +17,10 @@ from pydicom.pixels.utils import pack_bits
 from pydicom.sequence import Sequence
 
 from salus.client.data.dicom.annotations import SEGMENTATIONS, functional_group
-from salus.client.data.dicom.deidentify import Clean, Rules, as_file, finite, identify, standard_class, uid
+from salus.client.data.dicom.deidentify import Clean, Rules, finite, identify, standard_class, uid
 from salus.client.data.dicom.picture import MAX_PIXELS
 from salus.client.data.dicom.segmentation import KINDS, background_of, refuse_own, segments_of
+from salus.client.data.dicom.writing import as_file
 from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage
 from salus.common.vocabulary import vendor_of

@@ -23,10 +23,11 @@ from salus.client.data.dicom.instances import Instance
 from salus.client.data.dicom.isolation import Child, Decoding, raised
 from salus.client.data.dicom.messages import MAX_FILE_BYTES, Problem
 from salus.client.data.sandbox import LAYERS
-from salus.common.errors import DataError, UnreadableImage
+from salus.common.errors import UnreadableImage
 
 MAX_SECONDS = 5.0
 MAX_MEMORY_MB = 1024
+TOO_LARGE = "too-large"
 
 
 class Isolated:
@@ -97,10 +98,13 @@ class Isolated:
             raise UnreadableImage("crashed", "the decoder answered for other files than it was given")
         found: list[Clean | UnreadableImage] = []
         start = 0
-        for result in answer.results:
+        for data, result in zip(files, answer.results, strict=True):
             if isinstance(result, Problem):
                 problem = raised(result)
-                found.append(problem if isinstance(problem, UnreadableImage) else _damaged(problem))
+                if not isinstance(problem, UnreadableImage) or problem.reason == TOO_LARGE:
+                    found.append(self._alone(data))  # the others may have taken the memory
+                else:
+                    found.append(problem)
             else:
                 found.append(_clean_of(result, body[start : start + result.size]))
                 start += result.size
@@ -132,10 +136,6 @@ def _clean_of(answer: Cleaned, body: memoryview) -> Clean:
     )
 
 
-def _damaged(problem: DataError) -> UnreadableImage:
-    return UnreadableImage("damaged", problem.problem)
-
-
 def _bounded(data: bytes) -> None:
     if len(data) > MAX_FILE_BYTES:
-        raise UnreadableImage("too-large", f"more than {MAX_FILE_BYTES} bytes")
+        raise UnreadableImage(TOO_LARGE, f"more than {MAX_FILE_BYTES} bytes")

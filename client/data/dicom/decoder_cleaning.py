@@ -18,6 +18,7 @@ from salus.client.data.dicom.decoder_process import Ask, problem_of
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
 from salus.client.data.dicom.instances import Instance, instance_of
+from salus.client.data.dicom.lookup import is_sequence
 from salus.client.data.dicom.messages import Answer, Operation, Problem
 from salus.client.data.dicom.picture import MAX_PIXELS, guarded
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
@@ -85,6 +86,9 @@ class Cleaning:
 
     def __init__(self, settings: str, secret: bytes, ask: Ask) -> None:
         load_decoders()
+        # What is kept is parsed and bounded here, and what is written was built here: pydicom's own checks only warn.
+        settings_of_reader = pydicom.config.settings
+        settings_of_reader.reading_validation_mode = settings_of_reader.writing_validation_mode = pydicom.config.IGNORE
         masks = tuple(
             PixelMask(vendor, rows, columns, tuple(tuple(box) for box in boxes))
             for vendor, rows, columns, boxes in json.loads(settings)["masks"]
@@ -178,7 +182,17 @@ def _parsed(data: bytes) -> pydicom.Dataset:
 def _check_depth(dataset: pydicom.Dataset, depth: int = 0) -> None:
     if depth > MAX_DEPTH:
         raise UnreadableImage("nested-too-deep", "it nests sequences too deeply")
-    for element in dataset:
-        if element.VR == "SQ" and element.value:
-            for item in element.value:
+    for element in list(dataset.values()):  # the others are parsed when they are needed; most never are
+        if is_sequence(element) or element.VR == "UN" or (element.VR is None and element.tag.is_private):
+            for item in _items(dataset, element.tag):
                 _check_depth(item, depth + 1)
+
+
+def _items(dataset: pydicom.Dataset, tag: int) -> Sequence[pydicom.Dataset]:
+    try:
+        element = dataset[tag]
+    except (RecursionError, MemoryError):
+        raise
+    except Exception:  # what cannot be parsed has no depth; if it matters, whoever needs it fails
+        return ()
+    return element.value or () if element.VR == "SQ" else ()

@@ -15,9 +15,9 @@ modified dates" and "retain patient characteristics"; it keeps less than that pr
 """
 
 import datetime
+import functools
 import hashlib
 import hmac
-import io
 import math
 import re
 from collections.abc import Callable
@@ -25,12 +25,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
+from salus.client.data.dicom.lookup import is_sequence, keywords_in
 from salus.client.data.dicom.person import write_person
+from salus.client.data.dicom.writing import as_file
 from salus.client.data.identity import normalised
 from salus.common.errors import ConfigError, UnreadableImage
 from salus.common.vocabulary import MODALITIES, VENDORS, vendor_of
@@ -42,7 +44,6 @@ METHOD_CODES = (
     ("113107", "Retain Longitudinal Temporal Information Modified Dates Option"),
     ("113108", "Retain Patient Characteristics Option"),
 )
-IMPLEMENTATION = "2.25.155264312907217263812330245718302456781"  # a fixed UUID of this software
 LARGEST_SHIFT_DAYS = 3650
 NUMBERS = (
     "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImageOrientationPatient",
@@ -163,10 +164,10 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     clean.Manufacturer = vendor
     write_person(clean, dataset)
     identify(clean, dataset, patient, rules)
-    for element in dataset:
-        kept = element.keyword in clean and element.keyword != ""
-        rule = "private" if element.tag.is_private else "sequences" if element.VR == "SQ" else "dropped"
-        counts["kept" if kept else rule] += 1
+    for element in dataset.values():  # not parsed: most of them are dropped
+        known = element.tag in clean and not element.tag.is_private
+        rule = "private" if element.tag.is_private else "sequences" if is_sequence(element) else "dropped"
+        counts["kept" if known else rule] += 1
     data = as_file(clean)
     study = rules.pseudonym("study", str(dataset.get("StudyInstanceUID", "") or ""))
     sealed = rules.seal(patient_id)
@@ -226,12 +227,12 @@ def _without_high_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int]) -> None:
-    for keyword in NUMBERS:
+    for keyword in keywords_in(dataset, NUMBERS):
         values = finite(dataset.get(keyword))
         if values:
             setattr(clean, keyword, values if len(values) > 1 else values[0])
-    for keyword, allowed in WORDS.items():
-        value = dataset.get(keyword)
+    for keyword in keywords_in(dataset, tuple(WORDS)):
+        value, allowed = dataset.get(keyword), WORDS[keyword]
         words = [str(word) for word in ([value] if isinstance(value, str) else value or ())]
         kept = [word for word in words if word in allowed]
         if kept:
@@ -273,12 +274,18 @@ def identify(clean: Dataset, dataset: Dataset, patient: str, rules: Rules) -> No
         clean.LongitudinalTemporalInformationModified = "MODIFIED"
     clean.PatientIdentityRemoved = "YES"
     clean.DeidentificationMethod = METHOD
+    clean.DeidentificationMethodCodeSequence = _method_codes()
+
+
+@functools.cache
+def _method_codes() -> Sequence:
+    """Return the declaration of the method, built once: it is the same in every object."""
     codes = []
     for value, meaning in METHOD_CODES:
         code = Dataset()
         code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
         codes.append(code)
-    clean.DeidentificationMethodCodeSequence = codes
+    return Sequence(codes)
 
 
 def standard_class(value: str) -> str:
@@ -303,14 +310,3 @@ def shifted_date(value: str, patient: str, secret: bytes) -> str:
     days = 1 + int.from_bytes(digest[:8], "big") % LARGEST_SHIFT_DAYS
     moved = day - datetime.timedelta(days=days) if day.toordinal() > days + 1 else day
     return moved.strftime("%Y%m%d") if moved != day else ""
-
-
-def as_file(clean: Dataset) -> bytes:
-    """Return the object as a DICOM file."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = clean.SOPClassUID, clean.SOPInstanceUID
-    meta.TransferSyntaxUID, meta.ImplementationClassUID = ExplicitVRLittleEndian, UID(IMPLEMENTATION)
-    buffer = io.BytesIO()
-    whole = FileDataset(buffer, clean, file_meta=meta, preamble=bytes(128))
-    pydicom.dcmwrite(buffer, whole, enforce_file_format=True)
-    return buffer.getvalue()

@@ -55,6 +55,8 @@ KINDS = {
     "T2 MAP", "T1 MAP", "WHOLE BODY", "REFORMATTED", "CSA MPR", "CSA 3D EDITOR", "FIELD_MAP", "SWI", "FLOW_ENCODED",
 }  # fmt: skip
 
+PRIVATE_GROUPS = {0x0019, 0x0043, 0x2001, 0x2005}  # of the elements that vendors use for diffusion
+
 
 def dimensions_of(*parts: Dataset) -> dict[str, float | str]:
     """Return the dimensions of one image, by name.
@@ -151,8 +153,9 @@ def _diffusion(parts: Sequence[Dataset]) -> tuple[float | None, str]:
     directions: list[Any] = []
     for part in parts:
         nested = _get(part, "DiffusionGradientDirectionSequence") or [part]
-        weightings += [_get(part, "DiffusionBValue"), *_private_weightings(part)]
-        directions += [_get(nested[0], "DiffusionGradientOrientation"), *_private_directions(part)]
+        private = not PRIVATE_GROUPS.isdisjoint(tag >> 16 for tag in tuple(part.keys()))  # looking for each takes long
+        weightings += [_get(part, "DiffusionBValue"), *(_private_weightings(part) if private else ())]
+        directions += [_get(nested[0], "DiffusionGradientOrientation"), *(_private_directions(part) if private else ())]
     weighting = next((number for value in weightings for number in _numbers(value)), -1.0)
     if weighting < 0:
         return None, ""
