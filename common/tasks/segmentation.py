@@ -28,6 +28,7 @@ from salus.common.transforms.chain import Chain
 from salus.common.transforms.intensity import Rescale
 from salus.common.transforms.resizing import Resize
 
+MAX_OUTPUTS = 2**30  # numbers that a network may give for one image of any size: 4 GB, and copies of it for the metrics
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 AXES = ("z", "y", "x")
 DEFAULT_CHAIN = (Resize.Settings(), Rescale.Settings())  # to the job's shape, grey values from 0 .. 1 to -1 .. 1
@@ -99,7 +100,7 @@ class Segmentation:
 
         Raises:
             DataError: images of another number of channels or dimensions than the job's.
-            UnreadableImage: the mask does not fit the job.
+            UnreadableImage: the mask does not fit the job, or the image is too large for the number of structures.
         """
         dimensions, channels = len(self.settings.shape), self.settings.channels
         if example["image"].ndim != dimensions + 1 or len(example["image"]) != channels:
@@ -108,6 +109,8 @@ class Segmentation:
                 f"got {len(example['image'])} and {example['image'].ndim - 1}.",
                 remedy="Use a job that fits this data set, or register another data set under its name.",
             )
+        if example["image"][0].size * (len(self.settings.classes) + 1) > MAX_OUTPUTS:
+            raise UnreadableImage("too-large", "it has too many voxels for the number of the job's structures")
         spacing = example.spacing_mm[-dimensions:] or (1.0,) * dimensions
         fields = {
             "image": torch.from_numpy(np.ascontiguousarray(example["image"], dtype=np.float32)),

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from salus.client.data.incoming.paging import Row
 
-UID = re.compile(r"^[0-9][0-9.]{0,63}$")
+UID = re.compile(r"^[0-9][0-9.]{0,63}\Z")
 STUDY_UID, SERIES_UID, INSTANCE_UID = "0020000D", "0020000E", "00080018"
 OBJECTS, ADDRESS = "00201208", "00081190"  # NumberOfStudyRelatedInstances, RetrieveURL
 

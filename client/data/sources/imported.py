@@ -10,7 +10,7 @@ from dataclasses import replace
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources.dicom_folder import DicomFolder
 
-PSEUDONYM = re.compile(r"^[0-9a-f]{32}$")
+PSEUDONYM = re.compile(r"^[0-9a-f]{32}\Z")
 
 
 class ImportedFolder(DicomFolder):

@@ -210,3 +210,12 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         task_of(test_flips=("z",))
     with pytest.raises(JobError, match="unknown|one of"):
         task_of(loss="hinge")
+
+
+def test_an_image_whose_outputs_no_machine_has_memory_for_is_left_out() -> None:
+    """Images of any size are evaluated window by window, and the outputs are as large as the image, for each structure."""
+    many = task_of(classes=tuple(f"s{number}" for number in range(1000)))
+    large = np.broadcast_to(np.float32(0.0), (1, 1100, 1100))  # of one number in memory
+    with pytest.raises(UnreadableImage, match="too many voxels for the number of the job's structures"):
+        many.prepare(Example({"image": large}, frozenset({"image"})))
+    assert "image" in task_of().prepare(Example({"image": large}, frozenset({"image"})))
