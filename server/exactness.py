@@ -3,6 +3,7 @@
 from salus.common.estimates import NOTHING, Estimate
 from salus.common.job import Job
 from salus.common.subgroups import groups_of
+from salus.common.subgroups.noisy import total_noise
 from salus.common.tasks import make_task
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import shape_of
@@ -20,7 +21,7 @@ def foretold(job: Job, sites: int, share: float = 1.0) -> dict[str, Estimate]:
     """Return the metrics of a typical model with their expected errors if `sites` sites answer; empty without noise.
 
     Args:
-        share: of the patients that are in one subgroup.
+        share: below 1, the share of the patients that are in one subgroup; 1 for all patients.
 
     Each site is assumed to have ``privacy.patients_per_site`` patients, ``training.validation_fraction`` of them for validation.
     """
@@ -28,7 +29,9 @@ def foretold(job: Job, sites: int, share: float = 1.0) -> dict[str, Estimate]:
         return {}
     task = make_task(job.task)
     noise = noise_in_sum(job, shape_of(job, "evaluate", 0, task), roster=sites, sites=sites)
-    metrics = task.foretold(share * sites * validation_patients(job), noise * groups_of(job).norm_l2)
+    groups = groups_of(job)
+    noise *= groups.norm_l2 * (total_noise(groups) if share == 1 else 1)
+    metrics = task.foretold(share * sites * validation_patients(job), noise)
     return {name: metric for name, metric in metrics.items() if isinstance(metric, Estimate)}
 
 

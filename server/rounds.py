@@ -16,6 +16,7 @@ from salus.common.strategies.base import Mean, Sent
 from salus.common.strategies.wire import encode_model
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.exact import from_entries
+from salus.common.subgroups.noisy import rows_of, total_noise, total_of
 from salus.common.subgroups.results import AttributeResult, exact_results, noisy_results, results_to_plain
 from salus.common.sums.exact import exact_size, from_limbs
 from salus.common.tasks import make_task
@@ -174,14 +175,13 @@ class JobRun:
     def _noised(self, total: Sum) -> tuple[Totals, float]:
         """Return the noisy statistics of all patients and the standard deviation of their noise."""
         rows, noise = self._noised_rows(total)
-        return rows[0], noise
+        return total_of(rows, self.groups), noise * total_noise(self.groups)
 
     def _noised_rows(self, total: Sum) -> tuple[Totals, float]:
         """Return the noisy statistics of all patients and of each subgroup, ``[1 + groups, row]``, and the noise's deviation."""
-        shape, unit = self._shape("evaluate"), self.groups.norm_l2
+        shape = self._shape("evaluate")
         noise = noise_in_sum(self.job, shape, roster=len(self.attempts.keys), sites=len(total.sites))
-        rows = total.vector[: shape.parameters].reshape(1 + self.groups.count, -1)
-        return rows * unit, noise * unit
+        return rows_of(total.vector[: shape.parameters], self.groups), noise * self.groups.norm_l2
 
     def _subgroups(self, total: Sum) -> tuple[AttributeResult, ...]:
         if self.job.privacy.noised:

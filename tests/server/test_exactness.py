@@ -2,7 +2,7 @@ from pathlib import Path
 
 from tests.builders import tiny_job
 
-from salus.common.job import Job, load_job
+from salus.common.job import Job, load_job, parse_job
 from salus.server.exactness import exactness, foretold
 
 JOBS = Path(__file__).parents[2] / "simulations" / "jobs"
@@ -46,3 +46,22 @@ def test_a_segmentation_hears_about_its_dice_and_no_auc() -> None:
         text = exactness(job.model_copy(update={"training": training, "privacy": privacy}), 5)
         assert text.startswith(expected)
         assert "AUC" not in text
+
+
+def test_a_job_hears_how_exact_its_subgroups_will_be() -> None:
+    job = default_private_job()
+    named = parse_job(
+        'job = { name = "x", rounds = 1 }\ntask = { dataset = "d", kind = "classification", model = "cnn", shape = [28, 28], '
+        'classes = ["a", "b"] }\n[evaluation]\nsubgroups = ["sex", "age"]'
+    ).evaluation
+    grouped = job.model_copy(update={"evaluation": named})
+    text = exactness(grouped, 20)
+    assert "In subgroups of equal size: AUC by sex (2 groups) +- 0.0" in text
+    assert "AUC by age (5 groups) +- 0." in text
+    assert "In subgroups" not in exactness(job, 20)
+    whole, alone = foretold(grouped, 20)["auc"], foretold(job, 20)["auc"]
+    half, fifth = foretold(grouped, 20, 1 / 2)["auc"], foretold(grouped, 20, 1 / 5)["auc"]
+    errors = [metric.standard_error or 1.0 for metric in (alone, whole, half, fifth)]
+    assert errors == sorted(errors), "fewer patients and more groups are less exact"
+    few = grouped.model_copy(update={"privacy": job.privacy.model_copy(update={"patients_per_site": 80})})
+    assert "AUC by age (5 groups) too noisy to say" in exactness(few, 10)

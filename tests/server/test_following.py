@@ -96,6 +96,18 @@ def test_show_tells_how_good_the_final_model_is_and_breaks_no_path(
     assert f"Model: {model}" in shown
     assert "final auc" in shown
     assert "0.750" in shown
+    assert "by subgroup" not in shown
+
+
+def test_show_has_a_table_of_subgroups(coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = {"[red]female": {"patients": 12, "metrics": {"auc": 0.75}}, "male": {"patients": 0, "metrics": {}}}
+    found = event(2, "evaluated", metrics={"auc": 0.7}, subgroups={"sex": {"hidden": 3, "groups": groups}})
+    monkeypatch.setattr("tests.server.test_following.EVENTS", [event(1, "started"), found])
+    monkeypatch.setattr(out, "width", 120)
+    shown = salus("job", "show", "c", "x").stdout
+    assert "Final model by subgroup" in shown
+    assert "sex: [red]female" in shown
+    assert "no patients, or hidden" in shown
 
 
 def test_a_site_answers_once_in_each_attempt_on_the_screen() -> None:

@@ -153,3 +153,17 @@ def test_the_report_of_a_private_job_names_unit_mode_epsilon_and_assumption(tmp_
         3.0
     }  # the ledgers let no more leave, however often it was sent again
     assert "no formal privacy" in privacy_card(tiny_job(), None, names).statement
+
+
+def test_subgroups_are_a_table_with_a_word_on_what_is_hidden(tmp_path: Path) -> None:
+    female = {"patients": 12, "metrics": {"auc": 0.9, "loss": 0.3}}
+    subgroups = {"sex": {"hidden": 7, "groups": {"female": female, "<i>male": {"patients": 0, "metrics": {}}}}}
+    event = Event(datetime.now(UTC), "evaluated", {"metrics": {"auc": 0.9}, "subgroups": subgroups})
+    text = report_of(tmp_path / "a.html", tiny_job(), [event])
+    assert "Quality in subgroups" in text
+    assert '<th>sex: female</th><td class="n">12</td><td class="n">0.900</td><td class="n">0.300</td>' in text
+    assert "&lt;i&gt;male" in text
+    assert "no patients, or hidden" in text
+    assert '<th>sex: in hidden groups</th><td class="n">7</td>' in text
+    assert "fewer than 5 patients" in text
+    assert "Quality in subgroups" not in report_of(tmp_path / "b.html", tiny_job(), [noisy_evaluation()])
