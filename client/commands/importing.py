@@ -20,7 +20,7 @@ from salus.client.data.incoming.dimse import DicomNetwork, pushed
 from salus.client.data.incoming.files import Incoming, from_folder, from_zip
 from salus.client.data.incoming.importing import ImportReport, import_images
 from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, parse_query
-from salus.client.data.incoming.pipeline import children_at_once
+from salus.client.data.incoming.pipeline import started
 from salus.client.data.incoming.progress import Progress
 from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.data.patient_map import PatientMap
@@ -97,10 +97,9 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
     layers = catalogue.decoding.layers if catalogue.decoding is not None else LAYERS
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(store))
-        children = [
-            stack.enter_context(Isolated(secret, masks, layers=layers, structures=target.structures))
-            for _ in range(children_at_once())
-        ]
+        children = stack.enter_context(
+            started(lambda: Isolated(secret, masks, layers=layers, structures=target.structures))
+        )
         bar = stack.enter_context(Bar(console=err, transient=True))
         task = bar.add_task("Importing ...", total=None)
         progress = Progress(store, secret)

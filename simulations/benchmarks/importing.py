@@ -1,6 +1,5 @@
 """Import of many small studies: files per second and memory, compared with only reading and hashing the same files."""
 
-import contextlib
 import hashlib
 import io
 import resource
@@ -14,7 +13,7 @@ import pydicom
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.incoming.files import from_folder
 from salus.client.data.incoming.importing import import_images
-from salus.client.data.incoming.pipeline import children_at_once
+from salus.client.data.incoming.pipeline import started
 from salus.client.data.sources.labels import LabelRow, Labels
 from salus.simulations.benchmarks.environment import cpu_seconds, describe_machine, peak_rss_mb, versions
 from salus.simulations.phantoms import Hospital, write_hospital
@@ -42,13 +41,12 @@ def run(*, quick: bool = False) -> dict[str, Any]:
         write_hospital(data, hospital, seed=1, side=SIDE)
         studies = sum(1 for path in data.glob("*/*") if path.is_dir())
         files = sum(1 for _ in data.rglob("*.dcm"))
-        started = time.monotonic()
-        with contextlib.ExitStack() as stack:
-            children = [stack.enter_context(Isolated(SECRET)) for _ in range(children_at_once())]
-            processes = [child.process_id for child in children]
+        started_at = time.monotonic()
+        with started(lambda: Isolated(SECRET)) as children:
             before = time.process_time()
             report = import_images(from_folder(data), _Everything(), SECRET, store, children)
-            seconds, parent_cpu = time.monotonic() - started, time.process_time() - before
+            seconds, parent_cpu = time.monotonic() - started_at, time.process_time() - before
+            processes = [child.process_id for child in children if child.process_id]
             child_cpu, child_peak = cpu_seconds(processes), max(map(peak_rss_mb, processes))
         floor = _floor(data)
         return {

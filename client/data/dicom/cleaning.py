@@ -64,6 +64,10 @@ class Isolated:
     ) -> None:
         self._child.stop()
 
+    def stop(self) -> None:
+        """End the child; the next file starts another."""
+        self._child.stop()
+
     @property
     def process_id(self) -> int:
         """The child's process id, 0 while there is none; for measurements."""

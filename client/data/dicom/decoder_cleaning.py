@@ -21,6 +21,7 @@ from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.lookup import is_sequence
 from salus.client.data.dicom.messages import Answer, Operation, Problem
 from salus.client.data.dicom.picture import MAX_PIXELS, guarded
+from salus.client.data.dicom.references import ANNOTATIONS as ANNOTATION_CLASSES
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
@@ -151,7 +152,7 @@ class Cleaning:
 
 def _clean(data: bytes, rules: Rules) -> Clean:
     dataset = _parsed(data)
-    if is_annotation(data[:HEAD_BYTES]):
+    if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) in ANNOTATION_CLASSES:
         if not rules.structures or str(dataset.get("SOPClassUID", "")) not in SEGMENTATIONS:
             raise UnreadableImage("annotation", "a structure set, or a segmentation where no structures are named")
         return deidentify_segmentation(dataset, rules)
@@ -172,7 +173,8 @@ def _parsed(data: bytes) -> pydicom.Dataset:
         raise UnreadableImage("not-dicom", "shorter than a DICOM header")
     file = io.BytesIO(data)
     read_preamble(file, force=False)
-    if _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+    named = DeflatedExplicitVRLittleEndian.encode() in data  # to search for it takes less than to parse
+    if named and _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         raise UnreadableImage("unsupported", "deflated; a small file can expand without bound")
     dataset = pydicom.dcmread(io.BytesIO(data))
     _check_depth(dataset)

@@ -1,8 +1,9 @@
 """De-identification of many files by several children at once: small files in groups, large ones alone, results in order."""
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -96,3 +97,18 @@ def _size(group: Sequence[Incoming]) -> int:
 def children_at_once() -> int:
     """Return how many children are worth having: one for each core that this process may use."""
     return max(1, min(CHILDREN, len(os.sched_getaffinity(0))))
+
+
+@contextlib.contextmanager
+def started(make: Callable[[], Isolated]) -> Iterator[list[Isolated]]:
+    """Give as many children as are worth having; the first is started now, and the others with their first file.
+
+    Raises:
+        ConfigError, DataError: as `Isolated`, before any file is read.
+    """
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(make())]
+        for _ in range(children_at_once() - 1):
+            children.append(make())
+            stack.callback(children[-1].stop)
+        yield children
