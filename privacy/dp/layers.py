@@ -12,8 +12,8 @@ from salus.privacy.dp.convolutions import (
     CONVOLUTIONS,
     TRANSPOSED,
     convolution,
-    image_by_image,
     instances_of_convolution,
+    instantiating,
 )
 from salus.privacy.dp.ghost import (
     Gradients,
@@ -66,7 +66,7 @@ def passed(
     if isinstance(layer, CONVOLUTIONS):
         return convolution(layer, inputs, gradient, patients)
     if isinstance(layer, TRANSPOSED):
-        return image_by_image(layer, inputs, gradient, patients)
+        return instantiating(layer, inputs, gradient, patients)
     return instantiated(_norm(layer, inputs, gradient, patients, moments))
 
 
