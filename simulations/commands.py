@@ -209,7 +209,7 @@ def bench(
         Path | None, typer.Option(help="For privacy: also write the table as an SVG image to this file.")
     ] = None,
 ) -> None:
-    """Compare Salus with a peer or a lower bound in the same run: cache, dp, encryption, evaluation,
+    """Compare Salus with a peer or a lower bound in the same run: cache, device, dp, encryption, evaluation,
     harmonisation, importing, link, masking, memory, privacy."""
     from salus.simulations.benchmarks import BENCHMARKS
 

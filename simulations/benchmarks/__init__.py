@@ -11,6 +11,7 @@ BENCHMARKS = Registry(
     "salus.benchmarks",
     {
         "cache": "salus.simulations.benchmarks.cache:run",
+        "device": "salus.simulations.benchmarks.device:run",
         "dp": "salus.simulations.benchmarks.dp:run",
         "encryption": "salus.simulations.benchmarks.encryption:run",
         "evaluation": "salus.simulations.benchmarks.evaluation:run",

@@ -94,9 +94,7 @@ def test_a_patient_that_is_not_finite_leaves_the_others_unchanged(name: str, val
 def test_every_3d_convolution_goes_through_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     one = convolutions._weight_gradients
-    monkeypatch.setattr(
-        convolutions, "_weight_gradients", lambda layer, i, g: calls.append(len(i)) or one(layer, i, g)
-    )
+    monkeypatch.setattr(convolutions, "_weight_gradients", lambda layer, i, g: calls.append(len(i)) or one(layer, i, g))
     for name, sizes in (("3-d stride", [8]), ("2-d stride", [1] * 5)):
         calls.clear()
         instantiating(*given(name), PATIENTS)
