@@ -6,7 +6,8 @@ subtracted, and the difference may be due to one patient. So without noise a sit
 Training is such a question, too. Two sums over the same sites that differ in the bound on a site's weight only, between the
 patients of the largest site and of the second largest, differ by the largest site's update. The same holds for every setting
 that selects, weights, cuts or changes the images of some sites or patients and not of others: the order of two classes, the
-weight of a rare one, a window whose upper end only one patient's implant exceeds. So a setting may differ between two jobs
+weight of a rare one, a window whose upper end only one patient's implant exceeds, or the momentum of the second step, which
+only the one site takes that has more images than a batch. So a setting may differ between two jobs
 only if it is known to act on every image alike (`ALIKE`, and `Transform.alike`); settings of plug-ins are not known to.
 """
 
@@ -14,9 +15,11 @@ from collections.abc import Mapping
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import JobError
-from salus.common.job import Job, TaskSettings
+from salus.common.job import Aggregation, Job, TaskSettings, Training
 from salus.common.models import MODELS
 from salus.common.registry import own_settings
+from salus.common.strategies import STRATEGIES
+from salus.common.strategies.base import OneSided
 from salus.common.strict import Strict
 from salus.common.subgroups import groups_of
 from salus.common.transforms import kind_of
@@ -76,6 +79,8 @@ def _training(job: Job) -> Mapping[str, str]:
         "task.transforms": [_plain(step) for step in task.transforms if kind_of(step).selective],
         "task, such as its kind, labels, order and weights of classes": _fixed(task),
         "task.transforms other than random changes": _changes(task),
+        "training.weight_decay, and settings of the optimizer such as momentum": _later_steps(training),
+        "aggregation.strategy at the sites": _corrections(job),
     }
     return {f"training: {name}": _text([value]) for name, value in settings.items()}
 
@@ -102,6 +107,21 @@ def _subgroups(job: Job, least: int) -> Mapping[str, str]:
     return {
         f"subgroups: {name}": _text([list(attribute.values), least]) for name, attribute in groups.attributes.items()
     }
+
+
+def _later_steps(training: Training) -> Mapping[str, object]:
+    """Return the settings that act from the second step on only: a site of one batch takes one step and does not feel them."""
+    own = training.model_dump(mode="json", exclude_defaults=True)
+    return {key: value for key, value in own.items() if key == "weight_decay" or key not in Training.model_fields}
+
+
+def _corrections(job: Job) -> list[object]:
+    """Return the strategy and its settings if it corrects a site's steps or counts them; nothing if only the server differs."""
+    kind = STRATEGIES.get(job.strategy, error=JobError)
+    if getattr(kind, "local", None) is OneSided.local:
+        return []
+    own = job.aggregation.model_dump(mode="json", exclude_defaults=True)
+    return [job.strategy, {key: value for key, value in own.items() if key not in Aggregation.model_fields}]
 
 
 def _plain(settings: Strict) -> object:

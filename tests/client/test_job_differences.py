@@ -65,6 +65,13 @@ class Coordinator:
         return update
 
 
+def stepped(momentum: float) -> Job:
+    """Return a job in which only the first site takes a second step."""
+    job = masked(batch_size=80, max_patients=LARGE, learning_rate=0.01)
+    training = job.training.changed(optimizer="sgd", momentum=momentum)
+    return job.model_copy(update={"training": training})
+
+
 LOW, HIGH = masked(max_patients=40), masked(max_patients=LARGE)
 
 
@@ -77,6 +84,28 @@ def test_the_attack_without_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyP
     wanted = coordinator.update_of_first(HIGH)
     assert round(many - few) == LARGE - 40
     assert np.abs((high - low) / (many - few) - wanted).max() < 1e-3 * np.abs(wanted).max() + 1e-5
+
+
+def test_momentum_without_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other sites take one step, whatever the momentum, so the difference of two sums is the first site's alone."""
+    monkeypatch.setattr(MemoryStore, "ask", lambda *_, **__: None)
+    coordinator = Coordinator(tmp_path)
+    totals, own = [], []
+    for momentum in (0.9, 0.0):
+        totals.append(coordinator.total(stepped(momentum))[0])
+        own.append(coordinator.update_of_first(stepped(momentum)))
+    found, wanted = (totals[0] - totals[1]) / LARGE, own[0] - own[1]
+    assert np.abs(wanted).max() > 1e-4
+    assert np.abs(found - wanted).max() < 1e-2 * np.abs(wanted).max()
+
+
+def test_a_second_job_with_another_momentum_is_refused(tmp_path: Path) -> None:
+    coordinator = Coordinator(tmp_path)
+    coordinator.total(stepped(0.9))
+    with pytest.raises(RoundError):
+        coordinator.total(stepped(0.0))
+    left_out = [event.fields for event in coordinator.world.events if event.kind == "left-out"]
+    assert all("momentum" in str(fields["text"]) for fields in left_out)
 
 
 def test_a_second_job_with_another_bound_is_refused_by_every_site(tmp_path: Path) -> None:

@@ -43,10 +43,12 @@ def test_other_bins_scales_and_limits_are_other_questions_and_equal_ones_are_equ
     assert questions_of(asked("quantiles"), 5) != questions_of(asked("quantiles", bins=17), 5)
 
 
-def training(kind: str, task: str, *steps: str) -> Job:
+def training(kind: str, task: str, *steps: str, more: str = "") -> Job:
     model = {"segmentation": "unet", "tabular": "logistic"}.get(kind, "cnn")
     text = f'[job]\nname = "j"\nrounds = 1\n[task]\nkind = "{kind}"\nmodel = "{model}"\ndataset = "d"\n{task}\n'
-    return parse_job(text + "".join(f"[[task.transforms]]\n{s}\n" for s in steps) + '[privacy]\nnoise = "none"\n')
+    return parse_job(
+        text + "".join(f"[[task.transforms]]\n{s}\n" for s in steps) + f'{more}\n[privacy]\nnoise = "none"\n'
+    )
 
 
 IMAGES = 'shape = [32, 32]\nclasses = ["a", "b", "c"]'
@@ -117,3 +119,32 @@ def test_what_older_versions_have_remembered_is_compared_as_before() -> None:
     found = questions_of(job, 5)
     assert found["training: task.classes"] == canonical_json([["a", "b", "c"]]).decode()
     assert found["training: task.transforms"] == canonical_json([[{"mm": [1.0, 1.0]}]]).decode()
+
+
+SGD = '[training]\noptimizer = "sgd"\n'
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (SGD, SGD + "momentum = 0.5"),
+        ("", "[training]\nweight_decay = 0.01"),
+        ("", '[aggregation]\nstrategy = "fedprox"'),
+        ('[aggregation]\nstrategy = "fedprox"', '[aggregation]\nstrategy = "fedprox"\nproximal = 0.2'),
+        (SGD + "momentum = 0.0", SGD + 'momentum = 0.0\n[aggregation]\nstrategy = "scaffold"\nlocal_steps = 1'),
+    ],
+)
+def test_what_only_sites_of_several_batches_feel_is_another_question(one: str, other: str) -> None:
+    """With a batch that only the largest site exceeds, the difference of two sums would be this site's."""
+    assert questions_of(training("classification", IMAGES, more=one), 5) != questions_of(
+        training("classification", IMAGES, more=other), 5
+    )
+
+
+@pytest.mark.parametrize(
+    "other", [SGD, "[training]\nlearning_rate = 0.5", '[aggregation]\nstrategy = "fedavgm"\nserver_momentum = 0.5']
+)
+def test_the_optimizer_the_step_and_the_servers_half_may_differ(other: str) -> None:
+    assert questions_of(training("classification", IMAGES), 5) == questions_of(
+        training("classification", IMAGES, more=other), 5
+    )
