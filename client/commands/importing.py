@@ -27,7 +27,8 @@ from salus.client.data.patient_map import PatientMap
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import open_source
 from salus.client.data.sources.base import SourceOptions
-from salus.client.data.sources.labels import Labels, read_labels
+from salus.client.data.sources.label_match import Labels
+from salus.client.data.sources.labels import read_labels
 from salus.client.data.sources.local import LocalFiles
 from salus.client.outgoing.sending import post, store
 from salus.common.console import err
@@ -50,6 +51,7 @@ class Target:
         labels: the label file; None if the images have segmentations only.
         declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
         structures: labels of the segments that segmentations keep.
+        zero_pad_ids: see `SourceOptions`.
         channels: see `SourceOptions`.
     """
 
@@ -62,6 +64,7 @@ class Target:
     declare: bool = True
     structures: tuple[str, ...] = ()
     channels: str = ""
+    zero_pad_ids: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
         )
     known = Labels({})
     if target.labels is not None:
-        options = SourceOptions(labels=target.labels.name, label_column=target.label_column)
+        options = SourceOptions(
+            labels=target.labels.name, label_column=target.label_column, zero_pad_ids=target.zero_pad_ids
+        )
         known = read_labels(LocalFiles(target.labels.parent, options), options)
     masks = tuple(parse_mask(text) for text in target.masks)
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -202,13 +207,16 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
     at = datetime.now(UTC)
     page = target.folder / "reports" / f"import-{target.name}-{at:%Y%m%d-%H%M%S}.html"
     write_page(page, f"Import into {target.name}", f"{METHOD}; {at:%Y-%m-%d %H:%M} UTC.", sections_of(report))
+    report.check_labels()
     if not any(store.rglob("*.dcm")):
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
     # Images of earlier imports are in the store too.
     options = SourceOptions(volumes=target.volumes, channels=target.channels, structures=target.structures)
-    found = itertools.chain(open_source("imported", store, options, catalogue.decoding).everything(), report.files)
+    found = itertools.chain(
+        open_source("imported", store, options, catalogue.decoding).everything(), report.files, report.unmatched
+    )
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
     stored = sum(1 for _ in store.rglob("*.dcm"))
     return {**plain, "stored": stored, "page": str(page)}

@@ -11,6 +11,9 @@ Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Name = Annotated[str, typer.Argument(help="The name by which jobs refer to this data set.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm the declaration as shown, without asking.")]
 LabelFile = Annotated[Path | None, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
+ZeroPad = Annotated[
+    int, typer.Option(min=0, max=64, help="Give the label file's patient identifiers leading zeros up to this length.")
+]
 Structures = Annotated[
     str, typer.Option(help="Labels of segments to keep, separated by commas; no label file is needed.")
 ]
@@ -54,6 +57,7 @@ def import_(
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
     channels: Channels = "",
+    zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
     allow_missing: AllowMissing = False,
@@ -68,7 +72,9 @@ def import_(
         raise ConfigError("Expected either a folder or zip, or --pacs.", remedy="Give one of them.")
     tls = Tls(authority, certificate, key, trusted_network)
     files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
-    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels)
+    target = Target(
+        folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels, zero_pad_ids
+    )
     _imported(run_import(target, files), folder, name, yes, allow_missing)
 
 
@@ -87,6 +93,7 @@ def receive(
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
     channels: Channels = "",
+    zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
     yes: Yes = False,
@@ -96,7 +103,9 @@ def receive(
     from salus.client.commands.importing import Target, Tls, pushed_files, run_import
 
     files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
-    target = Target(folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels)
+    target = Target(
+        folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels, zero_pad_ids
+    )
     _imported(run_import(target, files), folder, name, yes)
 
 

@@ -18,6 +18,7 @@ from pydicom.sequence import Sequence
 
 from salus.client.data.dicom.annotations import SEGMENTATIONS, functional_group
 from salus.client.data.dicom.deidentify import Clean, Rules, finite, identify, standard_class, uid
+from salus.client.data.dicom.matching import others_of
 from salus.client.data.dicom.picture import MAX_PIXELS
 from salus.client.data.dicom.segmentation import KINDS, background_of, refuse_own, segments_of
 from salus.client.data.dicom.writing import as_file
@@ -84,6 +85,7 @@ def deidentify_segmentation(dataset: Dataset, rules: Rules) -> Clean:
         rules.seal(patient_id),
         counts,
         annotation=True,
+        others=others_of(dataset, rules.pseudonym, rules.secret, patient_id),
     )
 
 

@@ -21,6 +21,7 @@ from salus.client.data.dicom.decoder_cleaning import (
 from salus.client.data.dicom.deidentify import Clean, PixelMask
 from salus.client.data.dicom.instances import Instance
 from salus.client.data.dicom.isolation import Child, Decoding, raised
+from salus.client.data.dicom.matching import Others
 from salus.client.data.dicom.messages import MAX_FILE_BYTES, Problem
 from salus.client.data.sandbox import LAYERS
 from salus.common.errors import UnreadableImage
@@ -136,7 +137,15 @@ def _clean_of(answer: Cleaned, body: memoryview) -> Clean:
     name = hashlib.sha256(data).hexdigest()
     counts: dict[str, int] = {str(rule): count for rule, count in answer.counts.items()}
     return Clean(
-        data, name, answer.patient, answer.study, answer.vendor, answer.sealed_patient, counts, answer.annotation
+        data,
+        name,
+        answer.patient,
+        answer.study,
+        answer.vendor,
+        answer.sealed_patient,
+        counts,
+        answer.annotation,
+        Others(**answer.others),
     )
 
 

@@ -46,6 +46,7 @@ class Cleaned(Answer):
     counts: dict[Literal["kept", "dropped", "private", "sequences"], Annotated[int, Field(ge=0, le=10**7)]]
     size: Annotated[int, Field(ge=0, le=MAX_CLEAN_BYTES)]
     annotation: bool = False
+    others: dict[Literal["instance", "series", "accession", "former"], Digits] = Field(default_factory=dict)
 
     @property
     def body_bytes(self) -> int:
@@ -112,6 +113,7 @@ class Cleaning:
             study=clean.study,
             vendor=clean.vendor,
             sealed_patient=clean.sealed_patient,
+            others=vars(clean.others),  # type: ignore[arg-type]  # checked here, too
             counts=clean.counts,  # type: ignore[arg-type]  # checked here, as everywhere
             size=len(clean.data),
             annotation=clean.annotation,

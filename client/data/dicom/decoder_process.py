@@ -33,7 +33,8 @@ from salus.client.data.dicom.messages import (
 from salus.client.data.sandbox import SandboxUnavailableError, lock_down
 from salus.common.errors import DataError, UnreadableImage
 
-ENCODINGS = ("utf-8", "utf-8-sig", "latin-1", "ascii")  # each is a module that Python loads when it is first used
+# Each is a module that Python loads when it is first used.
+ENCODINGS = ("utf-8", "utf-8-sig", "latin-1", "ascii", "cp1252", "utf-16")
 Ask = Callable[[Question], bytearray]
 
 

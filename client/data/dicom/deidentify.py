@@ -31,6 +31,7 @@ from pydicom.uid import UID
 
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
 from salus.client.data.dicom.lookup import is_sequence, keywords_in
+from salus.client.data.dicom.matching import Others, others_of
 from salus.client.data.dicom.person import write_person
 from salus.client.data.dicom.writing import as_file
 from salus.client.data.identity import normalised
@@ -143,6 +144,7 @@ class Clean:
     sealed_patient: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     annotation: bool = False
+    others: Others = field(default_factory=Others)
 
 
 def deidentify(dataset: Dataset, rules: Rules) -> Clean:
@@ -171,7 +173,16 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     data = as_file(clean)
     study = rules.pseudonym("study", str(dataset.get("StudyInstanceUID", "") or ""))
     sealed = rules.seal(patient_id)
-    return Clean(data, hashlib.sha256(data).hexdigest(), patient, study, vendor, sealed, counts)
+    return Clean(
+        data,
+        hashlib.sha256(data).hexdigest(),
+        patient,
+        study,
+        vendor,
+        sealed,
+        counts,
+        others=others_of(dataset, rules.pseudonym, rules.secret, patient_id),
+    )
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:

@@ -77,6 +77,7 @@ class DicomImage:
     pixel_sha256: str
     info: dict[str, str | float | int | list[float]]
     instance_uid: str = ""
+    accession_number: str = ""
     frame_of_reference: str = ""
     dimensions: Mapping[str, float | str] = field(default_factory=dict)
     thickness_mm: float = 0.0
@@ -129,6 +130,7 @@ class Facts(Strict):
     modality: str
     vendor: str
     instance_uid: Annotated[str, Field(max_length=1000)] = ""
+    accession_number: Annotated[str, Field(max_length=1000)] = ""
     frame_of_reference: Annotated[str, Field(max_length=1000)] = ""
     sex: Sex = ""
     age_years: Annotated[int, Field(ge=0, le=OLDEST_YEARS)] | None = None
@@ -194,6 +196,7 @@ def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
         modality=modality_of(dataset.get("Modality")),
         vendor=vendor_of(dataset.get("Manufacturer")),
         instance_uid=str(dataset.get("SOPInstanceUID", "") or ""),
+        accession_number=normalised(str(dataset.get("AccessionNumber", "") or "")),
         frame_of_reference=str(dataset.get("FrameOfReferenceUID", "") or ""),
         sex=sex_of(dataset.get("PatientSex")),
         age_years=age_years(dataset),
@@ -226,6 +229,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         intensities=intensities,
         pixel_sha256=array_digest(rescaled),
         instance_uid=facts.instance_uid,
+        accession_number=facts.accession_number,
         frame_of_reference=facts.frame_of_reference,
         dimensions=facts.dimensions,
         thickness_mm=facts.thickness_mm,

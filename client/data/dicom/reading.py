@@ -24,7 +24,7 @@ from salus.client.data.dicom.messages import (
     Question,
 )
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import Reader, SourceOptions, parts_of
+from salus.client.data.sources.base import Reader, SourceOptions, parts_of, unmatched_of
 from salus.common.errors import UnreadableImage
 
 MAX_OPEN = 2  # a source may hold gigabytes
@@ -49,6 +49,7 @@ class Reading:
         self._operations: dict[str, Callable[..., tuple[Answer, Sequence[Buffer]]]] = {
             "wanted": self._wanted,
             "parts": self._parts,
+            "unmatched": self._unmatched,
             "look": self._look,
             "examine": self._examine,
             "load": self._load,
@@ -80,6 +81,11 @@ class Reading:
     @staticmethod
     def _parts(reader: Reader, names: list[str]) -> tuple[Answer, Sequence[Buffer]]:
         return Names(names=tuple(parts_of(reader, names))), []
+
+    @staticmethod
+    def _unmatched(reader: Reader, start: int) -> tuple[Answer, Sequence[Buffer]]:
+        found = list(itertools.islice(unmatched_of(reader), start, start + PAGE))
+        return Page(found=tuple(map(_plain, found)), more=len(found) == PAGE), []
 
     def _look(self, reader: Reader, name: str) -> tuple[Answer, Sequence[Buffer]]:
         group = reader.group(name)

@@ -6,13 +6,15 @@
 Labels are matched by the pseudonyms of the label file's own identifiers; what is stored with the images identifies no one.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.deidentify import Clean
+from salus.client.data.identity import without_leading_zeros
 from salus.client.data.incoming.files import Incoming
 from salus.client.data.incoming.pipeline import Pipeline, Result
 from salus.client.data.incoming.progress import STORED, Progress
@@ -20,12 +22,13 @@ from salus.client.data.incoming.storing import Label, Store
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import Quarantined
-from salus.client.data.sources.labels import Labels
+from salus.client.data.sources.label_match import Labels, raise_for_zeros
 from salus.common.errors import UnreadableImage
 
 # Objects that the PACS has, or may have, and that are not here: another import may bring them.
 MISSING = {"pacs", "pacs-list", "no-study-uid", "no-series-uid", "no-instance-uid"}
 
+MOST_DIGITS = 16  # of a patient identifier that leading zeros are tried for
 MAX_NAMED = 100_000  # refused files; all are counted
 
 
@@ -40,6 +43,8 @@ class ImportReport:
         listed: ``studies`` and ``objects`` that the PACS lists; empty for other sources.
         earlier: objects that the PACS lists and that an earlier import has stored.
         files: the refused files by name.
+        unmatched: rows of the label file that no image of this import has.
+        check_labels: raises DataError for rows that match what they cannot mean.
     """
 
     images: int = 0
@@ -54,6 +59,8 @@ class ImportReport:
     left_out: Counter[str] = field(default_factory=Counter)
     listed: Counter[str] = field(default_factory=Counter)
     files: list[Quarantined] = field(default_factory=list)
+    unmatched: list[Quarantined] = field(default_factory=list)
+    check_labels: Callable[[], None] = field(default=lambda: None)
 
     @property
     def missing(self) -> int:
@@ -85,6 +92,7 @@ class ImportReport:
             "patients": len(self.patients),
             "refused": dict(self.refused),
             "left_out": dict(self.left_out),
+            "label_rows_without_image": len(self.unmatched),
             "pacs": {**self.listed, "stored_before": self.earlier, "missing": self.missing} if self.listed else {},
             "elements": dict(self.rules),
             "vendors": dict(self.vendors),
@@ -131,6 +139,7 @@ def import_images(
                 progress.put((item.study, item.name, STORED) for item, _, _ in usable)
                 progress.put((item.study, item.name, problem.reason) for item, problem in refused)
             report.found += len(results)
+    report.unmatched, report.check_labels = finder.unmatched(), finder.check
     if progress is not None:
         report.left_out, report.listed, report.earlier = progress.left_out, progress.listed, progress.earlier
     return report
@@ -152,21 +161,56 @@ def _judged(
     return usable, refused
 
 
+# Kinds of pseudonyms, and the columns of the label file that they stand for.
+BY_KIND = {
+    "instance": "SOPInstanceUID",
+    "series": "SeriesInstanceUID",
+    "study": "StudyInstanceUID",
+    "accession": "AccessionNumber",
+    "patient": "PatientID",
+}
+
+
+def _with_zeros(identifiers: Sequence[str], secret: bytes) -> dict[str, str]:
+    """Return identifiers of digits with leading zeros, as a spreadsheet may have dropped them, by their pseudonyms."""
+    longer = {
+        identifier.zfill(digits)
+        for identifier in identifiers
+        if identifier == without_leading_zeros(identifier) and identifier.isascii() and identifier.isdigit()
+        for digits in range(len(identifier) + 1, MOST_DIGITS + 1)
+    }
+    return {pseudonym(secret, "patient", identifier): identifier for identifier in longer - set(identifiers)}
+
+
 class _PseudonymousLabels:
-    """Finds a label by file name, or by the pseudonyms of study and patient."""
+    """Finds a label by file name, or by the pseudonyms of an object's identifiers."""
 
     def __init__(self, labels: Labels, secret: bytes, *, labelled: bool) -> None:
         self._labels, self._labelled = labels, labelled
-        self._studies = {pseudonym(secret, "study", key): key for key in labels.keys("StudyInstanceUID")}
-        self._patients = {pseudonym(secret, "patient", key): key for key in labels.keys("PatientID")}
+        self._keys = {
+            kind: {pseudonym(secret, kind, key): key for key in labels.keys(column)} for kind, column in BY_KIND.items()
+        }
+        self._zeros = _with_zeros(labels.keys("PatientID"), secret)
+        self._without: dict[str, str] = {}
 
     def find(self, name: str, clean: Clean) -> Label | None:
         """Return label and split of an image, or None if it needs none; raises UnreadableImage if it lacks one."""
         if clean.annotation:
             return None
-        row = self._labels.find(
-            file=name, study=self._studies.get(clean.study, ""), patient=self._patients.get(clean.patient, "")
-        )
+        found = {"patient": clean.patient, "study": clean.study, **vars(clean.others)}
+        keys = {kind: known.get(found[kind], "") for kind, known in self._keys.items()}
+        row = self._labels.find(file=name, owner=clean.patient, **keys)
+        if row is None and clean.patient in self._zeros:
+            self._without[clean.patient] = self._zeros[clean.patient]
         if row is None and self._labelled:
             raise UnreadableImage("unlabelled", "no label for this file, its study or its patient")
         return None if row is None else (row.label, row.split)
+
+    def unmatched(self) -> list[Quarantined]:
+        """Return the rows that no image of this import has."""
+        return list(itertools.islice(self._labels.rest(), MAX_NAMED))
+
+    def check(self) -> None:
+        """Raise DataError for rows that match two patients, or that match none because of leading zeros."""
+        self._labels.check_matches()
+        raise_for_zeros(self._labels.name, sorted(self._without.values()))

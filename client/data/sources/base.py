@@ -40,6 +40,7 @@ class SourceOptions(Strict):
         text: a column of the label file with a text.
         series: a column of the label file that names a CSV file with a time series for each image, relative to the root.
         sex_column, age_column: columns of the label file or table with the patient's sex and age, for evaluation by subgroup.
+        zero_pad_ids: give patient identifiers of the label file that are digits leading zeros up to this length; 0 for none.
     """
 
     labels: str = ""
@@ -61,6 +62,7 @@ class SourceOptions(Strict):
     series: str = ""
     sex_column: str = ""
     age_column: str = ""
+    zero_pad_ids: int = 0
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -131,6 +133,23 @@ class Parted(Protocol):
 
     def is_part(self, name: str) -> bool:
         """Return whether a file is a part of a sample, such as a mask, whether or not the sample can be used."""
+
+
+@runtime_checkable
+class Labelled(Protocol):
+    """What a `Reader` with a label file may also say."""
+
+    def unmatched(self) -> Iterator[Quarantined]:
+        """Yield the rows that no image has had since the reader was opened; called when every file was examined.
+
+        Raises:
+            DataError: rows match what they cannot mean, see `Labels.check_matches`.
+        """
+
+
+def unmatched_of(reader: Reader) -> Iterator[Quarantined]:
+    """Yield the rows of a reader's label file that no image has; nothing for a reader that does not say."""
+    return reader.unmatched() if isinstance(reader, Labelled) else iter(())
 
 
 def parts_of(reader: Reader, names: Sequence[str]) -> list[str]:

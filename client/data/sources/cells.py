@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from salus.client.data.records import Sample
 from salus.client.data.sources.base import Files, SourceOptions
-from salus.client.data.sources.labels import LabelRow
+from salus.client.data.sources.label_match import LabelRow
 from salus.client.data.targets import MAX_NAMES, Target
 from salus.common.declaration import TargetKind
 from salus.common.errors import UnreadableImage

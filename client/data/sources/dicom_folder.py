@@ -36,7 +36,8 @@ from salus.client.data.sources.dicom_samples import (
     volume_sample,
 )
 from salus.client.data.sources.dicom_series import Part, channels_of, key_of, parts_of
-from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
+from salus.client.data.sources.label_match import LabelRow, Labels
+from salus.client.data.sources.labels import has_label_file, read_labels
 from salus.client.data.structures import Mask, checked_names
 from salus.common.errors import DataError, UnreadableImage
 
@@ -146,7 +147,15 @@ class DicomFolder:
     def _row(self, image: DicomImage, key: str) -> LabelRow | None:
         if self._labels is None:
             return None
-        return self._labels.find(file=key, study=image.study_uid, patient=image.patient_id)
+        return self._labels.find(
+            file=key,
+            instance=image.instance_uid,
+            series=image.series_uid,
+            study=image.study_uid,
+            accession=image.accession_number,
+            patient=image.patient_id,
+            owner=normalised(image.patient_id),
+        )
 
     def _patient(self, image: DicomImage, row: LabelRow) -> str:
         patient = image.patient_id if normalised(image.patient_id) else row.patient
@@ -207,6 +216,10 @@ class DicomFolder:
     def _slice_mask(self, data: bytes, image: DicomImage) -> Mask:
         mask = read_slice(data, image, plane_affine(image.geometry, image.frame_step_mm), self._options.structures)
         return replace(mask, values=mask.values[..., 0, :, :], dimensions=2)
+
+    def unmatched(self) -> Iterator[Quarantined]:
+        """Yield the rows of the label file that no image has, see `Labelled`."""
+        return iter(()) if self._labels is None else self._labels.unmatched()
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]``, ``[3, rows, columns]`` or ``[1, z, y, x]``, with its mask."""

@@ -24,7 +24,8 @@ from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOpti
 from salus.client.data.sources.box_files import BoxFiles
 from salus.client.data.sources.boxes import REASONS, UsedBoxes, used
 from salus.client.data.sources.cells import extra_of, with_digest
-from salus.client.data.sources.labels import LabelRow, Labels, has_label_file, read_labels
+from salus.client.data.sources.label_match import LabelRow, Labels
+from salus.client.data.sources.labels import check_patients, has_label_file, read_labels
 from salus.client.data.sources.outlines import Annotated
 from salus.client.data.sources.voc import read_voc
 from salus.client.data.structures import checked_names
@@ -60,7 +61,7 @@ class ImageFolder:
         self._boxes = BoxFiles(files, options, images, names)
         if labelled or not self._boxes:
             self._labels = read_labels(files, options)
-            self._labels.check_patients()
+            check_patients(self._labels)
 
     def wants(self, name: str) -> bool:
         """Return whether a file's name is that of an image, of boxes without an image, or of a list of boxes."""
@@ -110,7 +111,12 @@ class ImageFolder:
     def _row(self, name: str) -> LabelRow | None:
         if self._labels is None:
             return None
-        return self._labels.find(file=name) or self._labels.find(file=PurePosixPath(name).name)
+        find = self._labels.find
+        return find(file=name, owner=name) or find(file=PurePosixPath(name).name, owner=name)
+
+    def unmatched(self) -> Iterator[Quarantined]:
+        """Yield the rows of the label file that no image has, see `Labelled`."""
+        return iter(()) if self._labels is None else self._labels.unmatched()
 
     def load(self, key: str) -> Sample:
         """Return ``[1, rows, columns]`` for grey and ``[3, rows, columns]`` for colour, rotated as the file says."""

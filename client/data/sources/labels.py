@@ -1,70 +1,22 @@
 """Labels from a CSV: by file, study or patient, depending on the columns that the file has."""
 
-import csv
 import difflib
-import io
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from salus.client.data.identity import normalised
 from salus.client.data.sources.base import LABELS, Files, SourceOptions
+from salus.client.data.sources.label_file import Lines, lines_of
+from salus.client.data.sources.label_match import KEY_COLUMNS, PATIENT_COLUMN, LabelRow, Labels, Unlabelled
 from salus.common.cells import read_cell
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.people import age_years_of, sex_of
 
-KEY_COLUMNS = ("file", "StudyInstanceUID", "PatientID")  # the most specific one wins
-PATIENT_COLUMN = "PatientID"
 LIKE_A_PATIENT = re.compile(
     r"(patients?|subjects?|participants?|persons?|individuals?|mrn|pid|pat)(id|ids|no|nr|num|number|code|key|name|uid|identifier)*"
     r"|case(id|no|nr|number)"
 )
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """One row: its label and, where the file has such columns, patient and split.
-
-    Args:
-        cells: of the columns with other annotations.
-        person: sex and age, see `person_of`.
-    """
-
-    label: str
-    patient: str = ""
-    split: str = ""
-    cells: Mapping[str, str] = field(default_factory=dict)
-    person: Mapping[str, str | int] = field(default_factory=dict)
-
-
-class Labels:
-    """A label file, looked up by file name, StudyInstanceUID or PatientID.
-
-    Args:
-        overlooked: a column that looks like a patient column but was not used as one, or empty.
-    """
-
-    def __init__(self, by: dict[str, dict[str, LabelRow]], overlooked: str = "") -> None:
-        self._by, self._overlooked = by, overlooked
-
-    def check_patients(self) -> None:
-        """Raise DataError if every image would count as its own patient although a column seems to name patients."""
-        if self._overlooked:
-            count = len(self._by.get("file", {}))
-            raise not_read_as_patients(self._overlooked, f"{count} patients for {count} images")
-
-    def keys(self, column: str) -> list[str]:
-        """Return every value of a key column, empty if the file has no such column."""
-        return list(self._by.get(column, {}))
-
-    def find(self, *, file: str = "", study: str = "", patient: str = "") -> LabelRow | None:
-        """Return the most specific row, or None."""
-        for column, value in zip(KEY_COLUMNS, (file, study, patient), strict=True):
-            row = self._by.get(column, {}).get(normalised(value))
-            if row is not None:
-                return row
-        return None
 
 
 def person_of(row: Mapping[str, str], options: SourceOptions) -> dict[str, str | int]:
@@ -91,14 +43,11 @@ def has_label_file(files: Files) -> bool:
         return False
 
 
-class Unlabelled(Labels):
-    """No labels at all: every image is taken, under a patient that says nothing."""
-
-    def __init__(self) -> None:
-        super().__init__({})
-
-    def find(self, *, file: str = "", study: str = "", patient: str = "") -> LabelRow | None:
-        return LabelRow("", "unknown")
+def check_patients(labels: Labels) -> None:
+    """Raise DataError if every image would count as its own patient although a column seems to name patients."""
+    if labels.overlooked:
+        count = len(labels.keys("file"))
+        raise not_read_as_patients(labels.overlooked, f"{count} patients for {count} images")
 
 
 def read_labels(files: Files, options: SourceOptions) -> Labels:
@@ -112,17 +61,15 @@ def read_labels(files: Files, options: SourceOptions) -> Labels:
     named = options.labels or LABELS
     name = PurePosixPath(named).name
     try:
-        text = files.read(named).decode("utf-8-sig")
-        return _parse(csv.DictReader(io.StringIO(text, newline="")), name, options)
+        lines = lines_of(files.read(named), name)
     except UnreadableImage as problem:
         if problem.reason == "missing":
             raise DataError(
                 f"Expected a label file {name!r} in the data folder.",
-                remedy="Name one with --labels; it needs a label column and a column file, StudyInstanceUID or PatientID.",
+                remedy="Name one with --labels; it needs a label and a file, StudyInstanceUID, PatientID or the like.",
             ) from None
         raise DataError(f"Cannot read the label file {name!r}: {problem.detail}.", remedy="Check the file.") from None
-    except (UnicodeDecodeError, csv.Error):
-        raise DataError(f"Cannot read the label file {name!r}.", remedy="Save it as UTF-8 CSV.") from None
+    return _parse(lines, name, options)
 
 
 def overlooked_column(columns: Sequence[str], read: Sequence[str]) -> str:
@@ -146,8 +93,8 @@ def _meant(name: str, columns: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> Labels:
-    columns, label_column = list(rows.fieldnames or []), options.label_column
+def _parse(lines: Lines, name: str, options: SourceOptions) -> Labels:
+    columns, label_column = [cell.strip() for cell in lines.lines[0]] if lines.lines else [], options.label_column
     patient_column = options.patient_column or PATIENT_COLUMN
     if options.patient_column and options.patient_column not in columns:
         raise DataError(
@@ -171,12 +118,13 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
             remedy="Rename the column that identifies the images of a label.",
         )
     by: dict[str, dict[str, LabelRow]] = {column: {} for column in keys}
-    for number, row in enumerate(rows, start=2):
+    for number, row in lines.rows():
         if PATIENT_COLUMN in keys:
-            row[PATIENT_COLUMN] = row.get(patient_column) or ""
+            row[PATIENT_COLUMN] = zero_padded(row.get(patient_column) or "", options.zero_pad_ids)
         key = next((column for column in keys if row.get(column)), None)
-        label = _cell(row, label_column)
-        cells = {column: _cell(row, column) for column in options.cells}
+        label = lines.number(_cell(row, label_column))
+        numeric = {*options.numbers, *options.row}
+        cells = {c: lines.number(_cell(row, c)) if c in numeric else _cell(row, c) for c in options.cells}
         if key is None or not (label or any(cells.values())):
             continue  # a row without a label is skipped; its images are counted as unlabelled
         entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells, person_of(row, options))
@@ -190,7 +138,13 @@ def _parse(rows: "csv.DictReader[str]", name: str, options: SourceOptions) -> La
                 f"Two different ages or sexes for one {key} in {name!r}, line {number}.", remedy="Correct one of them."
             )
     read = (*KEY_COLUMNS, label_column, "split", *options.cells, options.sex_column, options.age_column)
-    return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read))
+    return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read), name)
+
+
+def zero_padded(identifier: str, digits: int) -> str:
+    """Return an identifier of digits with leading zeros up to this length; any other one unchanged."""
+    identifier = identifier.strip()
+    return identifier.zfill(digits) if identifier.isascii() and identifier.isdigit() else identifier
 
 
 def _cell(row: "dict[str, str]", column: str) -> str:

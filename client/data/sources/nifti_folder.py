@@ -21,7 +21,8 @@ from salus.client.data.grids import index_map, same_grid
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, array_digest, picture_key
 from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of
-from salus.client.data.sources.labels import LabelRow, has_label_file, read_labels
+from salus.client.data.sources.label_match import LabelRow, Labels
+from salus.client.data.sources.labels import check_patients, has_label_file, read_labels
 from salus.client.data.sources.layouts import NO_MASK, Case, Layout, MaskFile, is_volume
 from salus.client.data.sources.masks import combined, on_grid
 from salus.client.data.sources.nifti import MAX_BYTES, NiftiVolume, decoded, expanded, read_bytes
@@ -52,7 +53,7 @@ class NiftiFolder:
         self._names = Counter(names)
         self._masks = self._layout.masks
         self._further = self._masks | {name for case in self._layout.cases.values() for name in case.files}
-        self._labels = None
+        self._labels: Labels | None = None
         listed = any(case.label for case in self._layout.cases.values())
         if (
             options.unlabelled
@@ -61,7 +62,7 @@ class NiftiFolder:
             or (not options.masks and has_label_file(files))
         ):
             self._labels = read_labels(files, options)
-            self._labels.check_patients()
+            check_patients(self._labels)
 
     def wants(self, name: str) -> bool:
         """Return whether a file begins a sample, or has to be reported."""
@@ -124,6 +125,10 @@ class NiftiFolder:
             targets={**targets, **extra.targets},
         )
 
+    def unmatched(self) -> Iterator[Quarantined]:
+        """Yield the rows of the label file that no image has, see `Labelled`."""
+        return iter(()) if self._labels is None else self._labels.unmatched()
+
     def load(self, key: str) -> Sample:
         """Return ``[channels, z, y, x]``, stretched from its smallest to its largest value, with its mask."""
         files = files_of(key)
@@ -176,9 +181,9 @@ class NiftiFolder:
         """Return a file's row of the label file, or None if it has none and its mask will do."""
         if self._labels is None:
             return None
-        row = self._labels.find(file=name)
+        row = self._labels.find(file=name, owner=name)
         if row is None and self._names[PurePosixPath(name).name] == 1:
-            row = self._labels.find(file=PurePosixPath(name).name)
+            row = self._labels.find(file=PurePosixPath(name).name, owner=name)
         if row is None and case.patient:
             row = self._labels.find(patient=case.patient)
         if row is None and not case.masks:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.accompanying import NOT_REFUSED
 from salus.client.data.sources.account import PAGE, Account
-from salus.client.data.sources.base import Reader, SourceOptions, Stamp, files_of, parts_of
+from salus.client.data.sources.base import Reader, SourceOptions, Stamp, files_of, parts_of, unmatched_of
 from salus.client.data.sources.local import LocalFiles
 from salus.common.errors import UnreadableImage
 
@@ -30,6 +30,10 @@ class Opened(ABC):
     @abstractmethod
     def _parts(self, names: Sequence[str]) -> Sequence[str]:
         """Return those of the files that the reader knows as parts of samples, see `Parted`."""
+
+    @abstractmethod
+    def _unmatched(self) -> Iterable[Item]:
+        """Return the rows of the label file that no image of this scan has; nothing if that is not known."""
 
     @abstractmethod
     def _first_look(self, name: str) -> str | Iterable[Item]:
@@ -76,6 +80,7 @@ class Opened(ABC):
             yield from count.of(names, self._each(names))
         yield from count.refusals()
         yield from count.unused(self._parts)
+        yield from self._unmatched()
 
     def _each(self, names: Sequence[str]) -> Iterator[Item]:
         yield from self._examined(names)  # errors of the first step, too, are raised while the files are accounted for
@@ -101,6 +106,9 @@ class Direct(Opened):
 
     def _parts(self, names: Sequence[str]) -> Sequence[str]:
         return parts_of(self._reader, names)
+
+    def _unmatched(self) -> Iterable[Item]:
+        return unmatched_of(self._reader)
 
     def _first_look(self, name: str) -> str | Iterable[Item]:
         return self._reader.group(name) or self._reader.examine([name])

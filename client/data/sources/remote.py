@@ -45,7 +45,7 @@ class Remote(Opened):
         super().__init__(files)
         self._child = shared_child(ROLE, json.dumps({"reader": reader}), decoding)
         self._number, self._options, self._served = next(_numbers), options, _Served(files)
-        self._incarnation = 0
+        self._incarnation = self._opened = 0
         with self._child.lock:
             self._child.start()
             self._open()
@@ -55,6 +55,7 @@ class Remote(Opened):
             "open", Done, json.dumps([self._number]), self._options.model_dump_json().encode(), self._served
         )
         self._incarnation = self._child.incarnation
+        self._opened += 1
 
     def _asked(self, name: str, kind: type[A], *arguments: object, data: Buffer = b"") -> tuple[A, memoryview]:
         with self._child.lock:  # so that no other thread's file stops the child in between
@@ -77,6 +78,19 @@ class Remote(Opened):
 
     def _parts(self, names: Sequence[str]) -> Sequence[str]:
         return self._asked("parts", Names, list(names))[0].names
+
+    def everything(self) -> Iterator[Item]:
+        """Yield what `Opened.everything` does."""
+        self._opened = 0
+        return super().everything()
+
+    def _unmatched(self) -> Iterator[Item]:
+        # A reader that was opened again in the middle, because a file killed its process, has forgotten which rows were used.
+        count, page = 0, Page(more=True)
+        while page.more and not self._opened and count < MAX_FOUND:
+            page = self._asked("unmatched", Page, count)[0]
+            count += len(page.found)
+            yield from (_record(found) for found in page.found if not self._opened)
 
     def _first_look(self, name: str) -> str | Iterable[Item]:
         page, _ = self._asked("look", Page, name, data=self._pushed(name))

@@ -1,8 +1,6 @@
 """A table: one CSV, or a folder of CSV or ``.data`` files in which each file is one group (a hospital)."""
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
@@ -10,6 +8,7 @@ import numpy as np
 
 from salus.client.data.records import PATIENT_BY, FloatArray, ImageRecord, Quarantined, Sample, picture_key
 from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.label_file import lines_of
 from salus.client.data.sources.labels import check_person_columns, not_read_as_patients, overlooked_column, person_of
 from salus.common.errors import DataError, UnreadableImage
 
@@ -38,10 +37,10 @@ class Table:
 
     def _read(self, files: Files, name: str) -> list[dict[str, str]]:
         try:
-            text = files.read(name).decode("utf-8-sig")
-            lines = [line for line in csv.reader(io.StringIO(text, newline="")) if line]
-        except (UnreadableImage, UnicodeDecodeError, csv.Error):
-            raise DataError(f"Cannot read the table {name!r}.", remedy="Save it as UTF-8 CSV.") from None
+            read = lines_of(files.read(name), name)
+        except UnreadableImage:
+            raise DataError(f"Cannot read the table {name!r}.", remedy="Check the file.") from None
+        lines = [list(line) for line in read.lines]
         named = bool(lines) and (self._options.label_column in lines[0] or self._headed(lines[0]))
         header = lines[0] if named else list(self._options.columns)
         if self._options.label_column not in header and not self._options.unlabelled:
@@ -56,7 +55,9 @@ class Table:
         body = lines[1:] if named else lines
         # A ragged line becomes an empty row, which the scan quarantines: its cells cannot be assigned to columns.
         return [
-            dict(zip(header, (cell.strip() for cell in line), strict=True)) if len(line) == len(header) else {}
+            dict(zip(header, (read.number(cell.strip()) for cell in line), strict=True))
+            if len(line) == len(header)
+            else {}
             for line in body
         ]
 

@@ -25,7 +25,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.incoming.files import from_folder
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
-from salus.client.data.sources.accompanying import NOT_REFUSED
+from salus.client.data.sources.accompanying import NOT_REFUSED, UNMATCHED
 from salus.client.data.sources.base import SourceOptions, files_of
 
 RAMP = np.arange(16, dtype=np.int16).reshape(4, 4)
@@ -105,14 +105,16 @@ def test_what_is_found_is_used_refused_or_set_aside(names: set[str], places: set
         for name in {place + name for place in places for name in names}:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             NAMES[name.removeprefix("x/").removeprefix("y/")](root / name)
-        (root / "labels.csv").write_text("PatientID,file,label\nP1,,1\n" + "".join(f",{name},1\n" for name in NAMES))
         there = {
             path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_symlink() or not path.is_dir()
         }
+        rows = "".join(f",{name},1\n" for name in sorted(there))
+        (root / "labels.csv").write_text("PatientID,file,label\nP1,,1\n" + rows)
+        there.add("labels.csv")
         source = open_source(kind.replace("volumes", "dicom"), root, SourceOptions(volumes=kind == "volumes"))
         found = list(source.everything())
         used = [name for item in found if isinstance(item, ImageRecord) for name in files_of(item.key)]
-        unused = [item.key for item in found if isinstance(item, Quarantined)]
+        unused = [item.key for item in found if isinstance(item, Quarantined) and item.reason != UNMATCHED]
         assert {*used, *unused} == there
         assert len(unused) == len(set(unused))
         assert not set(used) & set(unused)
