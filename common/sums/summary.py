@@ -12,6 +12,7 @@ from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Tot
 
 SPACING_EDGES_MM = tuple(0.05 * 2 ** (k / 2) for k in range(17))  # 0.05 to 12.8 mm in steps of half an octave
 SIZE_EDGES = tuple(float(2**k) for k in range(4, 14))  # 16 to 8192 pixels
+EXACT = 17  # digits that any two doubles differ in
 WIDTH = 4.0  # a column's histogram covers this many scales to either side of its centre
 
 
@@ -27,9 +28,9 @@ class Summary:
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
         self._settings, self._task = job.statistics, job.task
-        self._modalities = (*self._settings.modalities, "OTHER")
+        self._modalities = tuple(dict.fromkeys((*self._settings.modalities, "OTHER")))  # a job may list it itself
         self._blocks: list[tuple[str, list[str], Literal["ordered", "named"]]] = [
-            ("labels", [*job.task.classes, "other label"], "named")
+            ("labels", [*job.task.classes, _another("other label", job.task.classes)], "named")
         ]
         if job.task.columns:
             self._blocks += [
@@ -97,12 +98,13 @@ class Summary:
 
     def _column_names(self, column: Column) -> list[str]:
         if column.values:
-            return [*(f"{value:g}" for value in column.values), "another value", "missing"]
+            return [*_distinct(column.values, 6), "another value", "missing"]
         low, width = column.centre - WIDTH * column.scale, 2 * WIDTH * column.scale / self._settings.bins
-        return [*(f"{low + width * place:.4g}" for place in range(self._settings.bins)), "missing"]
+        return [*_distinct([low + width * place for place in range(self._settings.bins)], 4), "missing"]
 
     def _column(self, column: Column, image: Measured) -> Float64Vector:
-        value, size = image.columns.get(column.name, math.nan), len(self._column_names(column))
+        value = image.columns.get(column.name, math.nan)
+        size = len(column.values) + 2 if column.values else self._settings.bins + 1
         if not math.isfinite(value):
             return _one_hot(size - 1, size)
         if column.values:
@@ -114,7 +116,7 @@ class Summary:
     def _intensity_names(self) -> list[str]:
         settings = self._settings
         width = (settings.intensity_high - settings.intensity_low) / settings.bins
-        return [f"{settings.intensity_low + width * place:.6g}" for place in range(settings.bins)]
+        return _distinct([settings.intensity_low + width * place for place in range(settings.bins)], 6)
 
 
 def _edge_names(edges: Sequence[float]) -> list[str]:
@@ -132,3 +134,17 @@ def _one_hot(place: int, size: int) -> Float64Vector:
     row = np.zeros(size)
     row[place] = 1.0
     return row
+
+
+def _distinct(numbers: Sequence[float], digits: int) -> list[str]:
+    """Return numbers as text with so many digits, or as many more as it takes to tell them apart.
+
+    A result holds the cells by name, and all but one of several equal names would be lost.
+    """
+    names = [f"{number:.{digits}g}" for number in numbers]
+    return names if len(set(names)) == len(set(numbers)) or digits >= EXACT else _distinct(numbers, digits + 2)
+
+
+def _another(name: str, taken: Sequence[str]) -> str:
+    """Return a name for a further cell that no other one has, see `_distinct`."""
+    return name if name not in taken else _another(f"any {name}", taken)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.common.sums.builders import built, federated, hospitals
+from tests.common.sums.builders import built, federated, hospitals, job_of
 
+from salus.common.sums import sums_of
 from salus.common.sums.base import Block, Measured, bins_of, hidden, mean_row
 
 
@@ -153,3 +154,36 @@ def test_a_mean_of_rows_is_cut_to_its_bound() -> None:
     assert found is not None
     assert np.linalg.norm(found[0]) == pytest.approx(sums.reach(1))
     assert found[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "cells"),
+    [
+        ('columns = [{name = "x", centre = 100000.0, scale = 0.5}]', [100000.1, 99999.9, 100000.6], 3),
+        ('columns = [{name = "x", values = [1000001.0, 1000002.0]}]', [1000001.0, 1000002.0], 2),
+        ('columns = [{name = "x", centre = 0.0, scale = 1e-6}]', [1e-7, -1e-7], 2),
+    ],
+)
+def test_cells_that_round_to_one_name_are_not_lost(task: str, values: list[float], cells: int) -> None:
+    sums = built("summary", task=task, statistics="bins = 16")
+    patients = [[Measured(0, np.zeros(0, np.float32), columns={"x": value})] for value in values]
+    state, totals = federated(sums, [patients])
+    found = sums.result(state, totals)["blocks"]["column x"]
+    assert sum(found.values()) == len(values)
+    assert sum(value > 0 for value in found.values()) == cells
+    assert len(found) == sums.blocks(1)[1].size
+
+
+def test_names_that_a_job_chooses_do_not_hide_the_cell_for_all_others() -> None:
+    sums = built("summary", statistics='modalities = ["OTHER", "CT"]')
+    images = [[Measured(0, np.ones((1, 4, 4), np.float32), modality=name)] for name in ("CT", "MR", "US")]
+    state, totals = federated(sums, [images])
+    assert sums.result(state, totals)["blocks"]["modalities"] == {"OTHER": 2.0, "CT": 1.0}
+    job = job_of("summary")
+    named = job.model_copy(update={"task": job.task.changed(classes=("no", "other label"))})
+    state, totals = federated(sums_of(named), [[[Measured(None, np.ones((1, 4, 4), np.float32))]]])
+    assert sums_of(named).result(state, totals)["blocks"]["labels"] == {
+        "no": 0.0,
+        "other label": 0.0,
+        "any other label": 1.0,
+    }
