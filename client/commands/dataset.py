@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salus.client.commands import evaluating, intake
-from salus.client.commands.intake import Channels, Folder, Name, Volumes, Yes, ZeroPad
+from salus.client.commands.intake import Channels, Folder, Include, Name, Volumes, Yes, ZeroPad
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def add(
     label_column: Annotated[str, typer.Option(help="The column of labels in that CSV.")] = "label",
     volumes: Volumes = False,
     channels: Channels = "",
+    include: Include = "",
     zero_pad_ids: ZeroPad = 0,
     columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
     missing: Annotated[
@@ -63,7 +64,8 @@ def add(
     options = SourceOptions(
         labels=labels, label_column=label_column, patient_column=patient_column,
         sex_column=sex_column, age_column=age_column,
-        volumes=volumes, channels=channels, zero_pad_ids=zero_pad_ids, masks=masks, images=images,
+        volumes=volumes, channels=channels, include=words(include), zero_pad_ids=zero_pad_ids,
+        masks=masks, images=images,
         structures=words(structures), annotations=annotations,
         columns=words(columns), missing=("", *(code.strip() for code in missing.split(","))),
         positive_above=positive_above, numbers=words(numbers), row=words(row), text=text, series=series,

@@ -16,6 +16,7 @@ from salus.client.config import open_catalogue
 from salus.client.data.catalogue import Catalogue, check_name
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.deidentify import METHOD, METHOD_CODES, parse_mask
+from salus.client.data.dicom.kinds import checked_kinds
 from salus.client.data.incoming.dimse import DicomNetwork, pushed
 from salus.client.data.incoming.files import Incoming, from_folder, from_zip
 from salus.client.data.incoming.importing import ImportReport, import_images
@@ -52,7 +53,7 @@ class Target:
         declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
         structures: labels of the segments that segmentations keep.
         zero_pad_ids: see `SourceOptions`.
-        channels: see `SourceOptions`.
+        channels, include: see `SourceOptions`.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Target:
     declare: bool = True
     structures: tuple[str, ...] = ()
     channels: str = ""
+    include: tuple[str, ...] = ()
     zero_pad_ids: int = 0
 
 
@@ -97,13 +99,14 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
             labels=target.labels.name, label_column=target.label_column, zero_pad_ids=target.zero_pad_ids
         )
         known = read_labels(LocalFiles(target.labels.parent, options), options)
+    include = tuple(checked_kinds(target.include))
     masks = tuple(parse_mask(text) for text in target.masks)
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     layers = catalogue.decoding.layers if catalogue.decoding is not None else LAYERS
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(store))
         children = stack.enter_context(
-            started(lambda: Isolated(secret, masks, layers=layers, structures=target.structures))
+            started(lambda: Isolated(secret, masks, layers=layers, structures=target.structures, include=include))
         )
         bar = stack.enter_context(Bar(console=err, transient=True))
         task = bar.add_task("Importing ...", total=None)

@@ -25,6 +25,12 @@ Volumes = Annotated[
 Channels = Annotated[
     str, typer.Option(help="What becomes channels of one 3-D image instead: echo, b-value, time, phase, kind ...")
 ]
+Include = Annotated[
+    str,
+    typer.Option(
+        help="Objects to take although they are no usual training pictures: localizer, secondary-capture, screen-capture."
+    ),
+]
 Masks = Annotated[
     list[str] | None, typer.Option(help="Where a device burns in text, such as GE:480x640:0,0,40,640; may be repeated.")
 ]
@@ -57,6 +63,7 @@ def import_(
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
     channels: Channels = "",
+    include: Include = "",
     zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
@@ -73,7 +80,17 @@ def import_(
     tls = Tls(authority, certificate, key, trusted_network)
     files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
     target = Target(
-        folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels, zero_pad_ids
+        folder,
+        name,
+        labels,
+        label_column,
+        volumes,
+        tuple(mask or ()),
+        False,
+        words(structures),
+        channels,
+        words(include),
+        zero_pad_ids,
     )
     _imported(run_import(target, files), folder, name, yes, allow_missing)
 
@@ -93,6 +110,7 @@ def receive(
     label_column: LabelColumn = "label",
     volumes: Volumes = False,
     channels: Channels = "",
+    include: Include = "",
     zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
@@ -104,7 +122,17 @@ def receive(
 
     files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
     target = Target(
-        folder, name, labels, label_column, volumes, tuple(mask or ()), False, words(structures), channels, zero_pad_ids
+        folder,
+        name,
+        labels,
+        label_column,
+        volumes,
+        tuple(mask or ()),
+        False,
+        words(structures),
+        channels,
+        words(include),
+        zero_pad_ids,
     )
     _imported(run_import(target, files), folder, name, yes)
 

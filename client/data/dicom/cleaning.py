@@ -39,6 +39,7 @@ class Isolated:
         seconds: for one file.
         layers: of the sandbox, see `isolation.Decoding`.
         structures: labels of the segments that segmentations keep; with none, segmentations are refused.
+        include: kinds of objects that are taken although they are no usual training pictures, see `kinds`.
 
     Guarantees: as `isolation.Child`.
     """
@@ -51,9 +52,10 @@ class Isolated:
         seconds: float = MAX_SECONDS,
         layers: tuple[str, ...] = LAYERS,
         structures: tuple[str, ...] = (),
+        include: tuple[str, ...] = (),
     ) -> None:
         decoding = Decoding(layers=layers, memory_mb=MAX_MEMORY_MB, seconds=seconds)
-        settings = {"masks": [astuple(mask) for mask in masks], "structures": structures}
+        settings = {"masks": [astuple(mask) for mask in masks], "structures": structures, "include": include}
         self._child = Child("salus.client.data.dicom.decoder_cleaning:Cleaning", settings, secret, decoding)
 
     def __enter__(self) -> "Isolated":

@@ -18,6 +18,7 @@ from salus.client.data.dicom.decoder_process import Ask, problem_of
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
 from salus.client.data.dicom.instances import Instance, instance_of
+from salus.client.data.dicom.kinds import check_kind
 from salus.client.data.dicom.lookup import is_sequence
 from salus.client.data.dicom.messages import Answer, Operation, Problem
 from salus.client.data.dicom.picture import MAX_PIXELS, guarded
@@ -82,7 +83,7 @@ class Cleaning:
     """The role.
 
     Args:
-        settings: JSON with the masks, each as its fields in order, and the names of structures.
+        settings: JSON with the masks, each as its fields in order, the names of structures, and the kinds that are included.
         secret: the site's secret for pseudonyms; empty where nothing is to be de-identified.
     """
 
@@ -97,7 +98,10 @@ class Cleaning:
         )
         seal = Sealer(secret, PURPOSE).seal if secret else (lambda text: "")
         structures = tuple(json.loads(settings)["structures"])
-        self._rules = Rules(lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal, structures)
+        include = frozenset(json.loads(settings)["include"])
+        self._rules = Rules(
+            lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal, structures, include
+        )
 
     def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
         """De-identify an object, list its numbers, or read its header."""
@@ -158,6 +162,7 @@ def _clean(data: bytes, rules: Rules) -> Clean:
         if not rules.structures or str(dataset.get("SOPClassUID", "")) not in SEGMENTATIONS:
             raise UnreadableImage("annotation", "a structure set, or a segmentation where no structures are named")
         return deidentify_segmentation(dataset, rules)
+    check_kind(dataset, rules.include)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UnreadableImage("no-pixels", "it contains no pixels")
     frames = int(dataset.get("NumberOfFrames", 1) or 1)

@@ -114,6 +114,7 @@ class Rules:
         secret: at least 16 bytes, for UIDs and date shifts.
         seal: hides the patient's own identifier so that only the site can open it.
         structures: labels of the segments that are kept; free text otherwise.
+        include: kinds that are taken although they are no usual training pictures, see `kinds`.
     """
 
     pseudonym: Callable[[str, str], str]
@@ -121,6 +122,7 @@ class Rules:
     masks: tuple[PixelMask, ...] = ()
     seal: Callable[[str], str] = lambda text: ""  # not kept unless requested
     structures: tuple[str, ...] = ()
+    include: frozenset[str] = frozenset()
 
 
 @dataclass

@@ -27,6 +27,7 @@ class SourceOptions(Strict):
         volumes: take each DICOM series as 3-D samples, one for each volume in it.
         channels: with volumes, or for NIfTI files of four dimensions, what becomes channels of one sample: a dimension such as
             ``echo`` (see `dicom.dimensions`), or for NIfTI ``time`` or ``channel``.
+        include: kinds of DICOM objects that are taken although they are no usual training pictures, see `dicom.kinds`.
         columns: for a table, its input columns; needed where the file has no header.
         missing: for a table, the markers of missing values.
         positive_above: for a table or for masks, turn the label into ``1`` above this number and ``0`` otherwise.
@@ -48,6 +49,7 @@ class SourceOptions(Strict):
     patient_column: str = ""
     volumes: bool = False
     channels: str = ""
+    include: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")
     positive_above: float | None = None

@@ -10,6 +10,7 @@ import numpy as np
 from salus.client.data.dicom.decoders import load_decoders, try_volume
 from salus.client.data.dicom.dimensions import checked_name
 from salus.client.data.dicom.geometry import plane_affine
+from salus.client.data.dicom.kinds import check_kind_of, checked_kinds
 from salus.client.data.dicom.picture import DicomImage, read_image
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume
@@ -64,6 +65,7 @@ class DicomFolder:
         self._files = files
         self._options = options
         checked_names(options.structures)
+        self._include = checked_kinds(options.include)
         if checked_name(options.channels) and not options.volumes:
             raise DataError("--channels joins volumes, got it without --volumes.", remedy="Add --volumes.")
         self._index = index_of(files, options)
@@ -78,7 +80,10 @@ class DicomFolder:
         return any(self.wants(name) and is_mask(self._files, name) for name in self._files.names())
 
     def _read(self, name: str) -> DicomImage:
-        return read_image(bytes(self._files.read(name)), "the file")
+        """Return a file's image; raises UnreadableImage also for an object that is not a training picture."""
+        data = bytes(self._files.read(name))
+        check_kind_of(data, self._include)
+        return read_image(data, "the file")
 
     def wants(self, name: str) -> bool:
         """Return whether a file may be DICOM."""
@@ -95,6 +100,7 @@ class DicomFolder:
             return "" if self._index.names else group_of(data)
         if not self._options.volumes:
             return ""
+        check_kind_of(data, self._include)
         image = read_image(data, "the file")
         if not image.series_uid:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")

@@ -7,14 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from salus.client.data.dicom.kinds import INCLUDABLE
 from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.dicom_folder import DicomFolder
 
 PSEUDONYM = re.compile(r"^[0-9a-f]{32}\Z")
 
 
 class ImportedFolder(DicomFolder):
-    """What `salus dataset import` has stored."""
+    """What `salus dataset import` has stored; it was decided there which objects are training pictures."""
+
+    def __init__(self, files: Files, options: SourceOptions) -> None:
+        super().__init__(files, options.model_copy(update={"include": INCLUDABLE}))
 
     def unmatched(self) -> Iterator[Quarantined]:
         """Yield nothing: the import has compared the hospital's label file; the store's own may hold rows of lost images."""
