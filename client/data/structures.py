@@ -60,11 +60,11 @@ def whole_numbers(values: Array) -> Array:
     Raises:
         UnreadableImage: ``not-a-mask``; a value that is not a whole number from 0 to 32767.
     """
-    if values.size and not (values.min() >= 0 and values.max() <= MAX_NUMBER):
-        raise UnreadableImage("not-a-mask", f"the mask has values below 0 or above {MAX_NUMBER}")
     rounded = np.rint(values) if values.dtype.kind == "f" else values
     if values.dtype.kind == "f" and not (np.abs(values - rounded) <= WHOLE).all():
         raise UnreadableImage("not-a-mask", "the mask has values that are not whole numbers")
+    if rounded.size and not (rounded.min() >= 0 and rounded.max() <= MAX_NUMBER):
+        raise UnreadableImage("not-a-mask", f"the mask has values below 0 or above {MAX_NUMBER}")
     return rounded.astype(np.uint8 if not values.size or rounded.max() < 256 else np.int16)
 
 

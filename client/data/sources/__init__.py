@@ -71,7 +71,7 @@ def guess_kind(root: Path) -> str:
 def _kind_of(path: Path) -> str:
     """Return the kind of data that a file's name suggests; empty for a folder, and for files that accompany data."""
     name = path.name.lower()
-    if name.endswith((".nii", ".nii.gz")):
+    if name.endswith((".nii", ".nii.gz", ".img", ".img.gz")):
         return "nifti"
     if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         return "images"

@@ -16,8 +16,8 @@ from pathlib import PurePosixPath
 from salus.client.data.records import Quarantined
 from salus.client.data.structures import Structures
 
-SUFFIXES = (".nii", ".nii.gz")
-CHANNEL = re.compile(r"(.+)_(\d{4})(\.nii(?:\.gz)?)")
+SUFFIXES = (".nii", ".nii.gz", ".img", ".img.gz")  # the last two are parts of a pair with a header
+CHANNEL = re.compile(r"(.+)_(\d{4})(\.nii(?:\.gz)?|\.img(?:\.gz)?)", re.IGNORECASE)
 MASK_FOLDERS = {
     "images": ("labels", "masks"),
     "imagesTr": ("labelsTr",),
@@ -69,6 +69,8 @@ class Layout:
         orphans: masks without an image, by name, with reason and detail.
         listed: problems with entries of `index`.
         index: the file that lists the others, or empty.
+        headers: the other file of each ``.img`` file.
+        weightings: the file of b-values beside an image.
         channels: images in one four-dimensional file.
     """
 
@@ -79,6 +81,8 @@ class Layout:
     channels: int = 1
     index: str = ""
     listed: Sequence[Quarantined] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    weightings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def masks(self) -> frozenset[str]:
@@ -87,13 +91,14 @@ class Layout:
 
 
 def is_volume(name: str) -> bool:
-    """Return whether a file's name is that of a NIfTI volume."""
-    return name.endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
+    """Return whether a file's name is that of a NIfTI volume, in whatever case."""
+    return name.lower().endswith(SUFFIXES) and not PurePosixPath(name).name.startswith(".")
 
 
 def without_suffix(name: str) -> str:
-    """Return a name without ``.nii`` or ``.nii.gz``."""
-    return name.removesuffix(".gz").removesuffix(".nii")
+    """Return a name without ``.nii``, ``.nii.gz`` and the like."""
+    ending = max((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), key=len, default="")
+    return name[: len(name) - len(ending)]
 
 
 def plain(names: Iterable[str], pattern: str) -> Layout:
@@ -117,15 +122,21 @@ def beside(names: Sequence[str], masks: Sequence[str], folder: str, pattern: str
     taken = {name for name in masks if is_volume(name)}
     cases = cases_of([name for name in chosen(names, pattern) if name not in taken])
     places = _Places(list(cases))
+    stems = {without_suffix(name): name for name in sorted(taken, key=_preference, reverse=True)}
     found: dict[str, Case] = {}
     used: set[str] = set()
     for first, case in cases.items():
-        mask = places.mask_of(first, folder, taken)
+        mask = places.mask_of(first, folder, stems)
         used |= {mask} if mask else set()
         split = SPLITS.get(PurePosixPath(first).parts[0], "")
         masks_of_case = (MaskFile(mask),) if mask else ()
         found[first] = Case(case, masks_of_case, split=split, problem=None if mask else NO_MASK)
     return Layout(found, dict.fromkeys(sorted(taken - used), NO_IMAGE))
+
+
+def _preference(name: str) -> tuple[int, str]:
+    """Return the order of files of one name: ``.nii`` before ``.nii.gz`` before pairs."""
+    return [name.lower().endswith(suffix) for suffix in SUFFIXES].index(True), name
 
 
 def mask_folders(names: Iterable[str]) -> dict[str, str]:
@@ -187,8 +198,12 @@ class _Places:
         self._names = Counter(path.name for path in paths)
         self._below = Counter(path.parts[1:] for path in paths)  # places without the first folder, such as ``images``
 
-    def mask_of(self, image: str, folder: str, masks: "set[str]") -> str:
-        """Return the name of an image's mask, or nothing."""
+    def mask_of(self, image: str, folder: str, masks: Mapping[str, str]) -> str:
+        """Return the name of an image's mask, or nothing.
+
+        Args:
+            masks: names of masks by their names without suffix.
+        """
         place = PurePosixPath(image)
         places = [image]
         if self._below[place.parts[1:]] == 1 and len(place.parts) > 1:
@@ -197,7 +212,6 @@ class _Places:
             places.append(place.name)
         for name in (f"{folder}/{place}" for place in places):
             for candidate in (name, unnumbered(name)):
-                for ending in SUFFIXES:
-                    if (found := without_suffix(candidate) + ending) in masks:
-                        return found
+                if found := masks.get(without_suffix(candidate)):
+                    return found
         return ""

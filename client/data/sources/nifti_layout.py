@@ -7,6 +7,7 @@ from salus.client.data.sources.base import Files, SourceOptions
 from salus.client.data.sources.bids import is_mask, looks_like_bids, of_subjects
 from salus.client.data.sources.dataset_json import INDEX, listed, modality_of_json, parsed, structures_of
 from salus.client.data.sources.layouts import Layout, beside, in_folders, is_volume, mask_folders, plain
+from salus.client.data.sources.nifti_counting import counted
 from salus.common.errors import DataError, UnreadableImage
 
 
@@ -17,10 +18,14 @@ def layout_of(files: Files, options: SourceOptions) -> Layout:
         DataError: the folder of masks does not exist, or ``dataset.json`` or a table of structures cannot be used.
     """
     names = list(files.names())
+    masks = _masks(files, options.masks) if options.masks else []
+    return counted(_convention(files, options, names, masks), sorted({*names, *masks}), options.images)
+
+
+def _convention(files: Files, options: SourceOptions, names: list[str], masks: list[str]) -> Layout:
     content = parsed(bytes(files.read(INDEX))) if INDEX in names else {}
     structures = structures_of(content)
     if options.masks:
-        masks = _masks(files, options.masks)
         if any(map(is_mask, masks)) and any(name.startswith("sub-") for name in names):
             return of_subjects(names, masks, options.images, _reader(files))
         layout = beside(names, masks, options.masks, options.images)

@@ -41,7 +41,7 @@ def site(folder: Path, labels: dict[str, int], mask: np.ndarray) -> Catalogue:
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
     rows = "".join(f"c{number}_0000.nii.gz,x,P{number}\n" for number in range(6))
     (folder / "labels.csv").write_text(f"file,label,PatientID\n{rows}")
-    catalogue = Catalogue(folder / "c.sqlite", b"s" * 16)
+    catalogue = Catalogue(folder.with_suffix(".sqlite"), b"s" * 16)
     catalogue.add("x", "nifti", folder, SourceOptions())
     return catalogue
 

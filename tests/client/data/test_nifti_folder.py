@@ -113,7 +113,7 @@ def test_damaged_files_and_bombs_are_quarantined(tmp_path: Path) -> None:
     assert (
         summary.images == 3
     )  # the good one, and the bomb and the sparse one of which no byte beyond the volume was read
-    assert summary.quarantined == {"damaged": 4, "too-large": 2, "not-finite": 1, "unsupported": 1, "not-a-file": 1}
+    assert summary.quarantined == {"damaged": 4, "too-large": 2, "not-finite": 1, "several-volumes": 1, "not-a-file": 1}
     assert summary.set_aside == 1
 
 
