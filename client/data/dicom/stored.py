@@ -1,0 +1,167 @@
+"""The stored values of an image: decoded, of the bits that the header names, whatever else the header says.
+
+A decoder is given only the elements that describe the form of the pixels, each parsed by `numbers`: a damaged element of no
+meaning costs nothing. Follows PS3.5 section 8 (bits) and PS3.3 C.7.6.3 (image pixels).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
+
+from salus.client.data.dicom.elements import COLOUR, GREY, PALETTE, PIXELS, check_elements
+from salus.client.data.dicom.numbers import has, not_understood, whole_of, word_of
+from salus.common.errors import UnreadableImage
+
+MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
+FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
+INTEGERS = (1, 8, 16, 32)
+COPIED = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
+VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG and HEVC syntaxes begin so
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the header says of the form of its pixels.
+
+    Args:
+        bits: of one stored value.
+        high: the place of its highest bit.
+        floats: whether it holds floats.
+    """
+
+    keyword: str
+    photometric: str
+    rows: int
+    columns: int
+    frames: int
+    samples: int
+    allocated: int
+    bits: int
+    high: int
+    signed: bool
+
+    @property
+    def floats(self) -> bool:
+        """Whether the values are floats."""
+        return self.keyword in FLOATS
+
+
+def form_of(dataset: Dataset) -> Form:
+    """Return the form of an image's pixels.
+
+    Raises:
+        UnreadableImage: no pixels, too many of them, or an element about them that is not understood, by its name.
+    """
+    keyword = next((keyword for keyword in PIXELS if has(dataset, keyword)), "")
+    if not keyword:
+        raise UnreadableImage("no-pixels", "it contains no pixels")
+    check_elements(dataset)
+    rows, columns = (whole_of(dataset, name, 0, least=1, most=2**16 - 1) for name in ("Rows", "Columns"))
+    frames = max(whole_of(dataset, "NumberOfFrames", 1), 1)
+    samples = whole_of(dataset, "SamplesPerPixel", 1, least=1, most=4)
+    declared = rows * columns * frames * samples
+    if not 0 < declared <= MAX_PIXELS:
+        raise UnreadableImage("too-large", f"it declares {declared} pixels")
+    photometric = word_of(dataset, "PhotometricInterpretation")
+    expected = {**dict.fromkeys((*GREY, PALETTE), 1), **dict.fromkeys(COLOUR, 3)}.get(photometric)
+    if expected is None:
+        raise not_understood("PhotometricInterpretation", "is missing or not supported")
+    if samples != expected:
+        raise not_understood("SamplesPerPixel", f"is {samples}, where {photometric} has {expected}")
+    if keyword in FLOATS:
+        allocated = FLOATS[keyword]
+        return Form(keyword, photometric, rows, columns, frames, samples, allocated, allocated, allocated - 1, True)
+    allocated = whole_of(dataset, "BitsAllocated", 0)
+    bits = whole_of(dataset, "BitsStored", allocated)
+    high = whole_of(dataset, "HighBit", bits - 1)
+    if allocated not in INTEGERS:
+        raise not_understood("BitsAllocated", f"is none of {', '.join(map(str, INTEGERS))}")
+    if not 1 <= bits <= allocated:
+        raise not_understood("BitsStored", "is not between 1 and BitsAllocated")
+    if not bits - 1 <= high < allocated:
+        raise not_understood("HighBit", "is not between BitsStored - 1 and BitsAllocated - 1")
+    signed = whole_of(dataset, "PixelRepresentation", 0, most=1) == 1
+    return Form(keyword, photometric, rows, columns, frames, samples, allocated, bits, high, signed)
+
+
+def stored_pixels(dataset: Dataset) -> tuple[Form, npt.NDArray[Any]]:
+    """Return the form of an image and its stored values, ``[frames, rows, columns]`` or ``[frames, rows, columns, 3]`` in RGB.
+
+    Raises:
+        UnreadableImage: as `form_of`, and ``unsupported``, with its name, for an encoding that cannot be decoded here.
+    """
+    form = form_of(dataset)
+    syntax = _syntax(dataset, form)
+    shifted = form.high != form.bits - 1 and not form.floats
+    if shifted and syntax.is_encapsulated and syntax != RLELossless:
+        raise not_understood("HighBit", f"is not BitsStored - 1 in pixels compressed as {syntax.name}")
+    pixels = np.asarray(_plain(dataset, form, syntax, whole_words=shifted).pixel_array)
+    shape = (form.frames, form.rows, form.columns, *((3,) if form.samples == 3 else ()))
+    if pixels.size != np.prod(shape):
+        raise UnreadableImage("damaged", "PixelData decodes to another size than Rows, Columns and NumberOfFrames say")
+    pixels = pixels.reshape(shape)
+    if form.floats:
+        if not np.isfinite(pixels).all():
+            raise UnreadableImage("not-finite", f"{form.keyword} contains NaN or infinite values")
+        return form, pixels
+    return form, _of_bits(pixels, form, form.high - form.bits + 1 if shifted else 0)
+
+
+def _of_bits(pixels: npt.NDArray[Any], form: Form, shift: int) -> npt.NDArray[Any]:
+    """Return pixels with only their stored bits, sign-extended where they are signed; old overlays hide in the others."""
+    if pixels.dtype.kind not in "iu":
+        raise UnreadableImage("damaged", "PixelData decodes to no integers")
+    size = pixels.dtype.itemsize
+    words = (pixels >> shift).astype(f"{'i' if form.signed else 'u'}{size}") if shift else pixels
+    spare = 8 * size - form.bits
+    if spare <= 0:
+        return words
+    return (words << spare) >> spare  # arithmetic for signed types, logical for others
+
+
+def _syntax(dataset: Dataset, form: Form) -> UID:
+    """Return the transfer syntax, if its pixels can be decoded here."""
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "") or ExplicitVRLittleEndian))
+    if syntax.is_private or syntax.name == str(syntax):
+        raise UnreadableImage("unsupported", "TransferSyntaxUID: a private or unknown compression")
+    if syntax == JPEGExtended12Bit and form.bits > 8:
+        raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name}, which has no decoder here")
+    if not syntax.is_encapsulated:
+        return syntax
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name} is not supported") from None
+    if not available:
+        pip = "; install it with: pip install 'python-gdcm==3.2.6'" if syntax in LOSSLESS_JPEG else ""
+        raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name} has no decoder here{pip}")
+    return syntax
+
+
+def _plain(dataset: Dataset, form: Form, syntax: UID, *, whole_words: bool) -> Dataset:
+    """Return a data set with nothing but the pixels and their form."""
+    plain = Dataset()
+    plain.file_meta = FileMetaDataset()
+    plain.file_meta.TransferSyntaxUID = syntax
+    plain.set_original_encoding(syntax == ImplicitVRLittleEndian, syntax.is_little_endian)
+    plain.Rows, plain.Columns, plain.SamplesPerPixel = form.rows, form.columns, form.samples
+    plain.PhotometricInterpretation = form.photometric
+    if form.frames > 1:
+        plain.NumberOfFrames = form.frames
+    if form.samples > 1:
+        plain.PlanarConfiguration = whole_of(dataset, "PlanarConfiguration", 0, most=1)
+    plain.BitsAllocated = form.allocated
+    if not form.floats:
+        plain.BitsStored = form.allocated if whole_words else form.bits
+        plain.HighBit = plain.BitsStored - 1
+        plain.PixelRepresentation = int(form.signed and not whole_words)
+    for keyword in (form.keyword, *COPIED):
+        if has(dataset, keyword):
+            plain[keyword] = dataset[keyword]
+    return plain
