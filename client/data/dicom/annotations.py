@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 from pydicom.dataset import Dataset
 
-from salus.client.data.dicom.picture import MAX_PIXELS
+from salus.client.data.dicom.stored import MAX_PIXELS
 from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict

@@ -19,8 +19,8 @@ from pydicom.sequence import Sequence
 from salus.client.data.dicom.annotations import SEGMENTATIONS, functional_group
 from salus.client.data.dicom.deidentify import Clean, Rules, finite, identify, standard_class, uid
 from salus.client.data.dicom.matching import others_of
-from salus.client.data.dicom.picture import MAX_PIXELS
 from salus.client.data.dicom.segmentation import KINDS, background_of, refuse_own, segments_of
+from salus.client.data.dicom.stored import MAX_PIXELS
 from salus.client.data.dicom.writing import as_file
 from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage

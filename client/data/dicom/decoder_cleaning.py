@@ -1,15 +1,12 @@
 """The child's role for DICOM objects as such: it de-identifies them, and reads numbers and headers."""
 
 import functools
-import io
 import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import pydicom
 from pydantic import Field
-from pydicom.filereader import _read_file_meta_info, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from salus.client.data.dicom.annotations import MAX_FOUND, SEGMENTATIONS, Annotation, annotations_of
 from salus.client.data.dicom.channel import Buffer
@@ -21,7 +18,8 @@ from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.kinds import check_kind
 from salus.client.data.dicom.lookup import is_sequence
 from salus.client.data.dicom.messages import Answer, Operation, Problem
-from salus.client.data.dicom.picture import MAX_PIXELS, guarded
+from salus.client.data.dicom.opening import open_dataset
+from salus.client.data.dicom.picture import guarded
 from salus.client.data.dicom.references import ANNOTATIONS as ANNOTATION_CLASSES
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.patient_map import PURPOSE
@@ -163,27 +161,12 @@ def _clean(data: bytes, rules: Rules) -> Clean:
             raise UnreadableImage("annotation", "a structure set, or a segmentation where no structures are named")
         return deidentify_segmentation(dataset, rules)
     check_kind(dataset, rules.include)
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise UnreadableImage("no-pixels", "it contains no pixels")
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    declared = int(dataset.Rows) * int(dataset.Columns) * frames * int(dataset.get("SamplesPerPixel", 1))
-    if not 0 < declared <= MAX_PIXELS:
-        raise UnreadableImage("too-large", f"it declares {declared} pixels")
-    if "PerFrameFunctionalGroupsSequence" in dataset and frames > 1:
-        raise UnreadableImage("unsupported", "an enhanced object with a position for each frame")
     return deidentify(dataset, rules)
 
 
 def _parsed(data: bytes) -> pydicom.Dataset:
-    """Return a file's elements; refuses deflated and too deeply nested files."""
-    if len(data) < 132:
-        raise UnreadableImage("not-dicom", "shorter than a DICOM header")
-    file = io.BytesIO(data)
-    read_preamble(file, force=False)
-    named = DeflatedExplicitVRLittleEndian.encode() in data  # to search for it takes less than to parse
-    if named and _read_file_meta_info(file).get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        raise UnreadableImage("unsupported", "deflated; a small file can expand without bound")
-    dataset = pydicom.dcmread(io.BytesIO(data))
+    """Return a file's elements; refuses too deeply nested files."""
+    dataset = open_dataset(data)
     _check_depth(dataset)
     return dataset
 

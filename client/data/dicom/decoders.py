@@ -7,9 +7,10 @@ import warnings
 import numpy as np
 
 from salus.client.data.dicom.deidentify import Rules, deidentify
+from salus.client.data.dicom.display import Window
 from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.grouping import grouped, plane_of_image
-from salus.client.data.dicom.picture import Facts, Window, picture
+from salus.client.data.dicom.picture import Facts, picture
 from salus.client.data.dicom.volumes import stack
 
 

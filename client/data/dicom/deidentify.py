@@ -22,16 +22,19 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
+from salus.client.data.dicom.image_writing import write_image
 from salus.client.data.dicom.lookup import is_sequence, keywords_in
 from salus.client.data.dicom.matching import Others, others_of
+from salus.client.data.dicom.meaning import meaning_of
+from salus.client.data.dicom.numbers import safely, words_of
 from salus.client.data.dicom.person import write_person
 from salus.client.data.dicom.writing import as_file
 from salus.client.data.identity import normalised
@@ -46,15 +49,13 @@ METHOD_CODES = (
     ("113108", "Retain Patient Characteristics Option"),
 )
 LARGEST_SHIFT_DAYS = 3650
+# Of the acquisition; those that change what pixels mean or where they lie are written by `image_writing`.
 NUMBERS = (
-    "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices", "ImageOrientationPatient",
-    "ImagePositionPatient", "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "InstanceNumber",
-    "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime", "RepetitionTime", "FlipAngle", "KVP",
-    "MagneticFieldStrength", "TriggerTime", "SliceLocation",
+    "SliceThickness", "InstanceNumber", "SeriesNumber", "AcquisitionNumber", "TemporalPositionIdentifier", "EchoTime",
+    "RepetitionTime", "FlipAngle", "KVP", "MagneticFieldStrength", "TriggerTime", "SliceLocation",
 )  # fmt: skip
 WORDS = {
     "Modality": MODALITIES,
-    "VOILUTFunction": {"LINEAR", "LINEAR_EXACT", "SIGMOID"},
     "RescaleType": {"HU", "US", "OD", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML"},
     "ImageType": KINDS,
     "PatientPosition": {"HFS", "HFP", "FFS", "FFP", "HFDR", "HFDL", "FFDR", "FFDL"},
@@ -188,66 +189,31 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
-    """Write decoded pixels without compression; high bits beyond those stored, where old overlays hide, are cleared."""
+    """Write what the image means, decoded; refuse one that may show names unless its device has a mask."""
     modality = str(dataset.get("Modality", ""))
     burned = (
         str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
         or modality in BURNED_IN_MODALITIES
         or str(dataset.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
     )
-    pixels = np.asarray(dataset.pixel_array)
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    colour = pixels.ndim == (4 if frames > 1 else 3) and pixels.shape[-1] == 3
-    palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
-    if palette:
-        raise UnreadableImage("unsupported", "palette colours, whose lookup table this profile does not keep")
-    rows, columns = (pixels.shape[-3], pixels.shape[-2]) if colour else (pixels.shape[-2], pixels.shape[-1])
+    meaning = meaning_of(dataset)
+    rows, columns = meaning.measured.pixels.shape[1:3]
     mask = next((m for m in rules.masks if (m.vendor, m.rows, m.columns) == (vendor, rows, columns)), None)
     if burned and mask is None:
         raise UnreadableImage(
             "burned-in", "this modality may have names burned into its pixels; give a mask for the device"
         )
-    if pixels.dtype.kind == "f" or pixels.dtype.itemsize > 2:
-        raise UnreadableImage("unsupported", "pixels of more than 16 bits")
-    bits = int(dataset.get("BitsStored", 8 * pixels.dtype.itemsize))
-    pixels = _without_high_bits(pixels, bits)
-    if mask is not None:
-        pixels = pixels.copy()
-        for row, column, height, width in mask.boxes:
-            picture = pixels if colour else pixels[..., None]  # a view, so that colours and greys are indexed alike
-            picture[..., row : row + height, column : column + width, :] = 0
-    clean.Rows, clean.Columns, clean.SamplesPerPixel = rows, columns, 3 if colour else 1
-    monochrome = "MONOCHROME1" if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else "MONOCHROME2"
-    clean.PhotometricInterpretation = "RGB" if colour else monochrome
-    if colour:
-        clean.PlanarConfiguration = 0
-    clean.BitsAllocated = 8 * pixels.dtype.itemsize
-    clean.BitsStored, clean.HighBit = bits, bits - 1
-    clean.PixelRepresentation = 1 if pixels.dtype.kind == "i" else 0
-    if frames > 1:
-        clean.NumberOfFrames = frames
-    data = np.ascontiguousarray(pixels).astype(pixels.dtype.newbyteorder("<")).tobytes()
-    clean.add_new("PixelData", "OB" if pixels.dtype.itemsize == 1 else "OW", data + b"\0" * (len(data) % 2))
+    write_image(clean, dataset, meaning, () if mask is None else mask.boxes)
     clean.BurnedInAnnotation = "NO"
-
-
-def _without_high_bits(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Return pixels with only their stored bits, sign-extended where they are signed."""
-    spare = 8 * pixels.dtype.itemsize - bits
-    if spare <= 0:
-        return pixels
-    return (pixels << spare) >> spare  # arithmetic for signed types, logical for others
 
 
 def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int]) -> None:
     for keyword in keywords_in(dataset, NUMBERS):
-        values = finite(dataset.get(keyword))
+        values = finite(safely(partial(dataset.get, keyword), None))
         if values:
             setattr(clean, keyword, values if len(values) > 1 else values[0])
     for keyword in keywords_in(dataset, tuple(WORDS)):
-        value, allowed = dataset.get(keyword), WORDS[keyword]
-        words = [str(word) for word in ([value] if isinstance(value, str) else value or ())]
-        kept = [word for word in words if word in allowed]
+        kept = [word for word in words_of(dataset, keyword) if word in WORDS[keyword]]
         if kept:
             setattr(clean, keyword, kept if len(kept) > 1 else kept[0])
 

@@ -85,7 +85,7 @@ ELEMENTS = (
     _e("PixelPresentation", "no effect", "colour beside grey values, which stay as they are"),
     _e("ZoomFactor", "no effect", "PixelSpacing includes it"),
     _e("PaletteColorLookupTableUID", "no effect", "a name of the palette, whose tables are read"),
-    _e("PixelDataProviderURL", "refused", "the pixels are elsewhere"),
+    _e("PixelDataProviderURL", "no effect", "names pixels elsewhere; only those of the file are used"),
     _e("ColorSpace ICCProfile", "no effect", "colour management is not applied"),
     _e("EncryptedAttributesSequence", "no effect", "encrypted identifiers; dropped at import"),
     _e("DigitalSignaturesSequence", "no effect", "not checked; dropped at import, as its objects change"),

@@ -2,15 +2,17 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from salus.client.data.records import FloatArray
+from salus.client.data.dicom.numbers import not_understood, number_of, numbers_of, rounded, whole_of
 from salus.common.errors import UnreadableImage
 
 ANGLE_TOLERANCE = 0.01
+STANDARD = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # orientation of a projection image
 Float64 = npt.NDArray[np.float64]
 
 
@@ -40,25 +42,58 @@ def read_geometry(dataset: pydicom.Dataset) -> Geometry:
     """Return the image plane; a projection image gets spacing from its detector and the standard orientation.
 
     Raises:
-        UnreadableImage: numbers that do not describe a plane: not finite, spacing not positive, or axes not at right angles.
+        UnreadableImage: numbers that do not describe a plane: spacing not positive, or axes not at right angles;
+            ``not-understood`` for an element that is not numbers.
     """
-    spacing = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-    orientation = dataset.get("ImageOrientationPatient")
-    position = dataset.get("ImagePositionPatient")
-    rows_mm, columns_mm = (float(spacing[0]), float(spacing[1])) if spacing else (1.0, 1.0)
-    cosines = [float(value) for value in orientation] if orientation else [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    where = (float(position[0]), float(position[1]), float(position[2])) if position else None
-    row, column = np.array(cosines[:3]), np.array(cosines[3:6])
-    right_angles = np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=ANGLE_TOLERANCE)
-    if not (0 < rows_mm < np.inf and 0 < columns_mm < np.inf and right_angles and np.isfinite(where or (0.0,)).all()):
-        raise UnreadableImage("bad-geometry", "spacing, orientation or position do not describe an image plane")
+    rows_mm, columns_mm = spacing_of(dataset)
+    cosines = numbers_of(dataset, "ImageOrientationPatient") or STANDARD
+    position = numbers_of(dataset, "ImagePositionPatient")
+    if len(cosines) != 6:
+        raise not_understood("ImageOrientationPatient", "is not six numbers")
+    if len(position) not in (0, 3):
+        raise not_understood("ImagePositionPatient", "is not three numbers")
+    row, column = np.array(cosines[:3]), np.array(cosines[3:])
+    if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=ANGLE_TOLERANCE):
+        raise UnreadableImage("bad-geometry", "ImageOrientationPatient is not two unit vectors at right angles")
+    where = (position[0], position[1], position[2]) if position else None
     return Geometry(
         (rows_mm, columns_mm), (cosines[0], cosines[1], cosines[2]), (cosines[3], cosines[4], cosines[5]), where
     )
 
 
-def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> tuple[FloatArray, Geometry, Float64]:
+def spacing_of(dataset: pydicom.Dataset) -> tuple[float, float]:
+    """Return the distance between rows and between columns in millimetres, ``(1, 1)`` or the aspect ratio if it is not known.
+
+    A spacing of 0 means not known. A detector's spacing is divided by the magnification of the projection (PS3.3 C.8.7.10).
+    """
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+        values = numbers_of(dataset, keyword)
+        if len(values) > 2:
+            raise not_understood(keyword, "is not two numbers")
+        if any(value < 0 for value in values):
+            raise UnreadableImage("bad-geometry", f"{keyword} is negative")
+        if not values or not any(values):
+            continue
+        if not all(values):
+            raise UnreadableImage("bad-geometry", f"{keyword} is 0 in one direction only")
+        magnification = None
+        if keyword == "ImagerPixelSpacing":
+            magnification = number_of(dataset, "EstimatedRadiographicMagnificationFactor")
+            if magnification is not None and magnification < 0:
+                raise not_understood("EstimatedRadiographicMagnificationFactor", "is negative")
+        return values[0] / (magnification or 1.0), values[-1] / (magnification or 1.0)
+    ratio = numbers_of(dataset, "PixelAspectRatio")
+    if len(ratio) == 2 and min(ratio) > 0:
+        return ratio[0] / ratio[1], 1.0
+    return 1.0, 1.0
+
+
+def untile(
+    dataset: pydicom.Dataset, pixels: npt.NDArray[Any], geometry: Geometry
+) -> tuple[npt.NDArray[Any], Geometry, Float64]:
     """Split a Siemens mosaic, one image that holds all slices as tiles, into frames at their true positions.
+
+    Returns frames, the plane of the first, and the step to the next along the normal.
 
     The tile count and the true corner come from Siemens' private header, read by nibabel.
     """
@@ -66,21 +101,28 @@ def untile(dataset: pydicom.Dataset, values: FloatArray, geometry: Geometry) -> 
 
     wrapper = MosaicWrapper(dataset)  # type: ignore[no-untyped-call]
     rows, columns, count = wrapper.image_shape
-    across = values.shape[-1] // columns
-    tiles = values[0].reshape(values.shape[-2] // rows, rows, across, columns).swapaxes(1, 2).reshape(-1, rows, columns)
+    across = pixels.shape[-1] // columns
+    tiles = pixels[0].reshape(pixels.shape[-2] // rows, rows, across, columns).swapaxes(1, 2).reshape(-1, rows, columns)
     affine = np.asarray(wrapper.affine, dtype=np.float64)  # from (row, column, slice) to LPS
-    corner = affine[:3, 3]
-    placed = dataclasses.replace(geometry, position=(float(corner[0]), float(corner[1]), float(corner[2])))
-    return np.ascontiguousarray(tiles[:count]), placed, affine[:3, 2]
+    x, y, z = (rounded(float(value)) for value in affine[:3, 3])
+    placed = dataclasses.replace(geometry, position=(x, y, z))
+    step = placed.normal * rounded(float(placed.normal @ affine[:3, 2]))
+    return np.ascontiguousarray(tiles[:count]), placed, step
 
 
 def slice_spacing_mm(dataset: pydicom.Dataset) -> float:
-    """Return a file's slice spacing in millimetres, or 1 if it states none."""
-    for name in ("SpacingBetweenSlices", "SliceThickness"):
-        value = dataset.get(name)
-        if value and 0 < abs(float(value)) < np.inf:
-            return abs(float(value))
-    return 1.0
+    """Return the step between frames along the normal in millimetres, or 1 if none is stated.
+
+    Guarantees: never 0; negative only for several frames that run against the normal (PS3.3 C.8.4.8).
+    """
+    spacing = number_of(dataset, "SpacingBetweenSlices")
+    if spacing:
+        return spacing if whole_of(dataset, "NumberOfFrames", 1) > 1 else abs(spacing)
+    try:
+        thickness = number_of(dataset, "SliceThickness")
+    except UnreadableImage:  # of no meaning where planes have positions of their own
+        thickness = None
+    return abs(thickness) if thickness else 1.0
 
 
 def plane_affine(geometry: Geometry, step_mm: tuple[float, float, float]) -> Float64 | None:

@@ -15,7 +15,7 @@ from pydicom.pixels.processing import apply_color_lut
 from salus.client.data.dicom.elements import PALETTE, keywords_of
 from salus.client.data.dicom.numbers import has, items_of, not_understood, number_of, numbers_of
 from salus.client.data.dicom.stored import Form, stored_pixels
-from salus.client.data.dicom.tables import table_of
+from salus.client.data.dicom.tables import check_harmless, table_of
 from salus.client.data.records import FloatArray
 
 PADDING = {"PixelData": "", "FloatPixelData": "Float", "DoubleFloatPixelData": "DoubleFloat"}
@@ -89,6 +89,7 @@ def measured_of(dataset: Dataset) -> Measured:
     padding = _padding(dataset, form)
     table = None if form.floats else table_of(dataset, "ModalityLUTSequence", signed=form.signed)
     if table is not None:
+        check_harmless(table, "ModalityLUTSequence")  # a ramp of pixels would show its entries one by one
         entries = table.array if table.bits > 8 else table.array.astype(np.uint8)
         through = np.empty(pixels.shape, entries.dtype)
         for row, part in enumerate(pixels):

@@ -18,7 +18,7 @@ from pydicom.tag import Tag
 from salus.common.errors import UnreadableImage
 
 MOST_VALUES = 64  # of one element; the longest that matters here is a list of windows
-LARGEST = 1e12  # beyond it a number is an identifier or damage
+LARGEST = 1e8  # beyond it a number is an identifier or damage
 DIGITS = 9  # significant digits that are kept at every door, so that digits cannot carry text
 # Sources of the forms: dcmjs-org/dcmjs#287 (comma), pydicom/pydicom#828 (wrong VR), #2170 (text where FD is expected).
 NUMBER = re.compile(r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(mm|MM|Mm|hu|HU)?")

@@ -8,14 +8,23 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from salus.common.errors import UnreadableImage
 
 SHORTEST = 132  # bytes of the preamble and its mark
 MOST_TIMES = 200  # that a deflated file may expand
 ALWAYS_BYTES, MOST_BYTES = 2**26, 2**29  # that it may expand to, whatever its size; and at most
-FIRST_TAGS = tuple(bytes((group, 0, element, 0)) for group, element in ((8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16), (2, 0)))
+HEAD_BYTES = 2**16  # in which the transfer syntax is named
+FIRST_TAGS = tuple(
+    bytes((group, 0, element, 0)) for group, element in ((8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16), (2, 0))
+)
 
 
 def open_dataset(data: bytes) -> FileDataset:
@@ -45,8 +54,8 @@ def undeflated(data: bytes) -> bytes:
     Raises:
         UnreadableImage: ``too-large`` beyond `MOST_TIMES` and `ALWAYS_BYTES`, or beyond `MOST_BYTES`; ``damaged`` if truncated.
     """
-    if data[128:132] != b"DICM":
-        return data
+    if data[128:132] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() not in data[:HEAD_BYTES]:
+        return data  # to search for it takes less than to parse
     file = io.BytesIO(data)
     read_preamble(file, force=False)
     meta = _read_file_meta_info(file)
@@ -66,7 +75,7 @@ def undeflated(data: bytes) -> bytes:
     return b"".join((data[:SHORTEST], head.getvalue(), body))
 
 
-def _as_read(dataset: FileDataset) -> str:
+def _as_read(dataset: FileDataset) -> UID:
     implicit, little = dataset.original_encoding
     if implicit:
         return ImplicitVRLittleEndian

@@ -12,9 +12,10 @@ from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.annotations import functional_group
 from salus.client.data.dicom.geometry import Geometry, read_geometry
-from salus.client.data.dicom.picture import MAX_PIXELS, DicomImage
+from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.dicom.planes import Marked, Stack, drawn, stack_of
 from salus.client.data.dicom.references import ELSEWHERE, by_instance
+from salus.client.data.dicom.stored import MAX_PIXELS
 from salus.client.data.structures import Mask
 from salus.client.data.targets import MAX_NAMES
 from salus.client.outgoing.producer import MANUFACTURER

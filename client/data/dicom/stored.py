@@ -62,7 +62,7 @@ def form_of(dataset: Dataset) -> Form:
     if not keyword:
         raise UnreadableImage("no-pixels", "it contains no pixels")
     check_elements(dataset)
-    rows, columns = (whole_of(dataset, name, 0, least=1, most=2**16 - 1) for name in ("Rows", "Columns"))
+    rows, columns = (whole_of(dataset, name, 0, most=2**16 - 1) for name in ("Rows", "Columns"))
     frames = max(whole_of(dataset, "NumberOfFrames", 1), 1)
     samples = whole_of(dataset, "SamplesPerPixel", 1, least=1, most=4)
     declared = rows * columns * frames * samples

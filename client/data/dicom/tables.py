@@ -83,8 +83,7 @@ def _entries(item: Dataset, count: int, keyword: str, *, little: bool) -> tuple[
         if len(value) in (count, count + 1):
             return tuple(value[:count])
     elif value is not None and hasattr(value, "__len__") and not isinstance(value, str) and len(value) == count:
-        entries = tuple(int(number) & 0xFFFF for number in value)
-        return entries
+        return tuple(int(number) & 0xFFFF for number in value)
     elif isinstance(value, int) and count == 1:
         return (value & 0xFFFF,)
     raise not_understood(keyword, "has LUTData of another length than its LUTDescriptor says")

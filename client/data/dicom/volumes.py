@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from salus.client.data.dicom.picture import DicomImage, Window, show
+from salus.client.data.dicom.display import Window, show
+from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.records import FloatArray
 from salus.common.errors import UnreadableImage
 

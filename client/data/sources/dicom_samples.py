@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from salus.client.data.dicom.display import Window
 from salus.client.data.dicom.geometry import plane_affine
-from salus.client.data.dicom.picture import DicomImage, Window
+from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.dicom.volumes import Volume, stack
 from salus.client.data.records import Sample
 from salus.common.errors import UnreadableImage

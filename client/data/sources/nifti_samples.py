@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from salus.client.data.dicom.picture import Window, show
+from salus.client.data.dicom.display import Window, show
 from salus.client.data.grids import index_map, same_grid
 from salus.client.data.records import Sample, array_digest
 from salus.client.data.sources.base import NOT_A_FILE, Files, SourceOptions

@@ -8,7 +8,8 @@ import numpy as np
 from pydicom.dataset import FileDataset
 from tests.client.data.dicom_files import make
 
-from salus.client.data.dicom.picture import Window, read_image
+from salus.client.data.dicom.display import Window
+from salus.client.data.dicom.picture import read_image
 from salus.client.data.dicom.volumes import stack
 from salus.client.outgoing.producer import Producer
 

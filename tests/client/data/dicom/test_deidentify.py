@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import DicomDictionary, keyword_for_tag
+from pydicom.datadict import DicomDictionary, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.tag import Tag
@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.deidentify import PixelMask, Rules, deidentify, parse_mask, shifted_date, uid
 from salus.client.data.dicom.dimensions import KEPT
+from salus.client.data.dicom.elements import keywords_of
 from salus.client.data.dicom.picture import read_dicom
 from salus.common.errors import ConfigError, UnreadableImage
 
@@ -27,6 +28,7 @@ TEXT_VRS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT", "AS"}
 PLACED = {"PixelData", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel",
           "PhotometricInterpretation", "NumberOfFrames", "PlanarConfiguration", "FloatPixelData", "DoubleFloatPixelData",
           "PatientID", "SOPClassUID", "Modality", "PixelPaddingValue"}  # fmt: skip
+UNDERSTOOD = set(keywords_of("read", "applied", "checked", "refused")) - PLACED
 
 
 def rules(folder: Path, masks: tuple[PixelMask, ...] = ()) -> Rules:
@@ -74,7 +76,7 @@ def planted() -> tuple[Dataset, int]:
         tag = Tag(tag_number)
         vr = vrs.split(" or ")[0]
         value = canary(vr, count)
-        if value is None or keyword_for_tag(tag) in PLACED or tag.group < 8:
+        if value is None or keyword_for_tag(tag) in PLACED | UNDERSTOOD or tag.group < 8:
             continue
         dataset.add(DataElement(tag, vr, value))
         count += 1
@@ -119,6 +121,42 @@ def test_no_canary_of_any_element_is_left(tmp_path: Path) -> None:
     assert clean.counts["dropped"] > 500
     for day in (element.value for element in again if element.VR == "DA"):
         assert day != dataset.StudyDate
+
+
+@pytest.mark.parametrize("keyword", sorted(UNDERSTOOD))
+def test_a_canary_in_an_element_that_matters_is_refused_by_name_or_gone(tmp_path: Path, keyword: str) -> None:
+    """An element that changes what pixels mean cannot be dropped, so the file is refused instead."""
+    vr = dictionary_VR(keyword).split(" or ")[0]
+    value = canary(vr, 7)
+    inner = Dataset()
+    inner.LUTExplanation, inner.LUTDescriptor, inner.LUTData = (
+        "CANARY TABLE",
+        [64, 0, 16],
+        b"CANARYCANARY" * 10 + b"CANARY!!",
+    )
+    inner.PatientName, inner.PatientComments = "CANARY NESTED", "CANARY DEEPER"
+    inner.RealWorldValueSlope, inner.RealWorldValueIntercept = 2.0, 3.0
+    dataset = image(**{keyword: [inner] if vr == "SQ" else [1, 2, 3] if value is None else value})
+    refused: UnreadableImage | None = None
+    try:
+        assert leaks(deidentify(dataset, rules(tmp_path)).data) == []
+    except UnreadableImage as problem:
+        refused = problem
+    if refused is not None:
+        assert keyword in refused.detail or refused.reason == "bad-geometry"
+        assert not leaks(str(refused).encode())
+
+
+def test_a_short_table_cannot_carry_a_name(tmp_path: Path) -> None:
+    words = [int.from_bytes(pair, "little") for pair in (b"AN", b"NA", b"ZZ")]  # ascending, and readable
+    item = Dataset()
+    item.LUTDescriptor, item.LUTData, item.LUTExplanation = [len(words), 0, 16], words, "CANARY"
+    with pytest.raises(UnreadableImage, match="not-understood: VOILUTSequence"):
+        deidentify(image(VOILUTSequence=[item]), rules(tmp_path))
+    item.LUTData = [0, 30_000, 65_535]
+    clean = deidentify(image(VOILUTSequence=[item]), rules(tmp_path))
+    assert leaks(clean.data) == []
+    assert pydicom.dcmread(io.BytesIO(clean.data)).VOILUTSequence[0].dir() == ["LUTData", "LUTDescriptor"]
 
 
 ALLOWED = {

@@ -59,7 +59,7 @@ def test_anything_else_is_refused_by_name_without_quoting_it(vr: str, value: byt
     assert value.decode() not in str(caught.value)
 
 
-@given(st.floats(-1e11, 1e11), st.sampled_from([".", ","]), st.sampled_from(["", " ", "\0", " mm"]))
+@given(st.floats(-1e8, 1e8), st.sampled_from([".", ","]), st.sampled_from(["", " ", "\0", " mm"]))
 def test_every_way_to_write_a_number_gives_the_same_number(value: float, point: str, behind: str) -> None:
     text = f"{value:.12g}".replace(".", point) + behind
     assert numbers_of(written(SPACING, "DS", text.encode()), "PixelSpacing") == (rounded(float(f"{value:.12g}")),)

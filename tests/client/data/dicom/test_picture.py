@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 from tests.client.data.dicom_files import make, write
 
 from salus.client.data.dicom.picture import read_dicom
@@ -150,19 +149,15 @@ def test_objects_that_cannot_be_placed_or_bounded_are_quarantined(tmp_path: Path
     dataset = make(frames)
     dataset.PerFrameFunctionalGroupsSequence = Sequence([item, item])
     dataset.save_as(tmp_path / "enhanced", enforce_file_format=True)
-    deflated = make(RAMP)
-    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    deflated.save_as(tmp_path / "deflated", enforce_file_format=True)
-    for name in ("enhanced", "deflated"):
-        with pytest.raises(UnreadableImage) as caught:
-            read_dicom(tmp_path / name)
-        assert caught.value.reason == "unsupported"
+    with pytest.raises(UnreadableImage) as caught:
+        read_dicom(tmp_path / "enhanced")
+    assert caught.value.reason == "unsupported"
 
 
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"PixelSpacing": [0, 1]},
+        {"PixelSpacing": [0, 1]},  # unknown in one direction only
         {"PixelSpacing": [-1, 1]},
         {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]},
         {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},

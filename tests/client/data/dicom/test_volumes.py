@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.client.data.dicom_files import write
 
+from salus.client.data.dicom.display import Window
 from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.grouping import grouped, plane_of_image
-from salus.client.data.dicom.picture import DicomImage, Window, read_dicom
+from salus.client.data.dicom.picture import DicomImage, read_dicom
 from salus.client.data.dicom.volumes import stack
 from salus.common.errors import UnreadableImage
 

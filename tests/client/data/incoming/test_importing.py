@@ -66,7 +66,7 @@ def nested(depth: int) -> bytes:
 def hostile() -> dict[str, bytes]:
     """Return files that have brought readers down, by name."""
     good = file_bytes(image())
-    deflated = image(ImageComments="0" * 20_000_000)
+    deflated = image(ImageComments="0" * 100_000_000)
     huge = image(Rows=65535, Columns=65535, NumberOfFrames=1000)
     liar = image(PixelData=b"\0\0")
     j2k = image()
