@@ -265,7 +265,7 @@ REFUSED = {
     another_patient: {"mask-without-image"},
     far_away: {"mask-elsewhere"},
     no_position: {"damaged"},
-    nan_position: {"bad-geometry", "damaged"},
+    nan_position: {"bad-geometry", "damaged", "not-understood"},
     out_of_line: {"bad-geometry"},
     huge: {"too-large"},
     cut: {"damaged"},
