@@ -77,6 +77,7 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, s
         else:
             if plan is not None:
                 ledger.close_finished(but=running)
+                ledger.merge(catalogue.merges.all())
                 if not ledger.allows(catalogue.patients(job.task.dataset), plan, policy.budget):
                     problems.append(_problem("budget", NO_BUDGET))
     return Verdict(problems=tuple(problems[:MAX_PROBLEMS]), declarations=declarations)

@@ -316,6 +316,7 @@ class Site:
         self._ledger.check_holds(self.site_id, self._store.ledger_head(self.site_id))
         self._store.ledger_seen(self.site_id, self._ledger.head())
         self._ledger.close_finished(but=account)
+        self._ledger.merge(self._catalogue.merges.all())
         reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)
         self._events.emit("reserved", **cost_of(job, plan, budget))
         return reserved

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salus.client.commands import evaluating, intake
+from salus.client.commands import evaluating, intake, patients
 from salus.client.commands.intake import Channels, Folder, Include, Name, Volumes, Yes, ZeroPad
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
@@ -233,6 +233,7 @@ def check(
 
 intake.register(app)
 evaluating.register(app)
+patients.register(app)
 
 
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))
@@ -246,17 +247,6 @@ def remove(folder: Folder, name: Name) -> None:
     # The cache is shared by all data sets, so all of it is cleared; samples are prepared again when needed.
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     out.print(f"Removed {shown(name)}.")
-
-
-@app.command(epilog=example("salus dataset patient ./site 0123456789abcdef0123456789abcdef"))
-def patient(folder: Folder, pseudonym: Annotated[str, typer.Argument(help="The pseudonym in the catalogue.")]) -> None:
-    """Show the hospital's own identifier of an imported patient: to follow up a finding, or when a patient withdraws."""
-    from salus.client.config import open_catalogue
-    from salus.client.data.patient_map import PatientMap
-
-    open_catalogue(folder)  # fails if this is not a site's folder
-    secret = (folder / "keys" / "pseudonym.key").read_bytes()
-    out.print(PatientMap(folder / "keys").find(pseudonym, secret), markup=False)
 
 
 @app.command(epilog=example("salus dataset cache ./site --clear"))

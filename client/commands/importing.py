@@ -211,6 +211,7 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
     page = target.folder / "reports" / f"import-{target.name}-{at:%Y%m%d-%H%M%S}.html"
     write_page(page, f"Import into {target.name}", f"{METHOD}; {at:%Y-%m-%d %H:%M} UTC.", sections_of(report))
     report.check_labels()
+    catalogue.merges.merge(report.former)
     if not any(store.rglob("*.dcm")):
         raise DataError(
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."

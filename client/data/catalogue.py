@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from salus.client.data.declaration import FEW_PATIENTS, Declarations, Proposal, propose
 from salus.client.data.dicom.isolation import Decoding
+from salus.client.data.merging import Merges, apply, rename
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Sample
@@ -26,7 +27,7 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.accompanying import NOT_REFUSED
 from salus.client.data.sources.base import Source, SourceOptions
 from salus.client.data.split import Splits, most_held_out
-from salus.client.data.staging import BATCH, publish, stage
+from salus.client.data.staging import BATCH, noting_former, publish, stage
 from salus.client.data.summaries import DatasetSummary, summary_of
 from salus.client.data.target_table import kinds_by_image, streamed
 from salus.client.data.troubles import Troubles
@@ -67,6 +68,7 @@ class Catalogue:
     Attributes:
         declarations: what is public about each data set.
         troubles: current problems with a data set.
+        merges: identifiers that name one patient.
     """
 
     def __init__(self, path: Path, secret: bytes, decoding: Decoding | None = None) -> None:
@@ -77,6 +79,7 @@ class Catalogue:
         self.declarations = Declarations(self._engine)
         self.troubles = Troubles(self._engine, self._sealer)
         self._splits = Splits(self._engine)
+        self.merges = Merges(self._engine)
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
@@ -114,6 +117,8 @@ class Catalogue:
         with self._engine.connect() as connection:
             # A scan may take hours and find a million images: they are staged in a temporary table, so that memory stays
             # free and the database unlocked meanwhile.
+            former: set[tuple[str, str]] = set()
+            found = noting_former(found, self._secret, former)
             images, bad = stage(connection, name, found, self._secret, self._sealer)
             if not images:
                 reasons = sorted(set(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason))) - NOT_REFUSED)
@@ -140,6 +145,8 @@ class Catalogue:
             }
             connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
             publish(connection)
+            apply(connection, former)
+            rename(connection)
             connection.commit()
         if declare is True and not earlier:
             with contextlib.suppress(DataError):  # if it cannot be read it stays undeclared, and jobs on it are refused

@@ -42,6 +42,10 @@ class PatientMap:
             os.fsync(file.fileno())
         self._sealed |= new
 
+    def knows(self, pseudonym: str) -> bool:
+        """Return whether a patient's identifier is kept."""
+        return pseudonym in self._sealed
+
     def find(self, pseudonym: str, secret: bytes) -> str:
         """Return the hospital's own identifier of a patient; raises DataError for a pseudonym that is not from an import."""
         sealed = self._sealed.get(pseudonym)

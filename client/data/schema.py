@@ -53,6 +53,12 @@ SPLITS = sa.Table(
     sa.Column("patient", sa.String, primary_key=True),  # of any data set; kept when that is removed
     sa.Column("split", sa.String, nullable=False),
 )
+MERGES = sa.Table(  # of pseudonyms; never followed more than once, see `merging`
+    "merges",
+    METADATA,
+    sa.Column("patient", sa.String, primary_key=True),
+    sa.Column("kept", sa.String, nullable=False),
+)
 TROUBLES = sa.Table(
     "troubles",
     METADATA,

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
-from salus.client.data.pseudonyms import pseudonym
+from salus.client.data.identity import normalised
+from salus.client.data.pseudonyms import literal_pseudonym, pseudonym
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.schema import (
     IMAGES,
@@ -44,6 +45,20 @@ def stage(
         connection.commit()
         images, bad = images + len(rows), bad + len(refused)
     return images, bad
+
+
+def noting_former(
+    found: Iterable[ImageRecord | Quarantined], secret: bytes, former: set[tuple[str, str]]
+) -> Iterator[ImageRecord | Quarantined]:
+    """Yield the same items, and note patients for whom earlier versions computed another pseudonym, with the present one.
+
+    For them padding and Unicode composition were significant, see `identity`; what they have spent must not be forgotten.
+    """
+    for item in found:
+        if isinstance(item, ImageRecord) and not item.pseudonymous and item.patient != normalised(item.patient):
+            pair = (pseudonym(secret, "patient", item.patient), literal_pseudonym(secret, "patient", item.patient))
+            former.add(pair)
+        yield item
 
 
 def publish(connection: sa.Connection) -> None:

@@ -7,7 +7,7 @@ a commit beyond what was reserved, or of a job that is closed or unknown, is ref
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,8 @@ from pydantic import Field, TypeAdapter
 
 from salus.client.ledger.accounts import committed_of, finished_of, last_sent_of, minus, reserved_of
 from salus.client.ledger.entries import FORMAT, NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
-from salus.client.ledger.spending import Group, groups_of
+from salus.client.ledger.spending import Group, groups_of, persons
+from salus.client.ledger.tables import APPEND_ONLY, ENTRIES, MERGES, METADATA, PATIENTS
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import BudgetError, LedgerError
@@ -27,26 +28,7 @@ from salus.privacy.dp.accounting import Release
 from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
 from salus.privacy.protocol.head import Head, went_back
 
-METADATA = sa.MetaData()
-ENTRIES = sa.Table(
-    "entries",
-    METADATA,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("job", sa.String, nullable=False, index=True),
-    sa.Column("body", sa.String, nullable=False),
-    sa.Column("hash", sa.LargeBinary, nullable=False),
-)
-PATIENTS = sa.Table(
-    "patients",
-    METADATA,
-    sa.Column("patient", sa.String, primary_key=True),
-    sa.Column("job", sa.String, primary_key=True, index=True),
-)
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
-APPEND_ONLY = (
-    "CREATE TRIGGER IF NOT EXISTS {table}_{verb} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END"
-)
 
 
 class Budget(Strict):
@@ -77,7 +59,7 @@ class Ledger:
         self._clock = clock
         self._engine = open_database(path, METADATA, FORMAT)
         with self._engine.begin() as connection:
-            for table in ("entries", "patients"):
+            for table in ("entries", "patients", "merges"):
                 for verb in ("UPDATE", "DELETE"):
                     connection.execute(sa.text(APPEND_ONLY.format(table=table, verb=verb)))
 
@@ -123,9 +105,20 @@ class Ledger:
         with self._engine.connect() as connection:
             try:
                 self._check_budget(connection, patients, plan, budget, self._now(connection))
-            except BudgetError:
+            except LedgerError:
                 return False
         return True
+
+    def merge(self, pairs: Mapping[str, str]) -> None:
+        """Remember that patients are one person: from now on, each has spent what all of them have, see `spending`.
+
+        Args:
+            pairs: the other patient by patient; pairs that are known change nothing, and none is ever forgotten.
+        """
+        rows = [{"patient": patient, "other": other} for patient, other in sorted(pairs.items())]
+        if rows:
+            with self._writing() as connection:
+                connection.execute(MERGES.insert().prefix_with("OR IGNORE"), rows)
 
     def commit(self, job: str, round_: int, attempt: int, release: Release) -> None:
         """Record that a release is about to leave the site.
@@ -284,10 +277,17 @@ class Ledger:
                 cost[job] = reserved_of(entries)  # an open job may still send everything, however old
             elif datetime.fromisoformat(last_sent_of(entries).at) > since:
                 cost[job] = committed_of(entries)
-        jobs: dict[str, list[str]] = {patient: [] for patient in patients or ()}
-        for patient, job in connection.execute(sa.select(PATIENTS).order_by(PATIENTS.c.patient, PATIENTS.c.job)):
-            if patients is None or patient in jobs:
-                jobs.setdefault(patient, []).append(job)
+        person = persons((row.patient, row.other) for row in connection.execute(sa.select(MERGES)))
+        jobs: dict[str, list[str]] = {person.get(patient, patient): [] for patient in patients or ()}
+        if len(jobs) < len(patients or ()):
+            raise LedgerError(
+                "The data set holds patients whom the ledger knows to be one person.",
+                remedy="Run salus dataset merge-patients again with the same file.",
+            )
+        for patient, job in connection.execute(sa.select(PATIENTS).order_by(PATIENTS.c.job, PATIENTS.c.patient)):
+            known = person.get(patient, patient)
+            if patients is None or known in jobs:
+                jobs.setdefault(known, []).append(job)
         return groups_of((tuple(mine) for mine in jobs.values()), cost)
 
     def _check_budget(

@@ -43,6 +43,7 @@ class ImportReport:
         listed: ``studies`` and ``objects`` that the PACS lists; empty for other sources.
         earlier: objects that the PACS lists and that an earlier import has stored.
         files: the refused files by name.
+        former: patients, each with the pseudonym that an earlier version gave it.
         unmatched: rows of the label file that no image of this import has.
         check_labels: raises DataError for rows that match what they cannot mean.
     """
@@ -59,6 +60,7 @@ class ImportReport:
     left_out: Counter[str] = field(default_factory=Counter)
     listed: Counter[str] = field(default_factory=Counter)
     files: list[Quarantined] = field(default_factory=list)
+    former: set[tuple[str, str]] = field(default_factory=set)
     unmatched: list[Quarantined] = field(default_factory=list)
     check_labels: Callable[[], None] = field(default=lambda: None)
 
@@ -73,6 +75,8 @@ class ImportReport:
         self.segmentations += is_new and clean.annotation
         self.duplicates += not is_new
         self.patients.add(clean.patient)
+        if clean.others.former:
+            self.former.add((clean.patient, clean.others.former))
         self.rules.update(clean.counts)
         self.vendors[clean.vendor] += 1
 
