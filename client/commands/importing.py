@@ -20,9 +20,10 @@ from salus.client.data.dicom.kinds import checked_kinds
 from salus.client.data.incoming.dimse import DicomNetwork, pushed
 from salus.client.data.incoming.files import Incoming, from_folder, from_zip
 from salus.client.data.incoming.importing import ImportReport, import_images
-from salus.client.data.incoming.pacs import DicomWeb, PacsOptions, parse_query
+from salus.client.data.incoming.pacs import DicomWeb, PacsOptions
 from salus.client.data.incoming.pipeline import started
 from salus.client.data.incoming.progress import Progress
+from salus.client.data.incoming.query import parse_query
 from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.sandbox import LAYERS

@@ -17,7 +17,7 @@ from salus.client.data.incoming.files import Incoming
 from salus.client.data.incoming.pacs import PAUSE_S, TRIES, tried
 from salus.client.data.incoming.progress import Progress
 from salus.client.data.incoming.receiver import DimseOptions, Receiver
-from salus.client.data.incoming.requests import Moved, associated, number_of, rows_of, uids_of
+from salus.client.data.incoming.requests import CutListError, Moved, associated, number_of, rows_of, uids_of
 from salus.client.data.incoming.rows import UID
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import ConfigError, LinkError, UnreadableImage
@@ -57,14 +57,16 @@ class DicomNetwork:
         found: Studies = {}
         problems: Problems = []
         with associated(self._options, StudyRootQueryRetrieveInformationModelFind) as association:
-            for row in rows_of(association, self._identifier):
-                uid = str(row.get("StudyInstanceUID", "") or "")
-                if UID.match(uid):
-                    found[uid] = number_of(row.get(OBJECTS))
-                else:
-                    problems.append(
-                        UnreadableImage("no-study-uid", "a row of the PACS's list has no valid StudyInstanceUID")
-                    )
+            try:
+                for row in rows_of(association, self._identifier):
+                    uid = str(row.get("StudyInstanceUID", "") or "")
+                    if UID.match(uid):
+                        found[uid] = number_of(row.get(OBJECTS))
+                    else:
+                        text = "a row of the PACS's list has no valid StudyInstanceUID"
+                        problems.append(UnreadableImage("no-study-uid", text))
+            except CutListError:
+                problems.append(UnreadableImage("pacs-list", "the PACS does not give out its whole list of studies"))
         return found, problems
 
     def objects(self, study: str) -> set[str] | None:

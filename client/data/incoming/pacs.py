@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, TypeVar
 
 import httpx
@@ -17,8 +18,10 @@ from salus.client.data.dicom.messages import MAX_FILE_BYTES
 from salus.client.data.incoming.archive import Problems, Studies, Tell, everything, known
 from salus.client.data.incoming.files import Incoming
 from salus.client.data.incoming.multipart import objects_in
-from salus.client.data.incoming.paging import MORE, Page, whole_list
+from salus.client.data.incoming.narrowing import Narrowing
+from salus.client.data.incoming.paging import MORE, Listing, Page, whole_list
 from salus.client.data.incoming.progress import Progress
+from salus.client.data.incoming.query import arguments, fits, loosened
 from salus.client.data.incoming.rows import (
     INSTANCE_UID,
     SERIES_UID,
@@ -28,7 +31,7 @@ from salus.client.data.incoming.rows import (
     series_of_address,
     uid_of,
 )
-from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
+from salus.common.errors import ConfigError, LinkError, UnreadableImage
 from salus.common.strict import Strict
 
 T = TypeVar("T")
@@ -83,6 +86,8 @@ class DicomWeb:
             follow_redirects=False,
         )
 
+        self._narrowing = Narrowing(self._listed)
+
     def __enter__(self) -> "DicomWeb":
         return self
 
@@ -99,9 +104,7 @@ class DicomWeb:
 
     def _studies(self) -> tuple[Studies, Problems]:
         """Return the studies that the query finds, each with its number of objects if stated, and what is wrong with the list."""
-        listing = whole_list(
-            lambda paging: self._page("/studies", {**self._options.query, **paging}), key_of(STUDY_UID)
-        )
+        listing = self._narrowing.studies(self._options.query)
         found = {uid: count_of(row) for row in listing.rows if (uid := uid_of(row, STUDY_UID))}
         problems = [
             UnreadableImage("no-study-uid", "a row of the PACS's list has no valid StudyInstanceUID")
@@ -111,6 +114,15 @@ class DicomWeb:
         if not listing.complete:
             problems.append(UnreadableImage("pacs-list", "the PACS does not give out its whole list of studies"))
         return found, problems
+
+    def _listed(self, query: Mapping[str, str]) -> Listing:
+        """Return the studies that one query finds; some servers find nothing where a character of it is escaped in the URL."""
+        listing = whole_list(lambda paging: self._page("/studies", {**query, **paging}), key_of(STUDY_UID))
+        loose = {name: loosened(value) for name, value in query.items()}
+        if listing.rows or loose == dict(query):
+            return listing
+        wider = whole_list(lambda paging: self._page("/studies", {**loose, **paging}), key_of(STUDY_UID))
+        return replace(wider, rows=[row for row in wider.rows if fits(row, query)])
 
     def incoming(self, progress: Progress, tell: Tell = lambda done, of: None) -> Iterator[Incoming]:
         """Yield every object that is not stored yet, see `archive.everything`."""
@@ -148,6 +160,8 @@ class DicomWeb:
         """Return series and instance of a study's objects, and what is wrong with the list."""
         key = key_of(SERIES_UID, INSTANCE_UID)
         listing = whole_list(lambda paging: self._page(f"/studies/{study}/instances", paging), key, total)
+        if not listing.complete or (total is not None and len(listing.rows) < total):
+            listing = self._metadata(study, listing)
         found, problems = [], []
         for row in listing.rows:
             series, instance = uid_of(row, SERIES_UID) or series_of_address(row), uid_of(row, INSTANCE_UID)
@@ -160,6 +174,15 @@ class DicomWeb:
         if not listing.complete or (total is not None and len(listing.rows) < total):
             problems.append(UnreadableImage("pacs-list", "the PACS does not list all objects of a study"))
         return found, problems
+
+    def _metadata(self, study: str, listing: Listing) -> Listing:
+        """Return a study's list from the headers of all its objects: longer, and not cut by servers that limit their lists."""
+        try:
+            rows = self._page(f"/studies/{study}/metadata", {}).rows
+        except LinkError:
+            return listing
+        by_name = {uid_of(row, INSTANCE_UID): row for row in [*listing.rows, *rows]}
+        return Listing(list(by_name.values()), complete=True) if len(by_name) > len(listing.rows) else listing
 
     def _page(self, path: str, query: Mapping[str, str]) -> Page:
         def once() -> Page:
@@ -194,7 +217,7 @@ class DicomWeb:
         self._sleep(1.0 / self._options.requests_per_s)
         try:
             url, headers = self._options.url.rstrip("/") + path, {"Accept": accept, "Accept-Encoding": "identity"}
-            with self._client.stream("GET", url, params=dict(query), headers=headers) as response:
+            with self._client.stream("GET", url + arguments(query), headers=headers) as response:
                 past_the_end = response.status_code == 404 and query.get("offset", "0") != "0"
                 if response.status_code == 204 or past_the_end:
                     return b"", response.headers
@@ -241,11 +264,3 @@ def _fraction(headers: httpx.Headers) -> bool:
     """Return whether an answer is a range of bytes, which was not asked for, and not the whole."""
     found = re.match(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})$", headers.get("content-range", "").strip())
     return "content-range" in headers and not (found and found[1] == "0" and int(found[2]) + 1 == int(found[3]))
-
-
-def parse_query(text: str) -> dict[str, str]:
-    """Return ``{"Modality": "CT"}`` of ``Modality=CT,StudyDate=20200101-``; raises DataError for anything else."""
-    pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
-    if any(len(pair) != 2 or not re.fullmatch(r"[A-Za-z0-9]{1,64}", pair[0].strip()) for pair in pairs):
-        raise DataError("Expected a query like Modality=CT,StudyDate=20200101-20201231.", remedy="Correct --query.")
-    return {name.strip(): value.strip() for name, value in pairs}

@@ -15,8 +15,13 @@ from salus.client.data.incoming.rows import UID
 from salus.common.errors import LinkError
 
 PENDING = (0xFF00, 0xFF01)
+CUT = (0xFE00, 0xA700)  # cancelled, which we never ask for, or out of resources: how a PACS ends a list that it limits
 MAX_ROWS = 1_000_000
 LONGEST_FIND_S = 600.0  # an archive may load a study from tape
+
+
+class CutListError(LinkError):
+    """A query whose list ends before all rows were given out."""
 
 
 @contextlib.contextmanager
@@ -55,11 +60,15 @@ def associated(options: DimseOptions, *services: str, silence_s: float = 0.0) ->
 
 
 def rows_of(association: Any, wanted: Dataset) -> Iterator[Dataset]:
-    """Yield the rows that a query finds; raises LinkError if the PACS refuses it or never ends."""
+    """Yield the rows that a query finds; raises LinkError if the PACS refuses it, cuts or never ends it."""
     deadline = time.monotonic() + LONGEST_FIND_S
     answers = association.send_c_find(wanted, StudyRootQueryRetrieveInformationModelFind)
     for number, (status, row) in enumerate(answers, start=1):
         code = int(status.get("Status", -1)) if status else -1
+        if code in CUT:
+            raise CutListError(
+                "The PACS gives out a part of its list only.", remedy="Narrow --query, or raise the PACS's limit."
+            )
         if code not in (*PENDING, SUCCESS):
             raise LinkError(f"The PACS answered the query with status {code:#06x}.", remedy="Check --query.")
         if number > MAX_ROWS or time.monotonic() > deadline:

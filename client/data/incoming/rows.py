@@ -10,12 +10,20 @@ STUDY_UID, SERIES_UID, INSTANCE_UID = "0020000D", "0020000E", "00080018"
 OBJECTS, ADDRESS = "00201208", "00081190"  # NumberOfStudyRelatedInstances, RetrieveURL
 
 
-def uid_of(row: Row, tag: str) -> str:
-    """Return a UID of a DICOM JSON row, or an empty string if there is no valid one."""
+def text_of(row: Row, tag: str) -> str:
+    """Return the first value of an element as a text, or an empty string if there is none."""
     element = row.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     value = values[0] if isinstance(values, list) and values else ""
-    return value if isinstance(value, str) and UID.match(value) else ""
+    if isinstance(value, dict):  # a person's name
+        value = value.get("Alphabetic", "")
+    return value if isinstance(value, str) else ""
+
+
+def uid_of(row: Row, tag: str) -> str:
+    """Return a UID of a row, or an empty string if there is no valid one."""
+    value = text_of(row, tag)
+    return value if UID.match(value) else ""
 
 
 def key_of(*tags: str) -> Callable[[Row], tuple[str, ...] | None]:
@@ -40,9 +48,5 @@ def count_of(row: Row) -> int | None:
 
 def series_of_address(row: Row) -> str:
     """Return the series UID of a row's own address, for servers that repeat it only there; empty if there is none."""
-    element = row.get(ADDRESS)
-    values = element.get("Value") if isinstance(element, dict) else None
-    found = (
-        re.search(r"/series/([0-9.]{1,64})/", str(values[0])[:2000]) if isinstance(values, list) and values else None
-    )
+    found = re.search(r"/series/([0-9.]{1,64})/", text_of(row, ADDRESS)[:2000])
     return found[1] if found and UID.match(found[1]) else ""

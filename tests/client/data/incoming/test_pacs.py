@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.incoming.files import Incoming
-from salus.client.data.incoming.pacs import TRIES, DicomWeb, PacsOptions, parse_query
+from salus.client.data.incoming.pacs import TRIES, DicomWeb, PacsOptions
 from salus.client.data.incoming.progress import STORED, Progress
+from salus.client.data.incoming.query import fits, loosened, parse_query
 from salus.common.errors import ConfigError, DataError, LinkError, UnreadableImage
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -144,6 +145,28 @@ def _auc(catalogue: object) -> float:
     start = read_parameters(model, trainer.layout)
     update = trainer.train(start, data.train, 0)
     return task.metrics(trainer.evaluate(start + update, data.train))["auc"]
+
+
+@real
+def test_wildcards_and_identifiers_with_spaces_select(orthanc: str) -> None:
+    for patient in (71, 72):
+        for data in study(patient, 1):
+            store(orthanc, data)
+    uids = {name: f"1.2.826.0.1.7777.73{end}" for name, end in (("Study", ""), ("Series", ".1"))}
+    named = {f"{name}InstanceUID": uid for name, uid in uids.items()}
+    store(orthanc, file_bytes(image(PatientID="MRN 7&3", SOPInstanceUID="1.2.826.0.1.7777.73.1.1", **named)))
+    for query, expected in (
+        ("P7*", {71, 72}),
+        ("P7?", {71, 72}),
+        ("MRN 7&3", {73}),
+        ("MRN*", {73}),
+        (" MRN 7&3 ", {73}),
+    ):
+        options = PacsOptions(
+            url=f"{orthanc}/dicom-web", query=parse_query(f"PatientID={query}"), requests_per_s=1000.0
+        )
+        with DicomWeb(options, user="salus", password="orthanc-test") as server:
+            assert set(server.studies()) == {f"1.2.826.0.1.7777.{number}" for number in expected}, query
 
 
 @real
@@ -398,3 +421,19 @@ def test_queries_are_parsed_strictly() -> None:
     for bad in ("Modality", "../x=1", "a b=1"):
         with pytest.raises(DataError):
             parse_query(bad)
+
+
+def test_characters_that_a_url_escapes_become_wildcards_and_the_rest_is_compared_here() -> None:
+    assert loosened("MRN 7&3") == "MRN?7?3"
+    assert loosened("P1*") == "P1*"
+    row: dict[str, object] = {"00100020": {"Value": [" MRN 7&3"]}, "00100010": {"Value": [{"Alphabetic": "DOE^JOHN"}]}}
+    for query, expected in (
+        ({"PatientID": "MRN 7&3"}, True),
+        ({"00100020": "mrn 7&*"}, True),
+        ({"PatientID": "MRN 7+3"}, False),
+        ({"PatientName": "DOE^J*"}, True),
+        ({"PatientName": "DOE^M*"}, False),
+        ({"AccessionNumber": "7 8"}, True),  # the row does not say
+        ({"PatientID": "[A] *"}, False),
+    ):
+        assert fits(row, query) is expected, query
