@@ -247,7 +247,8 @@ def scanned(folder: Path, **options: Any) -> tuple[dict[str, ImageRecord], dict[
     source = open_source("nifti", folder, SourceOptions(**options))
     items = list(source.everything())
     good = {item.key: item for item in items if isinstance(item, ImageRecord)}
-    return good, {item.key: item.reason for item in items if isinstance(item, Quarantined)}, source
+    bad = {item.key: item.reason for item in items if isinstance(item, Quarantined)}
+    return good, {key: reason for key, reason in bad.items() if reason != "label-without-image"}, source
 
 
 def labelled(folder: Path) -> Path:
