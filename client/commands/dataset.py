@@ -128,12 +128,12 @@ def declare(
 
 @app.command(epilog=example("salus dataset labels ./reports labels.csv --name Lesion --above 0.5"))
 def labels(
-    source: Annotated[Path, typer.Argument(help="A folder with DICOM SEG and SR objects.")],
+    source: Annotated[Path, typer.Argument(help="A folder with DICOM SEG, RTSTRUCT and SR objects.")],
     output: Annotated[Path, typer.Argument(help="The label file to write.")],
     name: Annotated[str, typer.Option(help="The segment's label or the measured concept.")],
     above: Annotated[float | None, typer.Option(help="Write 1 above this number and 0 otherwise.")] = None,
 ) -> None:
-    """Write a label file with one row per study from segmentations (volume in ml) and measurements in structured reports."""
+    """Write a label file, one row per study: volumes of segmentations and structure sets in ml, measurements of reports."""
     from salus.client.commands.labels import write_labels
 
     counts = write_labels(source, output, name, above)

@@ -16,9 +16,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pack_bits
 from pydicom.sequence import Sequence
 
-from salus.client.data.dicom.annotations import SEGMENTATIONS, functional_group
 from salus.client.data.dicom.deidentify import Clean, Rules, finite, identify, standard_class, uid
 from salus.client.data.dicom.matching import others_of
+from salus.client.data.dicom.references import SEGMENTATIONS, functional_group
 from salus.client.data.dicom.segmentation import KINDS, background_of, refuse_own, segments_of
 from salus.client.data.dicom.stored import MAX_PIXELS
 from salus.client.data.dicom.writing import as_file

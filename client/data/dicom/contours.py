@@ -78,7 +78,7 @@ def read_contours(
             if count > MAX_CONTOURS or points > MAX_POINTS:
                 raise UnreadableImage("too-large", "a structure set with too many contours or points")
             plane = _plane(contour, line, stack, known, others)
-            areas[plane < 0] += _area(line[:, 1:])
+            areas[plane < 0] += area(line[:, 1:])
             if plane >= 0:
                 inside = filled(line[:, 1:], rows, columns)
                 own[plane] = own[plane] ^ inside if plane in own else inside
@@ -91,8 +91,8 @@ def read_contours(
     return drawn(stack, marked, names, outside), stack
 
 
-def _line(contour: Dataset, stack: Stack) -> Float64:
-    """Return a contour's points ``[points, 3]`` as (place along the normal in mm, row, column)."""
+def points_of(contour: Dataset) -> Float64:
+    """Return a contour's points ``[points, 3]`` in millimetres, LPS; raises UnreadableImage for damaged or huge ones."""
     raw: Any = contour.get_item("ContourData")
     value = b"" if raw is None else raw.value
     if isinstance(value, bytes):
@@ -104,9 +104,14 @@ def _line(contour: Dataset, stack: Stack) -> Float64:
         raise UnreadableImage("damaged", "a contour of fewer than three points, or with a part of one")
     if not (np.abs(numbers) < LARGEST_MM).all():  # NaN and infinity included
         raise UnreadableImage("not-finite", "a contour with coordinates that are not finite or far too large")
-    points = np.concatenate([numbers.reshape(-1, 3), np.ones((len(numbers) // 3, 1))], axis=1)
-    there: Float64 = (np.linalg.inv(stack.affine) @ points.T).T[:, :3]
-    return there
+    return numbers.reshape(-1, 3)
+
+
+def _line(contour: Dataset, stack: Stack) -> Float64:
+    """Return a contour's points ``[points, 3]`` as (place along the normal in mm, row, column)."""
+    points = points_of(contour)
+    there = np.linalg.inv(stack.affine) @ np.column_stack([points, np.ones(len(points))]).T
+    return np.asarray(there.T[:, :3], np.float64)
 
 
 def _plane(
@@ -157,7 +162,7 @@ def filled(points: Float64, rows: int, columns: int) -> npt.NDArray[np.bool_]:
     return inside
 
 
-def _area(points: Float64) -> float:
+def area(points: Float64) -> float:
     """Return a polygon's area (the shoelace formula)."""
     row, column = points[:, 0], points[:, 1]
     return abs(float(row @ np.roll(column, -1) - column @ np.roll(row, -1))) / 2

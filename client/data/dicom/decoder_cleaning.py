@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import pydicom
 from pydantic import Field
 
-from salus.client.data.dicom.annotations import MAX_FOUND, SEGMENTATIONS, Annotation, annotations_of
+from salus.client.data.dicom.annotations import MAX_FOUND, Annotation, annotations_of
 from salus.client.data.dicom.channel import Buffer
 from salus.client.data.dicom.clean_segmentation import deidentify_segmentation
 from salus.client.data.dicom.decoder_process import Ask, problem_of
@@ -21,7 +21,7 @@ from salus.client.data.dicom.messages import Answer, Operation, Problem
 from salus.client.data.dicom.opening import open_dataset
 from salus.client.data.dicom.picture import guarded
 from salus.client.data.dicom.references import ANNOTATIONS as ANNOTATION_CLASSES
-from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
+from salus.client.data.dicom.references import HEAD_BYTES, SEGMENTATIONS, is_annotation
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer

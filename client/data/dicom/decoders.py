@@ -24,6 +24,7 @@ def load_decoders() -> None:
 
     warnings.simplefilter("ignore")
     import nibabel.nicom.dicomwrappers  # noqa: F401 - for mosaics
+    import numpy.ma  # noqa: F401 - for medians
 
     Image.init()  # Pillow decodes JPEG for pydicom, and loads its parts when they are first needed
     for encoding in {*python_encoding.values(), "ascii", "utf-8", "latin-1"}:

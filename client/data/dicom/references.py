@@ -9,11 +9,11 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from salus.client.data.dicom.annotations import SEGMENTATIONS
 from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.identity import normalised
 from salus.common.errors import UnreadableImage
 
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # the second one for label maps
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"  # RTSTRUCT
 ANNOTATIONS = (*SEGMENTATIONS, STRUCTURE_SET)
 HEAD_BYTES = 4096
@@ -114,3 +114,12 @@ def check(references: References, slices: Sequence[DicomImage], others: Collecti
 def by_instance(slices: Sequence[DicomImage]) -> Mapping[str, DicomImage]:
     """Return images by their UID."""
     return {image.instance_uid: image for image in slices if image.instance_uid}
+
+
+def functional_group(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:
+    """Return a functional-group item, the frame's own or else the shared one; raises UnreadableImage if there is neither."""
+    for place in (frame, *dataset.get("SharedFunctionalGroupsSequence", [])):
+        if place.get(sequence):
+            item: Dataset = place[sequence].value[0]
+            return item
+    raise UnreadableImage("damaged", "a segmentation whose frames lack a required functional group")

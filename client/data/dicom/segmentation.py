@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from salus.client.data.dicom.annotations import functional_group
 from salus.client.data.dicom.geometry import Geometry, read_geometry
 from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.dicom.planes import Marked, Stack, drawn, stack_of
-from salus.client.data.dicom.references import ELSEWHERE, by_instance
+from salus.client.data.dicom.references import ELSEWHERE, by_instance, functional_group
 from salus.client.data.dicom.stored import MAX_PIXELS
 from salus.client.data.structures import Mask
 from salus.client.data.targets import MAX_NAMES
