@@ -150,8 +150,13 @@ class Clean:
     others: Others = field(default_factory=Others)
 
 
-def deidentify(dataset: Dataset, rules: Rules) -> Clean:
+def deidentify(
+    dataset: Dataset, rules: Rules, write: Callable[[Dataset, Dataset, str, Rules], None] | None = None
+) -> Clean:
     """Return the de-identified object of one image.
+
+    Args:
+        write: writes what the image shows; `describe` for a classic image.
 
     Raises:
         UnreadableImage: without a patient or pixels, or with text burned into its pixels and no mask for its device.
@@ -163,9 +168,7 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     vendor = vendor_of(dataset.get("Manufacturer"))
     clean = Dataset()
     counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
-    _pixels(clean, dataset, vendor, rules)
-    _numbers_and_words(clean, dataset, counts)
-    keep_dimensions(clean, dataset, rules.secret)
+    (write or describe)(clean, dataset, vendor, rules)
     clean.Manufacturer = vendor
     write_person(clean, dataset)
     identify(clean, dataset, patient, rules)
@@ -188,6 +191,13 @@ def deidentify(dataset: Dataset, rules: Rules) -> Clean:
     )
 
 
+def describe(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
+    """Write what an image shows: its pixels, their meaning and place, and what tells it from others; errors as `deidentify`."""
+    _pixels(clean, dataset, vendor, rules)
+    _numbers_and_words(clean, dataset)
+    keep_dimensions(clean, dataset, rules.secret)
+
+
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
     """Write what the image means, decoded; refuse one that may show names unless its device has a mask."""
     modality = str(dataset.get("Modality", ""))
@@ -207,7 +217,7 @@ def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None
     clean.BurnedInAnnotation = "NO"
 
 
-def _numbers_and_words(clean: Dataset, dataset: Dataset, counts: dict[str, int]) -> None:
+def _numbers_and_words(clean: Dataset, dataset: Dataset) -> None:
     for keyword in keywords_in(dataset, NUMBERS):
         values = finite(safely(partial(dataset.get, keyword), None))
         if values:

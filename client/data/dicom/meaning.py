@@ -9,8 +9,7 @@ from pydicom.dataset import Dataset
 from salus.client.data.dicom.display import Window, inverted_of, window_of
 from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
 from salus.client.data.dicom.intensities import Measured, measured_of
-from salus.client.data.dicom.numbers import whole_of, words_of
-from salus.common.errors import UnreadableImage
+from salus.client.data.dicom.numbers import words_of
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,11 @@ class Meaning:
 
 
 def meaning_of(dataset: Dataset) -> Meaning:
-    """Return what an image means.
+    """Return what an image means; an enhanced object is split into its frames before, see `frames`.
 
     Raises:
         UnreadableImage: it cannot be decoded, or an element that matters is not understood; with the element's name.
     """
-    if "PerFrameFunctionalGroupsSequence" in dataset and whole_of(dataset, "NumberOfFrames", 1) > 1:
-        raise UnreadableImage("unsupported", "an enhanced object with a position for each frame")
     measured = measured_of(dataset)
     window = Window() if measured.colour else window_of(dataset, signed=measured.signed)
     inverted = not measured.colour and inverted_of(dataset)

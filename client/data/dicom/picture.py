@@ -18,6 +18,7 @@ from pydicom.errors import InvalidDicomError
 
 from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.display import Window, show
+from salus.client.data.dicom.frames import frame_digest, frames_of, has_groups
 from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.intensities import filled
 from salus.client.data.dicom.meaning import meaning_of
@@ -141,19 +142,37 @@ def read_image(data: bytes, name: str) -> DicomImage:
         UnreadableImage: not DICOM, no pixels, truncated, unsupported, too large or damaged; with the reason.
     """
 
-    def read() -> DicomImage:
-        facts, rescaled = decode(data, name)
-        return picture(facts, rescaled, hashlib.sha256(data).hexdigest(), name)
+    images = read_images(data, name)
+    if len(images) > 1:
+        raise UnreadableImage("several-frames", f"{name} is an enhanced object of several images; use --volumes")
+    return images[0]
+
+
+def read_images(data: bytes, name: str) -> list[DicomImage]:
+    """Decode the images of a file: one for each frame of an enhanced object, see `frames`, and one for any other.
+
+    Errors as in `read_image`.
+    """
+
+    def read() -> list[DicomImage]:
+        digest = hashlib.sha256(data).hexdigest()
+        dataset = open_dataset(data)
+        if not has_groups(dataset):
+            return [picture(*decode(dataset), digest, name)]
+        several = whole_of(dataset, "NumberOfFrames", 1) > 1
+        return [
+            picture(*decode(frame), frame_digest(digest, number) if several else digest, name)
+            for number, frame in enumerate(frames_of(dataset))
+        ]
 
     return guarded(name, read)
 
 
-def decode(data: bytes, name: str) -> tuple[Facts, FloatArray]:
-    """Return a file's facts and its numbers ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]`` before any window.
+def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
+    """Return an image's facts and its numbers ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]`` before any window.
 
     Damaged files make it raise arbitrary exceptions; call it within `guarded`.
     """
-    dataset = open_dataset(data)
     meaning = meaning_of(dataset)
     raw, geometry, step = meaning.measured.values(), meaning.geometry, meaning.step
     rescaled = filled(raw, meaning.measured.padded(), inverted=meaning.inverted)

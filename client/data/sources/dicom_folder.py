@@ -11,7 +11,7 @@ from salus.client.data.dicom.decoders import load_decoders, try_volume
 from salus.client.data.dicom.dimensions import checked_name
 from salus.client.data.dicom.geometry import plane_affine
 from salus.client.data.dicom.kinds import check_kind_of, checked_kinds
-from salus.client.data.dicom.picture import DicomImage, read_image
+from salus.client.data.dicom.picture import DicomImage, read_image, read_images
 from salus.client.data.dicom.references import HEAD_BYTES, is_annotation
 from salus.client.data.dicom.volumes import Volume
 from salus.client.data.identity import normalised
@@ -19,6 +19,7 @@ from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.accompanying import accompanies, is_archive
 from salus.client.data.sources.base import Files, SourceOptions, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
+from salus.client.data.sources.dicom_frames import chosen, file_of, keyed, refused_files
 from salus.client.data.sources.dicom_masks import (
     Masked,
     digest_with,
@@ -36,7 +37,7 @@ from salus.client.data.sources.dicom_samples import (
     slices_digest,
     volume_sample,
 )
-from salus.client.data.sources.dicom_series import Part, channels_of, key_of, parts_of
+from salus.client.data.sources.dicom_series import Part, channels_of, key_of, markers_of, parts_of
 from salus.client.data.sources.label_match import LabelRow, Labels
 from salus.client.data.sources.labels import has_label_file, read_labels
 from salus.client.data.structures import Mask, checked_names
@@ -79,11 +80,11 @@ class DicomFolder:
             return bool(self._index.names)
         return any(self.wants(name) and is_mask(self._files, name) for name in self._files.names())
 
-    def _read(self, name: str) -> DicomImage:
-        """Return a file's image; raises UnreadableImage also for an object that is not a training picture."""
+    def _picture(self, name: str) -> bytes:
+        """Return a file's bytes; raises UnreadableImage for an object that is not a training picture."""
         data = bytes(self._files.read(name))
         check_kind_of(data, self._include)
-        return read_image(data, "the file")
+        return data
 
     def wants(self, name: str) -> bool:
         """Return whether a file may be DICOM."""
@@ -101,7 +102,8 @@ class DicomFolder:
         if not self._options.volumes:
             return ""
         check_kind_of(data, self._include)
-        image = read_image(data, "the file")
+        images = read_images(data, "the file")
+        image = images[0]
         if not image.series_uid:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
         # Multi-frame files are volumes of their own; a series belongs to one patient, whatever its files say.
@@ -116,13 +118,13 @@ class DicomFolder:
             yield from self._volumes(list(names))
             return
         for key in names:
-            image = self._read(key)
+            image = read_image(self._picture(key), "the file")
             masked = masked_by(self._files, self._index.of([image]), partial(self._slice_mask, image=image))
             yield from masked.refused
             yield self._record([image], Part((key,)), masked, image.info, plane_ml(image))
 
     def _record(self, slices: list[DicomImage], part: Part, masked: Masked, info: Info, voxel_ml: float) -> ImageRecord:
-        first, mask, volume, name = slices[0], masked.mask, self._options.volumes, part.keys[0]
+        first, mask, volume, name = slices[0], masked.mask, self._options.volumes, file_of(part.keys[0])
         row = self._label(first, name, mask, voxel_ml)
         digest = slices_digest(slices) if volume else first.sha256
         extra = extra_of(self._row(first, name), self._files, self._options)
@@ -177,23 +179,25 @@ class DicomFolder:
         for key in keys:
             if key not in refused:
                 try:
-                    images[key] = self._read(key)
+                    images |= keyed(key, read_images(self._picture(key), "the file"))
                 except UnreadableImage as problem:
                     refused[key] = Quarantined(key, problem.reason, problem.detail)
         found: list[ImageRecord | Quarantined] = []
         used: set[str] = set()
+        taken: set[str] = set()
         parts, odd = parts_of(images, self._options.channels) if images else ([], [])
         refused |= {item.key: item for item in odd}
         for part in parts:
             try:
                 record, masked = self._volume(part, images, objects)
+                taken |= set(part.keys)
             except UnreadableImage as problem:
                 refused |= {key: Quarantined(key, problem.reason, problem.detail) for key in part.keys}
                 continue
             found.append(record)
             refused |= {item.key: item for item in masked.refused}
             used |= set(masked.used)
-        return [*found, *(item for key, item in refused.items() if key not in used)]
+        return [*found, *refused_files({key: item for key, item in refused.items() if key not in used}, taken)]
 
     def _volume(
         self, part: Part, images: Mapping[str, DicomImage], objects: Sequence[str]
@@ -232,7 +236,8 @@ class DicomFolder:
         names = files_of(key)
         data = {name: bytes(self._files.read(name)) for name in names}
         objects = [name for name in names if is_annotation(data[name][:HEAD_BYTES])]
-        slices = [read_image(data[name], "the file") for name in names if name not in objects]
+        images = [read_images(data[name], "the file") for name in names if name not in objects]
+        slices = chosen(images, markers_of(key))
         if not slices:
             raise UnreadableImage("missing", "no image is left of this sample")
         if self._options.volumes:

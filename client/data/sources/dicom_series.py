@@ -10,6 +10,7 @@ from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.dicom.visits import Run
 from salus.client.data.records import Quarantined
 from salus.client.data.sources.base import NOT_A_FILE
+from salus.client.data.sources.dicom_frames import files_of_keys, marker_of
 
 CHANNELS = f"{NOT_A_FILE}channels="
 MAX_CHANNELS = 64
@@ -21,8 +22,8 @@ class Part:
     """One sample of a series.
 
     Args:
-        keys: names of its files, one channel after the other, each along its normal.
-        channels: the files are divided among them evenly.
+        keys: of its images, one channel after the other, each along its normal: names of files, or frames of them.
+        channels: the images are divided among them evenly.
     """
 
     keys: tuple[str, ...]
@@ -33,7 +34,7 @@ def parts_of(images: Mapping[str, DicomImage], channels: str) -> tuple[list[Part
     """Return the volumes of a series, and the files that belong to none.
 
     Args:
-        images: by the names of their files; a multi-frame file alone.
+        images: by the names of their files, or by those of their frames; a multi-frame file without positions alone.
         channels: the dimension whose values become channels; empty for a volume of each value.
     """
     if len(images) == 1 and next(iter(images.values())).values.shape[0] > 1:
@@ -54,7 +55,15 @@ def parts_of(images: Mapping[str, DicomImage], channels: str) -> tuple[list[Part
 def key_of(part: Part, masks: Sequence[str]) -> str:
     """Return the catalogue's key of a sample and the annotation objects that belong to it."""
     marker = [f"{CHANNELS}{part.channels}"] if part.channels > 1 else []
-    return json.dumps([*part.keys, *masks, *marker])
+    return json.dumps([*files_of_keys(part.keys), *masks, *marker_of(part.keys), *marker])
+
+
+def markers_of(key: str) -> list[str]:
+    """Return what a key says beside the names of files."""
+    try:
+        return [name for name in json.loads(key) if str(name).startswith(NOT_A_FILE)] if key.startswith("[") else []
+    except (ValueError, RecursionError):
+        return []  # a file's name may begin like a list
 
 
 def channels_of(key: str) -> int:

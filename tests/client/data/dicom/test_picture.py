@@ -151,7 +151,7 @@ def test_objects_that_cannot_be_placed_or_bounded_are_quarantined(tmp_path: Path
     dataset.save_as(tmp_path / "enhanced", enforce_file_format=True)
     with pytest.raises(UnreadableImage) as caught:
         read_dicom(tmp_path / "enhanced")
-    assert caught.value.reason == "unsupported"
+    assert caught.value.reason == "several-frames"
 
 
 @pytest.mark.parametrize(
