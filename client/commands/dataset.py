@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salus.client.commands import evaluating, intake, patients
+from salus.client.commands import evaluating, intake, patients, refused
 from salus.client.commands.intake import Channels, Folder, Include, Name, Volumes, Yes, ZeroPad
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
@@ -192,7 +192,6 @@ def check(
     from salus.client.data.catalogue import check_name
     from salus.client.data.readiness import check as checked
     from salus.client.data.readiness_page import sections_of
-    from salus.client.data.sources.accompanying import NOT_REFUSED
     from salus.common.errors import DataError
     from salus.common.pages import write_page
 
@@ -215,9 +214,6 @@ def check(
                 table(section.title, section.columns or ["", ""], section.rows)
         for warning in found.warnings:
             out.print(warning, style="yellow", markup=False)
-        for bad in catalogue.quarantined(name):
-            if bad.reason not in NOT_REFUSED:
-                out.print(f"not registered: {bad.key}: {bad.reason}", markup=False, soft_wrap=True)
         for target in found.targets.values():
             for share, key in sorted(target.worst, reverse=True):
                 out.print(f"{share:.0%} outside the image: {key}", markup=False, soft_wrap=True)
@@ -234,6 +230,7 @@ def check(
 intake.register(app)
 evaluating.register(app)
 patients.register(app)
+refused.register(app)
 
 
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))

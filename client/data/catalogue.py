@@ -7,7 +7,7 @@ it is either complete or absent.
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -254,13 +254,26 @@ class Catalogue:
             raise self._unknown(name)
         return f"{row.kind} {self._sealer.open(row.options)}"
 
-    def quarantined(self, name: str) -> list[Quarantined]:
-        """Return every file that could not be used."""
+    def quarantined(
+        self, name: str, reasons: Collection[str] | None = None, most: int | None = None
+    ) -> list[Quarantined]:
+        """Return the files that are not used, also those set aside: all of them, or at most so many with these reasons."""
         columns = (QUARANTINE.c.key, QUARANTINE.c.reason, QUARANTINE.c.detail)
+        chosen = sa.true() if reasons is None else QUARANTINE.c.reason.in_(sorted(reasons))
+        query = sa.select(*columns).where(QUARANTINE.c.dataset == name, chosen).order_by(QUARANTINE.c.id).limit(most)
         with self._engine.connect() as connection:
-            rows = connection.execute(sa.select(*columns).where(QUARANTINE.c.dataset == name).order_by(QUARANTINE.c.id))
+            rows = connection.execute(query)
             open_ = self._sealer.open
             return [Quarantined(open_(row.key), row.reason, open_(row.detail)) for row in rows]
+
+    def unused(self, name: str) -> dict[str, int]:
+        """Return the number of files that are not used, by reason; raises DataError for an unknown data set."""
+        if name not in self.names():
+            raise self._unknown(name)
+        query = sa.select(QUARANTINE.c.reason, sa.func.count()).where(QUARANTINE.c.dataset == name)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query.group_by(QUARANTINE.c.reason).order_by(QUARANTINE.c.reason))
+            return {reason: count for reason, count in rows}
 
     def summary(self, name: str) -> DatasetSummary:
         """Return the counts of a data set; raises DataError for an unknown one."""

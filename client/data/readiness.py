@@ -83,7 +83,9 @@ class Readiness:
         found += self.declared
         quarantined = sum(self.summary.quarantined.values())
         if quarantined:
-            found.append(f"{quarantined} files could not be registered.")
+            found.append(
+                f"{quarantined} files could not be used: salus dataset refused SITE {self.summary.name} lists them."
+            )
         return found
 
     @property

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 
 from salus.client.data.declaration import are_numbers
 from salus.client.data.readiness import HISTOGRAM_BINS, UNKNOWN, Readiness
+from salus.client.data.remedies import remedy_of
 from salus.client.data.target_check import sections_of as target_sections
 from salus.common.pages import Section
+
+NAMED = "salus dataset refused lists these files by name."
 
 
 def sections_of(found: Readiness) -> list[Section]:
@@ -17,10 +20,13 @@ def sections_of(found: Readiness) -> list[Section]:
         ("studies", summary.studies),
         ("images", summary.images),
         ("readable now", summary.images - len(found.unreadable)),
+        ("files that could not be used", sum(summary.quarantined.values())),
+        ("files set aside, such as label files", summary.set_aside),
+        ("rows of the label file without an image", summary.unmatched),
     ]
     labels = label_rows(summary.labels, found.patients_by_label)
     ranges = [(name, f"{low:g}", f"{high:g}") for name, (low, high) in sorted(found.ranges.items()) if low <= high]
-    quarantined = [(reason, count) for reason, count in sorted(summary.quarantined.items())]
+    quarantined = [(reason, count, remedy_of(reason)) for reason, count in sorted(summary.quarantined.items())]
     unreadable = Counter(reason for _, reason in found.unreadable)
     bars = [(f"{place / HISTOGRAM_BINS:.2f}", float(count)) for place, count in enumerate(found.intensities)]
     return [
@@ -37,7 +43,11 @@ def sections_of(found: Readiness) -> list[Section]:
         *([Section("Range of intensities", columns=("modality", "lowest", "highest"), rows=ranges)] if ranges else []),
         *([Section("Mean brightness of the images", bars=bars)] if any(found.intensities) else []),
         *_table("Missing values", found.missing),
-        *([Section("Not registered", columns=("reason", "files"), rows=quarantined)] if quarantined else []),
+        *(
+            [Section("Not used", NAMED, columns=("reason", "files", "what to do"), rows=quarantined)]
+            if quarantined
+            else []
+        ),
         *_table("No longer readable", unreadable),
         *(
             [Section("Sample images", "They exist only in this file.", pictures=found.thumbnails)]

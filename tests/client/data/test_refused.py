@@ -1,0 +1,121 @@
+"""Refused files are listed by name at the site, with a remedy for every reason that the source knows."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.client.data.dicom_files import write
+from tests.client.data.test_counting import RAMP
+from typer.testing import CliRunner
+
+import salus.client.data
+from salus.cli import app
+from salus.client.config import init_site, open_catalogue
+from salus.client.data.remedies import REMEDIES, element_of, remedy_of
+from salus.common.errors import DataError
+
+SOURCE = Path(next(iter(salus.client.data.__path__)))
+CODE = re.compile(r"[a-z]+(-[a-z]+)*")
+# Of predictions, models and jobs, which have remedies of their own; no file of a data set is refused for these.
+ELSEWHERE = {"wrong-modality", "wrong-plane", "oblique"}
+ORDINARY = {"picture"}
+
+
+def codes(tree: ast.AST) -> Iterator[str]:
+    """Yield what a module uses as a reason code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            place = {"UnreadableImage": 0, "Quarantined": 1, "refuse": 1}.get(name)
+            if place is not None and len(node.args) > place:
+                yield from texts(node.args[place])
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            if node.targets[0].id == "reason":
+                yield from texts(node.value)
+            elif node.targets[0].id == "REASONS" and isinstance(node.value, ast.Dict):
+                yield from (code for key in node.value.keys if key is not None for code in texts(key))
+            elif isinstance(node.value, ast.Tuple) and len(node.value.elts) == 2:
+                words = [list(texts(part)) for part in node.value.elts]
+                if all(words) and " " in words[1][0]:
+                    yield words[0][0]
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from texts(node.body)
+        yield from texts(node.orelse)
+
+
+def test_every_reason_has_a_remedy() -> None:
+    found = {
+        code
+        for path in sorted(SOURCE.rglob("*.py"))
+        for code in codes(ast.parse(path.read_text(encoding="utf-8")))
+        if CODE.fullmatch(code)
+    }
+    from salus.client.data.dicom.kinds import REASONS
+
+    found |= set(REASONS)
+    assert len(found) > 60  # the scan finds them
+    assert {"burned-in", "link", "same-place", "listed-twice", "label-without-image", "whole-slide"} <= found | set(
+        REMEDIES
+    )
+    assert found - set(REMEDIES) - ELSEWHERE - ORDINARY == set()
+
+
+def test_the_scan_sees_a_new_code() -> None:
+    source = 'NEW = ("new-code", "a detail of words")\nraise UnreadableImage("other-code" if x else "third-code", "d")'
+    assert set(codes(ast.parse(source))) == {"new-code", "other-code", "third-code"}
+    assert remedy_of("new-code")
+
+
+@pytest.mark.parametrize("code", sorted(REMEDIES))
+def test_remedies_are_sentences(code: str) -> None:
+    assert CODE.fullmatch(code)
+    assert re.fullmatch(r"[A-Z][^\n]+\.", REMEDIES[code])
+
+
+def test_the_element_that_a_detail_names_is_found() -> None:
+    assert element_of("PixelSpacing is not understood") == "PixelSpacing"
+    assert element_of("a slice without ImagePositionPatient belongs to no volume") == "ImagePositionPatient"
+    assert element_of("JohnDoe has no element") == ""
+
+
+def test_refused_files_are_listed_by_name_and_sealed(tmp_path: Path) -> None:
+    site, data = tmp_path / "site", tmp_path / "data"
+    data.mkdir()
+    init_site(site, "S")
+    write(data / "good.dcm", RAMP)
+    write(data / "DOE-JOHN.dcm", RAMP, PatientID="P9")
+    (data / "JANE.dcm").write_bytes(b"x" * 500)
+    (data / "labels.csv").write_text("PatientID,label\nP1,yes\nNOBODY,no\n")
+    assert CliRunner().invoke(app, ["dataset", "add", str(site), "x", str(data), "--yes"]).exit_code == 0
+    listed = CliRunner().invoke(app, ["dataset", "refused", str(site), "x"]).output
+    assert "DOE-JOHN.dcm: unlabelled" in listed
+    assert "JANE.dcm: not-dicom" in listed
+    assert "labels.csv" not in listed
+    plain = json.loads(CliRunner().invoke(app, ["dataset", "refused", str(site), "x", "--all", "--json"]).output)
+    assert plain["counts"] == {"label-without-image": 1, "not-dicom": 1, "set-aside": 1, "unlabelled": 1}
+    assert set(plain["remedies"]) == set(plain["counts"])
+    assert {item["file"] for item in plain["files"]} == {
+        "DOE-JOHN.dcm", "JANE.dcm", "labels.csv", "labels.csv: PatientID NOBODY",
+    }  # fmt: skip
+    few = CliRunner().invoke(app, ["dataset", "refused", str(site), "x", "--limit", "1"]).output
+    assert "1 more" in few
+    one = CliRunner().invoke(app, ["dataset", "refused", str(site), "x", "--reason", "not-dicom"]).output
+    assert "JANE.dcm" in one
+    assert "DOE-JOHN" not in one
+    held = b"".join(path.read_bytes() for path in site.rglob("*") if path.is_file())
+    assert b"DOE-JOHN" not in held
+    assert b"JANE.dcm" not in held
+    checked = CliRunner().invoke(app, ["dataset", "check", str(site), "x"]).output
+    assert "salus dataset refused" in checked
+    assert "DOE-JOHN" not in checked
+    unknown = CliRunner().invoke(app, ["dataset", "refused", str(site), "y"]).exception
+    assert isinstance(unknown, DataError)
+    assert open_catalogue(site).unused("x")["unlabelled"] == 1
