@@ -16,7 +16,7 @@ class Evaluation(Section):
     """How the final model is evaluated on the sites' validation patients, besides all of them together.
 
     Args:
-        subgroups: Attributes by whose values the patients are also evaluated in groups: `sex`, `age`, `vendor`, `site`.
+        subgroups: Attributes by whose values the patients are also evaluated in groups, such as `sex` and `age`.
         min_patients: A site hides groups in which it has fewer patients; without noise only.
     """
 

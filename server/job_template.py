@@ -14,7 +14,7 @@ from salus.common.idle import without_effect
 from salus.common.job import Job, TaskSettings
 from salus.common.models import MODELS, build_model
 from salus.common.registry import Registry
-from salus.common.sections import Section, registry_at
+from salus.common.sections import Section, registry_at, takes_several
 from salus.common.strict import Strict, validate
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
@@ -114,7 +114,7 @@ def _text(job: Job) -> str:
     idle = without_effect(job)
     for name in Job.model_fields:
         section = getattr(job, name)
-        if isinstance(section, Strict):
+        if isinstance(section, Strict) and any(f"{name}.{key}" not in idle for key in type(section).model_fields):
             parts.append("\n".join(_section(name, section, idle)))
     return "\n".join(parts)
 
@@ -162,7 +162,8 @@ def _possible(section: Strict, key: str) -> str:
     names = _registry(section, key)
     words: Sequence[object] = names.names() if names is not None else _words(type(section).model_fields[key].annotation)
     named = [str(word) for word in words if word != ""]  # what an empty value means is said in the key's own words
-    return f" One of: {', '.join(named)}." if len(named) > 1 else ""
+    first = "Any of" if takes_several(type(section).model_fields[key].annotation) and names is not None else "One of"
+    return f" {first}: {', '.join(named)}." if len(named) > 1 else ""
 
 
 def _words(annotation: Any) -> Sequence[object]:

@@ -86,3 +86,10 @@ def test_a_list_of_possible_words_has_no_empty_one() -> None:
     text = new_job("segmentation", "", {})
     assert "One of: axial, coronal," in " ".join(text.replace("\n#", "").split())
     assert "One of: ," not in text
+
+
+def test_subgroups_are_offered_in_training_and_not_in_statistics() -> None:
+    text = new_job("classification", "", {}).replace("\n# ", " ")
+    assert "Any of: age, sex, site, vendor." in text
+    assert "subgroups = []" in text
+    assert "[evaluation]" not in new_job("", "summary", {})

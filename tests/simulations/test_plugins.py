@@ -1,4 +1,5 @@
-"""A package outside Salus adds a task, a model, a transform, a strategy and a loss, and a job uses all five, masked and private.
+"""A package outside Salus adds a task, a model, a transform, a strategy, a loss and an attribute of subgroups, and a job uses
+all six, masked and private.
 
 The package is installed as another hospital would install it: a folder with its modules and metadata on the path of the
 processes. Nothing in Salus names it.
@@ -19,7 +20,8 @@ from salus.simulations.phantom_masks import write_structures
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tests" / "plugin_package"
-KINDS = {"task": "scaled", "model": "three_layers", "transform": "square_root", "strategy": "damped", "loss": "squared"}
+KINDS = {"task": "scaled", "model": "three_layers", "transform": "square_root", "strategy": "damped", "loss": "squared",
+         "attribute": "slices"}  # fmt: skip
 JOB = """
 format = 1
 [job]
@@ -44,6 +46,7 @@ strength = 0.5
 [training]
 batch_size = 4
 learning_rate = 1e-2
+validation_fraction = 0.5
 {training}
 [aggregation]
 protection = "masking"
@@ -52,6 +55,10 @@ damping = 0.05
 max_patients = 20
 [privacy]
 {privacy}
+[evaluation]
+subgroups = ["slices"]
+many_slices = 10
+{evaluation}
 """
 PRIVATE = 'noise = "local"\nepsilon = 8.0\nsteps_per_round = 2\nsampling_rate = 0.5\npatients_per_site = 6'
 
@@ -81,7 +88,12 @@ def salus(place: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def job_file(folder: Path, privacy: str = 'noise = "none"', *changes: tuple[str, str]) -> Path:
-    text = JOB.format(privacy=privacy, training="" if "local" in privacy else "local_epochs = 2")
+    private = "local" in privacy
+    text = JOB.format(
+        privacy=privacy,
+        training="" if private else "local_epochs = 2",
+        evaluation="" if private else "min_patients = 1",
+    )
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
@@ -91,7 +103,7 @@ def job_file(folder: Path, privacy: str = 'noise = "none"', *changes: tuple[str,
 
 
 @pytest.mark.parametrize("privacy", ['noise = "none"', PRIVATE], ids=["masked", "private"])
-def test_a_job_with_five_plug_ins_runs(installed: Path, volumes: Path, tmp_path: Path, privacy: str) -> None:
+def test_a_job_with_six_plug_ins_runs(installed: Path, volumes: Path, tmp_path: Path, privacy: str) -> None:
     job, result = job_file(tmp_path, privacy), tmp_path / "result.json"
     ran = salus(installed, "simulate", job, "--data", volumes, "--sites", 5, "--json", result)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -105,6 +117,10 @@ def test_a_job_with_five_plug_ins_runs(installed: Path, volumes: Path, tmp_path:
         assert all(0 < epsilon <= 8.0 for epsilon in spent)
     else:
         assert not any(spent)
+        groups = found["subgroups"]["slices"]["groups"]
+        assert groups["many"]["patients"] > 0
+        assert "dice_anterior" in groups["many"]["metrics"]
+        assert groups["few"] == groups["unknown"] == {"patients": 0, "metrics": {}}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +132,7 @@ def test_a_job_with_five_plug_ins_runs(installed: Path, volumes: Path, tmp_path:
         ("damping = 0.05", "dampin = 0.05", "did you mean 'damping'"),
         ("count_background", "count_backgroud", "did you mean 'count_background'"),
         ("hidden = 4", "hidden = 400", "hidden"),
+        ("many_slices", "many_slice", "did you mean 'many_slices'"),
     ],
 )
 def test_an_unknown_or_wrong_key_of_a_plug_in_is_an_error_that_names_the_nearest(

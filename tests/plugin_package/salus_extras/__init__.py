@@ -1,1 +1,1 @@
-"""A package of another hospital: a task, a model, a transform, a strategy and a loss, each in one file, for Salus to find."""
+"""A package of another hospital: plug-ins of six kinds, each in one file, for Salus to find."""
