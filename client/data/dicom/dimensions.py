@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydicom.dataset import Dataset
 
+from salus.client.data.dicom.numbers import numbers_of, safely
 from salus.common.errors import DataError
 
 Value = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=80)]
@@ -67,7 +68,7 @@ def dimensions_of(*parts: Dataset) -> dict[str, float | str]:
     """
     found: dict[str, float | str] = {}
     for name, keywords in (PROPERTIES | TIMES).items():
-        value = next((number for keyword in keywords for number in _numbers(_first(parts, keyword))), None)
+        value = next((number for keyword in keywords for part in parts for number in _standard(part, keyword)), None)
         if value is not None:
             found[name] = value
     weighting, direction = _diffusion(parts)
@@ -91,9 +92,9 @@ def keep_dimensions(clean: Dataset, dataset: Dataset, secret: bytes) -> None:
     under the site's secret: equal kernels stay equal.
     """
     for keyword in KEPT:
-        value = next(iter(_numbers(dataset.get(keyword))), None)
+        value = next(iter(_standard(dataset, keyword)), None)
         if value is not None and keyword not in clean and abs(value) <= LARGEST_KEPT:
-            setattr(clean, keyword, int(value) if value == int(value) else float(f"{value:.9g}"))
+            setattr(clean, keyword, int(value) if value == int(value) else value)
     found = dimensions_of(dataset)
     if "b-value" in found:
         clean.DiffusionBValue = float(found["b-value"])
@@ -121,10 +122,13 @@ def _first(parts: Sequence[Dataset], keyword: str) -> Any:
 
 
 def _get(part: Dataset, keyword: str) -> Any:
-    try:
-        return part.get(keyword)
-    except Exception:  # pydicom converts a value when it is first used, and raises anything for one of the wrong form
-        return None
+    return safely(lambda: part.get(keyword), None)
+
+
+def _standard(part: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return the numbers of a standard element as `numbers` understands them; none for what it does not understand."""
+    found: tuple[float, ...] = safely(lambda: numbers_of(part, keyword), ())
+    return found if all(abs(number) <= LARGEST for number in found) else ()
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -154,7 +158,7 @@ def _diffusion(parts: Sequence[Dataset]) -> tuple[float | None, str]:
     for part in parts:
         nested = _get(part, "DiffusionGradientDirectionSequence") or [part]
         private = not PRIVATE_GROUPS.isdisjoint(tag >> 16 for tag in tuple(part.keys()))  # looking for each takes long
-        weightings += [_get(part, "DiffusionBValue"), *(_private_weightings(part) if private else ())]
+        weightings += [_standard(part, "DiffusionBValue"), *(_private_weightings(part) if private else ())]
         directions += [_get(nested[0], "DiffusionGradientOrientation"), *(_private_directions(part) if private else ())]
     weighting = next((number for value in weightings for number in _numbers(value)), -1.0)
     if weighting < 0:

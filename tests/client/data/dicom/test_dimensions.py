@@ -94,9 +94,9 @@ def test_equal_kernels_stay_equal_and_lose_their_text() -> None:
 def test_a_value_that_cannot_be_read_is_absent_and_costs_nothing() -> None:
     dataset = make(np.zeros((2, 2), np.uint16), FlipAngle=3)
     dataset.add_new(0x00180081, "LO", "ten")  # EchoTime
-    dataset.add_new(0x00180088, "LO", "x")
+    dataset.add_new(0x00180082, "LO", " 2,5 ")  # InversionTime, as a device writes it in Europe
     dataset.add_new(0x00200012, "LO", "1e999")  # AcquisitionNumber
-    assert dimensions_of(dataset) == {"flip-angle": 3.0}
+    assert dimensions_of(dataset) == {"flip-angle": 3.0, "inversion-time": 2.5}
 
 
 def test_the_most_specific_part_decides() -> None:
