@@ -21,6 +21,7 @@ MODELS = Registry(
         "cnn": "salus.common.models.cnn:build",
         "densenet121": "salus.common.models.densenet121:build",
         "fcn": "salus.common.models.fcn:build",
+        "filter-bank": "salus.common.models.filter_bank:build",
         "logistic": "salus.common.models.logistic:build",
         "resnet18": "salus.common.models.resnet18:build",
         "segresnet": "salus.common.models.segresnet:build",

@@ -12,6 +12,7 @@ ITEMS = 64  # size of the largest batch tried: a loss may couple the items of la
 FEWEST = 10
 SIZES = (1, 2, 3, 5, 10, 13, 21, 33, ITEMS)
 LARGEST = 2**20  # numbers in the outputs of that batch, because masks of volumes are large
+FEWEST_OF_LARGE = 4  # items whose outputs alone are that large: each try of a large patch takes a tenth of a second
 SCALES = (0.1, 1.0, 3.0, 30.0)  # from outputs of an untrained network to those of a confident one
 
 
@@ -53,14 +54,15 @@ def refuse_coupled_losses(model: nn.Module, loss: Loss, batch: Batch) -> None:
 def refuse_coupled_items(loss: Loss, calls: Calls, batch: Batch) -> None:
     """Raise ProtectionError unless an item's loss and its gradient depend on that item's fields and outputs only.
 
-    Tried with batches of 1 to 64 items, with outputs of several sizes, and after each single item was changed.
+    Tried with batches of 1 to 64 items (1 to 4 of large patches), with outputs of several sizes, and after each single item was
+    changed.
 
     Args:
         calls: of the network for a few images; the loss is tried with other outputs of the same shapes and types.
         batch: those images.
     """
     widest = max(tensor.numel() // calls.items for tensor in calls.tensors)
-    count = max(FEWEST, min(ITEMS, LARGEST // max(1, widest)))
+    count = max(FEWEST if widest * FEWEST <= LARGEST else FEWEST_OF_LARGE, min(ITEMS, LARGEST // max(1, widest)))
     wanted = batch.rows(torch.arange(count) % len(batch))
     for scale in SCALES:
         # Outputs of other magnitudes than the initial network's, so that a loss cannot pass by accident.
@@ -76,14 +78,16 @@ def refuse_coupled_items(loss: Loss, calls: Calls, batch: Batch) -> None:
             value, slope = tell(torch.arange(size), tried)
             if not _close(value, values[:size]) or not _alike(slope, [s[:size] for s in slopes]):
                 raise _coupled()
-        for changed in range(FEWEST):  # the others' losses and gradients must stay when one item changes
-            other = [output[:FEWEST].clone() for output in tried]
+        for changed in range(
+            few := min(FEWEST, count)
+        ):  # the others' losses and gradients must stay when one item changes
+            other = [output[:few].clone() for output in tried]
             for output in other:
                 output[changed] = output[changed] * -5 + scale if output.is_floating_point() else output[changed]
-            value, slope = tell(torch.arange(FEWEST), other)
-            rest = torch.arange(FEWEST) != changed
-            if not _close(value[rest], values[:FEWEST][rest]) or not _alike(
-                [s[rest] for s in slope], [s[:FEWEST][rest] for s in slopes]
+            value, slope = tell(torch.arange(few), other)
+            rest = torch.arange(few) != changed
+            if not _close(value[rest], values[:few][rest]) or not _alike(
+                [s[rest] for s in slope], [s[:few][rest] for s in slopes]
             ):
                 raise _coupled()
 

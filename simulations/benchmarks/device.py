@@ -21,7 +21,7 @@ from salus.common.job import Job, TaskSettings, parse_job
 from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Task
-from salus.privacy.dp.checks import checked_clipper
+from salus.privacy.dp.clipping import make_clipper
 from salus.privacy.dp.patients import Patients
 from salus.simulations.benchmarks.dp import SEGMENTERS
 from salus.simulations.benchmarks.environment import describe_machine, versions
@@ -98,7 +98,7 @@ def _network(name: str, batch: int, shape: tuple[int, ...]) -> tuple[torch.nn.Mo
 def _steps(name: str, size: int, shape: tuple[int, ...], device: torch.device, quick: bool) -> dict[str, Any]:
     model, task, batch = _network(name, size, shape)
     model, batch = model.to(device), batch.to(device)
-    clipper = checked_clipper(model, task, task.steps[0])
+    clipper = make_clipper(model, lambda network, items: task.losses(network, items, task.steps[0]))
     patients = Patients(torch.ones(size, dtype=torch.long)).to(device)
 
     def plain(*, mixed: bool, tf32: bool) -> Callable[[], object]:

@@ -32,6 +32,7 @@ CLASSIFIERS = ("cnn", "resnet18")
 SEGMENTERS: dict[str, dict[str, Any]] = {
     "attention-unet": {"widths": (16, 32, 64)},
     "fcn": {"widths": (16, 32, 64)},
+    "filter-bank": {},
     "segresnet": {"first_width": 16},
     "unet": {"widths": (32, 64, 128), "convolutions": 2},
     "unetr": {},

@@ -14,12 +14,13 @@ from salus.common.vectors import layout_of
 SMALL: dict[str, dict[str, Any]] = {
     "attention-unet": {"widths": (4, 8, 16)},
     "fcn": {"widths": (4, 8, 16)},
+    "filter-bank": {},
     "segresnet": {"blocks": (1, 1, 1)},
     "unet": {"widths": (8, 16, 32)},
     "unetr": {"hidden_size": 24, "heads": 2, "mlp_size": 24, "first_width": 4},
     "vnet": {},
 }
-FAST = ("attention-unet", "fcn", "segresnet", "unet", "vnet")
+FAST = ("attention-unet", "fcn", "filter-bank", "segresnet", "unet", "vnet")
 
 
 def settings(

@@ -17,6 +17,8 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], type]] = [
     ("unet", (5, 6, 7), {"widths": (2, 4), "first_stride": 2, "coordinates": True}, FastClipper),
     ("unet", (8, 12), {"widths": (4, 8, 8), "deep_supervision": True}, FastClipper),
     ("fcn", (8, 10), {"widths": (4, 8, 8)}, FastClipper),
+    ("filter-bank", (8, 10), {"hidden": (4, 4)}, FastClipper),
+    ("filter-bank", (5, 6, 7), {"place_powers": 2}, FastClipper),
     ("attention-unet", (8, 10), {"widths": (4, 8)}, FastClipper),
     ("segresnet", (9, 8), {"blocks": (1, 1)}, FastClipper),
     ("segresnet", (8, 8), {"blocks": (1, 1, 1), "deep_supervision": True}, FastClipper),
