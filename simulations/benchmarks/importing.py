@@ -48,7 +48,9 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             seconds, parent_cpu = time.monotonic() - started_at, time.process_time() - before
             processes = [child.process_id for child in children if child.process_id]
             child_cpu, child_peak = cpu_seconds(processes), max(map(peak_rss_mb, processes))
+        before = time.process_time()
         floor = _floor(data)
+        floor_cpu = time.process_time() - before
         return {
             "benchmark": "importing",
             "studies": studies,
@@ -65,6 +67,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             "refused": sum(report.refused.values()),
             "peer_s": None,
             "floor_s": round(floor, 2),
+            "floor_cpu_s": round(floor_cpu, 2),
             "times_floor": round(seconds / floor, 2),
             "machine": describe_machine(),
             "versions": versions("pydicom"),
