@@ -9,7 +9,7 @@ import numpy as np
 from salus.client.data.examples import annotations_of, example_of
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.outgoing.overlays import overlay
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Array, Example

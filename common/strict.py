@@ -78,12 +78,21 @@ def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
         raise error(f"Cannot read the {what} {path.name or str(path)!r}: {reason}.", remedy="Check the path.") from None
 
 
-def validate(model: type[M], values: Any, *, error: type[SalusError], what: str, received: bool = False) -> M:
+def validate(
+    model: type[M],
+    values: Any,
+    *,
+    error: type[SalusError],
+    what: str,
+    received: bool = False,
+    remedy: str = "Correct the file.",
+) -> M:
     """Validate plain values (from TOML or JSON) into `model`; errors as in `parse_toml`.
 
     Args:
         received: whether a program wrote the values, maybe of another version: then an unknown key means that this side is
             too old.
+        remedy: for values that somebody wrote.
     """
     key = model.format_key
     if model.newest_format and isinstance(values, dict) and (received or key in values):
@@ -92,7 +101,7 @@ def validate(model: type[M], values: Any, *, error: type[SalusError], what: str,
         # Validated as JSON: arrays become tuples, which strict Python mode would refuse.
         return model.model_validate_json(_to_json(values))
     except ValidationError as problems:
-        _explain(model, values, problems, error=error, what=what, received=received)
+        _explain(model, values, problems, error=error, what=what, received=received, remedy=remedy)
     except (TypeError, ValueError, RecursionError):
         raise error(
             f"Expected plain values in the {what}.", remedy="Use only text, numbers, lists and tables."
@@ -113,9 +122,11 @@ def _explain(
     error: type[SalusError],
     what: str,
     received: bool,
+    remedy: str,
 ) -> NoReturn:
     lines = []
-    remedy = "Correct the file." if not received else "Ask the side that sent it to make it again."
+    if received:
+        remedy = "Ask the side that sent it to make it again."
     found = problems.errors()
     if received:  # what the other side's version explains comes first
         found.sort(key=lambda problem: problem["type"] != "extra_forbidden")

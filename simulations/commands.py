@@ -35,12 +35,12 @@ def simulate(
     ] = "",
     output: Annotated[Path | None, typer.Option(help="Folder for the model, catalogues and logs.")] = None,
     labels: Annotated[str, typer.Option(help="CSV file with labels, relative to the data folder.")] = "",
-    label_column: Annotated[str, typer.Option(help="Column of the CSV file that has the labels.")] = "label",
+    label_column: Annotated[str, typer.Option(help="Column of the CSV file that has the labels; default: label.")] = "",
     volumes: Annotated[bool, typer.Option(help="Read each DICOM series as one 3-D image.")] = False,
     columns: Annotated[str, typer.Option(help="Column names of a table without a header, separated by commas.")] = "",
     missing: Annotated[
-        str, typer.Option(help="Texts that mean a missing value in a table, separated by commas.")
-    ] = "?,NA,NaN,nan",
+        str, typer.Option(help="Texts that mean a missing value, separated by commas; default: ?,NA,NaN,nan.")
+    ] = "",
     positive_above: Annotated[
         float | None, typer.Option(help="Set a table's label to 1 above this number, and to 0 otherwise.")
     ] = None,
@@ -56,17 +56,17 @@ def simulate(
     mixed_precision: Annotated[bool, typer.Option(help="Use bfloat16 if the device supports it.")] = False,
 ) -> None:
     """Run a job over virtual hospitals on this machine, with the same rounds and code but without a network."""
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources.settings import SourceOptions, markers
     from salus.client.performance import Performance
     from salus.common.job import load_job
     from salus.server.exactness import exactness
     from salus.simulations.simulate import simulate as run
 
-    options = SourceOptions(
+    options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column,
         sex_column=sex_column, age_column=age_column,
         volumes=volumes, masks=masks, images=images, structures=tuple(filter(None, _parts(structures))),
-        columns=tuple(filter(None, _parts(columns))), missing=("", *_parts(missing)), positive_above=positive_above,
+        columns=tuple(filter(None, _parts(columns))), missing=markers(missing), positive_above=positive_above,
     )  # fmt: skip
     loaded = load_job(job)
     if not data.exists():

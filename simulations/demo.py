@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.summaries import DatasetSummary
 from salus.common.console import out, shown, table
 from salus.common.errors import RoundError

@@ -11,7 +11,7 @@ from salus.client.data.examples import example_of
 from salus.client.data.readiness import thumbnail
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.batch import stacked
 from salus.common.job import Job
 from salus.common.models import build_model

@@ -30,7 +30,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from salus.client.app import make_client_app
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.site import Site

@@ -27,7 +27,7 @@ def preview(
 
     The page holds images. It is readable by its owner only, and stays with the data.
     """
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources.settings import SourceOptions
     from salus.client.previewing import chosen, write_preview
     from salus.common.job import load_job
     from salus.common.tasks import make_task
@@ -41,7 +41,7 @@ def preview(
     task = make_task(loaded.task)
     check_chain(task)
     names = tuple(name for name in (part.strip() for part in structures.split(",")) if name)
-    options = SourceOptions(labels=labels, volumes=volumes, masks=masks, structures=names)
+    options = SourceOptions.asked(labels=labels, volumes=volumes, masks=masks, structures=names)
     with err.status("Reading images ..."):
         examples = chosen(data, options, task, images)
         if not examples:

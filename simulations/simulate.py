@@ -13,7 +13,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from salus.client.data.preparing import Item, Preparer, target_for
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.training import Trainer

@@ -14,7 +14,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.declaration import propose
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.performance import Performance
 from salus.client.policy import Policy

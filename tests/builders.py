@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import Policy

@@ -12,7 +12,7 @@ from salus.common.console import emit_json, err, example, group, out, shown, tab
 
 if TYPE_CHECKING:
     from salus.client.data.catalogue import Catalogue
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources.settings import SourceOptions
 
 app = group("The hospital's data: register, list, inspect, check.")
 
@@ -24,15 +24,15 @@ def add(
     path: Annotated[Path, typer.Argument(help="A folder of DICOM or image files, an npz, or a CSV.")],
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
     labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
-    label_column: Annotated[str, typer.Option(help="The column of labels in that CSV.")] = "label",
+    label_column: Annotated[str, typer.Option(help="The column of labels in that CSV; default: label.")] = "",
     volumes: Volumes = False,
     channels: Channels = "",
     include: Include = "",
     zero_pad_ids: ZeroPad = 0,
     columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
     missing: Annotated[
-        str, typer.Option(help="Markers of missing values in a table, separated by commas.")
-    ] = "?,NA,NaN,nan",
+        str, typer.Option(help="Markers of missing values, separated by commas; default: ?,NA,NaN,nan.")
+    ] = "",
     positive_above: Annotated[
         float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.")
     ] = None,
@@ -51,6 +51,9 @@ def add(
     patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
     sex_column: Annotated[str, typer.Option(help="Column of the label file or table with the patient's sex.")] = "",
     age_column: Annotated[str, typer.Option(help="Column of the label file or table with the age in years.")] = "",
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of a plug-in's kind, as key=value; may be repeated.")
+    ] = None,
     yes: Yes = False,
 ) -> None:
     """Read a source, register what can be used, count what cannot, and show what will be public about it."""
@@ -59,17 +62,23 @@ def add(
     from salus.client.commands.summaries import show_summary
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources import guess_kind
+    from salus.client.data.sources.settings import SourceOptions, markers, options_in
+    from salus.common.errors import DataError
 
-    options = SourceOptions(
+    options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column,
         sex_column=sex_column, age_column=age_column,
-        volumes=volumes, channels=channels, include=words(include), zero_pad_ids=zero_pad_ids,
+        volumes=volumes, channels=channels, include=words(include), zero_pad_ids=zero_pad_ids or None,
         masks=masks, images=images,
         structures=words(structures), annotations=annotations,
-        columns=words(columns), missing=("", *(code.strip() for code in missing.split(","))),
+        columns=words(columns), missing=markers(missing),
         positive_above=positive_above, numbers=words(numbers), row=words(row), text=text, series=series,
     )  # fmt: skip
+    if not path.exists():
+        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
+    kind = kind or guess_kind(path)
+    options = options.changed(**options_in(kind, option or ()))
     catalogue = open_catalogue(folder)
     check_name(name)
     _read(catalogue, name, kind, path, options)
@@ -78,23 +87,19 @@ def add(
 
 
 def _read(catalogue: "Catalogue", name: str, kind: str, path: Path, options: "SourceOptions") -> None:
-    """Register what a source holds, with progress; `kind` is guessed if it is empty."""
+    """Register what a source holds, with progress."""
     from salus.client.data.records import ImageRecord, Quarantined
-    from salus.client.data.sources import guess_kind, open_source
-    from salus.common.errors import DataError
+    from salus.client.data.sources import open_source
 
-    if not path.exists():
-        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
-    chosen = kind or guess_kind(path)
     with err.status("Reading ...") as progress:
 
         def counted() -> Iterator[ImageRecord | Quarantined]:
-            for number, item in enumerate(open_source(chosen, path, options, catalogue.decoding).everything(), start=1):
+            for number, item in enumerate(open_source(kind, path, options, catalogue.decoding).everything(), start=1):
                 if number % 20 == 0:
                     progress.update(f"Reading ... {number} files")
                 yield item
 
-        catalogue.add_records(name, chosen, path, options, counted(), declare=False)
+        catalogue.add_records(name, kind, path, options, counted(), declare=False)
 
 
 @app.command(epilog=example("salus dataset declare ./site chest-xray --classes normal,pneumonia --min-patients 500"))

@@ -28,10 +28,10 @@ from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.data.patient_map import PatientMap
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.label_match import Labels
 from salus.client.data.sources.labels import read_labels
 from salus.client.data.sources.local import LocalFiles
+from salus.client.data.sources.settings import LabelSettings, SourceOptions
 from salus.client.outgoing.sending import post, store
 from salus.common.console import err
 from salus.common.errors import ConfigError, DataError
@@ -96,7 +96,7 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
         )
     known = Labels({})
     if target.labels is not None:
-        options = SourceOptions(
+        options = LabelSettings(
             labels=target.labels.name, label_column=target.label_column, zero_pad_ids=target.zero_pad_ids
         )
         known = read_labels(LocalFiles(target.labels.parent, options), options)

@@ -10,7 +10,7 @@ from salus.client.commands.intake import Authority, Certificate, Key, Trusted
 from salus.common.console import emit_json, err, example, out, shown, table
 
 if TYPE_CHECKING:
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources.settings import SourceOptions
     from salus.client.predicting.inputs import Inputs
     from salus.client.predicting.run import Finished
 
@@ -42,7 +42,7 @@ def predict(
     from rich.progress import Progress
 
     from salus.client.commands.declaring import words as listed
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources.settings import SourceOptions
     from salus.client.performance import Performance
     from salus.client.predicting.model import load_model
     from salus.client.predicting.outputs import kinds_of
@@ -60,8 +60,9 @@ def predict(
     loaded = load_model(model, settings)
     with Progress(console=err, transient=True) as bar:
         reading = bar.add_task("Reading ...", total=None)
-        options = SourceOptions(volumes=len(settings.task.shape) == 3, columns=listed(columns), images=images)
-        inputs = _inputs(data, site, dataset, kind, options, lambda count: bar.update(reading, completed=count))
+        options = SourceOptions.asked(columns=listed(columns), images=images)
+        source = (data, site, dataset, kind, options, len(settings.task.shape) == 3)
+        inputs = _inputs(*source, lambda count: bar.update(reading, completed=count))
         work = bar.add_task("Predicting ...", total=len(inputs.found))
         wanted = Wanted(folder, kinds, most_oblique, chosen)
         finished = predicted(
@@ -97,6 +98,7 @@ def _inputs(
     dataset: str,
     kind: str,
     options: "SourceOptions",
+    volumes: bool,
     tell: Callable[[int], None],
 ) -> "Inputs":
     """Return what to predict on: a folder, decoded as at a site, or a registered data set."""
@@ -113,7 +115,7 @@ def _inputs(
 
         assert site is not None  # Safe because it was checked just above.
         return from_dataset(open_catalogue(site), dataset)
-    return from_folder(data, kind, options, Decoding(), tell)
+    return from_folder(data, kind, options, Decoding(), tell, volumes=volumes)
 
 
 def send(

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
@@ -25,7 +26,8 @@ from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_QUARAN
 from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
 from salus.client.data.sources.accompanying import NOT_REFUSED
-from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.sources.base import Source
+from salus.client.data.sources.settings import SourceOptions, settings_for, stored_settings
 from salus.client.data.split import Splits, most_held_out
 from salus.client.data.staging import BATCH, noting_former, publish, stage
 from salus.client.data.summaries import DatasetSummary, summary_of
@@ -35,7 +37,6 @@ from salus.common.declaration import Declaration, TargetKind
 from salus.common.errors import DataError
 from salus.common.job_statistics import Name
 from salus.common.sqlite import open_sqlite
-from salus.common.strict import validate
 
 NAME: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -140,7 +141,7 @@ class Catalogue:
                 "name": name,
                 "kind": kind,
                 "root": seal(str(root.resolve())),
-                "options": seal(options.model_dump_json()),
+                "options": seal(settings_for(kind, options).model_dump_json()),
                 "declaration": declare.model_dump_json() if isinstance(declare, Declaration) else earlier,
             }
             connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
@@ -237,22 +238,23 @@ class Catalogue:
 
     def source(self, name: str) -> Source:
         """Open the source of a data set."""
-        with self._engine.connect() as connection:
-            row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
-        if row is None:
-            raise self._unknown(name)
-        options = validate(
-            SourceOptions, json.loads(self._sealer.open(row.options)), error=DataError, what="data set's options"
-        )
-        return open_source(row.kind, Path(self._sealer.open(row.root)), options, self.decoding)
+        row = self._registered(name)
+        return open_source(row.kind, Path(self._sealer.open(row.root)), self._options(row), self.decoding)
 
     def reading(self, name: str) -> str:
         """Return how a data set is read, its kind and options, as one string for comparison."""
+        row = self._registered(name)
+        return f"{row.kind} {settings_for(row.kind, self._options(row)).model_dump_json()}"
+
+    def _registered(self, name: str) -> sa.Row[Any]:
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(DATASETS).where(DATASETS.c.name == name)).first()
         if row is None:
             raise self._unknown(name)
-        return f"{row.kind} {self._sealer.open(row.options)}"
+        return row
+
+    def _options(self, row: sa.Row[Any]) -> SourceOptions:
+        return stored_settings(row.kind, json.loads(self._sealer.open(row.options)))
 
     def quarantined(
         self, name: str, reasons: Collection[str] | None = None, most: int | None = None

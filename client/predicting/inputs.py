@@ -17,7 +17,8 @@ from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import Source, SourceOptions, files_of
+from salus.client.data.sources.base import Source, files_of
+from salus.client.data.sources.settings import SourceOptions, knows
 from salus.client.outgoing.planes import in_order
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import TaskSettings
@@ -100,13 +101,20 @@ class Inputs:
 
 
 def from_folder(
-    root: Path, kind: str, options: SourceOptions, decoding: Decoding, tell: Callable[[int], None] = lambda count: None
+    root: Path,
+    kind: str,
+    options: SourceOptions,
+    decoding: Decoding,
+    tell: Callable[[int], None] = lambda count: None,
+    *,
+    volumes: bool = False,
 ) -> Inputs:
     """Find every image of a folder; it needs no labels.
 
     Args:
         kind: of the data; empty to guess.
         tell: called with the number of files and samples seen.
+        volumes: whether the model's inputs are volumes, for a kind that can also be read as slices.
 
     Raises:
         DataError: no such folder, or a kind that cannot be guessed.
@@ -114,7 +122,10 @@ def from_folder(
     if not root.exists():
         raise DataError(f"Expected data at {root.name!r}, found nothing.", remedy="Check the path.")
     chosen = kind or guess_kind(root)
-    source = open_source(chosen, root, options.model_copy(update={"unlabelled": True}), decoding)
+    options = options.changed(unlabelled=True)
+    if volumes and knows(chosen, "volumes"):
+        options = options.changed(volumes=True)
+    source = open_source(chosen, root, options, decoding)
     found: list[Input] = []
     bad: list[Quarantined] = []
     for number, item in enumerate(source.scan(), start=1):
@@ -123,7 +134,7 @@ def from_folder(
             found.append(Input(item.key, files_of(item.key)[0], item.info))
         elif item.reason not in NO_IMAGES:
             bad.append(item)
-    identity = json.dumps([chosen, str(root.resolve()), options.model_dump(mode="json")])
+    identity = json.dumps([chosen, str(root.resolve()), options.given])
     return Inputs(source, chosen, tuple(found), tuple(_refusals(bad)), identity, decoding.layers)
 
 

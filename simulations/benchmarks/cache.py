@@ -11,7 +11,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.prefetch import batches
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.common.job import Job, parse_job
 from salus.common.tasks import make_task

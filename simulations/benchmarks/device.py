@@ -13,7 +13,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.prefetch import batches
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet, Use
 from salus.client.performance import Performance
 from salus.common.batch import Batch, example_batch

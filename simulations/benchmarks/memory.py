@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.simulations.benchmarks.environment import cpu_seconds, describe_machine, peak_rss_mb, rss_mb, versions
 from salus.simulations.demo import POLICY, demo_job
 from salus.simulations.phantoms import DEMO_HOSPITALS, write_hospital

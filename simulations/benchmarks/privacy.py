@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from salus.client.data.preparing import Item, Preparer
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer

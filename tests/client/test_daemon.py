@@ -10,7 +10,7 @@ from tests.server.test_consortium import found
 
 from salus.client.config import SiteFolder, open_catalogue
 from salus.client.daemon import MAX_BEGUN, Attempts, SiteDaemon
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.troubles import Finding
 from salus.common.clock import ManualClock
 from salus.common.health import DATA

@@ -11,7 +11,7 @@ from tests.builders import job_text
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import Memory, local_data
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer

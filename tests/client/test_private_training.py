@@ -272,7 +272,7 @@ def test_one_patients_split_does_not_depend_on_anothers(tmp_path: Path) -> None:
     from salus.client.data.catalogue import Catalogue
     from salus.client.data.records import ImageRecord
     from salus.client.data.sources import open_source
-    from salus.client.data.sources.base import SourceOptions
+    from salus.client.data.sources.settings import SourceOptions
 
     toy_catalogue(tmp_path)
     job = job_of("local")

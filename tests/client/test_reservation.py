@@ -8,7 +8,7 @@ import pytest
 from tests.builders import tiny_job, toy_catalogue, toy_site, write_npz
 
 from salus.client import site as site_module
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
 from salus.client.running import RunningJob

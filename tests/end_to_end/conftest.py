@@ -12,7 +12,7 @@ from tests.builders import write_npz
 from tests.processes import Forked
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.simulations.trial import Daemon, Trial, empty, launch
 
 POLICY = """

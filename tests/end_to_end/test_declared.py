@@ -12,7 +12,7 @@ from tests.processes import wait_until
 
 from salus.client.config import open_catalogue
 from salus.client.data.records import ImageRecord
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.ledger.store import Ledger
 from salus.common.clock import SystemClock
 from salus.common.events import read_events

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.builders import job_text, write_npz
 
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.common.errors import JobError, ProtectionError, Refused

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from tests.builders import job_text, write_npz
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.common.events import Event, read_events
 from salus.common.job import parse_job

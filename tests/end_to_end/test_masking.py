@@ -10,7 +10,7 @@ from tests.builders import job_text, tiny_job, write_npz
 from tests.cli import salus
 from tests.server.test_rounds import Here, World
 
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.common.clock import SystemClock
 from salus.common.errors import ProtectionError, SalusError

@@ -8,7 +8,7 @@ from tests.cli import salus
 from tests.processes import Forked
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.simulations.trial import Trial, empty
 
 POLICY = "allow_without_noise = true\n"

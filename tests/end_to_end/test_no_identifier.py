@@ -22,7 +22,7 @@ from tests.server.test_rounds import World
 from salus.client.commands.importing import Target, local_files, pushed_files, run_import
 from salus.client.commands.importing import Tls as NoTls
 from salus.client.config import init_site, open_catalogue, open_ledger
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.site import Site

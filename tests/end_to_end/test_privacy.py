@@ -8,7 +8,7 @@ import pytest
 from tests.builders import job_text, tiny_job, toy_site, write_npz
 from tests.cli import salus
 
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.ledger.entries import Commit
 from salus.client.ledger.report import job_lines
 from salus.client.ledger.store import Budget, Ledger

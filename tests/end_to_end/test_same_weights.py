@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from tests.builders import job_text, toy_catalogue, write_npz
 
 from salus.client.data.loading import Memory, local_data
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance

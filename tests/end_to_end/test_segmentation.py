@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from tests.cli import salus
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.common.job import parse_job
 from salus.common.models import build_model

@@ -7,7 +7,7 @@ import numpy as np
 from tests.cli import salus
 
 from salus.client.config import open_catalogue
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.events import read_events
 from salus.simulations.phantoms import Hospital, write_hospital
 from salus.simulations.trial import Trial

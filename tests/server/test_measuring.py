@@ -14,7 +14,7 @@ from tests.server.test_rounds import World
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
 from salus.common.errors import ConfigError, IdentityError, JobError, ProtectionError, RoundError, WireError

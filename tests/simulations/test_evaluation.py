@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tests.builders import tiny_job, write_npz
 
 from salus.client.data.loading import Memory, local_data
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.private_training import PrivateTrainer

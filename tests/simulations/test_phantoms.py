@@ -4,7 +4,7 @@ import numpy as np
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.picture import read_dicom
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.simulations.phantoms import HOSPITALS, is_phantom, write_hospital
 
 

@@ -9,7 +9,7 @@ from tests.cli import salus
 
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import ConfigError
 from salus.simulations.samples import KINDS, write_samples
 

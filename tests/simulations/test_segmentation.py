@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.end_to_end.test_same_weights import final_weights
 
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.job import parse_job
 from salus.common.models import build_model
 from salus.common.vectors import layout_of, read_parameters

@@ -6,7 +6,7 @@ import pytest
 from tests.builders import tiny_job, write_npz
 
 from salus.client.data.preparing import Item, Preparer
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
 from salus.client.training import Trainer

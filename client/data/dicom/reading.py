@@ -24,7 +24,8 @@ from salus.client.data.dicom.messages import (
     Question,
 )
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.client.data.sources.base import Reader, SourceOptions, parts_of, unmatched_of
+from salus.client.data.sources.base import Reader, parts_of, unmatched_of
+from salus.client.data.sources.settings import settings_class
 from salus.common.errors import UnreadableImage
 
 MAX_OPEN = 2  # a source may hold gigabytes
@@ -63,7 +64,7 @@ class Reading:
             while len(self._open) >= MAX_OPEN:
                 self._open.popitem(last=False)
             self._pages = _Pages()
-            self._open[number] = self._make(self._files, SourceOptions.model_validate_json(bytes(data)))
+            self._open[number] = self._make(self._files, settings_class(self._make).model_validate_json(bytes(data)))
             return Done(), []
         if number not in self._open:
             raise UnreadableImage("not-open", "the source must be opened again")

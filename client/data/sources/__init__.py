@@ -5,10 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 from salus.client.data.dicom.isolation import Decoding
-from salus.client.data.sources.base import Source, SourceOptions
+from salus.client.data.sources.base import Source
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.opened import Direct
 from salus.client.data.sources.remote import Remote
+from salus.client.data.sources.settings import SourceOptions, settings_for
 from salus.common.errors import DataError
 from salus.common.lock import NAME as LOCK
 from salus.common.registry import Registry
@@ -42,15 +43,16 @@ def open_source(kind: str, root: Path, options: SourceOptions, decoding: Decodin
         decoding: how to decode in a sandboxed child process, for data made by others; None to decode in this process.
 
     Raises:
-        DataError: an unknown kind, a missing root, or options that the source cannot work with.
+        DataError: an unknown kind, a missing root, or options that the source does not know or cannot work with.
         ConfigError: a child cannot be sandboxed on this machine.
     """
     if not root.exists():
         raise DataError(f"Expected data at {root.name!r}, found nothing.", remedy="Check the path.")
-    files = LocalFiles(root, options, OWN_FILES.get(kind, frozenset()))
+    settings = settings_for(kind, options)
+    files = LocalFiles(root, settings, OWN_FILES.get(kind, frozenset()))
     if decoding is not None:
-        return Remote(SOURCES.reference(kind, error=DataError), files, options, decoding)
-    return Direct(SOURCES.get(kind, error=DataError), files, options)
+        return Remote(SOURCES.reference(kind, error=DataError), files, settings, decoding)
+    return Direct(SOURCES.get(kind, error=DataError), files, settings)
 
 
 def guess_kind(root: Path) -> str:

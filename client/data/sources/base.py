@@ -6,70 +6,14 @@ import json
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from salus.client.data.records import ImageRecord, Quarantined, Sample
-from salus.common.strict import Strict
 
 LABELS = "labels.csv"
 MAX_PICTURE_VALUES = 2**26  # of one two-dimensional image, all colours together: 8000 x 8000 in grey
 READ_AHEAD = 2**20
 NOT_A_FILE = "\0"  # begins what a key says beside the names of files, none of which can hold it
-
-
-class SourceOptions(Strict):
-    """How to read a source; kept in the catalogue so that it is read the same way later.
-
-    Args:
-        labels: CSV of labels, relative to the root or absolute.
-        label_column: the column of labels in that CSV.
-        patient_column: the patient column of that CSV or of the table; empty for the usual names.
-        volumes: take each DICOM series as 3-D samples, one for each volume in it.
-        channels: with volumes, or for NIfTI files of four dimensions, what becomes channels of one sample: a dimension such as
-            ``echo`` (see `dicom.dimensions`), or for NIfTI ``time`` or ``channel``.
-        include: kinds of DICOM objects that are taken although they are no usual training pictures, see `dicom.kinds`.
-        columns: for a table, its input columns; needed where the file has no header.
-        missing: for a table, the markers of missing values.
-        positive_above: for a table or for masks, turn the label into ``1`` above this number and ``0`` otherwise.
-        masks: for NIfTI, a folder of masks with the names of the images, relative to the root.
-        images: for NIfTI, a pattern of the names of image files, such as ``*_T1w.nii.gz``; empty for all.
-        structures: names of the numbers 1, 2 ... of a mask; or, where the data name more structures, those to use.
-        unlabelled: read images without labels, for a prediction; no label file is looked for.
-        annotations: for images, a folder of VOC's XML files or a COCO file, relative to the root.
-        numbers: columns of the label file with numbers to predict.
-        row: columns of the label file that a model gets beside the image.
-        text: a column of the label file with a text.
-        series: a column of the label file that names a CSV file with a time series for each image, relative to the root.
-        sex_column, age_column: columns of the label file or table with the patient's sex and age, for evaluation by subgroup.
-        zero_pad_ids: give patient identifiers of the label file that are digits leading zeros up to this length; 0 for none.
-    """
-
-    labels: str = ""
-    label_column: str = "label"
-    patient_column: str = ""
-    volumes: bool = False
-    channels: str = ""
-    include: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ("", "?", "NA", "NaN", "nan")
-    positive_above: float | None = None
-    masks: str = ""
-    images: str = ""
-    structures: tuple[str, ...] = ()
-    unlabelled: bool = False
-    annotations: str = ""
-    numbers: tuple[str, ...] = ()
-    row: tuple[str, ...] = ()
-    text: str = ""
-    series: str = ""
-    sex_column: str = ""
-    age_column: str = ""
-    zero_pad_ids: int = 0
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The columns of the label file that hold annotations."""
-        return (*self.numbers, *self.row, *filter(None, (self.text, self.series)))
 
 
 class Files(Protocol):
@@ -104,13 +48,15 @@ class Reader(Protocol):
 
     It may raise `UnreadableImage` for files that cannot be used; any other error counts as ``damaged``. It cannot start threads,
     and it cannot import modules while it reads: `prepare` does that before.
+
+    An attribute ``Settings`` of its class, a strict model, has its options (see `settings`); without it there are none.
     """
 
     @staticmethod
     def prepare() -> None:
         """Import and load everything that a file may need; nothing can be loaded later."""
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: Any) -> None:
         """Open the data; raises DataError for options or label files that cannot be used."""
 
     def wants(self, name: str) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from salus.client.data.records import Quarantined
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
 from salus.client.data.sources.boxes import Boxes
 from salus.client.data.sources.coco import MAX_COCO_BYTES, Coco
+from salus.client.data.sources.settings import ImageSettings
 from salus.client.data.sources.voc import MAX_XML_BYTES, read_voc
 from salus.common.errors import DataError, UnreadableImage
 
@@ -27,7 +28,7 @@ class BoxFiles:
         DataError: the file or folder that the options name does not exist or cannot be used.
     """
 
-    def __init__(self, files: Files, options: SourceOptions, images: "frozenset[str]", names: list[str]) -> None:
+    def __init__(self, files: Files, options: ImageSettings, images: "frozenset[str]", names: list[str]) -> None:
         self._files, self._images = files, images
         self._coco: dict[str, Coco] = {}
         self._voc: dict[str, str] = {}

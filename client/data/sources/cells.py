@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.client.data.records import Sample
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
 from salus.client.data.sources.label_match import LabelRow
+from salus.client.data.sources.settings import LabelSettings
 from salus.client.data.targets import MAX_NAMES, Target
 from salus.common.declaration import TargetKind
 from salus.common.errors import UnreadableImage
@@ -57,7 +58,7 @@ def with_digest(sha256: str, digest: str) -> str:
     return hashlib.sha256(f"{sha256}{digest}".encode()).hexdigest() if digest else sha256
 
 
-def extra_of(row: LabelRow | None, files: Files, options: SourceOptions) -> Extra:
+def extra_of(row: LabelRow | None, files: Files, options: LabelSettings) -> Extra:
     """Return the annotations in a row of the label file; none without a row, and none that the options do not name.
 
     Raises:
@@ -95,7 +96,7 @@ def _digest(arrays: dict[str, Array], names: dict[str, tuple[str, ...]]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _number(cell: str, column: str, options: SourceOptions) -> float:
+def _number(cell: str, column: str, options: LabelSettings) -> float:
     if cell in options.missing:
         return float("nan")
     try:
@@ -107,7 +108,7 @@ def _number(cell: str, column: str, options: SourceOptions) -> float:
     return number
 
 
-def _series(files: Files, place: str, options: SourceOptions) -> tuple[tuple[str, ...], Array]:
+def _series(files: Files, place: str, options: LabelSettings) -> tuple[tuple[str, ...], Array]:
     """Return the columns of a CSV file with a header, and its values ``[times, columns]``."""
     if files.size(place) > MAX_SERIES_BYTES:
         raise UnreadableImage("too-large", f"a series of more than {MAX_SERIES_BYTES} bytes")

@@ -17,7 +17,7 @@ from salus.client.data.dicom.volumes import Volume
 from salus.client.data.identity import normalised
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.accompanying import accompanies, is_archive
-from salus.client.data.sources.base import Files, SourceOptions, files_of
+from salus.client.data.sources.base import Files, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
 from salus.client.data.sources.dicom_frames import chosen, file_of, keyed, refused_files
 from salus.client.data.sources.dicom_masks import (
@@ -40,6 +40,7 @@ from salus.client.data.sources.dicom_samples import (
 from salus.client.data.sources.dicom_series import Part, channels_of, key_of, markers_of, parts_of
 from salus.client.data.sources.label_match import LabelRow, Labels
 from salus.client.data.sources.labels import has_label_file, read_labels
+from salus.client.data.sources.settings import DicomSettings
 from salus.client.data.structures import Mask, checked_names
 from salus.common.errors import DataError, UnreadableImage
 
@@ -56,13 +57,15 @@ class DicomFolder:
     volume of all their structures in millilitres.
     """
 
+    Settings = DicomSettings
+
     @staticmethod
     def prepare() -> None:
         """Load all decoders and character sets, and make one small volume."""
         load_decoders()
         try_volume()
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: DicomSettings) -> None:
         self._files = files
         self._options = options
         checked_names(options.structures)

@@ -16,8 +16,9 @@ from salus.client.data.dicom.planes import Stack, placed
 from salus.client.data.dicom.references import HEAD_BYTES, STRUCTURE_SET, check, is_annotation, parsed, references_of
 from salus.client.data.dicom.segmentation import read_segmentation
 from salus.client.data.records import Quarantined
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
 from salus.client.data.sources.masks import combined
+from salus.client.data.sources.settings import DicomSettings
 from salus.client.data.structures import Mask, Structures
 from salus.common.errors import DataError, UnreadableImage
 
@@ -123,7 +124,7 @@ class MaskIndex:
         return sorted(found)
 
 
-def index_of(files: Files, options: SourceOptions) -> MaskIndex:
+def index_of(files: Files, options: DicomSettings) -> MaskIndex:
     """Return what is in the folder that `masks` names; raises DataError if it does not exist."""
     if not options.masks:
         return MaskIndex()

@@ -20,13 +20,14 @@ from salus.client.data.records import (
     array_digest,
     picture_key,
 )
-from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, SourceOptions, files_of
+from salus.client.data.sources.base import MAX_PICTURE_VALUES, Files, files_of
 from salus.client.data.sources.box_files import BoxFiles
 from salus.client.data.sources.boxes import REASONS, UsedBoxes, used
 from salus.client.data.sources.cells import extra_of, with_digest
 from salus.client.data.sources.label_match import LabelRow, Labels
 from salus.client.data.sources.labels import check_patients, has_label_file, read_labels
 from salus.client.data.sources.outlines import Annotated
+from salus.client.data.sources.settings import ImageSettings
 from salus.client.data.sources.voc import read_voc
 from salus.client.data.structures import checked_names
 from salus.client.data.targets import Target
@@ -41,6 +42,8 @@ class ImageFolder:
     """One sample per image file, with its boxes if there are any. If the label file names no patient, every distinct image counts
     as one."""
 
+    Settings = ImageSettings
+
     @staticmethod
     def prepare() -> None:
         """Load Pillow's decoders, decode one picture with each, and parse one file of boxes."""
@@ -51,7 +54,7 @@ class ImageFolder:
             _decoded(buffer.getvalue())
         read_voc(b"<annotation><size><width>1</width></size></annotation>")
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: ImageSettings) -> None:
         self._files, self._options = files, options
         checked_names(options.structures)
         self._labels: Labels | None = None

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from salus.client.data.dicom.kinds import INCLUDABLE
 from salus.client.data.records import ImageRecord, Quarantined
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
 from salus.client.data.sources.dicom_folder import DicomFolder
+from salus.client.data.sources.settings import DicomSettings
 
 PSEUDONYM = re.compile(r"^[0-9a-f]{32}\Z")
 
@@ -18,7 +19,7 @@ PSEUDONYM = re.compile(r"^[0-9a-f]{32}\Z")
 class ImportedFolder(DicomFolder):
     """What `salus dataset import` has stored; it was decided there which objects are training pictures."""
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: DicomSettings) -> None:
         super().__init__(files, options.model_copy(update={"include": INCLUDABLE}))
 
     def unmatched(self) -> Iterator[Quarantined]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from salus.client.data.identity import normalised
-from salus.client.data.sources.base import LABELS, Files, SourceOptions
+from salus.client.data.sources.base import LABELS, Files
 from salus.client.data.sources.label_file import Lines, lines_of
 from salus.client.data.sources.label_match import KEY_COLUMNS, PATIENT_COLUMN, LabelRow, Labels, Unlabelled
+from salus.client.data.sources.settings import LabelSettings, PersonSettings
 from salus.common.cells import read_cell
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.people import age_years_of, sex_of
@@ -19,14 +20,14 @@ LIKE_A_PATIENT = re.compile(
 )
 
 
-def person_of(row: Mapping[str, str], options: SourceOptions) -> dict[str, str | int]:
+def person_of(row: Mapping[str, str], options: PersonSettings) -> dict[str, str | int]:
     """Return ``sex`` and ``age_years`` of a row, as far as the options name columns for them and their values are understood."""
     sex = sex_of(row.get(options.sex_column)) if options.sex_column else ""
     years = age_years_of(row.get(options.age_column)) if options.age_column else None
     return {**({"sex": sex} if sex else {}), **({} if years is None else {"age_years": years})}
 
 
-def check_person_columns(columns: Sequence[str], options: SourceOptions, name: str) -> None:
+def check_person_columns(columns: Sequence[str], options: PersonSettings, name: str) -> None:
     """Raise DataError for a column of sex or age that a file lacks."""
     for option, column in (("--sex-column", options.sex_column), ("--age-column", options.age_column)):
         if column and column not in columns:
@@ -50,7 +51,7 @@ def check_patients(labels: Labels) -> None:
         raise not_read_as_patients(labels.overlooked, f"{count} patients for {count} images")
 
 
-def read_labels(files: Files, options: SourceOptions) -> Labels:
+def read_labels(files: Files, options: LabelSettings) -> Labels:
     """Read the label file that the options name, or ``labels.csv``; none for unlabelled data.
 
     Raises:
@@ -93,7 +94,7 @@ def _meant(name: str, columns: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def _parse(lines: Lines, name: str, options: SourceOptions) -> Labels:
+def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
     columns, label_column = [cell.strip() for cell in lines.lines[0]] if lines.lines else [], options.label_column
     patient_column = options.patient_column or PATIENT_COLUMN
     if options.patient_column and options.patient_column not in columns:

@@ -6,8 +6,10 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from salus.client.data.dicom.messages import MAX_FILE_BYTES
-from salus.client.data.sources.base import LABELS, SourceOptions, Stamp, stamp_of
+from salus.client.data.sources.base import LABELS, Stamp, stamp_of
 from salus.common.errors import UnreadableImage
 
 Refuse = Callable[[str, str, str], None]  # what is told of an entry that is passed over: its name, a reason, a detail
@@ -26,10 +28,11 @@ class LocalFiles:
         named_labels: the label file as the operator named it; empty if none was named.
     """
 
-    def __init__(self, root: Path, options: SourceOptions, own: frozenset[str] = frozenset()) -> None:
+    def __init__(self, root: Path, options: BaseModel, own: frozenset[str] = frozenset()) -> None:
         self._root, self._alone, self._own = root, root.is_file(), own
-        self._labels, self.named_labels = options.labels or LABELS, options.labels
-        self._folders = tuple(filter(None, (options.masks, options.annotations)))
+        self.named_labels = _named(options, "labels")
+        self._labels = self.named_labels or LABELS
+        self._folders = tuple(filter(None, (_named(options, "masks"), _named(options, "annotations"))))
 
     def names(self, below: str = "") -> Iterator[str]:
         """Yield the names, see `Files`; raises UnreadableImage for a folder that does not exist."""
@@ -115,6 +118,12 @@ class LocalFiles:
             raise UnreadableImage("missing", "the file no longer exists") from None
         except OSError:
             raise UnreadableImage("unreadable", "the file cannot be read") from None
+
+
+def _named(options: BaseModel, key: str) -> str:
+    """Return the path that an option names; empty where a reader has no such option."""
+    named = getattr(options, key, "")
+    return named if isinstance(named, str) else ""
 
 
 def _beneath(folder: Path, name: str) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, picture_key
-from salus.client.data.sources.base import Files, SourceOptions, stream
+from salus.client.data.sources.base import Files, stream
+from salus.client.data.sources.settings import ArraySettings
 from salus.common.errors import DataError, UnreadableImage
 
 MAX_BYTES = 16 * 2**30  # a whole MedMNIST+ file at 224 pixels has 4 GB
@@ -18,6 +19,8 @@ SPLITS = ("train", "val", "test")
 
 class MedMnist:
     """One sample per row of the arrays; nothing is unpickled."""
+
+    Settings = ArraySettings
 
     @staticmethod
     def prepare() -> None:
@@ -28,7 +31,7 @@ class MedMnist:
         with np.load(buffer, allow_pickle=False) as arrays:
             arrays["x"].sum()
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: ArraySettings) -> None:
         names = list(files.names())
         found = [name for name in names if name.endswith(".npz") and "/" not in name]
         self._name = (found or names or [""])[0]

@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, picture_key
-from salus.client.data.sources.base import Files, SourceOptions, files_of
+from salus.client.data.sources.base import Files, files_of
 from salus.client.data.sources.cells import extra_of
 from salus.client.data.sources.label_match import LabelRow, Labels
 from salus.client.data.sources.labels import check_patients, has_label_file, read_labels
@@ -26,12 +26,15 @@ from salus.client.data.sources.nifti import Stored, decoded, expanded, single_he
 from salus.client.data.sources.nifti_header import MAX_BYTES
 from salus.client.data.sources.nifti_layout import layout_of
 from salus.client.data.sources.nifti_samples import MASK, VOLUME, Loaded, NiftiSamples, volume_of
+from salus.client.data.sources.settings import NiftiSettings
 from salus.client.data.structures import Structures, checked_names
 from salus.common.errors import UnreadableImage
 
 
 class NiftiFolder:
     """Every NIfTI file below `root`, brought to the axes of DICOM volumes: z up, y back, x left."""
+
+    Settings = NiftiSettings
 
     @staticmethod
     def prepare() -> None:
@@ -43,7 +46,7 @@ class NiftiFolder:
         numbers, outside = on_grid(volume, moved)
         combined([(numbers, Structures.named(["trial"]), outside)], chosen=False)
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: NiftiSettings) -> None:
         self._files, self._options = files, options
         checked_names(options.structures)
         self._layout: Layout = layout_of(files, options)

@@ -3,15 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
 from salus.client.data.sources.bids import is_mask, looks_like_bids, of_subjects
 from salus.client.data.sources.dataset_json import INDEX, listed, modality_of_json, parsed, structures_of
 from salus.client.data.sources.layouts import Layout, beside, in_folders, is_volume, mask_folders, plain
 from salus.client.data.sources.nifti_counting import counted
+from salus.client.data.sources.settings import NiftiSettings
 from salus.common.errors import DataError, UnreadableImage
 
 
-def layout_of(files: Files, options: SourceOptions) -> Layout:
+def layout_of(files: Files, options: NiftiSettings) -> Layout:
     """Return what a folder holds.
 
     Raises:
@@ -22,7 +23,7 @@ def layout_of(files: Files, options: SourceOptions) -> Layout:
     return counted(_convention(files, options, names, masks), sorted({*names, *masks}), options.images)
 
 
-def _convention(files: Files, options: SourceOptions, names: list[str], masks: list[str]) -> Layout:
+def _convention(files: Files, options: NiftiSettings, names: list[str], masks: list[str]) -> Layout:
     content = parsed(bytes(files.read(INDEX))) if INDEX in names else {}
     structures = structures_of(content)
     if options.masks:

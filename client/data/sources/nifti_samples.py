@@ -10,10 +10,11 @@ import numpy as np
 from salus.client.data.dicom.display import Window, show
 from salus.client.data.grids import index_map, same_grid
 from salus.client.data.records import Sample, array_digest
-from salus.client.data.sources.base import NOT_A_FILE, Files, SourceOptions
+from salus.client.data.sources.base import NOT_A_FILE, Files
 from salus.client.data.sources.layouts import Case, Layout, MaskFile
 from salus.client.data.sources.masks import combined, on_grid
 from salus.client.data.sources.nifti import NiftiVolume, Stored, decoded, read_stored
+from salus.client.data.sources.settings import NiftiSettings
 from salus.client.data.structures import Mask, whole_numbers
 from salus.common.errors import DataError, UnreadableImage
 
@@ -46,7 +47,7 @@ class Loaded:
 class NiftiSamples:
     """Reads the cases of one folder."""
 
-    def __init__(self, files: Files, options: SourceOptions, layout: Layout) -> None:
+    def __init__(self, files: Files, options: NiftiSettings, layout: Layout) -> None:
         self._files, self._options, self._layout = files, options, layout
         if options.channels and options.channels not in CHANNELS:
             raise DataError(

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.accompanying import NOT_REFUSED
 from salus.client.data.sources.account import PAGE, Account
-from salus.client.data.sources.base import Reader, SourceOptions, Stamp, files_of, parts_of, unmatched_of
+from salus.client.data.sources.base import Reader, Stamp, files_of, parts_of, unmatched_of
 from salus.client.data.sources.local import LocalFiles
 from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
 
 Item = ImageRecord | Quarantined
 
@@ -97,7 +98,7 @@ class Opened(ABC):
 class Direct(Opened):
     """A source that decodes in this process: for trusted files, as in simulations."""
 
-    def __init__(self, reader: type[Reader], files: LocalFiles, options: SourceOptions) -> None:
+    def __init__(self, reader: type[Reader], files: LocalFiles, options: Strict) -> None:
         super().__init__(files)
         self._reader = reader(files, options)
 

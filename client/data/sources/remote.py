@@ -15,11 +15,11 @@ from salus.client.data.dicom.isolation import Decoding, shared_child
 from salus.client.data.dicom.messages import MAX_FILE_BYTES, Answer, Done, Found, Loaded, Names, Page, Question
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.account import PAGE
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.opened import Item, Opened
 from salus.client.data.targets import Target, checked
 from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
 
 ROLE = "salus.client.data.dicom.reading:Reading"
 NOT_OPEN = "not-open"  # the child keeps few sources open at a time
@@ -41,7 +41,7 @@ class Remote(Opened):
         ConfigError: a child cannot be sandboxed on this machine.
     """
 
-    def __init__(self, reader: str, files: LocalFiles, options: SourceOptions, decoding: Decoding) -> None:
+    def __init__(self, reader: str, files: LocalFiles, options: Strict, decoding: Decoding) -> None:
         super().__init__(files)
         self._child = shared_child(ROLE, json.dumps({"reader": reader}), decoding)
         self._number, self._options, self._served = next(_numbers), options, _Served(files)

@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from salus.client.data.records import PATIENT_BY, FloatArray, ImageRecord, Quarantined, Sample, picture_key
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
 from salus.client.data.sources.label_file import lines_of
 from salus.client.data.sources.labels import check_person_columns, not_read_as_patients, overlooked_column, person_of
+from salus.client.data.sources.settings import TableSettings
 from salus.common.errors import DataError, UnreadableImage
 
 LARGEST = 1e30  # float32 holds it; a measurement never reaches it
@@ -23,11 +24,13 @@ class Table:
     A file with a header names its columns itself; one without takes the names from the options, in order, the label's included.
     """
 
+    Settings = TableSettings
+
     @staticmethod
     def prepare() -> None:
         """Do nothing: everything needed is loaded with this module."""
 
-    def __init__(self, files: Files, options: SourceOptions) -> None:
+    def __init__(self, files: Files, options: TableSettings) -> None:
         self._options = options
         names = list(files.names())
         tables = names if len(names) == 1 else [name for name in names if _is_table(name)]

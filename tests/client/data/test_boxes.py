@@ -12,9 +12,9 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.image_folder import ImageFolder
 from salus.client.data.sources.local import LocalFiles
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.sources.voc import read_voc
 from salus.common.errors import DataError, UnreadableImage
 
@@ -268,7 +268,7 @@ def test_a_series_outside_the_folder_is_not_read(tmp_path: Path) -> None:
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared blood-smear data")
 def test_real_boxes() -> None:
-    reader = ImageFolder(LocalFiles(SHARED, SourceOptions()), SourceOptions())
+    reader = ImageFolder(LocalFiles(SHARED, SourceOptions()), ImageFolder.Settings())
     names = [name for name in LocalFiles(SHARED, SourceOptions()).names() if reader.wants(name)]
     assert len(names) == 364
     chosen = [name for name in names if any(number in name for number in ("00338", "00343", "00001"))]

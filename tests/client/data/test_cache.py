@@ -12,9 +12,9 @@ from salus.client.data.cache import RECORD, ExampleCache, decoded, encoded, size
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import Memory, local_data, transform_hash
 from salus.client.data.prefetch import batches
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.image_folder import ImageFolder
 from salus.client.data.sources.local import LocalFiles
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import Use
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Example

@@ -10,7 +10,7 @@ from tests.processes import start
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord, Quarantined
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError
 
 
@@ -73,7 +73,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 def slow():
     for i in range(10_000):
         print("read", flush=True)
@@ -123,7 +123,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 found = (ImageRecord(f"p{i // 4}", f"s{i // 2}", f"{i:07d}.dcm", str(i % 2), "", f"{i:064x}", f"{i:064x}",
                      info={"rows": 512, "columns": 512, "vendor": "GE", "modality": "CT"}) for i in range(10**6))
 catalogue = Catalogue(Path(sys.argv[1]), b"s" * 16)

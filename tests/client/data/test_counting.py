@@ -26,7 +26,8 @@ from salus.client.data.incoming.files import from_folder
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
 from salus.client.data.sources.accompanying import NOT_REFUSED, UNMATCHED
-from salus.client.data.sources.base import SourceOptions, files_of
+from salus.client.data.sources.base import files_of
+from salus.client.data.sources.settings import SourceOptions
 
 RAMP = np.arange(16, dtype=np.int16).reshape(4, 4)
 
@@ -111,7 +112,7 @@ def test_what_is_found_is_used_refused_or_set_aside(names: set[str], places: set
         rows = "".join(f",{name},1\n" for name in sorted(there))
         (root / "labels.csv").write_text("PatientID,file,label\nP1,,1\n" + rows)
         there.add("labels.csv")
-        source = open_source(kind.replace("volumes", "dicom"), root, SourceOptions(volumes=kind == "volumes"))
+        source = open_source(kind.replace("volumes", "dicom"), root, SourceOptions.asked(volumes=kind == "volumes"))
         found = list(source.everything())
         used = [name for item in found if isinstance(item, ImageRecord) for name in files_of(item.key)]
         unused = [item.key for item in found if isinstance(item, Quarantined) and item.reason != UNMATCHED]

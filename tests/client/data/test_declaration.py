@@ -13,7 +13,7 @@ from salus.client.commands.declaring import Edits, remarks, units
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.declaration import differences, propose
 from salus.client.data.records import ImageFacts, ImageRecord, Sample
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import ConfigError, DataError
 
 

@@ -28,7 +28,7 @@ from salus.client.data.dicom.contours import filled
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.outgoing.producer import MANUFACTURER
 
 VOXEL_ML = SPACING[0] * SPACING[1] * STEP / 1000

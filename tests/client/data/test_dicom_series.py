@@ -16,8 +16,9 @@ from tests.client.data.dicom_files import make
 from salus.client.data.dicom.deidentify import Rules, deidentify
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions, files_of
+from salus.client.data.sources.base import files_of
 from salus.client.data.sources.dicom_series import channels_of
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError
 
 Scanned = tuple[list[tuple[ImageRecord, Sample]], list[Quarantined]]

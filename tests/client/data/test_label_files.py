@@ -18,8 +18,8 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import Quarantined
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.label_file import lines_of
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError
 
 RAMP = np.arange(16, dtype=np.int16).reshape(4, 4)

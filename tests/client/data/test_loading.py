@@ -10,7 +10,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.declaration import target_of
 from salus.common.errors import DataError
 from salus.common.job import TaskSettings

@@ -9,7 +9,7 @@ from tests.client.data.test_nifti_folder import VALUES, write
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import Memory, local_data
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.fit import problems_of
 from salus.common.job import parse_job
 from salus.common.tasks import make_task

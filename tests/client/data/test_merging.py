@@ -24,7 +24,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.pseudonyms import literal_pseudonym
 from salus.client.data.records import ImageRecord
 from salus.client.data.schema import SPLITS
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.ledger.spending import in_places, persons
 from salus.client.ledger.store import Budget, Ledger
 from salus.common.clock import ManualClock, SystemClock

@@ -9,7 +9,7 @@ from salus.client.data.migrations import HEAD, migrate
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.schema import METADATA
 from salus.client.data.sealing import Sealer
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.targets import Target
 from salus.common.errors import DataError
 from salus.common.sqlite import open_sqlite

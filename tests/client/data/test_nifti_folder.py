@@ -10,9 +10,9 @@ import pytest
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.nifti_folder import NiftiFolder
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError, UnreadableImage
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data" / "hippocampus"
@@ -136,7 +136,7 @@ def test_real_volumes_with_masks() -> None:
 @pytest.mark.shared_data
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared hippocampus data")
 def test_real_orphans_are_counted_by_reason() -> None:
-    reader = NiftiFolder(LocalFiles(SHARED, SourceOptions()), SourceOptions())
+    reader = NiftiFolder(LocalFiles(SHARED, SourceOptions()), NiftiFolder.Settings())
     names = [name for name in LocalFiles(SHARED, SourceOptions()).names() if reader.wants(name)]
     assert len(names) == 263  # 261 images, and 2 masks without an image
     reasons = {}

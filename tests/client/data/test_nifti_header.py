@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions, files_of
+from salus.client.data.sources.base import files_of
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.nifti import NiftiVolume, decoded, read_stored
 from salus.client.data.sources.nifti_header import MILLIMETRES, NUMBERS, OTHERS, header_of
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError, UnreadableImage
 
 UNIT_NAMES = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}

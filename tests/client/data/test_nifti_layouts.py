@@ -14,7 +14,8 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import Source, SourceOptions, files_of
+from salus.client.data.sources.base import Source, files_of
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError
 
 MASK = np.zeros(VALUES.shape, np.uint8)

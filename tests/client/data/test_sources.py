@@ -9,7 +9,7 @@ from tests.client.data.dicom_files import write
 
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError, UnreadableImage
 
 RAMP = np.arange(16, dtype=np.uint16).reshape(4, 4)

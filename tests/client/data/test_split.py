@@ -8,7 +8,7 @@ from tests.builders import write_npz
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.records import ImageRecord
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.split import decide, most_held_out
 
 OPTIONS = SourceOptions()

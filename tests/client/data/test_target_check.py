@@ -18,7 +18,7 @@ from salus.client.config import init_site, open_catalogue
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.readiness import check
 from salus.client.data.readiness_page import sections_of
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.target_check import pictured
 from salus.client.outgoing.overlays import COLOURS
 

@@ -12,7 +12,8 @@ from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.dicom.messages import Loaded
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import SOURCES, open_source
-from salus.client.data.sources.base import Files, SourceOptions
+from salus.client.data.sources.base import Files
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.target_table import TargetSummary
 from salus.client.data.targets import Target
 from salus.common.errors import UnreadableImage

@@ -24,7 +24,7 @@ from salus.client.data.dicom.kinds import (
 )
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import ConfigError, UnreadableImage
 
 PIXELS = (np.arange(256, dtype=np.uint16) * 16).reshape(16, 16)

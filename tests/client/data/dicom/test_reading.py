@@ -30,9 +30,9 @@ from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.isolation import ACCEPTED, Decoding
 from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources import SOURCES, open_source
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.local import LocalFiles
 from salus.client.data.sources.remote import Remote
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import ConfigError, DataError, UnreadableImage
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data" / "dicom"

@@ -22,8 +22,8 @@ from salus.client.data.incoming.files import Incoming, from_folder, from_zip
 from salus.client.data.incoming.importing import ImportReport, import_images
 from salus.client.data.incoming.progress import STORED, Progress
 from salus.client.data.incoming.storing import LABELS
-from salus.client.data.sources.base import SourceOptions
 from salus.client.data.sources.label_match import LabelRow, Labels
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError, UnreadableImage
 
 EVERYBODY = Labels({"PatientID": {"CANARY-PID": LabelRow("yes"), **{f"P{n}": LabelRow("no") for n in range(50)}}})
