@@ -148,10 +148,10 @@ def _lines(family: Sequence[Plane]) -> Iterator[list[Plane]]:
 
 
 def _slopes(along: Float64, beside: Float64) -> Iterator[Float64]:
-    """Yield directions in which corners may run: along the normal, or as planes far from each other say."""
+    """Yield directions in which corners may run: along the normal, or as neighbours or planes far from each other say."""
     yield np.zeros(2)
     order = np.argsort(along, kind="stable")
-    for apart in {len(order) // 2, len(order) - 1} - {0}:
+    for apart in sorted({1, len(order) // 2, len(order) - 1} - {0}):
         low, high = order[:-apart], order[apart:]
         far = along[high] - along[low] > COARSEST_MM
         if far.any():
@@ -231,7 +231,7 @@ def _complete(runs: Sequence[Run]) -> tuple[list[Run], list[Refused]]:
     for run in runs:
         lacking = any(set(run.places) < set(other.places) and _step(run) == _step(other) for other in runs)
         if len(run.planes) == 1 or lacking:
-            refused += [Refused(plane, *(SINGLE if len(runs) == 1 else INCOMPLETE)) for plane in run.planes]
+            refused += [Refused(plane, *(INCOMPLETE if lacking else SINGLE)) for plane in run.planes]
         else:
             kept.append(run)
     return kept, refused

@@ -4,6 +4,7 @@ The result is ``[slices, rows, columns]`` with the three axes along +z (to the h
 left), the nearest right-angled orientation to the scanner's, so that volumes from all vendors lie alike.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,21 +100,27 @@ def _expected(gaps: Float64, thickness_mm: Float64) -> Float64:
 def _one_scale(slices: Sequence[DicomImage]) -> FloatArray:
     """Return all slices under one window: grey values must mean the same in every slice of a volume.
 
-    Where windows differ it is the median of those there are; a slice without one says nothing.
+    Where windows differ they share one, see `_shared`; a slice without a window says nothing.
     """
     first = slices[0]
     if len({image.inverted for image in slices}) != 1:
         raise UnreadableImage("mixed-series", "slices of one series differ in PhotometricInterpretation")
     windows = [image.window for image in slices if image.window.function != "STRETCH"]
-    if len({window.function for window in windows}) > 1:
-        raise UnreadableImage("mixed-series", "slices of one series differ in VOILUTFunction")
     if len(windows) == len(slices) and len(set(windows)) == 1:
         return np.concatenate([image.values for image in slices])
-    shared = Window()
-    if windows:
-        centre, width = (float(np.median(part)) for part in zip(*((w.centre, w.width) for w in windows), strict=True))
-        shared = Window(windows[0].function, centre, width)
-    return show(np.concatenate([image.rescaled for image in slices]), shared, inverted=first.inverted)
+    return show(np.concatenate([image.rescaled for image in slices]), _shared(windows), inverted=first.inverted)
+
+
+def _shared(windows: Sequence[Window]) -> Window:
+    """Return one window for all slices: of the most frequent function the median, or the most frequent table."""
+    if not windows:
+        return Window()
+    function, _ = Counter(window.function for window in windows).most_common(1)[0]
+    same = [window for window in windows if window.function == function]
+    if function == "TABLE":
+        return Counter(same).most_common(1)[0][0]
+    centre = float(np.median([window.centre for window in same]))
+    return Window(function, centre, float(np.median([window.width for window in same])))
 
 
 def _evenly(values: FloatArray, places: npt.NDArray[np.float64], step_mm: float) -> FloatArray:

@@ -227,6 +227,12 @@ def test_a_time_that_ends_early_costs_itself() -> None:
     assert len(grouped([*thick, *thin]).volumes) == 2  # every second place is a volume of its own
 
 
+def test_one_place_in_time_is_no_volume() -> None:
+    found = grouped([plane(0.0, str(t), trigger_time=40.0 * t, number=t) for t in range(20)])
+    assert not found.volumes
+    assert set(reasons(found).values()) == {"single-slice"}
+
+
 def test_acquisitions_that_overlap_are_two_volumes() -> None:
     lower = [plane(i, f"l{i}", acquisition=1.0, number=i) for i in range(6)]
     upper = [plane(i, f"u{i}", acquisition=2.0, number=10 + i) for i in range(4, 10)]

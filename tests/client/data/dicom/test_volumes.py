@@ -11,6 +11,7 @@ from salus.client.data.dicom.display import Window
 from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.grouping import grouped, plane_of_image
 from salus.client.data.dicom.picture import DicomImage, read_dicom
+from salus.client.data.dicom.tables import Table
 from salus.client.data.dicom.volumes import stack
 from salus.common.errors import UnreadableImage
 
@@ -123,6 +124,16 @@ def series_of(folder: Path) -> list[tuple[list[DicomImage], list[Path]]]:
         images.append(image)
         paths.append(path)
     return list(found.values())
+
+
+def test_the_most_frequent_kind_of_window_is_the_volumes(tmp_path: Path) -> None:
+    """One slice with a table or another function says nothing about the others, and a table is never read as a window."""
+    table = Window("TABLE", table=Table(0, 8, (0, 51, 102, 255)))
+    exact, sigmoid = Window("LINEAR_EXACT", 1.5, 3.0), Window("SIGMOID", 1.5, 3.0)
+    for common, odd, wanted in ((table, exact, 0.4), (exact, table, 2 / 3), (exact, sigmoid, 2 / 3)):
+        slices = [dataclasses.replace(flat(z, 2.0), window=common) for z in range(4)]
+        slices[1] = dataclasses.replace(slices[1], window=odd)
+        assert stack(slices).values == pytest.approx(wanted, abs=1e-6)
 
 
 def first_volume(images: list[DicomImage]) -> list[DicomImage]:
