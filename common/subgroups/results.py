@@ -11,7 +11,7 @@ from salus.common.subgroups.exact import Float64Array, GroupTotals
 if TYPE_CHECKING:  # commands that only show results need no torch
     from salus.common.tasks.base import Task
 
-HIDDEN = "no patients, or hidden"
+HIDDEN = "none or hidden"  # in place of the metrics of a group without patients
 MOST_IN_TERMINAL = 4  # metrics beside each other
 
 
@@ -131,5 +131,5 @@ def table_of(results: Sequence[AttributeResult], most: int | None = None) -> tup
                 [f"{result.attribute}: {group.value}", *([str(group.patients or "")] if counted else []), *texts]
             )
         if result.hidden:
-            rows.append([f"{result.attribute}: in hidden groups", str(result.hidden), *[""] * len(names)])
+            rows.append([f"{result.attribute}: hidden", str(result.hidden), *[""] * len(names)])
     return ["subgroup", *(["patients"] if counted else []), *names], rows

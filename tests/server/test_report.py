@@ -163,7 +163,7 @@ def test_subgroups_are_a_table_with_a_word_on_what_is_hidden(tmp_path: Path) -> 
     assert "Quality in subgroups" in text
     assert '<th>sex: female</th><td class="n">12</td><td class="n">0.900</td><td class="n">0.300</td>' in text
     assert "&lt;i&gt;male" in text
-    assert "no patients, or hidden" in text
-    assert '<th>sex: in hidden groups</th><td class="n">7</td>' in text
+    assert "none or hidden" in text
+    assert '<th>sex: hidden</th><td class="n">7</td>' in text
     assert "fewer than 5 patients" in text
     assert "Quality in subgroups" not in report_of(tmp_path / "b.html", tiny_job(), [noisy_evaluation()])

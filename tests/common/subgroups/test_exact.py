@@ -71,5 +71,5 @@ def test_the_table_names_hidden_groups_and_how_many_patients_are_in_them() -> No
     assert columns == ["subgroup", "patients", "auc"]
     assert rows[0] == ["sex: female", "12", "0.900"]
     assert rows[1] == ["sex: male", "", HIDDEN]
-    assert rows[2] == ["sex: in hidden groups", "7", ""]
+    assert rows[2] == ["sex: hidden", "7", ""]
     assert rows[3][2] == "0.80 +- 0.10"
