@@ -54,7 +54,7 @@ class Target:
         declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
         structures: labels of the segments that segmentations keep.
         zero_pad_ids: see `SourceOptions`.
-        channels, include: see `SourceOptions`.
+        channels, include, frames: see `SourceOptions`.
     """
 
     folder: Path
@@ -67,6 +67,7 @@ class Target:
     structures: tuple[str, ...] = ()
     channels: str = ""
     include: tuple[str, ...] = ()
+    frames: str = ""
     zero_pad_ids: int = 0
 
 
@@ -218,7 +219,9 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
             f"No image could be used: {json.dumps(plain['refused'])}.", remedy="Check the source and the label file."
         )
     # Images of earlier imports are in the store too.
-    options = SourceOptions(volumes=target.volumes, channels=target.channels, structures=target.structures)
+    options = SourceOptions(
+        frames=target.frames, volumes=target.volumes, channels=target.channels, structures=target.structures
+    )
     found = itertools.chain(
         open_source("imported", store, options, catalogue.decoding).everything(), report.files, report.unmatched
     )

@@ -25,6 +25,9 @@ Volumes = Annotated[
 Channels = Annotated[
     str, typer.Option(help="What becomes channels of one 3-D image instead: echo, b-value, time, phase, kind ...")
 ]
+Frames = Annotated[
+    str, typer.Option(help="Of clips: first or each takes the first or every frame as an image of its own.")
+]
 Include = Annotated[
     str,
     typer.Option(
@@ -64,6 +67,7 @@ def import_(
     volumes: Volumes = False,
     channels: Channels = "",
     include: Include = "",
+    frames: Frames = "",
     zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
@@ -90,6 +94,7 @@ def import_(
         words(structures),
         channels,
         words(include),
+        frames,
         zero_pad_ids,
     )
     _imported(run_import(target, files), folder, name, yes, allow_missing)
@@ -111,6 +116,7 @@ def receive(
     volumes: Volumes = False,
     channels: Channels = "",
     include: Include = "",
+    frames: Frames = "",
     zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
@@ -132,6 +138,7 @@ def receive(
         words(structures),
         channels,
         words(include),
+        frames,
         zero_pad_ids,
     )
     _imported(run_import(target, files), folder, name, yes)

@@ -10,6 +10,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from salus.client.data.dicom.clips import write_intervals
 from salus.client.data.dicom.deidentify import Clean, Rules, deidentify, describe
 from salus.client.data.dicom.dimensions import KINDS
 from salus.client.data.dicom.elements import PIXELS
@@ -67,6 +68,7 @@ def describe_frames(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules)
     _write_groups(clean, described)
     data = b"".join(pixels)
     clean.NumberOfFrames = len(described)
+    write_intervals(clean, dataset)
     clean.InstanceNumber = safely(lambda: whole_of(dataset, "InstanceNumber", 0, most=10**7), 0)
     clean.add_new(keyword, vr, data + b"\0" * (len(data) % 2))
 

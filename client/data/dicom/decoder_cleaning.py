@@ -15,7 +15,7 @@ from salus.client.data.dicom.clean_segmentation import deidentify_segmentation
 from salus.client.data.dicom.decoder_process import Ask, problem_of
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
-from salus.client.data.dicom.frames import has_groups
+from salus.client.data.dicom.frames import has_planes
 from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.kinds import check_kind
 from salus.client.data.dicom.lookup import is_sequence
@@ -163,7 +163,7 @@ def _clean(data: bytes, rules: Rules) -> Clean:
             raise UnreadableImage("annotation", "a structure set, or a segmentation where no structures are named")
         return deidentify_segmentation(dataset, rules)
     check_kind(dataset, rules.include)
-    return deidentify_frames(dataset, rules) if has_groups(dataset) else deidentify(dataset, rules)
+    return deidentify_frames(dataset, rules) if has_planes(dataset) else deidentify(dataset, rules)
 
 
 def _parsed(data: bytes) -> pydicom.Dataset:

@@ -29,6 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from salus.client.data.dicom.clips import write_intervals
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
 from salus.client.data.dicom.image_writing import write_image
 from salus.client.data.dicom.lookup import is_sequence, keywords_in
@@ -196,6 +197,7 @@ def describe(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> Non
     _pixels(clean, dataset, vendor, rules)
     _numbers_and_words(clean, dataset)
     keep_dimensions(clean, dataset, rules.secret)
+    write_intervals(clean, dataset)
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:

@@ -20,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from salus.client.data.dicom.elements import PIXELS, keywords_of
 from salus.client.data.dicom.lookup import is_sequence
+from salus.client.data.dicom.nuclear import is_reconstructed, planes_of
 from salus.client.data.dicom.numbers import items_of, not_understood, number_of, whole_of
 from salus.client.data.dicom.stored import Form, stored_pixels
 
@@ -67,6 +68,11 @@ def has_groups(dataset: Dataset) -> bool:
     return SHARED in dataset or PER_FRAME in dataset
 
 
+def has_planes(dataset: Dataset) -> bool:
+    """Return whether an object's frames have places or properties of their own, so that `frames_of` splits it."""
+    return has_groups(dataset) or is_reconstructed(dataset)
+
+
 def frame_digest(file: str, number: int) -> str:
     """Return the hash that stands for one frame of a file with this hash."""
     return hashlib.sha256(f"{file} {number}".encode()).hexdigest()
@@ -88,10 +94,12 @@ def frames_of(dataset: Dataset) -> Iterator[Dataset]:
     if own and len(own) != count:
         raise not_understood(PER_FRAME, f"has {len(own)} items for {count} frames")
     common = {**_described(dataset), **(_dissolved(shared[0]) if shared else {})}
-    groups = [_dissolved(item) for item in own]  # all of them before any pixel is decoded
+    groups: list[dict[BaseTag, Element]] = [_dissolved(item) for item in own]  # all before any pixel is decoded
+    if not own and is_reconstructed(dataset):
+        groups = [_elements(plane) for plane in planes_of(dataset, count)]
     form, pixels = stored_pixels(dataset)
     for number in range(count):
-        yield _frame({**common, **(groups[number] if own else {})}, pixels[number], form, number)
+        yield _frame({**common, **(groups[number] if groups else {})}, pixels[number], form, number)
 
 
 def _frame(elements: dict[BaseTag, Element], pixels: npt.NDArray[Any], form: Form, number: int) -> Dataset:
@@ -112,6 +120,13 @@ def _frame(elements: dict[BaseTag, Element], pixels: npt.NDArray[Any], form: For
     vr = {"PixelData": "OB" if size == 1 else "OW", "FloatPixelData": "OF"}.get(form.keyword, "OD")
     frame.add_new(tag_for_keyword(form.keyword) or 0, vr, data + b"\0" * (len(data) % 2))
     return frame
+
+
+def _elements(values: Mapping[str, object]) -> dict[BaseTag, Element]:
+    made = Dataset()
+    for keyword, value in values.items():
+        setattr(made, keyword, value)
+    return {element.tag: element for element in made}
 
 
 def _described(dataset: Dataset) -> dict[BaseTag, Element]:

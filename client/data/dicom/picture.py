@@ -7,7 +7,7 @@ decoded.
 import hashlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -16,9 +16,10 @@ import pydicom
 from pydantic import Field
 from pydicom.errors import InvalidDicomError
 
+from salus.client.data.dicom.clips import intervals_ms
 from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.display import Window, show
-from salus.client.data.dicom.frames import frame_digest, frames_of, has_groups
+from salus.client.data.dicom.frames import frame_digest, frames_of, has_planes
 from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.intensities import filled
 from salus.client.data.dicom.meaning import meaning_of
@@ -47,6 +48,7 @@ class DicomImage:
         pixel_sha256: hash of the decoded pixels, the same for two files that differ in their headers only.
         dimensions: what may vary between images of one place, see `dimensions`.
         thickness_mm: of one slice, 0 if the file does not say.
+        intervals_ms: of a clip, from each frame to the next; empty if it does not say.
     """
 
     values: FloatArray
@@ -68,6 +70,13 @@ class DicomImage:
     frame_of_reference: str = ""
     dimensions: Mapping[str, float | str] = field(default_factory=dict)
     thickness_mm: float = 0.0
+    intervals_ms: tuple[float, ...] = ()
+
+    @property
+    def is_clip(self) -> bool:
+        """Whether its frames follow each other in time, and not in space."""
+        several, colour = len(self.values) > 1, self.values.ndim == 4
+        return several and (colour or bool(self.intervals_ms) or self.geometry.position is None)
 
 
 def guarded(name: str, action: Callable[[], T]) -> T:
@@ -125,6 +134,9 @@ class Facts(Strict):
     dimensions: Dimensions = Field(default_factory=dict)
     thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pixel_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    intervals_ms: Annotated[
+        tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=2**16)
+    ] = ()
 
 
 def read_dicom(path: Path) -> DicomImage:
@@ -157,15 +169,43 @@ def read_images(data: bytes, name: str) -> list[DicomImage]:
     def read() -> list[DicomImage]:
         digest = hashlib.sha256(data).hexdigest()
         dataset = open_dataset(data)
-        if not has_groups(dataset):
+        if not has_planes(dataset):
             return [picture(*decode(dataset), digest, name)]
         several = whole_of(dataset, "NumberOfFrames", 1) > 1
-        return [
+        images = [
             picture(*decode(frame), frame_digest(digest, number) if several else digest, name)
             for number, frame in enumerate(frames_of(dataset))
         ]
+        return _as_clip(images, intervals_ms(dataset), digest)
 
     return guarded(name, read)
+
+
+def _as_clip(images: list[DicomImage], steps_ms: tuple[float, ...], digest: str) -> list[DicomImage]:
+    """Return frames that have no place, and are alike otherwise, as one clip; others as they are."""
+    first = images[0]
+    alike = {(image.window, image.inverted, image.values.shape, image.geometry) for image in images}
+    if len(images) == 1 or first.geometry.position is not None or len(alike) > 1:
+        return images
+    rescaled = np.concatenate([image.rescaled for image in images])
+    measured = np.concatenate([image.intensities for image in images])
+    return [
+        replace(
+            first,
+            values=show(rescaled, first.window, inverted=first.inverted) if rescaled.ndim == 3 else rescaled,
+            rescaled=rescaled,
+            intensities=measured,
+            sha256=digest,
+            pixel_sha256=array_digest(rescaled),
+            intervals_ms=steps_ms,
+            info={
+                **first.info,
+                "frames": len(images),
+                "intensity_range": [float(measured.min()), float(measured.max())],
+                **({"frame_ms": float(np.median(steps_ms))} if steps_ms else {}),
+            },
+        )
+    ]
 
 
 def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
@@ -195,16 +235,15 @@ def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
         age_years=age_years(dataset),
         dimensions=(varying := dimensions_of(dataset)),
         thickness_mm=max(float(varying.get("thickness", 0.0)), 0.0),
+        intervals_ms=intervals_ms(dataset),
         pixel_sha256=array_digest(np.ascontiguousarray(raw)),
     )
     return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
 
 
 def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> DicomImage:
-    """Return the image of what was decoded; raises UnreadableImage for several colour images or values that are not finite."""
+    """Return the image of what was decoded; raises UnreadableImage for values that are not finite."""
     values = show(rescaled, facts.window, inverted=facts.inverted) if rescaled.ndim == 3 else rescaled
-    if values.ndim == 4 and values.shape[0] > 1:
-        raise UnreadableImage("colour-frames", f"{name} contains several colour images")
     if not np.isfinite(values).all():
         raise UnreadableImage("not-finite", f"{name} contains NaN or infinite pixels")
     intensities = np.float32(facts.mirror) - rescaled if facts.inverted else rescaled
@@ -227,6 +266,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         frame_of_reference=facts.frame_of_reference,
         dimensions=facts.dimensions,
         thickness_mm=facts.thickness_mm,
+        intervals_ms=facts.intervals_ms,
         info={
             "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),
@@ -236,6 +276,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
             "frames": int(values.shape[0]),
             "spacing_mm": list(facts.geometry.spacing_mm),
             "intensity_range": [float(intensities.min()), float(intensities.max())],
+            **({"frame_ms": float(np.median(facts.intervals_ms))} if facts.intervals_ms else {}),
             **({"sex": facts.sex} if facts.sex else {}),
             **({} if facts.age_years is None else {"age_years": facts.age_years}),
         },

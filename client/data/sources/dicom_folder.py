@@ -19,7 +19,7 @@ from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.accompanying import accompanies, is_archive
 from salus.client.data.sources.base import Files, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
-from salus.client.data.sources.dicom_frames import chosen, file_of, keyed, refused_files
+from salus.client.data.sources.dicom_frames import chosen, file_of, keyed, pieces, refused_files
 from salus.client.data.sources.dicom_masks import (
     Masked,
     digest_with,
@@ -31,6 +31,7 @@ from salus.client.data.sources.dicom_masks import (
     read_slice,
 )
 from salus.client.data.sources.dicom_samples import (
+    clip_sample,
     joined_digest,
     picture_sample,
     plane_ml,
@@ -46,6 +47,7 @@ from salus.common.errors import DataError, UnreadableImage
 
 NO_IMAGES = ("mask-without-image", "the images that it refers to are not here")
 NO_PICTURE = ("annotation", "a segmentation or structure set, not an image")
+CLIP = ("clip", "a clip in time, not a volume; register it without --volumes")
 MASK = "mask"
 Info = dict[str, str | float | int | list[float]]
 
@@ -70,6 +72,8 @@ class DicomFolder:
         self._options = options
         checked_names(options.structures)
         self._include = checked_kinds(options.include)
+        if options.frames not in ("", "first", "each"):
+            raise DataError(f"Expected first or each, got {options.frames!r}.", remedy="Correct --frames.")
         if checked_name(options.channels) and not options.volumes:
             raise DataError("--channels joins volumes, got it without --volumes.", remedy="Add --volumes.")
         self._index = index_of(files, options)
@@ -89,6 +93,13 @@ class DicomFolder:
         check_kind_of(data, self._include)
         return data
 
+    def _images(self, data: bytes) -> list[DicomImage]:
+        """Return the image of a file, or those that `frames` makes of a clip."""
+        image = read_image(data, "the file")
+        if not image.is_clip or not self._options.frames:
+            return [image]
+        return pieces(image) if self._options.frames == "each" else pieces(image)[:1]
+
     def wants(self, name: str) -> bool:
         """Return whether a file may be DICOM."""
         return not accompanies(name) and not is_archive(name)
@@ -105,8 +116,9 @@ class DicomFolder:
         if not self._options.volumes:
             return ""
         check_kind_of(data, self._include)
-        images = read_images(data, "the file")
-        image = images[0]
+        image = read_images(data, "the file")[0]
+        if image.is_clip:
+            raise UnreadableImage(*CLIP)
         if not image.series_uid:
             raise UnreadableImage("no-series", "a slice without SeriesInstanceUID belongs to no volume")
         # Multi-frame files are volumes of their own; a series belongs to one patient, whatever its files say.
@@ -121,10 +133,10 @@ class DicomFolder:
             yield from self._volumes(list(names))
             return
         for key in names:
-            image = read_image(self._picture(key), "the file")
-            masked = masked_by(self._files, self._index.of([image]), partial(self._slice_mask, image=image))
-            yield from masked.refused
-            yield self._record([image], Part((key,)), masked, image.info, plane_ml(image))
+            for name, image in keyed(key, self._images(self._picture(key))).items():
+                masked = masked_by(self._files, self._index.of([image]), partial(self._slice_mask, image=image))
+                yield from masked.refused
+                yield self._record([image], Part((name,)), masked, image.info, plane_ml(image))
 
     def _record(self, slices: list[DicomImage], part: Part, masked: Masked, info: Info, voxel_ml: float) -> ImageRecord:
         first, mask, volume, name = slices[0], masked.mask, self._options.volumes, file_of(part.keys[0])
@@ -134,7 +146,7 @@ class DicomFolder:
         return ImageRecord(
             self._patient(first, row),
             first.study_uid,
-            key_of(part, masked.used) if volume or masked.used else name,
+            key_of(part, masked.used) if volume or masked.used or name != part.keys[0] else name,
             row.label,
             row.split,
             with_digest(digest_with(digest, masked.data), extra.digest),
@@ -239,7 +251,8 @@ class DicomFolder:
         names = files_of(key)
         data = {name: bytes(self._files.read(name)) for name in names}
         objects = [name for name in names if is_annotation(data[name][:HEAD_BYTES])]
-        images = [read_images(data[name], "the file") for name in names if name not in objects]
+        read = partial(read_images, name="the file") if self._options.volumes else self._images
+        images = [read(data[name]) for name in names if name not in objects]
         slices = chosen(images, markers_of(key))
         if not slices:
             raise UnreadableImage("missing", "no image is left of this sample")
@@ -248,7 +261,9 @@ class DicomFolder:
             sample = self._with_mask(sample, objects, partial(self._volume_mask, slices=slices, volume=volume))
             return extra_of(self._row(slices[0], names[0]), self._files, self._options).on(sample)
         image = slices[0]
-        if image.values.ndim == 3 and image.values.shape[0] > 1:
+        if image.is_clip:
+            return extra_of(self._row(image, names[0]), self._files, self._options).on(clip_sample(image))
+        if image.values.shape[0] > 1:
             sample = replace(volume_sample([image])[0], sha256=image.sha256)
             return extra_of(self._row(image, names[0]), self._files, self._options).on(sample)
         sample = picture_sample(image)

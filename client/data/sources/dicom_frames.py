@@ -3,9 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
+
+from salus.client.data.dicom.frames import frame_digest
 from salus.client.data.dicom.picture import DicomImage
-from salus.client.data.records import Quarantined
+from salus.client.data.records import Quarantined, array_digest
 from salus.client.data.sources.base import NOT_A_FILE
 from salus.common.errors import UnreadableImage
 
@@ -92,3 +96,20 @@ def refused_files(refused: Mapping[str, Quarantined], used: Iterable[str]) -> li
     for key, item in refused.items():
         reasons.setdefault(file_of(key), Counter())[(item.reason, item.detail)] += 1
     return [Quarantined(name, *found.most_common(1)[0][0]) for name, found in reasons.items() if name not in taken]
+
+
+def pieces(image: DicomImage) -> list[DicomImage]:
+    """Return each frame of a clip as an image of its own, shown as in the clip."""
+    return [
+        replace(
+            image,
+            values=image.values[number : number + 1],
+            rescaled=image.rescaled[number : number + 1],
+            intensities=image.intensities[number : number + 1],
+            sha256=frame_digest(image.sha256, number),
+            pixel_sha256=array_digest(np.ascontiguousarray(image.rescaled[number : number + 1])),
+            intervals_ms=(),
+            info={**image.info, "frames": 1},
+        )
+        for number in range(len(image.values))
+    ]

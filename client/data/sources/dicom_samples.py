@@ -32,6 +32,22 @@ def picture_sample(image: DicomImage) -> Sample:
     )
 
 
+def clip_sample(image: DicomImage) -> Sample:
+    """Return ``[1, frames, rows, columns]`` or ``[3, frames, rows, columns]`` of a clip, whose first axis is time.
+
+    Its spacing along time is that of its frames' step in space, which tells nothing; the times are facts of the record.
+    """
+    values, measured = image.values, image.intensities
+    values, measured = (part[None] if part.ndim == 3 else np.moveaxis(part, 1, 0) for part in (values, measured))
+    return Sample(
+        np.ascontiguousarray(values),
+        (1.0, *image.geometry.spacing_mm),
+        sha256=image.sha256,
+        intensities=np.ascontiguousarray(measured),
+        pixel_sha256=image.pixel_sha256,
+    )
+
+
 def plane_ml(image: DicomImage) -> float:
     """Return the volume of one pixel in millilitres."""
     return float(np.prod(image.geometry.spacing_mm) * np.linalg.norm(image.frame_step_mm)) / 1000.0

@@ -128,12 +128,14 @@ class DicomSettings(StructureSettings):
         volumes: take each DICOM series as 3-D samples, one for each volume in it.
         channels: with volumes, what becomes channels of one sample: a dimension such as ``echo`` (see `dicom.dimensions`).
         include: kinds of DICOM objects that are taken although they are no usual training pictures, see `dicom.kinds`.
+        frames: of a clip: empty to take it as it is, or ``first`` or ``each`` for images of its first or of every frame.
         masks: a folder of segmentations and structure sets, relative to the root.
     """
 
     volumes: bool = False  # slices are the commoner input
     channels: str = ""  # one sample for each volume
     include: tuple[str, ...] = ()  # training pictures only
+    frames: str = ""  # a clip is one sample
     masks: str = ""  # they are found beside their images
 
 

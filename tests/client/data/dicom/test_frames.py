@@ -20,7 +20,7 @@ from salus.client.data.dicom.deidentify import Rules
 from salus.client.data.dicom.picture import DicomImage, guarded, read_image, read_images
 from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import UnreadableImage
 
 RULES = Rules(lambda kind, value: f"{kind}-{value}", b"secret" * 8)

@@ -146,6 +146,8 @@ def test_messages_do_not_quote_values(tmp_path: Path) -> None:
 def test_objects_that_cannot_be_placed_or_bounded_are_quarantined(tmp_path: Path) -> None:
     frames = np.zeros((2, 2, 2), np.uint16)
     item = Dataset()
+    item.PlanePositionSequence = [Dataset()]
+    item.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
     dataset = make(frames)
     dataset.PerFrameFunctionalGroupsSequence = Sequence([item, item])
     dataset.save_as(tmp_path / "enhanced", enforce_file_format=True)
