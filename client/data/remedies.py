@@ -103,6 +103,7 @@ REMEDIES: dict[str, str] = {
     "not-a-mask": "Check --masks: the file holds intensities, or numbers that are not whole.",
     "ambiguous-mask": "Give each mask the name of its image, or name the folder of one kind of masks with --masks.",
     "several-masks": "Name the folder of one kind of masks with --masks.",
+    "no-contours": "Draw the structure in the annotation, or leave it out of --structures.",
     "no-structure": "Export the object with the names of its structures.",
     "unknown-structure": "Correct --structures, or the names in the data.",
     "other-structures": "Nothing, or name its structures with --structures.",

@@ -14,8 +14,30 @@ from collections.abc import Callable
 HEAD = struct.Struct("<cIQ")
 MAX_HEADER_BYTES = 16 * 2**20  # a page of two thousand records, or of file names
 CHUNK = 2**20
+PATIENCE = 20.0  # seconds by the wall clock for one of the other side's: a busy machine must not refuse a good file
 LONGEST_S = 3600.0  # one operation; a child that was taken over could ask for the same large file for weeks
+MOST_PATIENCE_S = 4 * LONGEST_S
 Buffer = bytes | bytearray | memoryview
+
+
+def cpu_clock(process_id: int) -> Callable[[], float]:
+    """Return a clock that shows the processor time that a process has used, in seconds; the wall clock where there is none.
+
+    The process of a decoder has one thread and cannot start another, so that its time never passes faster than by the wall.
+    """
+    number = (~process_id << 3) | 2  # as clock_getcpuclockid(3) computes it on Linux
+
+    def used() -> float:
+        try:
+            return time.clock_gettime(number)
+        except OSError:
+            return 0.0  # the process has ended, which its pipe says
+
+    try:
+        time.clock_gettime(number)
+    except OSError:
+        return time.monotonic
+    return used
 
 
 class ProtocolError(Exception):
@@ -27,19 +49,25 @@ class Channel:
 
     Args:
         incoming, outgoing: descriptors of the two pipes; closed with the channel.
-        deadlines: enforce `deadline`; for the side that does not trust the other.
+        clock: enforce time limits on this clock, see `cpu_clock`; for the side that does not trust the other.
     """
 
-    def __init__(self, incoming: int, outgoing: int, *, deadlines: bool = False) -> None:
+    def __init__(self, incoming: int, outgoing: int, *, clock: Callable[[], float] | None = None) -> None:
         self._in, self._out = incoming, outgoing
+        self._clock = clock or time.monotonic
+        self._began = self._base = 0.0
         self.deadline = self._latest = float("inf")
-        if deadlines:
+        if clock is not None:
             os.set_blocking(incoming, False)
             os.set_blocking(outgoing, False)
 
-    def begin(self, now: float, seconds: float) -> None:
-        """Start an operation that may take so many seconds, and longer only for data that move."""
-        self.deadline, self._latest = now + seconds, now + max(seconds, LONGEST_S)
+    def begin(self, seconds: float) -> None:
+        """Start an operation that may take so many seconds of the clock, and longer only for data that move.
+
+        It may take `PATIENCE` times as long by the wall clock: a process that gets no processor, or waits for ever, uses none.
+        """
+        self._began, self._base = time.monotonic(), self._clock()
+        self.deadline, self._latest = self._base + seconds, self._base + max(seconds, LONGEST_S)
 
     def extend(self, seconds: float) -> None:
         """Allow more time for data that are sent or received, however often the other side asks for them up to `LONGEST_S`."""
@@ -97,9 +125,13 @@ class Channel:
             try:
                 return action()
             except BlockingIOError:
-                remaining = self.deadline - time.monotonic()
+                remaining = self.deadline - self._clock()
+                allowed = min(PATIENCE * (self.deadline - self._base), MOST_PATIENCE_S)
+                patience = allowed - (time.monotonic() - self._began)
+                if min(remaining, patience) <= 0:
+                    raise TimeoutError from None
                 poll = select.poll()
                 poll.register(handle, event)
-                timeout = None if remaining == float("inf") else max(0.0, remaining) * 1000
-                if remaining <= 0 or not poll.poll(timeout):
-                    raise TimeoutError from None
+                # The other side cannot use up its time faster than time passes, unless it has several threads.
+                waiting = min(remaining, patience)
+                poll.poll(None if remaining == float("inf") else max(1.0, waiting * 1000))

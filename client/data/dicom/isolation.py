@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Annotated, TypeVar
@@ -22,7 +21,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 from pydantic import Field
 
-from salus.client.data.dicom.channel import Buffer, Channel, ProtocolError
+from salus.client.data.dicom.channel import Buffer, Channel, ProtocolError, cpu_clock
 from salus.client.data.dicom.messages import (
     ANSWER,
     DATA,
@@ -43,7 +42,7 @@ from salus.common.errors import ConfigError, DataError, UnreadableImage
 from salus.common.process import protect_memory
 from salus.common.strict import Strict
 
-START_SECONDS = 120.0  # on a busy machine the imports take seconds
+START_SECONDS = 20.0  # of processor time: the imports take about two
 SLOWEST_BYTES_PER_S = 10e6  # large files get more time, by this rate
 MAX_QUESTIONS = 100_000  # in one operation; a series has some thousand files
 ACCEPTED = "I accept that a damaged file may take over this site"
@@ -60,7 +59,7 @@ class Decoding(Strict):
     Args:
         layers: of the sandbox; empty if the operator has accepted decoding without one.
         memory_mb: memory limit of a child, beyond what it uses when it is ready.
-        seconds: for one file.
+        seconds: of processor time for one file.
     """
 
     layers: tuple[str, ...] = LAYERS
@@ -124,14 +123,16 @@ class Child:
             self.start()
             channel = self._channel
             assert channel is not None  # Safe because `start` made it.
-            channel.begin(time.monotonic(), seconds or self._seconds)
+            channel.begin(seconds or self._seconds)
             try:
                 return self._conversation(channel, Operation(name=name, argument=argument), kind, data, serve)
             except (DataError, ConfigError):
                 raise
             except TimeoutError:
                 self.stop()
-                raise UnreadableImage("too-slow", "decoding took longer than the limit") from None
+                raise UnreadableImage(
+                    "too-slow", "decoding took more processor time than the limit, or never ended"
+                ) from None
             except (EOFError, OSError, ValueError, MemoryError, ProtocolError):
                 self.stop()
                 raise UnreadableImage("crashed", "the decoder died, ran out of memory or was killed") from None
@@ -188,8 +189,8 @@ class Child:
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
-        self._channel = Channel(incoming, outgoing, deadlines=True)
-        self._channel.deadline = time.monotonic() + START_SECONDS
+        self._channel = Channel(incoming, outgoing, clock=cpu_clock(self._process.pid))
+        self._channel.begin(START_SECONDS)
         self.incarnation += 1
         try:
             self._channel.send(SETUP, self._setup.model_dump_json().encode(), self._secret)

@@ -16,6 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from tests.client.data.dicom.test_deidentify import SECRET, image, leaks, planted
 
 from salus.client.data.catalogue import Catalogue
+from salus.client.data.dicom import channel
 from salus.client.data.dicom.channel import Channel
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.incoming.files import Incoming, from_folder, from_zip
@@ -137,7 +138,8 @@ def test_mutated_files_never_end_the_import(tmp_path: Path, child: Isolated) -> 
         assert b"CANARY" not in data
 
 
-def test_a_child_that_hangs_or_dies_costs_one_file() -> None:
+def test_a_child_that_hangs_or_dies_costs_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "PATIENCE", 1.0)
     with Isolated(SECRET, seconds=0.5) as child:
         good = file_bytes(image())
         child.clean(good)

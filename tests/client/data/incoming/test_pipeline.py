@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.client.data.dicom.test_deidentify import SECRET, image
 from tests.client.data.incoming.test_importing import file_bytes, hostile
 
+from salus.client.data.dicom import channel
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.deidentify import Clean
 from salus.client.data.dicom.isolation import Child
@@ -128,7 +129,8 @@ def test_together_is_as_alone(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_child_that_hangs_or_dies_with_a_group_costs_no_file(signal_: int) -> None:
+def test_a_child_that_hangs_or_dies_with_a_group_costs_no_file(signal_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "PATIENCE", 1.0)
     files = [file_bytes(image(PatientID=f"P{number}")) for number in range(3)]
     with Isolated(SECRET, seconds=0.5) as child:
         assert all(isinstance(found, Clean) for found in child.clean_many(files))
