@@ -15,6 +15,7 @@ from salus.common.strict import Strict
 MAX_CLASSES = 1000
 SPACINGS = ("unknown", "up to 0.25 mm", "0.25 to 0.5 mm", "0.5 to 1 mm", "1 to 2 mm", "above 2 mm")
 SPACING_EDGES_MM = (0.25, 0.5, 1.0, 2.0)
+LONGEST_NUMBER = 18
 ROUND_NUMBERS = (1, 2, 5)
 # No control or invisible characters: declarations are printed on other people's terminals.
 Word = Annotated[str, Field(pattern=r"^[^\p{C}\p{Z}]+( [^\p{C}\p{Z}]+)*$", min_length=1, max_length=64)]
@@ -150,6 +151,7 @@ def target_of(label: str, classes: Sequence[str]) -> int | None:
     numbered = (
         label.isascii()
         and label.isdecimal()
+        and len(label) <= LONGEST_NUMBER  # Python refuses to read thousands of digits
         and int(label) < len(classes)
         and not any(name.isdecimal() for name in classes)
     )

@@ -16,6 +16,7 @@ from salus.client.performance import Performance
 from salus.common.canonical import canonical_json
 from salus.common.cost import MEBIBYTE
 from salus.common.errors import DataError
+from salus.common.examples import Array
 from salus.common.job import Job
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Subject
@@ -124,7 +125,7 @@ def local_data(
         if lack:
             left_out[lack] += 1
             continue
-        target = target_for(task, image.label)
+        target = _meaning(task, image.label)
         if target is None or (image.split and image.split not in KNOWN):
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
             continue
@@ -145,6 +146,14 @@ def local_data(
             remedy="Compare its labels with the job's classes: salus dataset show.",
         )
     return LocalData(train, validation, {reason: count for reason, count in left_out.items() if count})
+
+
+def _meaning(task: Task, label: str) -> Array | int | None:
+    """Return what a label means to a task; one that the task fails on means nothing, and costs no other patient."""
+    try:
+        return target_for(task, label)
+    except Exception:  # of a plug-in, or of a label that no form was made for
+        return None
 
 
 def transform_hash(task: Task, chain: Chain, options: str) -> str | None:

@@ -30,6 +30,7 @@ def test_labels_may_be_numbers_of_ascii_digits_only() -> None:
     assert target_of("1", ["no", "yes"]) == 1
     assert target_of("\u0661", ["no", "yes"]) is None
     assert target_of("1", ["0", "2"]) is None
+    assert target_of("9" * 5000, ["no", "yes"]) is None, "Python refuses to read it as a number"
 
 
 def test_classes_of_spacing() -> None:

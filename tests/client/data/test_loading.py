@@ -116,3 +116,23 @@ def test_one_odd_sample_does_not_stop_a_site(tmp_path: Path) -> None:
     catalogue.add("toy", "images", tmp_path, SourceOptions())
     job = tiny_job()
     assert local_data(catalogue, job, make_task(job.task), Memory(2**20)).left_out == {"does-not-fit-job": 1}
+
+
+def test_a_label_that_a_task_fails_on_costs_its_own_sample_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise one patient could switch a whole site off, which everybody sees, noise or not."""
+    catalogue, job = toy_catalogue(tmp_path), tiny_job()
+    task = make_task(job.task)
+    whole = local_data(catalogue, job, task, Memory(2**24))
+    kind, before, calls = type(task), type(task).target, iter(range(10**6))
+
+    def failing(self: object, label: str) -> object:
+        if next(calls) == 5:
+            raise RecursionError
+        return before(self, label)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kind, "target", failing)
+    found = local_data(catalogue, job, task, Memory(2**24))
+    lost = len(whole.train) + len(whole.validation) - len(found.train) - len(found.validation)
+    assert (lost, found.left_out) == (1, {"label-outside-job": 1})
