@@ -162,14 +162,14 @@ def deidentify(
     Raises:
         UnreadableImage: without a patient or pixels, or with text burned into its pixels and no mask for its device.
     """
+    vendor = vendor_of(dataset.get("Manufacturer"))
+    clean = Dataset()
+    counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
+    (write or describe)(clean, dataset, vendor, rules)  # first: what cannot be read has the same reason at every door
     patient_id = str(dataset.get("PatientID", "") or "")
     if not normalised(patient_id):
         raise UnreadableImage("no-patient", "no PatientID, so its images cannot be grouped by patient")
     patient = rules.pseudonym("patient", patient_id)
-    vendor = vendor_of(dataset.get("Manufacturer"))
-    clean = Dataset()
-    counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
-    (write or describe)(clean, dataset, vendor, rules)
     clean.Manufacturer = vendor
     write_person(clean, dataset)
     identify(clean, dataset, patient, rules)

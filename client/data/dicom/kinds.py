@@ -12,6 +12,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.numbers import number_of, safely
+from salus.client.data.dicom.opening import is_bare, undeflated
 from salus.common.errors import ConfigError, UnreadableImage
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -148,10 +149,13 @@ def check_kind(dataset: Dataset, include: Collection[str] = ()) -> None:
 
 def check_kind_of(data: bytes, include: Collection[str] = ()) -> None:
     """Do as `check_kind` with a file's bytes; says nothing about a file that cannot be parsed, which the decoder reports."""
-    if data[128:132] != b"DICM":
+    bare = is_bare(data)
+    if data[128:132] != b"DICM" and not bare:
         return
+    data = undeflated(data)  # within a bound, which pydicom does not have
     head = safely(
-        lambda: pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=list(TAGS)), Dataset()
+        lambda: pydicom.dcmread(io.BytesIO(data), force=bare, stop_before_pixels=True, specific_tags=list(TAGS)),
+        Dataset(),
     )
     check_kind(head, include)
 

@@ -38,14 +38,17 @@ def open_dataset(data: bytes) -> FileDataset:
     if len(data) < SHORTEST:
         raise UnreadableImage("not-dicom", "it is shorter than a DICOM header")
     data = undeflated(data)
-    # A file without a preamble is read if it begins with an element that only DICOM begins with.
-    bare = data[128:132] != b"DICM" and data[:4] in FIRST_TAGS
-    dataset = pydicom.dcmread(io.BytesIO(data), force=bare)
+    dataset = pydicom.dcmread(io.BytesIO(data), force=is_bare(data))
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()
     if not str(dataset.file_meta.get("TransferSyntaxUID", "") or ""):
         dataset.file_meta.TransferSyntaxUID = _as_read(dataset)
     return dataset
+
+
+def is_bare(data: bytes) -> bool:
+    """Return whether a file without preamble begins with an element that only DICOM begins with."""
+    return data[128:132] != b"DICM" and data[:4] in FIRST_TAGS
 
 
 def undeflated(data: bytes) -> bytes:

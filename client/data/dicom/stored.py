@@ -22,7 +22,6 @@ FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 INTEGERS = (1, 8, 16, 32)
 COPIED = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
 LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
-VIDEO = "1.2.840.10008.1.2.4.10"  # MPEG and HEVC syntaxes begin so
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,10 @@ def form_of(dataset: Dataset) -> Form:
     rows, columns = (whole_of(dataset, name, 0, most=2**16 - 1) for name in ("Rows", "Columns"))
     frames = max(whole_of(dataset, "NumberOfFrames", 1), 1)
     samples = whole_of(dataset, "SamplesPerPixel", 1, least=1, most=4)
+    if not rows or not columns:
+        raise not_understood("Columns" if rows else "Rows", "is missing or 0")
     declared = rows * columns * frames * samples
-    if not 0 < declared <= MAX_PIXELS:
+    if declared > MAX_PIXELS:
         raise UnreadableImage("too-large", f"it declares {declared} pixels")
     photometric = word_of(dataset, "PhotometricInterpretation")
     expected = {**dict.fromkeys((*GREY, PALETTE), 1), **dict.fromkeys(COLOUR, 3)}.get(photometric)
@@ -139,7 +140,7 @@ def _syntax(dataset: Dataset, form: Form) -> UID:
     except NotImplementedError:
         raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name} is not supported") from None
     if not available:
-        pip = "; install it with: pip install 'python-gdcm==3.2.6'" if syntax in LOSSLESS_JPEG else ""
+        pip = "; install it with: pip install python-gdcm" if syntax in LOSSLESS_JPEG else ""
         raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name} has no decoder here{pip}")
     return syntax
 

@@ -126,7 +126,7 @@ def test_garbage_lies_and_nesting_are_quarantined_with_their_reason(tmp_path: Pa
         "empty": "not-dicom",
         "no-pixels": "no-pixels",
         "huge": "too-large",
-        "zero": "too-large",
+        "zero": "not-understood",
         "nested": "nested-too-deep",
     }
     for name, reason in expected.items():
