@@ -83,7 +83,9 @@ def spacing_of(dataset: pydicom.Dataset) -> tuple[float, float]:
                 raise not_understood("EstimatedRadiographicMagnificationFactor", "is negative")
         return values[0] / (magnification or 1.0), values[-1] / (magnification or 1.0)
     ratio = numbers_of(dataset, "PixelAspectRatio")
-    if len(ratio) == 2 and min(ratio) > 0:
+    if ratio and (len(ratio) != 2 or min(ratio) <= 0 or any(value != int(value) for value in ratio)):
+        raise not_understood("PixelAspectRatio", "is not two whole numbers above 0")
+    if ratio:
         return ratio[0] / ratio[1], 1.0
     return 1.0, 1.0
 

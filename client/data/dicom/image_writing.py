@@ -21,6 +21,7 @@ from salus.client.data.dicom.tables import rebuilt
 FLOATS = {4: ("FloatPixelData", "OF", "FL", 0x0122), 8: ("DoubleFloatPixelData", "OD", "FD", 0x0123)}
 PADDING_VALUE, PADDING_LIMIT = 0x0120, 0x0121
 FLOAT_LIMITS = {0x0122: 0x0124, 0x0123: 0x0125}
+MAGNIFICATION = "EstimatedRadiographicMagnificationFactor"
 PAIRS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 Boxes = Sequence[tuple[int, int, int, int]]
 
@@ -108,16 +109,7 @@ def _write_window(clean: Dataset, meaning: Meaning) -> None:
 
 def _write_place(clean: Dataset, dataset: Dataset, meaning: Meaning) -> None:
     geometry = meaning.geometry
-    for keyword in PAIRS:
-        values = numbers_of(dataset, keyword)
-        if values and all(values):
-            setattr(clean, keyword, [short(values[0]), short(values[-1])])
-    magnification = number_of(dataset, "EstimatedRadiographicMagnificationFactor")
-    if magnification:
-        clean.EstimatedRadiographicMagnificationFactor = short(magnification)
-    ratio = numbers_of(dataset, "PixelAspectRatio")
-    if len(ratio) == 2 and min(ratio) > 0 and all(value == int(value) for value in ratio):
-        clean.PixelAspectRatio = [int(value) for value in ratio]
+    _write_spacing(clean, dataset)
     if geometry.position is not None:
         clean.ImagePositionPatient = [short(value) for value in geometry.position]
     if numbers_of(dataset, "ImageOrientationPatient"):
@@ -128,6 +120,21 @@ def _write_place(clean: Dataset, dataset: Dataset, meaning: Meaning) -> None:
         spacing = rounded(float(geometry.normal @ meaning.step))
     if spacing:
         clean.SpacingBetweenSlices = short(spacing)
+
+
+def _write_spacing(clean: Dataset, dataset: Dataset) -> None:
+    """Write the element that `geometry.spacing_of` has used, and only that: others may not even be numbers."""
+    for keyword in PAIRS:
+        values = numbers_of(dataset, keyword)
+        if values and all(values):
+            setattr(clean, keyword, [short(values[0]), short(values[-1])])
+            magnification = number_of(dataset, MAGNIFICATION) if keyword == "ImagerPixelSpacing" else None
+            if magnification:
+                setattr(clean, MAGNIFICATION, short(magnification))
+            return
+    ratio = numbers_of(dataset, "PixelAspectRatio")
+    if ratio:
+        clean.PixelAspectRatio = [int(value) for value in ratio]
 
 
 def short(value: float) -> float | int:

@@ -44,7 +44,10 @@ def imported(data: bytes, rules: Rules = RULES) -> Outcome:
         clean = guarded("the file", lambda: _clean(data, rules).data)
     except UnreadableImage as problem:
         return Outcome(refused=(problem.reason, problem.detail))
-    return Outcome(read_image(clean, "the file"), clean=clean)
+    try:
+        return Outcome(read_image(clean, "the file"), clean=clean)
+    except UnreadableImage as problem:
+        return Outcome(refused=(problem.reason, problem.detail))
 
 
 def assert_alike(one: DicomImage, other: DicomImage) -> None:
