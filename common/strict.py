@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from salus import __version__
 from salus.common.errors import SalusError
+from salus.common.plain_errors import place_of, sentence_of
 from salus.common.versions import UPGRADE, check_format
 
 MAX_FILE_BYTES = 1_000_000  # a settings file is text written by hand; anything larger is a mistake or an attack
@@ -131,7 +132,7 @@ def _explain(
     if received:  # what the other side's version explains comes first
         found.sort(key=lambda problem: problem["type"] != "extra_forbidden")
     for problem in found[:5]:
-        place = ".".join(str(part)[:80] for part in problem["loc"][:8])  # the names may come from the other side
+        place = place_of(problem["loc"])
         if problem["type"] == "extra_forbidden" and received:
             lines.append(f"Salus {__version__}, which reads it, does not know the key {place!r} and is too old")
             remedy = UPGRADE
@@ -142,7 +143,7 @@ def _explain(
         elif problem["type"] == "missing":
             lines.append(f"missing key {place!r}")
         else:
-            lines.append(f"{place or 'the file'}: {problem['msg']}")
+            lines.append(f"{place or 'the file'}: {sentence_of(problem)}")
     raise error(f"The {what} is not valid: " + "; ".join(lines) + ".", remedy=remedy) from None
 
 

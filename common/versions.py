@@ -6,11 +6,13 @@ unknown key, saying that it is itself too old.
 """
 
 import re
+from collections.abc import Mapping
 
 from salus import __version__
 from salus.common.errors import LinkError, SalusError
 
 PROTOCOL = 1  # of the requests and replies between coordinator and site; raised when either side must change
+MODEL_FORMAT = 1  # of model files; the key ``format`` of their metadata states it
 LARGEST_SHOWN = 999_999  # a number of thousands of digits cannot be turned into text
 PROTOCOL_HEADER = "salus-protocol"
 UPGRADE = "Install the newest version of Salus on the machine that refused it."
@@ -40,6 +42,21 @@ def check_format(found: object, newest: int, *, what: str, error: type[SalusErro
         "it is damaged, or the side that wrote it is too old.",
         remedy="Install the newest version of Salus on the machine that wrote it, and have it written again.",
     )
+
+
+def check_model_format(
+    metadata: Mapping[str, str] | None, file: str, *, error: type[SalusError], must_state: bool = True
+) -> None:
+    """Check the format that the metadata of a model file states; errors as in `check_format`.
+
+    Args:
+        must_state: whether a file without a number is refused. Other programs write none, or the name of their library.
+    """
+    stated = str((metadata or {}).get("format", ""))
+    number = int(stated) if re.fullmatch(r"[0-9]{1,6}", stated) else None
+    if number is None and not must_state:
+        return
+    check_format(number, MODEL_FORMAT, what=f"model file {file!r}", error=error)
 
 
 def check_protocol(stated: str, *, other: str, me: str) -> None:

@@ -26,7 +26,7 @@ from salus.common.sqlite import open_database
 from salus.common.strategies.base import State
 from salus.common.strict import validate
 from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
-from salus.common.versions import check_format
+from salus.common.versions import MODEL_FORMAT, check_model_format
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(
@@ -67,8 +67,8 @@ DECLARATIONS = sa.Table(
     sa.Column("declared", sa.String, nullable=False),
     sa.Column("heard_at", sa.String, nullable=False),
 )
-FORMAT = 1  # of the database and of the model files
-METADATA_OF_FILE = {"format": str(FORMAT)}
+FORMAT = 1  # of the database
+METADATA_OF_FILE = {"format": str(MODEL_FORMAT)}
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
 STOPPED = ("failed", "cancelled")
@@ -272,7 +272,7 @@ class Checkpoints:
         path = self.model_path(job_id, round_)
         try:
             with safe_open(path, framework="numpy") as file:
-                stated = str((file.metadata() or {}).get("format", ""))
+                metadata = file.metadata()
             tensors = load_file(path)
             model = layout.flatten({spec.name: tensors[spec.name] for spec in layout.specs})
         except (OSError, SafetensorError, KeyError, ValueError):
@@ -280,9 +280,7 @@ class Checkpoints:
                 f"The checkpoint {path.name!r} cannot be read.",
                 remedy="Restore it from a backup, or submit the job again.",
             ) from None
-        check_format(
-            int(stated) if stated.isdecimal() else None, FORMAT, what=f"checkpoint {path.name!r}", error=RoundError
-        )
+        check_model_format(metadata, path.name, error=RoundError)
         return model, {k.removeprefix(STATE_PREFIX): v for k, v in tensors.items() if k.startswith(STATE_PREFIX)}
 
     def model_path(self, job_id: str, round_: int) -> Path:

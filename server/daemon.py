@@ -22,6 +22,7 @@ from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, seal_job
+from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
@@ -69,7 +70,7 @@ class CoordinatorDaemon:
         for name in ("flwr", "uvicorn.error"):
             logging.getLogger(name).addFilter(is_news)
         self._folder = folder
-        self._link = Link(folder.node_keys())
+        self._link = Link(folder.node_keys(), mismatched=self._other_protocol)
         self._checkpoints = Checkpoints(folder.folder)
         log = folder.folder / "events.jsonl"
         self._history = read_events(log) if log.exists() else []
@@ -81,6 +82,10 @@ class CoordinatorDaemon:
         self._running: str | None = None
         self._health: HealthServer | None = None
         self._trouble = ""
+
+    def _other_protocol(self, version: int) -> None:
+        """Tell the operator that a site speaks another version of the protocol; which site is not known, see `SignedRequests`."""
+        self._events.emit("protocol-mismatch", theirs=version, ours=PROTOCOL)
 
     def stop(self) -> None:
         """Ask the daemon to stop; a running job is resumed at the next start. Callable from a signal handler."""

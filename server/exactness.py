@@ -53,7 +53,7 @@ def exactness(job: Job, sites: int) -> str:
     found = foretold(job, sites)
     worth = [(WORDS[name], metric) for name, metric in found.items() if name in WORDS]
     known = [
-        f"{word} {'will be known ' if place == 0 else ''}to about +- {metric.standard_error:.2f}"
+        f"{word} {'will be known ' if place == 0 else ''}to about {_about(metric)}"
         for place, (word, metric) in enumerate(pair for pair in worth if not pair[1].too_noisy)
     ]
     size = f"{job.privacy.patients_per_site} patients, {validation_patients(job):.0f} of them for validation"
@@ -66,6 +66,12 @@ def exactness(job: Job, sites: int) -> str:
     return f"The final {' and the '.join(known)} (one standard error) {cohort}.{_in_subgroups(job, sites)}"
 
 
+def _about(metric: Estimate) -> str:
+    """Return a standard error with as many decimals as show it, at most three: never as nothing."""
+    error = metric.standard_error or 0.0
+    return f"+- {error:.2f}" if error >= 0.01 else f"+- {max(error, 0.001):.3f}"
+
+
 def _in_subgroups(job: Job, sites: int) -> str:
     """Return a sentence on the subgroups of a job, for groups of equal size; empty without subgroups."""
     parts = []
@@ -74,6 +80,6 @@ def _in_subgroups(job: Job, sites: int) -> str:
         metric, word = next(
             ((found[key], word) for key, word in WORDS.items() if key in found), (NOTHING, "evaluation")
         )
-        exact = "too noisy to say" if metric.too_noisy else f"+- {metric.standard_error:.2f}"
+        exact = "too noisy to say" if metric.too_noisy else _about(metric)
         parts.append(f"{word} by {name} ({attribute.usual} groups) {exact}")
     return f" In subgroups of equal size: {'; '.join(parts)}." if parts else ""

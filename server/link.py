@@ -13,7 +13,7 @@ Flower's classes used here are not public API: the version is pinned, and `tests
     long poll                        a pull waits for a message instead of returning empty
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -54,10 +54,17 @@ class Link:
     Args:
         node_keys: PEM public key of each site's node, by site id.
         clock: clock that the time in a request's signature is checked against.
+        mismatched: see `SignedRequests`.
     """
 
-    def __init__(self, node_keys: Mapping[int, str], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        node_keys: Mapping[int, str],
+        clock: Clock | None = None,
+        mismatched: Callable[[int], None] = lambda version: None,
+    ) -> None:
         clock = clock or SystemClock()
+        self._mismatched = mismatched
         self._factory = LinkStateFactory(
             FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
         )
@@ -93,7 +100,7 @@ class Link:
         app.add_middleware(NodeAuthMiddleware)
         app.add_middleware(ProtobufTranslationMiddleware)
         app.add_middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
-        app.add_middleware(SignedRequests, node_keys=node_keys, clock=clock)
+        app.add_middleware(SignedRequests, node_keys=node_keys, clock=clock, mismatched=self._mismatched)
         return app
 
     async def _own_rules(self, request: Request, call_next: RequestResponseEndpoint) -> Response:

@@ -8,8 +8,9 @@ is refused at once and its connection is closed, so an unsigned body is never he
 import binascii
 import hashlib
 import json
+import re
 from base64 import b64decode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +26,8 @@ from salus.common.versions import PROTOCOL, PROTOCOL_HEADER, check_protocol
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
 MAX_TREE_BYTES = 4 * 2**20  # names of as many objects as a reply may have
 MAX_CALL_BYTES = 64 * 2**10  # everything else: a node id, a name
+OTHER_VERSION = 426  # Upgrade Required
+MOST_REPORTED = 10
 FLEET = "/v1/fleet/"
 BODY_LIMITS = {
     FLEET + "activate-node": MAX_CALL_BYTES,
@@ -43,10 +46,19 @@ class SignedRequests:
 
     Args:
         node_keys: PEM public keys of the roster's nodes.
+        mismatched: called with a protocol version that a caller states and that is not ours, once for each; 0 for none. The
+            caller is not known, because the version is checked before the signature.
     """
 
-    def __init__(self, app: ASGIApp, node_keys: Iterable[str], clock: Clock) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: ASGIApp,
+        node_keys: Iterable[str],
+        clock: Clock,
+        mismatched: Callable[[int], None] = lambda version: None,
+    ) -> None:
+        self._app, self._mismatched = app, mismatched
+        self._reported: set[int] = set()
         self._clock = clock
         self._keys: dict[bytes, ec.EllipticCurvePublicKey] = {}
         for pem in node_keys:
@@ -69,10 +81,19 @@ class SignedRequests:
         if body is not None and hashlib.sha256(body).hexdigest() != digest:
             refused = 401, "The body is not the one that was signed"
         if refused is not None:
+            self._report(refused[0], headers)
             await _refuse(send, *refused)
             return
         assert body is not None  # Safe because every other case has returned.
         await self._app(scope, _replay(body, receive), send)
+
+    def _report(self, status: int, headers: dict[str, str]) -> None:
+        """Report another version, at most `MOST_REPORTED` of them: anybody may send a request."""
+        stated = headers.get(PROTOCOL_HEADER, "")
+        version = int(stated) if re.fullmatch(r"[0-9]{1,6}", stated) else 0
+        if status == OTHER_VERSION and version not in self._reported and len(self._reported) < MOST_REPORTED:
+            self._reported.add(version)
+            self._mismatched(version)
 
     def _digest(self, scope: Scope, headers: dict[str, str]) -> str | None:
         """Return the hash that the body must have, or None for a request that no node of the roster has signed."""
@@ -99,7 +120,7 @@ def _refused(scope: Scope, headers: dict[str, str]) -> tuple[int, str] | None:
     try:  # before the signature, whose form another version may have changed
         check_protocol(headers.get(PROTOCOL_HEADER, ""), other="this site", me="the coordinator")
     except LinkError as problem:
-        return 426, str(problem)
+        return OTHER_VERSION, str(problem)
     return None
 
 

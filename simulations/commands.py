@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def simulate(
     job: Annotated[Path, typer.Argument(help="A job file.")],
     data: Annotated[
-        Path, typer.Option(help="An npz file, a CSV file, or a folder with DICOM files, images or tables.")
+        Path, typer.Option(help="An npz file, a CSV file, or a folder of DICOM, NIfTI, image or CSV files.")
     ],
     sites: Annotated[int, typer.Option(min=1, max=1000, help="Number of virtual hospitals.")],
     partition: Annotated[
@@ -33,7 +33,9 @@ def simulate(
     json_out: Annotated[
         str, typer.Option("--json", help="Write the result as JSON to this file; - for standard output.")
     ] = "",
-    output: Annotated[Path | None, typer.Option(help="Folder for the model, catalogues and logs.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for model, catalogues and logs; without it, none is kept.")
+    ] = None,
     labels: Annotated[str, typer.Option(help="CSV file with labels, relative to the data folder.")] = "",
     label_column: Annotated[str, typer.Option(help="Column of the CSV file that has the labels; default: label.")] = "",
     volumes: Annotated[bool, typer.Option(help="Read each DICOM series as one 3-D image.")] = False,
@@ -81,7 +83,7 @@ def simulate(
         values = _values(loaded, result, kept=output is not None)
         if target is not None:
             target.write(json.dumps(values, indent=1, allow_nan=False) + "\n")
-    emit_json(values) if json_out == "-" else _show(result)
+    emit_json(values) if json_out == "-" else _show(result, kept=output is not None)
 
 
 def _parts(text: str) -> list[str]:
@@ -103,7 +105,15 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
     return values
 
 
-def _show(result: "SimulationResult") -> None:
+def _show(result: "SimulationResult", *, kept: bool) -> None:
+    _show_values(result)
+    if not kept:
+        out.print("The model was not kept; add --output FOLDER to keep it, with the catalogues and logs.")
+    elif result.model.exists():
+        out.print(f"Model: {shown(result.model)}", soft_wrap=True)
+
+
+def _show_values(result: "SimulationResult") -> None:
     if result.statistics:
         from salus.server.commands.statistics import show
 

@@ -68,7 +68,8 @@ def add(
     from salus.common.errors import DataError
 
     options = SourceOptions.asked(
-        labels=labels, label_column=label_column, patient_column=patient_column, sex_column=sex_column, age_column=age_column,
+        labels=labels, label_column=label_column, patient_column=patient_column,
+        sex_column=sex_column, age_column=age_column,
         volumes=volumes, channels=channels, include=words(include), frames=frames,
         zero_pad_ids=zero_pad_ids or None, masks=masks, images=images,
         structures=words(structures), annotations=annotations,

@@ -1,5 +1,6 @@
 """`salus predict` and `salus send`: their options, and what they show; the work is in `predicting` and `outgoing`."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from salus.client.data.sources.settings import SourceOptions
     from salus.client.predicting.inputs import Inputs
     from salus.client.predicting.run import Finished
+
+
+NOT_WRITTEN = {
+    "not-dicom": "a DICOM object refers to DICOM images, and these are of another format; their masks are in the folder masks",
+    "several-frames": "the image is a file with several frames",
+    "no-position": "the image has no position in the patient",
+}
 
 
 def predict(
@@ -88,6 +96,15 @@ def _show(finished: "Finished", folder: Path) -> None:
     if finished.refused:
         listed = [(one.item, one.files, one.reason, one.detail, one.remedy) for one in finished.refused]
         table("Refused", ["file", "files", "reason", "what was found", "what to do"], listed)
+    for (kind, reason), count in Counter(
+        left_out for one in finished.outcomes.values() for left_out in one.left_out.items()
+    ).items():
+        meaning = NOT_WRITTEN.get(reason, "it cannot be derived from this image")
+        out.print(
+            f"--{kind} wrote nothing for {count} of {len(finished.outcomes)} images ({reason}): {meaning}.",
+            markup=False,
+            soft_wrap=True,
+        )
     out.print(f"Table: {shown(folder / 'predictions.csv')}", soft_wrap=True)
     out.print(f"Page: {shown(folder / 'predictions.html')}", soft_wrap=True)
 

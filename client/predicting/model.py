@@ -13,6 +13,7 @@ from salus.common.errors import JobError, storage_error
 from salus.common.job import Job
 from salus.common.models import build_model
 from salus.common.vectors import STATE_PREFIX, Layout, layout_of, write_parameters
+from salus.common.versions import check_model_format
 
 MAX_LISTED = 3
 CHUNK = 2**20
@@ -38,7 +39,8 @@ def load_model(path: Path, job: Job) -> FinishedModel:
     Names and shapes are compared before a single number is read.
 
     Raises:
-        JobError: not a safetensors file, or not a model of this job: a parameter is missing, unknown, or has another shape.
+        JobError: not a safetensors file, of a newer format, or not a model of this job: a parameter is missing, unknown, or has
+            another shape.
         StorageError: the file cannot be read.
     """
     network = build_model(job.task, job.job.seed)
@@ -46,6 +48,7 @@ def load_model(path: Path, job: Job) -> FinishedModel:
     try:
         sha256 = _sha256(path)
         with safe_open(path, framework="numpy") as file:
+            check_model_format(file.metadata(), path.name, error=JobError, must_state=False)
             slices = {
                 name: file.get_slice(name)
                 for name in file.keys()  # noqa: SIM118  # it is no mapping

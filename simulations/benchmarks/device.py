@@ -31,7 +31,7 @@ REPEATS, WARM_UP = 10, 3
 CLIP_NORM_L2 = 1.0
 NETS = {"unet-3d": (8, (64, 64, 64)), "resnet18": (64, (224, 224))}  # batch and shape, as in practice
 QUICK = {"unet-3d": (2, (16, 16, 16)), "resnet18": (2, (32, 32))}
-PATIENTS, QUICK_PATIENTS, SIDE, BATCH = 64, 12, 512, 32
+PATIENTS, QUICK_PATIENTS, SIDE, BATCH = 160, 12, 512, 32
 JOB = """
 format = 1
 [job]

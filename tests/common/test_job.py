@@ -26,8 +26,8 @@ def test_unknown_section_names_the_nearest_known_one() -> None:
     [
         ('classes = ["no", "yes"]', 'classes = ["no"]', "two different classes"),
         ('classes = ["no", "yes"]', 'classes = ["no", "no"]', "only different classes"),
-        ("rounds = 2", "rounds = 0", "greater than or equal to 1"),
-        ("rounds = 2", 'rounds = "2"', "valid integer"),
+        ("rounds = 2", "rounds = 0", "expected at least 1"),
+        ("rounds = 2", 'rounds = "2"', "expected a whole number"),
         ('name = "tiny"', 'name = "../etc"', "pattern"),
         ("learning_rate = 0.02", "learning_rate = nan", "plain values|finite"),
         ("learning_rate = 0.02", "learning_rate = 0.02\nweight_decay = 50.0", "weight_decay times learning_rate"),

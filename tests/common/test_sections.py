@@ -90,7 +90,7 @@ def test_a_plugin_and_its_own_plugins_bring_their_keys_with_defaults_and_bounds(
     assert b'"width":8' in job.canonical_bytes()
     assert job_from_canonical(job.canonical_bytes()) == job
     assert hash(job) == hash(parse_job(with_model("width = 8\nsmoothing = 0.5")))
-    with pytest.raises(JobError, match=r"task\.width: Input should be a valid integer"):
+    with pytest.raises(JobError, match=r"task\.width: expected a whole number"):
         parse_job(with_model('width = "8"'))
 
 

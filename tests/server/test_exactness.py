@@ -2,8 +2,9 @@ from pathlib import Path
 
 from tests.builders import tiny_job
 
+from salus.common.estimates import Estimate
 from salus.common.job import Job, load_job, parse_job
-from salus.server.exactness import exactness, foretold
+from salus.server.exactness import _about, exactness, foretold
 
 JOBS = Path(__file__).parents[2] / "simulations" / "jobs"
 
@@ -65,3 +66,8 @@ def test_a_job_hears_how_exact_its_subgroups_will_be() -> None:
     assert errors == sorted(errors), "fewer patients and more groups are less exact"
     few = grouped.model_copy(update={"privacy": job.privacy.model_copy(update={"patients_per_site": 80})})
     assert "AUC by age (5 groups) too noisy to say" in exactness(few, 10)
+
+
+def test_an_error_is_never_shown_as_nothing() -> None:
+    for error, text in ((0.2, "+- 0.20"), (0.01, "+- 0.01"), (0.0034, "+- 0.003"), (0.00001, "+- 0.001")):
+        assert _about(Estimate(value=0.9, standard_error=error, noise_error=0.0)) == text

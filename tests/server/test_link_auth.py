@@ -17,7 +17,7 @@ from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import ManualClock
 from salus.common.link_signature import TOLERANCE_S, sign_request
 from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
-from salus.server.link_auth import MAX_BODY_BYTES, SignedRequests
+from salus.server.link_auth import MAX_BODY_BYTES, MOST_REPORTED, SignedRequests
 
 KEY, OTHER = new_node_key(), new_node_key()
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -99,6 +99,30 @@ def test_a_site_of_another_protocol_version_is_refused_and_told_before_its_signa
         assert sent[0]["status"] == 426
         assert (PROTOCOL_HEADER.encode(), str(PROTOCOL).encode()) in sent[0]["headers"]
         assert f"{too_old} is too old" in json.loads(sent[1]["body"])["detail"]
+
+
+def test_another_version_is_reported_once_and_no_caller_can_fill_the_log() -> None:
+    told: list[int] = []
+    app = SignedRequests(_nobody, [public_pem(KEY)], ManualClock(NOW), told.append)
+
+    async def send(message: Message) -> None:
+        pass
+
+    for stated in ("99", "99", str(PROTOCOL), "", *map(str, range(100, 200))):
+        headers = {**head(), PROTOCOL_HEADER: stated}
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": raw}
+        asyncio.run(app(scope, _nothing, send))
+    assert told[:3] == [99, 0, 100]
+    assert len(told) == MOST_REPORTED
+
+
+async def _nobody(*_: object) -> None:
+    raise AssertionError
+
+
+async def _nothing() -> Message:
+    return {"type": "http.disconnect"}
 
 
 def changed(**values: str | None) -> dict[str, str]:

@@ -47,7 +47,7 @@ def test_smaller_concentration_is_more_skewed() -> None:
     [
         ("magic", "dirichlet, group, iid, quantity"),
         ("dirichlet:x", "Expected the partition 'dirichlet' to be TOML"),
-        ("dirichlet:-1", "concentration: Input should be greater than 0"),
+        ("dirichlet:-1", "concentration: expected a number greater than 0"),
         ("quantity:nan", "finite|plain values"),
         ("quantity:inf", "finite|plain values"),
         ("dirichlet:concentratoin=1", "did you mean 'concentration'"),

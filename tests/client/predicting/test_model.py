@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 from tests.client.predicting.worlds import write_job, write_model
@@ -47,6 +48,20 @@ def test_a_model_of_another_job_is_refused_by_name(tmp_path: Path, change: Any, 
     path = write_model(tmp_path / "model.safetensors", job, change)
     with pytest.raises(JobError, match=message):
         load_model(path, job)
+
+
+def test_a_model_file_of_a_newer_format_is_refused_and_one_of_another_library_is_read(tmp_path: Path) -> None:
+    job = write_job(tmp_path / "job.toml")
+    path = write_model(tmp_path / "model.safetensors", job)
+    with safe_open(path, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for stated, refused in (("2", True), ("999999", True), ("0", True), ("1", False), ("pt", False)):
+        save_file(tensors, path, {"format": stated})
+        if refused:
+            with pytest.raises(JobError, match="model file 'model.safetensors'"):
+                load_model(path, job)
+        else:
+            load_model(path, job)
 
 
 def test_hostile_and_missing_files_are_refused(tmp_path: Path) -> None:
