@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salus.client.commands import evaluating, intake, patients, refused
-from salus.client.commands.intake import Channels, Folder, Frames, Include, Name, Volumes, Yes, ZeroPad
+from salus.client.commands.intake import Channels, Folder, Frames, Include, Name, Suv, Volumes, Yes, ZeroPad
 from salus.common.console import emit_json, err, example, group, out, shown, table
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add(
     channels: Channels = "",
     include: Include = "",
     frames: Frames = "",
+    suv: Suv = False,
     zero_pad_ids: ZeroPad = 0,
     columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
     missing: Annotated[
@@ -68,12 +69,10 @@ def add(
     from salus.common.errors import DataError
 
     options = SourceOptions.asked(
-        labels=labels, label_column=label_column, patient_column=patient_column,
-        sex_column=sex_column, age_column=age_column,
-        volumes=volumes, channels=channels, include=words(include), frames=frames,
+        labels=labels, label_column=label_column, patient_column=patient_column, sex_column=sex_column, age_column=age_column,
+        volumes=volumes, channels=channels, include=words(include), frames=frames, suv=suv,
         zero_pad_ids=zero_pad_ids or None, masks=masks, images=images,
-        structures=words(structures), annotations=annotations,
-        columns=words(columns), missing=markers(missing),
+        structures=words(structures), annotations=annotations, columns=words(columns), missing=markers(missing),
         positive_above=positive_above, numbers=words(numbers), row=words(row), text=text, series=series,
     )  # fmt: skip
     if not path.exists():

@@ -54,7 +54,7 @@ class Target:
         declare: accept the proposed declaration unchanged; False leaves it to the operator to confirm.
         structures: labels of the segments that segmentations keep.
         zero_pad_ids: see `SourceOptions`.
-        channels, include, frames: see `SourceOptions`.
+        channels, include, frames, suv: see `SourceOptions`.
     """
 
     folder: Path
@@ -69,6 +69,7 @@ class Target:
     include: tuple[str, ...] = ()
     frames: str = ""
     zero_pad_ids: int = 0
+    suv: bool = False
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,11 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
         )
     # Images of earlier imports are in the store too.
     options = SourceOptions(
-        frames=target.frames, volumes=target.volumes, channels=target.channels, structures=target.structures
+        frames=target.frames,
+        suv=target.suv,
+        volumes=target.volumes,
+        channels=target.channels,
+        structures=target.structures,
     )
     found = itertools.chain(
         open_source("imported", store, options, catalogue.decoding).everything(), report.files, report.unmatched

@@ -28,6 +28,9 @@ Channels = Annotated[
 Frames = Annotated[
     str, typer.Option(help="Of clips: first or each takes the first or every frame as an image of its own.")
 ]
+Suv = Annotated[
+    bool, typer.Option("--suv", help="Take PET in standardised uptake values by body weight; others are refused.")
+]
 Include = Annotated[
     str,
     typer.Option(
@@ -68,6 +71,7 @@ def import_(
     channels: Channels = "",
     include: Include = "",
     frames: Frames = "",
+    suv: Suv = False,
     zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
@@ -96,6 +100,7 @@ def import_(
         words(include),
         frames,
         zero_pad_ids,
+        suv,
     )
     _imported(run_import(target, files), folder, name, yes, allow_missing)
 
@@ -117,6 +122,7 @@ def receive(
     channels: Channels = "",
     include: Include = "",
     frames: Frames = "",
+    suv: Suv = False,
     zero_pad_ids: ZeroPad = 0,
     structures: Structures = "",
     mask: Masks = None,
@@ -140,6 +146,7 @@ def receive(
         words(include),
         frames,
         zero_pad_ids,
+        suv,
     )
     _imported(run_import(target, files), folder, name, yes)
 

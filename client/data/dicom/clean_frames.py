@@ -31,6 +31,7 @@ GROUPS = {
 OBJECT = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "BurnedInAnnotation", "Modality", "ImageType", "PatientPosition", "BodyPartExamined",
+    "ViewPosition", "BreastImplantPresent", "ImageLaterality", "Laterality",
 )  # fmt: skip
 FLAGS = ("FrameType", "ComplexImageComponent")
 

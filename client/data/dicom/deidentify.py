@@ -33,10 +33,12 @@ from salus.client.data.dicom.clips import write_intervals
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
 from salus.client.data.dicom.image_writing import write_image
 from salus.client.data.dicom.lookup import is_sequence, keywords_in
+from salus.client.data.dicom.mammography import write_facts
 from salus.client.data.dicom.matching import Others, others_of
 from salus.client.data.dicom.meaning import meaning_of
 from salus.client.data.dicom.numbers import safely, words_of
 from salus.client.data.dicom.person import write_person
+from salus.client.data.dicom.suv import write_suv
 from salus.client.data.dicom.writing import as_file
 from salus.client.data.identity import normalised
 from salus.common.errors import ConfigError, UnreadableImage
@@ -198,6 +200,8 @@ def describe(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> Non
     _numbers_and_words(clean, dataset)
     keep_dimensions(clean, dataset, rules.secret)
     write_intervals(clean, dataset)
+    write_suv(clean, dataset)
+    write_facts(clean, dataset)
 
 
 def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:

@@ -60,6 +60,7 @@ MACROS["UnassignedPerFrameConvertedAttributesSequence"] = MACROS["UnassignedShar
 REFUSED = ("PlanePositionVolumeSequence", "PlaneOrientationVolumeSequence", "PlanePositionSlideSequence")
 WHOLE = ("RealWorldValueMappingSequence",)  # understood as a sequence
 MEANING = frozenset(keywords_of("read", "applied", "checked", "refused")) - {SHARED, PER_FRAME}
+KEPT = MEANING | {"RadiopharmaceuticalInformationSequence", "ViewCodeSequence"}  # sequences of the whole object
 Element = DataElement | RawDataElement
 
 
@@ -139,7 +140,7 @@ def _described(dataset: Dataset) -> dict[BaseTag, Element]:
         if tag in left_out or tag.is_private or tag.group >= 0x5000:
             continue
         element = dataset.get_item(tag)
-        if element is not None and (not is_sequence(element) or keyword_for_tag(tag) in MEANING):
+        if element is not None and (not is_sequence(element) or keyword_for_tag(tag) in KEPT):
             found[tag] = dataset[tag] if is_sequence(element) else element
     return found
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import pydicom
@@ -22,10 +22,12 @@ from salus.client.data.dicom.display import Window, show
 from salus.client.data.dicom.frames import frame_digest, frames_of, has_planes
 from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.intensities import filled
+from salus.client.data.dicom.mammography import facts_of
 from salus.client.data.dicom.meaning import meaning_of
 from salus.client.data.dicom.numbers import whole_of
 from salus.client.data.dicom.opening import open_dataset
 from salus.client.data.dicom.person import age_years
+from salus.client.data.dicom.suv import suv_or_why
 from salus.client.data.identity import normalised
 from salus.client.data.records import FloatArray, array_digest
 from salus.common.errors import UnreadableImage
@@ -48,6 +50,8 @@ class DicomImage:
         pixel_sha256: hash of the decoded pixels, the same for two files that differ in their headers only.
         dimensions: what may vary between images of one place, see `dimensions`.
         thickness_mm: of one slice, 0 if the file does not say.
+        suv_factor: by which PET values are multiplied to get SUV by body weight; None where it is not known, for the reason
+            `no_suv`.
         intervals_ms: of a clip, from each frame to the next; empty if it does not say.
     """
 
@@ -71,6 +75,8 @@ class DicomImage:
     dimensions: Mapping[str, float | str] = field(default_factory=dict)
     thickness_mm: float = 0.0
     intervals_ms: tuple[float, ...] = ()
+    suv_factor: float | None = None
+    no_suv: str = ""
 
     @property
     def is_clip(self) -> bool:
@@ -137,6 +143,11 @@ class Facts(Strict):
     intervals_ms: Annotated[
         tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=2**16)
     ] = ()
+    suv_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    no_suv: Annotated[str, Field(max_length=1000)] = ""
+    breast: dict[Literal["view", "laterality", "implant"], Annotated[str, Field(pattern=r"^[A-Za-z]{1,8}$")]] = Field(
+        default_factory=dict
+    )
 
 
 def read_dicom(path: Path) -> DicomImage:
@@ -236,6 +247,9 @@ def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
         dimensions=(varying := dimensions_of(dataset)),
         thickness_mm=max(float(varying.get("thickness", 0.0)), 0.0),
         intervals_ms=intervals_ms(dataset),
+        suv_factor=(suv := suv_or_why(dataset))[0],
+        no_suv=suv[1],
+        breast=facts_of(dataset),  # type: ignore[arg-type]  # checked by the model
         pixel_sha256=array_digest(np.ascontiguousarray(raw)),
     )
     return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
@@ -267,6 +281,8 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         dimensions=facts.dimensions,
         thickness_mm=facts.thickness_mm,
         intervals_ms=facts.intervals_ms,
+        suv_factor=facts.suv_factor,
+        no_suv=facts.no_suv,
         info={
             "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),
@@ -277,6 +293,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
             "spacing_mm": list(facts.geometry.spacing_mm),
             "intensity_range": [float(intensities.min()), float(intensities.max())],
             **({"frame_ms": float(np.median(facts.intervals_ms))} if facts.intervals_ms else {}),
+            **{name: word for name, word in facts.breast.items()},
             **({"sex": facts.sex} if facts.sex else {}),
             **({} if facts.age_years is None else {"age_years": facts.age_years}),
         },

@@ -32,6 +32,7 @@ from salus.client.data.sources.dicom_masks import (
 )
 from salus.client.data.sources.dicom_samples import (
     clip_sample,
+    in_suv,
     joined_digest,
     picture_sample,
     plane_ml,
@@ -95,10 +96,19 @@ class DicomFolder:
 
     def _images(self, data: bytes) -> list[DicomImage]:
         """Return the image of a file, or those that `frames` makes of a clip."""
-        image = read_image(data, "the file")
+        image = self._one(data)
         if not image.is_clip or not self._options.frames:
             return [image]
         return pieces(image) if self._options.frames == "each" else pieces(image)[:1]
+
+    def _one(self, data: bytes) -> DicomImage:
+        image = read_image(data, "the file")
+        return in_suv(image) if self._options.suv else image
+
+    def _planes(self, data: bytes) -> list[DicomImage]:
+        """Return the images of a file that may be parts of volumes."""
+        images = read_images(data, "the file")
+        return [in_suv(image) for image in images] if self._options.suv else images
 
     def wants(self, name: str) -> bool:
         """Return whether a file may be DICOM."""
@@ -194,7 +204,7 @@ class DicomFolder:
         for key in keys:
             if key not in refused:
                 try:
-                    images |= keyed(key, read_images(self._picture(key), "the file"))
+                    images |= keyed(key, self._planes(self._picture(key)))
                 except UnreadableImage as problem:
                     refused[key] = Quarantined(key, problem.reason, problem.detail)
         found: list[ImageRecord | Quarantined] = []
@@ -251,7 +261,7 @@ class DicomFolder:
         names = files_of(key)
         data = {name: bytes(self._files.read(name)) for name in names}
         objects = [name for name in names if is_annotation(data[name][:HEAD_BYTES])]
-        read = partial(read_images, name="the file") if self._options.volumes else self._images
+        read = self._planes if self._options.volumes else self._images
         images = [read(data[name]) for name in names if name not in objects]
         slices = chosen(images, markers_of(key))
         if not slices:

@@ -32,6 +32,28 @@ def picture_sample(image: DicomImage) -> Sample:
     )
 
 
+def in_suv(image: DicomImage) -> DicomImage:
+    """Return a PET image in standardised uptake values by body weight, shown as before.
+
+    Raises:
+        UnreadableImage: ``no-suv``, with the element that is missing.
+    """
+    if image.suv_factor is None:
+        raise UnreadableImage("no-suv", image.no_suv or "it is not PET")
+    factor = np.float32(image.suv_factor)
+    window = replace(
+        image.window, centre=image.window.centre * image.suv_factor, width=image.window.width * image.suv_factor
+    )
+    low, high = (float(factor * end(image.intensities)) for end in (np.min, np.max))
+    return replace(
+        image,
+        rescaled=image.rescaled * factor,
+        intensities=image.intensities * factor,
+        window=window,
+        info={**image.info, "intensity_range": [low, high]},
+    )
+
+
 def clip_sample(image: DicomImage) -> Sample:
     """Return ``[1, frames, rows, columns]`` or ``[3, frames, rows, columns]`` of a clip, whose first axis is time.
 

@@ -129,6 +129,7 @@ class DicomSettings(StructureSettings):
         channels: with volumes, what becomes channels of one sample: a dimension such as ``echo`` (see `dicom.dimensions`).
         include: kinds of DICOM objects that are taken although they are no usual training pictures, see `dicom.kinds`.
         frames: of a clip: empty to take it as it is, or ``first`` or ``each`` for images of its first or of every frame.
+        suv: take PET in standardised uptake values by body weight; an image without what they need is refused.
         masks: a folder of segmentations and structure sets, relative to the root.
     """
 
@@ -136,6 +137,7 @@ class DicomSettings(StructureSettings):
     channels: str = ""  # one sample for each volume
     include: tuple[str, ...] = ()  # training pictures only
     frames: str = ""  # a clip is one sample
+    suv: bool = False  # in the units of the file
     masks: str = ""  # they are found beside their images
 
 
