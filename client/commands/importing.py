@@ -240,7 +240,7 @@ def complete_or_raise(report: Mapping[str, object]) -> None:
     pacs = report["pacs"]
     if isinstance(pacs, dict) and (missing := pacs.get("missing", 0)):
         raise DataError(
-            f"The PACS did not deliver everything: {missing} object(s) or part(s) of its lists are missing. The rest is here.",
+            f"The PACS did not deliver everything: {missing} object(s) or part(s) of its lists are missing. The rest is stored.",
             remedy="Run the import again, which fetches only what is missing, or accept this with --allow-missing.",
         )
 

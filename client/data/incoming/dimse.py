@@ -66,7 +66,7 @@ class DicomNetwork:
                         text = "a row of the PACS's list has no valid StudyInstanceUID"
                         problems.append(UnreadableImage("no-study-uid", text))
             except CutListError:
-                problems.append(UnreadableImage("pacs-list", "the PACS does not give out its whole list of studies"))
+                problems.append(UnreadableImage("pacs-list", "the PACS does not return its whole list of studies"))
         return found, problems
 
     def objects(self, study: str) -> set[str] | None:

@@ -112,7 +112,7 @@ class DicomWeb:
             if not uid_of(row, STUDY_UID)
         ]
         if not listing.complete:
-            problems.append(UnreadableImage("pacs-list", "the PACS does not give out its whole list of studies"))
+            problems.append(UnreadableImage("pacs-list", "the PACS does not return its whole list of studies"))
         return found, problems
 
     def _listed(self, query: Mapping[str, str]) -> Listing:

@@ -2,7 +2,7 @@
 
 PS3.18 section 8.3.4.4: a server may send fewer rows than the limit that was asked for. So a list ends with an empty page, and not
 with a page that is shorter than our limit. Some servers ignore `offset` and send their first page forever; others ignore `limit`
-too and send the whole list at once. In the first case a part of the list cannot be had, and the caller is told.
+too and send the whole list at once. In the first case a part of the list cannot be reached, and the caller is told.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Listing:
 
     Args:
         rows: in the order of the server.
-        complete: False if the server holds more rows than it gives out, or may do so.
+        complete: False if the server has more rows than it returns, or may have.
     """
 
     rows: list[Row]
@@ -77,7 +77,7 @@ class _Rows:
 
 
 def whole_list(ask: Ask, key: Callable[[Row], Hashable], total: int | None = None) -> Listing:
-    """Return all rows that a server gives out.
+    """Return all rows that a server returns.
 
     Args:
         ask: sends a query with these paging parameters.
@@ -105,7 +105,7 @@ def whole_list(ask: Ask, key: Callable[[Row], Hashable], total: int | None = Non
 
 
 def _without_offset(ask: Ask, rows: _Rows, total: int | None) -> Listing:
-    """Get what can be had from a server that ignores `offset`, and find out whether that is all."""
+    """Get all that a server returns if it ignores `offset`, and find out whether that is the whole list."""
     more = True
     for paging in ({"limit": str(MANY)}, {}):
         with contextlib.suppress(LinkError):  # some reject a limit above their own, and some need one

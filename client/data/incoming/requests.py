@@ -21,7 +21,7 @@ LONGEST_FIND_S = 600.0  # an archive may load a study from tape
 
 
 class CutListError(LinkError):
-    """A query whose list ends before all rows were given out."""
+    """A query whose list ended before all rows were returned."""
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def rows_of(association: Any, wanted: Dataset) -> Iterator[Dataset]:
         code = int(status.get("Status", -1)) if status else -1
         if code in CUT:
             raise CutListError(
-                "The PACS gives out a part of its list only.", remedy="Narrow --query, or raise the PACS's limit."
+                "The PACS returned only part of its list.", remedy="Narrow --query, or raise the PACS's limit."
             )
         if code not in (*PENDING, SUCCESS):
             raise LinkError(f"The PACS answered the query with status {code:#06x}.", remedy="Check --query.")

@@ -112,3 +112,9 @@ def test_a_list_that_classic_dicom_cuts_is_an_error_and_what_came_is_kept(limite
     assert report["refused"]["pacs-list"] == 1  # type: ignore[index]
     assert report["pacs"]["studies"] == limited.limit  # type: ignore[index]
     assert len(open_catalogue(site).images("chest")) == report["images"]
+    if limited.limit == 7:  # once is enough
+        (tmp_path / "again").mkdir()
+        allowed = ("--pacs", f"dicom://ORTHANC@127.0.0.1:{limited.port}", *listen, "--allow-missing")
+        problem, report, site = imported(tmp_path / "again", *allowed)
+        assert problem is None
+        assert report["pacs"]["missing"] == 1  # type: ignore[index]
