@@ -58,7 +58,9 @@ def test_every_object_is_written_as_pydicom_writes_it(values: dict[str, object],
     assert as_file(built(values, depth)) == by_pydicom(built(values, depth))
 
 
-@pytest.mark.parametrize("make", [image, lambda: planted()[0], lambda: image(WindowCenter="040.50", PatientAge="7Y")])
+@pytest.mark.parametrize(
+    "make", [image, lambda: planted()[0], lambda: image(WindowCenter="040.50", WindowWidth="400", PatientAge="007Y")]
+)
 def test_deidentified_images_are_written_here_and_not_by_pydicom(
     make: Callable[[], Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
