@@ -10,7 +10,7 @@ from salus.client.data.examples import annotations_of, example_of
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.settings import SourceOptions
-from salus.client.outgoing.overlays import overlay
+from salus.client.outgoing.overlays import legend, overlay
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.pages import Section, write_page
@@ -45,18 +45,28 @@ def chosen(data: Path, options: SourceOptions, task: Task, count: int) -> list[t
 
 
 def write_preview(
-    path: Path, title: str, chain: Chain, examples: Sequence[tuple[str, Example]], *, copies: int, seed: int
+    path: Path,
+    title: str,
+    chain: Chain,
+    examples: Sequence[tuple[str, Example]],
+    *,
+    copies: int,
+    seed: int,
+    names: Sequence[str] = (),
 ) -> None:
     """Write a page with each image before the chain, after each step and in several augmented copies, masks drawn over it.
 
     Args:
         examples: images with the captions that they get.
         copies: augmented copies of each image, if the chain has random steps.
+        names: of the structures that are drawn over the images, for the legend.
         seed: of the random steps, so that a page can be made again.
     """
     sections = [_shown(name, example, chain, copies, seed) for name, example in examples]
     steps = ", ".join(chain.kinds) or "no step"
-    write_page(path, title, f"The chain: {steps}. It stays with the data; do not send it.", sections)
+    write_page(
+        path, title, f"The chain: {steps}. It stays with the data; do not send it. {legend(names)}".strip(), sections
+    )
 
 
 def _shown(name: str, example: Example, chain: Chain, copies: int, seed: int) -> Section:

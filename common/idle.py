@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STEPS = {"optimizer", "learning_rate", "weight_decay"}  # of a site's own steps
 ALWAYS = {"unit", "noise"}
+OF_TRAINING = ("sampling_rate", "steps_per_round")  # of the keys of the section privacy
 
 
 def refuse_idle(job: "Job") -> None:
@@ -34,6 +35,11 @@ def without_effect(job: "Job") -> Mapping[str, str]:
     if not job.privacy.noised:
         idle = sorted(set(Privacy.model_fields) - ALWAYS)
         found |= dict.fromkeys((f"privacy.{key}" for key in idle), 'privacy.noise is "none"')
+    elif job.statistics is not None:
+        found |= dict.fromkeys(
+            (f"privacy.{key}" for key in OF_TRAINING), "every patient takes part in statistics once a step"
+        )
+        found["privacy.evaluation_share"] = "statistics train no model that could be evaluated"
     if not job.evaluation.subgroups:
         found["evaluation.min_patients"] = "evaluation.subgroups is empty"
     elif job.privacy.noised:

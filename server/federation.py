@@ -10,7 +10,8 @@ from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
 
-POLL_S = 0.02  # Grid cannot wait; polling memory every 20 ms costs nothing compared with a round
+POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Grid cannot wait, so memory is polled
+POLL_SHARE = 0.05  # of the time since the last reply: so a round is at most this much longer for it
 HELLO_TIMEOUT_S = 300.0  # ends as soon as every node has answered; its process may still be starting
 
 
@@ -69,16 +70,20 @@ class GridFederation:
         waiting = set(self._grid.push_messages(messages))
         site_of = {message.metadata.message_id: site for message, site in zip(messages, asked, strict=True)}
         del messages
-        deadline = self._clock.monotonic_s() + timeout_s
+        heard = self._clock.monotonic_s()
+        deadline = heard + timeout_s
         while waiting and self._clock.monotonic_s() < deadline and not self._cancelled():
             arrived = list(self._grid.pull_messages(waiting))
+            heard = self._clock.monotonic_s() if arrived else heard
             while arrived:
                 message = arrived.pop()
                 asked_by = message.metadata.reply_to_message_id  # Flower's own error replies carry no site's node
                 waiting.discard(asked_by)
                 if asked_by in site_of:
                     yield (site_of[asked_by], *_read(message, site_of[asked_by]))
-            self._clock.sleep(POLL_S)
+            if waiting:
+                silent_s = self._clock.monotonic_s() - heard
+                self._clock.sleep(min(max(POLL_S, POLL_SHARE * silent_s), LONGEST_POLL_S))
         if self._cancelled():
             return  # whoever had not answered yet was not given the time to
         for identifier in waiting:

@@ -46,7 +46,10 @@ def preview(
         examples = chosen(data, options, task, images)
         if not examples:
             raise DataError("No image fits the job.", remedy="Check the path, and the job's shape and channels.")
-        write_preview(output, f"Transforms of {loaded.job.name}", task.chain, examples, copies=copies, seed=seed)
+        drawn = task.settings.classes if "mask" in task.spec else ()
+        write_preview(
+            output, f"Transforms of {loaded.job.name}", task.chain, examples, copies=copies, seed=seed, names=drawn
+        )
     out.print(f"Page: {output.name}", markup=False)
 
 

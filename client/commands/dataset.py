@@ -64,9 +64,7 @@ def add(
     from salus.client.commands.summaries import show_summary
     from salus.client.config import open_catalogue
     from salus.client.data.catalogue import check_name
-    from salus.client.data.sources import guess_kind
     from salus.client.data.sources.settings import SourceOptions, markers, options_in
-    from salus.common.errors import DataError
 
     options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column, sex_column=sex_column, age_column=age_column,
@@ -75,15 +73,23 @@ def add(
         structures=words(structures), annotations=annotations, columns=words(columns), missing=markers(missing),
         positive_above=positive_above, numbers=words(numbers), row=words(row), text=text, series=series,
     )  # fmt: skip
-    if not path.exists():
-        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
-    kind = kind or guess_kind(path)
+    kind = kind or _guessed(path)
     options = options.changed(**options_in(kind, option or ()))
     catalogue = open_catalogue(folder)
     check_name(name)
     _read(catalogue, name, kind, path, options)
     show_summary(catalogue.summary(name), as_json=False)
     declared(folder, catalogue, name, yes=yes)
+
+
+def _guessed(path: Path) -> str:
+    """Return the kind of data at a path."""
+    from salus.client.data.sources import guess_kind
+    from salus.common.errors import DataError
+
+    if not path.exists():
+        raise DataError(f"Expected data at {path.name!r}, found nothing.", remedy="Check the path.")
+    return guess_kind(path)
 
 
 def _read(catalogue: "Catalogue", name: str, kind: str, path: Path, options: "SourceOptions") -> None:

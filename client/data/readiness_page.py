@@ -9,6 +9,7 @@ from salus.client.data.remedies import remedy_of
 from salus.client.data.target_check import sections_of as target_sections
 from salus.common.pages import Section
 
+MOST_ROWS = 12  # of a table of counts
 NAMED = "salus dataset refused lists these files by name."
 
 
@@ -72,4 +73,8 @@ def _known(title: str, counts: Counter[str]) -> list[Section]:
 
 
 def _table(title: str, counts: Counter[str]) -> list[Section]:
-    return [Section(title, rows=counts.most_common(12))] if counts else []
+    if not counts:
+        return []
+    rows = counts.most_common(MOST_ROWS)
+    others = counts.total() - sum(count for _, count in rows)
+    return [Section(title, rows=[*rows, *([("others", others)] if others else [])])]

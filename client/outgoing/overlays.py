@@ -16,7 +16,21 @@ SIDE = 192  # pixels of a picture's longer side
 FILL = 0.35  # opacity within a structure; its edge is opaque
 # Okabe and Ito 2008: colours that people with any colour vision can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+COLOUR_NAMES = ("orange", "sky blue", "green", "yellow", "blue", "red", "pink")  # of these, in their order
 Pixels = npt.NDArray[np.uint8]
+
+
+def legend(names: Sequence[str]) -> str:
+    """Return which structure has which colour in `overlay` and `boxed`, as a sentence; empty without structures.
+
+    Args:
+        names: of the numbers 1, 2 ... of a mask.
+
+    >>> legend(["anterior", "posterior"])
+    'Colours: anterior orange, posterior sky blue.'
+    """
+    pairs = [f"{name} {COLOUR_NAMES[place % len(COLOUR_NAMES)]}" for place, name in enumerate(names)]
+    return f"Colours: {', '.join(pairs)}." if pairs else ""
 
 
 def overlay(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = ()) -> str:

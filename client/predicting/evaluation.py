@@ -15,7 +15,7 @@ from salus.client.data.examples import annotations_of
 from salus.client.data.preparing import Item, Preparer, read_registered, target_for
 from salus.client.data.readiness import thumbnail
 from salus.client.data.sources.base import Source
-from salus.client.outgoing.overlays import most_filled, overlay
+from salus.client.outgoing.overlays import legend, most_filled, overlay
 from salus.client.predicting.answering import Answer, Answering
 from salus.client.predicting.model import FinishedModel
 from salus.common.batch import stacked
@@ -199,7 +199,9 @@ def _sections(
     text = "The cases with the largest loss first; a patient is named by its pseudonym (salus dataset patient)."
     sections.append(Section("Worst cases", text, columns=("case", *shown), rows=rows))
     if pictures:
-        sections.append(Section("Pictures of the worst cases", pictures=pictures, large=True))
+        sections.append(
+            Section("Pictures of the worst cases", legend(task.settings.classes), pictures=pictures, large=True)
+        )
     return sections
 
 

@@ -3,9 +3,11 @@
 import base64
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from salus.client.outgoing.overlays import legend
 from salus.client.outgoing.tables import write_table
 from salus.client.predicting.outputs import OVERLAYS
 from salus.client.predicting.record import FORMAT, Outcome, columns_of, row_of
@@ -36,7 +38,12 @@ def write_report(folder: Path, job: Job, model_sha256: str, finished: Finished) 
     }
     write_whole(folder / "predictions.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     lead = f"Model of the job {job.job.name}, file {model_sha256[:16]}. This page shows patients' images: keep it where they are."
-    write_page(folder / "predictions.html", f"Predictions of {job.job.name}", lead, _sections(folder, finished))
+    write_page(
+        folder / "predictions.html",
+        f"Predictions of {job.job.name}",
+        lead,
+        _sections(folder, finished, job.task.classes),
+    )
     return summary
 
 
@@ -53,7 +60,7 @@ def refusal_of(finished: Finished) -> DataError | None:
     )
 
 
-def _sections(folder: Path, finished: Finished) -> list[Section]:
+def _sections(folder: Path, finished: Finished, classes: Sequence[str]) -> list[Section]:
     outcomes = list(finished.outcomes.values())
     labels = Counter(one.label for one in outcomes if one.label)
     columns = columns_of(outcomes)
@@ -81,7 +88,7 @@ def _sections(folder: Path, finished: Finished) -> list[Section]:
         more = (
             "" if len(outcomes) <= MOST_PICTURES else f"The first {MOST_PICTURES}; all are in the folder {OVERLAYS}. "
         )
-        text = f"{more}Of a volume, the slice with most of what was found."
+        text = f"{more}Of a volume, the slice with most of what was found. {legend(classes)}"
         sections.append(Section("Overlays", text, pictures=pictures, large=True))
     sections.append(Section("All results", columns=columns, rows=rows))
     return sections

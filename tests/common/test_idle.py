@@ -25,6 +25,8 @@ STATISTICS = (
         (job_text(privacy='noise = "distributed"', protection="masking", training="weight_decay = 0.0"),
          "training.weight_decay", "one noised step"),
         (job_text(protection='none"\nserver_momentum = 0.9 #'), "aggregation.server_momentum", "strategy is 'fedavg'"),
+        (STATISTICS.replace(LOCAL, LOCAL + "\nsampling_rate = 0.5"), "privacy.sampling_rate", "every patient takes part"),
+        (STATISTICS.replace(LOCAL, LOCAL + "\nevaluation_share = 0.1"), "privacy.evaluation_share", "no model"),
         (STATISTICS.replace("[training]", "[training]\nlearning_rate = 0.1"), "training.learning_rate", "trains nothing"),
     ],
 )  # fmt: skip

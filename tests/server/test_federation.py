@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+import pytest
 from flwr.app import Message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.run import Run
@@ -66,6 +67,29 @@ def test_nobody_waits_when_everybody_has_answered() -> None:
     found, elapsed_s = exchange(set())
     assert sorted(found) == [1, 2, 3]
     assert elapsed_s < 1
+
+
+class Slow(Nodes):
+    """Nodes that answer a given time after they were asked."""
+
+    def __init__(self, clock: ManualClock, after_s: float) -> None:
+        super().__init__(set())
+        self._clock, self._after_s, self.polls = clock, after_s, 0
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self.polls += 1
+        return super().pull_messages(message_ids) if self._clock.monotonic_s() >= self._after_s else []
+
+
+@pytest.mark.parametrize("after_s", [0.01, 0.5, 3.0, 60.0, 1800.0])
+def test_a_wait_costs_few_looks_and_makes_a_round_hardly_longer(after_s: float) -> None:
+    clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+    nodes = Slow(clock, after_s)
+    federation = GridFederation(nodes, lambda: NODES, lambda: False, clock)
+    found = list(federation.exchange(dict.fromkeys(NODES, (Request(kind="hello"), b"")), timeout_s=3600.0))
+    assert all(isinstance(reply, Reply) for _, reply, _ in found)
+    assert clock.monotonic_s() <= after_s + max(0.021, min(0.06 * after_s, 0.21))
+    assert nodes.polls <= 70 + after_s / 0.19
 
 
 def test_a_cancelled_exchange_ends_at_once() -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from salus.client.commands.dataset import check as check_command
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.readiness import check
-from salus.client.data.readiness_page import sections_of
+from salus.client.data.readiness_page import _table, sections_of
 from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError
 from salus.common.pages import Section, write_page
@@ -98,3 +99,13 @@ def test_a_table_shows_its_missing_values_and_an_unreadable_file_is_an_error(tmp
     (tmp_path / "p" / "a.png").unlink()
     with pytest.raises(DataError, match="1 registered samples"):
         check_command(site, "p")
+
+
+def test_a_table_that_is_cut_says_how_many_are_not_shown() -> None:
+    counts = Counter({f"{side} x 8": side for side in range(1, 21)})
+    (section,) = _table("Sizes in pixels", counts)
+    assert len(section.rows) == 13
+    assert section.rows[-1] == ("others", sum(range(1, 9)))
+    assert sum(int(str(row[1])) for row in section.rows) == counts.total()
+    (whole,) = _table("Vendors", Counter({"A": 3}))
+    assert list(whole.rows) == [("A", 3)]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salus.client.outgoing.overlays import COLOURS, SIDE, most_filled, overlay
+from salus.client.outgoing.overlays import COLOURS, SIDE, legend, most_filled, overlay
 
 
 def picture(url: str) -> np.ndarray:
@@ -48,3 +48,12 @@ def test_a_volume_shows_the_slice_with_most_of_the_mask() -> None:
 def test_flat_colour_and_damaged_images_are_drawn(values: float) -> None:
     assert picture(overlay(np.full((1, 4, 4), values, np.float32), np.zeros((4, 4), np.uint8))).shape[2] == 3
     assert picture(overlay(np.full((3, 4, 4), values, np.float32), np.ones((4, 4), np.uint8))).shape[2] == 3
+
+
+def test_the_legend_names_the_colour_that_is_painted() -> None:
+    near = {"orange": (230, 159, 0), "sky blue": (86, 180, 233), "green": (0, 158, 115), "yellow": (240, 228, 66),
+            "blue": (0, 114, 178), "red": (213, 94, 0), "pink": (204, 121, 167)}  # fmt: skip
+    names = [f"s{number}" for number in range(9)]
+    parts = legend(names).removeprefix("Colours: ").rstrip(".").split(", ")
+    assert [near[part.split(" ", 1)[1]] for part in parts] == [COLOURS[place % len(COLOURS)] for place in range(9)]
+    assert legend([]) == ""
