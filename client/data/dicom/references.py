@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -112,8 +112,14 @@ def check(references: References, slices: Sequence[DicomImage], others: Collecti
 
 
 def by_instance(slices: Sequence[DicomImage]) -> Mapping[str, DicomImage]:
-    """Return images by their UID."""
-    return {image.instance_uid: image for image in slices if image.instance_uid}
+    """Return images by their UID; the frames of one enhanced object, which share it, as one image without a place."""
+    found: dict[str, DicomImage] = {}
+    for image in slices:
+        if image.instance_uid in found:
+            image = replace(image, geometry=replace(image.geometry, position=None))
+        if image.instance_uid:
+            found[image.instance_uid] = image
+    return found
 
 
 def functional_group(dataset: Dataset, frame: Dataset, sequence: str) -> Dataset:

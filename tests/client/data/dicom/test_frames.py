@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from tests.client.data.dicom.enhanced import as_bytes, enhanced, item
+from tests.client.data.dicom_annotations import SHAPE, saved, segmentation, series, structure_set
 from tests.client.data.dicom_files import make
 
 from salus.client.data.dicom.decoder_cleaning import _clean
@@ -276,3 +277,27 @@ def test_an_enhanced_volume_lies_where_simpleitk_says(tmp_path: Path) -> None:
     np.testing.assert_allclose(sample.measured[0], SimpleITK.GetArrayFromImage(image))
     assert sample.spacing_mm == image.GetSpacing()[::-1]
     np.testing.assert_allclose(sample.affine[:3, 3], image.GetOrigin())
+
+
+@pytest.mark.parametrize("kind", ["segmentation", "structure set"])
+def test_masks_of_an_enhanced_object_lie_where_they_were_drawn(tmp_path: Path, kind: str) -> None:
+    slices = series(tmp_path / "classic", RescaleSlope=1, RescaleIntercept=0, RescaleType="HU", Manufacturer="X",
+                    ImageType=["ORIGINAL", "PRIMARY", "AXIAL"], StudyTime="120000", StudyID="1",
+                    SOPClassUID="1.2.840.10008.5.1.4.1.1.2")  # fmt: skip
+    converted = LegacyConvertedEnhancedCTImage(slices[::-1], slices[0].SeriesInstanceUID, 1, "1.2.3.4.6", 1)
+    for one in slices:
+        one.SOPInstanceUID = converted.SOPInstanceUID
+    folder = tmp_path / "in"
+    folder.mkdir()
+    converted.save_as(folder / "image.dcm", enforce_file_format=True)
+    mask = np.zeros(SHAPE, bool)
+    mask[1:4, 2:5, 3:7] = True  # the same from both ends
+    if kind == "segmentation":
+        saved(segmentation([converted], {"lesion": mask}), folder / "mask.dcm")
+    else:
+        corners = np.array([(1.5, 2.5), (1.5, 6.5), (4.5, 6.5), (4.5, 2.5)])
+        saved(structure_set(slices, {"lesion": {place: [corners] for place in (1, 2, 3)}}), folder / "mask.dcm")
+    source = open_source("dicom", folder, SourceOptions(volumes=True), None)
+    items = list(source.scan())
+    assert [type(item).__name__ for item in items] == ["ImageRecord"], items
+    np.testing.assert_array_equal(source.load(items[0].key).targets["mask"][..., :, :, :].reshape(SHAPE) > 0, mask)
