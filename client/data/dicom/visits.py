@@ -45,6 +45,11 @@ class Plane:
     colour: bool = False
     pixels: str = ""
 
+    @property
+    def rank(self) -> tuple[int, str]:
+        """By which planes are sorted where nothing else does: the same for a file as it is and as an import keeps it."""
+        return self.number, self.pixels
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -255,10 +260,10 @@ def _by_value(places: Places, name: str) -> dict[int, int]:
         near = index > 0 and value - numbers[index - 1] <= SAME_VALUE * abs(value) and name not in TIMES
         count += not near
         places_of[value] = count
-    first: dict[str, int] = {}
-    for plane in planes:
+    first: dict[str, tuple[int, str]] = {}
+    for plane in planes:  # words are tokens after an import, so their own order says nothing
         if isinstance(text := plane.dimensions.get(name), str):
-            first[text] = min(first.get(text, plane.number), plane.number)
+            first[text] = min(first.get(text, plane.rank), plane.rank)
     for offset, text in enumerate(sorted(first, key=lambda text: (first[text], text)), start=count + 1):
         places_of[text] = offset
     return {id(plane): places_of[plane.dimensions.get(name)] for plane in planes}

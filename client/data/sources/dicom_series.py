@@ -93,11 +93,8 @@ def _joined(runs: Sequence[Run], channels: str) -> list[list[Run]]:
             groups[tuple(run.values.get(name) for name in others)].append(run)
         for group in groups.values():
             distinct = len({run.values.get(channels) for run in group}) == len(group)
-            found += (
-                [sorted(group, key=lambda run: _sortable(run.values.get(channels)))]
-                if distinct
-                else [[run] for run in group]
-            )
+            group.sort(key=lambda run: _order(run, channels))
+            found += [group] if distinct else [[run] for run in group]
     return found
 
 
@@ -109,5 +106,8 @@ def _implied(runs: Sequence[Run], name: str, channels: str) -> bool:
     return all(len(mine) == 1 for mine in values.values())
 
 
-def _sortable(value: float | str | None) -> tuple[float, str]:
-    return (float(value), "") if isinstance(value, float | int) else (-1.0, value or "")
+def _order(run: Run, channels: str) -> tuple[int, float, tuple[int, str]]:
+    """Return where a channel comes: absent values first, then numbers in order, words in the order of their images."""
+    value = run.values.get(channels)
+    first = min(plane.rank for plane in run.planes)
+    return (1, float(value), first) if isinstance(value, float | int) else (0 if value is None else 2, 0.0, first)
