@@ -28,6 +28,11 @@ def normalised(text: str) -> str:
         text = stripped
 
 
+def same_issuer(text: str) -> str:
+    """Return who issued an identifier (IssuerOfPatientID) without case and repeated spaces, which devices write differently."""
+    return " ".join(normalised(text).casefold().split())
+
+
 def _is_padding(character: str) -> bool:
     return character in PADDING or character.isspace()
 

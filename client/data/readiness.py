@@ -14,7 +14,7 @@ from PIL import Image
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.declaration import FEW_PATIENTS, are_numbers, differences, outside
 from salus.client.data.preparing import read_registered
-from salus.client.data.records import ImageFacts, Sample
+from salus.client.data.records import ISSUER, ImageFacts, Sample
 from salus.client.data.summaries import DatasetSummary
 from salus.client.data.target_check import TargetFindings, findings, pictured
 from salus.client.data.troubles import unreadable
@@ -35,6 +35,7 @@ class Readiness:
     Args:
         patients_by_label: different patients of each label.
         copies: images whose pixels another image has, those of the same patient and those of another one.
+        several_issuers: patients whose identifier has more than one issuer.
         unreadable: registered images that cannot be read now, by key and reason.
         declared: where the declaration and the data disagree.
         sexes, ages: samples by the patient's sex and by ten years of age, as far as they are known.
@@ -48,6 +49,7 @@ class Readiness:
     patients_by_label: dict[str, int] = field(default_factory=dict)
     copies_within: int = 0
     copies_across: int = 0
+    several_issuers: int = 0
     vendors: Counter[str] = field(default_factory=Counter)
     modalities: Counter[str] = field(default_factory=Counter)
     sexes: Counter[str] = field(default_factory=Counter)
@@ -72,6 +74,11 @@ class Readiness:
             found.append(
                 f"{self.copies_across} images have the pixels of an image of another patient: one person may be "
                 "registered as two, and privacy is counted per patient."
+            )
+        if self.several_issuers:
+            found.append(
+                f"{self.several_issuers} patient identifiers have several issuers (IssuerOfPatientID); each is one patient. "
+                "If they are different persons, give them different identifiers and register the data again."
             )
         if self.copies_within:
             found.append(f"{self.copies_within} images are copies of an image of the same patient.")
@@ -165,9 +172,12 @@ def _declared(catalogue: Catalogue, name: str) -> list[str]:
 def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:
     people: dict[str, set[str]] = defaultdict(set)
     first: dict[str, str] = {}
+    issuers: dict[str, set[str]] = defaultdict(set)
     for facts in catalogue.facts(name):
         if facts.label or not facts.targets:
             people[facts.label].add(facts.patient)
+        if issuer := facts.info.get(ISSUER):
+            issuers[facts.patient].add(issuer)
         if facts.pixel_sha256:
             owner = first.setdefault(facts.pixel_sha256, facts.patient)
             if owner != facts.patient:
@@ -175,6 +185,7 @@ def _count(found: Readiness, catalogue: Catalogue, name: str) -> None:
             else:
                 found.copies_within += 1
         _describe(found, facts)
+    found.several_issuers = sum(len(known) > 1 for known in issuers.values())
     found.copies_within -= len(first)  # the first of each is not a copy
     found.patients_by_label = {label: len(patients) for label, patients in sorted(people.items())}
 

@@ -13,6 +13,7 @@ from salus.common.declaration import TargetKind
 
 FloatArray = npt.NDArray[np.float32]
 PATIENT_BY = "patient_by"
+ISSUER = "issuer"  # of the patient identifier
 
 
 @dataclass(frozen=True)

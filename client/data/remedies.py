@@ -60,6 +60,7 @@ REMEDIES: dict[str, str] = {
     "two-geometries": "Correct the header, so that both of its transforms say the same.",
     "bval-mismatch": "Correct the .bval file: one b-value for each volume.",
     "no-scale": "Export the image with the units that the detail names.",
+    "no-suv": "Export the PET images with the elements that the detail names, or register them in the scanner's own units.",
     "no-geometry": "Export the image with its position in the patient.",
     # who and what
     "no-patient": "Add PatientID to the file at its source, or to the label file.",
@@ -86,6 +87,7 @@ REMEDIES: dict[str, str] = {
     "mixed-series": "Export each series with its own SeriesInstanceUID.",
     "mixed-channels": "Bring all channels of a case onto one grid.",
     "several-frames": "Export each frame to a file of its own.",
+    "clip": "Register it without --volumes; --frames says how its frames are taken.",
     "several-pictures": "Save each picture to a file of its own.",
     "several-volumes": "Say with --channels what the volumes of the file stand for, or save each one to a file of its own.",
     "several-series": "Export one annotation object for each series.",

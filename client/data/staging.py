@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from salus.client.data.identity import normalised
 from salus.client.data.pseudonyms import literal_pseudonym, pseudonym
-from salus.client.data.records import ImageRecord, Quarantined
+from salus.client.data.records import ISSUER, ImageRecord, Quarantined
 from salus.client.data.schema import (
     IMAGES,
     QUARANTINE,
@@ -87,9 +87,15 @@ def _image(name: str, item: ImageRecord, secret: bytes, sealer: Sealer) -> dict[
         "label": item.label,
         "split": item.split,
         "sha256": item.sha256,
-        "info": json.dumps(item.info, sort_keys=True),
+        "info": json.dumps(_info(item, secret), sort_keys=True),
         "pixel_sha256": item.pixel_sha256,
     }
+
+
+def _info(item: ImageRecord, secret: bytes) -> dict[str, str | float | int | list[float]]:
+    """Return a record's facts; the issuer of the identifier is only ever compared, so that its beginning as a pseudonym does."""
+    issuer = str(item.info.get(ISSUER, ""))
+    return {**item.info, ISSUER: pseudonym(secret, ISSUER, issuer)[:8]} if issuer else item.info
 
 
 def _targets(name: str, place: int, item: ImageRecord) -> Iterator[dict[str, object]]:

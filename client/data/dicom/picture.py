@@ -28,8 +28,8 @@ from salus.client.data.dicom.numbers import whole_of
 from salus.client.data.dicom.opening import open_dataset
 from salus.client.data.dicom.person import age_years
 from salus.client.data.dicom.suv import suv_or_why
-from salus.client.data.identity import normalised
-from salus.client.data.records import FloatArray, array_digest
+from salus.client.data.identity import normalised, same_issuer
+from salus.client.data.records import ISSUER, FloatArray, array_digest
 from salus.common.errors import UnreadableImage
 from salus.common.people import OLDEST_YEARS, Sex, sex_of
 from salus.common.strict import Strict
@@ -136,6 +136,7 @@ class Facts(Strict):
     accession_number: Annotated[str, Field(max_length=1000)] = ""
     frame_of_reference: Annotated[str, Field(max_length=1000)] = ""
     sex: Sex = ""
+    issuer: Annotated[str, Field(max_length=100)] = ""
     age_years: Annotated[int, Field(ge=0, le=OLDEST_YEARS)] | None = None
     dimensions: Dimensions = Field(default_factory=dict)
     thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -243,6 +244,7 @@ def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
         accession_number=normalised(str(dataset.get("AccessionNumber", "") or "")),
         frame_of_reference=str(dataset.get("FrameOfReferenceUID", "") or ""),
         sex=sex_of(dataset.get("PatientSex")),
+        issuer=same_issuer(str(dataset.get("IssuerOfPatientID", "") or ""))[:100],
         age_years=age_years(dataset),
         dimensions=(varying := dimensions_of(dataset)),
         thickness_mm=max(float(varying.get("thickness", 0.0)), 0.0),
@@ -295,6 +297,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
             **({"frame_ms": float(np.median(facts.intervals_ms))} if facts.intervals_ms else {}),
             **{name: word for name, word in facts.breast.items()},
             **({"sex": facts.sex} if facts.sex else {}),
+            **({ISSUER: facts.issuer} if facts.issuer else {}),
             **({} if facts.age_years is None else {"age_years": facts.age_years}),
         },
     )

@@ -21,7 +21,7 @@ def parse_query(text: str) -> dict[str, str]:
     pairs = [part.split("=", 1) for part in text.split(",") if part.strip()]
     if any(len(pair) != 2 or not re.fullmatch(r"[A-Za-z0-9]{1,64}", pair[0].strip()) for pair in pairs):
         raise DataError("Expected a query like Modality=CT,StudyDate=20200101-20201231.", remedy="Correct --query.")
-    return {name.strip(): value.strip() for name, value in pairs}
+    return {name.strip(): normalised(value) for name, value in pairs}
 
 
 def arguments(query: Mapping[str, str]) -> str:

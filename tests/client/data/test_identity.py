@@ -1,4 +1,5 @@
 import csv
+import json
 import unicodedata
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from typer.testing import CliRunner
 
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
+from salus.client.data.catalogue import Catalogue
 from salus.client.data.identity import normalised, without_leading_zeros
 from salus.client.data.pseudonyms import literal_pseudonym, pseudonym
+from salus.client.data.readiness import check
+from salus.client.data.sources.settings import SourceOptions
 
 PADDING = st.text(" \0\t\r\n\ufeff\u00a0\u3000", max_size=4)
 CORE = st.text(min_size=1, max_size=20).filter(lambda text: normalised(text) != "")
@@ -71,3 +75,19 @@ def test_one_patient_written_with_spaces_is_one_patient_at_every_door(tmp_path: 
     images = open_catalogue(site).images("x")
     assert len(images) == 4
     assert len({item.patient for item in images}) == 2
+
+
+def test_one_identifier_of_two_issuers_is_one_patient_and_a_warning(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    issued = [("77", "CLINIC A"), ("77", "Clinic B"), ("78", "Clinic  a "), ("78", "CLINIC A")]
+    for number, (patient, issuer) in enumerate(issued):
+        pixels = np.arange(16, dtype=np.int16).reshape(4, 4) + number
+        write(data / f"{number}.dcm", pixels, PatientID=patient, IssuerOfPatientID=issuer)
+    (data / "labels.csv").write_text("PatientID,label\n77,a\n78,b\n")
+    catalogue = Catalogue(tmp_path / "c.sqlite", SECRET)
+    assert catalogue.add("x", "dicom", data, SourceOptions()).patients == 2
+    found = check(catalogue, "x")
+    assert found.several_issuers == 1
+    assert any("several issuers" in line for line in found.warnings)
+    assert "clinic" not in json.dumps([facts.info for facts in catalogue.facts("x")]).lower()
