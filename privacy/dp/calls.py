@@ -76,6 +76,18 @@ class Call:
             and all(_part_of(mine, whole, item, items) for mine, whole in zip(given, self.given, strict=True))
         )
 
+    def tensors_of(self, target: Any, arguments: Any) -> list[torch.Tensor]:
+        """Return the tensors of a call that otherwise is this one; raises OtherCalls if it is another."""
+        given, structure = pytree.tree_flatten(arguments)
+        if target != self.target or structure != self.structures[0]:
+            raise OtherCalls
+        for mine, whole in zip(given, self.given, strict=True):
+            if isinstance(mine, torch.Tensor) != isinstance(whole, torch.Tensor):
+                raise OtherCalls
+            if not isinstance(mine, torch.Tensor) and not _part_of(mine, whole, 0, 1):
+                raise OtherCalls
+        return [value for value in given if isinstance(value, torch.Tensor)]
+
 
 @dataclass(frozen=True)
 class Calls:
@@ -102,11 +114,19 @@ class Calls:
         size = len(tensor) // self.items
         return slice(item * size, (item + 1) * size)
 
-    def loss(self, loss: Loss, batch: Batch, tensors: list[torch.Tensor], item: int | None = None) -> torch.Tensor:
+    def loss(
+        self,
+        loss: Loss,
+        batch: Batch,
+        tensors: list[torch.Tensor],
+        item: int | None = None,
+        given: list[torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         """Return the losses of a batch with these tensors in place of the network's outputs.
 
         Args:
             item: the only one in the batch, whose calls must be the recorded ones; None for other inputs than the recorded ones.
+            given: takes the tensors with which the network is called, for a later comparison.
 
         Raises:
             OtherCalls: the loss calls the network otherwise than it was recorded.
@@ -117,6 +137,8 @@ class Calls:
             call = next(waiting, None)
             if call is None or (item is not None and not call.same_for(item, self.items, target, (arguments, named))):
                 raise OtherCalls
+            if given is not None:
+                given.extend(call.tensors_of(target, (arguments, named)))
             structure = call.structures[1]
             return pytree.tree_unflatten([next(outputs) for _ in range(structure.num_leaves)], structure)
 
@@ -168,6 +190,11 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
         OtherCalls: for one item alone, the loss calls the network otherwise or with other inputs than for the whole batch, or it
             failed for the whole batch before its last call. Then each patient needs a pass without the others.
     """
+    if _at_once(batch.device):
+        try:
+            return _gradients_at_once(loss, calls, batch, patients)
+        except Exception:  # noqa: S110
+            pass  # not every loss can be vectorised; what fails for one item must not fail for the others
     gradients = [torch.zeros_like(_single(tensor.detach())) for tensor in calls.tensors]
     for place, patient in patients.numbers():
         try:
@@ -193,6 +220,58 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
             if slope is not None:
                 gradient[calls.place(tensor, place)] = slope / patients.of_row[patient]
     return gradients
+
+
+def _at_once(device: torch.device) -> bool:
+    """Return whether the losses of all items are evaluated together: on a GPU, which many small operations leave idle."""
+    return device.type != "cpu"
+
+
+def _gradients_at_once(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list[torch.Tensor]:
+    """Do what `output_gradients` does for all items at once, by `torch.func.vmap`, in which no item can see another.
+
+    Raises:
+        Exception: the loss cannot be vectorised, or an item makes other calls than the whole batch; the caller then takes one
+            item at a time.
+    """
+    items = calls.items
+    parts = [_single(t.detach()).reshape(items, len(t) // items, *t.shape[1:]) for t in calls.tensors]
+    which = [number for number, part in enumerate(parts) if part.is_floating_point()]
+
+    def one(
+        wanted: list[torch.Tensor], outputs: list[torch.Tensor], fields: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        leaves, given = list(outputs), list[torch.Tensor]()
+        for number, leaf in zip(which, wanted, strict=True):
+            leaves[number] = leaf
+        losses = calls.loss(loss, Batch({name: field[None] for name, field in fields.items()}), leaves, given=given)
+        if losses.shape != (1,):
+            raise ValueError("expected one loss for one item")
+        return losses.sum(), given
+
+    each = torch.func.vmap(torch.func.grad(one, has_aux=True))
+    slopes, given = each([parts[number] for number in which], parts, dict(batch.fields))
+    whole = [value for call in calls.made for value in call.given if isinstance(value, torch.Tensor)]
+    if not all(_parts_of(mine, theirs) for mine, theirs in zip(given, whole, strict=True)):
+        raise OtherCalls
+    weights = torch.zeros(items, dtype=torch.float64)
+    for place, patient in patients.numbers():
+        weights[place] = 1 / patients.of_row[patient]
+    gradients = [torch.zeros_like(_single(tensor.detach())) for tensor in calls.tensors]
+    for number, slope in zip(which, slopes, strict=True):
+        share = weights.to(slope).reshape(-1, *[1] * (slope.dim() - 1))
+        found = torch.where(share > 0, slope * share, torch.zeros_like(slope))  # free places add nothing, not even NaN
+        gradients[number] = found.reshape(gradients[number].shape)
+    return gradients
+
+
+def _parts_of(mine: torch.Tensor, whole: torch.Tensor) -> bool:
+    """Return whether the items' own inputs, ``[items, ...]``, are their parts of the batch's, or the same constants."""
+    items = len(mine)
+    same_size = whole.dim() > 0 and mine.dim() == whole.dim() + 1 and mine.numel() == whole.numel()
+    if same_size and _equal(mine.reshape(whole.shape), whole):
+        return True
+    return _equal(mine, whole.expand(items, *whole.shape))
 
 
 def _part_of(mine: Any, whole: Any, item: int, items: int) -> bool:

@@ -9,13 +9,23 @@ import torch.nn.functional as F
 from tests.privacy.dp.items import batch_of, items
 from torch import nn
 
-from salus.common.batch import Batch
+from salus.common.batch import Batch, example_batch
+from salus.common.job import TaskSettings
+from salus.common.models import build_model
+from salus.common.tasks import make_task
+from salus.privacy.dp import calls
 from salus.privacy.dp.calls import Call, OtherCalls, output_gradients, recorded
 from salus.privacy.dp.clipping import VmapClipper
 from salus.privacy.dp.fast import FastClipper
 from salus.privacy.dp.patients import Patients, alone, grid
 
 CLIP = 0.1
+
+
+@pytest.fixture(autouse=True, params=["item by item", "all at once, as on a GPU"])
+def route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test holds for both routes."""
+    monkeypatch.setattr(calls, "_at_once", lambda device: request.param != "item by item")
 
 
 class Two(nn.Module):
@@ -136,3 +146,36 @@ def test_parts_methods_and_later_calls_are_recorded_with_their_graph() -> None:
     expected = torch.autograd.grad(loss(model, batch).sum(), list(model.parameters()))
     assert all(torch.allclose(a, b) for a, b in zip(found, expected, strict=True) if a is not None)
     assert len(found) == 4
+
+
+TASKS: dict[str, dict[str, Any]] = {
+    "classification": {"kind": "classification", "model": "cnn", "classes": ("a", "b", "c"), "shape": (16, 16)},
+    "multilabel": {"kind": "multilabel", "model": "cnn", "classes": ("a", "b", "c"), "shape": (16, 16)},
+    "ordinal": {"kind": "ordinal", "model": "cnn", "classes": ("a", "b", "c"), "shape": (16, 16)},
+    **{
+        f"segmentation {loss}": {
+            "kind": "segmentation", "model": "unet", "classes": ("a", "b"), "shape": (8, 12), "widths": (2, 4),
+            "loss": loss, "deep_supervision": loss == "dice-ce",
+        }
+        for loss in ("cross-entropy", "dice", "dice-ce", "focal", "generalised-dice", "tversky")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_all_at_once_gives_what_each_item_gives_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = TaskSettings(dataset="d", **TASKS[name])
+    task, model = make_task(settings), build_model(settings, 0)
+    batch, patients = example_batch(task.spec, 6), Patients(torch.tensor([2, 1, 0]), 2)
+
+    def loss(network: nn.Module, rows: Batch) -> torch.Tensor:
+        return task.losses(network, rows, task.steps[0])
+
+    found = recorded(loss, model, batch)
+    monkeypatch.setattr(calls, "_at_once", lambda device: False)
+    expected = output_gradients(loss, found, batch, patients)
+    together = calls._gradients_at_once(loss, found, batch, patients)
+    assert len(together) == len(expected)
+    for mine, theirs in zip(together, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
+        assert not mine[3:].any()  # the padded place and the free row
