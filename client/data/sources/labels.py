@@ -14,6 +14,7 @@ from salus.common.cells import read_cell
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.people import age_years_of, sex_of
 
+USUAL = ("patientid", "patient", "subjectid", "participantid")  # letters of names that can mean nothing else
 LIKE_A_PATIENT = re.compile(
     r"(patients?|subjects?|participants?|persons?|individuals?|mrn|pid|pat)(id|ids|no|nr|num|number|code|key|name|uid|identifier)*"
     r"|case(id|no|nr|number)"
@@ -73,6 +74,15 @@ def read_labels(files: Files, options: LabelSettings) -> Labels:
     return _parse(lines, name, options)
 
 
+def usual_patient_column(columns: Sequence[str]) -> str:
+    """Return the column of patients by its usual names, however it is spelt: ``PatientID``, ``patient_id``, ``Subject ID`` ...
+
+    Without one, or with several, it is ``PatientID``, and `overlooked_column` asks for the operator's choice.
+    """
+    found = [column for column in columns if re.sub(r"[^a-z]", "", column.lower()) in USUAL]
+    return found[0] if PATIENT_COLUMN not in columns and len(found) == 1 else PATIENT_COLUMN
+
+
 def overlooked_column(columns: Sequence[str], read: Sequence[str]) -> str:
     """Return the first of `columns` that looks like a patient column and is not used as one; empty if there is none."""
     others = [column for column in columns if column not in read]
@@ -96,7 +106,7 @@ def _meant(name: str, columns: Sequence[str]) -> str:
 
 def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
     columns, label_column = [cell.strip() for cell in lines.lines[0]] if lines.lines else [], options.label_column
-    patient_column = options.patient_column or PATIENT_COLUMN
+    patient_column = options.patient_column or usual_patient_column(columns)
     if options.patient_column and options.patient_column not in columns:
         raise DataError(
             f"Expected a column {options.patient_column!r} in the label file {name!r}"

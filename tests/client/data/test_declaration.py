@@ -145,7 +145,7 @@ def pictures(folder: Path, header: str = "file,label", extra: str = "") -> Path:
     return folder
 
 
-@pytest.mark.parametrize("column", ["patient", "patient_id", "Patient-ID", "subject", "MRN", "PatNr", "case_id"])
+@pytest.mark.parametrize("column", ["patients", "subject", "MRN", "PatNr", "case_id"])
 def test_a_column_of_patients_under_another_name_is_an_error_that_names_it(tmp_path: Path, column: str) -> None:
     folder = pictures(tmp_path / "p", f"file,label,{column}", ",x{}")
     catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
@@ -158,6 +158,20 @@ def test_a_column_of_patients_under_another_name_is_an_error_that_names_it(tmp_p
         catalogue.add("q", "images", folder, SourceOptions(label_column="lable", patient_column=column))
     with pytest.raises(DataError, match="'nobody'"):
         catalogue.add("q", "images", folder, SourceOptions(patient_column="nobody"))
+
+
+@pytest.mark.parametrize("column", ["patient", "patient_id", "Patient-ID", "PATIENTID", "subject_id", "Participant ID"])
+def test_the_usual_names_of_the_column_of_patients_are_taken(tmp_path: Path, column: str) -> None:
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    folder = pictures(tmp_path / "p", f"file,label,{column}", ",x{}")
+    assert catalogue.add("p", "images", folder, SourceOptions()).patients == 6
+
+
+def test_two_columns_that_may_be_the_patients_are_a_question(tmp_path: Path) -> None:
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    folder = pictures(tmp_path / "p", "file,label,patient,subject_id", ",x{0},y")
+    with pytest.raises(DataError, match="is 'patient' the patient column"):
+        catalogue.add("p", "images", folder, SourceOptions())
 
 
 @pytest.mark.parametrize("column", ["sex", "age", "patient_age", "path", "case", "site"])
