@@ -19,7 +19,7 @@ from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.accompanying import accompanies, is_archive
 from salus.client.data.sources.base import Files, files_of
 from salus.client.data.sources.cells import extra_of, with_digest
-from salus.client.data.sources.dicom_frames import chosen, file_of, keyed, pieces, refused_files
+from salus.client.data.sources.dicom_frames import chosen, file_of, keyed, pieces, refused_files, with_left_out
 from salus.client.data.sources.dicom_masks import (
     Masked,
     digest_with,
@@ -222,6 +222,7 @@ class DicomFolder:
             found.append(record)
             refused |= {item.key: item for item in masked.refused}
             used |= set(masked.used)
+        found = with_left_out(found, refused)
         return [*found, *refused_files({key: item for key, item in refused.items() if key not in used}, taken)]
 
     def _volume(

@@ -9,8 +9,8 @@ import numpy as np
 
 from salus.client.data.dicom.frames import frame_digest
 from salus.client.data.dicom.picture import DicomImage
-from salus.client.data.records import Quarantined, array_digest
-from salus.client.data.sources.base import NOT_A_FILE
+from salus.client.data.records import ImageRecord, Quarantined, array_digest
+from salus.client.data.sources.base import NOT_A_FILE, files_of
 from salus.common.errors import UnreadableImage
 
 FRAMES = f"{NOT_A_FILE}frames="
@@ -96,6 +96,25 @@ def refused_files(refused: Mapping[str, Quarantined], used: Iterable[str]) -> li
     for key, item in refused.items():
         reasons.setdefault(file_of(key), Counter())[(item.reason, item.detail)] += 1
     return [Quarantined(name, *found.most_common(1)[0][0]) for name, found in reasons.items() if name not in taken]
+
+
+def with_left_out(
+    found: Sequence[ImageRecord | Quarantined], refused: Iterable[str]
+) -> list[ImageRecord | Quarantined]:
+    """Return records with the fact ``frames_left_out``: how many frames of their file belong to no volume.
+
+    Args:
+        refused: keys of images that belong to none.
+    """
+    counts = Counter(file_of(key) for key in refused if FRAME in key)
+    counted: list[ImageRecord | Quarantined] = []
+    for item in found:
+        left = sum(counts[name] for name in files_of(item.key)) if isinstance(item, ImageRecord) else 0
+        if isinstance(item, ImageRecord) and left:
+            counted.append(replace(item, info={**item.info, "frames_left_out": left}))
+        else:
+            counted.append(item)
+    return counted
 
 
 def pieces(image: DicomImage) -> list[DicomImage]:

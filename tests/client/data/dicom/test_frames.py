@@ -301,3 +301,15 @@ def test_masks_of_an_enhanced_object_lie_where_they_were_drawn(tmp_path: Path, k
     items = list(source.scan())
     assert [type(item).__name__ for item in items] == ["ImageRecord"], items
     np.testing.assert_array_equal(source.load(items[0].key).targets["mask"][..., :, :, :].reshape(SHAPE) > 0, mask)
+
+
+def test_a_frame_that_fits_nowhere_costs_itself_and_is_counted(tmp_path: Path) -> None:
+    pixels = np.stack([np.full((4, 4), place, np.uint16) for place in range(5)])
+    frames = [{"ImagePositionPatient": [0, 0, place]} for place in range(4)]
+    frames.append({"ImagePositionPatient": [0, 0, 400]})
+    shared = {"PixelSpacing": [1, 1], "ImageOrientationPatient": AXIAL}
+    (tmp_path / "a.dcm").write_bytes(as_bytes(enhanced(pixels, frames, shared)))
+    source, records, refused = scanned(tmp_path, volumes=True)
+    assert (len(records), refused) == (1, [])
+    assert records[0].info["frames_left_out"] == 1
+    assert source.load(records[0].key).measured[0, :, 0, 0].tolist() == [0, 1, 2, 3]
