@@ -16,8 +16,8 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.contours import CLOSED, MAX_CONTOURS, MAX_POINTS, area, points_of, structures_of
-from salus.client.data.dicom.grouping import tolerance_mm
 from salus.client.data.dicom.numbers import number_of
+from salus.client.data.dicom.places import tolerance_mm
 from salus.client.data.dicom.references import functional_group
 from salus.client.data.dicom.segmentation import read_segmentation
 from salus.client.data.structures import volumes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from salus.client.data.dicom.grouping import grouped, plane_of_image
 from salus.client.data.dicom.picture import DicomImage
-from salus.client.data.dicom.visits import Run
+from salus.client.data.dicom.runs import Run
 from salus.client.data.records import Quarantined
 from salus.client.data.sources.base import NOT_A_FILE
 from salus.client.data.sources.dicom_frames import files_of_keys, marker_of

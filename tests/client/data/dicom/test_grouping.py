@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from salus.client.data.dicom.geometry import Geometry
-from salus.client.data.dicom.grouping import Grouping, grouped, places_of, tolerance_mm
-from salus.client.data.dicom.visits import Plane
+from salus.client.data.dicom.grouping import Grouping, grouped
+from salus.client.data.dicom.places import places_of, tolerance_mm
+from salus.client.data.dicom.runs import Plane
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 ODD = ["localizer", "size", "spacing", "beside", "copy", "unplaced", "far"]
