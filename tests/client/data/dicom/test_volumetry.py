@@ -20,7 +20,7 @@ from salus.client.data.dicom.annotations import annotations_of
 from salus.client.data.dicom.volumetry import contour_volumes, distance_mm, segment_volumes
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
-from salus.client.data.sources.base import SourceOptions
+from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import DataError, UnreadableImage
 
 SHAPE = (9, 8, 10)
