@@ -83,3 +83,9 @@ def test_the_reference_is_current_and_explains_every_key() -> None:
     rows = [re.split(r"(?<!\\)\|", line) for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 50
     assert [row[1] for row in rows if not row[4].strip()] == []
+
+
+def test_the_conformance_table_is_current() -> None:
+    path = ROOT / "docs" / "data.md"
+    written = runpy.run_path(str(ROOT / "docs" / "generate_conformance.py"))["page"](path.read_text())
+    assert path.read_text() == written, "run: python docs/generate_conformance.py"

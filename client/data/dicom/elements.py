@@ -88,7 +88,7 @@ ELEMENTS = (
     _e("PixelDataProviderURL", "no effect", "names pixels elsewhere; only those of the file are used"),
     _e("ColorSpace ICCProfile", "no effect", "colour management is not applied"),
     _e("EncryptedAttributesSequence", "no effect", "encrypted identifiers; dropped at import"),
-    _e("DigitalSignaturesSequence", "no effect", "not checked; dropped at import, as its objects change"),
+    _e("DigitalSignaturesSequence", "refused", "a signed object, whose signature is not checked and would not survive a change"),
 )  # fmt: skip
 PIXELS = ELEMENTS[0].keywords
 

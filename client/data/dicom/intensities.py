@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut
 
-from salus.client.data.dicom.elements import PALETTE, keywords_of
-from salus.client.data.dicom.numbers import has, items_of, not_understood, number_of, numbers_of
+from salus.client.data.dicom.elements import PALETTE
+from salus.client.data.dicom.numbers import items_of, not_understood, number_of
+from salus.client.data.dicom.palettes import coloured
 from salus.client.data.dicom.stored import Form, stored_pixels
 from salus.client.data.dicom.tables import check_harmless, table_of
 from salus.client.data.records import FloatArray
@@ -83,7 +83,8 @@ def measured_of(dataset: Dataset) -> Measured:
     """
     form, pixels = stored_pixels(dataset)
     if form.photometric == PALETTE:
-        return _coloured(dataset, pixels)
+        colours = coloured(dataset, pixels, signed=form.signed)
+        return Measured(colours, 8 * colours.dtype.itemsize)
     if form.samples == 3:
         return Measured(pixels, form.bits)
     padding = _padding(dataset, form)
@@ -98,23 +99,6 @@ def measured_of(dataset: Dataset) -> Measured:
         return _reserved(Measured(through, table.bits), padded)
     slope, intercept = _scale(dataset)
     return Measured(pixels, form.bits, slope, intercept, padding)
-
-
-def _coloured(dataset: Dataset, pixels: npt.NDArray[Any]) -> Measured:
-    plain = Dataset()
-    plain.file_meta = dataset.file_meta
-    for keyword in keywords_of("applied"):
-        if "Palette" in keyword and has(dataset, keyword):
-            if keyword.endswith("Descriptor"):
-                setattr(plain, keyword, [int(number) for number in numbers_of(dataset, keyword)])
-            else:
-                plain[keyword] = dataset[keyword]
-    if "RedPaletteColorLookupTableDescriptor" not in plain:
-        raise not_understood("RedPaletteColorLookupTableDescriptor", "is missing, so its colours are not known")
-    if len(plain.RedPaletteColorLookupTableDescriptor) != 3:
-        raise not_understood("RedPaletteColorLookupTableDescriptor", "is not three whole numbers")
-    colours = np.stack([apply_color_lut(frame, plain)[..., :3] for frame in pixels])
-    return Measured(colours, 8 * colours.dtype.itemsize)
 
 
 def _scale(dataset: Dataset) -> tuple[float, float]:

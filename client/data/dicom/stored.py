@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from salus.client.data.dicom.elements import COLOUR, GREY, PALETTE, PIXELS, check_elements
 from salus.client.data.dicom.numbers import has, not_understood, whole_of, word_of
+from salus.client.data.dicom.syntaxes import check_syntax
 from salus.common.errors import UnreadableImage
 
 MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
 FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}
 INTEGERS = (1, 8, 16, 32)
 COPIED = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
-LOSSLESS_JPEG = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ def stored_pixels(dataset: Dataset) -> tuple[Form, npt.NDArray[Any]]:
         UnreadableImage: as `form_of`, and ``unsupported``, with its name, for an encoding that cannot be decoded here.
     """
     form = form_of(dataset)
-    syntax = _syntax(dataset, form)
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "") or ExplicitVRLittleEndian))
+    check_syntax(syntax, form.bits)
     shifted = form.high != form.bits - 1 and not form.floats
     if shifted and syntax.is_encapsulated and syntax != RLELossless:
         raise not_understood("HighBit", f"is not BitsStored - 1 in pixels compressed as {syntax.name}")
@@ -124,25 +124,6 @@ def _of_bits(pixels: npt.NDArray[Any], form: Form, shift: int) -> npt.NDArray[An
     if spare <= 0:
         return words
     return (words << spare) >> spare  # arithmetic for signed types, logical for others
-
-
-def _syntax(dataset: Dataset, form: Form) -> UID:
-    """Return the transfer syntax, if its pixels can be decoded here."""
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "") or ExplicitVRLittleEndian))
-    if syntax.is_private or syntax.name == str(syntax):
-        raise UnreadableImage("unsupported", "TransferSyntaxUID: a private or unknown compression")
-    if syntax == JPEGExtended12Bit and form.bits > 8:
-        raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name}, which has no decoder here")
-    if not syntax.is_encapsulated:
-        return syntax
-    try:
-        available = get_decoder(syntax).is_available
-    except NotImplementedError:
-        raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name} is not supported") from None
-    if not available:
-        pip = "; install it with: pip install python-gdcm" if syntax in LOSSLESS_JPEG else ""
-        raise UnreadableImage("unsupported", f"TransferSyntaxUID: {syntax.name} has no decoder here{pip}")
-    return syntax
 
 
 def _plain(dataset: Dataset, form: Form, syntax: UID, *, whole_words: bool) -> Dataset:

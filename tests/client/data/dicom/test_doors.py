@@ -191,6 +191,9 @@ def test_palettes_become_colours(bits: int) -> None:
     assert image.values.shape == (1, 3, 16, 16)
     assert image.values[0, 0].ravel()[5] == pytest.approx(5 / 255)
     assert image.values[0, 1].ravel()[5] == pytest.approx(4 / 255)
+    deep = make(pixels.astype(np.uint16) + 300, PhotometricInterpretation="PALETTE COLOR", **data)
+    image, _ = read(as_file(deep))
+    assert (image.values[0, 0] == 1).all()  # beyond the palette is its last entry, and never begins again
     without = make(pixels, PhotometricInterpretation="PALETTE COLOR")
     assert refused(as_file(without))[1].startswith("RedPaletteColorLookupTableDescriptor")
 
@@ -245,6 +248,13 @@ def test_private_compression_and_twelve_bit_jpeg_are_refused_by_name() -> None:
     assert "TransferSyntaxUID" in detail
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID("1.2.840.10008.1.2.4.100")
     assert "MPEG2" in refused(as_file(dataset))[1]
+
+
+def test_signed_objects_and_tables_after_the_window_are_refused_by_name() -> None:
+    for keyword in ("DigitalSignaturesSequence", "PresentationLUTSequence"):
+        reason, detail = refused(as_file(make(RAMP, **{keyword: [item(LUTExplanation="x")]})))
+        assert reason == "unsupported"
+        assert detail.startswith(keyword)
 
 
 def test_a_deflated_file_is_read_within_a_bound() -> None:

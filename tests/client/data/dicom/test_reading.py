@@ -395,3 +395,15 @@ def test_every_compression_is_decoded_in_the_child(tmp_path: Path, child: Isolat
     assert np.abs(values - expected).max() <= (12 if syntax == JPEGBaseline8Bit else 0.01)
     clean = pydicom.dcmread(io.BytesIO(child.clean(data).data))
     assert np.abs(clean.pixel_array.astype(int) - pixels).max() <= (12 if syntax == JPEGBaseline8Bit else 0)
+
+
+@pytest.mark.parametrize("name", ["JPGLosslessP14SV1_1s_1f_8b.dcm", "JPEG-LL.dcm"])
+def test_jpeg_lossless_is_decoded_in_the_child(tmp_path: Path, child: Isolated, name: str) -> None:
+    """GDCM must have loaded everything before the child closes itself in; the values are those of an independent reader."""
+    folder = Path(next(iter(pytest.importorskip("data_store").__path__))) / "data"
+    sitk = pytest.importorskip("SimpleITK")
+    data = bytearray((folder / name).read_bytes())
+    secondary, radiograph = b"1.2.840.10008.5.1.4.1.1.7\0", b"1.2.840.10008.5.1.4.1.1.1\0"  # else it is no picture
+    data = data.replace(secondary, radiograph)
+    values = read_in_child(tmp_path, bytes(data)).measured
+    np.testing.assert_array_equal(values[0], sitk.GetArrayFromImage(sitk.ReadImage(str(folder / name))).squeeze())
