@@ -24,12 +24,16 @@ SUFFIXES = {".py", ".pyc", ".json", ".txt", ".md", ".icc", ".dump"}
 ALLOWED = {
     "test_files/SC_rgb_rle_16bit.dcm": "ITK misplaces the planes of RLE; ours equal SC_rgb_16bit.dcm, the same without it",
     "test_files/SC_rgb_rle_32bit.dcm": "as before; ours equal SC_rgb_32bit.dcm",
+    "test_files/SC_rgb_rle_16bit_2frame.dcm": "as before; ours equal SC_rgb_16bit_2frame.dcm",
+    "test_files/SC_rgb_rle_32bit_2frame.dcm": "as before; ours equal SC_rgb_32bit_2frame.dcm",
     "data_store/mlut_18.dcm": "ITK does not apply ModalityLUTSequence (PS3.3 C.11.1)",
     "test_files/rtdose_expb.dcm": "ITK reads 32-bit big-endian words in the wrong order",
 }
 SAME = (  # one picture in two encodings
     ("data_store/SC_rgb_16bit.dcm", "test_files/SC_rgb_rle_16bit.dcm"),
     ("data_store/SC_rgb_32bit.dcm", "test_files/SC_rgb_rle_32bit.dcm"),
+    ("data_store/SC_rgb_16bit_2frame.dcm", "test_files/SC_rgb_rle_16bit_2frame.dcm"),
+    ("data_store/SC_rgb_32bit_2frame.dcm", "test_files/SC_rgb_rle_32bit_2frame.dcm"),
     ("data_store/OBXXXX1A.dcm", "data_store/OBXXXX1A_expb.dcm"),
     ("data_store/OBXXXX1A.dcm", "data_store/OBXXXX1A_rle.dcm"),
     ("data_store/gdcm-US-ALOKA-16.dcm", "data_store/gdcm-US-ALOKA-16_big.dcm"),
