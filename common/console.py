@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
+from typer.core import TyperArgument
 
 from salus.common.errors import SalusError, storage_error
 from salus.common.names import visible
@@ -49,6 +50,20 @@ err: Console = SafeConsole(stderr=True)
 def shown(value: object) -> str:
     """Return a value as text for a string with rich markup: escaped markup, no control characters, one line."""
     return escape(visible(str(value)))
+
+
+def _keep_help_of_arguments() -> None:
+    """Let typer's arguments keep their help: since click 8.4, the constructor of the class above replaces it by its own, None."""
+    plain = TyperArgument.__init__
+
+    def keeping(self: TyperArgument, *words: Any, **settings: Any) -> None:
+        plain(self, *words, **settings)
+        self.help = settings.get("help")
+
+    TyperArgument.__init__ = keeping  # type: ignore[method-assign]
+
+
+_keep_help_of_arguments()
 
 
 def group(help_text: str) -> typer.Typer:

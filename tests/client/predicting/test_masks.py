@@ -225,3 +225,13 @@ def test_a_nifti_mask_has_the_axes_of_its_file_and_pictures_get_pictures(place: 
     assert result.returncode == 0, result.stderr
     assert (np.asarray(Image.open(place / "flat" / "masks" / "a.png")) == (grey > 127)).all()
     assert json.loads(result.stdout)["items"][0]["unit"] == "pixels"
+
+
+def test_a_dicom_object_that_cannot_be_written_is_explained_at_once(place: Path) -> None:
+    (place / "scans").mkdir()
+    values = np.random.default_rng(0).random((8, 6, 5)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), place / "scans" / "a.nii.gz")
+    (place / "job.toml").write_text(text())
+    result = salus("predict", "model", "job.toml", "scans", "--seg", cwd=place)
+    assert "--seg wrote nothing for 1 of 1 images (not-dicom)" in result.stdout, result.stdout + result.stderr
+    assert "wrote nothing" not in salus("predict", "model", "job.toml", "scans", "--out", "other", cwd=place).stdout
