@@ -9,6 +9,7 @@ from salus.client.data.cache import ExampleCache
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.examples import annotations_of, lacking
 from salus.client.data.preparing import Item, Preparer, learned, target_for
+from salus.client.data.preparing import read_registered as read_registered  # scripts that check a data set find it here
 from salus.client.data.split import KNOWN
 from salus.client.data.tensors import TensorSet
 from salus.client.data.troubles import Finding, unreadable
