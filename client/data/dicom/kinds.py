@@ -152,7 +152,12 @@ def check_kind_of(data: bytes, include: Collection[str] = ()) -> None:
     bare = is_bare(data)
     if data[128:132] != b"DICM" and not bare:
         return
-    data = undeflated(data)  # within a bound, which pydicom does not have
+    try:
+        data = undeflated(data)  # within a bound, which pydicom does not have
+    except UnreadableImage:
+        raise
+    except Exception:  # a damaged head; the decoder reports it
+        return
     head = safely(
         lambda: pydicom.dcmread(io.BytesIO(data), force=bare, stop_before_pixels=True, specific_tags=list(TAGS)),
         Dataset(),

@@ -66,7 +66,10 @@ def undeflated(data: bytes) -> bytes:
         return data
     bound = min(max(MOST_TIMES * len(data), ALWAYS_BYTES), MOST_BYTES)
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflater.decompress(memoryview(data)[file.tell() :], bound)
+    try:
+        body = inflater.decompress(memoryview(data)[file.tell() :], bound)
+    except zlib.error:
+        raise UnreadableImage("damaged", "its deflated elements are damaged") from None
     if inflater.unconsumed_tail:
         raise UnreadableImage("too-large", f"deflated, and expands to more than {bound} bytes")
     if not inflater.eof:
