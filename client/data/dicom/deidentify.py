@@ -210,7 +210,7 @@ def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None
     burned = (
         str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
         or modality in BURNED_IN_MODALITIES
-        or str(dataset.get("SOPClassUID", "")).startswith(SECONDARY_CAPTURE)
+        or f"{dataset.get('SOPClassUID', '')}.".startswith(f"{SECONDARY_CAPTURE}.")  # and not photographs, of 77
     )
     meaning = meaning_of(dataset)
     rows, columns = meaning.measured.pixels.shape[1:3]

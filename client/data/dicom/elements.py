@@ -46,7 +46,8 @@ ELEMENTS = (
     _e("Rows Columns NumberOfFrames SamplesPerPixel PlanarConfiguration", "read", "the form of the pixels"),
     _e("BitsAllocated BitsStored PixelRepresentation", "read", "the stored value; unused bits (old overlays) are cleared"),
     _e("HighBit", "applied", "stored values are shifted down; refused if compressed pixels would need a shift"),
-    _e("PhotometricInterpretation", "read", f"{', '.join((*GREY, PALETTE, *COLOUR))}; others are refused"),
+    _e("PhotometricInterpretation", "read", f"{', '.join((*GREY, PALETTE, *COLOUR))}; others are refused; MONOCHROME1 "
+       "changes how Hounsfield units and activity are shown, and not their values"),
     _e("RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor "
        "RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData "
        "SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData "
@@ -59,7 +60,7 @@ ELEMENTS = (
     _e("RealWorldValueMappingSequence", "read", "one linear mapping, only where there is no slope, intercept or table"),
     _e("PixelPaddingValue PixelPaddingRangeLimit FloatPixelPaddingValue FloatPixelPaddingRangeLimit "
        "DoubleFloatPixelPaddingValue DoubleFloatPixelPaddingRangeLimit", "read", "padding gets the darkest measured value of its "
-       "image, so that it changes no range or stretch"),
+       "image (of a quantity such as Hounsfield units the smallest), so that it changes no range or stretch"),
     _e("WindowCenter WindowWidth VOILUTFunction", "read", "the first window; LINEAR below a width of 1 is taken as LINEAR_EXACT, "
        "a width of 0 as no window"),
     _e("VOILUTSequence", "read", "the first table, which wins over a window; rebuilt at import; must be monotonic"),
@@ -69,6 +70,8 @@ ELEMENTS = (
     _e("ImagerPixelSpacing NominalScannedPixelSpacing", "read", "where PixelSpacing is absent"),
     _e("EstimatedRadiographicMagnificationFactor", "applied", "divides ImagerPixelSpacing where PixelSpacing is absent"),
     _e("PixelSpacingCalibrationType PixelSpacingCalibrationDescription", "no effect", "tells how PixelSpacing was found"),
+    _e("SequenceOfUltrasoundRegions", "read", "where no spacing is stated: that of its regions of two dimensions in "
+       "centimetres, if they agree"),
     _e("PixelAspectRatio", "read", "the ratio of spacings where there is no spacing"),
     _e("ImagePositionPatient ImageOrientationPatient", "read", "the image plane"),
     _e("SpacingBetweenSlices", "read", "the step between frames, with its sign"),

@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from salus.client.data.dicom.numbers import not_understood, number_of, numbers_of, rounded, whole_of
+from salus.client.data.dicom.numbers import items_of, not_understood, number_of, numbers_of, rounded, whole_of
 from salus.common.errors import UnreadableImage
 
 ANGLE_TOLERANCE = 0.01
+TWO_DIMENSIONAL, CENTIMETRES = 1, 3  # codes of RegionSpatialFormat and PhysicalUnits (C.8.5.5.1)
 STANDARD = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # orientation of a projection image
 Float64 = npt.NDArray[np.float64]
 
@@ -82,12 +83,28 @@ def spacing_of(dataset: pydicom.Dataset) -> tuple[float, float]:
             if magnification is not None and magnification < 0:
                 raise not_understood("EstimatedRadiographicMagnificationFactor", "is negative")
         return values[0] / (magnification or 1.0), values[-1] / (magnification or 1.0)
+    scanned = _of_regions(dataset)
+    if scanned is not None:
+        return scanned
     ratio = numbers_of(dataset, "PixelAspectRatio")
     if ratio and (len(ratio) != 2 or min(ratio) <= 0 or any(value != int(value) for value in ratio)):
         raise not_understood("PixelAspectRatio", "is not two whole numbers above 0")
     if ratio:
         return ratio[0] / ratio[1], 1.0
     return 1.0, 1.0
+
+
+def _of_regions(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """Return the spacing that all two-dimensional regions of an ultrasound image state in centimetres, or None (C.8.5.5)."""
+    found: set[tuple[float, float]] = set()
+    for region in items_of(dataset, "SequenceOfUltrasoundRegions"):
+        units = [number_of(region, f"PhysicalUnits{axis}Direction") for axis in "XY"]
+        if number_of(region, "RegionSpatialFormat") == TWO_DIMENSIONAL and units == [CENTIMETRES] * 2:
+            down, across = (number_of(region, f"PhysicalDelta{axis}") for axis in "YX")
+            if not down or not across:
+                raise not_understood("SequenceOfUltrasoundRegions", "has a region in centimetres without PhysicalDelta")
+            found.add((rounded(10.0 * abs(down)), rounded(10.0 * abs(across))))
+    return found.pop() if len(found) == 1 else None
 
 
 def untile(

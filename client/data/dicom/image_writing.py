@@ -13,9 +13,10 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from salus.client.data.dicom.geometry import Geometry
 from salus.client.data.dicom.intensities import Measured
 from salus.client.data.dicom.meaning import Meaning, is_mosaic
-from salus.client.data.dicom.numbers import number_of, numbers_of, rounded
+from salus.client.data.dicom.numbers import has, number_of, numbers_of, rounded
 from salus.client.data.dicom.tables import rebuilt
 
 FLOATS = {4: ("FloatPixelData", "OF", "FL", 0x0122), 8: ("DoubleFloatPixelData", "OD", "FD", 0x0123)}
@@ -23,6 +24,7 @@ PADDING_VALUE, PADDING_LIMIT = 0x0120, 0x0121
 FLOAT_LIMITS = {0x0122: 0x0124, 0x0123: 0x0125}
 MAGNIFICATION = "EstimatedRadiographicMagnificationFactor"
 PAIRS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+REGIONS = "SequenceOfUltrasoundRegions"
 Boxes = Sequence[tuple[int, int, int, int]]
 
 
@@ -109,7 +111,7 @@ def _write_window(clean: Dataset, meaning: Meaning) -> None:
 
 def _write_place(clean: Dataset, dataset: Dataset, meaning: Meaning) -> None:
     geometry = meaning.geometry
-    _write_spacing(clean, dataset)
+    _write_spacing(clean, dataset, geometry)
     if geometry.position is not None:
         clean.ImagePositionPatient = [short(value) for value in geometry.position]
     if numbers_of(dataset, "ImageOrientationPatient"):
@@ -122,7 +124,7 @@ def _write_place(clean: Dataset, dataset: Dataset, meaning: Meaning) -> None:
         clean.SpacingBetweenSlices = short(spacing)
 
 
-def _write_spacing(clean: Dataset, dataset: Dataset) -> None:
+def _write_spacing(clean: Dataset, dataset: Dataset, geometry: Geometry) -> None:
     """Write the element that `geometry.spacing_of` has used, and only that: others may not even be numbers."""
     for keyword in PAIRS:
         values = numbers_of(dataset, keyword)
@@ -133,7 +135,9 @@ def _write_spacing(clean: Dataset, dataset: Dataset) -> None:
                 setattr(clean, MAGNIFICATION, short(magnification))
             return
     ratio = numbers_of(dataset, "PixelAspectRatio")
-    if ratio:
+    if has(dataset, REGIONS) and geometry.spacing_mm != (1.0, 1.0):
+        clean.PixelSpacing = [short(value) for value in geometry.spacing_mm]
+    elif ratio:
         clean.PixelAspectRatio = [int(value) for value in ratio]
 
 

@@ -12,12 +12,15 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.elements import PALETTE
-from salus.client.data.dicom.numbers import items_of, not_understood, number_of
+from salus.client.data.dicom.numbers import items_of, not_understood, number_of, word_of
 from salus.client.data.dicom.palettes import coloured
 from salus.client.data.dicom.stored import Form, stored_pixels
 from salus.client.data.dicom.tables import check_harmless, table_of
 from salus.client.data.records import FloatArray
 
+# Values of these are quantities, such as Hounsfield units or activity: how they are shown does not change them.
+QUANTITIES = {"CT", "PT", "NM"}
+QUANTITY_TYPES = {"HU", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML"}
 PADDING = {"PixelData": "", "FloatPixelData": "Float", "DoubleFloatPixelData": "DoubleFloat"}
 Bools = npt.NDArray[np.bool_]
 
@@ -73,6 +76,14 @@ class Measured:
         for row, part in enumerate(self.pixels):  # in double precision, but never all of a volume at once
             measured[row] = part.astype(np.float64) * self.slope + self.intercept
         return measured
+
+
+def is_quantity(dataset: Dataset) -> bool:
+    """Return whether an image's values are quantities with a meaning of their own, whatever its polarity."""
+    return (
+        word_of(dataset, "Modality") in QUANTITIES
+        or word_of(dataset, "RescaleType") in QUANTITY_TYPES
+    )
 
 
 def measured_of(dataset: Dataset) -> Measured:
@@ -133,7 +144,7 @@ def _represented(value: float, form: Form) -> float:
     if form.floats:
         return value
     if form.signed and value >= 2 ** (form.bits - 1):
-        return value - 2.0 ** (16 if value < 2**16 else 32)
+        return value - 2.0 ** (form.bits if value < 2**form.bits else 16 if value < 2**16 else 32)
     if not form.signed and value < 0:
         return value + 2.0**16
     return value

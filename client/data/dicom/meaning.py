@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.display import Window, inverted_of, window_of
 from salus.client.data.dicom.geometry import Geometry, read_geometry, slice_spacing_mm, untile
-from salus.client.data.dicom.intensities import Measured, measured_of
+from salus.client.data.dicom.intensities import Measured, is_quantity, measured_of
 from salus.client.data.dicom.numbers import words_of
 
 
@@ -18,12 +18,14 @@ class Meaning:
 
     Args:
         inverted: whether the smallest value is shown white.
+        quantity: whether its values mean the same whatever the polarity, as Hounsfield units do.
         step: from one frame to the next, in millimetres, LPS.
     """
 
     measured: Measured
     window: Window
     inverted: bool
+    quantity: bool
     geometry: Geometry
     step: npt.NDArray[np.float64]
 
@@ -42,7 +44,7 @@ def meaning_of(dataset: Dataset) -> Meaning:
     if is_mosaic(dataset):
         pixels, geometry, step = untile(dataset, measured.pixels, geometry)
         measured = replace(measured, pixels=pixels)
-    return Meaning(measured, window, inverted, geometry, step)
+    return Meaning(measured, window, inverted, is_quantity(dataset), geometry, step)
 
 
 def is_mosaic(dataset: Dataset) -> bool:

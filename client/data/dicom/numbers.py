@@ -22,6 +22,8 @@ LARGEST = 1e8  # beyond it a number is an identifier or damage
 DIGITS = 9  # significant digits that are kept at every door, so that digits cannot carry text
 # Sources of the forms: dcmjs-org/dcmjs#287 (comma), pydicom/pydicom#828 (wrong VR), #2170 (text where FD is expected).
 NUMBER = re.compile(r"([+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?)\s*(mm|MM|Mm|hu|HU)?")
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")  # -1,024: a decimal comma, or a separator
+LARGE = {"RescaleIntercept", "WindowCenter", "WindowWidth"}  # of which thousands are as likely
 BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 
 
@@ -118,6 +120,8 @@ def _number(part: object, keyword: str) -> float:
         found = NUMBER.fullmatch(part.strip(" \0\t\r\n"))
         if found is None:
             raise not_understood(keyword, "is not a number")
+        if keyword in LARGE and THOUSANDS.fullmatch(found[1]):
+            raise not_understood(keyword, "has a comma that may separate thousands or decimals")
         value = float(found[1].replace(",", "."))
     else:
         try:

@@ -28,6 +28,8 @@ def coloured(dataset: Dataset, pixels: npt.NDArray[Any], *, signed: bool) -> npt
     dtype = np.uint8 if all(entries.dtype == np.uint8 for _, entries in tables) else np.uint16
     result = np.empty((*pixels.shape, 3), dtype)
     for number, (first, entries) in enumerate(tables):
+        if entries.dtype != dtype:  # a table of 8 bits beside others of 16
+            entries = entries.astype(np.uint16) * 257
         for row, part in enumerate(pixels):
             places = np.clip(part.astype(np.int64) - first, 0, len(entries) - 1)
             result[row, ..., number] = entries[places]
@@ -47,7 +49,7 @@ def _table(dataset: Dataset, colour: str, *, signed: bool) -> tuple[int, npt.NDA
         first -= 2**16
     little = bool(dataset.file_meta.TransferSyntaxUID.is_little_endian)
     if has(dataset, f"{name}Data"):
-        return first, _plain(_words(dataset, f"{name}Data", little=little), count, f"{name}Data")
+        return first, _plain(_words(dataset, f"{name}Data", little=little), count, bits, f"{name}Data")
     return first, _segmented(
         _words(dataset, f"Segmented{name}Data", little=little), count, bits, f"Segmented{name}Data"
     )
@@ -62,9 +64,10 @@ def _words(dataset: Dataset, keyword: str, *, little: bool) -> bytes:
     return even if little else np.frombuffer(even, ">u2").astype("<u2").tobytes()
 
 
-def _plain(data: bytes, count: int, keyword: str) -> npt.NDArray[Any]:
-    if len(data) == 2 * count:  # devices may say 8 bits and write 16
-        return np.frombuffer(data, "<u2").astype(np.uint16)
+def _plain(data: bytes, count: int, bits: int, keyword: str) -> npt.NDArray[Any]:
+    if len(data) == 2 * count:  # devices that say 8 bits write 16, or 8 in words (PS3.3 C.7.6.3.1.6)
+        words = np.frombuffer(data, "<u2")
+        return words.astype(np.uint8 if bits == 8 and words.max() < 2**8 else np.uint16)
     if len(data) in (count, count + 1):
         return np.frombuffer(data[:count], np.uint8)
     raise not_understood(keyword, "has another length than its descriptor says")

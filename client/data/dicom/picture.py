@@ -46,7 +46,8 @@ class DicomImage:
         values: ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``, 0 .. 1, float32.
         rescaled: the same before its window, for volumes, whose slices must share one.
         frame_step_mm: from one frame to the next in LPS; along the normal unless the file says otherwise.
-        intensities: like `values`, in the modality's own units before any window, brighter is larger.
+        intensities: like `values`, in the modality's own units before any window; quantities such as Hounsfield units as they
+            are, of others brighter is larger.
         pixel_sha256: hash of the decoded pixels, the same for two files that differ in their headers only.
         dimensions: what may vary between images of one place, see `dimensions`.
         thickness_mm: of one slice, 0 if the file does not say.
@@ -117,6 +118,7 @@ class Facts(Strict):
 
     Args:
         mirror: for an inverted image, the sum of the smallest and largest value that its bits can hold.
+        quantity: whether values are quantities, such as Hounsfield units, which are not mirrored.
         pixel_sha256: of the values with their padding as it is stored; empty for that of the values as given.
         sex, age_years: of the patient, see `people`; empty and None if unknown.
     """
@@ -141,6 +143,7 @@ class Facts(Strict):
     dimensions: Dimensions = Field(default_factory=dict)
     thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pixel_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    quantity: bool = False
     intervals_ms: Annotated[
         tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=2**16)
     ] = ()
@@ -227,11 +230,12 @@ def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
     """
     meaning = meaning_of(dataset)
     raw, geometry, step = meaning.measured.values(), meaning.geometry, meaning.step
-    rescaled = filled(raw, meaning.measured.padded(), inverted=meaning.inverted)
+    rescaled = filled(raw, meaning.measured.padded(), inverted=meaning.inverted and not meaning.quantity)
     facts = Facts(
         window=meaning.window,
         inverted=meaning.inverted,
         mirror=sum(meaning.measured.ends),
+        quantity=meaning.quantity,
         geometry=geometry,
         patient_id=str(dataset.get("PatientID", "") or ""),
         study_uid=normalised(str(dataset.get("StudyInstanceUID", "") or "")),
@@ -262,7 +266,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
     values = show(rescaled, facts.window, inverted=facts.inverted) if rescaled.ndim == 3 else rescaled
     if not np.isfinite(values).all():
         raise UnreadableImage("not-finite", f"{name} contains NaN or infinite pixels")
-    intensities = np.float32(facts.mirror) - rescaled if facts.inverted else rescaled
+    intensities = rescaled if facts.quantity or not facts.inverted else np.float32(facts.mirror) - rescaled
     return DicomImage(
         values=values,
         rescaled=rescaled,

@@ -4,17 +4,17 @@ A decoder is given only the elements that describe the form of the pixels, each 
 meaning costs nothing. Follows PS3.5 section 8 (bits) and PS3.3 C.7.6.3 (image pixels).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000TransferSyntaxes, RLELossless
 
 from salus.client.data.dicom.elements import COLOUR, GREY, PALETTE, PIXELS, check_elements
-from salus.client.data.dicom.numbers import has, not_understood, whole_of, word_of
-from salus.client.data.dicom.syntaxes import check_syntax
+from salus.client.data.dicom.numbers import has, not_understood, number_of, whole_of, word_of
+from salus.client.data.dicom.syntaxes import check_syntax, has_colour_transform
 from salus.common.errors import UnreadableImage
 
 MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
@@ -102,11 +102,14 @@ def stored_pixels(dataset: Dataset) -> tuple[Form, npt.NDArray[Any]]:
     shifted = form.high != form.bits - 1 and not form.floats
     if shifted and syntax.is_encapsulated and syntax != RLELossless:
         raise not_understood("HighBit", f"is not BitsStored - 1 in pixels compressed as {syntax.name}")
-    pixels = np.asarray(_plain(dataset, form, syntax, whole_words=shifted).pixel_array)
+    beyond = _padding_beyond(dataset, form, syntax)
+    pixels = np.asarray(_plain(dataset, form, syntax, whole_words=shifted or beyond is not None).pixel_array)
     shape = (form.frames, form.rows, form.columns, *((3,) if form.samples == 3 else ()))
     if pixels.size != np.prod(shape):
         raise UnreadableImage("damaged", "PixelData decodes to another size than Rows, Columns and NumberOfFrames say")
     pixels = pixels.reshape(shape)
+    if beyond is not None:
+        form = _with_padding(form, pixels, beyond)
     if form.floats:
         if not np.isfinite(pixels).all():
             raise UnreadableImage("not-finite", f"{form.keyword} contains NaN or infinite values")
@@ -118,12 +121,43 @@ def _of_bits(pixels: npt.NDArray[Any], form: Form, shift: int) -> npt.NDArray[An
     """Return pixels with only their stored bits, sign-extended where they are signed; old overlays hide in the others."""
     if pixels.dtype.kind not in "iu":
         raise UnreadableImage("damaged", "PixelData decodes to no integers")
-    size = pixels.dtype.itemsize
-    words = (pixels >> shift).astype(f"{'i' if form.signed else 'u'}{size}") if shift else pixels
-    spare = 8 * size - form.bits
+    words = _typed(pixels >> shift if shift else pixels, signed=form.signed)
+    spare = 8 * words.dtype.itemsize - form.bits
     if spare <= 0:
         return words
     return (words << spare) >> spare  # arithmetic for signed types, logical for others
+
+
+def _typed(words: npt.NDArray[Any], *, signed: bool) -> npt.NDArray[Any]:
+    """Return the same bits as signed or unsigned numbers."""
+    return words.view(np.dtype(f"{'i' if signed else 'u'}{words.dtype.itemsize}").newbyteorder(words.dtype.byteorder))
+
+
+def _padding_beyond(dataset: Dataset, form: Form, syntax: UID) -> int | None:
+    """Return the word of a padding value that the stored bits cannot hold, or None; some devices write 63536 beside 12 bits."""
+    apart = form.photometric in GREY and not form.floats and form.bits < form.allocated and form.high == form.bits - 1
+    if not apart or (syntax.is_encapsulated and syntax != RLELossless):
+        return None
+    value = number_of(dataset, "PixelPaddingValue")
+    if value is None:
+        return None
+    word = int(value) % 2**form.allocated
+    extended = 2**form.allocated - 2 ** (form.bits - 1) if form.signed else 2**form.allocated
+    return word if 2**form.bits <= word < extended else None
+
+
+def _with_padding(form: Form, words: npt.NDArray[Any], padding: int) -> Form:
+    """Return the form under which padding keeps its value where it occurs: that of whole words.
+
+    Cut to 12 bits, padding of 63536 would become the measurement 2096.
+    """
+    padded = words == padding
+    if not padded.any():
+        return form
+    whole = _typed(words, signed=form.signed)
+    if not np.array_equal(whole[~padded], _of_bits(words[~padded], form, 0)):
+        raise not_understood("PixelPaddingValue", "lies outside of BitsStored, as other bits of the pixels do")
+    return replace(form, bits=form.allocated, high=form.allocated - 1)
 
 
 def _plain(dataset: Dataset, form: Form, syntax: UID, *, whole_words: bool) -> Dataset:
@@ -134,6 +168,10 @@ def _plain(dataset: Dataset, form: Form, syntax: UID, *, whole_words: bool) -> D
     plain.set_original_encoding(syntax == ImplicitVRLittleEndian, syntax.is_little_endian)
     plain.Rows, plain.Columns, plain.SamplesPerPixel = form.rows, form.columns, form.samples
     plain.PhotometricInterpretation = form.photometric
+    if form.photometric.startswith("YBR_FULL") and syntax in JPEG2000TransferSyntaxes:
+        value = dataset[form.keyword].value
+        if isinstance(value, bytes) and has_colour_transform(value):  # the decoder gives RGB, whatever the header says
+            plain.PhotometricInterpretation = "YBR_RCT"
     if form.frames > 1:
         plain.NumberOfFrames = form.frames
     if form.samples > 1:

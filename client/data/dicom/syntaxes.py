@@ -44,6 +44,8 @@ SYNTAXES = (
     Syntax(uid.HTJ2KLosslessRPCL, "decoded by OpenJPEG", "pylibjpeg-openjpeg"),
     Syntax(uid.HTJ2K, "decoded by OpenJPEG", "pylibjpeg-openjpeg"),
 )
+START_OF_CODESTREAM, CODING_STYLE = b"\xff\x4f\xff\x51", b"\xff\x52"
+MOST_MARKERS = 20  # before that of the coding style
 _KNOWN = {syntax.uid: syntax for syntax in SYNTAXES}
 
 
@@ -63,3 +65,22 @@ def check_syntax(syntax: UID, bits: int) -> None:
         raise UnreadableImage(
             "unsupported", f"TransferSyntaxUID: {syntax.name} needs a decoder; pip install {known.pip}"
         )
+
+
+def has_colour_transform(data: bytes) -> bool:
+    """Return whether JPEG 2000 pixels carry their own colour transform, which a decoder undoes (ISO 15444-1, A.6.1).
+
+    Args:
+        data: encapsulated; the first image in it counts.
+    """
+    place = data.find(START_OF_CODESTREAM) + 2
+    if place < 2:
+        return False
+    for _ in range(MOST_MARKERS):
+        marker, length = data[place : place + 2], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == CODING_STYLE:
+            return data[place + 8 : place + 9] == b"\x01"
+        if len(marker) < 2 or length < 2:
+            return False
+        place += 2 + length
+    return False

@@ -144,7 +144,8 @@ def test_padding_is_no_measurement(inverted: bool) -> None:
     tissue = np.tile(np.linspace(-200, 300, 16), (16, 1)).astype(np.int16)
     tissue[0] = -2000
     kind = "MONOCHROME1" if inverted else "MONOCHROME2"
-    image, _ = read(as_file(make(tissue, PixelPaddingValue=-2000, PhotometricInterpretation=kind)))
+    modality = "CR" if inverted else "CT"  # whose values are no quantities
+    image, _ = read(as_file(make(tissue, PixelPaddingValue=-2000, PhotometricInterpretation=kind, Modality=modality)))
     assert image.rescaled.min() == -200
     assert (image.values[0, 1:].min(), image.values[0, 1:].max()) == (0, 1)
     assert image.values[0, 0].max() == 0  # the darkest
