@@ -80,10 +80,7 @@ class Measured:
 
 def is_quantity(dataset: Dataset) -> bool:
     """Return whether an image's values are quantities with a meaning of their own, whatever its polarity."""
-    return (
-        word_of(dataset, "Modality") in QUANTITIES
-        or word_of(dataset, "RescaleType") in QUANTITY_TYPES
-    )
+    return word_of(dataset, "Modality") in QUANTITIES or word_of(dataset, "RescaleType") in QUANTITY_TYPES
 
 
 def measured_of(dataset: Dataset) -> Measured:
