@@ -21,6 +21,7 @@ from rich.table import Table
 from typer.core import TyperArgument
 
 from salus.common.errors import SalusError, storage_error
+from salus.common.help import use_option_tables
 from salus.common.names import visible
 from salus.common.signals import Stopped, unwinding
 
@@ -64,6 +65,7 @@ def _keep_help_of_arguments() -> None:
 
 
 _keep_help_of_arguments()
+use_option_tables()
 
 
 def group(help_text: str) -> typer.Typer:

@@ -90,13 +90,20 @@ class Declaration(Strict):
         """Return an annotation by its name, or None."""
         return next((target for target in self.targets if target.name == name), None)
 
+    def _said(self, kind: AnnotationKind) -> str:
+        """Return a kind of annotation for people; without a label file, an image's number is the volume of its mask."""
+        if kind != "measurement":
+            return kind
+        masked = any(target.kind == "mask" for target in self.targets)
+        return f"a number for each image{' (the volume of its mask, or from a label file)' if masked else ''}"
+
     def rows(self) -> list[tuple[str, str]]:
         """Return the declaration as rows of a table for people."""
         columns = [f"{column.name} [{column.unit}]" if column.unit else column.name for column in self.columns]
         told = "by an identifier" if self.patient_ids else "by image content, because no identifier is known"
         lines = [
             ("kind", self.kind),
-            ("annotations", ", ".join(self.annotations)),
+            ("annotations", ", ".join(self._said(kind) for kind in self.annotations)),
             ("classes", ", ".join(self.classes)),
             (
                 "labels in the data",

@@ -82,7 +82,7 @@ def _arguments(docstring: str) -> dict[str, str]:
     found: dict[str, str] = {}
     names: list[str] = []
     for line in section.splitlines():
-        entry = re.match(r"^ {4}([a-z_0-9, ]+): (.*)$", line)
+        entry = re.match(r"^ {4}([a-z_0-9][a-z_0-9, ]*): (.*)$", line)
         if entry:
             names = [name.strip() for name in entry[1].split(",")]
             found |= dict.fromkeys(names, entry[2])

@@ -69,6 +69,15 @@ def settings(job: Job) -> list[tuple[str, list[tuple[str, object]]]]:
     return [(name, sorted(values.items())) for name, values in sections.items()]
 
 
+def _farthest_mm(metrics: Mapping[str, object]) -> str:
+    """Return the distance in millimetres that stands for a structure that was missed; empty where no distance is reported."""
+    if not any(name.startswith("hausdorff95_mm_") for name in metrics):
+        return ""
+    from salus.common.metrics.surface import HAUSDORFF_EDGES_MM
+
+    return f"{HAUSDORFF_EDGES_MM[-1]:g}"
+
+
 def write_report(
     path: Path,
     job: Job,
@@ -107,6 +116,7 @@ def write_report(
         cohort=records[-1].get("cohort", {}) if records else {},
         metrics={name: metric_text(metric) for name, metric in metrics.items()},
         subgroups=table_of(grouped) if (grouped := subgroups_in(events)) else None,
+        farthest_mm=_farthest_mm(metrics),
         least=job.evaluation.min_patients,
         noised=job.privacy.noised,
         roc=roc,

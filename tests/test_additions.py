@@ -11,6 +11,7 @@ import salus
 from salus.common.explain import words_of
 from salus.common.registry import Registry, own_settings
 from salus.common.strict import Strict
+from salus.common.tasks.classification import ClassificationSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {
@@ -73,3 +74,9 @@ def test_the_settings_of_an_entry_are_strict_and_explained(place: str) -> None:
             assert issubclass(settings, Strict), name
             unexplained = {key for key in settings.model_fields if not words_of(settings)[key].meaning}
             assert unexplained <= {"kind"}, name  # which the section explains
+
+
+def test_a_colon_in_the_second_line_of_an_explanation_does_not_cut_it() -> None:
+    assert words_of(ClassificationSettings)["class_weights"].meaning.endswith(
+        "`salus stats --weights` writes this key."
+    )

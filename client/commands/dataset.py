@@ -9,6 +9,7 @@ import typer
 from salus.client.commands import evaluating, intake, patients, refused
 from salus.client.commands.intake import Channels, Folder, Frames, Include, Name, Suv, Volumes, Yes, ZeroPad
 from salus.common.console import emit_json, err, example, group, out, shown, table
+from salus.common.help import LABELS, MASKS, TABLES
 
 if TYPE_CHECKING:
     from salus.client.data.catalogue import Catalogue
@@ -23,36 +24,66 @@ def add(
     name: Name,
     path: Annotated[Path, typer.Argument(help="A folder of DICOM or image files, an npz, or a CSV.")],
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
-    labels: Annotated[str, typer.Option(help="CSV of labels, relative to the data folder.")] = "",
-    label_column: Annotated[str, typer.Option(help="The column of labels in that CSV; default: label.")] = "",
+    labels: Annotated[
+        str, typer.Option(help="CSV of labels, relative to the data folder.", rich_help_panel=LABELS)
+    ] = "",
+    label_column: Annotated[
+        str, typer.Option(help="The column of labels in that CSV; default: label.", rich_help_panel=LABELS)
+    ] = "",
     volumes: Volumes = False,
     channels: Channels = "",
     include: Include = "",
     frames: Frames = "",
     suv: Suv = False,
     zero_pad_ids: ZeroPad = 0,
-    columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.")] = "",
+    columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.", rich_help_panel=TABLES)] = "",
     missing: Annotated[
-        str, typer.Option(help="Markers of missing values, separated by commas; default: ?,NA,NaN,nan.")
+        str,
+        typer.Option(
+            help="Markers of missing values, separated by commas; default: ?,NA,NaN,nan.", rich_help_panel=TABLES
+        ),
     ] = "",
     positive_above: Annotated[
-        float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.")
+        float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.", rich_help_panel=LABELS)
     ] = None,
-    masks: Annotated[str, typer.Option(help="Folder of masks; found by itself for the usual conventions.")] = "",
-    images: Annotated[str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.")] = "",
+    masks: Annotated[
+        str, typer.Option(help="Folder of masks; found by itself for the usual conventions.", rich_help_panel=MASKS)
+    ] = "",
+    images: Annotated[
+        str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.", rich_help_panel=MASKS)
+    ] = "",
     structures: Annotated[
-        str, typer.Option(help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.")
+        str,
+        typer.Option(
+            help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.", rich_help_panel=MASKS
+        ),
     ] = "",
     annotations: Annotated[
-        str, typer.Option(help="For images: folder of VOC's XML files, or a COCO file; the usual names are found.")
+        str,
+        typer.Option(
+            help="For images: folder of VOC's XML files, or a COCO file; the usual names are found.",
+            rich_help_panel=MASKS,
+        ),
     ] = "",
-    numbers: Annotated[str, typer.Option(help="Columns of the label file with numbers to predict.")] = "",
-    row: Annotated[str, typer.Option(help="Columns of the label file that a model gets beside the image.")] = "",
-    text: Annotated[str, typer.Option(help="A column of the label file with a text.")] = "",
-    series: Annotated[str, typer.Option(help="A column of the label file that names a CSV of a time series.")] = "",
-    patient_column: Annotated[str, typer.Option(help="The column that identifies patients, if not PatientID.")] = "",
-    sex_column: Annotated[str, typer.Option(help="Column of the label file or table with the patient's sex.")] = "",
-    age_column: Annotated[str, typer.Option(help="Column of the label file or table with the age in years.")] = "",
+    numbers: Annotated[
+        str, typer.Option(help="Columns of the label file with numbers to predict.", rich_help_panel=LABELS)
+    ] = "",
+    row: Annotated[
+        str, typer.Option(help="Columns of the label file that a model gets beside the image.", rich_help_panel=LABELS)
+    ] = "",
+    text: Annotated[str, typer.Option(help="A column of the label file with a text.", rich_help_panel=LABELS)] = "",
+    series: Annotated[
+        str, typer.Option(help="A column of the label file that names a CSV of a time series.", rich_help_panel=LABELS)
+    ] = "",
+    patient_column: Annotated[
+        str, typer.Option(help="The column that identifies patients, if not PatientID.", rich_help_panel=LABELS)
+    ] = "",
+    sex_column: Annotated[
+        str, typer.Option(help="Column of the label file or table with the patient's sex.", rich_help_panel=LABELS)
+    ] = "",
+    age_column: Annotated[
+        str, typer.Option(help="Column of the label file or table with the age in years.", rich_help_panel=LABELS)
+    ] = "",
     option: Annotated[
         list[str] | None, typer.Option(help="An option of a plug-in's kind, as key=value; may be repeated.")
     ] = None,

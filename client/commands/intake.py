@@ -6,47 +6,90 @@ from typing import Annotated
 import typer
 
 from salus.common.console import example, table
+from salus.common.help import DICOM, LABELS, PACS
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
 Name = Annotated[str, typer.Argument(help="The name by which jobs refer to this data set.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm the declaration as shown, without asking.")]
-LabelFile = Annotated[Path | None, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.")]
+LabelFile = Annotated[
+    Path | None, typer.Option(help="CSV of labels by file, StudyInstanceUID or PatientID.", rich_help_panel=LABELS)
+]
 ZeroPad = Annotated[
-    int, typer.Option(min=0, max=64, help="Give the label file's patient identifiers leading zeros up to this length.")
+    int,
+    typer.Option(
+        min=0,
+        max=64,
+        help="Give the label file's patient identifiers leading zeros up to this length.",
+        rich_help_panel=LABELS,
+    ),
 ]
 Structures = Annotated[
-    str, typer.Option(help="Labels of segments to keep, separated by commas; no label file is needed.")
+    str,
+    typer.Option(
+        help="Labels of segments to keep, separated by commas; no label file is needed.", rich_help_panel=DICOM
+    ),
 ]
-LabelColumn = Annotated[str, typer.Option(help="The column of labels in that CSV.")]
+LabelColumn = Annotated[str, typer.Option(help="The column of labels in that CSV.", rich_help_panel=LABELS)]
 Volumes = Annotated[
     bool,
-    typer.Option(help="Take DICOM series as 3-D images: one for each echo, time, b-value or other state of a series."),
+    typer.Option(
+        help="Take DICOM series as 3-D images: one for each echo, time, b-value or other state of a series.",
+        rich_help_panel=DICOM,
+    ),
 ]
 Channels = Annotated[
-    str, typer.Option(help="What becomes channels of one 3-D image instead: echo, b-value, time, phase, kind ...")
+    str,
+    typer.Option(
+        help="What becomes channels of one 3-D image instead: echo, b-value, time, phase, kind ...",
+        rich_help_panel=DICOM,
+    ),
 ]
 Frames = Annotated[
-    str, typer.Option(help="Of clips: first or each takes the first or every frame as an image of its own.")
+    str,
+    typer.Option(
+        help="Of clips: first or each takes the first or every frame as an image of its own.", rich_help_panel=DICOM
+    ),
 ]
 Suv = Annotated[
-    bool, typer.Option("--suv", help="Take PET in standardised uptake values by body weight; others are refused.")
+    bool,
+    typer.Option(
+        "--suv",
+        help="Take PET in standardised uptake values by body weight; others are refused.",
+        rich_help_panel=DICOM,
+    ),
 ]
 Include = Annotated[
     str,
     typer.Option(
-        help="Objects to take although they are no usual training pictures: localizer, secondary-capture, screen-capture."
+        help="Objects to take although they are no usual training pictures: localizer, secondary-capture, screen-capture.",
+        rich_help_panel=DICOM,
     ),
 ]
 Masks = Annotated[
-    list[str] | None, typer.Option(help="Where a device burns in text, such as GE:480x640:0,0,40,640; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        help="Where a device burns in text, such as GE:480x640:0,0,40,640; may be repeated.", rich_help_panel=DICOM
+    ),
 ]
-Listen = Annotated[str, typer.Option(help="Our AE title, address and port, as the PACS knows them.")]
-Authority = Annotated[str, typer.Option(help="Certificate authority of the PACS, a PEM file.")]
-Certificate = Annotated[str, typer.Option(help="Our certificate for classic DICOM over TLS, a PEM file.")]
-Key = Annotated[str, typer.Option(help="Private key of our certificate, a PEM file.")]
-Trusted = Annotated[bool, typer.Option(help="Connect without TLS; the network to the PACS is secured by other means.")]
+Listen = Annotated[
+    str, typer.Option(help="Our AE title, address and port, as the PACS knows them.", rich_help_panel=PACS)
+]
+Authority = Annotated[str, typer.Option(help="Certificate authority of the PACS, a PEM file.", rich_help_panel=PACS)]
+Certificate = Annotated[
+    str, typer.Option(help="Our certificate for classic DICOM over TLS, a PEM file.", rich_help_panel=PACS)
+]
+Key = Annotated[str, typer.Option(help="Private key of our certificate, a PEM file.", rich_help_panel=PACS)]
+Trusted = Annotated[
+    bool,
+    typer.Option(help="Connect without TLS; the network to the PACS is secured by other means.", rich_help_panel=PACS),
+]
 AllowMissing = Annotated[
-    bool, typer.Option("--allow-missing", help="Succeed although the PACS did not deliver everything that it lists.")
+    bool,
+    typer.Option(
+        "--allow-missing",
+        help="Succeed although the PACS did not deliver everything that it lists.",
+        rich_help_panel=PACS,
+    ),
 ]
 HERE = "SALUS@127.0.0.1:11112"
 
@@ -57,10 +100,21 @@ def import_(
     labels: LabelFile = None,
     source: Annotated[Path | None, typer.Argument(help="A folder of DICOM files or a zip.")] = None,
     pacs: Annotated[
-        str, typer.Option(help="Instead of a folder: https://host/dicom-web, or dicom://TITLE@host:port for C-MOVE.")
+        str,
+        typer.Option(
+            help="Instead of a folder: https://host/dicom-web, or dicom://TITLE@host:port for C-MOVE.",
+            rich_help_panel=PACS,
+        ),
     ] = "",
-    query: Annotated[str, typer.Option(help="Query, such as ModalitiesInStudy=CT,StudyDate=20200101-20201231.")] = "",
-    user: Annotated[str, typer.Option(help="DICOMweb user; the password is read from SALUS_PACS_PASSWORD.")] = "",
+    query: Annotated[
+        str,
+        typer.Option(
+            help="Query, such as StudyDate=20200101-20201231; several are separated by commas.", rich_help_panel=PACS
+        ),
+    ] = "",
+    user: Annotated[
+        str, typer.Option(help="DICOMweb user; the password is read from SALUS_PACS_PASSWORD.", rich_help_panel=PACS)
+    ] = "",
     listen: Listen = HERE,
     authority: Authority = "",
     certificate: Certificate = "",
@@ -110,8 +164,10 @@ def receive(
     name: Name,
     labels: LabelFile = None,
     *,
-    sender: Annotated[str, typer.Option(help="AE title of the PACS or modality that may send.")],
-    idle_s: Annotated[float, typer.Option(min=1, help="Stop when nothing has arrived for this many seconds.")] = 60.0,
+    sender: Annotated[str, typer.Option(help="AE title of the PACS or modality that may send.", rich_help_panel=PACS)],
+    idle_s: Annotated[
+        float, typer.Option(min=1, help="Stop when nothing has arrived for this many seconds.", rich_help_panel=PACS)
+    ] = 60.0,
     listen: Listen = HERE,
     authority: Authority = "",
     certificate: Certificate = "",

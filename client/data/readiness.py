@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,7 +16,7 @@ from salus.client.data.declaration import FEW_PATIENTS, are_numbers, differences
 from salus.client.data.preparing import read_registered
 from salus.client.data.records import ISSUER, ImageFacts, Sample
 from salus.client.data.summaries import DatasetSummary
-from salus.client.data.target_check import TargetFindings, findings, pictured
+from salus.client.data.target_check import TargetFindings, findings, pictured, structures_of
 from salus.client.data.troubles import unreadable
 from salus.common.errors import UnreadableImage
 from salus.common.people import OLDEST_YEARS
@@ -26,6 +26,19 @@ THUMBNAILS, THUMBNAIL_SIDE = 24, 96
 HISTOGRAM_BINS = 32
 MAX_LISTED = 10
 UNKNOWN = "unknown"
+
+
+class Thumbnail(NamedTuple):
+    """A small picture of an image.
+
+    Args:
+        picture: a ``data:`` URL.
+        structures: names of what is drawn over it, by class number.
+    """
+
+    caption: str
+    picture: str
+    structures: Mapping[int, str]
 
 
 @dataclass
@@ -41,7 +54,7 @@ class Readiness:
         sexes, ages: samples by the patient's sex and by ten years of age, as far as they are known.
         missing: missing values by column, for tables.
         intensities: histogram of the images' mean brightness, 0 .. 1.
-        thumbnails: captions and pictures, with what is annotated.
+        thumbnails: pictures of some images, with what is annotated.
         targets: annotations by name.
     """
 
@@ -61,7 +74,7 @@ class Readiness:
     declared: list[str] = field(default_factory=list)
     missing: Counter[str] = field(default_factory=Counter)
     intensities: list[int] = field(default_factory=lambda: [0] * HISTOGRAM_BINS)
-    thumbnails: list[tuple[str, str]] = field(default_factory=list)
+    thumbnails: list[Thumbnail] = field(default_factory=list)
     targets: dict[str, TargetFindings] = field(default_factory=dict)
 
     @property
@@ -143,14 +156,18 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
         place = min(int(float(sample.values.mean()) * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)
         found.intensities[max(place, 0)] += 1
         if image.key in worst:
-            found.thumbnails.append(("reaches beyond the image", pictured(sample) or thumbnail(sample)))
+            found.thumbnails.append(_thumbnail("reaches beyond the image", sample))
         elif number % step == 0 and len(found.thumbnails) < THUMBNAILS:
-            found.thumbnails.append((image.label, pictured(sample) or thumbnail(sample)))
+            found.thumbnails.append(_thumbnail(image.label, sample))
     if found.unreadable:
         catalogue.troubles.put(name, unreadable(dict(found.unreadable)))
     else:
         catalogue.troubles.clear(name)
     return found
+
+
+def _thumbnail(caption: str, sample: Sample) -> Thumbnail:
+    return Thumbnail(caption, pictured(sample) or thumbnail(sample), structures_of(sample))
 
 
 def _declared(catalogue: Catalogue, name: str) -> list[str]:

@@ -1,12 +1,13 @@
 """The page of `salus dataset check`."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from salus.client.data.declaration import are_numbers
-from salus.client.data.readiness import HISTOGRAM_BINS, UNKNOWN, Readiness
+from salus.client.data.readiness import HISTOGRAM_BINS, UNKNOWN, Readiness, Thumbnail
 from salus.client.data.remedies import remedy_of
 from salus.client.data.target_check import sections_of as target_sections
+from salus.client.outgoing.overlays import legend
 from salus.common.pages import Section
 
 MOST_ROWS = 12  # of a table of counts
@@ -50,12 +51,18 @@ def sections_of(found: Readiness) -> list[Section]:
             else []
         ),
         *_table("No longer readable", unreadable),
-        *(
-            [Section("Sample images", "They exist only in this file.", pictures=found.thumbnails)]
-            if found.thumbnails
-            else []
-        ),
+        *([_samples(found.thumbnails)] if found.thumbnails else []),
     ]
+
+
+def _samples(thumbnails: Sequence[Thumbnail]) -> Section:
+    """Return the pictures; their colours are named once if a number means the same in all, otherwise below each."""
+    named: dict[int, str] = {}
+    one_meaning = all(named.setdefault(n, name) == name for one in thumbnails for n, name in one.structures.items())
+    text = " ".join(filter(None, ["They exist only in this file.", legend(named) if one_meaning else ""]))
+    captions = (one.caption if one_meaning else f"{one.caption} {legend(one.structures)}".strip() for one in thumbnails)
+    pictures = [(caption, one.picture) for caption, one in zip(captions, thumbnails, strict=True)]
+    return Section("Sample images", text, pictures=pictures)
 
 
 def label_rows(images: Mapping[str, int], patients: Mapping[str, int]) -> list[tuple[str, int, int]]:

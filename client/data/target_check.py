@@ -125,16 +125,38 @@ def sections_of(found: Mapping[str, TargetFindings], source: str) -> list[Sectio
 
 def pictured(sample: Sample) -> str:
     """Return a picture of an image with its mask, boxes or contours as a ``data:`` URL; empty if it has none of these."""
-    spacing = sample.spacing_mm
-    for name, values in sample.targets.items():
-        if sample.kinds[name] == "mask":
-            return overlay(sample.values, values, spacing_mm=spacing)
-    for name, values in sample.targets.items():
-        kind = sample.kinds[name]
-        if kind in ("boxes", "contours") and sample.values.ndim == 3:
-            shapes = _corners(values) if kind == "boxes" else _lines(values)
-            return boxed(sample.values, shapes, spacing_mm=spacing)
-    return ""
+    name = _drawn(sample)
+    if not name:
+        return ""
+    values, spacing = sample.targets[name], sample.spacing_mm
+    if sample.kinds[name] == "mask":
+        return overlay(sample.values, values, spacing_mm=spacing)
+    shapes = _corners(values) if sample.kinds[name] == "boxes" else _lines(values)
+    return boxed(sample.values, shapes, spacing_mm=spacing)
+
+
+def structures_of(sample: Sample) -> dict[int, str]:
+    """Return the names of the structures that `pictured` draws, by class number, which decides their colour."""
+    name = _drawn(sample)
+    if not name:
+        return {}
+    known = dict(enumerate(sample.names.get(name, ()), start=1))
+    if known:
+        return known
+    values = sample.targets[name]
+    if sample.kinds[name] == "mask":
+        layers = values.ndim == sample.values.ndim
+        numbers = np.arange(1, len(values) + 1) if layers else np.unique(values)
+    else:
+        numbers = np.unique(values[:, -1] if sample.kinds[name] == "boxes" else values[:, 1])
+    return {int(number): str(int(number)) for number in numbers if number > 0}
+
+
+def _drawn(sample: Sample) -> str:
+    """Return the name of the annotation that is drawn: a mask if there is one; boxes and contours only in two dimensions."""
+    usable = ("mask", "boxes", "contours") if sample.values.ndim == 3 else ("mask",)
+    names = [name for name in sample.targets if sample.kinds[name] in usable]
+    return min(names, key=lambda name: sample.kinds[name] != "mask", default="")
 
 
 def _corners(boxes: np.ndarray) -> list[tuple[int, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,27 @@ SIDE = 192  # pixels of a picture's longer side
 FILL = 0.35  # opacity within a structure; its edge is opaque
 # Okabe and Ito 2008: colours that people with any colour vision can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+MOST_IN_LEGEND = 2 * len(COLOURS)
 COLOUR_NAMES = ("orange", "sky blue", "green", "yellow", "blue", "red", "pink")  # of these, in their order
 Pixels = npt.NDArray[np.uint8]
 
 
-def legend(names: Sequence[str]) -> str:
+def legend(names: Sequence[str] | Mapping[int, str]) -> str:
     """Return which structure has which colour in `overlay` and `boxed`, as a sentence; empty without structures.
 
     Args:
-        names: of the numbers 1, 2 ... of a mask.
+        names: of the numbers 1, 2 ... of a mask, or by number where some are absent.
 
-    >>> legend(["anterior", "posterior"])
-    'Colours: anterior orange, posterior sky blue.'
+    >>> legend(["anterior", "posterior"]), legend({2: "posterior"})
+    ('Colours: anterior orange, posterior sky blue.', 'Colours: posterior sky blue.')
     """
-    pairs = [f"{name} {COLOUR_NAMES[place % len(COLOUR_NAMES)]}" for place, name in enumerate(names)]
+    named = names if isinstance(names, Mapping) else dict(enumerate(names, start=1))
+    pairs = [f"{name} {COLOUR_NAMES[(number - 1) % len(COLOUR_NAMES)]}" for number, name in sorted(named.items())]
+    if len(pairs) > MOST_IN_LEGEND:
+        pairs = [
+            *pairs[:MOST_IN_LEGEND],
+            f"and {len(pairs) - MOST_IN_LEGEND} more structures in the same colours again",
+        ]
     return f"Colours: {', '.join(pairs)}." if pairs else ""
 
 

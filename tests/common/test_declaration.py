@@ -21,6 +21,20 @@ def test_nothing_that_changes_a_terminal_can_be_declared(word: str) -> None:
         Declaration.model_validate({"kind": "table", "columns": ({"name": word},)})
 
 
+def test_a_number_for_each_image_is_said_in_words() -> None:
+    """`measurement, mask` did not say that the number is the volume of the mask."""
+    plain = Declaration(kind="images", annotations=("measurement",))
+    assert dict(plain.rows())["annotations"] == "a number for each image"
+    target = {"name": "mask", "kind": "mask", "names": ("liver",)}
+    masked = Declaration.model_validate(
+        {"kind": "images", "annotations": ("measurement", "mask"), "targets": (target,)}
+    )
+    assert (
+        dict(masked.rows())["annotations"]
+        == "a number for each image (the volume of its mask, or from a label file), mask"
+    )
+
+
 def test_a_newer_declaration_is_refused() -> None:
     with pytest.raises(ValidationError):
         Declaration.model_validate({"kind": "images", "version": 2})

@@ -108,6 +108,16 @@ def test_a_report_without_noise_has_exact_curve_and_matrix(tmp_path: Path) -> No
     assert "+-" not in text
 
 
+def test_a_report_says_what_a_missed_structure_counts_as_in_the_distance(tmp_path: Path) -> None:
+    def text(metrics: dict[str, float]) -> str:
+        return report_of(
+            tmp_path / "r.html", tiny_job(), [Event(datetime.now(UTC), "evaluated", {"metrics": to_plain(metrics)})]
+        )
+
+    assert "counts as 100 mm" in text({"hausdorff95_mm_liver": 2.0})
+    assert "Hausdorff" not in text({"auc": 0.5})
+
+
 def test_a_card_opens_again() -> None:
     job = tiny_job(protection="masking", privacy="")
     card = model_card("tiny-0001", job, privacy_card(job, None, {1: "A"}), evaluation_in([noisy_evaluation()]), "C")

@@ -120,7 +120,7 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
         if column not in columns:
             raise DataError(
                 f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
-                remedy="Name the label column with --label-column, and those of other annotations as the file does.",
+                remedy="Name the column of labels with --label-column, and other columns by their names in the file.",
             )
     if not keys:
         raise DataError(

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -16,11 +18,16 @@ from typer.testing import CliRunner
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.readiness import check
+from salus.client.data.readiness import Readiness, Thumbnail, check
 from salus.client.data.readiness_page import sections_of
+from salus.client.data.records import Sample
 from salus.client.data.sources.settings import SourceOptions
-from salus.client.data.target_check import pictured
+from salus.client.data.summaries import DatasetSummary
+from salus.client.data.target_check import pictured, structures_of
 from salus.client.outgoing.overlays import COLOURS
+from salus.common.pages import Section
+
+SUMMARY = DatasetSummary("x", "images", "", 1, 1, 1, {}, {}, 0)
 
 
 def masks_folder(folder: Path) -> None:
@@ -57,7 +64,10 @@ def test_masks_are_counted_measured_and_those_that_do_not_fit_are_named(tmp_path
         assert part in text
     titles = [section.title for section in sections_of(found)]
     assert "Annotation 'mask': ml in each image" in titles
-    assert ("reaches beyond the image", "data:image/png;base64,") in [(c, p[:22]) for c, p in found.thumbnails]
+    assert ("reaches beyond the image", "data:image/png;base64,") in [
+        (one.caption, one.picture[:22]) for one in found.thumbnails
+    ]
+    assert next(s.text for s in sections_of(found) if s.title == "Sample images").endswith("Colours: lesion orange.")
     assert ".nii" not in json.dumps(found.to_json())
     result = CliRunner().invoke(app, ["dataset", "check", str(site), "x"])
     assert result.exit_code == 0, result.output
@@ -88,6 +98,36 @@ def test_pictures_show_masks_and_boxes_where_they_are(tmp_path: Path) -> None:
     assert not near[:, : int(near.shape[1] * 0.4)].any()
     assert check(catalogue, "x").targets["boxes"].amounts == {"cell": [1.0]}
     assert ROWS < COLUMNS < pixels.shape[1]
+
+
+def test_a_page_names_the_colour_of_each_structure_once_or_below_each_picture() -> None:
+    def samples(*structures: dict[int, str]) -> Section:
+        found = Readiness(SUMMARY, thumbnails=[Thumbnail("x", "data:", one) for one in structures])
+        return next(section for section in sections_of(found) if section.pictures)
+
+    same = samples({1: "liver"}, {}, {2: "tumour"})
+    assert same.text == "They exist only in this file. Colours: liver orange, tumour sky blue."
+    assert [caption for caption, _ in same.pictures] == ["x", "x", "x"]
+    other = samples({1: "liver", 2: "tumour"}, {1: "tumour"}, {})
+    assert other.text == "They exist only in this file."
+    assert [caption for caption, _ in other.pictures] == [
+        "x Colours: liver orange, tumour sky blue.", "x Colours: tumour orange.", "x",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["mask", "layers", "boxes", "contours"])
+def test_structures_are_named_by_the_numbers_that_are_drawn(kind: str) -> None:
+    values = {
+        "mask": np.array([[0, 3], [1, 0]], np.uint8), "layers": np.zeros((2, 2, 2), np.uint8),
+        "boxes": np.array([[0, 0, 1, 1, 3], [0, 0, 1, 1, 1]], np.float32),
+        "contours": np.array([[0, 3, 0, 0], [1, 1, 1, 1]], np.float32),
+    }[kind]  # fmt: skip
+    word: Any = "mask" if kind == "layers" else kind
+    sample = Sample(np.zeros((1, 2, 2), np.float32), targets={"a": values}, kinds={"a": word})
+    assert structures_of(sample) == ({1: "1", 2: "2"} if kind == "layers" else {1: "1", 3: "3"})
+    named = replace(sample, names={"a": ("liver", "spleen", "tumour")})
+    assert structures_of(named) == {1: "liver", 2: "spleen", 3: "tumour"}
+    assert structures_of(replace(sample, targets={})) == {}
 
 
 def test_measured_labels_are_one_row_and_no_warning(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from salus.client.outgoing.overlays import COLOURS, SIDE, legend, most_filled, overlay
+from salus.client.outgoing.overlays import COLOURS, MOST_IN_LEGEND, SIDE, legend, most_filled, overlay
 
 
 def picture(url: str) -> np.ndarray:
@@ -57,3 +57,6 @@ def test_the_legend_names_the_colour_that_is_painted() -> None:
     parts = legend(names).removeprefix("Colours: ").rstrip(".").split(", ")
     assert [near[part.split(" ", 1)[1]] for part in parts] == [COLOURS[place % len(COLOURS)] for place in range(9)]
     assert legend([]) == ""
+    many = legend([f"s{number}" for number in range(1, 40)])
+    assert many.count(",") == MOST_IN_LEGEND
+    assert many.endswith("and 25 more structures in the same colours again.")
