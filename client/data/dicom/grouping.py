@@ -1,9 +1,10 @@
 """From the images of a series to volumes: what lies together, at which places, and what varies there.
 
-Images that differ in size, pixel spacing, orientation or polarity form families; those of a family whose corners lie on one
-straight line form a line, which may be oblique to the slices (a tilted gantry). Along a line, positions within a tolerance are
-one place; it is found from the distances themselves, so that rounded coordinates do no harm. `visits` then tells the images of
-one place apart. An image that fits nowhere is refused by name, and costs nothing else.
+Images that differ in size, pixel spacing, orientation, polarity, frame of reference or in whether they state a rescale form
+families; those of a family whose corners lie on one straight line form a line, which may be oblique to the slices (a tilted
+gantry). Along a line, positions within a tolerance are one place; it is found from the distances themselves, so that rounded
+coordinates do no harm. `visits` then tells the images of one place apart. An image that fits nowhere is refused by name, and
+costs nothing else.
 """
 
 import itertools
@@ -51,6 +52,8 @@ def plane_of_image(image: DicomImage, key: str) -> Plane:
         inverted=image.inverted,
         colour=image.values.ndim != 3,
         pixels=image.pixel_sha256,
+        scale=image.scale,
+        space=image.frame_of_reference,
     )
 
 
@@ -68,7 +71,7 @@ def grouped(planes: Sequence[Plane]) -> Grouping:
             usable.append(plane)
     volumes: list[Run] = []
     odd: list[Plane] = []
-    families = _families(usable)
+    families = _families(_compared(usable))
     for number, line in enumerate(itertools.chain.from_iterable(map(lines_of, families))):
         if len(line) == 1:
             odd += line
@@ -85,12 +88,32 @@ def grouped(planes: Sequence[Plane]) -> Grouping:
     return Grouping(tuple(volumes), tuple(refused))
 
 
+def _compared(planes: list[Plane]) -> list[Plane]:
+    """Return planes without the differences that tell nothing: an identity beside no scale, and a space of each plane alone.
+
+    Some software gives each slice a FrameOfReferenceUID of its own, and some leaves it out of a few.
+    """
+    spaces = {plane.space for plane in planes} - {""}
+    alone = len(spaces) == 1 or (len(planes) > 1 and len(spaces) >= len([plane for plane in planes if plane.space]))
+    scaled = any(plane.scale == "stated" for plane in planes)
+    return [
+        replace(
+            plane,
+            space="" if alone else plane.space,
+            scale="none" if plane.scale == "none" and scaled else "stated",
+        )
+        for plane in planes
+    ]
+
+
 def _difference(plane: Plane, usual: Sequence[Plane]) -> str:
     """Return in which elements a plane differs from the usual ones of its series."""
     first = usual[0]
     same = {
         "Rows or Columns": plane.shape == first.shape,
         "PhotometricInterpretation": plane.inverted == first.inverted,
+        "RescaleSlope or RescaleIntercept, which only some state": plane.scale == first.scale,
+        "FrameOfReferenceUID": plane.space == first.space,
         "PixelSpacing": _same_spacing(plane, first),
         "ImageOrientationPatient": _same_axes(plane, first),
     }
@@ -115,7 +138,7 @@ def _families(planes: Sequence[Plane]) -> list[list[Plane]]:
 
 
 def _alike(one: Plane, other: Plane) -> bool:
-    same = (one.shape, one.inverted) == (other.shape, other.inverted)
+    same = (one.shape, one.inverted, one.scale, one.space) == (other.shape, other.inverted, other.scale, other.space)
     return same and _same_axes(one, other) and _same_spacing(one, other)
 
 

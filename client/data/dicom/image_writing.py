@@ -77,7 +77,7 @@ def _write_pixels(clean: Dataset, pixels: npt.NDArray[Any], measured: Measured) 
 
 
 def _write_units(clean: Dataset, measured: Measured) -> None:
-    if (measured.slope, measured.intercept) != (1.0, 0.0):
+    if measured.scale != "none":
         clean.RescaleSlope, clean.RescaleIntercept = short(measured.slope), short(measured.intercept)
     if measured.padding is None:
         return

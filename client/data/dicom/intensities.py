@@ -5,7 +5,7 @@ it is read in place or imported first.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from salus.client.data.records import FloatArray
 QUANTITIES = {"CT", "PT", "NM"}
 QUANTITY_TYPES = {"HU", "HU_MOD", "PCT", "Z_EFF", "ED", "EDW", "MGML"}
 PADDING = {"PixelData": "", "FloatPixelData": "Float", "DoubleFloatPixelData": "DoubleFloat"}
+# How measured values arise: no slope, intercept or table is stated, one that changes nothing, or another.
+Scale = Literal["none", "identity", "stated"]
 Bools = npt.NDArray[np.bool_]
 
 
@@ -40,6 +42,7 @@ class Measured:
     slope: float = 1.0
     intercept: float = 0.0
     padding: tuple[float, float] | None = None
+    scale: Scale = "none"
 
     @property
     def colour(self) -> bool:
@@ -104,13 +107,13 @@ def measured_of(dataset: Dataset) -> Measured:
         for row, part in enumerate(pixels):
             through[row] = entries[table.places(part.astype(np.float64))]
         padded = replace(Measured(pixels, form.bits), padding=padding).padded()
-        return _reserved(Measured(through, table.bits), padded)
-    slope, intercept = _scale(dataset)
-    return Measured(pixels, form.bits, slope, intercept, padding)
+        return _reserved(Measured(through, table.bits, scale="stated"), padded)
+    slope, intercept, scale = _scale(dataset)
+    return Measured(pixels, form.bits, slope, intercept, padding, scale)
 
 
-def _scale(dataset: Dataset) -> tuple[float, float]:
-    """Return slope and intercept; those of a real world value mapping where the file states no others."""
+def _scale(dataset: Dataset) -> tuple[float, float, Scale]:
+    """Return slope, intercept and whether they are stated; those of a real world value mapping where there are no others."""
     slope, intercept = number_of(dataset, "RescaleSlope"), number_of(dataset, "RescaleIntercept")
     if slope is None and intercept is None:
         mappings = items_of(dataset, "RealWorldValueMappingSequence")
@@ -123,7 +126,10 @@ def _scale(dataset: Dataset) -> tuple[float, float]:
                 raise not_understood("RealWorldValueMappingSequence", "is not linear, and there is no RescaleSlope")
     if slope == 0:
         raise not_understood("RescaleSlope", "is 0")
-    return 1.0 if slope is None else slope, intercept or 0.0
+    found = 1.0 if slope is None else slope, intercept or 0.0
+    if slope is None and intercept is None:
+        return *found, "none"
+    return *found, "identity" if found == (1.0, 0.0) else "stated"
 
 
 def _padding(dataset: Dataset, form: Form) -> tuple[float, float] | None:

@@ -22,6 +22,8 @@ SHORTEST = 132  # bytes of the preamble and its mark
 MOST_TIMES = 200  # that a deflated file may expand
 ALWAYS_BYTES, MOST_BYTES = 2**26, 2**29  # that it may expand to, whatever its size; and at most
 HEAD_BYTES = 2**16  # in which the transfer syntax is named
+ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # where an item of a sequence begins, in either byte order
+MOST_ITEMS = 500_000  # each takes more than a kilobyte of memory; an object of 20 000 frames has about 300 000
 FIRST_TAGS = tuple(
     bytes((group, 0, element, 0)) for group, element in ((8, 0), (8, 1), (8, 5), (8, 8), (8, 0x16), (2, 0))
 )
@@ -33,11 +35,14 @@ def open_dataset(data: bytes) -> FileDataset:
     Damaged files make it raise arbitrary exceptions; call it within `guarded`.
 
     Raises:
-        UnreadableImage: ``not-dicom``, or ``too-large`` for a deflated file that expands beyond its bound.
+        UnreadableImage: ``not-dicom``, or ``too-large`` for a deflated file that expands beyond its bound, or more than
+            `MOST_ITEMS` items of sequences.
     """
     if len(data) < SHORTEST:
         raise UnreadableImage("not-dicom", "it is shorter than a DICOM header")
     data = undeflated(data)
+    if any(data.count(item) > MOST_ITEMS for item in ITEMS):
+        raise UnreadableImage("too-large", f"its sequences have more than {MOST_ITEMS} items")
     dataset = pydicom.dcmread(io.BytesIO(data), force=is_bare(data))
     if not hasattr(dataset, "file_meta"):
         dataset.file_meta = FileMetaDataset()

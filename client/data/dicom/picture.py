@@ -21,7 +21,7 @@ from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.display import Window, show
 from salus.client.data.dicom.frames import frame_digest, frames_of, has_planes
 from salus.client.data.dicom.geometry import Geometry
-from salus.client.data.dicom.intensities import filled
+from salus.client.data.dicom.intensities import Scale, filled
 from salus.client.data.dicom.mammography import facts_of
 from salus.client.data.dicom.meaning import meaning_of
 from salus.client.data.dicom.numbers import whole_of
@@ -78,6 +78,7 @@ class DicomImage:
     intervals_ms: tuple[float, ...] = ()
     suv_factor: float | None = None
     no_suv: str = ""
+    scale: Scale = "none"
 
     @property
     def is_clip(self) -> bool:
@@ -144,6 +145,7 @@ class Facts(Strict):
     thickness_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     pixel_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     quantity: bool = False
+    scale: Scale = "none"
     intervals_ms: Annotated[
         tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...], Field(max_length=2**16)
     ] = ()
@@ -236,6 +238,7 @@ def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
         inverted=meaning.inverted,
         mirror=sum(meaning.measured.ends),
         quantity=meaning.quantity,
+        scale=meaning.measured.scale,
         geometry=geometry,
         patient_id=str(dataset.get("PatientID", "") or ""),
         study_uid=normalised(str(dataset.get("StudyInstanceUID", "") or "")),
@@ -289,6 +292,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         intervals_ms=facts.intervals_ms,
         suv_factor=facts.suv_factor,
         no_suv=facts.no_suv,
+        scale=facts.scale,
         info={
             "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),

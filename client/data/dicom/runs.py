@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from salus.client.data.dicom.geometry import Geometry
+from salus.client.data.dicom.intensities import Scale
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Plane:
         dimensions: see `dimensions`.
         thickness_mm: 0 where it is unknown.
         pixels: hash of its pixels.
+        scale: see `intensities.Scale`.
+        space: FrameOfReferenceUID, the coordinates in which its place is stated.
     """
 
     key: str
@@ -30,6 +33,8 @@ class Plane:
     inverted: bool = False
     colour: bool = False
     pixels: str = ""
+    scale: Scale = "none"
+    space: str = ""
 
     @property
     def rank(self) -> tuple[int, str]:

@@ -136,8 +136,10 @@ def _waited(dataset: Dataset, item: Dataset) -> timedelta:
     if start is None or (acquired is not None and start > acquired):
         # A series that was made afterwards has a later time; devices state when the scan began elsewhere.
         raise no_suv("SeriesTime is missing, or later than AcquisitionTime")
-    whole = _parsed(_text(item, "RadiopharmaceuticalStartDateTime")[:14])
+    stated = _text(item, "RadiopharmaceuticalStartDateTime")
+    whole = _parsed(stated[:14])
     if whole is not None:
+        _check_zone(dataset, item, stated)
         waited = start - whole
     else:
         injected = _parsed(start.strftime("%Y%m%d") + _text(item, "RadiopharmaceuticalStartTime")[:6])
@@ -147,6 +149,17 @@ def _waited(dataset: Dataset, item: Dataset) -> timedelta:
     if not timedelta(0) <= waited <= DAY:
         raise no_suv("RadiopharmaceuticalStartDateTime is not within a day before SeriesTime")
     return waited
+
+
+def _check_zone(dataset: Dataset, item: Dataset, stated: str) -> None:
+    """Raise UnreadableImage for an injection time in another zone than the series: an hour is 46 % of the activity of F-18."""
+    zone = stated[-5:] if stated[-5:-4] in ("+", "-") else ""
+    if not zone or zone == _text(dataset, "TimezoneOffsetFromUTC"):
+        return
+    if stated[8:14] != _text(item, "RadiopharmaceuticalStartTime")[:6]:  # which is in the zone of the series
+        raise no_suv(
+            "RadiopharmaceuticalStartDateTime is in another time zone than SeriesTime, or the zone is not stated"
+        )
 
 
 def _moment(dataset: Dataset, date: str, time: str) -> datetime | None:

@@ -100,7 +100,7 @@ def _number(cell: str, column: str, options: LabelSettings) -> float:
     if cell in options.missing:
         return float("nan")
     try:
-        number = float(cell)
+        number = float("_" if "_" in cell else cell)  # Python reads 1_5 as 15
     except ValueError:
         raise UnreadableImage("not-a-number", f"column {column!r} contains text") from None
     if not abs(number) < LARGEST:

@@ -141,7 +141,7 @@ class Table:
                 numbers.append(np.nan)
                 continue
             try:
-                numbers.append(float(cell))
+                numbers.append(float("_" if "_" in cell else cell))  # Python reads 1_5 as 15
             except ValueError:
                 raise UnreadableImage("not-a-number", f"column {column!r} contains text") from None
             if not abs(numbers[-1]) < LARGEST:

@@ -117,10 +117,10 @@ def test_medmnist_and_nothing_is_unpickled(tmp_path: Path) -> None:
 
 
 def test_tables_with_and_without_a_header(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("age,sex,label\n50,1,0\n?,0,1\nold,0,1\n60,1,\n")
+    (tmp_path / "a.csv").write_text("age,sex,label\n50,1,0\n?,0,1\nold,0,1\n5_0,0,1\n60,1,\n")
     good, bad = scan("table", tmp_path / "a.csv")
     assert [r.label for r in good] == ["0", "1"]
-    assert [b.reason for b in bad] == ["not-a-number", "unlabelled"]
+    assert [b.reason for b in bad] == ["not-a-number", "not-a-number", "unlabelled"]
     source = open_source("table", tmp_path / "a.csv", SourceOptions())
     assert source.load(good[0].key).values.tolist() == [50.0, 1.0]
     assert np.isnan(source.load(good[1].key).values[0])

@@ -258,3 +258,39 @@ def test_rounded_coordinates_are_one_place() -> None:
     rounded = [plane(round(10 / 3 * i, 1), f"r{i}", echo=2.0) for i in range(7)]
     assert [len(place) for place in places_of([*exact, *rounded])] == [2] * 7
     assert len(grouped([*exact, *rounded]).volumes) == 2
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_slices_of_two_frames_of_reference_are_never_one_volume(count: int) -> None:
+    here = [plane(2.0 * z, f"a{z}", number=z, space="1.9") for z in range(4)]
+    there = [plane(8.0 + 2.0 * z, f"b{z}", number=9 + z, space="1.10") for z in range(count)]
+    found = grouped([*here, *there])
+    assert frozenset(item.key for item in here) in keys(found)
+    assert sum(len(group) for group in keys(found)) + len(found.refused) == 4 + count
+    if count == 1:
+        assert "FrameOfReferenceUID" in found.refused[0].detail
+
+
+@pytest.mark.parametrize(
+    "spaces", [["1.1", "1.2", "1.3", "1.4"], ["1.1", "", "1.1", ""], ["", "", "", ""], ["1.1", "1.2", "", ""]]
+)
+def test_a_frame_of_reference_of_each_slice_or_of_some_tells_nothing(spaces: list[str]) -> None:
+    found = grouped([plane(2.0 * z, f"{z}", number=z, space=space) for z, space in enumerate(spaces)])
+    assert len(found.volumes) == 1
+    assert not found.refused
+
+
+@pytest.mark.parametrize(
+    ("scales", "volumes"),
+    [
+        (["stated"] * 3 + ["none"], [{"0", "1", "2"}]),
+        (["stated"] * 2 + ["none"] * 2, [{"0", "1"}, {"2", "3"}]),
+        (["identity"] * 2 + ["none"] * 2, [{"0", "1", "2", "3"}]),
+        (["identity"] * 2 + ["stated"] * 2, [{"0", "1", "2", "3"}]),
+    ],
+)
+def test_slices_without_a_rescale_are_not_among_those_with_one(scales: list[Any], volumes: list[set[str]]) -> None:
+    found = grouped([plane(2.0 * z, f"{z}", number=z, scale=scale) for z, scale in enumerate(scales)])
+    assert keys(found) == set(map(frozenset, volumes))
+    for item in found.refused:
+        assert "RescaleSlope" in item.detail

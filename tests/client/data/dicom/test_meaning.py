@@ -14,6 +14,8 @@ from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
 from tests.client.data.dicom.doors import added, assert_alike, imported, written
 from tests.client.data.dicom_files import make
 
+from salus.client.data.dicom.opening import MOST_ITEMS
+
 RAMP = (np.arange(256, dtype=np.uint16) * 16).reshape(16, 16)
 SPATIAL, CENTIMETRES = 1, 3
 
@@ -185,3 +187,10 @@ def test_photographs_are_no_secondary_captures() -> None:
     both(written(dataset, {}))
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
     assert imported(written(dataset, {})).refused is not None
+
+
+@pytest.mark.parametrize("mark", [b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00"])
+def test_more_items_than_memory_can_hold_are_refused_before_they_are_parsed(mark: bytes) -> None:
+    items = (mark + bytes(4)) * (MOST_ITEMS + 1)
+    assert refused(written(make(RAMP), {0x52009230: ("SQ", items)}))[0] == "too-large"
+    assert added(written(make(RAMP), {0x00081140: ("SQ", b"\xfe\xff\x00\xe0" + bytes(4))})).image is not None

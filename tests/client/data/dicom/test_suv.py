@@ -19,6 +19,7 @@ from salus.client.data.dicom.suv import suv_factor
 from salus.client.data.records import ImageRecord
 from salus.client.data.sources import open_source
 from salus.client.data.sources.settings import SourceOptions
+from salus.common.errors import UnreadableImage
 
 RULES = Rules(lambda kind, value: f"{kind}-{value}", b"secret" * 8)
 PIXELS = np.arange(24, dtype=np.uint16).reshape(4, 6)
@@ -120,3 +121,26 @@ def test_a_sample_in_suv_has_the_values_of_the_formula_and_looks_as_before(tmp_p
         samples[suv] = source.load(record.key)
     np.testing.assert_allclose(samples[True].measured, samples[False].measured * factor, rtol=1e-5)
     np.testing.assert_allclose(samples[True].values, samples[False].values, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("stated", "zone", "clock", "usable"),
+    [
+        ("20200101100000.000", None, "", True),
+        ("20200101100000+0100", "+0100", "", True),
+        ("20200101100000.0000-0500", None, "100000", True),  # the clock time shows that the zone is that of the series
+        ("20200101090000+0000", "+0100", "", False),
+        ("20200101090000+0000", None, "", False),
+        ("20200101090000+0000", None, "100000.00", False),
+    ],
+)
+def test_an_injection_in_another_time_zone_gives_no_uptake(
+    stated: str, zone: str | None, clock: str, usable: bool
+) -> None:
+    dataset = pet(injected=clock, TimezoneOffsetFromUTC=zone)
+    dataset.RadiopharmaceuticalInformationSequence[0].RadiopharmaceuticalStartDateTime = stated
+    if usable:
+        assert suv_factor(dataset) == pytest.approx(70_000 / (4e8 * 2 ** (-3600 / HALF_LIFE)), rel=1e-8)
+    else:
+        with pytest.raises(UnreadableImage, match="time zone"):
+            suv_factor(dataset)
