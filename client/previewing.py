@@ -65,7 +65,10 @@ def write_preview(
     sections = [_shown(name, example, chain, copies, seed) for name, example in examples]
     steps = ", ".join(chain.kinds) or "no step"
     write_page(
-        path, title, f"The chain: {steps}. It stays with the data; do not send it. {legend(names)}".strip(), sections
+        path,
+        title,
+        f"Transforms: {steps}. This page stays with the data; do not send it. {legend(names)}".strip(),
+        sections,
     )
 
 

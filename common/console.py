@@ -113,7 +113,9 @@ def run(app: Callable[[], None]) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; title and cells are plain text, and columns that are all without a name have no header."""
-    grid = Table(title=shown(title) or None, title_justify="left", header_style="bold", show_header=any(columns))
+    if title:  # not as the grid's own, which is wrapped to the width of a narrow grid
+        out.print(shown(title), style="italic", soft_wrap=True, highlight=False)
+    grid = Table(header_style="bold", show_header=any(columns))
     for column in columns:
         grid.add_column(shown(column), overflow="fold")  # a truncated id cannot be copied
     for row in rows:

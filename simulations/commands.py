@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from salus.client.commands.source_options import (
+    AgeColumn,
+    Columns,
+    Images,
+    LabelColumn,
+    LabelFile,
+    Masks,
+    Missing,
+    PatientColumn,
+    PositiveAbove,
+    SexColumn,
+    Structures,
+)
 from salus.common.console import emit_json, err, example, out, shown, table
 from salus.common.errors import ConfigError, ProtectionError
 from salus.common.estimates import from_plain, metric_text
-from salus.common.help import DICOM, LABELS, MASKS, TABLES
+from salus.common.help import DICOM
 from salus.common.outputs import Output
 from salus.simulations.workplace import workplace
 
@@ -37,49 +50,20 @@ def simulate(
     output: Annotated[
         Path | None, typer.Option(help="Folder for model, catalogues and logs; without it, none is kept.")
     ] = None,
-    labels: Annotated[
-        str, typer.Option(help="CSV file with labels, relative to the data folder.", rich_help_panel=LABELS)
-    ] = "",
-    label_column: Annotated[
-        str, typer.Option(help="Column of the CSV file that has the labels; default: label.", rich_help_panel=LABELS)
-    ] = "",
+    labels: LabelFile = "",
+    label_column: LabelColumn = "",
     volumes: Annotated[
         bool, typer.Option(help="Read each DICOM series as one 3-D image.", rich_help_panel=DICOM)
     ] = False,
-    columns: Annotated[
-        str, typer.Option(help="Column names of a table without a header, separated by commas.", rich_help_panel=TABLES)
-    ] = "",
-    missing: Annotated[
-        str,
-        typer.Option(
-            help="Texts that mean a missing value, separated by commas; default: ?,NA,NaN,nan.", rich_help_panel=TABLES
-        ),
-    ] = "",
-    positive_above: Annotated[
-        float | None,
-        typer.Option(help="Set a table's label to 1 above this number, and to 0 otherwise.", rich_help_panel=LABELS),
-    ] = None,
-    patient_column: Annotated[
-        str, typer.Option(help="The column that identifies patients, if not PatientID.", rich_help_panel=LABELS)
-    ] = "",
-    sex_column: Annotated[
-        str, typer.Option(help="Column of the label file or table with the patient's sex.", rich_help_panel=LABELS)
-    ] = "",
-    age_column: Annotated[
-        str, typer.Option(help="Column of the label file or table with the age in years.", rich_help_panel=LABELS)
-    ] = "",
-    masks: Annotated[
-        str, typer.Option(help="Folder of masks; found by itself for the usual conventions.", rich_help_panel=MASKS)
-    ] = "",
-    images: Annotated[
-        str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.", rich_help_panel=MASKS)
-    ] = "",
-    structures: Annotated[
-        str,
-        typer.Option(
-            help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.", rich_help_panel=MASKS
-        ),
-    ] = "",
+    columns: Columns = "",
+    missing: Missing = "",
+    positive_above: PositiveAbove = None,
+    patient_column: PatientColumn = "",
+    sex_column: SexColumn = "",
+    age_column: AgeColumn = "",
+    masks: Masks = "",
+    images: Images = "",
+    structures: Structures = "",
     workers: Annotated[int, typer.Option(min=0, help="Number of processes; 0 for one per CPU core.")] = 0,
     mixed_precision: Annotated[bool, typer.Option(help="Use bfloat16 if the device supports it.")] = False,
 ) -> None:

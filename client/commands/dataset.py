@@ -8,8 +8,21 @@ import typer
 
 from salus.client.commands import evaluating, intake, patients, refused
 from salus.client.commands.intake import Channels, Folder, Frames, Include, Name, Suv, Volumes, Yes, ZeroPad
+from salus.client.commands.source_options import (
+    AgeColumn,
+    Columns,
+    Images,
+    LabelColumn,
+    LabelFile,
+    Masks,
+    Missing,
+    PatientColumn,
+    PositiveAbove,
+    SexColumn,
+    Structures,
+)
 from salus.common.console import emit_json, err, example, group, out, shown, table
-from salus.common.help import LABELS, MASKS, TABLES
+from salus.common.help import LABELS, MASKS
 
 if TYPE_CHECKING:
     from salus.client.data.catalogue import Catalogue
@@ -24,40 +37,20 @@ def add(
     name: Name,
     path: Annotated[Path, typer.Argument(help="A folder of DICOM or image files, an npz, or a CSV.")],
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
-    labels: Annotated[
-        str, typer.Option(help="CSV of labels, relative to the data folder.", rich_help_panel=LABELS)
-    ] = "",
-    label_column: Annotated[
-        str, typer.Option(help="The column of labels in that CSV; default: label.", rich_help_panel=LABELS)
-    ] = "",
+    labels: LabelFile = "",
+    label_column: LabelColumn = "",
     volumes: Volumes = False,
     channels: Channels = "",
     include: Include = "",
     frames: Frames = "",
     suv: Suv = False,
     zero_pad_ids: ZeroPad = 0,
-    columns: Annotated[str, typer.Option(help="Columns of a table, separated by commas.", rich_help_panel=TABLES)] = "",
-    missing: Annotated[
-        str,
-        typer.Option(
-            help="Markers of missing values, separated by commas; default: ?,NA,NaN,nan.", rich_help_panel=TABLES
-        ),
-    ] = "",
-    positive_above: Annotated[
-        float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.", rich_help_panel=LABELS)
-    ] = None,
-    masks: Annotated[
-        str, typer.Option(help="Folder of masks; found by itself for the usual conventions.", rich_help_panel=MASKS)
-    ] = "",
-    images: Annotated[
-        str, typer.Option(help="For NIfTI: pattern of image file names, such as '*_T1w.nii.gz'.", rich_help_panel=MASKS)
-    ] = "",
-    structures: Annotated[
-        str,
-        typer.Option(
-            help="Names of a mask's numbers 1, 2 ..., or which of its named structures to use.", rich_help_panel=MASKS
-        ),
-    ] = "",
+    columns: Columns = "",
+    missing: Missing = "",
+    positive_above: PositiveAbove = None,
+    masks: Masks = "",
+    images: Images = "",
+    structures: Structures = "",
     annotations: Annotated[
         str,
         typer.Option(
@@ -75,15 +68,9 @@ def add(
     series: Annotated[
         str, typer.Option(help="A column of the label file that names a CSV of a time series.", rich_help_panel=LABELS)
     ] = "",
-    patient_column: Annotated[
-        str, typer.Option(help="The column that identifies patients, if not PatientID.", rich_help_panel=LABELS)
-    ] = "",
-    sex_column: Annotated[
-        str, typer.Option(help="Column of the label file or table with the patient's sex.", rich_help_panel=LABELS)
-    ] = "",
-    age_column: Annotated[
-        str, typer.Option(help="Column of the label file or table with the age in years.", rich_help_panel=LABELS)
-    ] = "",
+    patient_column: PatientColumn = "",
+    sex_column: SexColumn = "",
+    age_column: AgeColumn = "",
     option: Annotated[
         list[str] | None, typer.Option(help="An option of a plug-in's kind, as key=value; may be repeated.")
     ] = None,
@@ -196,7 +183,7 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
         return
     table(
         "",
-        ["name", "kind", "patients", "studies", "images", "quarantined"],
+        ["name", "kind", "patients", "studies", "images", "not used"],
         [(s.name, s.kind, s.patients, s.studies, s.images, sum(s.quarantined.values())) for s in summaries],
     )
 

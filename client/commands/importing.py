@@ -26,6 +26,7 @@ from salus.client.data.incoming.progress import Progress
 from salus.client.data.incoming.query import parse_query
 from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.data.patient_map import PatientMap
+from salus.client.data.remedies import remedy_of
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import open_source
 from salus.client.data.sources.label_match import Labels
@@ -273,8 +274,8 @@ def sections_of(report: ImportReport) -> list[Section]:
         *([Section("Compared with the PACS", rows=compared)] if report.listed else []),
         Section(
             "Refused",
-            columns=("reason", "files"),
-            rows=report.refused.most_common(),
+            columns=("reason", "files", "what to do"),
+            rows=[(reason, count, remedy_of(reason)) for reason, count in report.refused.most_common()],
             text="" if report.refused else "None.",
         ),
         Section("Rules", rows=[(rules.get(rule, rule), count) for rule, count in report.rules.most_common()]),

@@ -1,5 +1,6 @@
 """`salus dataset import` and `receive`: options of both, and what they print; the work is in `importing`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -212,14 +213,33 @@ def _imported(report: dict[str, object], folder: Path, name: str, yes: bool, all
     from salus.client.commands.importing import complete_or_raise
     from salus.client.config import open_catalogue
 
-    rows = [(key, value) for key, value in report.items() if not isinstance(value, dict)]
-    rows += [
-        (f"{key}: {inner}", n) for key, value in report.items() if isinstance(value, dict) for inner, n in value.items()
-    ]
-    table("Import", ["", ""], rows)
+    table("Import", ["", ""], _rows(report))
     declared(folder, open_catalogue(folder), name, yes=yes)
     if not allow_missing:
         complete_or_raise(report)
+
+
+ROWS = {
+    "found": "files found",
+    "images": "new images",
+    "segmentations": "new segmentations",
+    "duplicates": "stored before, or found twice",
+    "label_rows_without_image": "rows of the label file without an image",
+    "stored": "images in the data set now",
+    "left_out": "not looked at",
+    "pacs": "PACS",
+}
+
+
+def _rows(report: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Return an import's counts as rows of a table for people."""
+    rows = [(ROWS.get(key, key), value) for key, value in report.items() if not isinstance(value, dict)]
+    return rows + [
+        (f"{ROWS.get(key, key)}: {inner.replace('_', ' ')}", count)
+        for key, value in report.items()
+        if isinstance(value, dict)
+        for inner, count in value.items()
+    ]
 
 
 def register(app: typer.Typer) -> None:

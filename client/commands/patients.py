@@ -73,8 +73,8 @@ def merge_patients(
 def _show(done: "Merged") -> None:
     rows = [
         ("identifiers merged", done.new),
-        ("merged before", done.known),
-        ("images with another patient", done.images),
+        ("identifiers merged before", done.known),
+        ("images that now belong to the patient who is kept", done.images),
     ]
     table("Patients", ["", ""], rows)
     if done.crossed:

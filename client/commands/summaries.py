@@ -39,4 +39,4 @@ def _target_rows(name: str, target: TargetSummary, source: str) -> Iterator[tupl
         yield f"{name}: reaches beyond the image", target.cut
     unit = unit_of(target.kind, source)
     for structure, amount in target.amounts.items():
-        yield f"{name}: {structure}", f"{amount:,.6g} {unit}".strip()
+        yield f"{name}: {structure}, in all images", f"{amount:,.6g} {unit}".strip()

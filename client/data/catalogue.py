@@ -22,10 +22,10 @@ from salus.client.data.merging import Merges, apply, rename
 from salus.client.data.migrations import migrate
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined, Sample
+from salus.client.data.remedies import nothing_usable
 from salus.client.data.schema import DATASETS, IMAGES, QUARANTINE, STAGED_QUARANTINE, TARGETS
 from salus.client.data.sealing import Sealer
 from salus.client.data.sources import open_source
-from salus.client.data.sources.accompanying import NOT_REFUSED
 from salus.client.data.sources.base import Source
 from salus.client.data.sources.settings import SourceOptions, settings_for, stored_settings
 from salus.client.data.split import Splits, most_held_out
@@ -120,14 +120,11 @@ class Catalogue:
             # free and the database unlocked meanwhile.
             former: set[tuple[str, str]] = set()
             found = noting_former(found, self._secret, former)
-            images, bad = stage(connection, name, found, self._secret, self._sealer)
+            images, _ = stage(connection, name, found, self._secret, self._sealer)
             if not images:
-                reasons = sorted(set(connection.scalars(sa.select(STAGED_QUARANTINE.c.reason))) - NOT_REFUSED)
-                listed = f" ({', '.join(reasons)})" if reasons else ""
-                raise DataError(
-                    f"Found no usable sample; {bad} file(s) could not be used{listed}.",
-                    remedy="Check the path, the kind of data and the label file.",
-                )
+                reason = STAGED_QUARANTINE.c.reason
+                counts = connection.execute(sa.select(reason, sa.func.count()).group_by(reason))
+                raise nothing_usable({str(code): int(count) for code, count in counts})
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             earlier = ""
             if replace:

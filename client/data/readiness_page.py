@@ -9,6 +9,7 @@ from salus.client.data.remedies import remedy_of
 from salus.client.data.target_check import sections_of as target_sections
 from salus.client.outgoing.overlays import legend
 from salus.common.pages import Section
+from salus.common.vocabulary import OTHER
 
 MOST_ROWS = 12  # of a table of counts
 NAMED = "salus dataset refused lists these files by name."
@@ -36,8 +37,8 @@ def sections_of(found: Readiness) -> list[Section]:
         Section("Size", rows=counted),
         *([Section("Labels", columns=("label", "images", "patients"), rows=labels)] if labels else []),
         *target_sections(found.targets, summary.kind),
-        *_table("Vendors", found.vendors),
-        *_table("Modalities", found.modalities),
+        *_known("Vendors", found.vendors, OTHER),
+        *_known("Modalities", found.modalities, OTHER),
         *_known("Sex", found.sexes),
         *_known("Age in years", found.ages),
         *_table("Sizes in pixels", found.sizes),
@@ -74,9 +75,9 @@ def label_rows(images: Mapping[str, int], patients: Mapping[str, int]) -> list[t
     return [(label or "without a label", count, patients.get(label, 0)) for label, count in images.items()]
 
 
-def _known(title: str, counts: Counter[str]) -> list[Section]:
+def _known(title: str, counts: Counter[str], unknown: str = UNKNOWN) -> list[Section]:
     """Return a table, or nothing if it is not known of any sample."""
-    return _table(title, counts) if set(counts) - {UNKNOWN} else []
+    return _table(title, counts) if set(counts) - {unknown} else []
 
 
 def _table(title: str, counts: Counter[str]) -> list[Section]:

@@ -4,11 +4,15 @@ A test finds reason codes of the source that have no sentence here.
 """
 
 import re
+from collections.abc import Mapping
+
+from salus.client.data.sources.accompanying import NOT_REFUSED, UNMATCHED
+from salus.common.errors import DataError
 
 _AGAIN = "Export the file again from the PACS, then register the data again."
 _LAYOUT = "Arrange the folder by one of the layouts in docs/segmentation.md, or name masks and images with --masks and --images."
 _SERIES = "Export the whole series again, each slice once, or remove it."
-_OBJECT = "Nothing, if it should not be a training image; it is listed so that nothing is lost silently."
+_OBJECT = "Nothing: such objects are not training images. They are listed so that nothing is lost silently."
 _NUMBERS = "Correct the value in the label file or table."
 _LABELS = "Add a row to the label file, or nothing if the image should not be used."
 _PACS = "Run the import again, which fetches what is missing; if it fails again, look at the PACS's own log."
@@ -150,3 +154,22 @@ def element_of(detail: str) -> str:
     from pydicom.datadict import tag_for_keyword  # late, as it is large
 
     return next((word for word in KEYWORD.findall(detail) if tag_for_keyword(word) is not None), "")
+
+
+def nothing_usable(reasons: Mapping[str, int]) -> DataError:
+    """Return the error of a data set in which nothing can be used, with what most likely is wrong.
+
+    Args:
+        reasons: files by the reason for which they are not used, and rows of the label file without an image.
+    """
+    refused = {reason: count for reason, count in reasons.items() if reason not in NOT_REFUSED}
+    listed = ", ".join(f"{count} {reason}" for reason, count in sorted(refused.items()))
+    remedy = "Check the path, the kind of data and the label file."
+    if set(refused) == {"unlabelled"} and reasons.get(UNMATCHED):
+        remedy = (
+            f"None of the {reasons[UNMATCHED]} rows of the label file belongs to a file here: compare its names of files or "
+            "identifiers with those of the data; leading zeros and suffixes count."
+        )
+    elif len(refused) == 1:
+        remedy = remedy_of(next(iter(refused)))
+    return DataError(f"Found no usable sample; files not used: {listed or 'none'}.", remedy=remedy)

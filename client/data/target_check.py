@@ -118,7 +118,10 @@ def sections_of(found: Mapping[str, TargetFindings], source: str) -> list[Sectio
     for name, target in found.items():
         unit = unit_of(target.kind, source)
         title = f"Annotation {name!r}" + (f": {unit} in each image" if unit else "")
-        counts = f"{target.images} images have it, {target.lacking} do not; {target.empty} are empty, {target.cut} reach beyond."
+        counts = (
+            f"{target.images} images have it, {target.lacking} do not; {target.empty} are empty, "
+            f"{target.cut} reach beyond the image."
+        )
         sections.append(Section(title, counts, columns=AMOUNT_COLUMNS, rows=target.rows()))
     return sections
 

@@ -53,8 +53,9 @@ def refusal_of(finished: Finished) -> DataError | None:
         return None
     first = finished.refused[0]
     count = len(finished.refused)
+    were = "was" if count == 1 else "were"
     return DataError(
-        f"{count} of {count + len(finished.outcomes)} images were refused; the first is {first.item!r} "
+        f"{count} of {count + len(finished.outcomes)} images {were} refused; the first is {first.item!r} "
         f"({first.reason}: {first.detail}).",
         remedy=first.remedy,
     )

@@ -89,3 +89,8 @@ def test_json_is_printable_ascii(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_check_of_these_tests_can_fail() -> None:
     with pytest.raises(AssertionError):
         harmless(EVIL)
+
+
+def test_a_title_is_one_line_also_above_a_narrow_table(screen: io.StringIO) -> None:
+    console.table("What the coordinator and jobs may know about chest", ["", ""], [["a", 1]])
+    assert "may know about chest" in screen.getvalue()

@@ -21,7 +21,7 @@ ANNOTATION = "annotation"
 INCLUDABLE = (LOCALIZER, SECONDARY, SCREEN)
 REASONS = {
     LOCALIZER: "a localizer, by which a scan is planned",
-    SECONDARY: "a secondary capture, which no imaging device has taken as such",
+    SECONDARY: "a secondary capture: made by software or a scanner of films, not by an imaging device",
     SCREEN: "a screen capture or a page of a report, not an image of the patient",
     ANNOTATION: "a segmentation or structure set, not an image",
     "dose": "a radiotherapy dose grid, not an image",

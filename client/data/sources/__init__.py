@@ -66,7 +66,8 @@ def guess_kind(root: Path) -> str:
         if found:
             return found.most_common(1)[0][0]
     raise DataError(
-        f"Cannot determine the kind of data in {root.name!r}.", remedy=f"Name it: --kind {'|'.join(SOURCES.names())}."
+        f"Cannot determine the kind of data in {root.name!r}.",
+        remedy=f"Give the folder of the data, or name the kind: --kind {'|'.join(SOURCES.names())}.",
     )
 
 

@@ -67,8 +67,9 @@ def read_labels(files: Files, options: LabelSettings) -> Labels:
     except UnreadableImage as problem:
         if problem.reason == "missing":
             raise DataError(
-                f"Expected a label file {name!r} in the data folder.",
-                remedy="Name one with --labels; it needs a label and a file, StudyInstanceUID, PatientID or the like.",
+                f"Expected a label file {name!r} in the data folder, found none.",
+                remedy="Name one with --labels, relative to the data folder, such as ../labels.csv; it needs a label and a file, "
+                "StudyInstanceUID, PatientID or the like.",
             ) from None
         raise DataError(f"Cannot read the label file {name!r}: {problem.detail}.", remedy="Check the file.") from None
     return _parse(lines, name, options)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import salus.client.data
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
-from salus.client.data.remedies import REMEDIES, element_of, remedy_of
+from salus.client.data.remedies import REMEDIES, element_of, nothing_usable, remedy_of
 from salus.common.errors import DataError
 
 SOURCE = Path(next(iter(salus.client.data.__path__)))
@@ -120,3 +120,16 @@ def test_refused_files_are_listed_by_name_and_sealed(tmp_path: Path) -> None:
     unknown = CliRunner().invoke(app, ["dataset", "refused", str(site), "y"]).exception
     assert isinstance(unknown, DataError)
     assert open_catalogue(site).unused("x")["unlabelled"] == 1
+
+
+def test_an_empty_data_set_is_refused_with_the_number_of_files_and_what_is_wrong() -> None:
+    """60 images, 60 rows and 4 lists were once said to be 124 files that could not be used."""
+    names = nothing_usable({"unlabelled": 60, "label-without-image": 60, "set-aside": 4})
+    assert "files not used: 60 unlabelled." in str(names)
+    assert "None of the 60 rows of the label file belongs to a file here" in str(names)
+    assert REMEDIES["unlabelled"] in str(nothing_usable({"unlabelled": 60}))
+    assert REMEDIES["not-dicom"] in str(nothing_usable({"not-dicom": 3, "label-without-image": 2}))
+    several = str(nothing_usable({"dose": 2, "plan": 1}))
+    assert "files not used: 2 dose, 1 plan." in several
+    assert "Check the path" in several
+    assert "files not used: none." in str(nothing_usable({}))
