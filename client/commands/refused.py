@@ -6,6 +6,7 @@ import typer
 
 from salus.client.commands.intake import Folder, Name
 from salus.common.console import emit_json, example, out, shown, table
+from salus.common.names import visible
 
 MOST = 1000
 
@@ -49,7 +50,7 @@ def refused(
     for item in found:
         element = element_of(item.detail)
         out.print(
-            f"{item.key}: {item.reason}{f' ({element})' if element else ''}: {item.detail}",
+            f"{visible(item.key)}: {item.reason}{f' ({element})' if element else ''}: {item.detail}",
             markup=False,
             soft_wrap=True,
         )

@@ -40,9 +40,18 @@ class Lines:
         return cell.replace(",", ".") if self.decimal_commas and DECIMAL_COMMA.fullmatch(cell) else cell
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield every line after the first by the columns of the first, with its number; missing cells are empty."""
+        """Yield every line after the first by the columns of the first, with its number; missing cells are empty.
+
+        Raises:
+            DataError: a line with more cells than columns; with an unquoted decimal comma, its label would be cut in two.
+        """
         header = [name.strip() for name in self.lines[0]] if self.lines else []
         for number, line in enumerate(self.lines[1:], start=2):
+            if any(cell.strip() for cell in line[len(header) :]):
+                raise DataError(
+                    f"Expected {len(header)} cells in each line of the CSV, got {len(line)} in line {number}.",
+                    remedy="Put cells that contain a comma, such as decimal numbers, in quotes.",
+                )
             yield number, dict(zip(header, [*line, *[""] * (len(header) - len(line))], strict=False))
 
 
@@ -56,7 +65,7 @@ def lines_of(data: bytes | bytearray, name: str) -> Lines:
     else:
         separator = max(SEPARATORS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error:
         raise _unreadable(name) from None
     return Lines(separator, [line for line in lines if line])

@@ -123,6 +123,13 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
                 f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
                 remedy="Name the column of labels with --label-column, and other columns by their names in the file.",
             )
+    used = {*KEY_COLUMNS, patient_column, label_column, "split", *options.cells, options.sex_column, options.age_column}
+    repeated = sorted(column for column in used if columns.count(column) > 1)
+    if repeated:
+        raise DataError(
+            f"The label file {name!r} has several columns {repeated[0]!r}.",
+            remedy="Rename or remove all but one of them.",
+        )
     if not keys:
         raise DataError(
             f"Expected one of the columns {', '.join(KEY_COLUMNS)} in the label file {name!r}, "

@@ -182,3 +182,23 @@ def test_rows_are_not_called_unmatched_after_a_file_has_killed_the_reader(tmp_pa
     source._child.stop()  # type: ignore[attr-defined]
     rest = list(items)
     assert [item.reason for item in rest if isinstance(item, Quarantined)] == ["set-aside"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("PatientID,label\nP1,1,5\nP2,2\n", "line 2"),  # an unquoted decimal comma: the label would be 1
+        ("PatientID,label,label\nP1,1,5\n", "several columns 'label'"),
+        ("PatientID,PatientID,label\nP1,P2,5\n", "several columns 'PatientID'"),
+        ('PatientID,label\n"P1,1\nP2,2\n', "CSV"),  # a quote that is never closed swallows rows
+    ],
+)
+def test_a_label_file_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_source("dicom", tmp_path, SourceOptions(), None)
+
+
+def test_empty_cells_behind_the_last_column_and_repeated_columns_that_nobody_reads_cost_nothing(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("PatientID,label,note,note\nP1,1,,,,\nP2,2\n")
+    open_source("dicom", tmp_path, SourceOptions(), None)
