@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from salus.client.data.approval import sentence
 from salus.client.data.catalogue import Catalogue
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.policy import OtherEpoch, Policy
@@ -67,6 +68,8 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, s
     ]
     if not policy.datasets or job.task.dataset in policy.datasets:
         problems += problems_of(job, declarations)
+        if catalogue.approvals.waiting(job.task.dataset):
+            problems.append(_problem("data set", sentence(job.task.dataset)))
     if not problems:
         problems += _protected(job, sites)
     if not problems:

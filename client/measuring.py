@@ -104,6 +104,7 @@ class Measurer:
     def _by_patient(self) -> Iterator[Iterator[Measured]]:
         """Yield the readable images patient by patient; in a private job at most as many per patient as it allows."""
         dataset = self._job.task.dataset
+        self._catalogue.approvals.require(dataset)
         source = self._catalogue.source(dataset)
         rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)
         ordered = sorted(rows, key=lambda row: row[0].patient)

@@ -242,6 +242,7 @@ class Site:
         if not same:
             # A data set removed while a job runs is handled differently: a refusal then would reveal something.
             require_fit(job, offered(self._catalogue, policy))
+            self._catalogue.approvals.require(job.task.dataset)
         removed = job.task.dataset not in self._catalogue.names()
         if known is not None and same and known.usable and not removed:
             return known

@@ -31,6 +31,7 @@ class Section:
         bars: names and heights of a bar plot, from left to right.
         pictures: captions and ``data:`` URLs of images.
         large: whether the pictures are shown large.
+        full: whether they are shown in their own size; a picture without a URL is a caption only.
         code: text for the reader to copy.
     """
 
@@ -42,6 +43,7 @@ class Section:
     bars: Sequence[tuple[str, float]] = ()
     pictures: Sequence[tuple[str, str]] = ()
     large: bool = False
+    full: bool = False
     code: str = ""
 
     def plotted(self, width: int, height: int) -> list[Bar]:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from rich.progress import Progress as Bar
 
+from salus.client.commands.approving import write_pages
 from salus.client.config import open_catalogue
 from salus.client.data.catalogue import Catalogue, check_name
+from salus.client.data.dicom import text
 from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.deidentify import METHOD, METHOD_CODES, parse_mask
 from salus.client.data.dicom.kinds import checked_kinds
@@ -105,12 +107,17 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
         known = read_labels(LocalFiles(target.labels.parent, options), options)
     include = tuple(checked_kinds(target.include))
     masks = tuple(parse_mask(text) for text in target.masks)
+    detector = text.installed()
     store.mkdir(mode=0o700, parents=True, exist_ok=True)
     layers = catalogue.decoding.layers if catalogue.decoding is not None else LAYERS
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(store))
         children = stack.enter_context(
-            started(lambda: Isolated(secret, masks, layers=layers, structures=target.structures, include=include))
+            started(
+                lambda: Isolated(
+                    secret, masks, layers=layers, structures=target.structures, include=include, text=detector
+                )
+            )
         )
         bar = stack.enter_context(Bar(console=err, transient=True))
         task = bar.add_task("Importing ...", total=None)
@@ -232,8 +239,9 @@ def _register(catalogue: Catalogue, target: Target, store: Path, report: ImportR
         open_source("imported", store, options, catalogue.decoding).everything(), report.files, report.unmatched
     )
     catalogue.add_records(target.name, "imported", store, options, found, replace=True, declare=target.declare)
+    pages = write_pages(target.folder, target.name, store, catalogue.decoding)
     stored = sum(1 for _ in store.rglob("*.dcm"))
-    return {**plain, "stored": stored, "page": str(page)}
+    return {**plain, "stored": stored, "page": str(page), "approval_pages": [str(path) for path in pages]}
 
 
 def complete_or_raise(report: Mapping[str, object]) -> None:

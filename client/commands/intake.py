@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from salus.common.console import example, table
+from salus.common.console import example, out, shown, table
 from salus.common.help import DICOM, LABELS, PACS
 
 Folder = Annotated[Path, typer.Argument(help="The site's folder.")]
@@ -213,8 +213,21 @@ def _imported(report: dict[str, object], folder: Path, name: str, yes: bool, all
     from salus.client.commands.importing import complete_or_raise
     from salus.client.config import open_catalogue
 
-    table("Import", ["", ""], _rows(report))
+    pages = report["approval_pages"]
+    assert isinstance(pages, list)  # Safe because `run_import` made it.
+    table("Import", ["", ""], _rows({key: value for key, value in report.items() if key != "approval_pages"}))
     declared(folder, open_catalogue(folder), name, yes=yes)
+    if pages:
+        out.print(
+            f"Text was searched for and blanked in images of {name}. Every job on it is refused until you have looked at the "
+            f"pages and run: salus dataset approve {folder} {name}",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        for page in pages:
+            out.print(f"Page: {shown(page)}", soft_wrap=True)
     if not allow_missing:
         complete_or_raise(report)
 

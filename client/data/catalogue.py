@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
 
+from salus.client.data.approval import Approvals, awaiting
 from salus.client.data.declaration import FEW_PATIENTS, Declarations, Proposal, propose
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.merging import Merges, apply, rename
@@ -70,6 +71,7 @@ class Catalogue:
         declarations: what is public about each data set.
         troubles: current problems with a data set.
         merges: identifiers that name one patient.
+        approvals: data sets that wait for their operator to look at them.
     """
 
     def __init__(self, path: Path, secret: bytes, decoding: Decoding | None = None) -> None:
@@ -81,6 +83,7 @@ class Catalogue:
         self.troubles = Troubles(self._engine, self._sealer)
         self._splits = Splits(self._engine)
         self.merges = Merges(self._engine)
+        self.approvals = Approvals(self._engine)
 
     def pseudonym(self, kind: str, value: str) -> str:
         """Return the stable pseudonym of an identifier, 32 hex digits."""
@@ -139,6 +142,7 @@ class Catalogue:
                 "kind": kind,
                 "root": seal(str(root.resolve())),
                 "options": seal(settings_for(kind, options).model_dump_json()),
+                "awaiting": awaiting(kind, root),
                 "declaration": declare.model_dump_json() if isinstance(declare, Declaration) else earlier,
             }
             connection.execute(DATASETS.insert().values(**row, added_at=datetime.now(UTC).isoformat()))
@@ -237,6 +241,10 @@ class Catalogue:
         """Open the source of a data set."""
         row = self._registered(name)
         return open_source(row.kind, Path(self._sealer.open(row.root)), self._options(row), self.decoding)
+
+    def approve(self, name: str) -> None:
+        """Approve a data set, see `Approvals.approve`; raises DataError for an unknown one."""
+        self.approvals.approve(name, Path(self._sealer.open(self._registered(name).root)))
 
     def reading(self, name: str) -> str:
         """Return how a data set is read, its kind and options, as one string for comparison."""

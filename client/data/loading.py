@@ -106,9 +106,10 @@ def local_data(
     All samples of a patient are in one split, the same in every job, see `split`.
 
     Raises:
-        DataError: the data set is not registered, or has no patient to train on.
+        DataError: the data set is not registered or not approved, or has no patient to train on.
     """
     dataset = job.task.dataset
+    catalogue.approvals.require(dataset)
     facts = catalogue.facts(dataset)
     groups = groups_of(job)
     known = [

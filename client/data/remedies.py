@@ -71,7 +71,7 @@ REMEDIES: dict[str, str] = {
     "unlabelled": _LABELS,
     "label-outside-job": "Nothing, or declare the label: salus dataset declare.",
     "unknown-split": "Write train, val or test into the column split, or leave it empty.",
-    "burned-in": "Give --mask for the device, which blanks the place of the text.",
+    "burned-in": "Install the text detector, pip install 'salus[ocr]', or give --mask for the device, and import again.",
     "not-imported": "Import the original with salus dataset import; this file was put into the store by hand.",
     "duplicate": "Nothing: one copy is used.",
     # series and volumes

@@ -12,6 +12,7 @@ DATASETS = sa.Table(
     sa.Column("options", sa.String, nullable=False),
     sa.Column("added_at", sa.String, nullable=False),
     sa.Column("declaration", sa.String, nullable=False, server_default=""),  # JSON; empty until it is confirmed
+    sa.Column("awaiting", sa.String, nullable=False, server_default=""),  # approval, of the images with this digest
 )
 IMAGES = sa.Table(
     "images",

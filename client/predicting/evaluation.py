@@ -84,9 +84,10 @@ def evaluate(
         tell: called with the number of evaluated images and the total.
 
     Raises:
-        DataError: an unknown data set, or one without held-out patients or without a usable image of them.
+        DataError: a data set that is unknown or not approved, or without held-out patients or a usable image of them.
     """
     task = make_task(job.task)
+    catalogue.approvals.require(name)
     source = catalogue.source(name)
     preparer = Preparer(source, task)
     items = _held_out(catalogue, name, job, task)

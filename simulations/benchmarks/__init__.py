@@ -21,5 +21,6 @@ BENCHMARKS = Registry(
         "masking": "salus.simulations.benchmarks.masking:run",
         "memory": "salus.simulations.benchmarks.memory:run",
         "privacy": "salus.simulations.benchmarks.privacy:run",
+        "text": "salus.simulations.benchmarks.text:run",
     },
 )

@@ -6,16 +6,19 @@ frames share, and what each has of its own. Read again, it gives the numbers, wi
 
 from collections.abc import Sequence
 
+import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
+from salus.client.data.dicom.burned_in import Blanked, without
 from salus.client.data.dicom.clips import write_intervals
 from salus.client.data.dicom.deidentify import Clean, Rules, deidentify, describe
 from salus.client.data.dicom.dimensions import KINDS
 from salus.client.data.dicom.elements import PIXELS
 from salus.client.data.dicom.frames import MACROS, PER_FRAME, SHARED, frames_of
 from salus.client.data.dicom.numbers import not_understood, safely, whole_of, words_of
+from salus.client.data.dicom.text import Box, merged
 
 FRAME_TYPES = {"CT": "CTImageFrameTypeSequence", "MR": "MRImageFrameTypeSequence", "PT": "PETFrameTypeSequence"}
 OWN_GROUP, SHARED_GROUP = "UnassignedPerFrameConvertedAttributesSequence", "UnassignedSharedConvertedAttributesSequence"
@@ -41,8 +44,8 @@ def deidentify_frames(dataset: Dataset, rules: Rules) -> Clean:
     return deidentify(dataset, rules, describe_frames)
 
 
-def describe_frames(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
-    """Write pixels and functional groups.
+def describe_frames(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> Blanked | None:
+    """Write pixels and functional groups, and return what was blanked, in all frames what was found in any.
 
     Raises:
         UnreadableImage: as `frames.frames_of` and `deidentify.describe`, and ``not-understood`` for frames whose pixels differ
@@ -51,9 +54,11 @@ def describe_frames(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules)
     described: list[Dataset] = []
     pixels: list[bytes] = []
     keyword = ""
+    blanked: list[Blanked] = []
     for frame in frames_of(dataset):
         one = Dataset()
-        describe(one, frame, vendor, rules)
+        done = describe(one, frame, vendor, rules)
+        blanked += [] if done is None else [done]
         kinds = [word for word in words_of(frame, "FrameType") if word in KINDS]
         if kinds:
             one.FrameType = kinds
@@ -67,11 +72,22 @@ def describe_frames(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules)
                 del one[name]
         described.append(one)
     _write_groups(clean, described)
-    data = b"".join(pixels)
+    boxes = merged((box for done in blanked for box in done.boxes), described[0].Rows, described[0].Columns)
+    data = _without(described[0], pixels, boxes)
     clean.NumberOfFrames = len(described)
     write_intervals(clean, dataset)
     clean.InstanceNumber = safely(lambda: whole_of(dataset, "InstanceNumber", 0, most=10**7), 0)
     clean.add_new(keyword, vr, data + b"\0" * (len(data) % 2))
+    return Blanked(boxes, any(done.outside for done in blanked)) if blanked else None
+
+
+def _without(form: Dataset, pixels: Sequence[bytes], boxes: Sequence[Box]) -> bytes:
+    """Return the pixels of all frames, as bytes of the same form, with these boxes set to zero."""
+    data = b"".join(pixels)
+    if not boxes:
+        return data
+    shape = (len(pixels), form.Rows, form.Columns, form.SamplesPerPixel * form.BitsAllocated // 8)
+    return without(np.frombuffer(data, np.uint8).reshape(shape), boxes).tobytes()
 
 
 def _write_groups(clean: Dataset, frames: Sequence[Dataset]) -> None:

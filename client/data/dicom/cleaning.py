@@ -8,6 +8,7 @@ from dataclasses import astuple
 from types import TracebackType
 
 from salus.client.data.dicom.annotations import Annotation
+from salus.client.data.dicom.burned_in import Blanked
 from salus.client.data.dicom.decoder_cleaning import (
     ANNOTATIONS,
     CLEAN,
@@ -27,6 +28,7 @@ from salus.client.data.sandbox import LAYERS
 from salus.common.errors import UnreadableImage
 
 MAX_SECONDS = 5.0
+MAX_SECONDS_OF_TEXT = 180.0  # a picture of 640 x 480 takes about two, and a clip seven times as long
 MAX_MEMORY_MB = 1024
 TOO_LARGE = "too-large"
 
@@ -36,10 +38,11 @@ class Isolated:
 
     Args:
         secret: the site's secret for pseudonyms; not needed for annotations.
-        seconds: for one file.
+        seconds: of processor time for one file; None for the default, which is longer where text is found.
         layers: of the sandbox, see `isolation.Decoding`.
         structures: labels of the segments that segmentations keep; with none, segmentations are refused.
         include: kinds of objects that are taken although they are no usual training pictures, see `kinds`.
+        text: find burned-in text, which needs the detector, see `text.installed`.
 
     Guarantees: as `isolation.Child`.
     """
@@ -49,13 +52,16 @@ class Isolated:
         secret: bytes = b"",
         masks: tuple[PixelMask, ...] = (),
         *,
-        seconds: float = MAX_SECONDS,
+        seconds: float | None = None,
         layers: tuple[str, ...] = LAYERS,
         structures: tuple[str, ...] = (),
         include: tuple[str, ...] = (),
+        text: bool = False,
     ) -> None:
+        seconds = seconds or (MAX_SECONDS_OF_TEXT if text else MAX_SECONDS)
         decoding = Decoding(layers=layers, memory_mb=MAX_MEMORY_MB, seconds=seconds)
-        settings = {"masks": [astuple(mask) for mask in masks], "structures": structures, "include": include}
+        plain = [astuple(mask) for mask in masks]
+        settings = {"masks": plain, "structures": structures, "include": include, "text": text}
         self._child = Child("salus.client.data.dicom.decoder_cleaning:Cleaning", settings, secret, decoding)
 
     def __enter__(self) -> "Isolated":
@@ -148,6 +154,7 @@ def _clean_of(answer: Cleaned, body: memoryview) -> Clean:
         counts,
         answer.annotation,
         Others(**answer.others),
+        Blanked(answer.texts, answer.outside) if answer.searched else None,
     )
 
 

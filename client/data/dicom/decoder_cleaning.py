@@ -24,6 +24,7 @@ from salus.client.data.dicom.opening import open_dataset
 from salus.client.data.dicom.picture import guarded
 from salus.client.data.dicom.references import ANNOTATIONS as ANNOTATION_CLASSES
 from salus.client.data.dicom.references import HEAD_BYTES, SEGMENTATIONS, is_annotation
+from salus.client.data.dicom.text import MOST_BOXES, TextFinder
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer
@@ -34,6 +35,7 @@ MAX_CLEAN_BYTES = 2**31
 MAX_TOGETHER = 64  # files in one exchange
 MAX_TOGETHER_BYTES = 2**27  # of their clean objects; more than that goes one by one
 CLEAN, CLEAN_MANY, ANNOTATIONS, HEADER = "clean", "clean-many", "annotations", "header"
+Pixel = Annotated[int, Field(ge=0, le=2**16)]
 Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
 
@@ -48,6 +50,9 @@ class Cleaned(Answer):
     size: Annotated[int, Field(ge=0, le=MAX_CLEAN_BYTES)]
     annotation: bool = False
     others: dict[Literal["instance", "series", "accession", "former"], Digits] = Field(default_factory=dict)
+    searched: bool = False
+    texts: Annotated[tuple[tuple[Pixel, Pixel, Pixel, Pixel], ...], Field(max_length=MOST_BOXES)] = ()
+    outside: bool = False
 
     @property
     def body_bytes(self) -> int:
@@ -83,7 +88,8 @@ class Cleaning:
     """The role.
 
     Args:
-        settings: JSON with the masks, each as its fields in order, the names of structures, and the kinds that are included.
+        settings: JSON with the masks, each as its fields in order, the names of structures, the kinds that are
+            included, and whether burned-in text is found.
         secret: the site's secret for pseudonyms; empty where nothing is to be de-identified.
     """
 
@@ -99,8 +105,9 @@ class Cleaning:
         seal = Sealer(secret, PURPOSE).seal if secret else (lambda text: "")
         structures = tuple(json.loads(settings)["structures"])
         include = frozenset(json.loads(settings)["include"])
+        finder = TextFinder() if json.loads(settings)["text"] else None
         self._rules = Rules(
-            lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal, structures, include
+            lambda kind, value: pseudonym(secret, kind, value), secret, masks, seal, structures, include, finder
         )
 
     def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
@@ -121,6 +128,9 @@ class Cleaning:
             counts=clean.counts,  # type: ignore[arg-type]  # checked here, as everywhere
             size=len(clean.data),
             annotation=clean.annotation,
+            searched=clean.blanked is not None,
+            texts=() if clean.blanked is None else clean.blanked.boxes,
+            outside=clean.blanked is not None and clean.blanked.outside,
         )
         return answer, [clean.data]
 

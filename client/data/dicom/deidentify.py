@@ -21,7 +21,7 @@ import hmac
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+from salus.client.data.dicom.burned_in import SECONDARY_CAPTURE, Blanked, Finder, blank
 from salus.client.data.dicom.clips import write_intervals
 from salus.client.data.dicom.dimensions import KINDS, keep_dimensions
 from salus.client.data.dicom.image_writing import write_image
@@ -67,8 +68,6 @@ WORDS = {
     "ViewPosition": {"AP", "PA", "LL", "RL", "CC", "MLO", "LATERAL"},
     "BodyPartExamined": {"CHEST", "HEAD", "BRAIN", "ABDOMEN", "PELVIS", "BREAST", "SPINE", "KNEE", "HEART", "HAND"},
 }
-BURNED_IN_MODALITIES = {"US", "SC", "OT"}  # names are often burned into these images, whatever their header says
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 KNOWN_CLASSES = "1.2.840.10008.5.1.4.1.1."  # storage classes of the standard; a private class could contain a name
 
 
@@ -119,6 +118,7 @@ class Rules:
         seal: hides the patient's own identifier so that only the site can open it.
         structures: labels of the segments that are kept; free text otherwise.
         include: kinds that are taken although they are no usual training pictures, see `kinds`.
+        finder: finds burned-in text, see `burned_in`; None where no detector is installed.
     """
 
     pseudonym: Callable[[str, str], str]
@@ -127,6 +127,7 @@ class Rules:
     seal: Callable[[str], str] = lambda text: ""  # not kept unless requested
     structures: tuple[str, ...] = ()
     include: frozenset[str] = frozenset()
+    finder: Finder | None = None
 
 
 @dataclass
@@ -140,6 +141,7 @@ class Clean:
         sealed_patient: the file's own identifier, to be opened with the site's secret only.
         counts: for the import's report: elements kept and dropped, by rule.
         annotation: whether it is a segmentation and not an image.
+        blanked: what was blanked because a detector looked for text; None where none did.
     """
 
     data: bytes
@@ -151,23 +153,26 @@ class Clean:
     counts: dict[str, int] = field(default_factory=dict)
     annotation: bool = False
     others: Others = field(default_factory=Others)
+    blanked: Blanked | None = None
 
 
 def deidentify(
-    dataset: Dataset, rules: Rules, write: Callable[[Dataset, Dataset, str, Rules], None] | None = None
+    dataset: Dataset, rules: Rules, write: Callable[[Dataset, Dataset, str, Rules], Blanked | None] | None = None
 ) -> Clean:
     """Return the de-identified object of one image.
 
     Args:
-        write: writes what the image shows; `describe` for a classic image.
+        write: writes what the image shows and returns what was blanked, as `describe` does for a classic image.
 
     Raises:
-        UnreadableImage: without a patient or pixels, or with text burned into its pixels and no mask for its device.
+        UnreadableImage: without a patient or pixels, or one that `burned_in` refuses.
     """
     vendor = vendor_of(dataset.get("Manufacturer"))
     clean = Dataset()
     counts = {"kept": 0, "dropped": 0, "private": 0, "sequences": 0}
-    (write or describe)(clean, dataset, vendor, rules)  # first: what cannot be read has the same reason at every door
+    blanked = (write or describe)(
+        clean, dataset, vendor, rules
+    )  # first: what cannot be read has the same reason at every door
     patient_id = str(dataset.get("PatientID", "") or "")
     if not normalised(patient_id):
         raise UnreadableImage("no-patient", "no PatientID, so its images cannot be grouped by patient")
@@ -191,36 +196,35 @@ def deidentify(
         sealed,
         counts,
         others=others_of(dataset, rules.pseudonym, rules.secret, patient_id),
+        blanked=blanked,
     )
 
 
-def describe(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
-    """Write what an image shows: its pixels, their meaning and place, and what tells it from others; errors as `deidentify`."""
-    _pixels(clean, dataset, vendor, rules)
+def describe(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> Blanked | None:
+    """Write what an image shows: its pixels, their meaning and place, and what tells it from others; errors as `deidentify`.
+
+    Returns:
+        What was blanked because a detector looked for text; None where none did.
+    """
+    blanked = _pixels(clean, dataset, vendor, rules)
     _numbers_and_words(clean, dataset)
     keep_dimensions(clean, dataset, rules.secret)
     write_intervals(clean, dataset)
     write_suv(clean, dataset)
     write_facts(clean, dataset)
+    return blanked
 
 
-def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> None:
-    """Write what the image means, decoded; refuse one that may show names unless its device has a mask."""
-    modality = str(dataset.get("Modality", ""))
-    burned = (
-        str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
-        or modality in BURNED_IN_MODALITIES
-        or f"{dataset.get('SOPClassUID', '')}.".startswith(f"{SECONDARY_CAPTURE}.")  # and not photographs, of 77
-    )
+def _pixels(clean: Dataset, dataset: Dataset, vendor: str, rules: Rules) -> Blanked | None:
+    """Write what the image means, decoded and without what may be a name."""
     meaning = meaning_of(dataset)
-    rows, columns = meaning.measured.pixels.shape[1:3]
+    measured = meaning.measured
+    rows, columns = measured.pixels.shape[1:3]
     mask = next((m for m in rules.masks if (m.vendor, m.rows, m.columns) == (vendor, rows, columns)), None)
-    if burned and mask is None:
-        raise UnreadableImage(
-            "burned-in", "this modality may have names burned into its pixels; give a mask for the device"
-        )
-    write_image(clean, dataset, meaning, () if mask is None else mask.boxes)
+    pixels, blanked = blank(dataset, measured.pixels, None if mask is None else mask.boxes, rules.finder)
+    write_image(clean, dataset, replace(meaning, measured=replace(measured, pixels=pixels)))
     clean.BurnedInAnnotation = "NO"
+    return blanked
 
 
 def _numbers_and_words(clean: Dataset, dataset: Dataset) -> None:

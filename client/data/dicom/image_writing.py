@@ -5,7 +5,6 @@ rounded as at every door, see `numbers`.
 """
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,18 +24,16 @@ FLOAT_LIMITS = {0x0122: 0x0124, 0x0123: 0x0125}
 MAGNIFICATION = "EstimatedRadiographicMagnificationFactor"
 PAIRS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 REGIONS = "SequenceOfUltrasoundRegions"
-Boxes = Sequence[tuple[int, int, int, int]]
 
 
-def write_image(clean: Dataset, dataset: Dataset, meaning: Meaning, boxes: Boxes = ()) -> None:
+def write_image(clean: Dataset, dataset: Dataset, meaning: Meaning) -> None:
     """Write pixels, their units, their display and their place.
 
     Args:
         dataset: the original, from which only numbers are taken.
-        boxes: (first row, first column, rows, columns) of what is set to zero.
     """
     measured = meaning.measured
-    _write_pixels(clean, _blanked(measured.pixels, boxes, colour=measured.colour), measured)
+    _write_pixels(clean, measured.pixels, measured)
     if measured.colour:
         clean.PhotometricInterpretation, clean.PlanarConfiguration = "RGB", 0
     else:
@@ -44,16 +41,6 @@ def write_image(clean: Dataset, dataset: Dataset, meaning: Meaning, boxes: Boxes
         _write_units(clean, measured)
         _write_window(clean, meaning)
     _write_place(clean, dataset, meaning)
-
-
-def _blanked(pixels: npt.NDArray[Any], boxes: Boxes, *, colour: bool) -> npt.NDArray[Any]:
-    if not boxes:
-        return pixels
-    blanked = pixels.copy()
-    picture = blanked if colour else blanked[..., None]  # a view, so that colours and greys are indexed alike
-    for row, column, height, width in boxes:
-        picture[..., row : row + height, column : column + width, :] = 0
-    return blanked
 
 
 def _write_pixels(clean: Dataset, pixels: npt.NDArray[Any], measured: Measured) -> None:

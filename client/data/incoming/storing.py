@@ -5,6 +5,7 @@ the process is killed or the power fails, these hold:
 
     every ``.dcm`` is complete          it gets its name after its bytes are on disk
     every image has its label           labels are on disk before the images of their batch get their names
+    every image that was searched for text is listed as such, see `approval`, before it gets its name
     what is reported as stored is there `Store.put` returns after the names are on disk too
 """
 
@@ -15,6 +16,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from salus.client.data.approval import SearchedImages
 from salus.client.data.dicom.deidentify import Clean
 from salus.common.cells import read_cell, write_cell
 from salus.common.errors import DataError
@@ -32,6 +34,7 @@ class Store:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._labels = LabelFile(folder / LABELS)
+        self._searched = SearchedImages(folder)
 
     def __enter__(self) -> "Store":
         for path in self._folder.glob(f"??/*{PARTIAL}"):  # of an import that was killed
@@ -60,6 +63,10 @@ class Store:
                 fresh[path] = clean.data
         try:
             self._labels.put({key: label for key, (_, label) in zip(keys, batch, strict=True) if label is not None})
+            done = {
+                key: clean.blanked for key, (clean, _) in zip(keys, batch, strict=True) if clean.blanked is not None
+            }
+            self._searched.put(done)
             _write(self._folder, fresh)
         except OSError as problem:
             raise DataError(

@@ -19,7 +19,9 @@ NO_DATA = ("LICENSE", "README", "SHA256SUMS", "COPYING", "NOTICE", "CHANGES", "M
 
 # What an import keeps beside the images of its store.
 OWN_FILES = {
-    "imported": frozenset((LOCK, "progress.jsonl", "labels.csv", "labels.partial", "report.json", "report.partial"))
+    "imported": frozenset(
+        (LOCK, "progress.jsonl", "labels.csv", "labels.partial", "report.json", "report.partial", "searched.jsonl")
+    )
 }
 
 SOURCES = Registry(

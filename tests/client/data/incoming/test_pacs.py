@@ -98,6 +98,7 @@ def test_from_a_real_pacs_to_a_trained_model(orthanc: str, tmp_path: Path, monke
             store(orthanc, data)
     for data in study(40, 1, Modality="US", SOPClassUID="1.2.840.10008.5.1.4.1.1.6.1"):
         store(orthanc, data)
+    monkeypatch.setattr("salus.client.data.dicom.text.installed", lambda: False)
     init_site(tmp_path / "site", "St. Mary")
     rows = "\n".join(f"P{n},{n % 2}" for n in [*range(12), 40])
     (tmp_path / "labels.csv").write_text(f"PatientID,label\n{rows}\n")
