@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPE
 
 from salus.client.data.dicom.elements import COLOUR, GREY, PALETTE, PIXELS, check_elements
 from salus.client.data.dicom.numbers import has, not_understood, number_of, whole_of, word_of
-from salus.client.data.dicom.syntaxes import check_syntax, has_colour_transform
+from salus.client.data.dicom.syntaxes import check_syntax, has_colour_transform, is_signed
 from salus.common.errors import UnreadableImage
 
 MAX_PIXELS = 2**28  # rows x columns x frames x samples, checked before decoding; a CT of 1000 slices of 512 x 512 fits
@@ -168,10 +168,11 @@ def _plain(dataset: Dataset, form: Form, syntax: UID, *, whole_words: bool) -> D
     plain.set_original_encoding(syntax == ImplicitVRLittleEndian, syntax.is_little_endian)
     plain.Rows, plain.Columns, plain.SamplesPerPixel = form.rows, form.columns, form.samples
     plain.PhotometricInterpretation = form.photometric
-    if form.photometric.startswith("YBR_FULL") and syntax in JPEG2000TransferSyntaxes:
-        value = dataset[form.keyword].value
-        if isinstance(value, bytes) and has_colour_transform(value):  # the decoder gives RGB, whatever the header says
-            plain.PhotometricInterpretation = "YBR_RCT"
+    if syntax in JPEG2000TransferSyntaxes and isinstance(value := dataset[form.keyword].value, bytes):
+        if form.photometric.startswith("YBR_FULL") and has_colour_transform(value):
+            plain.PhotometricInterpretation = "YBR_RCT"  # the decoder gives RGB, whatever the header says
+        if not form.signed and is_signed(value):
+            raise not_understood("PixelRepresentation", "says unsigned, and the JPEG 2000 pixels are signed")
     if form.frames > 1:
         plain.NumberOfFrames = form.frames
     if form.samples > 1:

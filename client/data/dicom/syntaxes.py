@@ -45,6 +45,7 @@ SYNTAXES = (
     Syntax(uid.HTJ2K, "decoded by OpenJPEG", "pylibjpeg-openjpeg"),
 )
 START_OF_CODESTREAM, CODING_STYLE = b"\xff\x4f\xff\x51", b"\xff\x52"
+SIGN_AND_DEPTH = 42  # bytes from the start of a codestream to those of its first component
 MOST_MARKERS = 20  # before that of the coding style
 _KNOWN = {syntax.uid: syntax for syntax in SYNTAXES}
 
@@ -84,3 +85,9 @@ def has_colour_transform(data: bytes) -> bool:
             return False
         place += 2 + length
     return False
+
+
+def is_signed(data: bytes) -> bool:
+    """Return whether JPEG 2000 pixels, encapsulated, are signed (ISO 15444-1, A.5.1)."""
+    place = data.find(START_OF_CODESTREAM)
+    return place >= 0 and data[place + SIGN_AND_DEPTH : place + SIGN_AND_DEPTH + 1] >= b"\x80"

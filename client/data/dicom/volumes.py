@@ -92,7 +92,7 @@ def _expected(gaps: Float64, thickness_mm: Float64) -> Float64:
     """
     changes = float(np.ptp(thickness_mm)) > SPACING_TOLERANCE * float(thickness_mm.max())
     if not changes or not (thickness_mm > 0).all():
-        return np.full(len(gaps), float(np.median(gaps)))
+        return np.full(len(gaps), float(np.quantile(gaps, 0.5, method="lower")))  # of two, the larger may lack a slice
     thicker = np.maximum(thickness_mm[1:], thickness_mm[:-1])
     return thicker * float(np.median(gaps / thicker))
 

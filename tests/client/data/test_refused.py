@@ -94,20 +94,24 @@ def test_refused_files_are_listed_by_name_and_sealed(tmp_path: Path) -> None:
     write(data / "good.dcm", RAMP)
     write(data / "DOE-JOHN.dcm", RAMP, PatientID="P9")
     (data / "JANE.dcm").write_bytes(b"x" * 500)
+    (data / "[red]\x1b[2J\nforged.dcm: fine").write_bytes(b"x" * 500)  # not even a line of its own
     (data / "labels.csv").write_text("PatientID,label\nP1,yes\nNOBODY,no\n")
     assert CliRunner().invoke(app, ["dataset", "add", str(site), "x", str(data), "--yes"]).exit_code == 0
     listed = CliRunner().invoke(app, ["dataset", "refused", str(site), "x"]).output
     assert "DOE-JOHN.dcm: unlabelled" in listed
     assert "JANE.dcm: not-dicom" in listed
     assert "labels.csv" not in listed
+    assert "[red]\\x1b[2J\\nforged.dcm: fine: not-dicom" in listed.replace("\\x0a", "\\n")
+    assert not any(line.startswith("forged") for line in listed.splitlines())
     plain = json.loads(CliRunner().invoke(app, ["dataset", "refused", str(site), "x", "--all", "--json"]).output)
-    assert plain["counts"] == {"label-without-image": 1, "not-dicom": 1, "set-aside": 1, "unlabelled": 1}
+    assert plain["counts"] == {"label-without-image": 1, "not-dicom": 2, "set-aside": 1, "unlabelled": 1}
     assert set(plain["remedies"]) == set(plain["counts"])
     assert {item["file"] for item in plain["files"]} == {
         "DOE-JOHN.dcm", "JANE.dcm", "labels.csv", "labels.csv: PatientID NOBODY",
+        "[red]\x1b[2J\nforged.dcm: fine",
     }  # fmt: skip
     few = CliRunner().invoke(app, ["dataset", "refused", str(site), "x", "--limit", "1"]).output
-    assert "1 more" in few
+    assert "2 more" in few
     one = CliRunner().invoke(app, ["dataset", "refused", str(site), "x", "--reason", "not-dicom"]).output
     assert "JANE.dcm" in one
     assert "DOE-JOHN" not in one

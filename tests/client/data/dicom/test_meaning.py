@@ -194,3 +194,18 @@ def test_more_items_than_memory_can_hold_are_refused_before_they_are_parsed(mark
     items = (mark + bytes(4)) * (MOST_ITEMS + 1)
     assert refused(written(make(RAMP), {0x52009230: ("SQ", items)}))[0] == "too-large"
     assert added(written(make(RAMP), {0x00081140: ("SQ", b"\xfe\xff\x00\xe0" + bytes(4))})).image is not None
+
+
+@pytest.mark.parametrize(("stream", "header"), [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("bits", [12, 16])
+def test_jpeg_2000_pixels_have_the_sign_that_the_header_says(stream: bool, header: bool, bits: int) -> None:
+    values = np.arange(4096).reshape(64, 64) // 4 - (500 if stream else 0)
+    pixels = values.astype(np.int16 if stream else np.uint16)
+    dataset = make(pixels.view(np.int16 if header else np.uint16), BitsStored=bits, HighBit=bits - 1)
+    data = encode_array(pixels, bits_stored=bits, photometric_interpretation=2)
+    dataset.file_meta.TransferSyntaxUID, dataset.PixelData = JPEG2000Lossless, encapsulate([data])
+    dataset["PixelData"].VR = "OB"
+    if stream != header:
+        assert refused(written_as_it_is(dataset))[1].startswith("PixelRepresentation")
+    else:
+        np.testing.assert_array_equal(both(written_as_it_is(dataset)).intensities[0], values)

@@ -57,6 +57,7 @@ def test_missing_repeated_and_mixed_slices_are_refused() -> None:
     for slices, reason in (
         ([flat(0), flat(1), flat(2), flat(9)], "uneven-slices"),
         ([flat(0), flat(1), flat(3), flat(4)], "uneven-slices"),
+        ([flat(0), flat(2), flat(6)], "uneven-slices"),
         ([flat(0), flat(0), flat(1)], "uneven-slices"),
         ([flat(0)], "single-slice"),
         ([flat(0), flat(1, side=4)], "mixed-series"),
