@@ -17,6 +17,11 @@ from salus.simulations.simulate import simulate
 JOBS = Path(__file__).resolve().parents[2] / "simulations" / "jobs"
 SEEDS = (0, 1, 2)
 LOCAL = {'noise = "distributed"': 'noise = "local"'}
+STRICT = {
+    "epsilon = 8.0": "epsilon = 1.0",
+    "rounds = 120": "rounds = 60",
+    "server_learning_rate = 10.0": "server_learning_rate = 5.0",
+}
 
 
 def private(changes: dict[str, str]) -> Job:
@@ -52,10 +57,11 @@ def test_without_noise(tmp_path: Path, shared_data: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.parametrize(("changes", "least"), [({}, 0.70), (LOCAL, 0.62)])
+@pytest.mark.parametrize(("changes", "least"), [({}, 0.74), (LOCAL, 0.72), (STRICT, 0.60), (LOCAL | STRICT, 0.52)])
 def test_with_noise(tmp_path: Path, shared_data: Path, changes: dict[str, str], least: float) -> None:
     assert mean_dice(private(changes), shared_data / "hippocampus", tmp_path) >= least
 
 
-def test_the_changed_job_is_valid() -> None:
+def test_the_changed_jobs_are_valid() -> None:
     assert private(LOCAL).privacy.noise == "local"
+    assert private(LOCAL | STRICT).privacy.epsilon == 1
