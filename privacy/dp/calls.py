@@ -1,4 +1,4 @@
-"""A loss taken apart at its calls of the network: the network runs once on a whole batch, the loss on one item at a time.
+"""A loss taken apart at its calls of the network: the network runs once on a whole batch, the loss on each item by itself.
 
 Whatever a task's loss does with its items, it sees a single one together with that item's outputs, and for a single one it
 must make the same calls with the same inputs as for the whole batch. So it cannot couple patients. The gradient with respect
@@ -183,18 +183,19 @@ def recorded(loss: Loss, model: nn.Module, batch: Batch) -> Calls:
 def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list[torch.Tensor]:
     """Return, for each recorded tensor, the gradient of the sum over patients of the mean loss of their items.
 
-    The loss is evaluated for one item at a time, so that it cannot couple patients. An item for which it fails has a gradient of
-    NaN, and its patient contributes nothing. Free places have a gradient of zero.
+    The loss is evaluated for each item by itself, so that it cannot couple patients: for all at once if it can be vectorised,
+    or else one after the other. An item for which it fails then has a gradient of NaN, and its patient contributes nothing.
+    Free places have a gradient of zero. Both routes gave the same to the last bit wherever they were tried; that they always
+    do is not proven.
 
     Raises:
         OtherCalls: for one item alone, the loss calls the network otherwise or with other inputs than for the whole batch, or it
             failed for the whole batch before its last call. Then each patient needs a pass without the others.
     """
-    if _at_once(batch.device):
-        try:
-            return _gradients_at_once(loss, calls, batch, patients)
-        except Exception:  # noqa: S110
-            pass  # not every loss can be vectorised; what fails for one item must not fail for the others
+    try:
+        return _at_once(loss, calls, batch, patients)
+    except Exception:  # noqa: S110
+        pass  # not every loss can be vectorised, and what fails for one item must not fail for the others
     gradients = [torch.zeros_like(_single(tensor.detach())) for tensor in calls.tensors]
     for place, patient in patients.numbers():
         try:
@@ -222,12 +223,7 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
     return gradients
 
 
-def _at_once(device: torch.device) -> bool:
-    """Return whether the losses of all items are evaluated together: on a GPU, which many small operations leave idle."""
-    return device.type != "cpu"
-
-
-def _gradients_at_once(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list[torch.Tensor]:
+def _at_once(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list[torch.Tensor]:
     """Do what `output_gradients` does for all items at once, by `torch.func.vmap`, in which no item can see another.
 
     Raises:
@@ -254,13 +250,15 @@ def _gradients_at_once(loss: Loss, calls: Calls, batch: Batch, patients: Patient
     whole = [value for call in calls.made for value in call.given if isinstance(value, torch.Tensor)]
     if not all(_parts_of(mine, theirs) for mine, theirs in zip(given, whole, strict=True)):
         raise OtherCalls
-    weights = torch.zeros(items, dtype=torch.float64)
+    counts = torch.zeros(items)
     for place, patient in patients.numbers():
-        weights[place] = 1 / patients.of_row[patient]
+        counts[place] = patients.of_row[patient]
     gradients = [torch.zeros_like(_single(tensor.detach())) for tensor in calls.tensors]
     for number, slope in zip(which, slopes, strict=True):
-        share = weights.to(slope).reshape(-1, *[1] * (slope.dim() - 1))
-        found = torch.where(share > 0, slope * share, torch.zeros_like(slope))  # free places add nothing, not even NaN
+        images = counts.to(slope).reshape(-1, *[1] * (slope.dim() - 1))
+        found = torch.where(
+            images > 0, slope / images, torch.zeros_like(slope)
+        )  # free places add nothing, not even NaN
         gradients[number] = found.reshape(gradients[number].shape)
     return gradients
 
