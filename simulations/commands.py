@@ -140,11 +140,9 @@ def _show_values(result: "SimulationResult") -> None:
         rows = [(name, metric_text(value)) for name, value in result.evaluation.items()]
         table("Final model on the sites' validation patients", ["", ""], rows)
     if result.subgroups:
-        from salus.common.subgroups.results import MOST_IN_TERMINAL, table_of
+        from salus.common.subgroups.printing import show_subgroups
 
-        table(
-            "Final model by subgroup of the sites' validation patients", *table_of(result.subgroups, MOST_IN_TERMINAL)
-        )
+        show_subgroups("Final model by subgroup of the sites' validation patients", result.subgroups)
     out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
         unused = ", ".join(f"{count} {reason}" for reason, count in sorted(result.quarantined.items()))
@@ -218,7 +216,7 @@ def phantoms(
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="Name of the benchmark; see `salus bench --help`.")],
+    name: Annotated[str, typer.Argument(help="Name of the benchmark, one of those above.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     quick: Annotated[bool, typer.Option(help="Fewer repetitions and no peer, to try the command.")] = False,
     params: Annotated[int, typer.Option(min=0, help="Length of the vector; 0 for the default.")] = 0,

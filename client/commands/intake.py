@@ -55,7 +55,7 @@ Suv = Annotated[
     bool,
     typer.Option(
         "--suv",
-        help="Take PET in standardised uptake values by body weight; others are refused.",
+        help="Take PET in standardised uptake values by body weight; all other images are refused.",
         rich_help_panel=DICOM,
     ),
 ]

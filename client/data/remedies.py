@@ -64,7 +64,8 @@ REMEDIES: dict[str, str] = {
     "two-geometries": "Correct the header, so that both of its transforms say the same.",
     "bval-mismatch": "Correct the .bval file: one b-value for each volume.",
     "no-scale": "Export the image with the units that the detail names.",
-    "no-suv": "Export the PET images with the elements that the detail names, or register them in the scanner's own units.",
+    "no-suv": "Export the PET images with the elements that the detail names, or register them without --suv, "
+    "in the scanner's own units. Register images that are not PET as a data set of their own.",
     "no-geometry": "Export the image with its position in the patient.",
     # who and what
     "no-patient": "Add PatientID to the file at its source, or to the label file.",
@@ -156,6 +157,9 @@ def element_of(detail: str) -> str:
     return next((word for word in KEYWORD.findall(detail) if tag_for_keyword(word) is not None), "")
 
 
+MOST_REMEDIES = 3  # beside each other in one error
+
+
 def nothing_usable(reasons: Mapping[str, int]) -> DataError:
     """Return the error of a data set in which nothing can be used, with what most likely is wrong.
 
@@ -172,4 +176,6 @@ def nothing_usable(reasons: Mapping[str, int]) -> DataError:
         )
     elif len(refused) == 1:
         remedy = remedy_of(next(iter(refused)))
+    elif 1 < len(refused) <= MOST_REMEDIES:
+        remedy = " ".join(f"{reason}: {remedy_of(reason)}" for reason in sorted(refused))
     return DataError(f"Found no usable sample; files not used: {listed or 'none'}.", remedy=remedy)

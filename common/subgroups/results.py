@@ -1,7 +1,7 @@
 """The metrics of a model in each subgroup, as they are written to events, reports and JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from salus.common.estimates import Metrics, from_plain, metric_text, to_plain
@@ -133,3 +133,16 @@ def table_of(results: Sequence[AttributeResult], most: int | None = None) -> tup
         if result.hidden:
             rows.append([f"{result.attribute}: hidden", str(result.hidden), *[""] * len(names)])
     return ["subgroup", *(["patients"] if counted else []), *names], rows
+
+
+def brief_table_of(results: Sequence[AttributeResult]) -> tuple[list[str], list[list[str]]]:
+    """Return `table_of` for a narrow terminal: few metrics, and only groups that have some; see `without_figures`."""
+    figures = [replace(result, groups=tuple(group for group in result.groups if group.metrics)) for result in results]
+    return table_of(figures, MOST_IN_TERMINAL)
+
+
+def without_figures(results: Sequence[AttributeResult]) -> str:
+    """Return the groups without metrics as a sentence; empty if there are none."""
+    found = {result.attribute: [group.value for group in result.groups if not group.metrics] for result in results}
+    listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in found.items() if values)
+    return f"Without figures, as nobody is in the group or it is hidden: {listed}." if listed else ""

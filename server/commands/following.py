@@ -76,7 +76,8 @@ def show(
     folder: Folder, job_id: JobId, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Show a job's status, rounds, metrics and files, and which sites were left out and why."""
-    from salus.common.subgroups.results import MOST_IN_TERMINAL, results_from_plain, table_of
+    from salus.common.subgroups.printing import show_subgroups
+    from salus.common.subgroups.results import results_from_plain
     from salus.server.admin_client import AdminClient
 
     client = AdminClient(folder)
@@ -101,7 +102,7 @@ def show(
     table(job_id, ["", ""], rows)
     grouped = [event["fields"].get("subgroups") for event in happened if event["kind"] == "evaluated"]
     if results := results_from_plain(grouped[-1] if grouped else ()):
-        table("Final model by subgroup", *table_of(results, MOST_IN_TERMINAL))
+        show_subgroups("Final model by subgroup", results)
     for what in ("model", "report"):  # below the table, so that a path stays in one piece
         if result[what]:
             out.print(f"{shown(what.capitalize())}: {shown(result[what])}", soft_wrap=True)

@@ -107,7 +107,7 @@ def test_show_has_a_table_of_subgroups(coordinator: list[str], monkeypatch: pyte
     shown = salus("job", "show", "c", "x").stdout
     assert "Final model by subgroup" in shown
     assert "sex: [red]female" in shown
-    assert "none or hidden" in shown
+    assert "Without figures, as nobody is in the group or it is hidden" in shown
 
 
 def test_a_site_answers_once_in_each_attempt_on_the_screen() -> None:

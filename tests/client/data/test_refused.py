@@ -133,7 +133,8 @@ def test_an_empty_data_set_is_refused_with_the_number_of_files_and_what_is_wrong
     assert "None of the 60 rows of the label file belongs to a file here" in str(names)
     assert REMEDIES["unlabelled"] in str(nothing_usable({"unlabelled": 60}))
     assert REMEDIES["not-dicom"] in str(nothing_usable({"not-dicom": 3, "label-without-image": 2}))
-    several = str(nothing_usable({"dose": 2, "plan": 1}))
-    assert "files not used: 2 dose, 1 plan." in several
-    assert "Check the path" in several
+    several = str(nothing_usable({"no-suv": 2, "clip": 1}))
+    assert "files not used: 1 clip, 2 no-suv." in several
+    assert f"clip: {REMEDIES['clip']} no-suv: {REMEDIES['no-suv']}" in several
+    assert "Check the path" in str(nothing_usable(dict.fromkeys(("dose", "plan", "report", "clip"), 1)))
     assert "files not used: none." in str(nothing_usable({}))

@@ -17,9 +17,11 @@ from salus.common.subgroups.results import (
     HIDDEN,
     AttributeResult,
     GroupResult,
+    brief_table_of,
     results_from_plain,
     results_to_plain,
     table_of,
+    without_figures,
 )
 
 GROUPS = groups_of(parse_job(with_subgroups(job_text(), '["sex", "age"]', "age_edges = [50]")))
@@ -73,3 +75,11 @@ def test_the_table_names_hidden_groups_and_how_many_patients_are_in_them() -> No
     assert rows[1] == ["sex: male", "", HIDDEN]
     assert rows[2] == ["sex: hidden", "7", ""]
     assert rows[3][2] == "0.80 +- 0.10"
+
+
+def test_a_terminal_lists_groups_without_figures_below_the_table() -> None:
+    columns, rows = brief_table_of(RESULTS)
+    assert columns == ["subgroup", "patients", "auc"]
+    assert [row[0] for row in rows] == ["sex: female", "sex: hidden", "age: 0-49"]
+    assert without_figures(RESULTS) == "Without figures, as nobody is in the group or it is hidden: sex: male."
+    assert without_figures(RESULTS[1:]) == ""
