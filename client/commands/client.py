@@ -28,7 +28,9 @@ def init(
     out.print(
         f"Created [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium; it contains no secret."
     )
-    out.print(f"Key fingerprint, to compare by telephone: [bold]{fingerprint(unhex(request.public_key))}[/]")
+    out.print(
+        f"Key fingerprint, to compare by telephone: [bold]{fingerprint(unhex(request.public_key))}[/]", soft_wrap=True
+    )
 
 
 @app.command(epilog=example("salus client join ./site ./site-1.kit"))

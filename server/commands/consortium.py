@@ -50,7 +50,10 @@ def add_site(
         out.print(f"Old key fingerprint: {fingerprint(unhex(before.public_key))}")
         out.print(f"New key fingerprint: [bold]{shown(new)}[/]")
     else:
-        out.print(f"Added [bold]{shown(member.name)}[/] as {shown(role)}. Key fingerprint: [bold]{shown(new)}[/]")
+        out.print(
+            f"Added [bold]{shown(member.name)}[/] as {shown(role)}. Key fingerprint: [bold]{shown(new)}[/]",
+            soft_wrap=True,
+        )
     out.print("Run salus consortium issue and send every member its new kit.")
 
 

@@ -28,7 +28,7 @@ def init(
 
     request = init_server(folder, name, url, listen)
     out.print(f"Created [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium.")
-    out.print(f"Key fingerprint: [bold]{fingerprint(unhex(request.public_key))}[/]")
+    out.print(f"Key fingerprint: [bold]{fingerprint(unhex(request.public_key))}[/]", soft_wrap=True)
 
 
 @app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
