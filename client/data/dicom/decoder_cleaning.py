@@ -20,6 +20,7 @@ from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.kinds import check_kind
 from salus.client.data.dicom.lookup import is_sequence
 from salus.client.data.dicom.messages import Answer, Operation, Problem
+from salus.client.data.dicom.numbers import safely
 from salus.client.data.dicom.opening import open_dataset
 from salus.client.data.dicom.picture import guarded
 from salus.client.data.dicom.references import ANNOTATIONS as ANNOTATION_CLASSES
@@ -168,7 +169,7 @@ class Cleaning:
 
 def _clean(data: bytes, rules: Rules) -> Clean:
     dataset = _parsed(data)
-    if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) in ANNOTATION_CLASSES:
+    if str(safely(lambda: dataset.file_meta.get("MediaStorageSOPClassUID"), "")) in ANNOTATION_CLASSES:
         if not rules.structures or str(dataset.get("SOPClassUID", "")) not in SEGMENTATIONS:
             raise UnreadableImage("annotation", "a structure set, or a segmentation where no structures are named")
         return deidentify_segmentation(dataset, rules)

@@ -171,5 +171,6 @@ def _text(dataset: Dataset, keyword: str) -> str:
 
 def _words(dataset: Dataset, keyword: str) -> set[str]:
     value = safely(lambda: dataset.get(keyword), None)
-    words = [value] if isinstance(value, str) else list(value or [])[:32]
+    several = hasattr(value, "__iter__") and not isinstance(value, str)
+    words = list(value)[:32] if several else [] if value is None else [value]
     return {str(word).strip().upper() for word in words}

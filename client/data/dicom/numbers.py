@@ -89,6 +89,8 @@ def items_of(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
     if tag not in dataset:
         return ()
     items = safely(lambda: dataset[tag].value, None)
+    if items is None:  # pydicom keeps what it could read, and raises only the first time, for damage inside of an item
+        items = safely(lambda: dataset[tag].value, None)
     if not items:  # absent, empty, or empty because it cannot be read
         raw = safely(lambda: dataset.get_item(tag), None)
         if items is None and getattr(raw, "value", None):

@@ -209,3 +209,25 @@ def test_jpeg_2000_pixels_have_the_sign_that_the_header_says(stream: bool, heade
         assert refused(written_as_it_is(dataset))[1].startswith("PixelRepresentation")
     else:
         np.testing.assert_array_equal(both(written_as_it_is(dataset)).intensities[0], values)
+
+
+def test_an_image_type_that_is_a_number_and_a_damaged_head_cost_nothing() -> None:
+    both(written(make(RAMP), {0x00080008: ("IS", b"12")}))
+    data = written(make(RAMP), {})
+    place = data.index(b"\x02\x00\x02\x00UI")
+    both(
+        data[: place + 4] + b"U\x04" + data[place + 6 :]
+    )  # a VR that does not exist, of an element that repeats another
+    both(data[: place + 4] + b"UL" + data[place + 6 :])
+
+
+def test_a_table_beside_a_damaged_element_is_the_same_at_both_doors() -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [256, 0, 16], (np.arange(256) * 100).astype("<u2").tobytes()
+    data = written(make(RAMP, ModalityLUTSequence=[table]), {})
+    start = data.index(b"\x28\x00\x00\x30SQ")
+    for place in range(start + 20, start + 50):
+        one, other = added(damaged := data[:place] + b"\x55" + data[place + 1 :]), imported(damaged)
+        assert (one.image is None) == (other.image is None), place
+        if one.image is not None and other.image is not None:
+            assert_alike(one.image, other.image)
