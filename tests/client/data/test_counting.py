@@ -28,6 +28,7 @@ from salus.client.data.sources import open_source
 from salus.client.data.sources.accompanying import NOT_REFUSED, UNMATCHED
 from salus.client.data.sources.base import files_of
 from salus.client.data.sources.settings import SourceOptions
+from salus.common.errors import DataError
 
 RAMP = np.arange(16, dtype=np.int16).reshape(4, 4)
 
@@ -186,3 +187,13 @@ def test_an_import_yields_or_counts_every_file_of_a_folder(names: set[str], plac
         assert set(yielded) <= there
         assert len(yielded) == len(set(yielded))
         assert len(yielded) + left_out.total() == len(there)
+
+
+def test_an_error_counts_only_files_that_could_not_be_used(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "broken.dcm").write_bytes(b"not an image")
+    (data / "labels.csv").write_text("file,label\nbroken.dcm,1\nnobody.dcm,1\n")
+    catalogue = Catalogue(tmp_path / "c.sqlite", b"s" * 16)
+    with pytest.raises(DataError, match=r"1 file\(s\) could not be used \(not-dicom\)"):
+        catalogue.add("x", "dicom", data, SourceOptions())
