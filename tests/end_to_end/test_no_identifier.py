@@ -2,6 +2,7 @@
 DEBUG, or anything that leaves the site, through import, training with and without noise, and statistics."""
 
 import contextlib
+import copy
 import io
 import logging
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset
+from pydicom.dataset import Dataset, FileDataset
 from tests.builders import toy_identity, toy_keys
+from tests.client.data.dicom.enhanced import enhanced
 from tests.client.data.dicom.test_deidentify import image, leaks, planted
+from tests.client.data.dicom_files import make
 from tests.client.data.incoming.test_pacs import free_port
 from tests.processes import running
 from tests.server.test_measuring import job_of
@@ -22,6 +25,8 @@ from tests.server.test_rounds import World
 from salus.client.commands.importing import Target, local_files, pushed_files, run_import
 from salus.client.commands.importing import Tls as NoTls
 from salus.client.config import init_site, open_catalogue, open_ledger
+from salus.client.data.dicom.kinds import STORAGE
+from salus.client.data.loading import read_registered
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
 from salus.client.policy import Policy
@@ -58,10 +63,49 @@ def planted_file(number: int, *, everything: bool = True) -> bytes:
     dataset.StudyInstanceUID = f"1.2.826.0.1.7777.8.{number}"
     pixels = np.random.default_rng(number).integers(0, 4000, (4, 5), dtype=np.uint16)
     dataset.PixelData = pixels.tobytes()
+    if everything and number % 2:
+        dataset.ModalityLUTSequence, dataset.VOILUTSequence = [lookup_table(4096, 2)], [lookup_table(8192, 7)]
+        dataset.PixelPaddingValue = 4001
+    return as_file(dataset)
+
+
+def lookup_table(entries: int, factor: int) -> Dataset:
+    """Return a table that an import keeps, or applies, with a canary beside it."""
+    table = Dataset()
+    table.LUTDescriptor, table.LUTExplanation = [entries, 0, 16], "CANARY TABLE"
+    table.LUTData = (np.arange(entries) * factor).astype("<u2").tobytes()
+    return table
+
+
+def as_file(dataset: Dataset) -> bytes:
+    """Return the bytes of a file with a canary before its header."""
     buffer = io.BytesIO()
     whole = FileDataset(buffer, dataset, file_meta=dataset.file_meta, preamble=b"CANARY PREAMBLE ".ljust(128))
     pydicom.dcmwrite(buffer, whole, enforce_file_format=False)
     return buffer.getvalue()
+
+
+def kept_structures() -> dict[str, Dataset]:
+    """Return an image of each kind whose tables, palettes, groups of frames or times an import keeps or applies."""
+    colours: dict[str, object] = {}
+    for name in ("Red", "Green", "Blue"):
+        colours[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        colours[f"{name}PaletteColorLookupTableData"] = (np.arange(256) * 257).astype("<u2").tobytes()
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    words, clip = np.arange(48, dtype=np.uint16).reshape(6, 8), np.stack([grey + n for n in range(4)])
+    xa = {"SOPClassUID": STORAGE + "12.1", "Modality": "XA", "FrameIncrementPointer": 0x00181065}
+    shared = {"PixelSpacing": [1, 2], "SliceThickness": 3, "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    frames = [
+        {"ImagePositionPatient": [0, 0, 3.0 * n], "FrameType": ["ORIGINAL", "CANARY", "M"], "FrameComments": "CANARY"}
+        for n in range(4)
+    ]
+    tables = {"ModalityLUTSequence": [lookup_table(64, 3)], "VOILUTSequence": [lookup_table(200, 300)]}
+    return {
+        "palette": make(grey, PhotometricInterpretation="PALETTE COLOR", **colours),
+        "tables": make(words, PixelPaddingValue=3, **tables),
+        "clip": make(clip, FrameTimeVector=[0, 5, 6, 7], **xa),
+        "enhanced": enhanced(np.stack([words + n for n in range(4)]), frames, shared),
+    }
 
 
 def hospital_files(folder: Path, patients: range, *, everything: bool) -> Path:
@@ -168,6 +212,48 @@ def import_all(folder: Path, hospitals: Mapping[int, Path]) -> None:
         else:
             run_import(target, local_files(data))
         assert len(open_catalogue(site).images("toy")) == 10
+
+
+def test_no_canary_is_left_by_palettes_tables_clips_and_groups_of_frames(tmp_path: Path) -> None:
+    """Each kind is planted in every element and in every item, and what an import keeps of it is there afterwards."""
+    site, planned = tmp_path / "site", 0
+    init_site(site, "S")
+    with debug_log() as log:
+        for name, base in kept_structures().items():
+            data, rows = tmp_path / f"CANARY {name}", ["PatientID,label"]
+            data.mkdir()
+            for number in range(4):
+                dataset, count = planted(copy.deepcopy(base))
+                if name == "enhanced":
+                    del dataset.FrameTimeVector, dataset.FrameTime  # times that make no sense are refused
+                assert count > 600, name
+                planned += count
+                dataset.PatientID, dataset.SOPInstanceUID = f"CANARY-PID-{number}", f"1.2.826.0.1.7777.9.{number}"
+                dataset.StudyInstanceUID = f"1.2.826.0.1.7777.8.{number}"
+                data_of = as_file(dataset)
+                assert set(leaks(data_of)) == {b"CANARY", b"1.2.826.0.1.7777", b".77777", b"777777777"}
+                (data / f"CANARY DOE {number}.dcm").write_bytes(data_of)
+                rows.append(f"CANARY-PID-{number},{number % 2}")
+            (data / "labels.csv").write_text("\n".join(rows))
+            run_import(Target(site, name, data / "labels.csv", volumes=name == "enhanced"), local_files(data))
+            catalogue = open_catalogue(site)
+            records = catalogue.images(name)
+            assert len({record.patient for record in records}) == 4, name
+            read_registered(catalogue.source(name), records[0])
+    stored = {name: pydicom.dcmread(next((site / "images" / name).rglob("*.dcm"))) for name in kept_structures()}
+    assert stored["palette"].PhotometricInterpretation == "RGB"
+    assert "VOILUTSequence" in stored["tables"]
+    assert [float(step) for step in stored["clip"].FrameTimeVector] == [0, 5, 6, 7]
+    assert len(stored["enhanced"].PerFrameFunctionalGroupsSequence) == 4
+    looked = 0
+    for path in site.rglob("*"):
+        if path.is_file() and path.parent.name != "keys":
+            looked += 1
+            assert leaks(path.read_bytes()) == [], path.relative_to(site)
+            assert leaks(str(path.relative_to(site)).encode()) == []
+    assert looked > 16
+    assert planned > 16 * 600
+    assert leaks(log.getvalue().encode()) == []
 
 
 def test_no_canary_is_left_anywhere(tmp_path: Path) -> None:

@@ -68,15 +68,21 @@ def canary(vr: str, number: int) -> Any:
     return None
 
 
-def planted() -> tuple[Dataset, int]:
-    """Return an image with a canary in every element of the dictionary, nested and private ones besides, and their number."""
-    dataset = image()
-    count = 0
+def planted(base: Dataset | None = None) -> tuple[Dataset, int]:
+    """Return an image with a canary in every element of the dictionary, nested and private ones besides, and their number.
+
+    Args:
+        base: the image; what it has already stays, and each item of its sequences, at any depth, gets canaries too.
+    """
+    dataset = image() if base is None else base
+    count = sum(plant_in_item(item) for item in items_of(dataset))
     for tag_number, (vrs, *_rest) in sorted(DicomDictionary.items()):
         tag = Tag(tag_number)
         vr = vrs.split(" or ")[0]
         value = canary(vr, count)
         if value is None or keyword_for_tag(tag) in PLACED | UNDERSTOOD or tag.group < 8:
+            continue
+        if base is not None and tag in base:
             continue
         dataset.add(DataElement(tag, vr, value))
         count += 1
@@ -93,6 +99,21 @@ def planted() -> tuple[Dataset, int]:
     dataset.ReferencedStudySequence = [middle]
     block.add_new(2, "SQ", [middle])
     return dataset, count + 5
+
+
+def items_of(dataset: Dataset) -> list[Dataset]:
+    """Return every item of every sequence, at any depth."""
+    items = [item for element in dataset if element.VR == "SQ" for item in element.value]
+    return items + [deeper for item in items for deeper in items_of(item)]
+
+
+def plant_in_item(item: Dataset) -> int:
+    """Put canaries into an item of a sequence, private ones among them, and return their number."""
+    item.PatientName, item.PatientComments, item.FrameComments = "CANARY ITEM", "CANARY ITEM", "CANARY FRAME"
+    item.FrameLabel, item.LUTExplanation, item.FrameOfReferenceUID = "CANARY", "CANARY TABLE", "1.2.826.0.1.777799"
+    item.FrameReferenceDateTime = "19770523121314.77777"
+    item.private_block(0x0011, "CANARY CREATOR", create=True).add_new(1, "LO", "CANARY PRIVATE")
+    return 8
 
 
 def leaks(data: bytes) -> list[bytes]:
