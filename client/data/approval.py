@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from salus.client.data.dicom.burned_in import Blanked
 from salus.client.data.schema import DATASETS
-from salus.common.errors import DataError
+from salus.common.errors import DataError, UnfitError
 
 SEARCHED = "searched.jsonl"
 
@@ -100,9 +100,9 @@ class Approvals:
             return connection.scalar(sa.select(DATASETS.c.awaiting).where(DATASETS.c.name == name)) or ""
 
     def require(self, name: str) -> None:
-        """Raise DataError while a data set waits for approval."""
+        """Raise UnfitError while a data set waits for approval."""
         if self.waiting(name):
-            raise DataError(sentence(name), remedy="Ask the operator of the site to look at its import page.")
+            raise UnfitError(sentence(name), remedy="Ask the operator of the site to look at its import page.")
 
     def approve(self, name: str, root: Path) -> None:
         """Approve the images that the import page shows.

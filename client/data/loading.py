@@ -106,7 +106,8 @@ def local_data(
     All samples of a patient are in one split, the same in every job, see `split`.
 
     Raises:
-        DataError: the data set is not registered or not approved, or has no patient to train on.
+        DataError: the data set is not registered, or has no patient to train on.
+        UnfitError: the data set is not approved.
     """
     dataset = job.task.dataset
     catalogue.approvals.require(dataset)

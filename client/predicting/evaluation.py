@@ -84,7 +84,8 @@ def evaluate(
         tell: called with the number of evaluated images and the total.
 
     Raises:
-        DataError: a data set that is unknown or not approved, or without held-out patients or a usable image of them.
+        DataError: an unknown data set, or one without held-out patients or without a usable image of them.
+        UnfitError: the data set is not approved.
     """
     task = make_task(job.task)
     catalogue.approvals.require(name)

@@ -251,3 +251,20 @@ def test_a_site_that_is_asked_too_often_says_nothing_about_its_budget(tmp_path: 
     reply, blob = asked.ask(masked(), kind="check", round_=0)
     assert (reply.error, blob) == ("TooManyChecks", b"")
     assert asked.verdict(masked(dataset="absent")).problems, "an unknown data set is counted apart"
+
+
+def test_a_data_set_whose_operator_has_not_looked_at_it_takes_no_job(tmp_path: Path) -> None:
+    import sqlalchemy as sa
+
+    from salus.common.sqlite import open_sqlite
+
+    asked = Asked(tmp_path)
+    assert asked.verdict(masked()).fits
+    with open_sqlite(tmp_path / "catalogue.sqlite").begin() as connection:
+        connection.execute(sa.text("UPDATE datasets SET awaiting = 'digest'"))
+    (problem,) = asked.verdict(masked()).problems
+    assert problem.requirement == "data set"
+    assert "not approved" in problem.text
+    reply, _ = asked.ask(masked())
+    assert (reply.kind, "salus dataset approve" in reply.text) == ("refused", True)
+    assert asked.entries() == 0

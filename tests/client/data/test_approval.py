@@ -12,7 +12,7 @@ from salus.client.config import init_site, open_catalogue
 from salus.client.data.approval import SEARCHED, SearchedImages
 from salus.client.data.dicom import text
 from salus.client.data.dicom.burned_in import Blanked
-from salus.common.errors import DataError
+from salus.common.errors import DataError, UnfitError
 
 ONE, TWO = Blanked(((1, 2, 3, 4),)), Blanked((), outside=True)
 
@@ -75,7 +75,7 @@ def test_an_import_is_usable_after_the_operator_has_looked_at_its_pages(tmp_path
     arguments = ["dataset", "import", str(site), "us", str(source), "--labels", str(tmp_path / "labels.csv"), "--yes"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     catalogue = open_catalogue(site)
-    with pytest.raises(DataError, match="not approved"):
+    with pytest.raises(UnfitError, match="not approved"):
         catalogue.approvals.require("us")
     page = (site / "reports" / "text-us-1.html").read_text()
     assert re.findall(r"\.dcm: (\d+) blanked", page) == ["1"]
