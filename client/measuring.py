@@ -133,7 +133,7 @@ def measured_of(sample: Sample, label: int | None, info: dict[str, object]) -> M
     if sample.columns:
         named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
         return Measured(label, np.zeros(0, np.float32), columns=named)
-    return Measured(label, sample.measured, sample.spacing_mm, modality, vendor)
+    return Measured(label, sample.measured, sample.spacing_mm, modality, vendor, padding=sample.padding)
 
 
 @dataclass

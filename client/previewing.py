@@ -12,7 +12,7 @@ from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.outgoing.overlays import legend, overlay
 from salus.common.errors import DataError, UnreadableImage
-from salus.common.examples import Array, Example
+from salus.common.examples import PADDING, Array, Example
 from salus.common.pages import Section, write_page
 from salus.common.tasks.base import Task
 from salus.common.transforms.chain import Chain
@@ -111,7 +111,7 @@ def _picture(example: Example) -> str:
     image = _image(example)
     if image is None:
         return ""
-    masks = sorted(name for name in example.spatial if example[name].dtype.kind in "iub")
+    masks = sorted(name for name in example.spatial - {PADDING} if example[name].dtype.kind in "iub")
     mask = example[masks[0]] if masks else np.zeros((1, *image.shape[1:]), np.uint8)
     shown = image if len(image) == MOST_COLOURS and image.min() >= 0 and image.max() <= 1 else image[:1]
     return overlay(shown, mask[0] if len(mask) == 1 else mask, spacing_mm=example.spacing_mm[4 - image.ndim :])

@@ -10,6 +10,8 @@ import numpy.typing as npt
 PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slices follow each other
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+PADDING = "_padding"  # no field of a task has this name
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class Example:
 
     Args:
         fields: arrays by name. Spatial ones are ``[channels, *spatial]`` with the axes of DICOM volumes (z up, y back, x left;
-            a plane is y, x) and share one grid; a mask holds class numbers, 0 for background.
+            a plane is y, x) and share one grid; a mask holds class numbers, 0 for background. The mask `PADDING`, if there is
+            one, is 1 where the image is padding of its file and no measurement.
         spatial: names of the spatial fields.
         affine: ``[4, 4]`` from a voxel's index, in the order of the spatial axes of a volume (z, y, x), to millimetres in the
             patient, LPS; None for tables and for pictures without a known position.
@@ -39,6 +42,18 @@ class Example:
     def with_fields(self, **changed: Array) -> "Example":
         """Return the example with these fields set."""
         return replace(self, fields={**self.fields, **changed})
+
+    def padding_of(self, name: str) -> Bools | None:
+        """Return which values of an image are padding, shaped like it; None if none is.
+
+        They are shown, but do not count in anything that is computed from intensities.
+        """
+        if PADDING not in self.fields or name not in self.spatial:
+            return None
+        padded, image = self.fields[PADDING] > 0, self.fields[name]
+        if padded.shape != image.shape:  # an image with channels of its own
+            padded = np.broadcast_to(padded.all(axis=0), image.shape)
+        return padded if padded.any() else None
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 from salus.client.data.records import Sample
 from salus.client.data.targets import Target
 from salus.common.errors import DataError, UnreadableImage
-from salus.common.examples import Array, Example, plane_of
+from salus.common.examples import PADDING, Array, Example, plane_of
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column
 from salus.common.tasks.base import Task
@@ -63,6 +63,9 @@ def example_of(
             spatial.add(field)
         else:
             fields[field] = values
+    if measured and sample.padding is not None:
+        fields[PADDING] = sample.padding.astype(np.uint8)
+        spatial.add(PADDING)
     return Example(fields, frozenset(spatial), sample.affine, facts)
 
 

@@ -153,7 +153,7 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
                 column for column, value in zip(sample.columns, sample.values, strict=True) if math.isnan(value)
             )
             continue
-        place = min(int(float(sample.values.mean()) * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)
+        place = min(int(_brightness(sample) * HISTOGRAM_BINS), HISTOGRAM_BINS - 1)
         found.intensities[max(place, 0)] += 1
         if image.key in worst:
             found.thumbnails.append(_thumbnail("reaches beyond the image", sample))
@@ -168,6 +168,13 @@ def check(catalogue: Catalogue, name: str, tell: Callable[[int, int], None] = la
 
 def _thumbnail(caption: str, sample: Sample) -> Thumbnail:
     return Thumbnail(caption, pictured(sample) or thumbnail(sample), structures_of(sample))
+
+
+def _brightness(sample: Sample) -> float:
+    """Return the mean of an image's values, 0 .. 1, without padding unless there is nothing else."""
+    if sample.padding is None or sample.padding.all():
+        return float(sample.values.mean())
+    return float(sample.values[~sample.padding].mean())
 
 
 def _declared(catalogue: Catalogue, name: str) -> list[str]:

@@ -83,6 +83,7 @@ class Sample:
         kinds: of the annotations, by name.
         axes: where the axes of the stored file point, such as ``RAS``; empty where the file has no axes of its own.
         names: by target, the names of its class numbers 1, 2 ... or of its columns; absent where a number is its own name.
+        padding: which of the values are padding and no measurement, shaped like them; None if none is.
     """
 
     values: FloatArray
@@ -96,6 +97,7 @@ class Sample:
     kinds: Mapping[str, TargetKind] = field(default_factory=dict)
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     axes: str = ""
+    padding: npt.NDArray[np.bool_] | None = None
 
     @property
     def measured(self) -> FloatArray:

@@ -30,6 +30,7 @@ class Measured:
         spacing_mm: known spacings of slices, rows and columns, slowest axis first.
         modality, vendor: entries of the fixed lists in `vocabulary`, or ``OTHER``.
         columns: values of a table row by column name; NaN if missing.
+        padding: which intensities are padding of the file and no measurement, shaped like them; None if none is.
     """
 
     label: int | None
@@ -38,6 +39,12 @@ class Measured:
     modality: str = "OTHER"
     vendor: str = "OTHER"
     columns: Mapping[str, float] = field(default_factory=dict)
+    padding: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def counted(self) -> FloatArray:
+        """The intensities that were measured: all but the padding."""
+        return self.intensities if self.padding is None else self.intensities[~self.padding]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Combat:
         """Return an image's features; None if it has none or its label is not a class of the job."""
         if image.label is None:
             return None
-        return image_features(image.intensities, self._low, self._high)
+        return image_features(image.intensities, self._low, self._high, image.padding)
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return the sums over all batches.

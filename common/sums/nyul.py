@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from salus.common.job import Job
 from salus.common.sums.base import Block, Float64Vector, FloatArray, Measured, Patients, Totals, finite, sum_of_rows
@@ -34,7 +35,7 @@ class Nyul:
         return math.sqrt(len(PERCENTILES) - 1)  # the first is 0, all are at most 1
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
-        own = percentiles_of(image.intensities)
+        own = percentiles_of(image.counted)
         return None if own is None else (own - own[0]) / (own[-1] - own[0])
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
@@ -61,13 +62,18 @@ def percentiles_of(intensities: FloatArray) -> Float64Vector | None:
     return own if own[-1] > own[0] else None
 
 
-def to_standard_scale(intensities: FloatArray, landmarks: Sequence[float]) -> FloatArray:
+def to_standard_scale(
+    intensities: FloatArray, landmarks: Sequence[float], padding: npt.NDArray[np.bool_] | None = None
+) -> FloatArray:
     """Return the image on the standard scale, its first percentile at 0.25 and its last at 0.75; flat images give zeros.
 
     Linear between the landmarks and extrapolated beyond them by half the range at each end, then clipped: a small bright
     lesion may be brighter than 99 % of the pixels.
+
+    Args:
+        padding: which intensities do not count in the percentiles, though they are scaled with the others.
     """
-    own = percentiles_of(intensities)
+    own = percentiles_of(intensities if padding is None else intensities[~padding])
     if own is None:
         return np.zeros_like(intensities)
     rising = np.concatenate([[True], np.diff(own) > 0])  # of equal percentiles, the first one counts

@@ -47,7 +47,7 @@ class Points:
     def of(self, image: Measured) -> Float64Vector | None:
         """Return the point ``[axes]``, in -1 .. 1; None if a value is missing or is not one of its column's."""
         if not self._columns:
-            found = image_features(image.intensities, self._low, self._high)
+            found = image_features(image.intensities, self._low, self._high, image.padding)
             return None if found is None else np.clip(found, -1.0, 1.0)
         coordinates: list[float] = []
         for column in self._columns:

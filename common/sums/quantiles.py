@@ -36,12 +36,12 @@ class Quantiles:
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
         group = image.vendor if self._settings.vendors else "ALL"
-        if group not in self._groups or image.intensities.size == 0 or not finite(image.intensities):
+        if group not in self._groups or image.counted.size == 0 or not finite(image.intensities):
             return None
         rows = np.zeros((len(self._groups), self._settings.bins))
         settings = self._settings
         rows[self._groups.index(group)] = bins_of(
-            image.intensities, settings.intensity_low, settings.intensity_high, settings.bins
+            image.counted, settings.intensity_low, settings.intensity_high, settings.bins
         )
         return rows.reshape(-1)
 

@@ -70,7 +70,7 @@ class Summary:
             _place(float(image.intensities.shape[-2]) if image.intensities.ndim >= 2 else None, SIZE_EDGES),
         ]
         settings = self._settings
-        shares = bins_of(image.intensities, settings.intensity_low, settings.intensity_high, settings.bins)
+        shares = bins_of(image.counted, settings.intensity_low, settings.intensity_high, settings.bins)
         return np.concatenate(
             [*parts, *(shares if m == modality else np.zeros(settings.bins) for m in range(len(self._modalities)))]
         )

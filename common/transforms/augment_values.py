@@ -7,10 +7,10 @@ from pydantic import Field as Limits
 from pydantic import model_validator
 
 from salus.common.batch import Spec
-from salus.common.examples import Array, Example
+from salus.common.examples import Array, Bools, Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, FieldName, Share, Transform, check_fields, check_rising, on_images
+from salus.common.transforms.base import Draw, FieldName, Share, Transform, check_fields, check_rising, on_measured
 
 
 class ValueSettings(Strict):
@@ -37,12 +37,12 @@ class _Valued(Transform):
         assert draw is not None
         stream = draw
 
-        def change(values: Array) -> Array:
-            return self._changed(values, stream) if stream.random() < self.settings.probability else values
+        def change(values: Array, padding: Bools | None) -> Array:
+            return self._changed(values, padding, stream) if stream.random() < self.settings.probability else values
 
-        return on_images(example, self.settings.fields, change)
+        return on_measured(example, self.settings.fields, change)
 
-    def _changed(self, values: Array, draw: Draw) -> Array:
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
         raise NotImplementedError
 
 
@@ -62,7 +62,7 @@ class GaussianNoise(_Valued):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: GaussianNoise.Settings = settings
 
-    def _changed(self, values: Array, draw: Draw) -> Array:
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
         deviation = draw.uniform(0, self.settings.deviation)
         noise: Array = draw.standard_normal(values.shape, dtype=np.float32)
         return values + np.float32(deviation) * noise
@@ -90,7 +90,7 @@ class GaussianBlur(_Valued):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: GaussianBlur.Settings = settings
 
-    def _changed(self, values: Array, draw: Draw) -> Array:
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
         import torch
         from monai.transforms.intensity.array import GaussianSmooth
 
@@ -123,7 +123,7 @@ class Gamma(_Valued):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Gamma.Settings = settings
 
-    def _changed(self, values: Array, draw: Draw) -> Array:
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
         gamma = draw.uniform(self.settings.low, self.settings.high)
         low, reach = values.min(), np.ptp(values)
         changed: Array = ((values - low) / (reach + np.float32(1e-7))) ** np.float32(gamma) * reach + low
@@ -146,7 +146,7 @@ class HistogramShift(_Valued):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: HistogramShift.Settings = settings
 
-    def _changed(self, values: Array, draw: Draw) -> Array:
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
         places = np.linspace(0, 1, self.settings.points)
         bent = places.copy()
         for index in range(1, len(places) - 1):
@@ -176,11 +176,12 @@ class Cutout(_Valued):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Cutout.Settings = settings
 
-    def _changed(self, values: Array, draw: Draw) -> Array:
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
         result, shape = values.copy(), values.shape[1:]
+        fill = values.mean() if padding is None or padding.all() else values[~padding].mean()
         for place in draw.random((self.settings.holes, len(shape))):
             sides = [max(1, round(self.settings.share * side)) for side in shape]
             starts = [int(at * (side - hole + 1)) for at, side, hole in zip(place, shape, sides, strict=True)]
             box = tuple(slice(start, start + hole) for start, hole in zip(starts, sides, strict=True))
-            result[(slice(None), *box)] = values.mean()
+            result[(slice(None), *box)] = fill
         return result

@@ -13,7 +13,7 @@ from pydantic import Field as Limits
 
 from salus.common.batch import Field, Spec
 from salus.common.errors import JobError, UnreadableImage
-from salus.common.examples import Array, Example
+from salus.common.examples import Array, Bools, Example
 from salus.common.job import MAX_INPUT_NUMBERS, TaskSettings
 from salus.common.strict import Strict
 
@@ -168,8 +168,15 @@ def on_images(
         names: only these; empty means all.
         every: also the fields that are not spatial.
     """
+    return on_measured(example, names, lambda values, padding: change(values), every=every)
+
+
+def on_measured(
+    example: Example, names: tuple[str, ...], change: Callable[[Array, Bools | None], Array], *, every: bool = False
+) -> Example:
+    """Do as `on_images` for a change that also gets which values are padding, see `Example.padding_of`."""
     changed: Mapping[str, Array] = {
-        name: change(array).astype(np.float32)
+        name: change(array, example.padding_of(name)).astype(np.float32)
         for name, array in example.fields.items()
         if (every or name in example.spatial) and is_image(array) and (not names or name in names)
     }

@@ -66,7 +66,8 @@ class CropForeground(_Framing):
 
     def _frame(self, example: Example) -> Frame:
         shape = grid_shape(example)
-        inside: Array = np.any(example[self.settings.field] > self.settings.above, axis=0, keepdims=False)
+        bright, padding = example[self.settings.field] > self.settings.above, example.padding_of(self.settings.field)
+        inside: Array = np.any(bright if padding is None else bright & ~padding, axis=0, keepdims=False)
         if not inside.any():
             return Frame((0,) * len(shape), shape)
         start, size = [], []

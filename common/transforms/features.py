@@ -75,7 +75,8 @@ class Features(Transform):
 
     def _features(self, example: Example) -> Array:
         settings = self.settings
-        found = image_features(example[settings.field], settings.intensity_low, settings.intensity_high)
+        padding = example.padding_of(settings.field)
+        found = image_features(example[settings.field], settings.intensity_low, settings.intensity_high, padding)
         if found is None:
             raise UnreadableImage("no-features", "it holds no finite image")
         return found

@@ -7,10 +7,10 @@ from pydantic import Field as Limits
 from pydantic import model_validator
 
 from salus.common.batch import Spec
-from salus.common.examples import Array, Example
+from salus.common.examples import Array, Bools, Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
-from salus.common.transforms.base import Draw, FieldName, Transform, check_fields, check_rising, on_images
+from salus.common.transforms.base import Draw, FieldName, Transform, check_fields, check_rising, on_measured
 
 Intensity = Annotated[float, Limits(ge=-1e9, le=1e9)]
 Percentile = Annotated[float, Limits(ge=0, le=100)]
@@ -49,9 +49,9 @@ class _Scaling(Transform):
         return check_fields(self.settings.fields, given)
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
-        return on_images(example, self.settings.fields, self._scaled)
+        return on_measured(example, self.settings.fields, self._scaled)
 
-    def _scaled(self, values: Array) -> Array:
+    def _scaled(self, values: Array, padding: Bools | None) -> Array:
         raise NotImplementedError
 
 
@@ -77,7 +77,7 @@ class Rescale(_Scaling):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Rescale.Settings = settings
 
-    def _scaled(self, values: Array) -> Array:
+    def _scaled(self, values: Array, padding: Bools | None) -> Array:
         return self.settings.between(values, self.settings.low, self.settings.high, clip=False)
 
 
@@ -105,7 +105,7 @@ class Window(_Scaling):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Window.Settings = settings
 
-    def _scaled(self, values: Array) -> Array:
+    def _scaled(self, values: Array, padding: Bools | None) -> Array:
         return self.settings.between(values, self.settings.low, self.settings.high, clip=True)
 
 
@@ -135,8 +135,8 @@ class Percentiles(_Scaling):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Percentiles.Settings = settings
 
-    def _scaled(self, values: Array) -> Array:
-        counted = _counted(values, nonzero=self.settings.nonzero)
+    def _scaled(self, values: Array, padding: Bools | None) -> Array:
+        counted = _counted(values, padding, nonzero=self.settings.nonzero)
         if not counted.size:
             return np.full_like(values, self.settings.to_low)
         low, high = np.percentile(counted, [self.settings.low, self.settings.high])
@@ -173,24 +173,26 @@ class Normalize(Transform):
         return check_fields(self.settings.fields, given)
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
-        return on_images(example, self.settings.fields, self._scaled)
+        return on_measured(example, self.settings.fields, self._scaled)
 
-    def _scaled(self, values: Array) -> Array:
+    def _scaled(self, values: Array, padding: Bools | None) -> Array:
         if self.settings.channel_wise:
-            return np.stack([self._one(channel) for channel in values])
-        return self._one(values)
+            parts = [None] * len(values) if padding is None else padding
+            return np.stack([self._one(*pair) for pair in zip(values, parts, strict=True)])
+        return self._one(values, padding)
 
-    def _one(self, values: Array) -> Array:
-        chosen = values != 0 if self.settings.nonzero else np.ones(values.shape, bool)
-        counted = values[chosen].astype(np.float64)
+    def _one(self, values: Array, padding: Bools | None) -> Array:
+        counted = _counted(values, padding, nonzero=self.settings.nonzero).astype(np.float64)
         if not counted.size:
             return values
+        chosen = values != 0 if self.settings.nonzero else np.ones(values.shape, bool)
         result = np.array(values, dtype=np.float32)
-        result[chosen] = (counted - counted.mean()) / (counted.std() or 1.0)
+        result[chosen] = (values[chosen].astype(np.float64) - counted.mean()) / (counted.std() or 1.0)
         if self.settings.limit:
             result = np.clip(result, -self.settings.limit, self.settings.limit)
         return result
 
 
-def _counted(values: Array, *, nonzero: bool) -> Array:
-    return values[values != 0] if nonzero else values.ravel()
+def _counted(values: Array, padding: Bools | None, *, nonzero: bool) -> Array:
+    chosen = values if padding is None else values[~padding]
+    return chosen[chosen != 0] if nonzero else chosen.ravel()

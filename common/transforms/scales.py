@@ -12,11 +12,11 @@ from pydantic import model_validator
 
 from salus.common.batch import Spec
 from salus.common.errors import UnreadableImage
-from salus.common.examples import Array, Example
+from salus.common.examples import Array, Bools, Example
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Intensity, Label, Scale
 from salus.common.sums.nyul import PERCENTILES, to_standard_scale
-from salus.common.transforms.base import Draw, Share, Transform, check_fields, on_images
+from salus.common.transforms.base import Draw, Share, Transform, check_fields, on_images, on_measured
 from salus.common.transforms.intensity import RangeSettings
 from salus.common.vocabulary import OTHER, VENDORS, check_words
 
@@ -53,10 +53,10 @@ class Nyul(Transform):
         return check_fields(self.settings.fields, given)
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
-        return on_images(example, self.settings.fields, self._standard)
+        return on_measured(example, self.settings.fields, self._standard)
 
-    def _standard(self, values: Array) -> Array:
-        scaled = to_standard_scale(values.astype(np.float32), self.settings.landmarks)
+    def _standard(self, values: Array, padding: Bools | None) -> Array:
+        scaled = to_standard_scale(values.astype(np.float32), self.settings.landmarks, padding)
         return self.settings.between(scaled, 0.0, 1.0, clip=False)
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pydicom
 import pytest
 from tests.client.data.dicom_files import write
 
@@ -33,9 +34,9 @@ def test_modalities_are_those_of_the_list() -> None:
 
 def test_what_a_child_says_of_a_picture_is_not_believed(tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write(tmp_path_factory.mktemp("v") / "a.dcm", np.zeros((3, 3), np.uint16))
-    facts, numbers = decode(path.read_bytes(), "a")
+    facts, numbers, padding = decode(pydicom.dcmread(path))
     lying: Facts = facts.model_copy(update={"modality": "DOE^JOHN", "vendor": "born 1970"})
-    info = picture(lying, numbers, "", "a").info
+    info = picture(lying, numbers, padding, "", "a").info
     assert (info["modality"], info["vendor"]) == ("OTHER", "OTHER")
 
 

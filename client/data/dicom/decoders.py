@@ -64,6 +64,6 @@ def try_volume() -> None:
             modality="CT",
             vendor="OTHER",
         )
-        slices.append(picture(facts, np.zeros((1, 2, 2), np.float32), "", "trial"))
+        slices.append(picture(facts, np.zeros((1, 2, 2), np.float32), None, "", "trial"))
     grouped([plane_of_image(image, str(number)) for number, image in enumerate(slices)])
     stack(slices)

@@ -60,7 +60,8 @@ ELEMENTS = (
     _e("RealWorldValueMappingSequence", "read", "one linear mapping, only where there is no slope, intercept or table"),
     _e("PixelPaddingValue PixelPaddingRangeLimit FloatPixelPaddingValue FloatPixelPaddingRangeLimit "
        "DoubleFloatPixelPaddingValue DoubleFloatPixelPaddingRangeLimit", "read", "padding gets the darkest measured value of its "
-       "image (of a quantity such as Hounsfield units the smallest), so that it changes no range or stretch"),
+       "image (of a quantity such as Hounsfield units the smallest), so that it changes no range or stretch, "
+       "and counts in no statistic"),
     _e("WindowCenter WindowWidth VOILUTFunction", "read", "the first window; LINEAR below a width of 1 is taken as LINEAR_EXACT, "
        "a width of 0 as no window"),
     _e("VOILUTSequence", "read", "the first table, which wins over a window; rebuilt at import; must be monotonic"),

@@ -4,6 +4,7 @@ Both doors use this: `picture` computes with the result, and `deidentify` writes
 it is read in place or imported first.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -175,3 +176,14 @@ def filled(values: FloatArray, padded: Bools | None, *, inverted: bool) -> Float
     real = values[~padded]
     result: FloatArray = np.where(padded, real.max() if inverted else real.min(), values)
     return result
+
+
+def joined(parts: Sequence[tuple[tuple[int, ...], Bools | None]]) -> Bools | None:
+    """Return which values of several images, one after the other, are padding; None if none is.
+
+    Args:
+        parts: of each image its shape and its padding.
+    """
+    if all(padding is None for _, padding in parts):
+        return None
+    return np.concatenate([np.zeros(shape, np.bool_) if padding is None else padding for shape, padding in parts])

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from salus.client.data.targets import MAX_NAMES
 from salus.common.declaration import MAX_TARGETS, TargetKind
@@ -151,9 +151,11 @@ class LoadedTarget(Strict):
 
 
 class Loaded(Answer):
-    """A sample's facts; its values follow as float32, then its intensities if it has a shape for them, then its annotations.
+    """A sample's facts; its values follow as float32, then its intensities if it has a shape for them, then its padding, then
+    its annotations.
 
     Args:
+        padding: whether some of its values are padding; then one bit for each value follows, the first one highest.
         affine: rows of the matrix from a voxel's index to millimetres, or none.
         axes: see `records.Sample`.
     """
@@ -166,11 +168,12 @@ class Loaded(Answer):
     measured: Sides | None = None
     affine: Annotated[tuple[float, ...], Field(min_length=16, max_length=16)] | None = None
     axes: Annotated[str, Field(pattern=r"^([LRAPIS]{3})?$")] = ""
+    padding: bool = False
     targets: Annotated[tuple[LoadedTarget, ...], Field(max_length=MAX_TARGETS)] = ()
 
     @property
     def body_bytes(self) -> int:
-        return 4 * (self.count + self.measured_count) + sum(target.body_bytes for target in self.targets)
+        return self.padding_end + sum(target.body_bytes for target in self.targets)
 
     @property
     def count(self) -> int:
@@ -182,9 +185,25 @@ class Loaded(Answer):
         """How many intensities follow."""
         return 0 if self.measured is None else min(math.prod(self.measured), MAX_VALUES)
 
+    @property
+    def padding_place(self) -> int:
+        """Where the padding begins in the body."""
+        return 4 * (self.count + self.measured_count)
+
+    @property
+    def padding_end(self) -> int:
+        """Where the padding ends in the body, whose last byte may be filled up."""
+        return self.padding_place + (-(-self.count // 8) if self.padding else 0)
+
+    @model_validator(mode="after")
+    def _padding_of_an_image(self) -> Self:
+        if self.padding and (self.columns or self.measured not in (None, self.shape)):
+            raise ValueError("expected padding of an image whose intensities have the shape of its values")
+        return self
+
     def target_places(self) -> Iterator[tuple[LoadedTarget, int]]:
         """Yield each annotation with the place of its first byte in the body."""
-        place = 4 * (self.count + self.measured_count)
+        place = self.padding_end
         for target in self.targets:
             yield target, place
             place += target.body_bytes

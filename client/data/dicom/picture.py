@@ -21,7 +21,7 @@ from salus.client.data.dicom.dimensions import Dimensions, dimensions_of
 from salus.client.data.dicom.display import Window, show
 from salus.client.data.dicom.frames import frame_digest, frames_of, has_planes
 from salus.client.data.dicom.geometry import Geometry
-from salus.client.data.dicom.intensities import Scale, filled
+from salus.client.data.dicom.intensities import Bools, Scale, filled, joined
 from salus.client.data.dicom.mammography import facts_of
 from salus.client.data.dicom.meaning import meaning_of
 from salus.client.data.dicom.numbers import whole_of
@@ -54,6 +54,7 @@ class DicomImage:
         suv_factor: by which PET values are multiplied to get SUV by body weight; None where it is not known, for the reason
             `no_suv`.
         intervals_ms: of a clip, from each frame to the next; empty if it does not say.
+        padding: which of the values are padding and no measurement, shaped like them; None if none is.
     """
 
     values: FloatArray
@@ -79,6 +80,7 @@ class DicomImage:
     suv_factor: float | None = None
     no_suv: str = ""
     scale: Scale = "none"
+    padding: Bools | None = None
 
     @property
     def is_clip(self) -> bool:
@@ -214,6 +216,7 @@ def _as_clip(images: list[DicomImage], steps_ms: tuple[float, ...], digest: str)
             intensities=measured,
             sha256=digest,
             pixel_sha256=array_digest(rescaled),
+            padding=joined([(image.values.shape, image.padding) for image in images]),
             intervals_ms=steps_ms,
             info={
                 **first.info,
@@ -225,14 +228,17 @@ def _as_clip(images: list[DicomImage], steps_ms: tuple[float, ...], digest: str)
     ]
 
 
-def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
-    """Return an image's facts and its numbers ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]`` before any window.
+def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray, Bools | None]:
+    """Return an image's facts, its numbers before any window, and which of these are padding (None if none is).
+
+    The numbers are ``[frames, rows, columns]`` or ``[frames, 3, rows, columns]``; padding has the darkest measured one.
 
     Damaged files make it raise arbitrary exceptions; call it within `guarded`.
     """
     meaning = meaning_of(dataset)
     raw, geometry, step = meaning.measured.values(), meaning.geometry, meaning.step
-    rescaled = filled(raw, meaning.measured.padded(), inverted=meaning.inverted and not meaning.quantity)
+    padding = meaning.measured.padded()
+    rescaled = filled(raw, padding, inverted=meaning.inverted and not meaning.quantity)
     facts = Facts(
         window=meaning.window,
         inverted=meaning.inverted,
@@ -261,10 +267,10 @@ def decode(dataset: pydicom.Dataset) -> tuple[Facts, FloatArray]:
         breast=facts_of(dataset),  # type: ignore[arg-type]  # checked by the model
         pixel_sha256=array_digest(np.ascontiguousarray(raw)),
     )
-    return facts, np.ascontiguousarray(rescaled, dtype=np.float32)
+    return facts, np.ascontiguousarray(rescaled, dtype=np.float32), padding
 
 
-def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> DicomImage:
+def picture(facts: Facts, rescaled: FloatArray, padding: Bools | None, sha256: str, name: str) -> DicomImage:
     """Return the image of what was decoded; raises UnreadableImage for values that are not finite."""
     values = show(rescaled, facts.window, inverted=facts.inverted) if rescaled.ndim == 3 else rescaled
     if not np.isfinite(values).all():
@@ -293,6 +299,7 @@ def picture(facts: Facts, rescaled: FloatArray, sha256: str, name: str) -> Dicom
         suv_factor=facts.suv_factor,
         no_suv=facts.no_suv,
         scale=facts.scale,
+        padding=padding,
         info={
             "modality": modality_of(facts.modality),  # checked against the list again: the child is not trusted
             "vendor": vendor_of(facts.vendor),

@@ -27,6 +27,7 @@ from salus.client.data.records import ImageRecord, Quarantined, Sample
 from salus.client.data.sources.base import Reader, parts_of, unmatched_of
 from salus.client.data.sources.settings import settings_class
 from salus.common.errors import UnreadableImage
+from salus.common.examples import Array
 
 MAX_OPEN = 2  # a source may hold gigabytes
 PAGE = 1000  # records in one answer
@@ -111,9 +112,11 @@ class Reading:
             measured=None if sample.intensities is None else sample.intensities.shape,
             affine=None if sample.affine is None else tuple(float(value) for value in sample.affine.reshape(-1)),
             axes=sample.axes,
+            padding=sample.padding is not None,
             targets=tuple(_target(sample, name) for name in sample.targets),
         )
-        body = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+        body: list[Array] = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+        body += [] if sample.padding is None else [np.packbits(sample.padding.reshape(-1))]
         body += [np.ascontiguousarray(array) for array in sample.targets.values()]
         return loaded, [memoryview(array.tobytes() if array.size == 0 else array.data).cast("B") for array in body]
 

@@ -127,6 +127,7 @@ def pieces(image: DicomImage) -> list[DicomImage]:
             intensities=image.intensities[number : number + 1],
             sha256=frame_digest(image.sha256, number),
             pixel_sha256=array_digest(np.ascontiguousarray(image.rescaled[number : number + 1])),
+            padding=None if image.padding is None else image.padding[number : number + 1],
             intervals_ms=(),
             info={**image.info, "frames": 1},
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from salus.client.data.dicom.display import Window
 from salus.client.data.dicom.geometry import plane_affine
+from salus.client.data.dicom.intensities import Bools
 from salus.client.data.dicom.picture import DicomImage
 from salus.client.data.dicom.volumes import Volume, stack
 from salus.client.data.records import Sample
@@ -29,6 +30,7 @@ def picture_sample(image: DicomImage) -> Sample:
         intensities=measured,
         pixel_sha256=image.pixel_sha256,
         affine=plane_affine(image.geometry, image.frame_step_mm),
+        padding=image.padding,  # of grey images only, whose one frame is the channel
     )
 
 
@@ -67,6 +69,7 @@ def clip_sample(image: DicomImage) -> Sample:
         sha256=image.sha256,
         intensities=np.ascontiguousarray(measured),
         pixel_sha256=image.pixel_sha256,
+        padding=None if image.padding is None else image.padding[None],
     )
 
 
@@ -103,8 +106,24 @@ def volume_sample(slices: Sequence[DicomImage], channels: int = 1) -> tuple[Samp
         intensities=np.stack([volume.values for volume in measured]),
         pixel_sha256=joined_digest(image.pixel_sha256 for image in slices),
         affine=None if slices[0].geometry.position is None else first.affine[:, [2, 1, 0, 3]],
+        padding=_padding(parts),
     )
     return sample, first
+
+
+def _padding(channels: Sequence[Sequence[DicomImage]]) -> Bools | None:
+    """Return which voxels ``[channels, z, y, x]`` are padding, those interpolated from some included; None if none is."""
+    if all(image.padding is None for part in channels for image in part):
+        return None
+    shares = [[_share(image) for image in part] for part in channels]
+    padded: Bools = np.stack([stack(part).values > 0 for part in shares])
+    return padded
+
+
+def _share(image: DicomImage) -> DicomImage:
+    """Return an image that shows padding as 1 and measurements as 0."""
+    marked = np.zeros(image.values.shape, np.float32) if image.padding is None else image.padding.astype(np.float32)
+    return replace(image, values=marked, window=AS_STORED)
 
 
 def joined_digest(digests: Iterable[str]) -> str:

@@ -138,6 +138,7 @@ class Remote(Opened):
             kinds={target.name: target.kind for target in loaded.targets},
             names={target.name: target.names for target in loaded.targets if target.names},
             axes=loaded.axes,
+            padding=_padding(loaded, body),
         )
 
 
@@ -163,6 +164,14 @@ class _Served:
         page = list(itertools.islice(names, PAGE))
         self._listing = (below, offset + len(page), names)
         return page
+
+
+def _padding(loaded: Loaded, body: memoryview) -> npt.NDArray[np.bool_] | None:
+    """Return which values are padding; whatever bits the child sends, each says it of one value."""
+    if not loaded.padding:
+        return None
+    bits = np.frombuffer(body, np.uint8, loaded.padding_end - loaded.padding_place, loaded.padding_place)
+    return np.unpackbits(bits, count=loaded.count).astype(np.bool_).reshape(loaded.shape)
 
 
 def _affine(loaded: Loaded) -> npt.NDArray[np.float64] | None:

@@ -55,6 +55,8 @@ def assert_alike(one: DicomImage, other: DicomImage) -> None:
     np.testing.assert_array_equal(one.values, other.values)
     np.testing.assert_array_equal(one.intensities, other.intensities)
     np.testing.assert_array_equal(one.rescaled, other.rescaled)
+    padded = [np.zeros(i.values.shape, bool) if i.padding is None else i.padding for i in (one, other)]
+    np.testing.assert_array_equal(*padded)
     assert one.window == other.window
     assert one.inverted == other.inverted
     assert one.geometry == other.geometry
