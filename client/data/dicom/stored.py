@@ -103,7 +103,10 @@ def stored_pixels(dataset: Dataset) -> tuple[Form, npt.NDArray[Any]]:
     if shifted and syntax.is_encapsulated and syntax != RLELossless:
         raise not_understood("HighBit", f"is not BitsStored - 1 in pixels compressed as {syntax.name}")
     beyond = _padding_beyond(dataset, form, syntax)
-    pixels = np.asarray(_plain(dataset, form, syntax, whole_words=shifted or beyond is not None).pixel_array)
+    plain = _plain(dataset, form, syntax, whole_words=shifted or beyond is not None)
+    if not syntax.is_encapsulated:
+        _check_length(plain, form)
+    pixels = np.asarray(plain.pixel_array)
     shape = (form.frames, form.rows, form.columns, *((3,) if form.samples == 3 else ()))
     if pixels.size != np.prod(shape):
         raise UnreadableImage("damaged", "PixelData decodes to another size than Rows, Columns and NumberOfFrames say")
@@ -115,6 +118,16 @@ def stored_pixels(dataset: Dataset) -> tuple[Form, npt.NDArray[Any]]:
             raise UnreadableImage("not-finite", f"{form.keyword} contains NaN or infinite values")
         return form, pixels
     return form, _of_bits(pixels, form, form.high - form.bits + 1 if shifted else 0)
+
+
+def _check_length(plain: Dataset, form: Form) -> None:
+    """Raise UnreadableImage for pixels that are not compressed and are fewer than the header says: a cut file."""
+    values = form.rows * form.columns * form.frames * form.samples
+    if form.photometric == "YBR_FULL_422":
+        values = values // 3 * 2  # two pixels share their colour
+    expected, found = (values * form.allocated + 7) // 8, len(plain[form.keyword].value)
+    if found < expected:
+        raise UnreadableImage("damaged", f"{form.keyword} has {found} bytes, where the header announces {expected}")
 
 
 def _of_bits(pixels: npt.NDArray[Any], form: Form, shift: int) -> npt.NDArray[Any]:

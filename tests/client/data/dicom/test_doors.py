@@ -251,6 +251,13 @@ def test_private_compression_and_twelve_bit_jpeg_are_refused_by_name() -> None:
     assert "MPEG2" in refused(as_file(dataset))[1]
 
 
+def test_pixels_that_are_cut_off_are_refused_with_both_lengths() -> None:
+    reason = refused(as_file(make(RAMP, PixelData=RAMP.tobytes()[:-10])))
+    assert reason == ("damaged", "PixelData has 502 bytes, where the header announces 512")
+    image, _ = read(as_file(make(RAMP, PixelData=RAMP.tobytes() + bytes(10))))
+    np.testing.assert_array_equal(image.intensities[0], RAMP)
+
+
 def test_signed_objects_and_tables_after_the_window_are_refused_by_name() -> None:
     for keyword in ("DigitalSignaturesSequence", "PresentationLUTSequence"):
         reason, detail = refused(as_file(make(RAMP, **{keyword: [item(LUTExplanation="x")]})))
