@@ -114,7 +114,7 @@ DIMENSIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(DIMENSIONS)), min_size=1, max_size=2, unique=True), st.booleans(), st.data())
 def test_every_value_of_every_dimension_is_its_own_volume_by_both_doors(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], imported: bool, data: st.DataObject
