@@ -29,7 +29,7 @@ class Limited:
     limit: int
 
 
-@pytest.fixture(scope="module", params=[1, 7])
+@pytest.fixture(scope="module", params=[1, 7, pytest.param(20, marks=pytest.mark.slow)])
 def limited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Limited]:
     """Start an Orthanc that gives out at most so many rows."""
     folder = tmp_path_factory.mktemp("orthanc")
