@@ -16,6 +16,8 @@ STEP, STEPS, POINTER = "FrameTime", "FrameTimeVector", "FrameIncrementPointer"
 def intervals_ms(dataset: Dataset) -> tuple[float, ...]:
     """Return the times in milliseconds from each frame to the next, or nothing for one image or frames that are no times.
 
+    A damaged element that no pointer names has no meaning: the times are then unknown.
+
     Raises:
         UnreadableImage: ``not-understood``, for an element of which its pointer says that frames follow in it, by its name.
     """
@@ -23,6 +25,13 @@ def intervals_ms(dataset: Dataset) -> tuple[float, ...]:
     if count < 2:
         return ()
     pointed = _pointed(dataset)
+    if not pointed & {STEP, STEPS}:
+        found: tuple[float, ...] = safely(lambda: _times(dataset, count, pointed), ())
+        return found
+    return _times(dataset, count, pointed)
+
+
+def _times(dataset: Dataset, count: int, pointed: set[str]) -> tuple[float, ...]:
     if STEPS in pointed or (not pointed and has(dataset, STEPS)):
         return _listed(dataset, count)
     if not pointed or STEP in pointed:

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -46,8 +46,16 @@ def numbers_of(dataset: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def number_of(dataset: Dataset, keyword: str) -> float | None:
-    """Return an element's first number, or None if it is absent or empty; errors as in `numbers_of`."""
-    return next(iter(numbers_of(dataset, keyword)), None)
+    """Return an element's first number, or None if it is absent or empty.
+
+    Raises:
+        UnreadableImage: as `numbers_of`, or different numbers where the standard has one: nobody can tell which is meant.
+    """
+    found = numbers_of(dataset, keyword)
+    tag = tag_for_keyword(keyword)
+    if len(set(found)) > 1 and tag is not None and dictionary_VM(tag) == "1":
+        raise not_understood(keyword, "has several numbers where the standard has one")
+    return next(iter(found), None)
 
 
 def whole_of(dataset: Dataset, keyword: str, default: int, *, least: int = 0, most: int = 2**31 - 1) -> int:

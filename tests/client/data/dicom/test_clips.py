@@ -205,3 +205,12 @@ def test_an_enhanced_object_without_places_is_a_clip() -> None:
     assert image.intervals_ms == (40, 40)
     np.testing.assert_array_equal(image.intensities, pixels)
     np.testing.assert_array_equal(image.values, read_image(_clean(data, RULES).data, "x").values)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"FrameTime": -5.0}, {"FrameTimeVector": [0.0, 10.0]}, {"FrameTimeVector": [0.0, -1.0, 5.0]}]
+)
+def test_times_that_nothing_points_to_cost_only_themselves(attributes: dict[str, Any]) -> None:
+    data = as_bytes(clip(3, False, **attributes))
+    for read in (data, _clean(data, RULES).data):
+        assert read_image(read, "x").intervals_ms == ()

@@ -267,7 +267,10 @@ def test_signed_objects_and_tables_after_the_window_are_refused_by_name() -> Non
 
 def test_a_deflated_file_is_read_within_a_bound() -> None:
     def deflated(comment: str) -> bytes:
-        dataset = make(RAMP, ImageComments=comment)
+        # The same bytes in every run: what a damaged one costs depends on them.
+        fixed = {f"{level}InstanceUID": f"1.2.{place}" for place, level in enumerate(("Study", "Series", "SOP"), 3)}
+        dataset = make(RAMP, ImageComments=comment, **fixed)
+        dataset.file_meta.MediaStorageSOPInstanceUID = fixed["SOPInstanceUID"]
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)

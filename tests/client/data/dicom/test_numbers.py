@@ -7,7 +7,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from salus.client.data.dicom.numbers import items_of, numbers_of, rounded, whole_of, word_of
+from salus.client.data.dicom.numbers import items_of, number_of, numbers_of, rounded, whole_of, word_of
 from salus.common.errors import UnreadableImage
 
 
@@ -72,3 +72,11 @@ def test_whole_numbers_words_and_sequences_are_checked_as_well() -> None:
     assert word_of(written(0x00080060, "CS", b" ct\0"), "Modality") == "CT"
     with pytest.raises(UnreadableImage, match="not-understood: VOILUTSequence"):
         items_of(written(0x00283010, "OB", b"abcd"), "VOILUTSequence")
+
+
+def test_several_numbers_where_the_standard_has_one_are_refused_unless_they_are_the_same() -> None:
+    slope, window = 0x00281053, 0x00281050
+    assert number_of(written(slope, "DS", b"2\\2 "), "RescaleSlope") == 2
+    with pytest.raises(UnreadableImage, match="RescaleSlope has several numbers"):
+        number_of(written(slope, "DS", b"1\\2 "), "RescaleSlope")
+    assert number_of(written(window, "DS", b"40\\400"), "WindowCenter") == 40
