@@ -143,20 +143,10 @@ def import_(
     tls = Tls(authority, certificate, key, trusted_network)
     files = local_files(source) if source is not None else pacs_files(pacs, query, user, listen, tls)
     target = Target(
-        folder,
-        name,
-        labels,
-        label_column,
-        volumes,
-        tuple(mask or ()),
-        False,
-        words(structures),
-        channels,
-        words(include),
-        frames,
-        zero_pad_ids,
-        suv,
-    )
+        folder, name, labels, label_column=label_column, volumes=volumes, masks=tuple(mask or ()), declare=False,
+        structures=words(structures), channels=channels, include=words(include), frames=frames, zero_pad_ids=zero_pad_ids,
+        suv=suv,
+    )  # fmt: skip
     _imported(run_import(target, files), folder, name, yes, allow_missing)
 
 
@@ -191,20 +181,10 @@ def receive(
 
     files = pushed_files(sender, listen, idle_s, Tls(authority, certificate, key, trusted_network))
     target = Target(
-        folder,
-        name,
-        labels,
-        label_column,
-        volumes,
-        tuple(mask or ()),
-        False,
-        words(structures),
-        channels,
-        words(include),
-        frames,
-        zero_pad_ids,
-        suv,
-    )
+        folder, name, labels, label_column=label_column, volumes=volumes, masks=tuple(mask or ()), declare=False,
+        structures=words(structures), channels=channels, include=words(include), frames=frames, zero_pad_ids=zero_pad_ids,
+        suv=suv,
+    )  # fmt: skip
     _imported(run_import(target, files), folder, name, yes)
 
 

@@ -185,8 +185,8 @@ def output_gradients(loss: Loss, calls: Calls, batch: Batch, patients: Patients)
 
     The loss is evaluated for each item by itself, so that it cannot couple patients: for all at once if it can be vectorised,
     or else one after the other. An item for which it fails then has a gradient of NaN, and its patient contributes nothing.
-    Free places have a gradient of zero. Both routes gave the same to the last bit wherever they were tried; that they always
-    do is not proven.
+    Free places have a gradient of zero. Both routes gave the same weights to the last bit in the jobs of `test_same_weights`, and
+    agree to rounding elsewhere; which is taken follows from the loss, unless it fails for some items only.
 
     Raises:
         OtherCalls: for one item alone, the loss calls the network otherwise or with other inputs than for the whole batch, or it
@@ -256,9 +256,8 @@ def _at_once(loss: Loss, calls: Calls, batch: Batch, patients: Patients) -> list
     gradients = [torch.zeros_like(_single(tensor.detach())) for tensor in calls.tensors]
     for number, slope in zip(which, slopes, strict=True):
         images = counts.to(slope).reshape(-1, *[1] * (slope.dim() - 1))
-        found = torch.where(
-            images > 0, slope / images, torch.zeros_like(slope)
-        )  # free places add nothing, not even NaN
+        # Free places add nothing, not even NaN.
+        found = torch.where(images > 0, slope / images, torch.zeros_like(slope))
         gradients[number] = found.reshape(gradients[number].shape)
     return gradients
 

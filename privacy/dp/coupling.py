@@ -78,9 +78,8 @@ def refuse_coupled_items(loss: Loss, calls: Calls, batch: Batch) -> None:
             value, slope = tell(torch.arange(size), tried)
             if not _close(value, values[:size]) or not _alike(slope, [s[:size] for s in slopes]):
                 raise _coupled()
-        for changed in range(
-            few := min(FEWEST, count)
-        ):  # the others' losses and gradients must stay when one item changes
+        few = min(FEWEST, count)
+        for changed in range(few):  # the others' losses and gradients must stay when one item changes
             other = [output[:few].clone() for output in tried]
             for output in other:
                 output[changed] = output[changed] * -5 + scale if output.is_floating_point() else output[changed]

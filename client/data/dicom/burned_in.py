@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from salus.client.data.dicom.numbers import safely, whole_of
+from salus.client.data.dicom.numbers import safely, whole_of, words_of
 from salus.client.data.dicom.text import INSTALL, Box
 from salus.common.errors import UnreadableImage
 
 MODALITIES = {"US", "SC", "OT"}  # names are often burned into these images, whatever their header says
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# Ultrasound of several images and of one, and secondary capture with its subclasses; photographs are 77.
+CLASSES = ("1.2.840.10008.5.1.4.1.1.3.", "1.2.840.10008.5.1.4.1.1.6.", f"{SECONDARY_CAPTURE}.")
 REGIONS, MOST_REGIONS = "SequenceOfUltrasoundRegions", 64
 CORNERS = ("RegionLocationMinY0", "RegionLocationMinX0", "RegionLocationMaxY1", "RegionLocationMaxX1")
 SHOWN = {1, 2, 3, 4}  # RegionSpatialFormat (PS3.3 C.8.5.5.1.1): 2-D, M-mode, spectrum, waveform; 5 is graphics
@@ -48,11 +50,11 @@ class Blanked:
 
 
 def may_show_names(dataset: Dataset) -> bool:
-    """Return whether an image may have names burned into its pixels."""
+    """Return whether an image may have names burned into its pixels: one sign is enough, however it is padded or spelled."""
     return (
-        str(dataset.get("BurnedInAnnotation", "")).upper() == "YES"
-        or str(dataset.get("Modality", "")) in MODALITIES
-        or f"{dataset.get('SOPClassUID', '')}.".startswith(f"{SECONDARY_CAPTURE}.")  # and not photographs, of 77
+        "YES" in words_of(dataset, "BurnedInAnnotation")
+        or not MODALITIES.isdisjoint(words_of(dataset, "Modality"))
+        or any(f"{uid}.".startswith(CLASSES) for uid in words_of(dataset, "SOPClassUID"))
     )
 
 

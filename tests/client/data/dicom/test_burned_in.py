@@ -1,8 +1,12 @@
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from salus.client.data.dicom.burned_in import Blanked, blank, may_show_names, without
@@ -108,3 +112,33 @@ def test_merged_boxes_cover_all_of_their_parts(boxes: list[Box]) -> None:
 def test_a_page_of_text_is_refused() -> None:
     with pytest.raises(UnreadableImage, match="more than 500 places"):
         merged([(row, column, 1, 1) for row in range(0, 60, 2) for column in range(0, 60, 2)], 60, 60)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "vr", "text"),
+    [
+        ("Modality", "CS", " US"),
+        ("Modality", "CS", "us"),
+        ("Modality", "CS", "CT\\OT"),
+        ("Modality", "UN", b" SC "),
+        ("BurnedInAnnotation", "CS", " YES"),
+        ("BurnedInAnnotation", "LO", "Yes "),
+        ("SOPClassUID", "UI", "1.2.840.10008.5.1.4.1.1.6.1"),
+        ("SOPClassUID", "UI", "1.2.840.10008.5.1.4.1.1.3.1\0"),
+        ("SOPClassUID", "UI", "1.2.840.10008.5.1.4.1.1.7.4"),
+    ],
+)
+def test_one_sign_of_burned_in_names_is_enough_however_it_is_written(keyword: str, vr: str, text: str | bytes) -> None:
+    dataset = Dataset()
+    if keyword != "Modality":
+        dataset.Modality = "CT"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom checks what is written
+        dataset.add(DataElement(tag_for_keyword(keyword), vr, text))
+    assert may_show_names(dataset)
+
+
+def test_photographs_are_not_secondary_captures() -> None:
+    dataset = Dataset()
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.4"
+    assert not may_show_names(dataset)
