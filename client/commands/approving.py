@@ -113,6 +113,7 @@ def picture_of(values: "FloatArray", done: "Blanked") -> str:
 def approve(folder: Folder, name: Name, yes: Yes = False) -> None:
     """Approve the images in which burned-in text was blanked, after looking at the pages; from then on jobs may use them."""
     from salus.client.config import open_catalogue
+    from salus.common.errors import UnfitError
 
     catalogue = open_catalogue(folder)
     catalogue.summary(name)  # fails for an unknown one
@@ -133,7 +134,7 @@ def approve(folder: Folder, name: Name, yes: Yes = False) -> None:
             highlight=False,
             soft_wrap=True,
         )
-        return
+        raise typer.Exit(UnfitError.exit_code)  # so that a script does not take it for approved
     catalogue.approve(name)
     out.print(f"Approved {shown(name)}.")
 

@@ -75,7 +75,6 @@ def _write_units(clean: Dataset, measured: Measured) -> None:
         clean.add_new(Tag(0x0028, FLOAT_LIMITS[value]), vr, high)
     elif _holds(measured, low) and _holds(measured, high):
         vr = ("S" if measured.pixels.dtype.kind == "i" else "U") + ("L" if measured.pixels.dtype.itemsize == 4 else "S")
-        vr = {"SS": "SS", "US": "US", "SL": "SL", "UL": "UL"}[vr]
         clean.add_new(Tag(0x0028, PADDING_VALUE), vr, int(low))
         if high != low:
             clean.add_new(Tag(0x0028, PADDING_LIMIT), vr, int(high))

@@ -82,6 +82,7 @@ def test_an_import_is_usable_after_the_operator_has_looked_at_its_pages(tmp_path
     assert page.count("data:image/jpeg") == 1
     result = CliRunner().invoke(app, ["dataset", "approve", str(site), "us"])
     assert "Not approved" in result.output
+    assert result.exit_code == UnfitError.exit_code != 0
     assert catalogue.approvals.waiting("us")
     assert CliRunner().invoke(app, ["dataset", "approve", str(site), "us", "--yes"]).exit_code == 0
     catalogue.approvals.require("us")
