@@ -9,6 +9,8 @@ PRIVACY_FLOOR := 95
 	$(PYTHON) -c 'import sys; sys.exit("Salus needs Python 3.11 or newer, found %d.%d; set PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@# The text detector asks for `opencv-python`, which has the same files without the trackers; the fuller one must be last.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --force-reinstall --no-deps opencv-contrib-python-headless
 	touch $@
 
 install: .venv/.installed

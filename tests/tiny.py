@@ -1,0 +1,115 @@
+"""A sample job made tiny, run by real rounds and sites in this process.
+
+Each module in `tests/simulations/sample_jobs` has ``JOBS``: for each job file, a function that writes tiny data to a folder and
+returns a `Tiny`. `tests/simulations/test_sample_jobs` runs them all.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from salus.client.data.sources.settings import SourceOptions
+from salus.client.ledger.store import Ledger
+from salus.client.performance import Performance
+from salus.client.site import Site
+from salus.common.clock import SystemClock
+from salus.common.errors import SalusError
+from salus.common.events import EventLog
+from salus.common.identity import Identity
+from salus.common.job import Job, parse_job, seal_job
+from salus.common.packets import Reply, Request
+from salus.privacy.protocol.store import MemoryStore
+from salus.server.attempts import Attempts
+from salus.server.checkpoints import Checkpoints
+from salus.server.checks import check_job
+from salus.server.rounds import run_of
+from salus.simulations.simulate import test_evaluator as evaluator_of
+from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
+
+JOBS = Path(__file__).resolve().parents[1] / "simulations" / "jobs"
+CPU = Performance(device="cpu", threads=1)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Data and changes that make one round of a sample job take about a second.
+
+    Args:
+        data: what was written.
+        change: values of the job file by dotted key, such as ``{"task.shape": [8, 8]}``; None removes a key.
+        metric: a name that the last round must have under ``metrics``; empty for a job without a test split.
+    """
+
+    data: Path
+    sites: int = 5
+    partition: str = "iid"
+    options: SourceOptions = field(default_factory=SourceOptions)
+    change: Mapping[str, Any] = field(default_factory=dict)
+    metric: str = ""
+
+
+Writer = Callable[[Path], Tiny]
+
+
+class InOneProcess:
+    """All sites in this process; a `Federation`."""
+
+    def __init__(self, sites: Mapping[int, Site]) -> None:
+        self._sites = sites
+
+    def online(self) -> tuple[int, ...]:
+        return tuple(self._sites)
+
+    def exchange(
+        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
+    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
+        for number, (request, blob) in requests.items():
+            yield (number, *self._sites[number].handle(request, blob))
+
+
+def tiny_job(name: str, tiny: Tiny) -> Job:
+    """Return a sample job with one round and the changes of `tiny`."""
+    values = tomllib.loads((JOBS / name).read_text(encoding="utf-8"))
+    changes: dict[str, Any] = {"job.min_sites": min(tiny.sites, values["job"].get("min_sites", 2))}
+    if "statistics" not in values:
+        changes["job.rounds"] = 1
+    for key, value in {**changes, **tiny.change}.items():
+        *parents, last = key.split(".")
+        section = values
+        for parent in parents:
+            section = section.setdefault(parent, {})
+        if value is None:
+            section.pop(last, None)
+        else:
+            section[last] = value
+    return parse_job(tomli_w.dumps(values))
+
+
+def run_tiny(job: Job, tiny: Tiny, folder: Path) -> dict[str, Any]:
+    """Run a job and return the record of its last round."""
+    check_job(job, tiny.sites)
+    make_hospitals(job, tiny.data, tiny.options, sites=tiny.sites, partition=tiny.partition, seed=0, folder=folder)
+    coordinator, secret = Identity.generate(), bytes(32)
+    keys = virtual_keys(secret, tiny.sites)
+    sites = {number: _site(number, folder, secret, keys, coordinator) for number in keys}
+    signed = seal_job(job, coordinator)
+    checkpoints = Checkpoints(folder / "coordinator")
+    job_id = checkpoints.submit(signed, job.job.name)
+    events = EventLog(folder / "events.jsonl")
+    evaluate = evaluator_of(job, folder, CPU) if job.statistics is None else None
+    run_of(Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys), evaluate).run()
+    return dict(checkpoints.records(job_id)[-1])
+
+
+def _site(number: int, folder: Path, secret: bytes, keys: Mapping[int, bytes], coordinator: Identity) -> Site:
+    place = folder / f"site-{number}"
+    return Site(
+        site_id=number, identity=virtual_identity(secret, number), keys=dict(keys), store=MemoryStore(),
+        coordinator_key=coordinator.public_key, catalogue=open_catalogue(folder, number), policy=lambda: OPEN_POLICY,
+        performance=CPU, events=EventLog(place / "events.jsonl"), ledger=Ledger(place / "ledger.sqlite", SystemClock()),
+        states=place / "states",
+    )  # fmt: skip
