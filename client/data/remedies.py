@@ -77,6 +77,8 @@ REMEDIES: dict[str, str] = {
     "duplicate": "Nothing: one copy is used.",
     # series and volumes
     "no-series": "Export the file with its SeriesInstanceUID.",
+    "no-spacing": "Export the image with its pixel spacing, or give the filter its size in voxels.",
+    "not-compressible": "Leave the step compress out for such images.",
     "no-position": "Export the slices with ImagePositionPatient, or register them one by one, without --volumes.",
     "colour-volume": "Register the images one by one, without --volumes.",
     "colour-frames": "Export each picture to a file of its own.",

@@ -21,8 +21,15 @@ OWN = {
     "crop-foreground": {"above": 0.0, "margin": 1},
     "random-crop": {"around": "classes", "share": 0.5},
     "flip": {"probability": 0.5},
+    "gamma-correction": {"exponent": 0.5},
+    "morphology": {"operation": "opening"},
+    "n4": {"iterations": (2,)},
     "elastic": {"probability": 1.0, "distance": 4.0, "magnitude": 1.5},
 }
+FILTERS = (
+    "bilateral", "canny", "clahe", "compress", "equalize", "gamma-correction", "gaussian", "laplacian", "median", "morphology",
+    "n4", "non-local-means", "savitzky-golay", "sobel", "total-variation",
+)  # fmt: skip
 OFTEN = {"probability": 1.0}
 GRID = ("affine", "flip", "rotate", "zoom")
 VALUES = ("cutout", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift")
@@ -80,7 +87,7 @@ def test_a_mask_gets_no_new_class_and_other_fields_stay(kind, shape, seed):
     result = built(kind, shape)(example, np.random.default_rng(seed))
     assert set(np.unique(result["mask"])) <= {0, *np.unique(example["mask"])}
     assert result["label"] is example["label"]
-    if kind in VALUES or kind in ("window", "normalize", "nyul", "percentiles", "rescale", "zscore"):
+    if kind in VALUES or kind in ("window", "normalize", "nyul", "percentiles", "rescale", "zscore", *FILTERS):
         assert np.array_equal(result["mask"], example["mask"])
         assert result.affine is example.affine
 
@@ -120,7 +127,8 @@ def test_equal_streams_give_equal_results_and_no_global_state_is_touched(kind):
     step(example, np.random.default_rng(1))
     assert np.array_equal(np.random.get_state()[1], states[0])
     assert torch.equal(torch.random.get_rng_state(), states[1])
-    other = [step(example, np.random.default_rng(seed)) for seed in range(2, 22)]
+    seeds = range(2, 22 if step.random else 4)
+    other = [step(example, np.random.default_rng(seed)) for seed in seeds]
     differs = any(not np.array_equal(one["image"], o["image"]) for o in other)
     assert differs == step.random
 

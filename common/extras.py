@@ -1,0 +1,26 @@
+"""Packages that only some families of tasks need: extras of the installation, imported when they are used."""
+
+import importlib
+from typing import Any
+
+from salus.common.errors import ConfigError
+
+
+def required(module: str, *, extra: str, what: str) -> Any:
+    """Return a module of an extra.
+
+    Args:
+        module: its full name, such as ``skimage.restoration``.
+        extra: name of the extra in `pyproject.toml`.
+        what: what needs it, as the beginning of a sentence, such as ``The transform "clahe"``.
+
+    Raises:
+        ConfigError: it is not installed, or too incomplete to be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition(".")[0]
+        raise ConfigError(
+            f"{what} needs the package {package}, which is not installed.", remedy=f"Run: pip install 'salus[{extra}]'"
+        ) from None
