@@ -1,9 +1,9 @@
 """A small convolutional network with GroupNorm, 2-D or 3-D; about 15 000 parameters for one channel in 2-D."""
 
-import torch
 from torch import nn
 
 from salus.common.job import TaskSettings
+from salus.common.models.blocks import GlobalMean
 
 WIDTHS = (16, 32, 32)
 GROUPS = 8
@@ -23,11 +23,3 @@ def build(task: TaskSettings) -> nn.Module:
             smallest //= 2
         channels = width
     return nn.Sequential(*layers, GlobalMean(), nn.Linear(channels, len(task.classes)))
-
-
-class GlobalMean(nn.Module):
-    """Mean over all spatial dimensions: ``[batch, channels, *spatial]`` to ``[batch, channels]``."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the mean."""
-        return x.flatten(2).mean(dim=2)

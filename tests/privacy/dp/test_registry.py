@@ -17,7 +17,14 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("classification", "cnn", (8, 8), FastClipper),
     ("classification", "cnn", (8, 6, 8), FastClipper),
     ("classification", "densenet121", (32, 32), FastClipper),
+    ("classification", "convnext", (8, 8), FastClipper),
+    ("classification", "densenet", (8, 8), FastClipper),
+    ("classification", "efficientnet", (8, 8), FastClipper),
+    ("classification", "inception", (8, 8), FastClipper),
     ("classification", "logistic", (8, 8), FastClipper),
+    ("classification", "resnet50", (8, 8), FastClipper),
+    ("classification", "vgg", (8, 8), FastClipper),
+    ("classification", "vit", (8, 8), FastClipper),
     ("classification", "resnet18", (8, 8), FastClipper),
     ("multilabel", "cnn", (8, 8), FastClipper),
     ("multilabel", "logistic", TABLE, FastClipper),
@@ -27,6 +34,16 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("regression", "logistic", TABLE, FastClipper),
     ("tabular", "logistic", TABLE, FastClipper),
 ]
+# Settings that make a network small.
+OWN = {
+    "convnext": "widths = [4, 8]\nblocks = [1, 1]\nkernel_size = 3",
+    "densenet": "first_width = 8\ngrowth = 2\nblocks = [1, 1]",
+    "efficientnet": "width = 0.25\ndepth = 0.25\nstages = 3",
+    "inception": "widths = [8, 16]\nmodules = 1",
+    "resnet50": "widths = [2, 2, 4, 4]",
+    "vgg": "widths = [4, 8]\nconvolutions = 1\nhidden = 8",
+    "vit": "hidden_size = 16\ndepth = 1\nheads = 2\nmlp_size = 16",
+}
 JOB = """
 [job]
 name = "registry"
@@ -43,6 +60,7 @@ classes = {classes}
 def settings(kind: str, model: str, shape: tuple[int, ...]) -> TaskSettings:
     more = f"shape = {list(shape)}" if shape else '[[task.columns]]\nname = "age"\n[[task.columns]]\nname = "sex"'
     classes = '["age"]' if kind == "regression" else '["a", "b", "c"]'
+    more = f"{OWN.get(model, '')}\n{more}"
     return parse_job(JOB.format(kind=kind, model=model, classes=classes, more=more)).task
 
 

@@ -1,0 +1,50 @@
+"""ResNet-50 (He et al. 2016, arXiv 1512.03385) from MONAI, with GroupNorm in place of BatchNorm."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+from salus.common.job import TaskSettings
+from salus.common.models.blocks import Width, is_small
+from salus.common.models.norms import with_group_norm
+from salus.common.models.outputs import dimensions, without_inplace
+from salus.common.registry import settings_of, with_settings
+from salus.common.strict import Strict
+
+BLOCKS = (3, 4, 6, 3)
+
+
+class ResNet50Settings(Strict):
+    """Settings of ResNet-50.
+
+    Args:
+        widths: Channels between the convolutions of each level's blocks; a block's output has four times as many.
+    """
+
+    widths: Annotated[tuple[Width, ...], Field(min_length=len(BLOCKS), max_length=len(BLOCKS))] = (
+        64,
+        128,
+        256,
+        512,
+    )  # as in the paper, 24 million parameters; an eighth suits a few hospitals
+
+
+@with_settings(ResNet50Settings)
+def build(task: TaskSettings) -> nn.Module:
+    """Return the network, 2-D or 3-D, with the small stem (stride 1, no pooling) if an image is at most 64 wide."""
+    from monai.networks.nets import resnet
+
+    small = is_small(task)
+    network = resnet.ResNet(
+        "bottleneck",
+        list(BLOCKS),
+        list(settings_of(task, ResNet50Settings).widths),
+        spatial_dims=dimensions(task),
+        n_input_channels=task.channels,
+        num_classes=len(task.classes),
+        conv1_t_size=3 if small else 7,
+        conv1_t_stride=1 if small else 2,
+        no_max_pool=small,
+    )
+    return without_inplace(with_group_norm(network))
