@@ -222,6 +222,7 @@ def bench(
     params: Annotated[int, typer.Option(min=0, help="Length of the vector; 0 for the default.")] = 0,
     sites: Annotated[int, typer.Option(min=0, help="Number of sites; 0 for the default.")] = 0,
     net: Annotated[str, typer.Option(help="For dp: resnet18, cnn, unet, unet-3d or another network.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="For dp: all networks, with fewer repetitions.")] = False,
     data: Annotated[Path | None, typer.Option(help="For privacy: PneumoniaMNIST, its folder or file.")] = None,
     plot: Annotated[
         Path | None, typer.Option(help="For privacy: also write the table as an SVG image to this file.")
@@ -231,7 +232,7 @@ def bench(
     harmonisation, importing, link, masking, memory, privacy, text."""
     from salus.simulations.benchmarks import BENCHMARKS
 
-    options = {"parameters": params, "sites": sites, "net": net, "data": data}
+    options = {"parameters": params, "sites": sites, "net": net, "every": every, "data": data}
     chosen = {name: value for name, value in options.items() if value}
     benchmark = BENCHMARKS.get(name)
     unknown = set(chosen) - set(inspect.signature(benchmark).parameters)

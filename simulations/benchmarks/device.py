@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet, Use
 from salus.client.performance import Performance
 from salus.common.batch import Batch, example_batch
-from salus.common.job import Job, TaskSettings, parse_job
+from salus.common.job import Job, parse_job
 from salus.common.models import build_model
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Task
 from salus.privacy.dp.clipping import make_clipper
 from salus.privacy.dp.patients import Patients
-from salus.simulations.benchmarks.dp import SEGMENTERS
 from salus.simulations.benchmarks.environment import describe_machine, versions
+from salus.simulations.benchmarks.workloads import WORKLOADS, task_settings
 from salus.simulations.phantoms import Hospital, write_hospital
 
 REPEATS, WARM_UP = 10, 3
@@ -86,11 +87,7 @@ def run(*, quick: bool = False, device: str = "auto") -> dict[str, Any]:
 
 
 def _network(name: str, batch: int, shape: tuple[int, ...]) -> tuple[torch.nn.Module, Task, Batch]:
-    model = name.removesuffix("-3d")
-    settings = TaskSettings(
-        kind="segmentation" if model in SEGMENTERS else "classification",
-        model=model, dataset="d", classes=("a", "b"), shape=shape, **SEGMENTERS.get(model, {}),
-    )  # fmt: skip
+    settings = task_settings(replace(WORKLOADS[name], shape=shape))
     task = make_task(settings)
     return build_model(settings, 0), task, example_batch(task.spec, batch)
 
