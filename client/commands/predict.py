@@ -70,7 +70,7 @@ def predict(
         reading = bar.add_task("Reading ...", total=None)
         options = SourceOptions.asked(columns=listed(columns), images=images)
         source = (data, site, dataset, kind, options, len(settings.task.shape) == 3)
-        inputs = _inputs(*source, lambda count: bar.update(reading, completed=count))
+        inputs = inputs_of(*source, lambda count: bar.update(reading, completed=count))
         work = bar.add_task("Predicting ...", total=len(inputs.found))
         wanted = Wanted(folder, kinds, most_oblique, chosen)
         finished = predicted(
@@ -109,7 +109,7 @@ def _show(finished: "Finished", folder: Path) -> None:
     out.print(f"Page: {shown(folder / 'predictions.html')}", soft_wrap=True)
 
 
-def _inputs(
+def inputs_of(
     data: Path | None,
     site: Path | None,
     dataset: str,
@@ -118,7 +118,7 @@ def _inputs(
     volumes: bool,
     tell: Callable[[int], None],
 ) -> "Inputs":
-    """Return what to predict on: a folder, decoded as at a site, or a registered data set."""
+    """Return the images to work on: a folder, decoded as at a site, or a registered data set."""
     from salus.client.data.dicom.isolation import Decoding
     from salus.client.predicting.inputs import from_dataset, from_folder
     from salus.common.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Masks as NIfTI-1 files: RAS, millimetres, with the affine of the source."""
+"""Masks and images as NIfTI-1 files: RAS, millimetres, with the affine of the source."""
 
 import gzip
 from pathlib import Path
@@ -39,8 +39,22 @@ def write_nifti(path: Path, mask: Array, affine: Affine, axes: str = "") -> None
         )
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
         raise DataError("Expected a position in the patient for every voxel.", remedy="Use images with a geometry.")
-    values = mask.astype(np.uint8 if mask.size == 0 or mask.max() < 256 else np.uint16)
-    turned = np.moveaxis(values, 0, -1).transpose(2, 1, 0, 3) if mask.ndim == 4 else values.transpose(2, 1, 0)
+    _write(path, mask.astype(np.uint8 if mask.size == 0 or mask.max() < 256 else np.uint16), affine, axes)
+
+
+def write_image(path: Path, values: Array, affine: Affine, axes: str = "") -> None:
+    """Write an image as ``.nii.gz``, float32, as `write_nifti` does a mask.
+
+    Args:
+        values: ``[z, y, x]``, or ``[channels, z, y, x]``, whose channels become the file's fourth axis.
+    """
+    if values.ndim not in (3, 4) or affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise DataError("Expected an image with three axes and a place for every voxel.", remedy="Use a volume.")
+    _write(path, values.astype(np.float32), affine, axes)
+
+
+def _write(path: Path, values: Array, affine: Affine, axes: str) -> None:
+    turned = np.moveaxis(values, 0, -1).transpose(2, 1, 0, 3) if values.ndim == 4 else values.transpose(2, 1, 0)
     image = nibabel.Nifti1Image(turned, LPS_TO_RAS @ affine @ REVERSED)  # type: ignore[no-untyped-call]
     if axes:
         space = nibabel.orientations

@@ -4,6 +4,7 @@ An image is quantised to whole numbers first: exactly where its values are whole
 otherwise in 65 536 equal steps over its range.
 """
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -20,6 +21,8 @@ from salus.common.examples import Array, Example
 from salus.common.transforms.base import Draw
 from salus.common.transforms.filters import Channel, Filter, FilterSettings
 
+LOSSY = "lossy_method"  # fact of an example: the name of the lossy compression that it went through
+METHODS = {"jpeg-ls": "ISO_14495_1", "jpeg-2000": "ISO_15444_1"}  # DICOM PS3.3, C.7.6.1.1.5.1
 STEPS = 65_535
 KEYWORD: dict[str, Any] = {"pixel_keyword": "PixelData"}
 LEAST_SIDE = 32  # smaller slices are continued to this size: the codecs fail on them
@@ -68,8 +71,10 @@ class Compress(Filter):
         """Return the example as it is after decoding, with how much smaller it was as the fact `RATIO`."""
         self._before = self._after = 0
         changed = super().__call__(example, draw)
-        ratio = self._before / max(self._after, 1)
-        return Example(changed.fields, changed.spatial, changed.affine, {**changed.facts, RATIO: f"{ratio:.3g}"})
+        facts = {**changed.facts, RATIO: f"{self._before / max(self._after, 1):.3g}"}
+        if self.settings.max_error or self.settings.ratio > 1:
+            facts[LOSSY] = METHODS[self.settings.codec]
+        return replace(changed, facts=facts)
 
     def filtered(self, channel: Channel, spacing_mm: tuple[float, ...]) -> Channel:
         codes, offset, step = quantised(channel)

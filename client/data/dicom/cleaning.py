@@ -7,19 +7,26 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from types import TracebackType
 
+import numpy as np
+import numpy.typing as npt
+
 from salus.client.data.dicom.annotations import Annotation
 from salus.client.data.dicom.burned_in import Blanked
 from salus.client.data.dicom.decoder_cleaning import (
     ANNOTATIONS,
     CLEAN,
     CLEAN_MANY,
+    DERIVE,
     HEADER,
     Cleaned,
     CleanedMany,
+    Derived,
+    Deriving,
     Header,
     Numbers,
 )
 from salus.client.data.dicom.deidentify import Clean, PixelMask
+from salus.client.data.dicom.derived import Derivation
 from salus.client.data.dicom.instances import Instance
 from salus.client.data.dicom.isolation import Child, Decoding, raised
 from salus.client.data.dicom.matching import Others
@@ -133,6 +140,18 @@ class Isolated:
         """Return what a SEG or SR object measures; errors as in `clean`."""
         _bounded(data)
         return self._child.ask(ANNOTATIONS, Numbers, data=data)[0].found
+
+    def derive(self, data: bytes, pixels: npt.NDArray[np.float32], derivation: Derivation) -> bytes:
+        """Return the file of an image that was derived from another one; errors as in `clean`.
+
+        Args:
+            pixels: ``[rows, columns]`` in the unit of the source's rescaled values.
+        """
+        _bounded(data)
+        rows, columns = pixels.shape
+        wanted = Deriving(derivation=derivation, source_bytes=len(data), rows=rows, columns=columns)
+        both = data + np.ascontiguousarray(pixels, "<f4").tobytes()
+        return bytes(self._child.ask(DERIVE, Derived, wanted.model_dump_json(), both)[1])
 
     def header(self, data: bytes) -> Instance:
         """Return what a derived object repeats of an image's header; errors as in `clean`."""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 import pydicom
 from pydantic import Field
 
@@ -15,6 +16,7 @@ from salus.client.data.dicom.clean_segmentation import deidentify_segmentation
 from salus.client.data.dicom.decoder_process import Ask, problem_of
 from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
+from salus.client.data.dicom.derived import Derivation, derived
 from salus.client.data.dicom.frames import has_planes
 from salus.client.data.dicom.instances import Instance, instance_of
 from salus.client.data.dicom.kinds import check_kind
@@ -30,12 +32,13 @@ from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer
 from salus.common.errors import UnreadableImage
+from salus.common.strict import Strict
 
 MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
 MAX_CLEAN_BYTES = 2**31
 MAX_TOGETHER = 64  # files in one exchange
 MAX_TOGETHER_BYTES = 2**27  # of their clean objects; more than that goes one by one
-CLEAN, CLEAN_MANY, ANNOTATIONS, HEADER = "clean", "clean-many", "annotations", "header"
+CLEAN, CLEAN_MANY, ANNOTATIONS, HEADER, DERIVE = "clean", "clean-many", "annotations", "header", "derive"
 Pixel = Annotated[int, Field(ge=0, le=2**16)]
 Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
@@ -85,6 +88,25 @@ class Header(Answer):
     instance: Instance
 
 
+class Deriving(Strict):
+    """What is to be derived; the operation's data are the source's bytes and then the new pixels, float32 row by row."""
+
+    derivation: Derivation
+    source_bytes: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=1, le=65535)]
+    columns: Annotated[int, Field(ge=1, le=65535)]
+
+
+class Derived(Answer):
+    """An image that was derived from a file; its own file follows."""
+
+    size: Annotated[int, Field(ge=0, le=MAX_CLEAN_BYTES)]
+
+    @property
+    def body_bytes(self) -> int:
+        return self.size
+
+
 class Cleaning:
     """The role.
 
@@ -112,7 +134,9 @@ class Cleaning:
         )
 
     def answer(self, operation: Operation, data: bytearray) -> tuple[Answer, Sequence[Buffer]]:
-        """De-identify an object, list its numbers, or read its header."""
+        """De-identify an object, list its numbers, read its header, or derive an image from it."""
+        if operation.name == DERIVE:
+            return guarded("the file", functools.partial(self._derived, bytes(data), operation.argument))
         if operation.name == CLEAN_MANY:
             return self._cleaned_many(data, json.loads(operation.argument))
         action = {CLEAN: self._cleaned, ANNOTATIONS: self._annotated, HEADER: self._headed}[operation.name]
@@ -159,6 +183,14 @@ class Cleaning:
     @staticmethod
     def _annotated(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
         return Numbers(found=tuple(annotations_of(_parsed(data)))), []
+
+    @staticmethod
+    def _derived(data: bytes, argument: str) -> tuple[Answer, Sequence[Buffer]]:
+        """Return a derived image; the new pixels lie behind the source's bytes, float32 row by row."""
+        wanted = Deriving.model_validate_json(argument)
+        pixels = np.frombuffer(data, "<f4", offset=wanted.source_bytes).reshape(wanted.rows, wanted.columns)
+        file = derived(_parsed(data[: wanted.source_bytes]), pixels, wanted.derivation)
+        return Derived(size=len(file)), [file]
 
     @staticmethod
     def _headed(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
