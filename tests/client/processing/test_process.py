@@ -43,7 +43,13 @@ def test_a_lossless_series_comes_back_with_its_values_in_its_place(tmp_path: Pat
         source = by_source.pop(one.SourceImageSequence[0].ReferencedSOPInstanceUID)
         values = one.pixel_array.astype(float) * one.RescaleSlope + one.RescaleIntercept
         assert np.array_equal(values, source.pixel_array - 1024.0)
-        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "StudyInstanceUID", "PatientID", "SOPClassUID"):
+        for keyword in (
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            "StudyInstanceUID",
+            "PatientID",
+            "SOPClassUID",
+        ):
             assert one[keyword].value == source[keyword].value
         assert one.SOPInstanceUID not in {d.SOPInstanceUID for d in slices}
         assert one.SeriesInstanceUID != source.SeriesInstanceUID
