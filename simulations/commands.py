@@ -196,7 +196,8 @@ def demo(
 def phantoms(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     kind: Annotated[
-        list[str] | None, typer.Option(help="npz, dicom, nifti or masks; may be repeated. Without it all but masks.")
+        list[str] | None,
+        typer.Option(help="npz, dicom, nifti, masks or findings; may be repeated. Without it the first three."),
     ] = None,
     patients: Annotated[
         int, typer.Option(min=20, max=100_000, help="Number of patients in the npz and NIfTI sets.")

@@ -6,6 +6,7 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     dicom    hospital0 ... , labels.csv     several studies and images a patient, one folder a hospital
     nifti    images, masks, labels.csv      one volume a patient, with a mask of its lesion
     masks    imagesTr, labelsTr, dataset.json      one volume a patient, with a mask of two structures
+    findings images, labels.csv      one picture a patient, with any number of three findings
 """
 
 import csv
@@ -16,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import ConfigError
+from salus.simulations.phantom_findings import write_findings
 from salus.simulations.phantom_masks import write_structures
 from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
-KINDS = ("npz", "dicom", "nifti", "masks")
+KINDS = ("npz", "dicom", "nifti", "masks", "findings")
 USUAL = KINDS[:3]  # volumes with masks take longest to draw
 NOISE = 70.0
 SPLITS = (("train", 0.7), ("val", 0.1), ("test", 0.2))  # shares of the patients
@@ -43,7 +45,7 @@ def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: 
         raise ConfigError(f"Expected one of the kinds {', '.join(KINDS)}, got {wrong[0]!r}.", remedy="Correct --kind.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"The folder {folder.name!r} is not empty.", remedy="Choose a new or empty folder.")
-    writers = {"npz": _write_npz, "nifti": _write_nifti, "masks": write_structures}
+    writers = {"npz": _write_npz, "nifti": _write_nifti, "masks": write_structures, "findings": write_findings}
     written: dict[str, Path] = {}
     for kind in kinds:
         (folder / kind).mkdir(parents=True)

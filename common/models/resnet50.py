@@ -6,9 +6,8 @@ from pydantic import Field
 from torch import nn
 
 from salus.common.job import TaskSettings
-from salus.common.models.blocks import Width, is_small
-from salus.common.models.norms import with_group_norm
-from salus.common.models.outputs import dimensions, without_inplace
+from salus.common.models.blocks import Width
+from salus.common.models.residual import residual
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 
@@ -33,18 +32,4 @@ class ResNet50Settings(Strict):
 @with_settings(ResNet50Settings)
 def build(task: TaskSettings) -> nn.Module:
     """Return the network, 2-D or 3-D, with the small stem (stride 1, no pooling) if an image is at most 64 wide."""
-    from monai.networks.nets import resnet
-
-    small = is_small(task)
-    network = resnet.ResNet(
-        "bottleneck",
-        list(BLOCKS),
-        list(settings_of(task, ResNet50Settings).widths),
-        spatial_dims=dimensions(task),
-        n_input_channels=task.channels,
-        num_classes=len(task.classes),
-        conv1_t_size=3 if small else 7,
-        conv1_t_stride=1 if small else 2,
-        no_max_pool=small,
-    )
-    return without_inplace(with_group_norm(network))
+    return residual(task, "bottleneck", BLOCKS, settings_of(task, ResNet50Settings).widths)

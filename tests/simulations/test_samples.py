@@ -27,7 +27,7 @@ def test_every_kind_is_read_with_both_classes(tmp_path: Path) -> None:
     for kind, path in written.items():
         found = records(path)
         assert len({record.patient for record in found}) >= 20, kind
-        if kind != "masks":
+        if kind in ("npz", "dicom", "nifti"):
             assert len({record.label for record in found}) == 2, kind
     with_masks = records(written["nifti"], SourceOptions(masks="masks", positive_above=0.0))
     assert {record.label for record in with_masks} == {"0", "1"}
