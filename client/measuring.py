@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from salus.client.data.catalogue import Catalogue, CataloguedImage
+from salus.client.data.examples import IMAGE, ROW, example_of
 from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.running import Account
+from salus.common.columns import columns_of
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
@@ -25,6 +27,7 @@ from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of
 from salus.common.sums.exact import to_limbs
+from salus.common.sums.images import chain_of
 from salus.common.sums.state import state_from_bytes
 from salus.common.vocabulary import OTHER
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
@@ -57,6 +60,7 @@ class Measurer:
         self._catalogue, self._job, self.sums = catalogue, job, sums
         self._patients, self._random = patients, random
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
+        self._rows = Rows(job)
         self.left_out: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
 
@@ -124,16 +128,58 @@ class Measurer:
             self.left_out[problem.reason] += 1
             self.lost[image.key] = problem.reason
             return None
-        return measured_of(sample, target_of(image.label, self._job.task.classes), facts.info)
+        label = target_of(image.label, self._job.task.classes)
+        try:
+            return measured_of(sample, label, facts.info, self._rows)
+        except UnreadableImage as problem:
+            self.left_out[problem.reason] += 1
+        except DataError:
+            self.left_out["does-not-fit-job"] += 1
+        except Exception as problem:
+            # The failure of a step on one image must not exclude all others.
+            self.left_out[type(problem).__name__] += 1
+        return None
 
 
-def measured_of(sample: Sample, label: int | None, info: dict[str, object]) -> Measured:
-    """Return a sample in the form that `Sums` take."""
+class Rows:
+    """The transforms of a job of statistics, and the names of the columns that they make, if they do.
+
+    Raises:
+        JobError, ConfigError: a step does not fit, or needs a package that is not installed.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.task, self.chain = job.task, chain_of(job)
+        self.names = [column.name for column in columns_of(job.task)]
+
+
+def measured_of(sample: Sample, label: int | None, info: dict[str, object], rows: Rows | None = None) -> Measured:
+    """Return a sample in the form that `Sums` take.
+
+    Args:
+        rows: of the job; without any, the sample as it is.
+
+    Raises:
+        UnreadableImage, DataError: a step of the job cannot use it.
+    """
+    if rows is not None and len(rows.chain):
+        return _transformed(sample, label, info, rows)
     modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
     if sample.columns:
         named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
         return Measured(label, np.zeros(0, np.float32), columns=named)
     return Measured(label, sample.measured, sample.spacing_mm, modality, vendor, padding=sample.padding)
+
+
+def _transformed(sample: Sample, label: int | None, info: dict[str, object], rows: Rows) -> Measured:
+    modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
+    example = rows.chain.prefix(example_of(sample, rows.task, vendor, measured=True))
+    if IMAGE not in example:
+        named = dict(zip(rows.names, (float(value) for value in example[ROW]), strict=True))
+        return Measured(label, np.zeros(0, np.float32), columns=named)
+    image = example[IMAGE].astype(np.float32)
+    spacing = example.spacing_mm[-(image.ndim - 1) :] or sample.spacing_mm
+    return Measured(label, image, spacing, modality, vendor, padding=example.padding_of(IMAGE))
 
 
 @dataclass

@@ -81,8 +81,13 @@ class Job(Strict):
     @model_validator(mode="after")
     def _training_or_statistics(self) -> Self:
         named = (self.task.kind, self.task.model) != (MEASURED, MEASURED)
-        if self.statistics is not None and (named or self.task.transforms):
-            raise ValueError("expected no task.kind, no task.model and no task.transforms with the section statistics")
+        if self.statistics is not None and named:
+            raise ValueError("expected no task.kind and no task.model with the section statistics")
+        for place, step in enumerate(self.task.transforms if self.statistics is not None else ()):
+            if kind_of(step).random or kind_of(step).fitted:
+                raise ValueError(
+                    f"expected no transforms[{place}] {step.kind} with the section statistics: it is not fixed"
+                )
         if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
             raise ValueError("expected task.kind and task.model, or a section statistics")
         if self.statistics is not None and len(self.task.classes) < 2:

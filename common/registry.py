@@ -21,12 +21,19 @@ S = TypeVar("S", bound=Strict)
 
 
 class Registry:
-    """A closed set of names plus one entry-point group."""
+    """A closed set of names plus one entry-point group.
 
-    def __init__(self, what: str, group: str, builtin: Mapping[str, str]) -> None:
+    Args:
+        refused: names that people look for and that cannot be offered, each with the reason and what to use instead.
+    """
+
+    def __init__(
+        self, what: str, group: str, builtin: Mapping[str, str], refused: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
         self.what = what
         self.group = group
         self._builtin = dict(builtin)
+        self._refused = dict(refused or {})
 
     def names(self) -> list[str]:
         """Return all known names, sorted."""
@@ -43,6 +50,9 @@ class Registry:
 
     def reference(self, name: str, *, error: type[SalusError] = ConfigError) -> str:
         """Return ``module:attribute`` for this name without importing it; errors as in `get`."""
+        if name in self._refused:
+            problem, remedy = self._refused[name]
+            raise error(problem, remedy=remedy)
         if name in self._builtin:
             return self._builtin[name]
         for point in entry_points(group=self.group, name=name):

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from salus import __version__
+from salus.common.columns import columns_of
 from salus.common.estimates import metric_text
 from salus.common.events import Event
 from salus.common.job import Job
@@ -48,7 +49,7 @@ def facts(job: Job, job_id: str, events: Sequence[Event], consortium: str, sites
     when = (
         f"{min(times):%d %B %Y, %H:%M} to {max(times):%d %B %Y, %H:%M} ({min(times):%Z})" if times else "not recorded"
     )
-    shape = " x ".join(map(str, job.task.shape)) or f"{len(job.task.columns)} columns"
+    shape = " x ".join(map(str, job.task.shape)) or f"{len(columns_of(job.task))} columns"
     rows: list[tuple[str, object]] = [
         ("job", job_id),
         ("run", when),

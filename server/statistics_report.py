@@ -9,6 +9,7 @@ import tomli_w
 
 from salus.common.events import Event
 from salus.common.job import Job
+from salus.common.job_statistics import Statistics
 from salus.common.pages import Section, write_page
 from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
@@ -33,6 +34,8 @@ def transforms_section(job: Job, result: Mapping[str, Any]) -> str:
                 "intensity_low": job.statistics.intensity_low,
                 "intensity_high": job.statistics.intensity_high,
             }
+        case "codebook":
+            step = codebook_step(job, result)
         case "quantiles":
             groups = [
                 [str(name), float(found["centre"]), float(found["scale"])]
@@ -42,8 +45,21 @@ def transforms_section(job: Job, result: Mapping[str, Any]) -> str:
             step = {"kind": "zscore", "groups": groups} if groups else {}
     if not step:
         return ""
-    size = [] if step["kind"] == "combat" else [{"kind": "resize"}]  # a chain ends with images of one size
+    size = (
+        [] if step["kind"] in ("combat", "bag-of-words") else [{"kind": "resize"}]
+    )  # a chain ends with images of one size
     return tomli_w.dumps({"task": {"transforms": [step, *size]}})
+
+
+def codebook_step(job: Job, result: Mapping[str, Any]) -> dict[str, object]:
+    """Return the step that counts the words of a codebook, with the settings of local features that made it."""
+    settings = job.statistics
+    assert settings is not None  # Safe because only results of statistics come here.
+    own = settings.model_dump(mode="json", exclude_defaults=True)
+    kept = {key: value for key, value in own.items() if key not in {*Statistics.model_fields, "words"}}
+    low, high = settings.intensity_low, settings.intensity_high
+    range_ = {"intensity_low": low, "intensity_high": high}
+    return {"kind": "bag-of-words", **kept, **range_, "codebook": str(result["codebook"])}
 
 
 def _numbers(values: list[float]) -> list[float]:
@@ -92,6 +108,9 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
             for number, (size, centre) in enumerate(zip(result["sizes"], result["centres"], strict=True), start=1)
         ]
         sections.append(Section("Centres", columns=("cluster", "images", *result["columns"]), rows=rows))
+    if result.get("kind") == "codebook":
+        rows = [(number, f"{share:.2%}") for number, share in enumerate(result["shares"], start=1)]
+        sections.append(Section("Words", columns=("word", "share of the local features"), rows=rows))
     if "features" in result:
         rows = [(name, f"{f['alpha']:.5g}", f"{f['sigma']:.5g}") for name, f in result["features"].items()]
         sections.append(Section("Common model of features", columns=("feature", "alpha", "sigma"), rows=rows))

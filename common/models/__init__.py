@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from salus.common.columns import columns_of
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.registry import Registry
@@ -27,6 +28,7 @@ MODELS = Registry(
         "filter-bank": "salus.common.models.filter_bank:build",
         "inception": "salus.common.models.inception:build",
         "logistic": "salus.common.models.logistic:build",
+        "random-features": "salus.common.models.random_features:build",
         "resnet18": "salus.common.models.resnet18:build",
         "resnet50": "salus.common.models.resnet50:build",
         "segresnet": "salus.common.models.segresnet:build",
@@ -86,6 +88,7 @@ def freeze(model: torch.nn.Module, task: TaskSettings) -> None:
 
 def input_features(task: TaskSettings) -> int:
     """Return the number of input values of one sample."""
-    if task.columns:
-        return sum(max(1, len(column.values)) for column in task.columns)
+    columns = columns_of(task)
+    if columns:
+        return sum(max(1, len(column.values)) for column in columns)
     return task.channels * math.prod(task.shape)

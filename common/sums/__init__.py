@@ -7,11 +7,13 @@ from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.registry import Registry
 from salus.common.sums.base import Sums
+from salus.common.sums.images import chain_of
 
 SUMS = Registry(
     "kind of statistics",
     "salus.sums",
     {
+        "codebook": "salus.common.sums.codebook:Codebook",
         "combat": "salus.common.sums.combat:Combat",
         "kmeans": "salus.common.sums.kmeans:KMeans",
         "logistic": "salus.common.sums.logistic:Logistic",
@@ -26,10 +28,12 @@ def sums_of(job: Job) -> Sums:
     """Return what is computed by a job with a ``[statistics]`` section.
 
     Raises:
-        JobError: no such section, an unknown kind, unsupported settings, or a number of rounds other than its steps.
+        JobError: no such section, an unknown kind, unsupported settings, transforms that do not fit, or another number of
+            rounds than its steps.
     """
     if job.statistics is None:
         raise JobError("Expected a job with a [statistics] section.", remedy="Add one, or train with this job.")
+    chain_of(job)
     sums: Sums = SUMS.get(job.statistics.kind, error=JobError)(job)
     if job.job.rounds != sums.steps:
         raise JobError(

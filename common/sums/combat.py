@@ -20,6 +20,7 @@ from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, cells_of
 from salus.common.sums.features import FEATURES, image_features
+from salus.common.sums.images import check_images
 
 Matrix = npt.NDArray[np.float64]
 F = len(FEATURES)
@@ -34,6 +35,7 @@ class Combat:
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
+        check_images(job)
         if job.privacy.noised:
             raise JobError(
                 "Statistics of kind 'combat' do not support noise.",

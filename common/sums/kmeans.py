@@ -11,7 +11,7 @@ over at least `min_patients` patients of a site, but the difference may be due t
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -77,18 +77,9 @@ class KMeans:
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return the sums; clusters in which too few patients of the site are left out as a whole."""
-        total, images, present = np.zeros((self._clusters, 1 + self._size)), 0, []
-        for mine in patients:
-            rows = [row for row in (self.row(step, state, image) for image in mine) if row is not None]
-            if rows:
-                own = np.sum(rows, axis=0).reshape(total.shape)
-                total, images = total + own, images + len(rows)
-                present.append(own[:, 0] > 0)
-        if len(present) < least:
-            return np.zeros(2 + total.size)
-        if present:
-            total[small_cells(np.stack(present), least)] = 0.0
-        return np.concatenate([[len(present), images], total.reshape(-1)])
+        return sum_of_clusters(
+            lambda image: self.row(step, state, image), self._clusters, 1 + self._size, patients, least
+        )
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
         """Return the centres; after the last step their numbers of points follow."""
@@ -126,6 +117,28 @@ class KMeans:
         if len(state) >= count:
             return np.asarray(state[:count], dtype=np.float64).reshape(self._clusters, self._size)
         return self._first
+
+
+def sum_of_clusters(
+    row: Callable[[Measured], Float64Vector | None], clusters: int, cells: int, patients: Patients, least: int
+) -> Float64Vector:
+    """Return ``[patients, images, cells ...]`` of one site without the clusters in which too few of its patients are.
+
+    Args:
+        row: of an image, ``clusters`` times ``cells`` numbers, of which the first is how much of it is in the cluster.
+    """
+    total, images, present = np.zeros((clusters, cells)), 0, []
+    for mine in patients:
+        rows = [found for found in (row(image) for image in mine) if found is not None]
+        if rows:
+            own = np.sum(rows, axis=0).reshape(total.shape)
+            total, images = total + own, images + len(rows)
+            present.append(own[:, 0] > 0)
+    if len(present) < least:
+        return np.zeros(2 + total.size)
+    if present:
+        total[small_cells(np.stack(present), least)] = 0.0
+    return np.concatenate([[len(present), images], total.reshape(-1)])
 
 
 def _first_centres(seed: int, clusters: int, size: int) -> npt.NDArray[np.float64]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from salus.common.job import Job
 from salus.common.sums.base import Block, Float64Vector, FloatArray, Measured, Patients, Totals, finite, sum_of_rows
+from salus.common.sums.images import check_images
 
 PERCENTILES = (1.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 99.0)
 
@@ -24,6 +25,7 @@ class Nyul:
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
+        check_images(job)
 
     def state_size(self, step: int) -> int:
         return 0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from salus.common.columns import columns_of
 from salus.common.job import Job
 from salus.common.sums.base import Float64Vector, Measured
 from salus.common.sums.features import FEATURES, image_features
@@ -35,7 +36,7 @@ class Points:
 
     def __init__(self, job: Job, *, reference: bool = False) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
-        self._columns, self._first = job.task.columns, int(reference)
+        self._columns, self._first = columns_of(job.task), int(reference)
         self._low, self._high = job.statistics.intensity_low, job.statistics.intensity_high
         self.axes: list[Axis] = [] if self._columns else [Axis(name) for name in FEATURES]
         for column in self._columns:

@@ -11,6 +11,7 @@ import numpy as np
 
 from salus.common.job import Job
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
+from salus.common.sums.images import check_images
 
 NORMAL_IQR = 1.3489795  # distance of the quartiles of a standard normal distribution
 
@@ -22,6 +23,7 @@ class Quantiles:
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
+        check_images(job)
         self._settings = job.statistics
         self._groups = self._settings.vendors or ("ALL",)
 

@@ -14,6 +14,7 @@ only if it is known to act on every image alike (`ALIKE`, and `Transform.alike`)
 from collections.abc import Mapping
 
 from salus.common.canonical import canonical_json
+from salus.common.columns import columns_of
 from salus.common.errors import JobError
 from salus.common.job import Aggregation, Job, TaskSettings, Training
 from salus.common.models import MODELS
@@ -46,19 +47,21 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
     settings, task = job.statistics, job.task
     if settings is None:
         return {**_training(job), **_subgroups(job, least)}
+    steps = [[[step.kind, _plain(step)] for step in task.transforms]] if task.transforms else []
     if settings.kind != "summary":
         whole = [
             _plain(settings),
             list(task.classes),
             [_plain(column) for column in task.columns],
+            *steps,
         ]
         return {settings.kind: _text([*whole, least])}
     questions = {"summary: labels": _text([list(task.classes), least])}
-    for column in task.columns:
-        questions[f"summary: column {column.name}"] = _text([_plain(column), settings.bins, least])
-    if not task.columns:
+    for column in columns_of(task):
+        questions[f"summary: column {column.name}"] = _text([_plain(column), settings.bins, *steps, least])
+    if not columns_of(task):
         bins = [settings.intensity_low, settings.intensity_high, settings.bins, list(settings.modalities)]
-        questions["summary: intensities"] = _text([*bins, least])
+        questions["summary: intensities"] = _text([*bins, *steps, least])
     return questions
 
 

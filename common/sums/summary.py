@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from salus.common.columns import columns_of
 from salus.common.job import Job
 from salus.common.job_statistics import Column
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, bins_of, finite, sum_of_rows
@@ -27,15 +28,13 @@ class Summary:
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
-        self._settings, self._task = job.statistics, job.task
+        self._settings, self._task, self._columns = job.statistics, job.task, columns_of(job.task)
         self._modalities = tuple(dict.fromkeys((*self._settings.modalities, "OTHER")))  # a job may list it itself
         self._blocks: list[tuple[str, list[str], Literal["ordered", "named"]]] = [
             ("labels", [*job.task.classes, _another("other label", job.task.classes)], "named")
         ]
-        if job.task.columns:
-            self._blocks += [
-                (f"column {column.name}", self._column_names(column), "named") for column in job.task.columns
-            ]
+        if self._columns:
+            self._blocks += [(f"column {column.name}", self._column_names(column), "named") for column in self._columns]
         else:
             self._blocks += [
                 ("modalities", list(self._modalities), "named"),
@@ -52,15 +51,15 @@ class Summary:
         return [Block(len(names), kind, "intensities") for _, names, kind in self._blocks]
 
     def reach(self, step: int) -> float:
-        return math.sqrt(1 + len(self._task.columns)) if self._task.columns else math.sqrt(6)
+        return math.sqrt(1 + len(self._columns)) if self._columns else math.sqrt(6)
 
     def row(self, step: int, state: Sequence[float], image: Measured) -> Float64Vector | None:
         if not finite(image.intensities):
             return None
         classes = len(self._task.classes)
         parts = [_one_hot(classes if image.label is None else image.label, classes + 1)]
-        if self._task.columns:
-            return np.concatenate([*parts, *(self._column(column, image) for column in self._task.columns)])
+        if self._columns:
+            return np.concatenate([*parts, *(self._column(column, image) for column in self._columns)])
         modality = self._modalities.index(image.modality if image.modality in self._modalities else "OTHER")
         spacing = image.spacing_mm
         parts += [

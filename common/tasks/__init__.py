@@ -18,6 +18,7 @@ TASKS = Registry(
         "multilabel": "salus.common.tasks.multilabel:MultiLabel",
         "ordinal": "salus.common.tasks.ordinal:Ordinal",
         "regression": "salus.common.tasks.regression:Regression",
+        "svm": "salus.common.tasks.svm:Svm",
         "tabular": "salus.common.tasks.tabular:Tabular",
     },
 )

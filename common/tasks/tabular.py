@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from salus.common.batch import Field
+from salus.common.columns import columns_of
 from salus.common.errors import DataError, JobError
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
@@ -17,12 +18,13 @@ class Tabular(Classification):
     """One label per row; a missing value becomes the column's centre, or no category."""
 
     def __init__(self, settings: TaskSettings) -> None:
-        if not settings.columns or settings.shape:
+        self.columns = columns_of(settings)
+        if not self.columns or settings.shape:
             raise JobError(
                 "Expected task.columns and no task.shape for a tabular task.",
-                remedy='List each input as [[task.columns]] with "name", "centre" and "scale".',
+                remedy='List inputs as [[task.columns]] with "name", "centre" and "scale", or add a step such as "radiomics".',
             )
-        features = sum(max(1, len(column.values)) for column in settings.columns)
+        features = sum(max(1, len(column.values)) for column in self.columns)
         self._set(settings, {"features": Field((features,))})
 
     def _inputs(self, example: Example) -> torch.Tensor:
@@ -34,13 +36,13 @@ class Tabular(Classification):
         if "features" not in example:
             raise DataError("Expected rows of a table, got images.", remedy="Use an imaging task for this data set.")
         values = example["features"]
-        if values.shape != (len(self.settings.columns),):
+        if values.shape != (len(self.columns),):
             raise DataError(
-                f"Expected rows of {len(self.settings.columns)} columns, got {values.size}.",
+                f"Expected rows of {len(self.columns)} columns, got {values.size}.",
                 remedy="Register the table with the job's columns.",
             )
         features: list[float] = []
-        for column, value in zip(self.settings.columns, values, strict=True):
+        for column, value in zip(self.columns, values, strict=True):
             if column.values:
                 features.extend(float(value == category) for category in column.values)
             else:
@@ -52,7 +54,7 @@ class ImagesOrRows(Tabular):
     """A base of tasks that take either: rows of a table if the job names columns and no shape, otherwise images."""
 
     def __init__(self, settings: TaskSettings) -> None:
-        kind = Tabular if settings.columns and not settings.shape else Classification
+        kind = Tabular if columns_of(settings) and not settings.shape else Classification
         kind.__init__(self, settings)
 
     def _inputs(self, example: Example) -> torch.Tensor:

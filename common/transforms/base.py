@@ -6,7 +6,7 @@ class numbers, and all other fields pass through unchanged.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field as Limits
@@ -15,6 +15,7 @@ from salus.common.batch import Field, Spec
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Array, Bools, Example
 from salus.common.job import MAX_INPUT_NUMBERS, TaskSettings
+from salus.common.job_statistics import Column
 from salus.common.strict import Strict
 
 UNKNOWN = -1  # a side that depends on the image
@@ -56,6 +57,11 @@ class Transform:
     rows: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
     version: ClassVar[int] = 1
+
+    @classmethod
+    def columns(cls, settings: Any) -> tuple[Column, ...]:
+        """Return the columns that the step makes of each image, where its settings name them; else the job lists them."""
+        return ()
 
     def spec(self, given: Spec) -> Spec:
         """Return the fields after this step; sides that depend on the image are -1.

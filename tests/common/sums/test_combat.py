@@ -111,7 +111,7 @@ def test_noise_wrong_constants_and_wrong_rounds_are_refused() -> None:
         sums_of(job_of("combat", privacy='noise = "local"'))
     with pytest.raises(JobError, match="rounds = 1"):
         sums_of(job_of("combat", rounds=2))
-    with pytest.raises(JobError, match="one of combat"):
+    with pytest.raises(JobError, match="one of .*combat"):
         sums_of(job_of("compat"))
     for constants in ([], [1.0] * (3 * len(FEATURES) - 1), [0.0] * 3 * len(FEATURES)):
         with pytest.raises(JobError, match="constants"):
