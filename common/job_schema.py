@@ -72,7 +72,7 @@ def _choices(owner: type[Strict], choices: tuple[Choice, ...]) -> tuple[Choice, 
         extended: list[Choice] = []
         for choice in choices:
             absent = vars(owner).get("omitted", {}).get(key, ())
-            if absent or default == getattr(owner, "nothing", None):
+            if absent or (default is not None and default == getattr(owner, "nothing", None)):
                 settings = tuple((name, own_settings(registry.get(name))) for name in absent)
                 extended.append(replace(choice, names={**choice.names, key: ()}, chosen=choice.chosen + settings))
             for own, names in groups.items():

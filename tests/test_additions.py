@@ -39,7 +39,18 @@ REGISTRIES = registries()
 
 def test_there_is_a_registry_for_every_kind_of_addition_and_the_guide_names_it() -> None:
     groups = {registry.group for registry in REGISTRIES.values()}
-    kinds = ("tasks", "models", "losses", "transforms", "optimizers", "strategies", "sums", "protections", "sources")
+    kinds = (
+        "tasks",
+        "models",
+        "losses",
+        "features",
+        "transforms",
+        "optimizers",
+        "strategies",
+        "sums",
+        "protections",
+        "sources",
+    )
     assert groups == {f"salus.{kind}" for kind in (*kinds, "subgroups", "partitioners", "benchmarks")}
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     for place in REGISTRIES:

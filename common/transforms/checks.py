@@ -7,6 +7,7 @@ from salus.common.errors import JobError
 from salus.common.tasks.base import Task
 from salus.common.transforms.base import UNKNOWN, with_sides
 from salus.common.transforms.chain import Chain, Stage
+from salus.common.transforms.rows import ROW
 
 IMAGE = "image"
 
@@ -43,6 +44,7 @@ def check_result(chain: Chain, task_spec: Spec, *, training: bool = True) -> lis
     """
     given = unresolved(task_spec)
     if any(step.rows for step in chain.steps):
+        given = {name: field for name, field in given.items() if name != ROW}
         given = {**given, IMAGE: Field((1, UNKNOWN, UNKNOWN), spatial=True)}  # any image: the steps do not ask which
     stages = chain.stages(given, training=training)
     result = stages[-1].spec if stages else given

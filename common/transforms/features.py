@@ -18,9 +18,8 @@ from salus.common.strict import Strict
 from salus.common.sums.combat import Batch, CombatModel
 from salus.common.sums.features import FEATURES, image_features
 from salus.common.transforms.base import Draw, FieldName, Transform, check_fields, check_rising
+from salus.common.transforms.rows import ROW
 from salus.common.vocabulary import OTHER
-
-ROW = "features"
 
 
 class FeatureSettings(Strict):

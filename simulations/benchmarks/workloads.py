@@ -69,6 +69,7 @@ WORKLOADS: dict[str, Workload] = {
     "efficientnet": classifier("efficientnet"),
     "inception": classifier("inception"),
     "logistic": classifier("logistic"),
+    "random-features": classifier("random-features"),
     "resnet18": classifier("resnet18"),
     "resnet50": classifier("resnet50", widths=(16, 32, 64, 128)),
     "vgg": classifier("vgg"),

@@ -34,6 +34,7 @@ KINDS = {
     "ordinal": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
     "regression": ("cnn", 'shape = [8, 8]\nclasses = ["age"]'),
     "segmentation": ("unet", 'shape = [8, 8]\nclasses = ["a", "b"]'),
+    "svm": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
     "tabular": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
 }
 NUMBERS = st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3e38, 1e20, 1e-40, 0.0, -0.0, 5.0, -7.0])

@@ -33,9 +33,10 @@ def test_an_items_loss_is_its_hinge_losses_times_its_weight() -> None:
     batch = Batch({"features": torch.tensor([[1.0, 2.0], [3.0, -1.0]]), "label": torch.tensor([1, 2])})
     model = torch.nn.Linear(2, 3)
     scores = model(batch["features"]).tolist()
+    losses = task.losses(model, batch, task.steps[0]).tolist()
     for item, label, weight in ((0, 1, 2.0), (1, 2, 1.0)):
         direct = sum(max(0.0, 1 - (1 if c == label else -1) * scores[item][c]) for c in range(3))
-        assert np.isclose(float(task.losses(model, batch, task.steps[0])[item]), direct * weight, rtol=1e-6)
+        assert np.isclose(losses[item], direct * weight, rtol=1e-6)
     assert isinstance(task, Svm)
 
 

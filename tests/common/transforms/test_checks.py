@@ -90,9 +90,10 @@ def test_a_transform_that_depends_on_other_patients_is_refused_with_noise() -> N
         job(ROWS + COMBAT, '[privacy]\nnoise = "local"\n')
 
 
-def test_statistics_have_no_transforms() -> None:
-    with pytest.raises(JobError, match=r"no task\.transforms with the section statistics"):
-        job(steps('kind = "resize"'), PLAIN + '[statistics]\nkind = "summary"\n')
+def test_statistics_have_only_transforms_that_do_the_same_at_every_use_and_site() -> None:
+    with pytest.raises(JobError, match="not fixed"):
+        job(steps('kind = "rotate"'), PLAIN + '[statistics]\nkind = "summary"\n')
+    assert job(steps('kind = "resize"'), PLAIN + '[statistics]\nkind = "summary"\n').task.transforms
 
 
 def test_jobs_may_differ_in_what_leaves_no_image_out() -> None:

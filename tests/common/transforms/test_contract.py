@@ -34,7 +34,7 @@ OFTEN = {"probability": 1.0}
 GRID = ("affine", "flip", "rotate", "zoom")
 VALUES = ("cutout", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift")
 INVERTIBLE = ("center-crop", "crop-foreground", "orientation", "pad", "resize", "spacing")
-ROWS = ("combat", "features")  # these leave no grid; see test_scales
+ROWS = ("bag-of-words", "combat", "features", "radiomics")  # these leave no grid; see test_rows and test_scales
 KINDS = sorted(set(TRANSFORMS.names()) - set(ROWS))
 
 

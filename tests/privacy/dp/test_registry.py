@@ -32,6 +32,8 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("ordinal", "logistic", TABLE, FastClipper),
     ("regression", "cnn", (8, 8), FastClipper),
     ("regression", "logistic", TABLE, FastClipper),
+    ("svm", "logistic", TABLE, FastClipper),
+    ("svm", "random-features", TABLE, FastClipper),
     ("tabular", "logistic", TABLE, FastClipper),
 ]
 # Settings that make a network small.
