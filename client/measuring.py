@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from salus.client.data.catalogue import Catalogue, CataloguedImage
-from salus.client.data.examples import IMAGE, ROW, example_of
+from salus.client.data.examples import IMAGE, example_of
 from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
@@ -23,6 +23,7 @@ from salus.common.columns import columns_of
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
+from salus.common.examples import ROW
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of

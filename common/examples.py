@@ -11,6 +11,7 @@ PLANES = ("sagittal", "coronal", "axial")  # by the axis of LPS along which slic
 Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+ROW = "features"  # the field of a table's row
 PADDING = "_padding"  # no field of a task has this name
 
 

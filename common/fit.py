@@ -15,7 +15,7 @@ from pydantic import Field
 from salus.common.canonical import canonical_json
 from salus.common.declaration import Declaration, target_of
 from salus.common.errors import JobError, UnfitError, WireError
-from salus.common.job import Job
+from salus.common.job import Job, TaskSettings
 from salus.common.strict import Strict, validate
 from salus.common.tasks import TASKS
 from salus.common.transforms import kind_of
@@ -114,7 +114,7 @@ def problems_of(job: Job, declarations: Mapping[str, Declaration | None]) -> lis
         _annotations(job, declared),
         _labels(job, declared),
         _classes(job, declared),
-        _columns(job, declared) if _wants_table(job) else _images(job, declared),
+        _inputs(job, declared),
         _modality(job, declared),
         _patients(job, declared),
     )
@@ -182,6 +182,32 @@ def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
             f"exchange them. The declared order is: {_listed(declared.classes)}."
         )
         yield _problem("classes", text)
+
+
+def _inputs(job: Job, declared: Declaration) -> Iterable[Problem]:
+    if takes_rows_for_images(job.task):
+        return _columns(job, declared) if declared.kind == "table" else _images_with_rows(job, declared)
+    return _columns(job, declared) if _wants_table(job) else _images(job, declared)
+
+
+def takes_rows_for_images(task: TaskSettings) -> bool:
+    """Return whether a job can use a table's rows, too, although it is on images: of patients whose images are missing."""
+    return bool(task.shape) and "row" in getattr(task, "modalities", ())
+
+
+def _images_with_rows(job: Job, declared: Declaration) -> Iterable[Problem]:
+    """Yield the problems of images, and of the columns beside them; a data set may have no columns at all."""
+    yield from _images(job, declared)
+    found = declared.target(job.task.targets.get("row", "row"))
+    if found is None:
+        return
+    for column in job.task.columns:
+        if column.name not in found.names:
+            text = (
+                f"The job's column {column.name!r} is not beside the images of {job.task.dataset!r} here"
+                f"{_meant(column.name, found.names)}."
+            )
+            yield _problem("columns", text)
 
 
 def _wants_numbers(job: Job) -> bool:

@@ -29,6 +29,7 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
     {**CLASSES, "shape": [64, 64]},
     {**CLASSES, "shape": [32, 32, 32]},
     {**CLASSES, "columns": COLUMNS},
+    {**CLASSES, "shape": [64, 64], "columns": COLUMNS},
     {"classes": ["value"], "shape": [64, 64]},
     {"classes": ["value"], "columns": COLUMNS},
 )

@@ -2,10 +2,9 @@
 
 import inspect
 import json
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,13 +16,17 @@ from salus.client.commands.source_options import (
     LabelFile,
     Masks,
     Missing,
+    Numbers,
     PatientColumn,
     PositiveAbove,
+    Row,
+    Series,
     SexColumn,
     Structures,
+    Text,
 )
 from salus.common.console import emit_json, err, example, out, shown, table
-from salus.common.errors import ConfigError, ProtectionError
+from salus.common.errors import ConfigError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.help import DICOM
 from salus.common.outputs import Output
@@ -58,6 +61,10 @@ def simulate(
     columns: Columns = "",
     missing: Missing = "",
     positive_above: PositiveAbove = None,
+    numbers: Numbers = "",
+    row: Row = "",
+    text: Text = "",
+    series: Series = "",
     patient_column: PatientColumn = "",
     sex_column: SexColumn = "",
     age_column: AgeColumn = "",
@@ -78,6 +85,7 @@ def simulate(
         labels=labels, label_column=label_column, patient_column=patient_column,
         sex_column=sex_column, age_column=age_column,
         volumes=volumes, masks=masks, images=images, structures=tuple(filter(None, _parts(structures))),
+        numbers=tuple(filter(None, _parts(numbers))), row=tuple(filter(None, _parts(row))), text=text, series=series,
         columns=tuple(filter(None, _parts(columns))), missing=markers(missing), positive_above=positive_above,
     )  # fmt: skip
     loaded = load_job(job)
@@ -253,68 +261,6 @@ def bench(
         table(name, ["", ""], measured.items())
 
 
-def verify(
-    transcript: Annotated[Path, typer.Argument(help="A transcript file from the coordinator's folder transcripts/.")],
-    kit: Annotated[
-        Path, typer.Option(help="Any kit of the consortium, also an expired one; its key verifies the roster.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Verify a transcript of protected sums as a third party, with the roster of its job: signatures, thresholds,
-    cohorts and ledgers. Print the privacy that each site has spent; exit code 41 if the transcript is not valid."""
-    from salus.common.identity import unhex
-    from salus.common.kit import read_kit
-    from salus.privacy.protection import protection_of
-    from salus.server.card import privacy_card
-    from salus.server.transcripts import verify_file
-
-    checked = verify_file(transcript, unhex(read_kit(kit).consortium_key))
-    verified, roster = checked.verified, checked.roster
-    if not verified.sums:
-        raise ProtectionError(
-            "The transcript is signed and complete so far, but holds no finished sum: nothing could be verified.",
-            remedy="Ask the coordinator for the transcript of a job that has finished a round.",
-        )
-    counted = protection_of(verified.job).transcript
-    card = privacy_card(verified.job, verified.sent if counted else None, roster.names())
-    if as_json:
-        named = {"serial": roster.serial, "valid_until": roster.valid_until.isoformat(), "sites": roster.names()}
-        emit_json(
-            {
-                "sums": verified.sums,
-                "privacy": card.model_dump(mode="json"),
-                "roster": named,
-                "not_shown": list(checked.unproven),
-            }
-        )
-        return
-    out.print(
-        f"The transcript is valid. Roster {roster.serial} of [bold]{shown(roster.consortium)}[/], {len(roster.sites)} sites, "
-        f"valid from {roster.valid_from:%Y-%m-%d} to {roster.valid_until:%Y-%m-%d}."
-    )
-    table(
-        f"{len(verified.sums)} sums, all permitted",
-        ["round", "attempt", "kind", "sites", "consents"],
-        [_sum_row(found) for found in verified.sums],
-    )
-    table(
-        f"Privacy: {card.statement}",
-        ["site", "attempts", "epsilon", "delta"],
-        [
-            (row.name, row.attempts, "none" if row.epsilon is None else f"{row.epsilon:.3f}", row.delta)
-            for row in card.sites
-        ],
-    )
-    out.print("A transcript cannot prove:")
-    for sentence in checked.unproven:
-        out.print(f"- {sentence}", markup=False)
-
-
-def _sum_row(found: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return a sum's line; attempts are counted from 1, as in a job's events."""
-    return found["round"], found["attempt"] + 1, found["kind"], ", ".join(map(str, found["sites"])), found["consents"]
-
-
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the command line."""
     app.command(
@@ -323,4 +269,3 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=example("salus demo"))(demo)
     app.command(epilog=example("salus phantoms phantoms"))(phantoms)
     app.command(epilog=example("salus bench link --json"))(bench)
-    app.command(epilog=example("salus verify coordinator/transcripts/job-0001.jsonl --kit kits/site-1.kit"))(verify)

@@ -7,9 +7,11 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     nifti    images, masks, labels.csv      one volume a patient, with a mask of its lesion
     masks    imagesTr, labelsTr, dataset.json      one volume a patient, with a mask of two structures
     findings images, labels.csv      one picture a patient, with any number of three findings
+    fusion   images, labels.csv      one picture a patient, with blood values and a report, from five hospitals
 """
 
 import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel
@@ -18,11 +20,18 @@ import numpy.typing as npt
 
 from salus.common.errors import ConfigError
 from salus.simulations.phantom_findings import write_findings
+from salus.simulations.phantom_fusion import write_fusion
 from salus.simulations.phantom_masks import write_structures
 from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
-KINDS = ("npz", "dicom", "nifti", "masks", "findings")
-USUAL = KINDS[:3]  # volumes with masks take longest to draw
+# For one family of tasks each, and not written unless they are asked for: (folder, patients, seed, side) -> folder.
+FURTHER: Mapping[str, Callable[[Path, int, int, int], Path]] = {
+    "masks": write_structures,
+    "findings": write_findings,
+    "fusion": write_fusion,
+}
+USUAL = ("npz", "dicom", "nifti")
+KINDS = (*USUAL, *FURTHER)
 NOISE = 70.0
 SPLITS = (("train", 0.7), ("val", 0.1), ("test", 0.2))  # shares of the patients
 VOXEL_MM = (1.5, 1.5, 3.0)
@@ -45,7 +54,7 @@ def write_samples(folder: Path, kinds: tuple[str, ...], *, patients: int, seed: 
         raise ConfigError(f"Expected one of the kinds {', '.join(KINDS)}, got {wrong[0]!r}.", remedy="Correct --kind.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"The folder {folder.name!r} is not empty.", remedy="Choose a new or empty folder.")
-    writers = {"npz": _write_npz, "nifti": _write_nifti, "masks": write_structures, "findings": write_findings}
+    writers = {"npz": _write_npz, "nifti": _write_nifti, **FURTHER}
     written: dict[str, Path] = {}
     for kind in kinds:
         (folder / kind).mkdir(parents=True)

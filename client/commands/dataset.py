@@ -16,13 +16,17 @@ from salus.client.commands.source_options import (
     LabelFile,
     Masks,
     Missing,
+    Numbers,
     PatientColumn,
     PositiveAbove,
+    Row,
+    Series,
     SexColumn,
     Structures,
+    Text,
 )
 from salus.common.console import emit_json, err, example, group, out, shown, table
-from salus.common.help import LABELS, MASKS
+from salus.common.help import MASKS
 
 if TYPE_CHECKING:
     from salus.client.data.catalogue import Catalogue
@@ -58,16 +62,10 @@ def add(
             rich_help_panel=MASKS,
         ),
     ] = "",
-    numbers: Annotated[
-        str, typer.Option(help="Columns of the label file with numbers to predict.", rich_help_panel=LABELS)
-    ] = "",
-    row: Annotated[
-        str, typer.Option(help="Columns of the label file that a model gets beside the image.", rich_help_panel=LABELS)
-    ] = "",
-    text: Annotated[str, typer.Option(help="A column of the label file with a text.", rich_help_panel=LABELS)] = "",
-    series: Annotated[
-        str, typer.Option(help="A column of the label file that names a CSV of a time series.", rich_help_panel=LABELS)
-    ] = "",
+    numbers: Numbers = "",
+    row: Row = "",
+    text: Text = "",
+    series: Series = "",
     patient_column: PatientColumn = "",
     sex_column: SexColumn = "",
     age_column: AgeColumn = "",

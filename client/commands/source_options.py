@@ -13,6 +13,16 @@ LabelColumn = Annotated[
 PositiveAbove = Annotated[
     float | None, typer.Option(help="Turn numeric labels into 1 above this number, else 0.", rich_help_panel=LABELS)
 ]
+Numbers = Annotated[
+    str, typer.Option(help="Columns of the label file with numbers to predict.", rich_help_panel=LABELS)
+]
+Row = Annotated[
+    str, typer.Option(help="Columns of the label file that a model gets beside the image.", rich_help_panel=LABELS)
+]
+Text = Annotated[str, typer.Option(help="A column of the label file with a text.", rich_help_panel=LABELS)]
+Series = Annotated[
+    str, typer.Option(help="A column of the label file that names a CSV of a time series.", rich_help_panel=LABELS)
+]
 PatientColumn = Annotated[
     str, typer.Option(help="The column that identifies patients, if not PatientID.", rich_help_panel=LABELS)
 ]

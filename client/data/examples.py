@@ -6,19 +6,26 @@ import numpy as np
 
 from salus.client.data.records import Sample
 from salus.client.data.targets import Target
+from salus.common.batch import THERE
 from salus.common.errors import DataError, UnreadableImage
-from salus.common.examples import PADDING, Array, Example, plane_of
+from salus.common.examples import PADDING, ROW, Array, Example, plane_of
+from salus.common.fit import takes_rows_for_images
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Column
 from salus.common.tasks.base import Task
 
 LABEL = "label"  # from the catalogue, so an operator may correct it; everything else follows from what was read
-IMAGE, ROW = "image", "features"
+IMAGE = "image"
 
 
 def annotations_of(task: Task) -> list[str]:
     """Return the names of a task's fields that may be annotations of the image; it computes the others from these."""
-    return [name for name, field in task.spec.items() if name not in (LABEL, IMAGE, ROW) and not field.noise]
+    computed = (LABEL, IMAGE, ROW)
+    return [
+        name
+        for name, field in task.spec.items()
+        if name not in computed and not field.noise and not name.endswith(THERE)
+    ]
 
 
 def lacking(targets: Mapping[str, Target], task: Task) -> str:
@@ -61,6 +68,8 @@ def example_of(
         if sample.kinds.get(name) == "mask":
             fields[field] = _as_the_job_counts(values, sample.names.get(name, ()), task.classes, sample.values.ndim)
             spatial.add(field)
+        elif sample.kinds.get(name) == "row":
+            fields[field] = values[_places(sample.names.get(name, ()), task.columns)]
         else:
             fields[field] = values
     if measured and sample.padding is not None:
@@ -71,7 +80,7 @@ def example_of(
 
 def _check(sample: Sample, task: TaskSettings) -> None:
     """Refuse a sample that is no image of the job's kind, before any transform meets it."""
-    if not task.shape:
+    if not task.shape or (sample.columns and takes_rows_for_images(task)):
         return
     if sample.columns:
         raise DataError("Expected images, got rows of a table.", remedy="Use a tabular task for this data set.")

@@ -65,7 +65,9 @@ class Answering:
             UnreadableImage: the model's output for it is not finite.
         """
         chain = self._task.chain
-        traced = chain.traced(example_of(sample, self._settings, vendor, measured=chain.measured))
+        beside: Sequence[str] = getattr(self._task, "optional", ())  # what a model is given beside the image
+        example = example_of(sample, self._settings, vendor, annotations=beside, measured=chain.measured)
+        traced = chain.traced(example)
         with torch.inference_mode():
             batch = stacked([self._task.prepare(traced[-1])]).to(self._device)
             outputs = self._task.infer(self._network, batch).float().cpu()[0]

@@ -14,6 +14,7 @@ TASKS = Registry(
     "salus.tasks",
     {
         "classification": "salus.common.tasks.classification:Classification",
+        "fusion": "salus.common.tasks.fusion:Fusion",
         "segmentation": "salus.common.tasks.segmentation:Segmentation",
         "multilabel": "salus.common.tasks.multilabel:MultiLabel",
         "ordinal": "salus.common.tasks.ordinal:Ordinal",

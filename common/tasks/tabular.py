@@ -3,7 +3,6 @@
 The constants come from the job and not from the data, because a mean computed at a site would itself be a release.
 """
 
-import numpy as np
 import torch
 
 from salus.common.batch import Field
@@ -12,6 +11,7 @@ from salus.common.errors import DataError, JobError
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.tasks.classification import Classification
+from salus.common.tasks.encoding import encoded_row, row_width
 
 
 class Tabular(Classification):
@@ -24,8 +24,7 @@ class Tabular(Classification):
                 "Expected task.columns and no task.shape for a tabular task.",
                 remedy='List inputs as [[task.columns]] with "name", "centre" and "scale", or add a step such as "radiomics".',
             )
-        features = sum(max(1, len(column.values)) for column in self.columns)
-        self._set(settings, {"features": Field((features,))})
+        self._set(settings, {"features": Field((row_width(self.columns),))})
 
     def _inputs(self, example: Example) -> torch.Tensor:
         """Return the features of one row.
@@ -41,13 +40,7 @@ class Tabular(Classification):
                 f"Expected rows of {len(self.columns)} columns, got {values.size}.",
                 remedy="Register the table with the job's columns.",
             )
-        features: list[float] = []
-        for column, value in zip(self.columns, values, strict=True):
-            if column.values:
-                features.extend(float(value == category) for category in column.values)
-            else:
-                features.append(0.0 if np.isnan(value) else (float(value) - column.centre) / column.scale)
-        return torch.tensor(features, dtype=torch.float32)
+        return torch.tensor(encoded_row(self.columns, values), dtype=torch.float32)
 
 
 class ImagesOrRows(Tabular):

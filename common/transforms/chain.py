@@ -13,7 +13,7 @@ from typing import Any
 
 from salus.common.batch import Spec
 from salus.common.errors import JobError, UnreadableImage
-from salus.common.examples import Example
+from salus.common.examples import ROW, Example
 from salus.common.job import TaskSettings
 from salus.common.strict import Strict
 from salus.common.transforms import kind_of
@@ -131,13 +131,17 @@ class Chain:
         return stages[-1].spec if stages else given
 
     def prefix(self, example: Example) -> Example:
-        """Return the example after the fixed part, the same at every use."""
+        """Return the example after the fixed part, the same at every use; one without an image is left as it is."""
+        if _imageless(example):
+            return example
         for step in self.steps[: self.fixed]:
             example = step(example, None)
         return example
 
     def rest(self, example: Example, draw: Draw) -> Example:
         """Return the example for training, from the result of `prefix`."""
+        if _imageless(example):
+            return example
         steps = self.steps[self.fixed :]
         # A stream for each step: what one step draws must not change what the next ones do.
         for step, own in zip(steps, draw.spawn(len(steps)), strict=True):
@@ -146,6 +150,8 @@ class Chain:
 
     def evaluated(self, example: Example) -> Example:
         """Return the example for evaluation, from the result of `prefix`: without the random steps."""
+        if _imageless(example):
+            return example
         for step in self.steps[self.fixed :]:
             example = example if step.random else step(example, None)
         return example
@@ -153,7 +159,7 @@ class Chain:
     def traced(self, original: Example) -> list[Example]:
         """Return the original and the result of each step that is not random; the last one is what a model gets."""
         examples = [original]
-        for step in self.steps:
+        for step in () if _imageless(original) else self.steps:
             if not step.random:
                 examples.append(step(examples[-1], None))
         return examples
@@ -179,6 +185,11 @@ class Chain:
             {"kind": kind, "version": step.version, "settings": entry.model_dump(mode="json")}
             for kind, step, entry in list(zip(self.kinds, self.steps, self.entries, strict=True))[: self.fixed]
         ]
+
+
+def _imageless(example: Example) -> bool:
+    """Return whether an example is a row of a table, of a patient whose image is missing."""
+    return not example.spatial and set(example.fields) == {ROW}
 
 
 def _each(step: Transform, images: Sequence[Known]) -> Iterator[Known]:

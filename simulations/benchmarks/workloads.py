@@ -46,6 +46,12 @@ def segmenter(model: str, **settings: Any) -> Workload:
     return Workload("segmentation", model, settings=settings)
 
 
+def fusion(model: str) -> Workload:
+    """Return the usual workload of a network for fusion: an image, a row of eight columns and a text."""
+    columns = [{"name": f"column {number}"} for number in range(8)]
+    return Workload("fusion", model, settings={"columns": columns})
+
+
 def volumes(of: Workload) -> Workload:
     """Return the same workload in 3-D."""
     return Workload(of.kind, of.model, 4, (32, 32, 32), of.settings)
@@ -67,6 +73,7 @@ WORKLOADS: dict[str, Workload] = {
     "densenet": classifier("densenet"),
     "densenet121": classifier("densenet121"),
     "efficientnet": classifier("efficientnet"),
+    **{f"fusion-{how}": fusion(f"fusion-{how}") for how in ("early", "late", "cross-attention", "autoencoder")},
     "inception": classifier("inception"),
     "logistic": classifier("logistic"),
     "random-features": classifier("random-features"),

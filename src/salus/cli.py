@@ -9,7 +9,7 @@ from salus.client.commands import client, dataset, ledger, predict, process
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
-from salus.server.commands import consortium, job, server, statistics
+from salus.server.commands import consortium, job, server, statistics, verify
 from salus.simulations import commands as simulations
 from salus.simulations import preview
 
@@ -24,6 +24,7 @@ simulations.register(app)
 statistics.register(app)
 predict.register(app)
 process.register(app)
+verify.register(app)
 preview.register(job.app)
 app.add_typer(job.app, name="job")
 app.add_typer(server.app, name="server")

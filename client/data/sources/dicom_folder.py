@@ -161,7 +161,7 @@ class DicomFolder:
             row.split,
             with_digest(digest_with(digest, masked.data), extra.digest),
             joined_digest(image.pixel_sha256 for image in slices) if volume else first.pixel_sha256,
-            group=str(info["vendor"]),
+            group=row.group or str(info["vendor"]),
             info={**info, **row.person},
             targets={**({} if mask is None else {MASK: mask.target(voxel_ml)}), **extra.targets},
         )

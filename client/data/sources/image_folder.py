@@ -108,8 +108,9 @@ class ImageFolder:
                 patient, info[PATIENT_BY] = picture_key(sample.pixel_sha256), "picture"
             split = row.split or self._boxes.split_of(name)
             yield ImageRecord(
-                patient, patient, key, row.label, split, sample.sha256, sample.pixel_sha256, info=info, targets=targets
-            )
+                patient, patient, key, row.label, split, sample.sha256, sample.pixel_sha256,
+                group=row.group, info=info, targets=targets,
+            )  # fmt: skip
 
     def _row(self, name: str) -> LabelRow | None:
         if self._labels is None:

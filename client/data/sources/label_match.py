@@ -18,11 +18,12 @@ NO_IMAGE = "no image has this value, or each of its images has a more specific r
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row: its label and, where the file has such columns, patient and split.
+    """One row: its label and, where the file has such columns, patient, split and group.
 
     Args:
         cells: of the columns with other annotations.
         person: sex and age, see `person_of`.
+        group: the hospital, in simulations that divide patients by it.
     """
 
     label: str
@@ -30,6 +31,7 @@ class LabelRow:
     split: str = ""
     cells: Mapping[str, str] = field(default_factory=dict)
     person: Mapping[str, str | int] = field(default_factory=dict)
+    group: str = ""
 
 
 class Labels:

@@ -123,7 +123,8 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
                 f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
                 remedy="Name the column of labels with --label-column, and other columns by their names in the file.",
             )
-    used = {*KEY_COLUMNS, patient_column, label_column, "split", *options.cells, options.sex_column, options.age_column}
+    persons = (options.sex_column, options.age_column)
+    used = {*KEY_COLUMNS, patient_column, label_column, "split", "group", *options.cells, *persons}
     repeated = sorted(column for column in used if columns.count(column) > 1)
     if repeated:
         raise DataError(
@@ -146,7 +147,8 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
         cells = {c: lines.number(_cell(row, c)) if c in numeric else _cell(row, c) for c in options.cells}
         if key is None or not (label or any(cells.values())):
             continue  # a row without a label is skipped; its images are counted as unlabelled
-        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), _cell(row, "split"), cells, person_of(row, options))
+        person, split, group = person_of(row, options), _cell(row, "split"), _cell(row, "group")
+        entry = LabelRow(label, _cell(row, PATIENT_COLUMN), split, cells, person, group)
         earlier = by[key].setdefault(normalised(_cell(row, key)), entry)
         if (earlier.label, earlier.cells) != (label, cells):
             raise DataError(
@@ -156,7 +158,7 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
             raise DataError(
                 f"Two different ages or sexes for one {key} in {name!r}, line {number}.", remedy="Correct one of them."
             )
-    read = (*KEY_COLUMNS, label_column, "split", *options.cells, options.sex_column, options.age_column)
+    read = (*KEY_COLUMNS, label_column, "split", "group", *options.cells, *persons)
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read), name)
 
 

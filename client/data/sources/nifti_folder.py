@@ -131,6 +131,7 @@ class NiftiFolder:
             row.split or case.split,
             sample.sha256,
             sample.pixel_sha256,
+            group=row.group,
             info=info,
             targets={**targets, **extra.targets},
         )

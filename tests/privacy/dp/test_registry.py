@@ -29,6 +29,11 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("classification", "vit", (8, 8), FastClipper),
     ("classification", "vit", (8, 4, 8), FastClipper),
     ("classification", "resnet18", (8, 8), FastClipper),
+    ("fusion", "fusion-early", (8, 8), FastClipper),
+    ("fusion", "fusion-late", (8, 8), FastClipper),
+    ("fusion", "fusion-cross-attention", (8, 8), FastClipper),
+    ("fusion", "fusion-cross-attention", (4, 4, 4), FastClipper),
+    ("fusion", "fusion-autoencoder", (8, 8), FastClipper),
     ("multilabel", "cnn", (8, 8), FastClipper),
     ("multilabel", "logistic", TABLE, FastClipper),
     ("ordinal", "cnn", (8, 8), FastClipper),
@@ -44,6 +49,10 @@ OWN = {
     "convnext": "widths = [4, 8]\nblocks = [1, 1]\nkernel_size = 3",
     "densenet": "first_width = 8\ngrowth = 2\nblocks = [1, 1]",
     "efficientnet": "width = 0.25\ndepth = 0.25\nstages = 3",
+    **dict.fromkeys(
+        ("fusion-early", "fusion-late", "fusion-cross-attention", "fusion-autoencoder"),
+        "vocabulary = 16\nmost_words = 3\nfeature_width = 8",
+    ),
     "inception": "widths = [8, 16]\nmodules = 1",
     "resnet50": "widths = [2, 2, 4, 4]",
     "vgg": "widths = [4, 8]\nconvolutions = 1\nhidden = 8",
@@ -63,7 +72,8 @@ classes = {classes}
 
 
 def settings(kind: str, model: str, shape: tuple[int, ...]) -> TaskSettings:
-    more = f"shape = {list(shape)}" if shape else '[[task.columns]]\nname = "age"\n[[task.columns]]\nname = "sex"'
+    columns = '[[task.columns]]\nname = "age"\n[[task.columns]]\nname = "sex"'
+    more = (f"shape = {list(shape)}\n" if shape else "") + (columns if kind == "fusion" or not shape else "")
     classes = '["age"]' if kind == "regression" else '["a", "b", "c"]'
     more = f"{OWN.get(model, '')}\n{more}"
     return parse_job(JOB.format(kind=kind, model=model, classes=classes, more=more)).task
