@@ -16,29 +16,30 @@ from salus.common.features.base import Bools, Floats
 
 Doubles = npt.NDArray[np.float64]
 ANGLES = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
-# The range in which each number usually lies: it only decides how inputs are scaled and where histograms of trees have bins.
+# The range in which each number lies in most radiographs, doubled: it decides how inputs are scaled and where trees have bins.
 FIRST_ORDER: dict[str, tuple[float, float]] = {
-    "mean": (0, 1), "variance": (0, 0.15), "skewness": (-3, 3), "excess kurtosis": (-3, 9), "median": (0, 1),
-    "minimum": (0, 1), "10th percentile": (0, 1), "90th percentile": (0, 1), "maximum": (0, 1), "interquartile range": (0, 1),
-    "range": (0, 1), "mean absolute deviation": (0, 0.4), "robust mean absolute deviation": (0, 0.4), "root mean square": (0, 1),
+    "mean": (0.1, 0.9), "variance": (0, 0.06), "skewness": (-3, 2), "excess kurtosis": (-3, 6), "median": (0.1, 0.9),
+    "minimum": (0, 0.5), "10th percentile": (0, 0.7), "90th percentile": (0.4, 1), "maximum": (0.5, 1),
+    "interquartile range": (0, 0.45), "range": (0.2, 1), "mean absolute deviation": (0, 0.25),
+    "robust mean absolute deviation": (0, 0.2), "root mean square": (0.1, 0.9),
 }  # fmt: skip
 GRADIENT: dict[str, tuple[float, float]] = {
-    "gradient mean": (0, 0.2), "gradient sd": (0, 0.2), "gradient 90th percentile": (0, 0.4),
+    "gradient mean": (0, 0.12), "gradient sd": (0, 0.1), "gradient 90th percentile": (0, 0.25),
 }  # fmt: skip
 TEXTURE: dict[str, tuple[float, float]] = {
-    "contrast": (0, 0.08), "dissimilarity": (0, 0.25), "inverse difference moment": (0, 1),
-    "angular second moment": (0, 0.2), "correlation": (-1, 1),
+    "contrast": (0, 0.05), "dissimilarity": (0, 0.2), "inverse difference moment": (0.1, 0.8),
+    "angular second moment": (0, 0.1), "correlation": (0.2, 1),
 }  # fmt: skip
 
 
 def ranges_of(bins: int, distances: tuple[int, ...]) -> dict[str, tuple[float, float]]:
     """Return the names of the numbers in their order, each with its usual range."""
     bits = float(np.log2(bins))
-    histogram = {"discretised entropy": (0.0, bits), "discretised uniformity": (0.0, 0.5)}
+    histogram = {"discretised entropy": (0.4 * bits, bits), "discretised uniformity": (0.0, 0.25)}
     texture = {
         f"glcm {name} {distance}": limits
         for distance in distances
-        for name, limits in {**TEXTURE, "joint entropy": (0.0, 2 * bits)}.items()
+        for name, limits in {**TEXTURE, "joint entropy": (0.8 * bits, 1.8 * bits)}.items()
     }
     return {**FIRST_ORDER, **histogram, **GRADIENT, **texture}
 

@@ -33,7 +33,10 @@ class RowSettings(Strict):
 
 
 class ToRow(Transform):
-    """A step whose settings alone name the columns that it makes of each image, so the job lists none."""
+    """A step whose settings alone name the columns that it makes of each image, so the job need not list them.
+
+    A job that lists some of them, with centres and scales of its own, gets those.
+    """
 
     measured: ClassVar[bool] = True
     selective: ClassVar[bool] = True
@@ -41,13 +44,18 @@ class ToRow(Transform):
 
     def __init__(self, settings: Any, task: TaskSettings) -> None:
         self.settings = settings
-        if task.shape or task.columns:
-            raise JobError(
-                "expected no task.shape and no task.columns: this step makes the columns.",
-                remedy='Use kind = "tabular" or "svm" without them.',
-            )
+        if task.shape:
+            raise JobError("expected no task.shape: this step makes a row.", remedy='Use kind = "tabular" or "svm".')
         check_range(settings)
-        self._count = len(self.columns(settings))
+        names = {column.name: place for place, column in enumerate(self.columns(settings))}
+        wanted = [column.name for column in task.columns]
+        if wanted and (settings.keep_image or not set(wanted) <= set(names)):
+            unknown = next((name for name in wanted if name not in names), wanted[0])
+            raise JobError(
+                f"expected task.columns only of this step, such as {next(iter(names))!r}, got {unknown!r}.",
+                remedy="Leave out task.columns; with several steps that make columns, none may be listed.",
+            )
+        self._places = [names[name] for name in wanted or names]
 
     def row(self, example: Example) -> Array | None:
         """Return the numbers of the image, or None for one that cannot be used."""
@@ -57,14 +65,14 @@ class ToRow(Transform):
         check_fields((self.settings.field,), given)
         before = given[ROW].shape[0] if ROW in given else 0
         kept = {name: field for name, field in given.items() if self.settings.keep_image or not field.spatial}
-        return {**kept, ROW: Field((before + self._count,))}
+        return {**kept, ROW: Field((before + len(self._places),))}
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
         found = self.row(example)
         if found is None:
             raise UnreadableImage("no-features", "it holds no finite image")
         before = example[ROW] if ROW in example else np.zeros(0, np.float32)
-        row = np.concatenate([before, found.astype(np.float32)])
+        row = np.concatenate([before, found[self._places].astype(np.float32)])
         if self.settings.keep_image:
             return example.with_fields(**{ROW: row})
         kept = {name: array for name, array in example.fields.items() if name not in example.spatial}

@@ -43,6 +43,18 @@ def test_pictures_without_labels_get_a_class_each(place: Path) -> None:
     assert str(place) not in page + result.stdout
 
 
+def test_a_model_of_image_features_predicts_on_pictures(tmp_path: Path) -> None:
+    features = """columns = [{name = "mean", centre = 0.5, scale = 0.2}]
+transforms = [{kind = "radiomics", intensity_low = 0.0, intensity_high = 1.0}]"""
+    job = write_job(tmp_path / "job.toml", shape="", task=features, kind="svm")
+    write_model(tmp_path / "model.safetensors", job)
+    write_pictures(tmp_path / "scans", {"a.png": 10, "c.png": 250})
+    result = predicted(tmp_path, "scans", "--json")
+    assert result.returncode == 0, result.stderr
+    found = {one["item"]: one["label"] for one in json.loads(result.stdout)["items"]}
+    assert found == {"a.png": "dark", "c.png": "bright"}
+
+
 def test_a_registered_data_set_and_a_folder_agree(place: Path) -> None:
     write_pictures(place / "scans", {"a.png": 10, "b.png": 250})
     (place / "scans" / "labels.csv").write_text("file,label,PatientID\na.png,dark,1\nb.png,bright,2\n")

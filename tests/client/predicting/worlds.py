@@ -16,7 +16,7 @@ JOB = """
 name = "bright"
 rounds = 1
 [task]
-kind = "classification"
+kind = "{kind}"
 model = "logistic"
 dataset = "toy"
 classes = ["dark", "bright"]
@@ -27,9 +27,9 @@ noise = "none"
 """
 
 
-def write_job(path: Path, *, shape: str = "8, 8", task: str = "") -> Job:
+def write_job(path: Path, *, shape: str = "8, 8", task: str = "", kind: str = "classification") -> Job:
     """Write a job file and return the job."""
-    path.write_text(JOB.format(shape=shape, task=task))
+    path.write_text(JOB.format(shape=shape, task=task, kind=kind))
     return load_job(path)
 
 

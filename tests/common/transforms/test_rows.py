@@ -86,6 +86,18 @@ def test_two_steps_give_the_columns_of_both_in_order() -> None:
     assert build_model(both.task, 0)(fields["features"][None]).shape == (1, 2)
 
 
+def test_a_job_may_list_some_columns_in_its_own_order_and_scale() -> None:
+    some = job(RADIOMICS, more='columns = [{name = "range", centre = 0.5, scale = 0.1}, {name = "mean"}]')
+    task = make_task(some.task)
+    every = dict(
+        zip(ranges_of(8, (1,)), make_task(job(RADIOMICS).task).chain.prefix(example())["features"], strict=True)
+    )
+    found = task.prepare(task.chain.prefix(example()))["features"]
+    assert np.allclose(found, [(every["range"] - 0.5) / 0.1, every["mean"]], atol=1e-5)
+    with pytest.raises(JobError, match="'age'"):
+        make_task(job(RADIOMICS, more='columns = [{name = "age"}]').task)
+
+
 @pytest.mark.parametrize(("encoding", "regions", "count"), [("histogram", 3, 54), ("vlad", 1, 768)])
 def test_encodings_and_regions_have_as_many_columns_as_numbers(encoding: str, regions: int, count: int) -> None:
     wider = job(f'{BAG}encoding = "{encoding}"\nregions = {regions}\n')
