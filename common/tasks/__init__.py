@@ -14,13 +14,17 @@ TASKS = Registry(
     "salus.tasks",
     {
         "classification": "salus.common.tasks.classification:Classification",
+        "diffusion": "salus.common.tasks.diffusion:Diffusion",
         "fusion": "salus.common.tasks.fusion:Fusion",
         "segmentation": "salus.common.tasks.segmentation:Segmentation",
+        "gan": "salus.common.tasks.gan:Gan",
+        "generation-rnn": "salus.common.tasks.generation_rnn:GenerationRnn",
         "multilabel": "salus.common.tasks.multilabel:MultiLabel",
         "ordinal": "salus.common.tasks.ordinal:Ordinal",
         "regression": "salus.common.tasks.regression:Regression",
         "svm": "salus.common.tasks.svm:Svm",
         "tabular": "salus.common.tasks.tabular:Tabular",
+        "vae": "salus.common.tasks.vae:Vae",
     },
 )
 

@@ -30,11 +30,19 @@ dataset = "d"
 ITEMS = 6
 KINDS = {
     "classification": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
+    "diffusion": (
+        "diffusion-unet",
+        'shape = [8, 8]\nclasses = ["a", "b"]\nwidths = [8, 8]\nsampling_steps = 1\nscore_images = 16',
+    ),
+    "fusion": ("fusion-early", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nmodalities = ["image"]'),
+    "gan": ("gan", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nscore_images = 16'),
+    "generation-rnn": ("row-rnn", 'shape = [8, 8]\nclasses = ["a", "b"]\nscore_images = 16'),
     "multilabel": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
     "ordinal": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
     "regression": ("cnn", 'shape = [8, 8]\nclasses = ["age"]'),
     "segmentation": ("unet", 'shape = [8, 8]\nclasses = ["a", "b"]'),
     "svm": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
+    "vae": ("vae", 'shape = [8, 8]\nclasses = ["a", "b"]\nscore_images = 16'),
     "tabular": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
 }
 NUMBERS = st.sampled_from([math.nan, math.inf, -math.inf, 3e38, -3e38, 1e20, 1e-40, 0.0, -0.0, 5.0, -7.0])

@@ -1,0 +1,1 @@
+"""Networks that generate images of a class."""

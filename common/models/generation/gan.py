@@ -1,0 +1,19 @@
+"""The networks of a generative adversarial network: ``discriminator`` and ``generator``."""
+
+from torch import nn
+
+from salus.common.job import TaskSettings
+from salus.common.models.generation.parts import CodeSettings, Decoder, Encoder, own_task
+from salus.common.registry import settings_of, with_settings
+from salus.common.tasks.gan import GanSettings
+
+
+@with_settings(CodeSettings)
+def build(task: TaskSettings) -> nn.Module:
+    """Return both networks.
+
+    Raises:
+        JobError: another kind of task, or sizes that need too many weights.
+    """
+    size, widths = own_task(task, GanSettings, "gan").latent_size, settings_of(task, CodeSettings).widths
+    return nn.ModuleDict({"discriminator": Encoder(task, widths, 1), "generator": Decoder(task, widths, size)})
