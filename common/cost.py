@@ -103,8 +103,9 @@ def megabytes(size_bytes: int) -> str:
 
 def _measured(settings: TaskSettings) -> tuple[int, int, int]:
     """Return the number of trained and frozen parameters and of activations per sample; nothing is allocated."""
-    features = input_features(settings)
     task, build = make_task(settings), MODELS.get(settings.model, error=JobError)
+    # An item may be made of several images.
+    features = max(input_features(settings), sum(math.prod(field.shape) for field in task.spec.values()))
     try:
         with torch.device("meta"):
             model: torch.nn.Module = build(settings)

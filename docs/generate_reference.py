@@ -32,6 +32,9 @@ FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
 )
 
 
+ENCODER = "encoder"  # its settings are those of the model of that name, which are in the list already
+
+
 def page() -> str:
     """Return the whole page."""
     parts = ["# Every setting\n", "Written by `python docs/generate_reference.py` from the code; do not edit it here."]
@@ -73,6 +76,8 @@ def _plugins(model: type[BaseModel], place: str) -> list[str]:
     lines: list[str] = []
     base = model.model_fields if issubclass(model, Section) else {}
     for key, place_of in vars(model).get("plugins", {}).items():
+        if key == ENCODER:
+            continue
         registry = registry_at(place_of)
         for name in registry.names():
             settings = own_settings(registry.get(name))

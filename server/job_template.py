@@ -33,7 +33,7 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
     {"classes": ["value"], "shape": [64, 64]},
     {"classes": ["value"], "columns": COLUMNS},
 )
-USUAL_MODELS = ("cnn", "unet", "logistic")  # tried first
+USUAL_MODELS = ("cnn", "unet", "logistic", "gru", "bag")  # tried first
 ROUNDS, NOISED_ROUNDS = 20, 300
 MOST_STEPS = 50  # of an analysis
 HEAD = """\

@@ -8,6 +8,8 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     masks    imagesTr, labelsTr, dataset.json      one volume a patient, with a mask of two structures
     findings images, labels.csv      one picture a patient, with any number of three findings
     fusion   images, labels.csv      one picture a patient, with blood values and a report, from five hospitals
+    visits   images, labels.csv      several pictures a patient, of a lesion that grows or shrinks
+    bags     images, labels.csv      several pictures a patient, of which one may show a lesion
 """
 
 import csv
@@ -22,6 +24,7 @@ from salus.common.errors import ConfigError
 from salus.simulations.phantom_findings import write_findings
 from salus.simulations.phantom_fusion import write_fusion
 from salus.simulations.phantom_masks import write_structures
+from salus.simulations.phantom_sequences import write_bags, write_visits
 from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
 # For one family of tasks each, and not written unless they are asked for: (folder, patients, seed, side) -> folder.
@@ -29,6 +32,8 @@ FURTHER: Mapping[str, Callable[[Path, int, int, int], Path]] = {
     "masks": write_structures,
     "findings": write_findings,
     "fusion": write_fusion,
+    "visits": write_visits,
+    "bags": write_bags,
 }
 USUAL = ("npz", "dicom", "nifti")
 KINDS = (*USUAL, *FURTHER)

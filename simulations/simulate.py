@@ -13,6 +13,7 @@ import torch
 from flwr.app import Context, RecordDict
 
 from salus.client.data.preparing import Item, Preparer, target_for
+from salus.client.data.several import items_of
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
@@ -177,7 +178,7 @@ def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluato
     if task.chain.fitted:  # what it does to an image is known only at the image's own site
         return None
     preparer = Preparer(catalogue.source(job.task.dataset), task)
-    data = TensorSet(items, preparer, performance.cache_mb * 2**20)
+    data = TensorSet(items_of(task, items)[0], preparer, performance.cache_mb * 2**20)
     with torch.random.fork_rng(devices=[]):
         model = build_model(job.task, job.job.seed)
     trainer = Trainer(model, layout_of(model), task, job, performance)

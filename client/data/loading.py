@@ -10,6 +10,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.examples import annotations_of, lacking
 from salus.client.data.preparing import Item, Preparer, learned, target_for
 from salus.client.data.preparing import read_registered as read_registered  # scripts that check a data set find it here
+from salus.client.data.several import items_of
 from salus.client.data.split import KNOWN
 from salus.client.data.tensors import TensorSet
 from salus.client.data.troubles import Finding, unreadable
@@ -135,6 +136,9 @@ def local_data(
         parts[splits[image.patient]].append(Item(image, target, vendor, places))
     chain = learned(Preparer(source, task), parts["train"])
     preparer = Preparer(source, task, chain, memory.on_disk(task, chain, catalogue.reading(dataset)))
+    for split, images_of_split in parts.items():
+        parts[split], outside = items_of(task, images_of_split)
+        left_out += outside
     train = TensorSet(parts["train"], preparer, memory.cache_bytes, training=True)
     # Plain statistics are divided by this bound, so that each stays within 0 .. 1. Private ones have no such limit: leaving out
     # the last patients would let one patient push out another.

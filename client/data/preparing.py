@@ -15,6 +15,7 @@ from salus.client.data.sources.base import Source
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.tasks.base import Task
+from salus.common.tasks.several import several_of
 from salus.common.transforms.base import Draw
 from salus.common.transforms.chain import Chain, Known
 from salus.common.vocabulary import OTHER
@@ -29,12 +30,19 @@ class Item:
     Args:
         target: what its label means to the task, see `target_for`.
         groups: numbers of its subgroups, one for each attribute of the job's evaluation.
+        images: those that it is made of, in order, where the task takes several together; `image` is then the first of them.
     """
 
     image: CataloguedImage
     target: Array | int
     vendor: str = OTHER
     groups: tuple[int, ...] = ()
+    images: tuple["Item", ...] = ()
+
+    @property
+    def each(self) -> tuple["Item", ...]:
+        """The single images that it is made of."""
+        return self.images or (self,)
 
 
 class Preparer:
@@ -74,16 +82,22 @@ class Preparer:
         settings, measured = self.task.settings, self.chain.measured
         return example_of(sample, settings, item.vendor, annotations=self._annotations, measured=measured)
 
-    def evaluated(self, item: Item, prefix: Example) -> Fields:
-        """Return the tensors of an item without the random steps."""
-        return self._finished(item, self.chain.evaluated(prefix))
+    def evaluated(self, item: Item, prefixes: Sequence[Example]) -> Fields:
+        """Return the tensors of an item for evaluation, without the random steps of the chain.
 
-    def drawn(self, item: Item, prefix: Example, draw: Draw) -> Fields:
-        """Return the tensors of an item for training."""
-        return self._finished(item, self.chain.rest(prefix, draw))
+        Args:
+            prefixes: of each of its images.
+        """
+        return self._finished(item, [self.chain.evaluated(prefix) for prefix in prefixes])
 
-    def _finished(self, item: Item, example: Example) -> Fields:
-        fields = self.task.prepare(example)
+    def drawn(self, item: Item, prefixes: Sequence[Example], draws: Sequence[Draw]) -> Fields:
+        """Return the tensors of an item for training; each of its images has draws of its own."""
+        pairs = zip(prefixes, draws, strict=True)
+        return self._finished(item, [self.chain.rest(prefix, draw) for prefix, draw in pairs])
+
+    def _finished(self, item: Item, examples: Sequence[Example]) -> Fields:
+        each, several = [self.task.prepare(example) for example in examples], several_of(self.task)
+        fields = each[0] if several is None else several.together(each)
         if LABEL in self.task.spec:
             fields[LABEL] = torch.as_tensor(item.target)
         missing = [name for name, field in self.task.spec.items() if name not in fields and not field.noise]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -45,31 +45,27 @@ class TensorSet:
         self.unreadable: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
         self._items: list[Item] = []
-        self._examples: dict[int, Example] = {}
+        self._examples: dict[int, Sequence[Example]] = {}
         kept: list[Fields] = []
         self._shapes: list[tuple[torch.Size, ...]] = []
         left = cache_bytes
-        for item in items:
+        for item in map(self._readable, items):
+            if item is None:
+                continue
             try:
-                example = self._prefix(item)
+                examples = self._prefixes(item)
                 fields = (
-                    self._drawn(item, example, Use(b"", 0), 0) if self.random else preparer.evaluated(item, example)
+                    self._drawn(item, examples, Use(b"", 0), 0) if self.random else preparer.evaluated(item, examples)
                 )
-            except UnreadableImage as problem:
-                self.unreadable[problem.reason] += 1
-                continue
-            except DataError:
-                self.unreadable["does-not-fit-job"] += 1
-                continue
             except Exception as problem:
                 # A source's failure on one sample must not exclude all others.
-                self.unreadable[type(problem).__name__] += 1
+                self.unreadable[_reason(problem)] += 1
                 continue
             self._shapes.append(tuple(tensor.shape for tensor in fields.values()))
             if self.random:
-                left -= sum(array.nbytes for array in example.fields.values())
+                left -= sum(array.nbytes for example in examples for array in example.fields.values())
                 if left >= 0:
-                    self._examples[len(self._items)] = example
+                    self._examples[len(self._items)] = examples
             elif left >= 0:
                 left -= sum(tensor.nbytes for tensor in fields.values())
                 kept.append(fields)
@@ -79,18 +75,35 @@ class TensorSet:
         self._whole = stacked(kept) if complete and kept and not ragged else None
         self._each = kept if complete and ragged else None
 
-    def _prefix(self, item: Item) -> Example:
+    def _readable(self, item: Item) -> Item | None:
+        """Return an item with those of its images that can be read; None without one."""
+        if not item.images:
+            return item
+        kept = []
+        for one in item.images:
+            try:
+                self._prefix(one)
+            except Exception as problem:
+                self.unreadable[_reason(problem)] += 1
+            else:
+                kept.append(one)
+        return replace(item, image=kept[0].image, images=tuple(kept)) if kept else None
+
+    def _prefixes(self, item: Item) -> list[Example]:
+        return [self._prefix(one) for one in item.each]
+
+    def _prefix(self, one: Item) -> Example:
         try:
-            example = self._preparer.prefix(item)
+            example = self._preparer.prefix(one)
         except UnreadableImage as problem:
-            self.lost[item.image.key] = problem.reason
+            self.lost[one.image.key] = problem.reason
             raise
-        self.lost.pop(item.image.key, None)
+        self.lost.pop(one.image.key, None)
         return example
 
-    def _drawn(self, item: Item, example: Example, use: Use, copy: int) -> Fields:
-        draw = stream(use.secret, item.image.key, use.turn, copy)
-        return self._preparer.drawn(item, example, draw)
+    def _drawn(self, item: Item, examples: Sequence[Example], use: Use, copy: int) -> Fields:
+        draws = [stream(use.secret, one.image.key, use.turn, copy) for one in item.each]
+        return self._preparer.drawn(item, examples, draws)
 
     @property
     def in_memory(self) -> bool:
@@ -140,10 +153,17 @@ class TensorSet:
         found: list[Fields] = []
         for place in (int(row) for row in rows):
             item = self._items[place]
-            example = self._examples.get(place) or self._prefix(item)
+            examples = self._examples.get(place) or self._prefixes(item)
             if not self.random:
-                found.append(self._preparer.evaluated(item, example))
+                found.append(self._preparer.evaluated(item, examples))
                 continue
             assert use is not None  # Safe because training alone asks for such sets, and always says which pass it is.
-            found.extend(self._drawn(item, example, use, copy) for copy in range(self.copies))
+            found.extend(self._drawn(item, examples, use, copy) for copy in range(self.copies))
         return stacked(found)
+
+
+def _reason(problem: Exception) -> str:
+    """Return why a sample is left out, for counting."""
+    if isinstance(problem, UnreadableImage):
+        return problem.reason
+    return "does-not-fit-job" if isinstance(problem, DataError) else type(problem).__name__

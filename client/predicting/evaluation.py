@@ -14,6 +14,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.examples import annotations_of
 from salus.client.data.preparing import Item, Preparer, read_registered, target_for
 from salus.client.data.readiness import thumbnail
+from salus.client.data.several import items_of
 from salus.client.data.sources.base import Source
 from salus.client.outgoing.overlays import legend, most_filled, overlay
 from salus.client.predicting.answering import Answer, Answering
@@ -120,7 +121,7 @@ def _measured(
     for number, item in enumerate(items):
         tell(number, len(items))
         try:
-            fields = preparer.evaluated(item, preparer.prefix(item))
+            fields = preparer.evaluated(item, [preparer.prefix(one) for one in item.each])
         except DataError as problem:
             reason = problem.reason if isinstance(problem, UnreadableImage) else "does-not-fit-job"
             left_out[reason] = left_out.get(reason, 0) + 1
@@ -145,13 +146,13 @@ def _held_out(catalogue: Catalogue, name: str, job: Job, task: Task) -> list[Ite
         if target is None or (annotated and not fact.targets):
             continue
         found.append(Item(image, target, str(fact.info.get("vendor", OTHER))))
-    return found
+    return items_of(task, found)[0]
 
 
 def _pictures(case: Case, preparer: Preparer, answering: Answering, source: Source) -> list[tuple[str, str]]:
     """Return a case's pictures: what was predicted beside what is annotated, or the image with its classes."""
     sample = read_registered(source, case.item.image)
-    if sample.columns:
+    if sample.columns or case.item.images:  # one picture does not show what several images say together
         return []
     answer: Answer = answering(sample, case.item.vendor)
     if answer.mask is None:

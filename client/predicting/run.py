@@ -32,6 +32,7 @@ from salus.client.predicting.record import Outcome, Record, Run
 from salus.common.errors import DataError, JobError, UnreadableImage
 from salus.common.job import Job
 from salus.common.tasks import make_task
+from salus.common.tasks.several import several_of
 from salus.common.transforms import kind_of
 from salus.common.vocabulary import OTHER
 
@@ -81,6 +82,11 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
             f"The transform {fitted[0]!r} changes an image by the other images of its site, so one image alone cannot be "
             "predicted on.",
             remedy='Train with "nyul" or "zscore".',
+        )
+    if several_of(make_task(job.task)) is not None:
+        raise JobError(
+            f"The task {job.task.kind!r} takes all images of a patient together; predictions are made for one image at a time.",
+            remedy='Use a job with item = "image" for clips, or measure the model on held-out patients: salus dataset evaluate.',
         )
     if kinds & {SEGMENTATIONS, REPORTS}:
         require_highdicom()

@@ -25,9 +25,10 @@ def check_chain(task: Task) -> list[Stage]:
         JobError: a step does not fit, the result has other shapes or sides that depend on the image, or copies of images are
             asked for that would all be the same. The message names the step.
     """
-    stages = check_result(task.chain, task.spec)
+    spec: Spec = getattr(task, "spec_of_image", task.spec)  # an item may be made of several images
+    stages = check_result(task.chain, spec)
     if not getattr(task, "any_size", False):
-        check_result(task.chain, task.spec, training=False)
+        check_result(task.chain, spec, training=False)
     if task.settings.copies > 1 and not task.chain.random:
         raise JobError(
             f"expected copies = 1, got {task.settings.copies}: no transform is random, so all copies would be the same.",

@@ -57,6 +57,11 @@ def volumes(of: Workload) -> Workload:
     return Workload(of.kind, of.model, 4, (32, 32, 32), of.settings)
 
 
+def several(kind: str, model: str) -> Workload:
+    """Return the usual workload of a network for several images: eight of 32 x 32 pixels."""
+    return Workload(kind, model, 8, (32, 32), {"most_images": 8})
+
+
 SEGMENTERS = {
     "attention-unet": segmenter("attention-unet", widths=(16, 32, 64)),
     "fcn": segmenter("fcn", widths=(16, 32, 64)),
@@ -68,7 +73,9 @@ SEGMENTERS = {
 }
 # By the name for --net. Every network of the registry has an entry; add yours.
 WORKLOADS: dict[str, Workload] = {
+    "bag": several("multi-instance", "bag"),
     "cnn": classifier("cnn"),
+    "conv-lstm": several("sequence", "conv-lstm"),
     "convnext": classifier("convnext"),
     "densenet": classifier("densenet"),
     "densenet121": classifier("densenet121"),
@@ -76,9 +83,12 @@ WORKLOADS: dict[str, Workload] = {
     "efficientnet": classifier("efficientnet"),
     **{f"fusion-{how}": fusion(f"fusion-{how}") for how in ("early", "late", "cross-attention", "autoencoder")},
     "gan": Workload("gan", "gan", shape=(28, 28)),
+    "gru": several("sequence", "gru"),
     "inception": classifier("inception"),
     "logistic": classifier("logistic"),
+    "lstm": several("sequence", "lstm"),
     "random-features": classifier("random-features"),
+    "transformer": several("sequence", "transformer"),
     "resnet18": classifier("resnet18"),
     "resnet50": classifier("resnet50", widths=(16, 32, 64, 128)),
     "row-rnn": Workload("generation-rnn", "row-rnn", shape=(28, 28)),
