@@ -32,6 +32,7 @@ from salus.client.predicting.record import Outcome, Record, Run
 from salus.common.errors import DataError, JobError, UnreadableImage
 from salus.common.job import Job
 from salus.common.tasks import make_task
+from salus.common.tasks.generation import Generating
 from salus.common.tasks.several import several_of
 from salus.common.transforms import kind_of
 from salus.common.vocabulary import OTHER
@@ -73,9 +74,14 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
     """Refuse what cannot be written, before anything is read.
 
     Raises:
-        JobError: a job with a transform that needs a site's other patients.
+        JobError: a job with a transform that needs a site's other patients, or whose model generates images.
         ConfigError: highdicom is not installed.
     """
+    if isinstance(make_task(job.task), Generating):
+        raise JobError(
+            f"A model of the task {job.task.kind!r} generates images and says nothing about a given one.",
+            remedy="Use: salus generate MODEL JOB",
+        )
     fitted = [step.kind for step in job.task.transforms if kind_of(step).fitted]
     if fitted:
         raise JobError(

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from salus import __version__
-from salus.client.commands import client, dataset, ledger, predict, process
+from salus.client.commands import client, dataset, generate, ledger, predict, process
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
@@ -24,6 +24,7 @@ simulations.register(app)
 statistics.register(app)
 predict.register(app)
 process.register(app)
+generate.register(app)
 verify.register(app)
 preview.register(job.app)
 app.add_typer(job.app, name="job")
