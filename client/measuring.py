@@ -7,7 +7,7 @@ noised   for each patient one row of norm at most one, and noise; a failure leav
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
 from salus.common.examples import ROW
 from salus.common.job import Job
+from salus.common.outcomes import Outcome, outcome_of
 from salus.common.packets import Request
 from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of
 from salus.common.sums.exact import to_limbs
@@ -131,7 +132,7 @@ class Measurer:
             return None
         label = target_of(image.label, self._job.task.classes)
         try:
-            return measured_of(sample, label, facts.info, self._rows)
+            return measured_of(sample, label, facts.info, self._rows, outcome_of(image.label))
         except UnreadableImage as problem:
             self.left_out[problem.reason] += 1
         except DataError:
@@ -154,22 +155,31 @@ class Rows:
         self.names = [column.name for column in columns_of(job.task)]
 
 
-def measured_of(sample: Sample, label: int | None, info: dict[str, object], rows: Rows | None = None) -> Measured:
+def measured_of(
+    sample: Sample,
+    label: int | None,
+    info: dict[str, object],
+    rows: Rows | None = None,
+    outcome: Outcome | None = None,
+) -> Measured:
     """Return a sample in the form that `Sums` take.
 
     Args:
         rows: of the job; without any, the sample as it is.
+        outcome: of a patient that was followed.
 
     Raises:
         UnreadableImage, DataError: a step of the job cannot use it.
     """
     if rows is not None and len(rows.chain):
-        return _transformed(sample, label, info, rows)
+        return replace(_transformed(sample, label, info, rows), outcome=outcome)
     modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
     if sample.columns:
         named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
-        return Measured(label, np.zeros(0, np.float32), columns=named)
-    return Measured(label, sample.measured, sample.spacing_mm, modality, vendor, padding=sample.padding)
+        return Measured(label, np.zeros(0, np.float32), columns=named, outcome=outcome)
+    return Measured(
+        label, sample.measured, sample.spacing_mm, modality, vendor, padding=sample.padding, outcome=outcome
+    )
 
 
 def _transformed(sample: Sample, label: int | None, info: dict[str, object], rows: Rows) -> Measured:

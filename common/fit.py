@@ -16,7 +16,9 @@ from salus.common.canonical import canonical_json
 from salus.common.declaration import Declaration, target_of
 from salus.common.errors import JobError, UnfitError, WireError
 from salus.common.job import Job, TaskSettings
+from salus.common.outcomes import CENSORED
 from salus.common.strict import Strict, validate
+from salus.common.sums import SUMS
 from salus.common.tasks import TASKS
 from salus.common.transforms import kind_of
 
@@ -187,6 +189,8 @@ def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
 def _inputs(job: Job, declared: Declaration) -> Iterable[Problem]:
     if takes_rows_for_images(job.task):
         return _columns(job, declared) if declared.kind == "table" else _images_with_rows(job, declared)
+    if job.statistics is not None and not job.task.columns and getattr(_kind_of(job), "labels_only", False):
+        return ()
     return _columns(job, declared) if _wants_table(job) else _images(job, declared)
 
 
@@ -212,13 +216,19 @@ def _images_with_rows(job: Job, declared: Declaration) -> Iterable[Problem]:
 
 def _wants_numbers(job: Job) -> bool:
     """Return whether the labels of a job's task are numbers, not classes."""
-    named = job.task.kind != "none"
-    return named and getattr(TASKS.get(job.task.kind, error=JobError), "label_is", "class") == "measurement"
+    return getattr(_kind_of(job), "label_is", "class") == "measurement"
+
+
+def _kind_of(job: Job) -> object:
+    """Return the class of a job's task or statistics."""
+    if job.statistics is not None:
+        return SUMS.get(job.statistics.kind, error=JobError)
+    return TASKS.get(job.task.kind, error=JobError)
 
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        float(text.removesuffix(CENSORED))
     except ValueError:
         return False
     return True

@@ -30,6 +30,7 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
     {**CLASSES, "shape": [32, 32, 32]},
     {**CLASSES, "columns": COLUMNS},
     {**CLASSES, "shape": [64, 64], "columns": COLUMNS},
+    {"times": [365, 730, 1095], "shape": [64, 64]},
     {"classes": ["value"], "shape": [64, 64]},
     {"classes": ["value"], "columns": COLUMNS},
 )

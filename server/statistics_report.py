@@ -13,6 +13,7 @@ from salus.common.job_statistics import Statistics
 from salus.common.pages import Section, write_page
 from salus.privacy.protection import protection_of
 from salus.server.card import PrivacyCard
+from salus.server.survival_report import survival_sections
 
 LONG = 20  # a block with more cells is shown as a plot
 
@@ -102,6 +103,7 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
                 rows=[("intercept", f"{result['intercept']:.4g}", "", ""), *rows],
             )
         )
+    sections += survival_sections(result)
     if result.get("kind") == "kmeans":
         rows = [
             (number, _shown(round(size)), *(f"{value:.4g}" for value in centre))

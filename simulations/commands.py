@@ -11,6 +11,7 @@ import typer
 from salus.client.commands.source_options import (
     AgeColumn,
     Columns,
+    EventColumn,
     Images,
     LabelColumn,
     LabelFile,
@@ -68,6 +69,7 @@ def simulate(
     patient_column: PatientColumn = "",
     sex_column: SexColumn = "",
     age_column: AgeColumn = "",
+    event_column: EventColumn = "",
     masks: Masks = "",
     images: Images = "",
     structures: Structures = "",
@@ -83,7 +85,7 @@ def simulate(
 
     options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column,
-        sex_column=sex_column, age_column=age_column,
+        sex_column=sex_column, age_column=age_column, event_column=event_column,
         volumes=volumes, masks=masks, images=images, structures=tuple(filter(None, _parts(structures))),
         numbers=tuple(filter(None, _parts(numbers))), row=tuple(filter(None, _parts(row))), text=text, series=series,
         columns=tuple(filter(None, _parts(columns))), missing=markers(missing), positive_above=positive_above,
@@ -119,6 +121,8 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
         del values["model"]
     if job.statistics is not None:
         shown = {"statistics": result.statistics, "transforms": result.transforms, "seconds": values["seconds"]}
+        if result.metrics:
+            shown |= {name: values[name] for name in ("metrics", "sites") if name in values}
         return shown | ({"model": values["model"]} if kept and result.model.exists() else {})
     return values
 
@@ -132,18 +136,25 @@ def _show(result: "SimulationResult", *, kept: bool) -> None:
 
 
 def _show_values(result: "SimulationResult") -> None:
+    from salus.simulations.testing import MEAN
+
     if result.statistics:
         from salus.server.commands.statistics import show
 
         show(result.statistics)
         out.print(result.transforms, markup=False, soft_wrap=True)
-        return
     if result.metrics:
         table(
             "Final model on the test split",
             ["", ""],
             [(name, metric_text(value)) for name, value in result.metrics.items()],
         )
+    if result.sites:
+        means = [name.removesuffix(MEAN) for name in result.metrics if name.endswith(MEAN)]
+        rows = [(site, *(_known(found.get(name)) for name in means)) for site, found in result.sites.items()]
+        table("Each hospital's test patients", ["", *means], rows)
+    if result.statistics:
+        return
     if result.evaluation:
         rows = [(name, metric_text(value)) for name, value in result.evaluation.items()]
         table("Final model on the sites' validation patients", ["", ""], rows)
@@ -155,6 +166,10 @@ def _show_values(result: "SimulationResult") -> None:
     if result.quarantined:
         unused = ", ".join(f"{count} {reason}" for reason, count in sorted(result.quarantined.items()))
         out.print(f"Files not used: {shown(unused)}")
+
+
+def _known(value: float | None) -> str:
+    return "-" if value is None else metric_text(value)
 
 
 class _Follow:

@@ -47,7 +47,7 @@ from salus.server.checks import check_job
 from salus.server.federation import Federation
 from salus.server.rounds import run_of
 from salus.server.transcripts import Transcript
-from salus.simulations.simulate import test_evaluator
+from salus.simulations.testing import split_evaluator
 from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
 
 KEY = "coordinator.key"
@@ -100,7 +100,7 @@ def _run(grid: Grid, context: Context) -> None:
     checkpoints = Checkpoints(settings.folder / "coordinator")
     signed = seal_job(job, coordinator)
     job_id = checkpoints.submit(signed, job.job.name)
-    evaluate = test_evaluator(job, settings.folder, Performance(device="cpu"))
+    evaluate = split_evaluator(job, settings.folder, Performance(device="cpu"))
 
     def work(federation: Federation) -> None:
         attempts = Attempts(

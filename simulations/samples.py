@@ -10,6 +10,7 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     fusion   images, labels.csv      one picture a patient, with blood values and a report, from five hospitals
     visits   images, labels.csv      several pictures a patient, of a lesion that grows or shrinks
     bags     images, labels.csv      several pictures a patient, of which one may show a lesion
+    survival images, labels.csv      one picture a patient, with days until an event or until the patient was lost
 """
 
 import csv
@@ -25,6 +26,7 @@ from salus.simulations.phantom_findings import write_findings
 from salus.simulations.phantom_fusion import write_fusion
 from salus.simulations.phantom_masks import write_structures
 from salus.simulations.phantom_sequences import write_bags, write_visits
+from salus.simulations.phantom_survival import write_survival
 from salus.simulations.phantoms import AIR, BODY, CLASSES, CLEAR, DEMO_HOSPITALS, LESION, draw, write_consortium
 
 # For one family of tasks each, and not written unless they are asked for: (folder, patients, seed, side) -> folder.
@@ -34,6 +36,7 @@ FURTHER: Mapping[str, Callable[[Path, int, int, int], Path]] = {
     "fusion": write_fusion,
     "visits": write_visits,
     "bags": write_bags,
+    "survival": write_survival,
 }
 USUAL = ("npz", "dicom", "nifti")
 KINDS = (*USUAL, *FURTHER)

@@ -4,29 +4,20 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 from flwr.app import Context, RecordDict
 
-from salus.client.data.preparing import Item, Preparer, target_for
-from salus.client.data.several import items_of
 from salus.client.data.sources.settings import SourceOptions
-from salus.client.data.tensors import TensorSet
 from salus.client.performance import Performance
-from salus.client.training import Trainer
 from salus.common.estimates import Metric, to_plain
 from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
-from salus.common.models import build_model
 from salus.common.subgroups.results import AttributeResult, results_to_plain
-from salus.common.tasks import make_task
-from salus.common.vectors import FloatVector, layout_of
-from salus.common.vocabulary import OTHER
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts
 from salus.server.card import PrivacyCard, card_of_job
@@ -35,18 +26,16 @@ from salus.server.checks import check_job
 from salus.server.federation import Federation
 from salus.server.measuring import keep_model
 from salus.server.quality import evaluation_in, subgroups_in
-from salus.server.rounds import Evaluator, run_of
+from salus.server.rounds import run_of
 from salus.server.statistics_report import transforms_section
 from salus.server.transcripts import Transcript
 from salus.simulations.engine import RUN_ID, PoolGrid
+from salus.simulations.testing import SplitEvaluator, score, split_evaluator
 from salus.simulations.virtual import (
-    CENTRAL,
     OPEN_POLICY,
     WorkerSetup,
     app_factory,
-    catalogue_path,
     make_hospitals,
-    open_catalogue,
     virtual_keys,
 )
 
@@ -59,6 +48,7 @@ class SimulationResult:
 
     Args:
         metrics: exact metrics of the final model on the test split; empty without a test split.
+        sites: the same for the test patients of each hospital, if the patients were divided by hospital.
         evaluation: metrics of the final model on the sites' validation patients, as the coordinator of a real federation learns
             them: with standard errors under differential privacy.
         subgroups: the same for each subgroup of patients; empty for a job without subgroups.
@@ -70,6 +60,7 @@ class SimulationResult:
     """
 
     metrics: dict[str, float]
+    sites: dict[str, dict[str, float]]
     evaluation: dict[str, Metric]
     subgroups: tuple[AttributeResult, ...]
     rounds: list[dict[str, object]]
@@ -85,6 +76,7 @@ class SimulationResult:
         """Return the JSON object that ``--json`` writes."""
         return {
             "metrics": self.metrics,
+            **({"sites": self.sites} if self.sites else {}),
             "evaluation": to_plain(self.evaluation),
             **({"subgroups": results_to_plain(self.subgroups)} if self.subgroups else {}),
             "rounds": self.rounds,
@@ -128,7 +120,7 @@ def simulate(
     keys = virtual_keys(secret, sites)
     setup = WorkerSetup(folder, secret, sites, coordinator.public_key, OPEN_POLICY, performance)
     with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
-        evaluate = test_evaluator(job, folder, performance) if job.statistics is None else None
+        evaluate = split_evaluator(job, folder, performance) if job.statistics is None else None
 
         def work(federation: Federation) -> None:
             transcript = Transcript(folder / "transcripts" / f"{job_id}.jsonl")
@@ -141,11 +133,13 @@ def simulate(
         make_server_app(work, lambda: nodes)(grid, Context(RUN_ID, 1, {}, RecordDict(), {}))
     checkpoints.set_status(job_id, "finished")
     rounds = checkpoints.records(job_id)
-    last = rounds[-1].get("metrics", {}) if rounds else {}
-    found = rounds[-1].get("result", {}) if rounds else {}
+    last = rounds[-1] if rounds else {}
+    found = last.get("result", {})
     assert isinstance(found, dict)  # Safe because the run wrote it.
+    metrics, by_site = _on_the_test_split(job, last, evaluate, folder)
     return SimulationResult(
-        metrics={str(k): float(v) for k, v in last.items()} if isinstance(last, dict) else {},
+        metrics=metrics,
+        sites=by_site,
         evaluation=evaluation_in(evaluated),
         subgroups=subgroups_in(evaluated),
         rounds=rounds,
@@ -163,30 +157,16 @@ def simulate(
     )
 
 
-def test_evaluator(job: Job, folder: Path, performance: Performance) -> Evaluator | None:
-    """Return a function that evaluates a model on the test split, or None without a test split."""
-    if not catalogue_path(folder, CENTRAL).exists():
-        return None
-    catalogue = open_catalogue(folder, CENTRAL)
-    task = make_task(job.task)
-    rows = zip(catalogue.images(job.task.dataset), catalogue.facts(job.task.dataset), strict=True)
-    items = [
-        Item(image, target, str(facts.info.get("vendor", OTHER)))
-        for image, facts in rows
-        if (target := target_for(task, image.label)) is not None
-    ]
-    if task.chain.fitted:  # what it does to an image is known only at the image's own site
-        return None
-    preparer = Preparer(catalogue.source(job.task.dataset), task)
-    data = TensorSet(items_of(task, items)[0], preparer, performance.cache_mb * 2**20)
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(job.task, job.job.seed)
-    trainer = Trainer(model, layout_of(model), task, job, performance)
-
-    def evaluate(parameters: FloatVector) -> dict[str, float]:
-        return task.metrics(trainer.evaluate(parameters, data))
-
-    return evaluate
+def _on_the_test_split(
+    job: Job, last: Mapping[str, object], evaluate: SplitEvaluator | None, folder: Path
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the metrics of the final model, whole and by hospital, from the last round's record or by applying it."""
+    if job.statistics is not None:
+        model = last.get("model", {})
+        return score(job, model if isinstance(model, dict) else {}, folder)
+    found = last.get("metrics", {})
+    metrics = {str(k): float(v) for k, v in found.items()} if isinstance(found, dict) else {}
+    return metrics, evaluate.sites if evaluate is not None else {}
 
 
 class _PeakMemory:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -43,6 +43,7 @@ OPEN_POLICY = Policy(
     allow_site_results=True,
 )
 MOST_PATIENTS = 10**9
+GROUP = "group"  # the partition by hospital, and a fact of its test patients
 CENTRAL = 0  # the site number of the catalogue that holds the test split
 
 
@@ -112,6 +113,8 @@ def make_hospitals(
     for site in range(1, sites + 1):
         mine = [record for record in rest if owner[record.patient] == site]
         open_catalogue(folder, site).add_records(job.task.dataset, kind, data, options, mine, declare=declared)
+    if partition.partition(":")[0] == GROUP:  # so that the test patients of each hospital can be told apart
+        test = [replace(record, info={**record.info, GROUP: record.group}) for record in test]
     if test:
         open_catalogue(folder, CENTRAL).add_records(job.task.dataset, kind, data, options, test, declare=declared)
     return VirtualHospitals(folder, sites, quarantined)

@@ -27,7 +27,7 @@ from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
 from salus.server.checks import check_job
 from salus.server.rounds import run_of
-from salus.simulations.simulate import test_evaluator as evaluator_of
+from salus.simulations.testing import split_evaluator
 from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
 
 JOBS = Path(__file__).resolve().parents[1] / "simulations" / "jobs"
@@ -100,7 +100,7 @@ def run_tiny(job: Job, tiny: Tiny, folder: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
     events = EventLog(folder / "events.jsonl")
-    evaluate = evaluator_of(job, folder, CPU) if job.statistics is None else None
+    evaluate = split_evaluator(job, folder, CPU) if job.statistics is None else None
     run_of(Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys), evaluate).run()
     return dict(checkpoints.records(job_id)[-1])
 

@@ -11,6 +11,7 @@ from salus.client.commands.intake import Channels, Folder, Frames, Include, Name
 from salus.client.commands.source_options import (
     AgeColumn,
     Columns,
+    EventColumn,
     Images,
     LabelColumn,
     LabelFile,
@@ -69,6 +70,7 @@ def add(
     patient_column: PatientColumn = "",
     sex_column: SexColumn = "",
     age_column: AgeColumn = "",
+    event_column: EventColumn = "",
     option: Annotated[
         list[str] | None, typer.Option(help="An option of a plug-in's kind, as key=value; may be repeated.")
     ] = None,
@@ -84,6 +86,7 @@ def add(
 
     options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column, sex_column=sex_column, age_column=age_column,
+        event_column=event_column, 
         volumes=volumes, channels=channels, include=words(include), frames=frames, suv=suv,
         zero_pad_ids=zero_pad_ids or None, masks=masks, images=images,
         structures=words(structures), annotations=annotations, columns=words(columns), missing=markers(missing),

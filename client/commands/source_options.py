@@ -32,6 +32,12 @@ SexColumn = Annotated[
 AgeColumn = Annotated[
     str, typer.Option(help="Column of the label file or table with the age in years.", rich_help_panel=LABELS)
 ]
+EventColumn = Annotated[
+    str,
+    typer.Option(
+        help="For survival, with times as labels: column of 1 (event) or 0 (censored).", rich_help_panel=LABELS
+    ),
+]
 Masks = Annotated[
     str, typer.Option(help="Folder of masks; found by itself for the usual conventions.", rich_help_panel=MASKS)
 ]

@@ -23,6 +23,7 @@ from salus.common.declaration import (
     target_of,
 )
 from salus.common.errors import DataError
+from salus.common.outcomes import CENSORED, outcome_of
 from salus.common.strict import validate
 
 FEW_PATIENTS = 5  # a common rule of registries, and the default of `min_patients_per_cell`
@@ -190,8 +191,10 @@ def _shown(value: object) -> str:
 
 
 def are_numbers(labels: Iterable[str | int]) -> bool:
-    """Return whether labels are measurements: more distinct numbers than classes ever have, such as volumes of masks."""
+    """Return whether labels are measurements: outcomes such as ``538+``, or more distinct numbers than classes ever have."""
     different = {label for label in labels if label != ""}
+    if any(str(label).endswith(CENSORED) for label in different) and all(outcome_of(str(label)) for label in different):
+        return True
     if len(different) <= MAX_NUMBERS:
         return False
     try:

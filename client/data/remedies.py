@@ -77,6 +77,8 @@ REMEDIES: dict[str, str] = {
     "duplicate": "Nothing: one copy is used.",
     # series and volumes
     "no-series": "Export the file with its SeriesInstanceUID.",
+    "colour": "Nothing: derived DICOM images are written of grey ones only; the processed image is in the folder nifti.",
+    "bad-outcome": "Give a time from 0 on as the label, and 1 or 0 in the column of the event.",
     "no-spacing": "Export the image with its pixel spacing, or give the filter its size in voxels.",
     "not-compressible": "Leave the step compress out for such images.",
     "no-position": "Export the slices with ImagePositionPatient, or register them one by one, without --volumes.",

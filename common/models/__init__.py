@@ -39,6 +39,8 @@ MODELS = Registry(
         "logistic": "salus.common.models.logistic:build",
         "lstm": "salus.common.models.sequence.recurrent:build_lstm",
         "random-features": "salus.common.models.random_features:build",
+        "mlp": "salus.common.models.mlp:build",
+        "proportional-hazards": "salus.common.models.proportional_hazards:build",
         "resnet18": "salus.common.models.resnet18:build",
         "resnet50": "salus.common.models.resnet50:build",
         "row-rnn": "salus.common.models.generation.row_rnn:build",

@@ -15,6 +15,8 @@ SUMS = Registry(
     {
         "codebook": "salus.common.sums.codebook:Codebook",
         "combat": "salus.common.sums.combat:Combat",
+        "cox": "salus.common.sums.cox:Cox",
+        "kaplan-meier": "salus.common.sums.kaplan_meier:KaplanMeier",
         "kmeans": "salus.common.sums.kmeans:KMeans",
         "logistic": "salus.common.sums.logistic:Logistic",
         "nyul": "salus.common.sums.nyul:Nyul",

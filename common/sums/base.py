@@ -16,6 +16,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from salus.common.outcomes import Outcome
+
 Float64Vector = npt.NDArray[np.float64]
 FloatArray = npt.NDArray[np.float32]
 
@@ -30,6 +32,7 @@ class Measured:
         spacing_mm: known spacings of slices, rows and columns, slowest axis first.
         modality, vendor: entries of the fixed lists in `vocabulary`, or ``OTHER``.
         columns: values of a table row by column name; NaN if missing.
+        outcome: of a patient that was followed; None where the label says none.
         padding: which intensities are padding of the file and no measurement, shaped like them; None if none is.
     """
 
@@ -40,6 +43,7 @@ class Measured:
     vendor: str = "OTHER"
     columns: Mapping[str, float] = field(default_factory=dict)
     padding: npt.NDArray[np.bool_] | None = None
+    outcome: Outcome | None = None
 
     @property
     def counted(self) -> FloatArray:
@@ -177,7 +181,7 @@ def hidden(blocks: Sequence[Block], cells: Float64Vector, present: npt.NDArray[n
             if small:
                 result[here] = 0.0
                 continue
-            for group in _groups(present[:, here], least):
+            for group in neighbours(present[:, here], least):
                 result[here][group] = cells[here][group].mean()
     return result
 
@@ -198,8 +202,12 @@ def small_cells(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bo
     return small
 
 
-def _groups(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
-    """Return groups of neighbouring cells with enough patients or none; a small last group is merged with the one before."""
+def neighbours(present: npt.NDArray[np.bool_], least: int) -> list[slice]:
+    """Return groups of neighbouring cells with enough patients or none; a small last group is merged with the one before.
+
+    Args:
+        present: which patients (rows) contribute to which cell.
+    """
     groups: list[slice] = []
     start, size = 0, present.shape[1]
     people = np.zeros(len(present), dtype=np.bool_)

@@ -7,8 +7,8 @@ information matrices are those of the pooled patients. A patient with a missing 
 """
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, sum_of_rows
 from salus.common.sums.points import Points
+from salus.common.sums.scoring import binary_logits, classified, said_of
+from salus.common.tasks.base import Said
 
 LONGEST_STEP = 10.0  # of a coefficient; a longer one leaves the region in which the quadratic model holds
 
@@ -38,6 +40,7 @@ class Logistic:
     """The logarithm of the odds of the second class as a linear function of the columns, one Newton step for each round."""
 
     Settings = LogisticSettings
+    headline: ClassVar[Sequence[str]] = ("auc", "accuracy")
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.
@@ -46,7 +49,7 @@ class Logistic:
                 "Expected two classes for statistics of kind 'logistic'.",
                 remedy="List the class whose odds are modelled second.",
             )
-        self.steps = job.job.rounds
+        self.steps, self._task = job.job.rounds, job.task
         self._ridge = settings_of(job.statistics, LogisticSettings).ridge
         self._points = Points(job, reference=True)
         self._size = 1 + len(self._points.axes)
@@ -115,6 +118,28 @@ class Logistic:
             "standard_errors": [error / axis.unit for error, axis in zip(errors, self._points.axes, strict=True)],
             "last_step": float(state[-1]),
         }
+
+    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
+        """Return the more probable class, with the probability of each."""
+        logits = self._logits(model, image)
+        return None if logits is None else said_of(self._task.classes, logits)
+
+    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
+        """Return the metrics of a classification."""
+        pairs = [
+            (logits, i.label) for i in images if i.label is not None and (logits := self._logits(model, i)) is not None
+        ]
+        return classified(self._task, [logits for logits, _ in pairs], [label for _, label in pairs])
+
+    def _logits(self, model: Mapping[str, Any], image: Measured) -> Float64Vector | None:
+        x = self._points.of(image)
+        if x is None:
+            return None
+        units = np.array([axis.unit for axis in self._points.axes])
+        centres = np.array([axis.centre for axis in self._points.axes])
+        return binary_logits(
+            float(model["intercept"]) + float(np.asarray(model["coefficients"]) @ (x * units + centres))
+        )
 
     def _coefficients(self, state: Sequence[float]) -> npt.NDArray[np.float64]:
         return np.asarray(state[: self._size], dtype=np.float64) if state else np.zeros(self._size)

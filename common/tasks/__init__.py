@@ -26,6 +26,7 @@ TASKS = Registry(
         "regression": "salus.common.tasks.regression:Regression",
         "sequence": "salus.common.tasks.sequence:Sequence",
         "svm": "salus.common.tasks.svm:Svm",
+        "survival": "salus.common.tasks.survival:Survival",
         "tabular": "salus.common.tasks.tabular:Tabular",
         "vae": "salus.common.tasks.vae:Vae",
     },

@@ -33,7 +33,8 @@ from salus.privacy.dp.gaussian import gaussian
 from salus.privacy.dp.plan import Plan
 from salus.privacy.randomness import Stream
 from salus.simulations.benchmarks.environment import describe_machine, versions
-from salus.simulations.simulate import simulate, test_evaluator
+from salus.simulations.simulate import simulate
+from salus.simulations.testing import split_evaluator
 from salus.simulations.virtual import make_hospitals, open_catalogue
 
 SITES, PATIENTS, RATE, STEPS = 8, 4708, 0.054, 300
@@ -129,7 +130,7 @@ def pooled_auc(epsilon: float, seed: int, steps: int, data: Path, noises: int = 
             if image.split == "train" and (target := target_of(image.label, job.task.classes)) is not None
         ]
         pool = TensorSet(items, Preparer(catalogue.source(job.task.dataset), task), 2**30)
-        evaluate = test_evaluator(job, Path(folder), Performance(device="cpu"))
+        evaluate = split_evaluator(job, Path(folder), Performance(device="cpu"))
         model = build_model(job.task, seed)
         trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
         private = PrivateTrainer(trainer, plan, np.random.default_rng(seed).bytes)

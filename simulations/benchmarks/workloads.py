@@ -87,6 +87,10 @@ WORKLOADS: dict[str, Workload] = {
     "inception": classifier("inception"),
     "logistic": classifier("logistic"),
     "lstm": several("sequence", "lstm"),
+    "mlp": classifier("mlp"),
+    "proportional-hazards": Workload(
+        "survival", "proportional-hazards", settings={"times": (1.0, 2.0, 3.0), "classes": ()}
+    ),
     "random-features": classifier("random-features"),
     "transformer": several("sequence", "transformer"),
     "resnet18": classifier("resnet18"),

@@ -25,7 +25,8 @@ def test_every_kind_is_read_with_both_classes(tmp_path: Path) -> None:
     written = write_samples(tmp_path / "p", KINDS, patients=20, seed=0, side=16)
     assert set(written) == set(KINDS)
     for kind, path in written.items():
-        found = records(path)
+        followed = SourceOptions(label_column="days", event_column="event")
+        found = records(path, followed if kind == "survival" else SourceOptions())
         assert len({record.patient for record in found}) >= 20, kind
         if kind in ("npz", "dicom", "nifti"):
             assert len({record.label for record in found}) == 2, kind

@@ -67,6 +67,8 @@ def guess_kind(root: Path) -> str:
         found = Counter(filter(None, map(_kind_of, itertools.islice(root.rglob("*"), GUESSED_FROM))))
         if found:
             return found.most_common(1)[0][0]
+        if any(root.glob("*.csv")):
+            return "table"
     raise DataError(
         f"Cannot determine the kind of data in {root.name!r}.",
         remedy=f"Give the folder of the data, or name the kind: --kind {'|'.join(SOURCES.names())}.",

@@ -12,6 +12,7 @@ from salus.client.data.sources.label_match import KEY_COLUMNS, PATIENT_COLUMN, L
 from salus.client.data.sources.settings import LabelSettings, PersonSettings
 from salus.common.cells import read_cell
 from salus.common.errors import DataError, UnreadableImage
+from salus.common.outcomes import label_of, outcome_of
 from salus.common.people import age_years_of, sex_of
 
 USUAL = ("patientid", "patient", "subjectid", "participantid")  # letters of names that can mean nothing else
@@ -28,9 +29,22 @@ def person_of(row: Mapping[str, str], options: PersonSettings) -> dict[str, str 
     return {**({"sex": sex} if sex else {}), **({} if years is None else {"age_years": years})}
 
 
+def with_event(label: str, row: Mapping[str, str], options: PersonSettings) -> str:
+    """Return the label of a followed patient, ``538`` or ``538+``; raises UnreadableImage if it is not known how it ended."""
+    found = label_of(label, row.get(options.event_column) or "")
+    if found is None or outcome_of(found) is None:
+        raise UnreadableImage("bad-outcome", "the time is no number, or the event is neither 1 nor 0")
+    return found
+
+
 def check_person_columns(columns: Sequence[str], options: PersonSettings, name: str) -> None:
-    """Raise DataError for a column of sex or age that a file lacks."""
-    for option, column in (("--sex-column", options.sex_column), ("--age-column", options.age_column)):
+    """Raise DataError for a column of sex, age or the event that a file lacks."""
+    named = (
+        ("--sex-column", options.sex_column),
+        ("--age-column", options.age_column),
+        ("--event-column", options.event_column),
+    )
+    for option, column in named:
         if column and column not in columns:
             raise DataError(
                 f"Expected a column {column!r} in {name!r}{_meant(column, columns)}.", remedy=f"Check {option}."
@@ -123,7 +137,7 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
                 f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
                 remedy="Name the column of labels with --label-column, and other columns by their names in the file.",
             )
-    persons = (options.sex_column, options.age_column)
+    persons = (options.sex_column, options.age_column, options.event_column)
     used = {*KEY_COLUMNS, patient_column, label_column, "split", "group", *options.cells, *persons}
     repeated = sorted(column for column in used if columns.count(column) > 1)
     if repeated:
@@ -143,6 +157,8 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
             row[PATIENT_COLUMN] = zero_padded(row.get(patient_column) or "", options.zero_pad_ids)
         key = next((column for column in keys if row.get(column)), None)
         label = lines.number(_cell(row, label_column))
+        if options.event_column and label:
+            label = label_of(label, row.get(options.event_column) or "") or label
         numeric = {*options.numbers, *options.row}
         cells = {c: lines.number(_cell(row, c)) if c in numeric else _cell(row, c) for c in options.cells}
         if key is None or not (label or any(cells.values())):

@@ -74,6 +74,7 @@ class PersonSettings(ReaderSettings):
         sex_column, age_column: columns with the patient's sex and age, for evaluation by subgroup.
         unlabelled: read data without labels, for a prediction; no label file is looked for.
         missing: the markers of missing values.
+        event_column: the column that says whether the event happened, for labels that are times; see `outcomes`.
         positive_above: turn a number into the label ``1`` above this number and ``0`` otherwise.
     """
 
@@ -83,6 +84,7 @@ class PersonSettings(ReaderSettings):
     age_column: str = ""  # subgroups are opt-in
     unlabelled: bool = False  # training needs labels
     missing: tuple[str, ...] = MISSING  # as UCI's tables, R and pandas write them
+    event_column: str = ""  # labels are taken as they are
     positive_above: float | None = None  # labels are taken as they are
 
 

@@ -9,7 +9,13 @@ import numpy as np
 from salus.client.data.records import PATIENT_BY, FloatArray, ImageRecord, Quarantined, Sample, picture_key
 from salus.client.data.sources.base import Files
 from salus.client.data.sources.label_file import lines_of
-from salus.client.data.sources.labels import check_person_columns, not_read_as_patients, overlooked_column, person_of
+from salus.client.data.sources.labels import (
+    check_person_columns,
+    not_read_as_patients,
+    overlooked_column,
+    person_of,
+    with_event,
+)
 from salus.client.data.sources.settings import TableSettings
 from salus.common.errors import DataError, UnreadableImage
 
@@ -77,7 +83,7 @@ class Table:
         wanted = self._options.patient_column
         if wanted and wanted not in header:
             raise DataError(f"Expected a column {wanted!r} in {name!r}.", remedy="Check --patient-column.")
-        read = (self._options.label_column, *self._options.columns)
+        read = (self._options.label_column, self._options.event_column, *self._options.columns)
         found = overlooked_column(header, read)
         if not wanted and found and not set(ID_COLUMNS) & set(header):
             raise not_read_as_patients(found, f"Every row of {name!r} would count as its own patient")
@@ -120,6 +126,8 @@ class Table:
         label = row.get(self._options.label_column, "")
         if label in self._options.missing:
             raise UnreadableImage("unlabelled", "the row has no label")
+        if self._options.event_column:
+            return with_event(label, row, self._options)
         if self._options.positive_above is None:
             return label
         try:
@@ -130,7 +138,7 @@ class Table:
     def _inputs(self) -> list[str]:
         first = next((rows[0] for rows in self._rows.values() if rows), {})
         named = self._options.columns or tuple(first)
-        left_out = {self._options.label_column, "split", *ID_COLUMNS, *self._ids}
+        left_out = {self._options.label_column, self._options.event_column, "split", *ID_COLUMNS, *self._ids}
         return [column for column in named if column not in left_out]
 
     def _values(self, row: dict[str, str]) -> FloatArray:

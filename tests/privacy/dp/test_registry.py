@@ -53,6 +53,9 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("sequence", "gru", (8, 8), FastClipper),
     ("sequence", "lstm", (8, 8), FastClipper),
     ("sequence", "transformer", (8, 8), FastClipper),
+    ("survival", "cnn", (8, 8), FastClipper),
+    ("survival", "mlp", TABLE, FastClipper),
+    ("survival", "proportional-hazards", TABLE, FastClipper),
     ("svm", "logistic", TABLE, FastClipper),
     ("svm", "random-features", TABLE, FastClipper),
     ("tabular", "logistic", TABLE, FastClipper),
@@ -98,6 +101,8 @@ def settings(kind: str, model: str, shape: tuple[int, ...]) -> TaskSettings:
     more = (f"shape = {list(shape)}\n" if shape else "") + (columns if kind == "fusion" or not shape else "")
     classes = '["age"]' if kind == "regression" else '["a", "b", "c"]'
     more = f"{OWN.get(model, '')}\n{more}"
+    if kind == "survival":
+        more, classes = f"times = [1.0, 2.0, 3.0]\n{more}", '["until 1", "until 2", "until 3"]'
     return parse_job(JOB.format(kind=kind, model=model, classes=classes, more=more)).task
 
 

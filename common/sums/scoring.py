@@ -1,0 +1,65 @@
+"""Models from sums, applied: what a finished model says about a patient, and how good it is on patients of no sum.
+
+A kind of statistics whose `model` is more than a summary fulfils `Scored` beside `Sums`. Its sums are over training patients.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from salus.common.batch import Batch, Field
+from salus.common.job import TaskSettings
+from salus.common.sums.base import Float64Vector, Measured
+from salus.common.tasks.base import Said
+from salus.common.tasks.classification import Classification
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """Statistics whose model can be applied to a single patient's image or row."""
+
+    headline: ClassVar[Sequence[str]]
+    """Names of the metrics that are shown first."""
+
+    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
+        """Return what a finished model says; None where it cannot say anything, such as for a missing value."""
+
+    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
+        """Return the metrics of a finished model; empty without patients of whom the truth is known."""
+
+
+class _Metrics(Classification):
+    """The metrics of a classification, without any input."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        self._set(settings.model_copy(update={"transforms": (), "shape": ()}), {"features": Field((1,))})
+
+
+def classified(settings: TaskSettings, logits: Sequence[Float64Vector], labels: Sequence[int]) -> dict[str, float]:
+    """Return the metrics of a classification, as training jobs have them; empty without patients.
+
+    Args:
+        settings: of a job, with its classes.
+        logits: of each patient, ``[classes]``.
+        labels: class numbers.
+    """
+    if not labels:
+        return {}
+    task = _Metrics(settings)
+    batch = Batch({"label": torch.tensor(labels)})
+    return task.metrics(task.rows(torch.from_numpy(np.stack(logits)), batch).sum(dim=0).numpy())
+
+
+def binary_logits(log_odds: float) -> Float64Vector:
+    """Return logits of two classes whose difference is the log-odds of the second."""
+    return np.array([-log_odds / 2, log_odds / 2])
+
+
+def said_of(classes: Sequence[str], logits: Float64Vector) -> Said:
+    """Return the most probable class with the probability of each."""
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    probabilities = dict(zip(classes, shares.tolist(), strict=True))
+    return Said(max(probabilities, key=lambda name: probabilities[name]), probabilities)
