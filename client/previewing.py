@@ -37,7 +37,14 @@ def chosen(data: Path, options: SourceOptions, task: Task, count: int) -> list[t
         vendor = str(record.info.get("vendor", OTHER))
         with contextlib.suppress(DataError, UnreadableImage):
             sample = source.load(record.key)
-            example = example_of(sample, task.settings, vendor, annotations=annotations, measured=measured)
+            example = example_of(
+                sample,
+                task.settings,
+                vendor,
+                annotations=annotations,
+                measured=measured,
+                objects=getattr(task, "objects", ""),
+            )
             found.append((f"Image {place + 1} of {len(records)}, label {record.label or 'none'}", example))
         if len(found) == count:
             break

@@ -33,6 +33,7 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
     {"times": [365, 730, 1095], "shape": [64, 64]},
     {"classes": ["value"], "shape": [64, 64]},
     {"classes": ["value"], "columns": COLUMNS},
+    {"classes": ["cell"], "shape": [16, 64, 64]},
 )
 USUAL_MODELS = ("cnn", "unet", "logistic", "gru", "bag")  # tried first
 ROUNDS, NOISED_ROUNDS = 20, 300

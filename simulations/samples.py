@@ -11,6 +11,8 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     visits   images, labels.csv      several pictures a patient, of a lesion that grows or shrinks
     bags     images, labels.csv      several pictures a patient, of which one may show a lesion
     survival images, labels.csv      one picture a patient, with days until an event or until the patient was lost
+    cells    images, masks     one picture a patient, with a mask that numbers touching and overlapping cells
+    clips    images, masks     one clip a patient, with a mask that numbers cells which move, cross and hide each other
 """
 
 import csv
@@ -22,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import ConfigError
+from salus.simulations.phantom_cells import write_cells, write_clips
 from salus.simulations.phantom_findings import write_findings
 from salus.simulations.phantom_fusion import write_fusion
 from salus.simulations.phantom_masks import write_structures
@@ -37,6 +40,8 @@ FURTHER: Mapping[str, Callable[[Path, int, int, int], Path]] = {
     "visits": write_visits,
     "bags": write_bags,
     "survival": write_survival,
+    "cells": write_cells,
+    "clips": write_clips,
 }
 USUAL = ("npz", "dicom", "nifti")
 KINDS = (*USUAL, *FURTHER)

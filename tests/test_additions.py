@@ -50,6 +50,7 @@ def test_there_is_a_registry_for_every_kind_of_addition_and_the_guide_names_it()
         "sums",
         "protections",
         "sources",
+        "trackers",
     )
     assert groups == {f"salus.{kind}" for kind in (*kinds, "subgroups", "partitioners", "benchmarks")}
     guide = (ROOT / "CONTRIBUTING.md").read_text()

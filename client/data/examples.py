@@ -42,13 +42,20 @@ def lacking(targets: Mapping[str, Target], task: Task) -> str:
 
 
 def example_of(
-    sample: Sample, task: TaskSettings, vendor: str, *, annotations: Sequence[str] = (), measured: bool = False
+    sample: Sample,
+    task: TaskSettings,
+    vendor: str,
+    *,
+    annotations: Sequence[str] = (),
+    measured: bool = False,
+    objects: str = "",
 ) -> Example:
     """Return a sample's fields under the names that tasks use, without its label.
 
     Args:
         annotations: names of the task's fields that are annotations of the image; those that the sample lacks are left out.
         measured: whether the image is in the modality's own units rather than in grey values from 0 to 1.
+        objects: the field, if any, whose numbers are single objects and not the job's structures.
 
     Raises:
         DataError: an image of other dimensions or channels than the job's, or a table that lacks a column of the job.
@@ -65,7 +72,10 @@ def example_of(
         if name not in sample.targets:
             continue
         values = sample.targets[name]
-        if sample.kinds.get(name) == "mask":
+        if sample.kinds.get(name) == "mask" and field == objects:
+            fields[field] = values if values.ndim == sample.values.ndim else values[None]
+            spatial.add(field)
+        elif sample.kinds.get(name) == "mask":
             fields[field] = _as_the_job_counts(values, sample.names.get(name, ()), task.classes, sample.values.ndim)
             spatial.add(field)
         elif sample.kinds.get(name) == "row":

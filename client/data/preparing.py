@@ -80,7 +80,14 @@ class Preparer:
         """Return an item as its source reads it now."""
         sample = read_registered(self._source, item.image)
         settings, measured = self.task.settings, self.chain.measured
-        return example_of(sample, settings, item.vendor, annotations=self._annotations, measured=measured)
+        return example_of(
+            sample,
+            settings,
+            item.vendor,
+            annotations=self._annotations,
+            measured=measured,
+            objects=getattr(self.task, "objects", ""),
+        )
 
     def evaluated(self, item: Item, prefixes: Sequence[Example]) -> Fields:
         """Return the tensors of an item for evaluation, without the random steps of the chain.

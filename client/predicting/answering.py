@@ -6,6 +6,7 @@ choice between structures is made on the image's own grid, so that its borders a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -32,12 +33,22 @@ class Answer:
         values: predicted numbers by name.
         mask: ``[*spatial]`` numbers of structures on the image's grid, 0 for background; ``[structures, *spatial]`` of 0 and 1
             where structures may overlap; None for a classification.
+        objects: whether the numbers of the mask are objects of one structure, and over the frames of a clip its tracks.
     """
 
     label: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     mask: Array | None = None
+    objects: bool = False
+
+
+@runtime_checkable
+class Numbering(Protocol):
+    """A task whose predictions are single objects."""
+
+    def numbered(self, outputs: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Return the number of its object for each pixel of the image ``[channels, *spatial]``, int64 ``[*spatial]``."""
 
 
 class Answering:
@@ -51,7 +62,7 @@ class Answering:
         self._task, self._network, self._device = task, network.to(device), device
         self._settings: TaskSettings = task.settings
         self._masks = "mask" in task.spec
-        if not self._masks and not isinstance(task, Saying):
+        if not self._masks and not isinstance(task, Saying | Numbering):
             raise JobError(
                 f"Predictions of the task {task.settings.kind!r} cannot be written.",
                 remedy="Use a job whose predictions are labels, numbers or masks.",
@@ -75,9 +86,18 @@ class Answering:
             raise UnreadableImage("not-finite", "the model's output for it is not finite")
         if self._masks:
             return self._masked(outputs, traced)
+        if isinstance(self._task, Numbering):
+            return self._numbered(self._task.numbered(outputs, batch["image"].cpu()[0]), traced)
         assert isinstance(self._task, Saying)  # Safe because it was checked above.
         said = self._task.said(outputs)
         return Answer(said.label, said.probabilities, said.values)
+
+    def _numbered(self, numbers: torch.Tensor, traced: Sequence[Example]) -> Answer:
+        """Return a mask of objects on the image's own grid, to which numbers go back by the nearest pixel."""
+        reached = Example({"mask": numbers.numpy().astype(np.int16)[None]}, frozenset({"mask"}), traced[-1].affine)
+        mask = self._task.chain.inverse(reached, traced)["mask"][0]
+        count = len(np.unique(mask[mask > 0]))
+        return Answer(values={"count": float(count)}, mask=mask, objects=True)
 
     def _masked(self, logits: torch.Tensor, traced: Sequence[Example]) -> Answer:
         overlapping = len(logits) == len(self._settings.classes)

@@ -24,7 +24,7 @@ from salus.common.errors import UnreadableImage
 from salus.common.examples import Affine, Array
 from salus.common.files import write_whole
 
-MASKS, SEGMENTATIONS, REPORTS, OVERLAYS = "masks", "seg", "sr", "overlays"
+MASKS, SEGMENTATIONS, REPORTS, OVERLAYS, OBJECTS = "masks", "seg", "sr", "overlays", "objects"
 ML_PER_MM3 = 1e-3
 
 
@@ -62,6 +62,10 @@ class Writer:
         left_out: dict[str, str] = {}
         if answer.mask is not None and MASKS in self.kinds:
             files[MASKS] = self._mask(name, sample, answer.mask)
+        if answer.objects and answer.mask is not None and MASKS in self.kinds:
+            path = self.record.path(OBJECTS, name, ".csv")
+            write_whole(path, objects_of(answer.mask).encode())
+            files[OBJECTS] = f"{OBJECTS}/{path.name}"
         if answer.mask is not None and OVERLAYS in self.kinds:
             files[OVERLAYS] = self._picture(name, overlay(sample.values, answer.mask, spacing_mm=sample.spacing_mm))
         try:
@@ -89,9 +93,10 @@ class Writer:
         if known:
             affine = sample.affine
             voxel_mm3 = abs(float(np.linalg.det(affine))) if affine is not None else float(np.prod(sample.spacing_mm))
-        layers = answer.mask.ndim == sample.values.ndim
+        mask = shown_mask(answer)
+        layers = mask.ndim == sample.values.ndim
         counts = [
-            np.count_nonzero(answer.mask[number - 1] if layers else answer.mask == number)
+            np.count_nonzero(mask[number - 1] if layers else mask == number)
             for number in range(1, len(self.classes) + 1)
         ]
         one = voxel_mm3 * ML_PER_MM3 if known else 1.0
@@ -137,13 +142,35 @@ class Writer:
             return {} if report is None else {REPORTS: f"{REPORTS}/{report.name}"}
         path = self.record.path(SEGMENTATIONS, name, ".dcm")
         written = write_segmentation(
-            path, _planes(sample, answer.mask, instances), instances, self.classes, self.producer
+            path, _planes(sample, shown_mask(answer), instances), instances, self.classes, self.producer
         )
         files = {SEGMENTATIONS: f"{SEGMENTATIONS}/{path.name}"}
         if report is not None:
             write_volume_report(report, instances, written, volumes, self.classes, self.producer)
             files[REPORTS] = f"{REPORTS}/{report.name}"
         return files
+
+
+def shown_mask(answer: Answer) -> Array:
+    """Return the mask of an answer with numbers of structures; single objects are those of the first structure."""
+    assert answer.mask is not None  # Safe because only answers with a mask are asked for it.
+    return (answer.mask > 0).astype(np.uint8) if answer.objects else answer.mask
+
+
+def objects_of(mask: Array) -> str:
+    """Return the boxes of a mask's objects as lines of MOTChallenge's text (Dendorfer et al. 2021, arXiv 2010.07548).
+
+    These are frame, number, left, top, width, height in pixels, 1, and three times -1 for what is not known; frames and
+    numbers begin at 1. A clip or volume has its frames or slices first.
+    """
+    lines = []
+    for frame, picture in enumerate(mask if mask.ndim == 3 else mask[None], start=1):
+        for number in np.unique(picture[picture > 0]).tolist():
+            rows, columns = np.nonzero(picture == number)
+            top, left = int(rows.min()), int(columns.min())
+            height, width = int(rows.max()) - top + 1, int(columns.max()) - left + 1
+            lines.append(f"{frame},{number},{left + 1},{top + 1},{width},{height},1,-1,-1,-1\n")
+    return "".join(lines)
 
 
 def _affine(sample: Sample) -> Affine:

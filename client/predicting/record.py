@@ -24,7 +24,15 @@ from salus.common.strict import Strict, validate
 RUN, PROGRESS = "run.json", "progress.jsonl"
 LOCK = "daemon.lock"  # of `FolderLock`
 MAX_NAME = 100
-TAKEN = ("item", "label", "masks", "seg", "sr", "overlays")  # columns that a number of this name would overwrite
+TAKEN = (
+    "item",
+    "label",
+    "masks",
+    "objects",
+    "seg",
+    "sr",
+    "overlays",
+)  # columns that a number of this name would overwrite
 OWN_FILE = re.compile(r"[a-z]+/(?!\.\.?\Z)[A-Za-z0-9._-]+")  # what a page shows and a command sends lies in the folder
 FORMAT: Literal["salus/predictions/1"] = "salus/predictions/1"
 

@@ -20,6 +20,7 @@ MODELS = Registry(
     {
         "attention-unet": "salus.common.models.attention_unet:build",
         "bag": "salus.common.models.sequence.bag:build",
+        "centres": "salus.common.models.centres:build",
         "cnn": "salus.common.models.cnn:build",
         "conv-lstm": "salus.common.models.sequence.conv_lstm:build",
         "convnext": "salus.common.models.convnext:build",

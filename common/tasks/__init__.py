@@ -18,6 +18,7 @@ TASKS = Registry(
         "fusion": "salus.common.tasks.fusion:Fusion",
         "multi-instance": "salus.common.tasks.multi_instance:MultiInstance",
         "multi-instance-findings": "salus.common.tasks.multi_instance:MultiInstanceFindings",
+        "instances": "salus.common.tasks.instances:Instances",
         "segmentation": "salus.common.tasks.segmentation:Segmentation",
         "gan": "salus.common.tasks.gan:Gan",
         "generation-rnn": "salus.common.tasks.generation_rnn:GenerationRnn",
@@ -29,6 +30,7 @@ TASKS = Registry(
         "survival": "salus.common.tasks.survival:Survival",
         "tabular": "salus.common.tasks.tabular:Tabular",
         "vae": "salus.common.tasks.vae:Vae",
+        "tracking": "salus.common.tasks.tracking:Tracking",
     },
 )
 

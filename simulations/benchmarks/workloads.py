@@ -74,6 +74,7 @@ SEGMENTERS = {
 # By the name for --net. Every network of the registry has an entry; add yours.
 WORKLOADS: dict[str, Workload] = {
     "bag": several("multi-instance", "bag"),
+    "centres": Workload("instances", "centres", settings={"classes": ["cell"]}),
     "cnn": classifier("cnn"),
     "conv-lstm": several("sequence", "conv-lstm"),
     "convnext": classifier("convnext"),

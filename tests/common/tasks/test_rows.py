@@ -37,6 +37,7 @@ KINDS = {
     "fusion": ("fusion-early", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nmodalities = ["image"]'),
     "gan": ("gan", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nscore_images = 16'),
     "generation-rnn": ("row-rnn", 'shape = [8, 8]\nclasses = ["a", "b"]\nscore_images = 16'),
+    "instances": ("centres", 'shape = [8, 8]\nclasses = ["a"]\nmost_objects = 3'),
     "multilabel": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
     "ordinal": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
     "regression": ("cnn", 'shape = [8, 8]\nclasses = ["age"]'),
@@ -46,6 +47,7 @@ KINDS = {
     "sequence": ("gru", 'shape = [8, 8]\nclasses = ["a", "b"]\nitem = "patient"\nmost_images = 3'),
     "survival": ("cnn", "shape = [8, 8]\ntimes = [1.0, 2.0, 4.0]"),
     "svm": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
+    "tracking": ("centres", 'shape = [3, 8, 8]\nclasses = ["a"]\nmost_objects = 3'),
     "vae": ("vae", 'shape = [8, 8]\nclasses = ["a", "b"]\nscore_images = 16'),
     "tabular": ("logistic", 'columns = [{name = "x"}, {name = "y"}]\nclasses = ["a", "b"]'),
 }

@@ -43,6 +43,8 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("fusion", "fusion-autoencoder", (8, 8), FastClipper),
     ("multi-instance", "bag", (8, 8), FastClipper),
     ("multi-instance-findings", "bag", (8, 8), FastClipper),
+    ("instances", "centres", (8, 8), FastClipper),
+    ("tracking", "centres", (3, 8, 8), FastClipper),
     ("multilabel", "cnn", (8, 8), FastClipper),
     ("multilabel", "logistic", TABLE, FastClipper),
     ("ordinal", "cnn", (8, 8), FastClipper),
@@ -64,6 +66,7 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
 OWN = {
     "bag": "most_images = 3\nfeature_width = 8\nattention_width = 4",
     "conv-lstm": "most_images = 3\nmap_width = 8",
+    "centres": "widths = [4, 8]\nmost_objects = 5",
     "convnext": "widths = [4, 8]\nblocks = [1, 1]\nkernel_size = 3",
     "densenet": "first_width = 8\ngrowth = 2\nblocks = [1, 1]",
     "efficientnet": "width = 0.25\ndepth = 0.25\nstages = 3",
@@ -99,7 +102,7 @@ classes = {classes}
 def settings(kind: str, model: str, shape: tuple[int, ...]) -> TaskSettings:
     columns = '[[task.columns]]\nname = "age"\n[[task.columns]]\nname = "sex"'
     more = (f"shape = {list(shape)}\n" if shape else "") + (columns if kind == "fusion" or not shape else "")
-    classes = '["age"]' if kind == "regression" else '["a", "b", "c"]'
+    classes = '["age"]' if kind in ("regression", "instances", "tracking") else '["a", "b", "c"]'
     more = f"{OWN.get(model, '')}\n{more}"
     if kind == "survival":
         more, classes = f"times = [1.0, 2.0, 3.0]\n{more}", '["until 1", "until 2", "until 3"]'
