@@ -12,6 +12,7 @@ Array = npt.NDArray[Any]
 Affine = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 ROW = "features"  # the field of a table's row
+BOXES = "boxes"  # the field of objects that move with the image, ``[boxes, 2 dims + 1]``
 PADDING = "_padding"  # no field of a task has this name
 
 

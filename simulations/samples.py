@@ -13,6 +13,7 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     survival images, labels.csv      one picture a patient, with days until an event or until the patient was lost
     cells    images, masks     one picture a patient, with a mask that numbers touching and overlapping cells
     clips    images, masks     one clip a patient, with a mask that numbers cells which move, cross and hide each other
+    boxes    JPEGImages, Annotations, ImageSets      one picture a patient, with boxes around objects of two sizes
 """
 
 import csv
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import ConfigError
+from salus.simulations.phantom_boxes import write_boxes
 from salus.simulations.phantom_cells import write_cells, write_clips
 from salus.simulations.phantom_findings import write_findings
 from salus.simulations.phantom_fusion import write_fusion
@@ -42,6 +44,7 @@ FURTHER: Mapping[str, Callable[[Path, int, int, int], Path]] = {
     "survival": write_survival,
     "cells": write_cells,
     "clips": write_clips,
+    "boxes": write_boxes,
 }
 USUAL = ("npz", "dicom", "nifti")
 KINDS = (*USUAL, *FURTHER)

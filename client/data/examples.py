@@ -78,6 +78,8 @@ def example_of(
         elif sample.kinds.get(name) == "mask":
             fields[field] = _as_the_job_counts(values, sample.names.get(name, ()), task.classes, sample.values.ndim)
             spatial.add(field)
+        elif sample.kinds.get(name) == "boxes":
+            fields[field] = _classes_as_the_job_counts(values, sample.names.get(name, ()), task.classes)
         elif sample.kinds.get(name) == "row":
             fields[field] = values[_places(sample.names.get(name, ()), task.columns)]
         else:
@@ -124,6 +126,20 @@ def _as_the_job_counts(mask: Array, names: Sequence[str], wanted: Sequence[str],
     table = np.zeros(max(int(mask.max(initial=0)), *numbers) + 1, mask.dtype)
     table[numbers] = np.arange(1, len(numbers) + 1)
     return np.asarray(table[mask])[None]
+
+
+def _classes_as_the_job_counts(boxes: Array, names: Sequence[str], wanted: Sequence[str]) -> Array:
+    """Return boxes with the job's class numbers; those of other classes are left out.
+
+    Args:
+        names: of the data set's numbers 1, 2 ...; empty where a number is its own name.
+    """
+    numbers = [names.index(name) + 1 if name in names else 0 for name in wanted] if names else range(1, len(wanted) + 1)
+    table = {number: place for place, number in enumerate(numbers, start=1) if number}
+    kept = np.array([int(number) in table for number in boxes[:, -1]], dtype=np.bool_)
+    found = boxes[kept].copy()
+    found[:, -1] = [table[int(number)] for number in found[:, -1]]
+    return found
 
 
 def _places(have: Sequence[str], wanted: Sequence[Column]) -> list[int]:

@@ -14,6 +14,7 @@ TASKS = Registry(
     "salus.tasks",
     {
         "classification": "salus.common.tasks.classification:Classification",
+        "detection": "salus.common.tasks.detection:Detection",
         "diffusion": "salus.common.tasks.diffusion:Diffusion",
         "fusion": "salus.common.tasks.fusion:Fusion",
         "multi-instance": "salus.common.tasks.multi_instance:MultiInstance",

@@ -7,7 +7,9 @@ import numpy.typing as npt
 from pydantic import Field as Limits
 from pydantic import model_validator
 
-from salus.common.examples import Example
+from salus.common.batch import Spec
+from salus.common.errors import JobError
+from salus.common.examples import BOXES, Example
 from salus.common.job import TaskSettings
 from salus.common.transforms.augment_grid import ChangeSettings
 from salus.common.transforms.base import Draw, Transform, grid_shape
@@ -46,6 +48,11 @@ class Elastic(Transform):
 
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings = settings
+
+    def spec(self, given: Spec) -> Spec:
+        if BOXES in given:
+            raise JobError("cannot move boxes.", remedy="Leave the step out, or use rotate, zoom or affine.")
+        return super().spec(given)
 
     def __call__(self, example: Example, draw: Draw | None) -> Example:
         assert draw is not None

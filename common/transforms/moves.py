@@ -3,6 +3,7 @@
 With that matrix the new affine follows: ``affine @ matrix`` sends a new index to the old one and on to millimetres.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from salus.common.errors import UnreadableImage
-from salus.common.examples import Affine, Array, Example
+from salus.common.examples import BOXES, Affine, Array, Example
 from salus.common.transforms.base import MAX_VALUES, grid_shape, is_image
 
 Matrix = npt.NDArray[np.float64]
@@ -44,7 +45,32 @@ def moved(example: Example, move: Move) -> Example:
     if math.prod(size) * max((len(example[name]) for name in example.spatial), default=1) > MAX_VALUES:
         raise UnreadableImage("too-large", "a step of the job's transforms would give it too many voxels")
     fields = {name: move.apply(example[name]) for name in example.spatial}
+    if BOXES in example:
+        sides = next(iter(fields.values())).shape[1:]
+        fields[BOXES] = moved_boxes(example[BOXES], move.matrix, sides)
     return replace(example.with_fields(**fields), affine=carried(example.affine, move.matrix))
+
+
+def moved_boxes(boxes: Array, matrix: Matrix, sides: Sequence[int]) -> Array:
+    """Return the boxes around the moved corners of boxes, cut at the border; those whose centre lies outside are left out.
+
+    Args:
+        boxes: ``[boxes, 2 dims + 1]`` as in `client.data.targets`; pixel 0 covers 0 to 1, so its index is at 0.5.
+        matrix: from new to old indices, see `Move`.
+        sides: of the new grid.
+    """
+    dims = len(sides)
+    low, high = boxes[:, None, :dims], boxes[:, None, dims:-1]
+    which = np.array(list(itertools.product((0, 1), repeat=dims)))
+    corners = low * (1 - which) + high * which - 0.5
+    back = np.linalg.inv(matrix)
+    moved = corners @ back[:-1, :-1].T + back[:-1, -1] + 0.5
+    start, end = moved.min(axis=1), moved.max(axis=1)
+    middle = (start + end) / 2
+    inside = ((middle >= 0) & (middle < np.array(sides))).all(axis=1)
+    cut = [np.clip(part, 0, np.array(sides)) for part in (start, end)]
+    found: Array = np.concatenate([*cut, boxes[:, -1:]], axis=1)[inside].astype(np.float32)
+    return found
 
 
 def moved_back(example: Example, move: Move, original: Example) -> Example:

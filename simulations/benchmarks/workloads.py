@@ -76,6 +76,8 @@ WORKLOADS: dict[str, Workload] = {
     "bag": several("multi-instance", "bag"),
     "centres": Workload("instances", "centres", settings={"classes": ["cell"]}),
     "cnn": classifier("cnn"),
+    **{name: Workload("detection", name) for name in ("retinanet", "ssd", "yolo", "centernet")},
+    **{f"{name}-3d": volumes(Workload("detection", name)) for name in ("retinanet", "centernet")},
     "conv-lstm": several("sequence", "conv-lstm"),
     "convnext": classifier("convnext"),
     "densenet": classifier("densenet"),

@@ -30,6 +30,10 @@ dataset = "d"
 ITEMS = 6
 KINDS = {
     "classification": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]'),
+    "detection": (
+        "retinanet",
+        'shape = [16, 16]\nclasses = ["a", "b"]\nmost_objects = 3\nwidths = [4, 4, 4, 4]\nneck_width = 8\nratios = [1.0]',
+    ),
     "diffusion": (
         "diffusion-unet",
         'shape = [8, 8]\nclasses = ["a", "b"]\nwidths = [8, 8]\nsampling_steps = 1\nscore_images = 16',

@@ -29,6 +29,12 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("classification", "vit", (8, 8), FastClipper),
     ("classification", "vit", (8, 4, 8), FastClipper),
     ("classification", "resnet18", (8, 8), FastClipper),
+    ("detection", "retinanet", (16, 16), FastClipper),
+    ("detection", "retinanet", (16, 16, 16), FastClipper),
+    ("detection", "ssd", (16, 16), FastClipper),
+    ("detection", "yolo", (16, 16), FastClipper),
+    ("detection", "centernet", (16, 16), FastClipper),
+    ("detection", "centernet", (8, 8, 8), FastClipper),
     ("diffusion", "diffusion-unet", (8, 6), FastClipper),
     ("diffusion", "diffusion-unet", (4, 4, 4), FastClipper),
     ("gan", "gan", (8, 6), FastClipper),
@@ -63,7 +69,12 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("tabular", "logistic", TABLE, FastClipper),
 ]
 # Settings that make a network small.
+DETECTOR = "widths = [4, 4, 4, 4]\nneck_width = 8\nmost_objects = 4"
 OWN = {
+    **dict.fromkeys(
+        ("retinanet", "ssd", "yolo"), f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]"
+    ),
+    "centernet": DETECTOR,
     "bag": "most_images = 3\nfeature_width = 8\nattention_width = 4",
     "conv-lstm": "most_images = 3\nmap_width = 8",
     "centres": "widths = [4, 8]\nmost_objects = 5",

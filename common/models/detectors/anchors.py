@@ -1,0 +1,240 @@
+"""Detectors with anchors: every place of the features has boxes of public sizes, which are moved to the objects.
+
+An anchor belongs to the object that it overlaps most, if by at least a half, and each object has its best anchor in any case
+(Ren et al. 2015, arXiv 1506.01497). Everything is done for each image by itself.
+"""
+
+import itertools
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from salus.common.job import TaskSettings
+from salus.common.models.detectors.base import DetectorSettings, Found, best, centres_of
+from salus.common.registry import settings_of
+
+LEVELS = (3, 4)  # halvings of the resolution at the two levels
+POSITIVE, NEGATIVE = 0.5, 0.4
+FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Lin et al. 2017, arXiv 1708.02002
+SMOOTH = 0.1  # error of an offset, in anchors, below which the loss is quadratic
+LARGEST_SCALE = 4.0  # of the logarithm of a size against its anchor
+Pixels = Annotated[float, Field(gt=0, le=4096)]
+
+
+class AnchorSettings(DetectorSettings):
+    """Settings of detectors with anchors.
+
+    Args:
+        fine_sizes, coarse_sizes: Sides of the anchors at an eighth and a sixteenth of the resolution, in pixels of task.shape.
+        ratios: Height of an anchor divided by its width, at the same area; for volumes anchors are cubes.
+    """
+
+    fine_sizes: Annotated[tuple[Pixels, ...], Field(min_length=1, max_length=6)] = (16.0, 28.0)
+    coarse_sizes: Annotated[tuple[Pixels, ...], Field(min_length=1, max_length=6)] = (44.0, 64.0, 92.0)
+    ratios: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1, max_length=5)] = (
+        0.8,
+        1.25,
+    )  # cells and lesions are round
+
+
+def anchors_at(task: TaskSettings) -> tuple[int, int]:
+    """Return how many anchors each place has at the two levels."""
+    own = settings_of(task, AnchorSettings)
+    ratios = len(own.ratios) if len(task.shape) == 2 else 1
+    return len(own.fine_sizes) * ratios, len(own.coarse_sizes) * ratios
+
+
+def anchors_of(task: TaskSettings) -> torch.Tensor:
+    """Return all anchors as centre and size, ``[anchors, 2 dims]``: fine level first, at each place its sizes in turn."""
+    own, dims = settings_of(task, AnchorSettings), len(task.shape)
+    parts = []
+    for halvings, sizes in zip(LEVELS, (own.fine_sizes, own.coarse_sizes), strict=True):
+        if dims == 2:
+            pairs: list[tuple[float, ...]] = [(s * r**0.5, s / r**0.5) for s, r in itertools.product(sizes, own.ratios)]
+        else:
+            pairs = [(s,) * dims for s in sizes]
+        shapes, centres = torch.tensor(pairs), centres_of(task.shape, halvings)
+        both = [centres[:, None].expand(-1, len(shapes), -1), shapes[None].expand(len(centres), -1, -1)]
+        parts.append(torch.cat(both, dim=-1).reshape(-1, 2 * dims))
+    return torch.cat(parts)
+
+
+class AnchorDetector:
+    """Outputs are, for each anchor, ``extra`` numbers, a logit for each class, and how to move the anchor."""
+
+    extra: ClassVar[int] = 0
+
+    def __init__(self, task: TaskSettings) -> None:
+        self.dims, self.classes = len(task.shape), len(task.classes)
+        self.anchors = anchors_of(task)
+        centre, size = torch.split(self.anchors, self.dims, dim=1)
+        self.corners = torch.cat([centre - size / 2, centre + size / 2], dim=1)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers of one anchor."""
+        return self.extra + self.classes + 2 * self.dims
+
+    def losses(self, outputs: torch.Tensor, boxes: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """Return each image's loss, see `base.Detector`."""
+        overlap = self._overlaps(boxes[..., :-1], there)
+        most, which = overlap.max(dim=2)
+        forced = self._best_anchors(overlap, there)
+        which = torch.where(forced.any(dim=2), forced.float().argmax(dim=2), which)
+        positive = self.positives(most, forced.any(dim=2))
+        ignored = ~positive & (most >= NEGATIVE)
+        chosen = boxes.gather(1, which[..., None].expand(-1, -1, boxes.shape[2]))
+        said, moves = outputs[..., : -2 * self.dims], outputs[..., -2 * self.dims :]
+        count = positive.sum(dim=1).clamp(min=1)
+        error = F.smooth_l1_loss(moves, self.moves_to(chosen[..., :-1]), beta=SMOOTH, reduction="none").sum(dim=2)
+        placed = (error * positive).sum(dim=1) / count
+        wanted = F.one_hot(chosen[..., -1].round().long().clamp(0, self.classes - 1), self.classes).to(outputs)
+        return self.class_losses(said, wanted, positive, ignored, count) + placed
+
+    def positives(self, overlap: torch.Tensor, forced: torch.Tensor) -> torch.Tensor:
+        """Return which anchors belong to an object, ``[items, anchors]``."""
+        return forced | (overlap >= POSITIVE)
+
+    def class_losses(
+        self,
+        said: torch.Tensor,
+        wanted: torch.Tensor,
+        positive: torch.Tensor,
+        ignored: torch.Tensor,
+        count: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return each image's loss of what the anchors hold, ``[items]``.
+
+        Args:
+            said: ``[items, anchors, extra + classes]``.
+            wanted: the class of each anchor's object, one-hot ``[items, anchors, classes]``.
+            positive, ignored: ``[items, anchors]``.
+            count: positive anchors of each image, at least 1.
+        """
+        raise NotImplementedError
+
+    def scores(self, said: torch.Tensor) -> torch.Tensor:
+        """Return the score of each class, ``[anchors, classes]``, from 0 to 1."""
+        raise NotImplementedError
+
+    def found(self, outputs: torch.Tensor, most: int, nms_overlap: float) -> Found:
+        """Return the objects of one image, see `base.Detector`."""
+        said, moves = outputs[:, : -2 * self.dims], outputs[:, -2 * self.dims :]
+        return best(self.moved(moves), self.scores(said), most, nms_overlap)
+
+    def moves_to(self, boxes: torch.Tensor) -> torch.Tensor:
+        """Return how each anchor is moved to its box: centre in anchors, size as a logarithm, ``[items, anchors, 2 dims]``."""
+        anchors = self.anchors.to(boxes)
+        low, high = torch.split(boxes, self.dims, dim=-1)
+        centre, size = torch.split(anchors, self.dims, dim=-1)
+        ratio = ((high - low).clamp(min=1e-3) / size).log().clamp(-LARGEST_SCALE, LARGEST_SCALE)
+        return torch.cat([((low + high) / 2 - centre) / size, ratio], dim=-1)
+
+    def moved(self, moves: torch.Tensor) -> torch.Tensor:
+        """Return the boxes that moved anchors are, ``[anchors, 2 dims]``."""
+        shift, ratio = torch.split(moves, self.dims, dim=-1)
+        centre, size = torch.split(self.anchors.to(moves), self.dims, dim=-1)
+        middle = centre + shift.clamp(-LARGEST_SCALE, LARGEST_SCALE) * size
+        half = size * ratio.clamp(-LARGEST_SCALE, LARGEST_SCALE).exp() / 2
+        return torch.cat([middle - half, middle + half], dim=-1)
+
+    def _overlaps(self, boxes: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """Return intersection over union ``[items, anchors, most]``; 0 for objects that are not there."""
+        anchors, dims = self.corners.to(boxes)[None, :, None], self.dims
+        others = boxes[:, None]
+        low, high = (
+            torch.maximum(anchors[..., :dims], others[..., :dims]),
+            torch.minimum(anchors[..., dims:], others[..., dims:]),
+        )
+        shared = (high - low).clamp(min=0).prod(dim=-1)
+        sizes = [(b[..., dims:] - b[..., :dims]).clamp(min=0).prod(dim=-1) for b in (anchors, others)]
+        return shared / (sizes[0] + sizes[1] - shared).clamp(min=1e-6) * there[:, None]
+
+    def _best_anchors(self, overlap: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """Return which anchor is the best of which object, boolean ``[items, anchors, most]``."""
+        top = overlap.argmax(dim=1, keepdim=True)
+        places = torch.arange(overlap.shape[1], device=overlap.device)[None, :, None]
+        return (places == top) & (there[:, None] > 0) & (overlap.amax(dim=1, keepdim=True) > 0)
+
+
+class Focal(AnchorDetector):
+    """RetinaNet: an independent yes or no for each class, with the focal loss (Lin et al. 2017, arXiv 1708.02002)."""
+
+    def class_losses(
+        self,
+        said: torch.Tensor,
+        wanted: torch.Tensor,
+        positive: torch.Tensor,
+        ignored: torch.Tensor,
+        count: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the focal loss over all anchors but the ignored ones, divided by the positive ones."""
+        truth = wanted * positive[..., None]
+        plain = F.binary_cross_entropy_with_logits(said, truth, reduction="none")
+        p = torch.sigmoid(said)
+        right = p * truth + (1 - p) * (1 - truth)
+        alpha = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
+        each = (alpha * (1 - right) ** FOCAL_GAMMA * plain).sum(dim=2)
+        return (each * ~ignored).sum(dim=1) / count
+
+    def scores(self, said: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(said)
+
+
+class Softmax(AnchorDetector):
+    """SSD: one class or background for each anchor, with the hardest negatives only (Liu et al. 2016, arXiv 1512.02325)."""
+
+    extra = 1
+    negatives: ClassVar[int] = 3  # for each positive anchor, as in the paper
+
+    def class_losses(
+        self,
+        said: torch.Tensor,
+        wanted: torch.Tensor,
+        positive: torch.Tensor,
+        ignored: torch.Tensor,
+        count: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the cross-entropy of the positive anchors and of three times as many negatives with the largest loss."""
+        logs = F.log_softmax(said, dim=2)
+        background = -logs[..., 0]
+        hard = torch.where(positive | ignored, torch.full_like(background, -1.0), background.detach())
+        rank = hard.argsort(dim=1, descending=True).argsort(dim=1)
+        taken = (rank < self.negatives * count[:, None]) & (hard >= 0)
+        objects = -(logs[..., 1:] * wanted).sum(dim=2)
+        return ((objects * positive).sum(dim=1) + (background * taken).sum(dim=1)) / count
+
+    def scores(self, said: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(said, dim=1)[:, 1:]
+
+
+class Objectness(AnchorDetector):
+    """YOLO-style: each object has one anchor, which says that it holds an object and of which class (after Redmon and Farhadi
+    2018, arXiv 1804.02767)."""
+
+    extra = 1
+    absent: ClassVar[float] = 0.2  # weight of anchors without an object: there are thousands of them
+
+    def positives(self, overlap: torch.Tensor, forced: torch.Tensor) -> torch.Tensor:
+        """Return the best anchor of each object only."""
+        return forced
+
+    def class_losses(
+        self,
+        said: torch.Tensor,
+        wanted: torch.Tensor,
+        positive: torch.Tensor,
+        ignored: torch.Tensor,
+        count: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the cross-entropy of objectness, without the ignored anchors, and of the classes of the positive ones."""
+        truth = positive.to(said)
+        plain = F.binary_cross_entropy_with_logits(said[..., 0], truth, reduction="none")
+        weights = torch.where(positive, torch.ones_like(plain), self.absent * ~ignored)
+        classes = F.binary_cross_entropy_with_logits(said[..., 1:], wanted, reduction="none").sum(dim=2)
+        return ((plain * weights).sum(dim=1) + (classes * positive).sum(dim=1)) / count
+
+    def scores(self, said: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(said[:, :1]) * torch.sigmoid(said[:, 1:])
