@@ -113,6 +113,10 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
     if result.get("kind") == "codebook":
         rows = [(number, f"{share:.2%}") for number, share in enumerate(result["shares"], start=1)]
         sections.append(Section("Words", columns=("word", "share of the local features"), rows=rows))
+    if result.get("importance"):
+        shares = sorted(result["importance"].items(), key=lambda pair: -pair[1])
+        rows = [(name, f"{share:.1%}") for name, share in shares]
+        sections.append(Section("Columns of the trees", columns=("column", "share of the gain"), rows=rows))
     if "features" in result:
         rows = [(name, f"{f['alpha']:.5g}", f"{f['sigma']:.5g}") for name, f in result["features"].items()]
         sections.append(Section("Common model of features", columns=("feature", "alpha", "sigma"), rows=rows))

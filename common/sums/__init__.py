@@ -13,14 +13,17 @@ SUMS = Registry(
     "kind of statistics",
     "salus.sums",
     {
+        "boosting": "salus.common.sums.boosting:Boosting",
         "codebook": "salus.common.sums.codebook:Codebook",
         "combat": "salus.common.sums.combat:Combat",
         "cox": "salus.common.sums.cox:Cox",
         "kaplan-meier": "salus.common.sums.kaplan_meier:KaplanMeier",
+        "forest": "salus.common.sums.forest:Forest",
         "kmeans": "salus.common.sums.kmeans:KMeans",
         "logistic": "salus.common.sums.logistic:Logistic",
         "nyul": "salus.common.sums.nyul:Nyul",
         "quantiles": "salus.common.sums.quantiles:Quantiles",
+        "random-boosting": "salus.common.sums.random_boosting:RandomBoosting",
         "summary": "salus.common.sums.summary:Summary",
     },
 )
