@@ -16,6 +16,7 @@ import torch
 from salus.client.correction import Correction
 from salus.client.data.tensors import TensorSet, Use
 from salus.client.grouping import patient_vector
+from salus.client.sampling import draws_in_steps, mixed_within
 from salus.client.training import EVALUATION_BATCH, Trainer
 from salus.common.batch import Batch
 from salus.common.errors import UnreadableImage, WireError
@@ -24,7 +25,7 @@ from salus.common.optimizers import make_optimizer
 from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Groups
-from salus.common.tasks.steps import has_noise, noise_alone, stepping, trained_by, with_noise
+from salus.common.tasks.steps import noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.calls import OtherCalls
 from salus.privacy.dp.checks import checked_clipper, independent_rows, steps_under_noise, without_dropout
@@ -178,10 +179,10 @@ class PrivateTrainer:
             yield task.private_rows(task.infer(self._trainer.model, batch), batch)
 
     def _noise(self, stream: Stream) -> torch.Generator:
-        """Return the generator of the task's noise fields; nothing is drawn for a task without them."""
+        """Return the generator of the task's noise fields and of mixup; nothing is drawn for a task without them."""
         generator = torch.Generator()
         return (
-            generator.manual_seed(int(stream.words64(1)[0]) >> 1) if has_noise(self._trainer.task.spec) else generator
+            generator.manual_seed(int(stream.words64(1)[0]) >> 1) if draws_in_steps(self._trainer.task) else generator
         )
 
     def _sampled(self, data: TensorSet | None, stream: Stream, noise: torch.Generator) -> Iterator[Grid]:
@@ -198,6 +199,7 @@ class PrivateTrainer:
             except Exception as problem:
                 self._without(problem)  # an unreadable patient must not affect the others
                 continue
+            part = mixed_within(self._trainer.task, part, noise)
             places = places_of(len(part), self._privacy.images_per_patient * data.copies)
             mine = waiting.setdefault(places, [])
             mine.append(part)

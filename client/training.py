@@ -12,6 +12,7 @@ from salus.client.data.prefetch import batches
 from salus.client.data.tensors import TensorSet, Use
 from salus.client.grouping import GroupSums
 from salus.client.performance import Performance
+from salus.client.sampling import Balance
 from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
 from salus.common.job import Job
@@ -58,15 +59,21 @@ class Trainer:
             torch.manual_seed(seed)
             self.model.train()
             left = rule.steps
+            balance = Balance(self.task, data, self._losses)
             for epoch in range(settings.epochs) if left is None else itertools.count():
-                order = torch.randperm(len(data), generator=shuffle)
+                order = balance.order(epoch, seed, shuffle)
                 rows = torch.split(order, settings.batch_size)[:left]
                 for batch in batches(data, rows, self.device, Use(seed.to_bytes(8), epoch)):
+                    batch = balance.changed(batch, noise)
                     for step, optimizer in zip(self.task.steps, optimizers, strict=True):
                         self.step(step, optimizer, given(self.task.spec, step, batch, noise), correct)
                 if left is not None and (left := left - len(rows)) == 0:
                     break
         return read_parameters(self.model, self.layout) - start
+
+    def _losses(self, batch: Batch) -> torch.Tensor:
+        """Return the losses of the present model in the first step of the task."""
+        return self.task.losses(self.model, batch.to(self.device), self.task.steps[0])
 
     def step(
         self, step: Step, optimizer: torch.optim.Optimizer, batch: Batch, correct: Callable[[], None] | None = None

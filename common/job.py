@@ -106,6 +106,12 @@ class Job(Strict):
         return self
 
     @model_validator(mode="after")
+    def _noise_needs_patients_apart(self) -> Self:
+        for key, reason in (self.task.coupled() if self.privacy.noised else {}).items():
+            raise ValueError(f'expected noise = "none" with this task.{key}: {reason}')
+        return self
+
+    @model_validator(mode="after")
     def _distributed_needs_masking(self) -> Self:
         if self.privacy.noise == "distributed" and self.aggregation.protection != "masking":
             raise ValueError('noise = "distributed" needs protection = "masking": each site adds a share of the noise')

@@ -107,6 +107,10 @@ class TaskSettings(Section):
     ] = ()  # empty: all parameters
     codes: Annotated[tuple[ClassCode, ...], Field(max_length=1000)] = ()
 
+    def coupled(self) -> Mapping[str, str]:
+        """Return the keys whose values let one patient change what others contribute, with the reason: refused with noise."""
+        return {}
+
     @model_validator(mode="after")
     def _codes_of_classes(self) -> Self:
         named = [entry.of for entry in self.codes]

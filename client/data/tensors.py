@@ -118,6 +118,10 @@ class TensorSet:
         """Number of different patients."""
         return len({item.image.patient for item in self._items})
 
+    def targets(self) -> torch.Tensor:
+        """Return what each sample's label means to the task, int64 ``[samples, ...]``; at least one sample."""
+        return torch.stack([torch.as_tensor(item.target) for item in self._items])
+
     def by_patient(self) -> list[list[int]]:
         """Return the positions of each patient's samples, patients in the order of their pseudonyms."""
         places: dict[str, list[int]] = {}

@@ -4,8 +4,8 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,18 @@ from pydantic import Field as Key
 from pydantic import model_validator
 
 from salus.common.batch import Batch, Field
+from salus.common.class_losses import make_class_loss
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, JobError
 from salus.common.estimates import Metric
 from salus.common.examples import Example
 from salus.common.figures import Figures, one_against_the_rest
+from salus.common.imbalance import ImbalanceSettings
 from salus.common.job import TaskSettings
+from salus.common.registry import Registry
 from salus.common.tasks.base import ONE_STEP, Said, Step, Totals, finite, full
 from salus.common.tasks.coarse import Coarse
+from salus.common.tasks.mixing import mixed_losses
 from salus.common.transforms.chain import Chain
 from salus.common.transforms.intensity import Rescale
 from salus.common.transforms.resizing import Resize
@@ -61,10 +65,16 @@ def check_weights(weights: Sequence[float], classes: Sequence[str]) -> None:
         raise ValueError(f"expected one of class_weights for each of the {len(classes)} classes")
 
 
+class LabelSettings(ImbalanceSettings, ClassificationSettings):
+    """Settings of `classification` and `tabular`; the loss adds keys of its own."""
+
+    plugins: ClassVar[Mapping[str, str | Registry]] = {"class_loss": "salus.common.class_losses:CLASS_LOSSES"}
+
+
 class Classification:
     """One label per image out of `settings.classes`."""
 
-    Settings: type[TaskSettings] = ClassificationSettings
+    Settings: type[TaskSettings] = LabelSettings
     steps = ONE_STEP
     headline: Sequence[str] = ("auc", "accuracy")
 
@@ -84,6 +94,7 @@ class Classification:
         self.spec = {**inputs, "label": Field((), "int64", 0, self.classes)}
         self.coarse = Coarse(settings.classes)
         self.scores = self.coarse.scores
+        self.loss = make_class_loss(getattr(settings, "class_loss", "cross-entropy"), settings)
         self.weights = torch.tensor(getattr(settings, "class_weights", ()) or (1.0,) * self.classes)
 
     def target(self, label: str) -> npt.NDArray[Any] | None:
@@ -118,9 +129,8 @@ class Classification:
         return Said(max(probabilities, key=lambda name: probabilities[name]), probabilities)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
-        """Return each item's cross-entropy, weighted by its class."""
-        logits, labels = full(self.infer(model, batch)), batch["label"]
-        return F.cross_entropy(logits, labels, reduction="none") * self.weights.to(logits)[labels]
+        """Return each item's loss by `settings.class_loss`, by default the cross-entropy weighted by its class."""
+        return mixed_losses(self.loss, full(self.infer(model, batch)), batch)
 
     def infer(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Return logits ``[items, classes]``."""
@@ -177,7 +187,11 @@ class Classification:
         return self.coarse.foretold(patients, noise_sd)
 
     def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return auc, accuracy, loss, calibration_error and recall_<class>; auc only if there are positives and negatives."""
+        """Return auc, accuracy, balanced_accuracy, loss, calibration_error, and of each class recall, precision, F1 and AUC.
+
+        A metric without a denominator is left out: of a class without items, or an area without positives or negatives. The
+        balanced accuracy is the mean recall of the classes with items.
+        """
         items = totals[0]
         if items < 0.5:  # no site contributed an item
             return {}
@@ -188,13 +202,14 @@ class Classification:
             "loss": float(totals[1] * LOSS_LIMIT / items),
             "calibration_error": float(np.abs(calibration[1] - calibration[2]).sum() / items),
         }
-        areas = [area for area in (area_under_curve(h[0], h[1]) for h in histograms) if area is not None]
-        if areas:
-            result["auc"] = float(np.mean(areas))
-        for name, count, hit in zip(self.settings.classes, support, right, strict=True):
-            if count > 0.5:
-                result[f"recall_{name}"] = float(hit / count)
-        return result
+        areas = [area_under_curve(h[0], h[1]) for h in histograms]
+        found = [area for area in areas if area is not None]
+        if found:
+            result["auc"] = float(np.mean(found))
+        if len(areas) > 1:  # with two classes both have the area of the one score
+            named = zip(self.settings.classes, areas, strict=True)
+            result |= {f"auc_{name}": area for name, area in named if area is not None}
+        return result | of_classes(self.settings.classes, right, support, confusion.sum(axis=0))
 
     def figures(self, totals: Totals) -> Figures:
         """Return the exact confusion matrix, ROC and precision-recall curves of each score, and the calibration."""
@@ -223,6 +238,27 @@ class Classification:
             histograms.reshape(self.scores, 2, SCORE_BINS),
             calibration.reshape(3, CALIBRATION_BINS),
         )
+
+
+def of_classes(names: Sequence[str], hits: Totals, actual: Totals, said: Totals) -> dict[str, float]:
+    """Return balanced_accuracy, and recall_<class>, precision_<class> and f1_<class> where they are defined.
+
+    Args:
+        hits: items of each class that the model gives this class.
+        actual: items of each class.
+        said: items that the model gives each class.
+    """
+    result: dict[str, float] = {}
+    recalls = [float(hit / count) for hit, count in zip(hits, actual, strict=True) if count > 0.5]
+    if recalls:
+        result["balanced_accuracy"] = float(np.mean(recalls))
+    for name, hit, count, given in zip(names, hits, actual, said, strict=True):
+        if count > 0.5:
+            result[f"recall_{name}"] = float(hit / count)
+            result[f"f1_{name}"] = float(2 * hit / (count + given))
+        if given > 0.5:
+            result[f"precision_{name}"] = float(hit / given)
+    return result
 
 
 def score_bins(log_odds: torch.Tensor) -> torch.Tensor:

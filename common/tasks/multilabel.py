@@ -4,7 +4,8 @@ The label of an image names its findings, separated by ``|`` or ``;``. Metrics a
 """
 
 import math
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ from salus.common.batch import Batch, Field
 from salus.common.declaration import findings_of
 from salus.common.estimates import Metric
 from salus.common.figures import MAX_CURVES, Curve, Figures, one_against_the_rest
+from salus.common.imbalance import ImbalanceSettings
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
-from salus.common.registry import settings_of
+from salus.common.registry import Registry, settings_of
 from salus.common.tasks.base import Said, Step, Totals, finite, full
 from salus.common.tasks.binormal import area_of, fit_curve
 from salus.common.tasks.classification import (
@@ -27,9 +29,11 @@ from salus.common.tasks.classification import (
     Weight,
     area_under_curve,
     check_weights,
+    of_classes,
     score_bins,
 )
 from salus.common.tasks.coarse import CELLS, EDGES, RAREST, mean_area, ratio, typical_histogram
+from salus.common.tasks.mixing import mixed_losses
 from salus.common.tasks.tabular import ImagesOrRows
 
 PER_CLASS = 2 * SCORE_BINS
@@ -56,10 +60,16 @@ class MultiLabelSettings(TaskSettings):
         return self
 
 
+class SeveralLabelSettings(ImbalanceSettings, MultiLabelSettings):
+    """Settings of `multilabel`; the loss adds keys of its own."""
+
+    plugins: ClassVar[Mapping[str, str | Registry]] = {"class_loss": "salus.common.class_losses:CLASS_LOSSES"}
+
+
 class MultiLabel(ImagesOrRows):
     """Any number of the job's classes per image."""
 
-    Settings = MultiLabelSettings
+    Settings: type[TaskSettings] = SeveralLabelSettings
     headline = ("auc", "accuracy")
 
     def _set(self, settings: TaskSettings, inputs: dict[str, Field]) -> None:
@@ -82,12 +92,8 @@ class MultiLabel(ImagesOrRows):
         return Said("|".join(present) or next(iter(self.own.no_finding), ""), probabilities)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
-        """Return each item's binary cross-entropy, the mean over the classes."""
-        logits = full(self.infer(model, batch))
-        each = F.binary_cross_entropy_with_logits(
-            logits, batch["label"].to(logits), pos_weight=self.weights.to(logits), reduction="none"
-        )
-        return each.mean(dim=1)
+        """Return each item's loss by `settings.class_loss`, by default the binary cross-entropy, the mean over the classes."""
+        return mixed_losses(self.loss, full(self.infer(model, batch)), batch)
 
     @property
     def statistics_size(self) -> int:
@@ -104,7 +110,7 @@ class MultiLabel(ImagesOrRows):
         return torch.cat([counted, histograms.flatten(1)], dim=1)
 
     def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return the mean auc and accuracy over the classes, loss, auc_<class> and recall_<class>."""
+        """Return the mean auc and accuracy over the classes, loss, and auc, recall, precision and f1 of each class."""
         items = totals[0]
         if items < 0.5:
             return {}
@@ -119,11 +125,13 @@ class MultiLabel(ImagesOrRows):
             area = area_under_curve(histogram[0], histogram[1])
             if area is not None:
                 areas[name] = area
-            if histogram[1].sum() > 0.5:
-                result[f"recall_{name}"] = float(histogram[1, middle:].sum() / histogram[1].sum())
         if areas:
             result["auc"] = float(np.mean(list(areas.values())))
-        return {**result, **{f"auc_{name}": area for name, area in areas.items()}}
+        result |= {f"auc_{name}": area for name, area in areas.items()}
+        said = histograms[:, :, middle:].sum(axis=2)  # absent and present ones that are said to be present
+        each = of_classes(self.settings.classes, said[:, 1], histograms[:, 1].sum(axis=1), said.sum(axis=1))
+        each.pop("balanced_accuracy", None)  # of classes that exclude each other
+        return result | each
 
     def figures(self, totals: Totals) -> Figures:
         """Return the ROC and precision-recall curves of each class."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from salus.common.batch import Batch
 from salus.common.tasks.base import Step, full
+from salus.common.tasks.classification import ClassificationSettings
 from salus.common.tasks.tabular import ImagesOrRows
 
 
@@ -17,6 +18,8 @@ class Svm(ImagesOrRows):
 
     The probabilities of its metrics and predictions are the softmax of the scores: they are ranked rightly but not calibrated.
     """
+
+    Settings = ClassificationSettings
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return each item's sum over classes of ``max(0, 1 - side * score)``, weighted by its class."""

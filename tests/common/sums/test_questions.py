@@ -60,6 +60,10 @@ SELECTIVE = [
     ("multilabel", [IMAGES], [IMAGES + '\nno_finding = ["No Finding", "hernia"]']),  # those with the added label
     ("classification", [IMAGES], [IMAGES.replace('"b", "c"', '"c", "b"')]),  # those of the exchanged classes
     ("classification", [IMAGES], [IMAGES + "\nclass_weights = [1.0, 1.0, 2.0]"]),  # those of a rare class
+    ("classification", [IMAGES], [IMAGES + '\nsampling = "balanced"']),  # those of a rare class
+    ("classification", [IMAGES], [IMAGES + '\nsampling = "hard"']),  # those that one model gets wrong
+    ("classification", [IMAGES], [IMAGES + "\nmixup = 0.2"]),  # all but those that are alone in their batch
+    ("classification", [IMAGES], [IMAGES + '\nclass_loss = "focal"']),  # those that are wrong, and not the others
     ("segmentation", [VOLUMES], [VOLUMES + "\nclass_weights = [1.0, 1.0, 2.0]"]),
     ("segmentation", [VOLUMES], [VOLUMES + "\nmulti_label = true"]),  # those whose structures overlap
     ("segmentation", [VOLUMES], [VOLUMES + '\nplane = "axial"']),  # those of another plane

@@ -127,6 +127,6 @@ def test_a_job_names_its_own_chain() -> None:
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(JobError, match="classification, multilabel"):
+    with pytest.raises(JobError, match="classification, diffusion"):
         make_task(BINARY.model_copy(update={"kind": "telepathy"}))
     assert "classification" in TASKS.names()
