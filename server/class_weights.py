@@ -20,6 +20,8 @@ REMEDY = "Measure more data or with less noise, merge the class with another, or
 def weights_section(classes: Sequence[str], result: Mapping[str, Any]) -> str:
     """Return the key ``class_weights`` of a training job's section ``[task]``, as TOML.
 
+    The keys ``class_counts`` and ``class_shares`` of other losses follow as comments.
+
     Args:
         classes: of the statistics job; a training job lists the same ones in the same order.
         result: of statistics of the kind `summary`.
@@ -40,4 +42,11 @@ def weights_section(classes: Sequence[str], result: Mapping[str, Any]) -> str:
     weights = [round(sum(counts) / (len(counts) * count), 4) for count in counts]
     if max(weights) > LARGEST_WEIGHT:
         raise JobError(f"A class is so rare that its weight would exceed {LARGEST_WEIGHT:g}.", remedy=REMEDY)
-    return tomli_w.dumps({"task": {"class_weights": weights}})
+    total = sum(counts)
+    others = {
+        "class_counts": [round(count, 1) for count in counts],
+        "class_shares": [round(count / total, 6) for count in counts],
+    }
+    # Only some losses know these keys, so they are comments.
+    comments = "".join(f"# {key} = {values}\n" for key, values in others.items())
+    return tomli_w.dumps({"task": {"class_weights": weights}}) + comments

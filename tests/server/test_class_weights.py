@@ -46,3 +46,13 @@ def tiny_text() -> str:
 def test_suppressed_and_noisy_counts_are_refused(found: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError, match=message):
         weights_section(["no", "yes"], found)
+
+
+@pytest.mark.parametrize("noise_sd", [0.0, 4.0])
+def test_counts_and_shares_for_other_losses_are_comments(noise_sd: float) -> None:
+    """Exact and noised counts alike; a comment becomes a key without its mark."""
+    text = weights_section(["no", "yes"], {"blocks": {"labels": {"no": 75.0, "yes": 25.5}}, "noise_sd": noise_sd})
+    assert set(tomllib.loads(text)["task"]) == {"class_weights"}
+    task = tomllib.loads(text.replace("# ", ""))["task"]
+    assert task["class_counts"] == [75.0, 25.5]
+    assert task["class_shares"] == pytest.approx([75 / 100.5, 25.5 / 100.5], abs=1e-6)

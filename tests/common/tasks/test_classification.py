@@ -126,7 +126,21 @@ def test_a_job_names_its_own_chain() -> None:
     assert found["image"].unique().tolist() == [1.0]
 
 
+def test_metrics_of_each_class_are_those_counted_by_hand() -> None:
+    task = make_task(THREE)
+    said, labels = torch.tensor([0, 0, 1, 1, 1, 0]), torch.tensor([0, 0, 0, 1, 1, 1])
+    metrics = task.metrics(statistics(task, 5.0 * torch.nn.functional.one_hot(said, 3), labels))
+    assert metrics["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["recall_a"] == pytest.approx(2 / 3)
+    assert metrics["precision_b"] == pytest.approx(2 / 3)
+    assert metrics["f1_b"] == pytest.approx(2 / 3)
+    assert "recall_c" not in metrics  # no item has it
+    assert "precision_c" not in metrics  # no item is given it
+    assert metrics["auc_a"] == pytest.approx(2 / 3)
+    assert "auc_c" not in metrics
+
+
 def test_an_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(JobError, match="classification, diffusion"):
+    with pytest.raises(JobError, match=r"classification, .*multilabel"):
         make_task(BINARY.model_copy(update={"kind": "telepathy"}))
     assert "classification" in TASKS.names()
