@@ -13,6 +13,7 @@ from salus.client.data.records import FloatArray
 from salus.common.examples import Array
 
 SIDE = 192  # pixels of a picture's longer side
+MOST_FRAMES = 6  # of a clip; enough to follow a track
 FILL = 0.35  # opacity within a structure; its edge is opaque
 # Okabe and Ito 2008: colours that people with any colour vision can tell apart.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
@@ -54,10 +55,23 @@ def overlay(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = (
     if image.ndim == 4:
         place = most_filled(np.any(layers, axis=0) if layers else np.zeros(image.shape[1:], bool))
         image, layers = image[:, place], [layer[place] for layer in layers]
-    picture = _grey(image)
-    for number, layer in zip(numbers, layers, strict=True):
-        _paint(picture, layer, COLOURS[(number - 1) % len(COLOURS)])
-    return _url(picture, spacing_mm)
+    return _url(_painted(image, dict(zip(numbers, layers, strict=True))), spacing_mm)
+
+
+def strip(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = ()) -> str:
+    """Return up to `MOST_FRAMES` frames of a clip, evenly spaced, side by side with their objects as a ``data:`` URL.
+
+    Args:
+        image: ``[channels, frames, rows, columns]``, as in `overlay`.
+        mask: ``[frames, rows, columns]`` numbers of objects, 0 for background; a number has one colour in all frames.
+        spacing_mm: as in `overlay`.
+    """
+    frames = np.unique(np.linspace(0, len(mask) - 1, min(len(mask), MOST_FRAMES)).round().astype(int)).tolist()
+    drawn = [
+        _painted(image[:, frame], {int(number): mask[frame] == number for number in np.unique(mask[frame]) if number})
+        for frame in frames
+    ]
+    return _url(np.concatenate(drawn, axis=1), spacing_mm, side=SIDE * len(drawn))
 
 
 def boxed(
@@ -95,6 +109,14 @@ def _grey(image: FloatArray) -> Pixels:
     return np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=-1)
 
 
+def _painted(image: FloatArray, layers: Mapping[int, Array]) -> Pixels:
+    """Return a two-dimensional image with structures by number."""
+    picture = _grey(image)
+    for number, layer in layers.items():
+        _paint(picture, layer.astype(bool), COLOURS[(number - 1) % len(COLOURS)])
+    return picture
+
+
 def _paint(picture: Pixels, inside: npt.NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
     """Fill a structure translucently and draw its edge, in place."""
     padded = np.pad(inside, 1)
@@ -104,11 +126,11 @@ def _paint(picture: Pixels, inside: npt.NDArray[np.bool_], colour: tuple[int, in
     picture[inside & ~core] = paint.astype(np.uint8)
 
 
-def _url(picture: Pixels, spacing_mm: tuple[float, ...]) -> str:
+def _url(picture: Pixels, spacing_mm: tuple[float, ...], side: int = SIDE) -> str:
     rows, columns = (float(side) for side in picture.shape[:2])
     if len(spacing_mm) >= 2:
         rows, columns = rows * spacing_mm[-2], columns * spacing_mm[-1]
-    scale = SIDE / max(rows, columns)
+    scale = side / max(rows, columns)
     size = (max(1, round(columns * scale)), max(1, round(rows * scale)))
     buffer = io.BytesIO()
     Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR).save(buffer, "PNG")

@@ -93,10 +93,12 @@ class Answering:
         return Answer(said.label, said.probabilities, said.values)
 
     def _numbered(self, numbers: torch.Tensor, traced: Sequence[Example]) -> Answer:
-        """Return a mask of objects on the image's own grid, to which numbers go back by the nearest pixel."""
-        reached = Example({"mask": numbers.numpy().astype(np.int16)[None]}, frozenset({"mask"}), traced[-1].affine)
+        """Return a mask of objects on the image's own grid, to which numbers go back by the nearest pixel, and their count."""
+        reached = Example({"mask": numbers.numpy().astype(np.int32)[None]}, frozenset({"mask"}), traced[-1].affine)
         mask = self._task.chain.inverse(reached, traced)["mask"][0]
         count = len(np.unique(mask[mask > 0]))
+        if mask.max() < 2**16:
+            mask = mask.astype(np.uint16)
         return Answer(values={"count": float(count)}, mask=mask, objects=True)
 
     def _masked(self, logits: torch.Tensor, traced: Sequence[Example]) -> Answer:

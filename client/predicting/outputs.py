@@ -15,7 +15,7 @@ from salus.client.outgoing.coding import Coded
 from salus.client.outgoing.dicom_seg import write_segmentation
 from salus.client.outgoing.dicom_sr import write_label_report, write_volume_report
 from salus.client.outgoing.nifti import write_nifti
-from salus.client.outgoing.overlays import overlay
+from salus.client.outgoing.overlays import overlay, strip
 from salus.client.outgoing.planes import planes_of
 from salus.client.outgoing.producer import Producer
 from salus.client.predicting.answering import Answer
@@ -67,7 +67,8 @@ class Writer:
             write_whole(path, objects_of(answer.mask).encode())
             files[OBJECTS] = f"{OBJECTS}/{path.name}"
         if answer.mask is not None and OVERLAYS in self.kinds:
-            files[OVERLAYS] = self._picture(name, overlay(sample.values, answer.mask, spacing_mm=sample.spacing_mm))
+            draw = strip if answer.objects and sample.values.ndim == 4 else overlay
+            files[OVERLAYS] = self._picture(name, draw(sample.values, answer.mask, spacing_mm=sample.spacing_mm))
         try:
             files |= self._objects(name, sample, answer, instances, volumes)
         except UnreadableImage as problem:
@@ -85,10 +86,14 @@ class Writer:
         )
 
     def _volumes(self, sample: Sample, answer: Answer) -> tuple[dict[str, float], Literal["", "ml", "pixels"]]:
-        """Return the size of each structure, and its unit."""
+        """Return the size of each structure, and its unit; pixels over all frames or slices where objects are counted."""
         if answer.mask is None:
             return {}, ""
-        known = sample.values.ndim == 4 and (sample.affine is not None or len(sample.spacing_mm) == 3)
+        known = (
+            not answer.objects
+            and sample.values.ndim == 4
+            and (sample.affine is not None or len(sample.spacing_mm) == 3)
+        )
         voxel_mm3 = 1.0
         if known:
             affine = sample.affine

@@ -9,7 +9,7 @@ from typing import Any
 
 from salus.client.outgoing.overlays import legend
 from salus.client.outgoing.tables import write_table
-from salus.client.predicting.outputs import OVERLAYS
+from salus.client.predicting.outputs import OBJECTS, OVERLAYS
 from salus.client.predicting.record import FORMAT, Outcome, columns_of, row_of
 from salus.client.predicting.run import Finished
 from salus.common.errors import DataError
@@ -89,13 +89,18 @@ def _sections(folder: Path, finished: Finished, classes: Sequence[str]) -> list[
         more = (
             "" if len(outcomes) <= MOST_PICTURES else f"The first {MOST_PICTURES}; all are in the folder {OVERLAYS}. "
         )
-        text = f"{more}Of a volume, the slice with most of what was found. {legend(classes)}"
+        if any(OBJECTS in one.files for one in outcomes):
+            text = f"{more}Each object has a colour, in a clip the same in all its frames. Of a clip, frames at even distances."
+        else:
+            text = f"{more}Of a volume, the slice with most of what was found. {legend(classes)}"
         sections.append(Section("Overlays", text, pictures=pictures, large=True))
     sections.append(Section("All results", columns=columns, rows=rows))
     return sections
 
 
 def _caption(one: Outcome) -> str:
+    if OBJECTS in one.files:
+        return f"{one.item}: {one.values.get('count', 0):.0f} found"
     sizes = ", ".join(f"{name} {value:.3g} {one.unit}" for name, value in one.volumes.items())
     return f"{one.item}: {sizes or one.label}"
 

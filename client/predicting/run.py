@@ -15,7 +15,7 @@ from salus.client.data.records import Sample
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.highdicom_extra import require_highdicom
 from salus.client.outgoing.producer import Producer
-from salus.client.predicting.answering import Answering
+from salus.client.predicting.answering import Answering, Numbering
 from salus.client.predicting.inputs import (
     DICOM,
     Input,
@@ -93,6 +93,11 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
         raise JobError(
             f"The task {job.task.kind!r} takes all images of a patient together; predictions are made for one image at a time.",
             remedy='Use a job with item = "image" for clips, or measure the model on held-out patients: salus dataset evaluate.',
+        )
+    if REPORTS in kinds and isinstance(make_task(job.task), Numbering):
+        raise JobError(
+            f"DICOM reports of single objects, which the task {job.task.kind!r} finds, are not written.",
+            remedy="Leave out --sr; masks, boxes and counts are written without it.",
         )
     if kinds & {SEGMENTATIONS, REPORTS}:
         require_highdicom()

@@ -2,7 +2,9 @@
 
 The appearance of an object is the histogram of the grey values in the middle of its box, and not a network's embedding: it
 needs no training data of identities, and is the same at every site. A pair's cost is the cosine distance to the nearest
-appearance that the track had, and pairs are allowed by the Mahalanobis distance to the foretold box only.
+appearance that the track had, and pairs are allowed by the Mahalanobis distance to the foretold box only. What this leaves of
+boxes, and of tracks that were found in the frame before, is paired by overlap: an object that is half hidden changes its
+box and its look at once.
 """
 
 from typing import Annotated, ClassVar
@@ -11,10 +13,11 @@ import numpy as np
 from pydantic import Field as Limits
 
 from salus.common.strict import Strict
-from salus.common.trackers.base import FORBIDDEN, FloatArray, Track, TrackerSettings
+from salus.common.trackers.base import FORBIDDEN, FloatArray, Track, TrackerSettings, overlap_of
 from salus.common.trackers.sort import Sort, measured
 
 GATE = 9.4877  # 95 % quantile of the chi-square distribution with 4 degrees of freedom
+SECOND = 10.0  # cost of a pair by overlap: far above any pair that is allowed by motion
 BINS = 16
 MIDDLE = 0.25  # of each side that is left out: near the border a box shows other things
 
@@ -52,6 +55,10 @@ class DeepSort(Sort):
             away = np.einsum("bi,ij,bj->b", apart, np.linalg.inv(spread), apart) / GATE
             unlike = 1.0 - (looks @ np.stack(track.looks).T).max(axis=1)
             costs[row] = np.where(away <= 1.0, weight * unlike + (1 - weight) * away, FORBIDDEN)
+            if track.missed == 0:
+                overlap = overlap_of(track.box[None], boxes)[0]
+                rest = (away > 1.0) & (overlap >= max(self.settings.least_overlap, 1e-9))
+                costs[row] = np.where(rest, SECOND - overlap, costs[row])
         return costs
 
     @property

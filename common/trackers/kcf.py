@@ -14,6 +14,9 @@ from salus.common.trackers.base import FloatArray, Linking, Track, TrackerSettin
 
 LEAST_SIDE = 4  # pixels; OpenCV fails on smaller boxes
 LONGEST = 256  # grey values
+AROUND = 2  # sides of the box, in each direction, in which an object is looked for
+GOOD_SIDE, MOST_ZOOM = 48, 4  # pixels; OpenCV's filter loses objects of ten pixels at once, and finds them enlarged
+LEAST_ANSWER = 0.2  # of the filter; OpenCV's 0.5 gives up objects that are half hidden
 
 
 class Kcf(Linking):
@@ -23,28 +26,39 @@ class Kcf(Linking):
 
     def foretold(self, track: Track, picture: FloatArray) -> FloatArray:
         """Return where the filter finds the object, or its last box."""
-        if track.memory is None:
-            return track.box
-        known, box = track.memory.update(_colours(picture))
-        left, top, width, height = box
-        return np.array([top, left, top + height, left + width], np.float64) if known else track.box
+        return track.box if track.memory is None else track.memory.foretold(track.box, picture)
 
     def found(self, track: Track, picture: FloatArray) -> None:
         """Begin the filter anew at the box; without one if the box is too small or beyond the picture."""
         low = np.clip(np.floor(track.box[:2]), 0, None).astype(int)
         high = np.minimum(np.ceil(track.box[2:]).astype(int), picture.shape)
-        track.memory = None
-        if (high - low).min() >= LEAST_SIDE:
-            track.memory = _filter()
-            rows, columns = (high - low).tolist()
-            track.memory.init(_colours(picture), (int(low[1]), int(low[0]), columns, rows))
+        track.memory = _Filter(low, high, picture) if (high - low).min() >= LEAST_SIDE else None
 
 
-def _filter() -> Any:
-    return required("cv2", extra="tracking", what="The tracker kcf").TrackerKCF_create()
+class _Filter:
+    """A filter in the enlarged part of the pictures around a box."""
 
+    def __init__(self, low: Any, high: Any, picture: FloatArray) -> None:
+        self._cv2 = required("cv2", extra="tracking", what="The tracker kcf")
+        size = high - low
+        self._zoom = int(np.clip(GOOD_SIDE // size.max(), 1, MOST_ZOOM))
+        self._low = np.clip(low - AROUND * size, 0, None)
+        self._high = np.minimum(high + AROUND * size, picture.shape)
+        parameters = self._cv2.TrackerKCF_Params()
+        parameters.detect_thresh = LEAST_ANSWER
+        self._filter = self._cv2.TrackerKCF_create(parameters)
+        (top, left), (rows, columns) = (low - self._low) * self._zoom, size * self._zoom
+        self._filter.init(self._part(picture), (int(left), int(top), int(columns), int(rows)))
 
-def _colours(picture: FloatArray) -> Any:
-    """Return the picture as OpenCV wants it, with three equal colours."""
-    grey = (np.clip(picture, 0, 1) * (LONGEST - 1)).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    def foretold(self, box: FloatArray, picture: FloatArray) -> FloatArray:
+        """Return where the filter finds its object in the next picture, else `box`."""
+        known, (left, top, width, height) = self._filter.update(self._part(picture))
+        corners = np.array([top, left, top + height, left + width], np.float64) / self._zoom
+        return corners + np.tile(self._low, 2) if known else box
+
+    def _part(self, picture: FloatArray) -> Any:
+        """Return the part as OpenCV wants it, with three equal colours."""
+        (top, left), (bottom, right) = self._low, self._high
+        grey = (np.clip(picture[top:bottom, left:right], 0, 1) * (LONGEST - 1)).astype(np.uint8)
+        large = self._cv2.resize(grey, None, fx=self._zoom, fy=self._zoom)
+        return np.repeat(large[..., None], 3, axis=2)
