@@ -15,7 +15,7 @@ from salus.client.data.examples import example_of
 from salus.client.data.records import Sample
 from salus.common.batch import stacked
 from salus.common.errors import JobError, UnreadableImage
-from salus.common.examples import Array, Example
+from salus.common.examples import BOXES, Array, Example
 from salus.common.job import TaskSettings
 from salus.common.tasks.base import Saying, Task
 
@@ -33,6 +33,8 @@ class Answer:
         values: predicted numbers by name.
         mask: ``[*spatial]`` numbers of structures on the image's grid, 0 for background; ``[structures, *spatial]`` of 0 and 1
             where structures may overlap; None for a classification.
+        boxes: ``[objects, 2 * dims + 2]``: corners in pixels of the image, class number from 1, and score; None if the task finds
+            no boxes.
         objects: whether the numbers of the mask are objects of one structure, and over the frames of a clip its tracks.
     """
 
@@ -41,6 +43,7 @@ class Answer:
     values: Mapping[str, float] = field(default_factory=dict)
     mask: Array | None = None
     objects: bool = False
+    boxes: Array | None = None
 
 
 @runtime_checkable
@@ -49,6 +52,14 @@ class Numbering(Protocol):
 
     def numbered(self, outputs: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
         """Return the number of its object for each pixel of the image ``[channels, *spatial]``, int64 ``[*spatial]``."""
+
+
+@runtime_checkable
+class Locating(Protocol):
+    """A task whose predictions are boxes."""
+
+    def located(self, outputs: torch.Tensor) -> Array:
+        """Return the boxes of an item on the grid after the transforms, as in `Answer`."""
 
 
 class Answering:
@@ -62,10 +73,10 @@ class Answering:
         self._task, self._network, self._device = task, network.to(device), device
         self._settings: TaskSettings = task.settings
         self._masks = "mask" in task.spec
-        if not self._masks and not isinstance(task, Saying | Numbering):
+        if not self._masks and not isinstance(task, Saying | Numbering | Locating):
             raise JobError(
                 f"Predictions of the task {task.settings.kind!r} cannot be written.",
-                remedy="Use a job whose predictions are labels, numbers or masks.",
+                remedy="Use a job whose predictions are labels, numbers, masks or boxes.",
             )
 
     def __call__(self, sample: Sample, vendor: str) -> Answer:
@@ -88,6 +99,8 @@ class Answering:
             return self._masked(outputs, traced)
         if isinstance(self._task, Numbering):
             return self._numbered(self._task.numbered(outputs, batch["image"].cpu()[0]), traced)
+        if isinstance(self._task, Locating):
+            return self._located(self._task.located(outputs), traced)
         assert isinstance(self._task, Saying)  # Safe because it was checked above.
         said = self._task.said(outputs)
         return Answer(said.label, said.probabilities, said.values)
@@ -100,6 +113,11 @@ class Answering:
         if mask.max() < 2**16:
             mask = mask.astype(np.uint16)
         return Answer(values={"count": float(count)}, mask=mask, objects=True)
+
+    def _located(self, boxes: Array, traced: Sequence[Example]) -> Answer:
+        """Return boxes on the image's own grid; those whose centre lies outside of it are left out."""
+        back = self._task.chain.inverse(Example({BOXES: boxes}, affine=traced[-1].affine), traced)[BOXES]
+        return Answer(values={"count": float(len(back))}, boxes=back)
 
     def _masked(self, logits: torch.Tensor, traced: Sequence[Example]) -> Answer:
         overlapping = len(logits) == len(self._settings.classes)

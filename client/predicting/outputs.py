@@ -15,16 +15,17 @@ from salus.client.outgoing.coding import Coded
 from salus.client.outgoing.dicom_seg import write_segmentation
 from salus.client.outgoing.dicom_sr import write_label_report, write_volume_report
 from salus.client.outgoing.nifti import write_nifti
-from salus.client.outgoing.overlays import overlay, strip
+from salus.client.outgoing.overlays import boxed, overlay, strip
 from salus.client.outgoing.planes import planes_of
 from salus.client.outgoing.producer import Producer
+from salus.client.outgoing.tables import write_table
 from salus.client.predicting.answering import Answer
 from salus.client.predicting.record import Outcome, Record
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Affine, Array
 from salus.common.files import write_whole
 
-MASKS, SEGMENTATIONS, REPORTS, OVERLAYS, OBJECTS = "masks", "seg", "sr", "overlays", "objects"
+MASKS, SEGMENTATIONS, REPORTS, OVERLAYS, OBJECTS, BOXES = "masks", "seg", "sr", "overlays", "objects", "boxes"
 ML_PER_MM3 = 1e-3
 
 
@@ -69,6 +70,8 @@ class Writer:
         if answer.mask is not None and OVERLAYS in self.kinds:
             draw = strip if answer.objects and sample.values.ndim == 4 else overlay
             files[OVERLAYS] = self._picture(name, draw(sample.values, answer.mask, spacing_mm=sample.spacing_mm))
+        if answer.boxes is not None:
+            files |= self._boxes(name, sample, answer.boxes)
         try:
             files |= self._objects(name, sample, answer, instances, volumes)
         except UnreadableImage as problem:
@@ -118,6 +121,17 @@ class Writer:
             write_whole(path, _encoded(mask))
         return f"{MASKS}/{path.name}"
 
+    def _boxes(self, name: str, sample: Sample, boxes: Array) -> dict[str, str]:
+        """Write the table of an image's boxes, and a picture with them unless it is a volume."""
+        dims = sample.values.ndim - 1
+        path = self.record.path(BOXES, name, ".csv")
+        write_table(path, box_columns(dims), box_rows(boxes, dims, [each.name for each in self.classes]))
+        files = {BOXES: f"{BOXES}/{path.name}"}
+        if dims == 2 and OVERLAYS in self.kinds:
+            shapes = [(int(box[4]), box[[0, 1, 0, 3, 2, 3, 2, 1]].reshape(4, 2)) for box in boxes]
+            files[OVERLAYS] = self._picture(name, boxed(sample.values, shapes, spacing_mm=sample.spacing_mm))
+        return files
+
     def _picture(self, name: str, url: str) -> str:
         path = self.record.path(OVERLAYS, name, ".png")
         write_whole(path, base64.b64decode(url.partition(",")[2]))
@@ -131,6 +145,8 @@ class Writer:
             return {}
         if not instances:
             raise UnreadableImage("not-dicom", "DICOM objects are derived from DICOM images only")
+        if answer.boxes is not None:
+            raise UnreadableImage("unsupported", "no DICOM object is written for boxes")
         report = self.record.path(REPORTS, name, ".dcm") if REPORTS in self.kinds else None
         if answer.mask is None:
             if report is not None:
@@ -176,6 +192,26 @@ def objects_of(mask: Array) -> str:
             height, width = int(rows.max()) - top + 1, int(columns.max()) - left + 1
             lines.append(f"{frame},{number},{left + 1},{top + 1},{width},{height},1,-1,-1,-1\n")
     return "".join(lines)
+
+
+def box_columns(dims: int) -> list[str]:
+    """Return the columns of a table of boxes: class, score, and the low and the high corner in pixels."""
+    axes = "zyx"[-dims:]
+    return ["class", "score", *(f"{axis}_{end}" for end in ("low", "high") for axis in axes)]
+
+
+def box_rows(boxes: Array, dims: int, names: Sequence[str]) -> list[dict[str, object]]:
+    """Return boxes as rows of their table, the best first; pixel 0 covers 0 to 1.
+
+    Args:
+        boxes: as in `Answer`.
+        names: of the classes 1, 2 ...
+    """
+    columns = box_columns(dims)
+    return [
+        dict(zip(columns, [names[int(kind) - 1], round(score, 4), *(round(at, 2) for at in corners)], strict=True))
+        for *corners, kind, score in boxes.tolist()
+    ]
 
 
 def _affine(sample: Sample) -> Affine:

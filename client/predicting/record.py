@@ -27,6 +27,7 @@ MAX_NAME = 100
 TAKEN = (
     "item",
     "label",
+    "boxes",
     "masks",
     "objects",
     "seg",

@@ -121,6 +121,19 @@ class Detection:
         finite = torch.nan_to_num(outputs.detach().float().cpu(), 0.0, 30.0, -30.0)
         return self.detector.found(finite, self.own.most_objects, self.own.nms_overlap)
 
+    def located(self, outputs: torch.Tensor) -> Array:
+        """Return the objects of one image with at least `least_score`, float32 ``[objects, 2 dims + 2]``, the best first.
+
+        These are corners in pixels after the transforms, class number from 1, and score.
+
+        Args:
+            outputs: of `infer`, without their first dimension.
+        """
+        found = self.found(outputs)
+        parts = [found.boxes, found.classes[:, None] + 1.0, found.scores[:, None]]
+        every = torch.cat(parts, dim=1)[found.scores >= self.own.least_score]
+        return np.asarray(every.numpy(), np.float32)
+
     @property
     def statistics_size(self) -> int:
         """Length of a row of `rows`."""

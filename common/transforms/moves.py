@@ -55,12 +55,13 @@ def moved_boxes(boxes: Array, matrix: Matrix, sides: Sequence[int]) -> Array:
     """Return the boxes around the moved corners of boxes, cut at the border; those whose centre lies outside are left out.
 
     Args:
-        boxes: ``[boxes, 2 dims + 1]`` as in `client.data.targets`; pixel 0 covers 0 to 1, so its index is at 0.5.
+        boxes: ``[boxes, 2 dims + more]``, corners as in `client.data.targets`, and numbers that stay as they are; pixel 0
+            covers 0 to 1, so its index is at 0.5.
         matrix: from new to old indices, see `Move`.
         sides: of the new grid.
     """
     dims = len(sides)
-    low, high = boxes[:, None, :dims], boxes[:, None, dims:-1]
+    low, high = boxes[:, None, :dims], boxes[:, None, dims : 2 * dims]
     which = np.array(list(itertools.product((0, 1), repeat=dims)))
     corners = low * (1 - which) + high * which - 0.5
     back = np.linalg.inv(matrix)
@@ -69,14 +70,17 @@ def moved_boxes(boxes: Array, matrix: Matrix, sides: Sequence[int]) -> Array:
     middle = (start + end) / 2
     inside = ((middle >= 0) & (middle < np.array(sides))).all(axis=1)
     cut = [np.clip(part, 0, np.array(sides)) for part in (start, end)]
-    found: Array = np.concatenate([*cut, boxes[:, -1:]], axis=1)[inside].astype(np.float32)
+    found: Array = np.concatenate([*cut, boxes[:, 2 * dims :]], axis=1)[inside].astype(np.float32)
     return found
 
 
 def moved_back(example: Example, move: Move, original: Example) -> Example:
-    """Return the example with all spatial fields on the grid that `original` had before the move."""
-    back = move.reverse(grid_shape(original))
+    """Return the example with all spatial fields, and its boxes, on the grid that `original` had before the move."""
+    sides = grid_shape(original)
+    back = move.reverse(sides)
     fields = {name: back.apply(example[name]) for name in example.spatial}
+    if BOXES in example:
+        fields[BOXES] = moved_boxes(example[BOXES], back.matrix, sides)
     return replace(example.with_fields(**fields), affine=original.affine)
 
 
