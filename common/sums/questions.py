@@ -32,6 +32,8 @@ ALIKE = frozenset({
     "loss", "smooth", "include_background", "focal_gamma", "false_positive_weight", "false_negative_weight",
     "test_flips",
 })  # fmt: skip
+# Kinds whose cells are drawn from the job's seed: another seed counts the same patients in other cells.
+DRAWN = frozenset({"forest", "random-boosting"})
 STEPWISE = frozenset({"shape", "transforms"})  # compared by themselves, see `_changes`
 
 
@@ -54,6 +56,7 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
             list(task.classes),
             [_plain(column) for column in task.columns],
             *steps,
+            *([{"seed": job.job.seed}] if settings.kind in DRAWN else []),
         ]
         return {settings.kind: _text([*whole, least])}
     questions = {"summary: labels": _text([list(task.classes), least])}

@@ -152,3 +152,10 @@ def test_the_optimizer_the_step_and_the_servers_half_may_differ(other: str) -> N
     assert questions_of(training("classification", IMAGES), 5) == questions_of(
         training("classification", IMAGES, more=other), 5
     )
+
+
+def test_another_seed_of_random_trees_is_another_question_and_of_clusters_is_not() -> None:
+    for kind, differs in (("forest", True), ("random-boosting", True), ("boosting", False), ("kmeans", False)):
+        job = asked(kind, columns='columns = [{{name = "age"}}]')
+        other = job.model_copy(update={"job": job.job.model_copy(update={"seed": 7})})
+        assert (questions_of(job, 5) != questions_of(other, 5)) == differs
