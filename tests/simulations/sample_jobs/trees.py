@@ -16,13 +16,8 @@ def one_tree(folder: Path) -> Tiny:
     return Tiny(tiny.data, options=tiny.options, change={"statistics.trees": 1, "statistics.depth": 1, "job.rounds": 1})
 
 
-def one_round(folder: Path) -> Tiny:
-    tiny = heart(folder)
-    return Tiny(tiny.data, options=tiny.options, change={"job.rounds": 1})
-
-
 JOBS: dict[str, Writer] = {
     "heart-boosting.toml": one_tree,
-    "heart-boosting-private.toml": one_round,
+    "heart-boosting-private.toml": table,
     "heart-forest.toml": table,
 }
