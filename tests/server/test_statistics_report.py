@@ -64,3 +64,9 @@ def test_a_bin_is_shown_with_both_edges_and_a_label_as_it_is() -> None:
     rows = {section.title: [row[0] for row in section.rows] for section in tables_of(result)}
     assert rows["rows"] == ["unknown", "32 to below 64", "64 or more"]
     assert rows["labels"] == ["0", "1"]
+
+
+def test_columns_of_trees_are_listed_by_their_share_of_the_gain() -> None:
+    result = {"patients": 90.0, "images": 90.0, "kind": "boosting", "importance": {"age": 0.25, "st": 0.75}}
+    section = {section.title: section for section in tables_of(result)}["Columns of the trees"]
+    assert list(section.rows) == [("st", "75.0%"), ("age", "25.0%")]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tests.builders import write_npz
 from tests.simulations.sample_jobs.first import heart
 from tests.tiny import Tiny, Writer
 
@@ -16,8 +17,22 @@ def one_tree(folder: Path) -> Tiny:
     return Tiny(tiny.data, options=tiny.options, change={"statistics.trees": 1, "statistics.depth": 1, "job.rounds": 1})
 
 
+def forest_of_images(folder: Path) -> Tiny:
+    return Tiny(
+        write_npz(folder / "toy.npz", images=60),
+        change={"task.classes": ["0", "1"], "statistics.trees": 9},
+    )
+
+
+def tree_of_images(folder: Path) -> Tiny:
+    smaller = {"task.classes": ["0", "1"], "statistics.trees": 1, "statistics.depth": 1, "job.rounds": 1}
+    return Tiny(write_npz(folder / "toy.npz", images=60), change=smaller)
+
+
 JOBS: dict[str, Writer] = {
     "heart-boosting.toml": one_tree,
     "heart-boosting-private.toml": table,
     "heart-forest.toml": table,
+    "pneumonia-radiomics-boosting.toml": tree_of_images,
+    "pneumonia-radiomics-forest.toml": forest_of_images,
 }
