@@ -29,6 +29,7 @@ MODELS = Registry(
         "densenet121": "salus.common.models.densenet121:build",
         "diffusion-unet": "salus.common.models.generation.diffusion_unet:build",
         "efficientnet": "salus.common.models.efficientnet:build",
+        "faster-rcnn": "salus.common.models.detectors.two_stage:build",
         "fcn": "salus.common.models.fcn:build",
         "filter-bank": "salus.common.models.filter_bank:build",
         "fusion-autoencoder": "salus.common.models.fusion.autoencoder:build",

@@ -74,7 +74,9 @@ def _anchored(task: TaskSettings, kind: type[AnchorDetector]) -> nn.Module:
     return DetectorNetwork(Backbone(task, own), head)
 
 
-def _with_detector(make: Callable[[TaskSettings], object]) -> Callable[..., Callable[[TaskSettings], nn.Module]]:
+def with_detector(make: Callable[[TaskSettings], object]) -> Callable[..., Callable[[TaskSettings], nn.Module]]:
+    """Declare what the outputs of the network that a function builds mean."""
+
     def declare(build: Callable[[TaskSettings], nn.Module]) -> Callable[[TaskSettings], nn.Module]:
         build.detector = make  # type: ignore[attr-defined]  # the task `detection` looks for it
         return build
@@ -82,28 +84,28 @@ def _with_detector(make: Callable[[TaskSettings], object]) -> Callable[..., Call
     return declare
 
 
-@_with_detector(Focal)
+@with_detector(Focal)
 @with_settings(AnchorSettings)
 def retinanet(task: TaskSettings) -> nn.Module:
     """Return RetinaNet, 2-D or 3-D."""
     return _anchored(task, Focal)
 
 
-@_with_detector(Softmax)
+@with_detector(Softmax)
 @with_settings(AnchorSettings)
 def ssd(task: TaskSettings) -> nn.Module:
     """Return a single-shot detector, 2-D or 3-D."""
     return _anchored(task, Softmax)
 
 
-@_with_detector(Objectness)
+@with_detector(Objectness)
 @with_settings(AnchorSettings)
 def yolo(task: TaskSettings) -> nn.Module:
     """Return a YOLO-style detector, 2-D or 3-D."""
     return _anchored(task, Objectness)
 
 
-@_with_detector(CentreDetector)
+@with_detector(CentreDetector)
 @with_settings(DetectorSettings)
 def centernet(task: TaskSettings) -> nn.Module:
     """Return CenterNet, 2-D or 3-D."""

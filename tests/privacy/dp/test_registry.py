@@ -33,6 +33,8 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("detection", "retinanet", (16, 16, 16), FastClipper),
     ("detection", "ssd", (16, 16), FastClipper),
     ("detection", "yolo", (16, 16), FastClipper),
+    ("detection", "faster-rcnn", (16, 16), FastClipper),
+    ("detection", "faster-rcnn", (16, 16, 16), FastClipper),
     ("detection", "centernet", (16, 16), FastClipper),
     ("detection", "centernet", (8, 8, 8), FastClipper),
     ("diffusion", "diffusion-unet", (8, 6), FastClipper),
@@ -71,6 +73,7 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
 # Settings that make a network small.
 DETECTOR = "widths = [4, 4, 4, 4]\nneck_width = 8\nmost_objects = 4"
 OWN = {
+    "faster-rcnn": f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]\nproposals = 4\nhidden = 8",
     **dict.fromkeys(
         ("retinanet", "ssd", "yolo"), f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]"
     ),

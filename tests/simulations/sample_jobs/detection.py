@@ -22,5 +22,5 @@ def smears(folder: Path) -> Tiny:
 
 JOBS: dict[str, Writer] = {
     "bccd.toml": smears,
-    **{f"phantom-{name}.toml": objects for name in ("retinanet", "ssd", "yolo", "centernet")},
+    **{f"phantom-{name}.toml": objects for name in ("retinanet", "ssd", "yolo", "centernet", "faster-rcnn")},
 }
