@@ -187,6 +187,8 @@ def _classes(job: Job, declared: Declaration) -> Iterable[Problem]:
 
 
 def _inputs(job: Job, declared: Declaration) -> Iterable[Problem]:
+    if getattr(job.task, "modalities", ()) and not job.task.shape:
+        return _columns(job, declared) if declared.kind == "table" else _columns_beside(job, declared)
     if takes_rows_for_images(job.task):
         return _columns(job, declared) if declared.kind == "table" else _images_with_rows(job, declared)
     if job.statistics is not None and not job.task.columns and getattr(_kind_of(job), "labels_only", False):
@@ -202,6 +204,11 @@ def takes_rows_for_images(task: TaskSettings) -> bool:
 def _images_with_rows(job: Job, declared: Declaration) -> Iterable[Problem]:
     """Yield the problems of images, and of the columns beside them; a data set may have no columns at all."""
     yield from _images(job, declared)
+    yield from _columns_beside(job, declared)
+
+
+def _columns_beside(job: Job, declared: Declaration) -> Iterable[Problem]:
+    """Yield a problem for each column that a data set has not beside its images, if it has columns there at all."""
     found = declared.target(job.task.targets.get("row", "row"))
     if found is None:
         return

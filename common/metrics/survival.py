@@ -6,8 +6,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-RISK_LIMIT = 8.0  # of the logarithm of a cumulative hazard; beyond, a patient is in the first or last bin
-RISK_BINS, TIME_BINS = 128, 60
+RISK_LOW, RISK_HIGH = (
+    -7.0,
+    3.0,
+)  # logarithms of cumulative hazards: 0.1 % to certain death; beyond, the first or last bin
+RISK_BINS, TIME_BINS = 251, 60  # finer than the risks of a cohort differ, because patients within a bin count as equal
 SHARE_BINS = 20
 LEAST_FOLLOWED = 1e-3  # share of the patients still followed, below which a weight would be of a single patient
 Totals = npt.NDArray[np.float64]
@@ -39,7 +42,8 @@ class Concordance:
             label: time and event, ``[items, 2]``.
         """
         time, event = time_bins(label, self.horizon)
-        bins = ((torch.nan_to_num(risk).clamp(-RISK_LIMIT, RISK_LIMIT) / RISK_LIMIT + 1) / 2 * (RISK_BINS - 1)).round()
+        share = (torch.nan_to_num(risk).clamp(RISK_LOW, RISK_HIGH) - RISK_LOW) / (RISK_HIGH - RISK_LOW)
+        bins = (share * (RISK_BINS - 1)).round()
         return one_hot((bins.long() * TIME_BINS + time) * 2 + event, self.size)
 
     def value(self, totals: Totals) -> float | None:

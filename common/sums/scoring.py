@@ -1,6 +1,7 @@
 """Models from sums, applied: what a finished model says about a patient, and how good it is on patients of no sum.
 
-A kind of statistics whose `model` is more than a summary fulfils `Scored` beside `Sums`. Its sums are over training patients.
+A kind of statistics whose `model` is more than a summary fulfils `Scored` beside `Sums`. Its sums are over all patients that a
+site holds; in a simulation no site holds the test split.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

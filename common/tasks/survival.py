@@ -20,7 +20,7 @@ from salus.common.estimates import Metric
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
-from salus.common.metrics.survival import RISK_LIMIT, Brier, Concordance
+from salus.common.metrics.survival import RISK_LOW, Brier, Concordance
 from salus.common.outcomes import outcome_of
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Said, Step, Totals, finite, full
@@ -105,7 +105,7 @@ class Survival(ImagesOrRows):
     def risk(self, outputs: torch.Tensor) -> torch.Tensor:
         """Return the logarithm of the cumulative hazard, float64 ``[items]``; larger is worse."""
         total = F.softplus(finite(outputs)).sum(dim=1)
-        return total.clamp(min=math.exp(-RISK_LIMIT)).log()
+        return total.clamp(min=math.exp(RISK_LOW)).log()
 
     def said(self, outputs: torch.Tensor) -> Said:
         """Return the chance of having no event until each of the times."""

@@ -1,7 +1,7 @@
 """Boxes foretold by a Kalman filter at constant speed (SORT: Bewley et al. 2016, arXiv 1602.00763), by filterpy.
 
 The state is that of DeepSORT (Wojke et al. 2017, arXiv 1703.07402): centre, size and the speed of each, with errors that
-grow with the size of the box, and an error of its own for the few pixels by which found boxes are wrong.
+grow with the size of the box.
 """
 
 from typing import Any, ClassVar
@@ -12,7 +12,6 @@ from salus.common.extras import required
 from salus.common.strict import Strict
 from salus.common.trackers.base import FloatArray, Linking, Track, TrackerSettings
 
-PIXELS = 2.0  # by which a network's boxes are wrong whatever their size; chosen on phantom clips with boxes of 7 to 12 pixels
 PLACE_ERROR, SPEED_ERROR = 1 / 20, 1 / 80  # of the box's size in one frame
 FIRST_SPEED = 0.25  # of the box's size in one frame, before anything is known
 
@@ -54,8 +53,7 @@ def _filter(state: FloatArray) -> Any:
     kalman.H = np.eye(4, 8)
     kalman.x = np.concatenate([state, np.zeros(4)])[:, None]
     place, speed = (PLACE_ERROR * size) ** 2, (SPEED_ERROR * size) ** 2
-    seen = place + PIXELS**2
-    kalman.R = np.eye(4) * seen
+    kalman.R = np.eye(4) * place
     kalman.Q = np.diag([place / 4] * 4 + [speed] * 4)
-    kalman.P = np.diag([seen] * 4 + [(FIRST_SPEED * size) ** 2] * 2 + [speed] * 2)
+    kalman.P = np.diag([place] * 4 + [(FIRST_SPEED * size) ** 2] * 2 + [speed] * 2)
     return kalman

@@ -171,6 +171,14 @@ def test_a_job_fits_images_with_or_without_rows_and_tables():
     assert problems_of(job(), {"patients": table.model_copy(update={"columns": ()})})
 
 
+def test_one_modality_alone_needs_no_image() -> None:
+    images = Declaration(kind="images", classes=("well", "ill"), dimensions=(2,), channels=(1,))
+    alone = job(own='modalities = ["row"]\n' + COLUMNS)
+    assert problems_of(alone, {"patients": images}) == []
+    task = make_task(alone.task)
+    assert set(task.spec) == {"row", "row" + THERE, "label"}
+
+
 @pytest.mark.parametrize(
     ("noise", "model"),
     [pytest.param("local", "fusion-autoencoder", marks=pytest.mark.slow), ("distributed", "fusion-early")],
