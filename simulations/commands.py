@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     from salus.simulations.simulate import SimulationResult
 
 
+# Those of `samples.KINDS`, which is not imported for a help text; a test compares them.
+PHANTOMS = (
+    "npz", "dicom", "nifti", "masks", "findings", "fusion", "visits", "bags", "survival", "cells", "clips", "boxes", "imbalance",
+)  # fmt: skip
+
+
 def simulate(
     job: Annotated[Path, typer.Argument(help="A job file.")],
     data: Annotated[
@@ -220,7 +226,7 @@ def phantoms(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="npz, dicom, nifti, masks or findings; may be repeated. Without it the first three."),
+        typer.Option(help=f"{', '.join(PHANTOMS)}; may be repeated. Without it the first three."),
     ] = None,
     patients: Annotated[
         int, typer.Option(min=20, max=100_000, help="Number of patients in the npz and NIfTI sets.")

@@ -11,6 +11,7 @@ from salus.client.data.records import ImageRecord
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.settings import SourceOptions
 from salus.common.errors import ConfigError
+from salus.simulations.commands import PHANTOMS
 from salus.simulations.samples import KINDS, write_samples
 
 JOBS = Path(__file__).resolve().parents[2] / "simulations" / "jobs"
@@ -19,6 +20,10 @@ JOBS = Path(__file__).resolve().parents[2] / "simulations" / "jobs"
 def records(path: Path, options: SourceOptions | None = None) -> list[ImageRecord]:
     found = open_source(guess_kind(path), path, options or SourceOptions()).scan()
     return [record for record in found if isinstance(record, ImageRecord)]
+
+
+def test_the_help_names_every_kind() -> None:
+    assert PHANTOMS == KINDS
 
 
 def test_every_kind_is_read_with_both_classes(tmp_path: Path) -> None:
