@@ -137,7 +137,7 @@ class Boosting(LogOddsOfTrees):
         rows = self._bins.rows([[image]])
         if not rows.patients:
             return None
-        cells: Float64Vector = self._histograms(step, state, rows)[0].sum(axis=0).reshape(-1)
+        cells: Float64Vector = self._histograms(step, state, rows)[0].reshape(-1)
         return cells
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
@@ -146,7 +146,7 @@ class Boosting(LogOddsOfTrees):
         nodes, cells = 2 ** self._level(step), self._bins.cells
         if rows.patients < least or not rows.patients:
             return np.zeros(2 + nodes * cells * 2)
-        per_column, node = self._histograms(step, state, rows)
+        sums, node = self._histograms(step, state, rows)
         total = np.zeros((nodes, cells, 2))
         small = small_cells(owners(rows, node, nodes), least)
         for number in np.flatnonzero(~small):
@@ -154,7 +154,7 @@ class Boosting(LogOddsOfTrees):
                 here = slice(start, self._bins.starts[column + 1])
                 inside = np.where(node == number, rows.bins[:, column], -1)
                 for group in neighbours(owners(rows, inside, here.stop - here.start), least):
-                    part = per_column[column, number, here][group]
+                    part = sums[number, here][group]
                     total[number, here][group] = part.sum(axis=0) / len(part)
         return np.concatenate([[rows.patients, len(rows.labels)], total.reshape(-1)])
 
@@ -178,16 +178,16 @@ class Boosting(LogOddsOfTrees):
         return (step - 1) % self._own.depth
 
     def _histograms(self, step: int, state: Sequence[float], rows: Rows) -> tuple[FloatMatrix, IntArray]:
-        """Return sums of derivatives, ``[columns, nodes, cells, 2]`` with zeros outside a column, and each row's node."""
+        """Return sums of derivatives, ``[nodes, cells, 2]`` with the cells of all columns in turn, and each row's node."""
         level, trees = self._level(step), from_state(state, self._own.depth)
         done = trees[:-1] if level else trees
         node = np.zeros(len(rows.bins), dtype=np.int64)
         if level:
             node = places(trees[-1], rows.bins, self._bins.missing, level)
         derivatives = gradients(margins(done, rows.bins, self._bins.missing).tolist(), rows.labels.tolist())
-        found = np.zeros((len(self._bins.names), 2**level, self._bins.cells, 2))
+        found = np.zeros((2**level, self._bins.cells, 2))
         for column, start in enumerate(self._bins.starts[:-1]):
-            np.add.at(found[column], (node, start + rows.bins[:, column]), derivatives)
+            np.add.at(found, (node, start + rows.bins[:, column]), derivatives)
         return found, node
 
     def _divided(self, tree: Tree, level: int, sums: FloatMatrix) -> Tree:

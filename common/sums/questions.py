@@ -25,7 +25,7 @@ from salus.common.strict import Strict
 from salus.common.subgroups import groups_of
 from salus.common.transforms import kind_of
 
-# Settings of the section task in which two jobs may differ; the settings of models are such, too.
+# Settings of the section task in which two jobs may differ; the settings of models are such, too, but for their `selective`.
 ALIKE = frozenset({
     "dataset",  # part of the scope
     "model", "trainable", "codes", "copies",
@@ -49,7 +49,8 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
     settings, task = job.statistics, job.task
     if settings is None:
         return {**_training(job), **_subgroups(job, least)}
-    steps = [[[step.kind, _plain(step)] for step in task.transforms]] if task.transforms else []
+    # Steps leave out the images that they cannot use, so they are part of every question, that about labels included.
+    steps = [[[step.kind, _plain(step)] for step in task.transforms], *_taken(task)] if task.transforms else []
     if settings.kind != "summary":
         whole = [
             _plain(settings),
@@ -59,13 +60,22 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
             *([{"seed": job.job.seed}] if settings.kind in DRAWN else []),
         ]
         return {settings.kind: _text([*whole, least])}
-    questions = {"summary: labels": _text([list(task.classes), least])}
+    questions = {"summary: labels": _text([list(task.classes), *steps, least])}
     for column in columns_of(task):
         questions[f"summary: column {column.name}"] = _text([_plain(column), settings.bins, *steps, least])
     if not columns_of(task):
         bins = [settings.intensity_low, settings.intensity_high, settings.bins, list(settings.modalities)]
         questions["summary: intensities"] = _text([*bins, *steps, least])
     return questions
+
+
+def _taken(task: TaskSettings) -> list[object]:
+    """Return which images the transforms of statistics take; nothing where the job takes all."""
+    sides = list(task.shape) if _framed(task) else len(task.shape)
+    taken = {"plane": task.plane, "sides": sides, "inputs": task.inputs, "targets": task.targets}
+    channels = {"channels": task.channels} if task.channels != 1 else {}
+    found = {key: value for key, value in taken.items() if value} | channels
+    return [found] if found else []
 
 
 def _training(job: Job) -> Mapping[str, str]:
@@ -95,6 +105,7 @@ def _fixed(task: TaskSettings) -> Mapping[str, object]:
     """Return the settings of a task, without defaults, that may act on some images only."""
     model = own_settings(MODELS.get(task.model, error=JobError))
     of_model = set() if model is None else set(model.model_fields) - set(TaskSettings.model_fields)
+    of_model -= getattr(model, "selective", frozenset())
     values = task.model_dump(mode="json", exclude_defaults=True)
     return {"kind": task.kind} | {key: value for key, value in values.items() if key not in ALIKE | STEPWISE | of_model}
 
@@ -102,9 +113,14 @@ def _fixed(task: TaskSettings) -> Mapping[str, object]:
 def _changes(task: TaskSettings) -> list[object]:
     """Return the steps that may act on some images only, and the shape where one of them takes its size from it."""
     steps = [step for step in task.transforms if not kind_of(step).alike]
-    framed = any(step.kind != "resize" and not getattr(step, "size", True) for step in steps)
     # The kind is the default of its own settings, so `_plain` leaves it out.
-    return [*([step.kind, _plain(step)] for step in steps), *([list(task.shape)] if framed else [])]
+    return [*([step.kind, _plain(step)] for step in steps), *([list(task.shape)] if _framed(task) else [])]
+
+
+def _framed(task: TaskSettings) -> bool:
+    """Return whether a step that may act on some images only takes its size from the job's shape."""
+    steps = [step for step in task.transforms if not kind_of(step).alike]
+    return any(step.kind != "resize" and not getattr(step, "size", True) for step in steps)
 
 
 def _subgroups(job: Job, least: int) -> Mapping[str, str]:

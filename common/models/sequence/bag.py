@@ -1,7 +1,7 @@
 """Networks for bags of images, whose order does not matter: gated attention pooling (Ilse et al. 2018, arXiv 1802.04712, eq. 9),
 or the largest or the mean value of each feature."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,6 +21,8 @@ class BagSettings(EncoderSettings):
     """
 
     plugins = EncoderSettings.plugins  # a section looks at a class's own attributes only
+
+    selective: ClassVar[frozenset[str]] = frozenset({"pooling"})  # a bag of one image is the same by mean and by max
 
     pooling: Literal["attention", "max", "mean"] = "attention"  # it also tells which images counted
     attention_width: Annotated[int, Field(ge=4, le=512)] = 32  # 128 in the paper, whose features are 500 wide

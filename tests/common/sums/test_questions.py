@@ -1,6 +1,7 @@
 """One question about each quantity: what makes two jobs of exact statistics ask differently."""
 
 import pytest
+from tests.common.sums.builders import job_of
 from tests.server.test_measuring import JOB
 
 from salus.common.canonical import canonical_json
@@ -159,3 +160,31 @@ def test_another_seed_of_random_trees_is_another_question_and_of_clusters_is_not
         job = asked(kind, columns='columns = [{{name = "age"}}]')
         other = job.model_copy(update={"job": job.job.model_copy(update={"seed": 7})})
         assert (questions_of(job, 5) != questions_of(other, 5)) == differs
+
+
+WINDOWED = 'shape = [8, 8, 8]\n[[task.transforms]]\nkind = "window"\nlow = 0.0\nhigh = 100.0\n'
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "",  # without steps every image is counted
+        WINDOWED.replace("8, 8, 8", "8, 8"),
+        WINDOWED.replace("[8, 8, 8]", "[8, 8, 8]\nchannels = 3"),
+        WINDOWED.replace("[8, 8, 8]", '[8, 8, 8]\nplane = "axial"'),
+    ],
+)
+@pytest.mark.parametrize("kind", ["summary", "quantiles"])
+def test_statistics_that_take_other_images_are_another_question_about_everything(kind: str, other: str) -> None:
+    """A step leaves out images of another plane, number of sides or channels; the others are in the difference."""
+    first, second = questions_of(job_of(kind, task=WINDOWED), 5), questions_of(job_of(kind, task=other), 5)
+    assert first == questions_of(job_of(kind, task=WINDOWED), 5)
+    assert all(first[name] != second[name] for name in first)
+
+
+def test_the_pooling_of_bags_is_another_question_as_bags_of_one_image_do_not_feel_it() -> None:
+    text = '[job]\nname = "j"\nrounds = 1\n[task]\nkind = "multi-instance"\nmodel = "bag"\ndataset = "d"\n'
+    text += 'shape = [32, 32]\nclasses = ["a", "b"]\npooling = "{}"\n{}[privacy]\nnoise = "none"\n'
+    mean = questions_of(parse_job(text.format("mean", "")), 5)
+    assert mean != questions_of(parse_job(text.format("max", "")), 5)
+    assert mean == questions_of(parse_job(text.format("mean", "feature_width = 24\n")), 5)
