@@ -9,7 +9,8 @@ A job adds in one of two ways:
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -200,6 +201,16 @@ def small_cells(present: npt.NDArray[np.bool_], least: int) -> npt.NDArray[np.bo
             break
         small[rest[np.argmin(counts[rest])]] = True
     return small
+
+
+def too_few(groups: Iterable[Collection[object]], least: int) -> bool:
+    """Return whether some group has fewer than `least` patients, but not none.
+
+    Args:
+        groups: those that each patient belongs to.
+    """
+    counts = Counter(group for mine in groups for group in set(mine))
+    return any(count < least for count in counts.values())
 
 
 def neighbours(present: npt.NDArray[np.bool_], least: int) -> list[slice]:

@@ -21,11 +21,11 @@ from salus.common.job import Job
 from salus.common.metrics.concordance import c_index
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
-from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, neighbours
-from salus.common.sums.points import Points
+from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, neighbours, too_few
+from salus.common.sums.points import MOST_CELLS, Points, pairs_of
 from salus.common.tasks.base import Said
 
-MOST_INTERVALS, MOST_CELLS = 1000, 2_000_000  # of a row; with more the sum is too long to send
+MOST_INTERVALS = 1000
 LONGEST_STEP = 2.0  # of a coefficient; a longer one leaves the region in which the quadratic model holds
 DIGITS = 2.0**10  # factor of all sums, because a protected sum rounds to 2^-24
 LARGEST_EXPONENT = 12.0  # of the factor that undoes the division of exp(b x) by its largest value
@@ -63,7 +63,7 @@ class Cox:
         self._own = settings_of(job.statistics, CoxSettings)
         self._points = Points(job, reference=True)
         self._size = len(self._points.axes)
-        self._above = np.triu_indices(self._size)
+        self._above = pairs_of(self._size)
         self._intervals = max(1, math.ceil(self._own.horizon / self._own.interval))
         self._each = 2 + self._size + len(self._above[0])  # events, exp(b x), x exp(b x), x x' exp(b x)
         if self._intervals > MOST_INTERVALS or self._intervals * self._each > MOST_CELLS:
@@ -100,14 +100,16 @@ class Cox:
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return a site's sums; intervals with too few of its patients are merged with their neighbours, into the middle one.
 
+        A site with events of fewer patients, or all but as few, sends nothing: their columns would follow from the sums.
         So no number, and no difference of two risk sets of one site, is of fewer than `least` patients. The coefficients are
         then those of patients whose times were rounded to the middle of the merged intervals.
         """
         seen, cells = np.zeros(self._size), np.zeros((self._intervals, self._each))
         present: list[npt.NDArray[np.bool_]] = []
+        outcomes: list[set[bool]] = []
         images = 0
         for mine in patients:
-            mine_in = np.zeros(self._intervals, dtype=np.bool_)
+            mine_in, had = np.zeros(self._intervals, dtype=np.bool_), set[bool]()
             for image in mine:
                 row = self.row(step, state, image)
                 if row is None:
@@ -117,9 +119,11 @@ class Cox:
                 own = row[self._size :].reshape(self._intervals, self._each)
                 cells += own
                 mine_in |= own[:, 1] > 0
+                had.add(bool(own[:, 0].any()))
             if mine_in.any():
                 present.append(mine_in)
-        if len(present) < max(1, least):
+                outcomes.append(had)
+        if len(present) < max(1, least) or too_few(outcomes, least):
             return np.zeros(2 + self._size + cells.size)
         for group in neighbours(np.stack(present), least):
             total = cells[group].sum(axis=0)

@@ -18,8 +18,8 @@ from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
-from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, sum_of_rows
-from salus.common.sums.points import Points
+from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, sum_of_rows, too_few
+from salus.common.sums.points import Points, pairs_of
 from salus.common.sums.scoring import binary_logits, classified, said_of
 from salus.common.tasks.base import Said
 
@@ -53,7 +53,7 @@ class Logistic:
         self._ridge = settings_of(job.statistics, LogisticSettings).ridge
         self._points = Points(job, reference=True)
         self._size = 1 + len(self._points.axes)
-        self._above = np.triu_indices(self._size)
+        self._above = pairs_of(self._size)
 
     def state_size(self, step: int) -> int:
         return 0 if step == 1 else self._size
@@ -76,7 +76,19 @@ class Logistic:
         return np.concatenate([(image.label - p) * x, p * (1 - p) * np.outer(x, x)[self._above]])
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
-        return sum_of_rows(self, step, state, patients, least)
+        """Return the sums; nothing from a site with a class of too few patients, whose columns would follow from the sums."""
+        labels: list[set[int]] = []
+        sums = sum_of_rows(self, step, state, (self._noted(mine, labels) for mine in patients), least)
+        return np.zeros_like(sums) if too_few(labels, least) else sums
+
+    def _noted(self, mine: Iterable[Measured], labels: list[set[int]]) -> Iterable[Measured]:
+        """Yield a patient's images that count, one after the other, and note their labels."""
+        own: set[int] = set()
+        labels.append(own)
+        for image in mine:
+            if image.label is not None and self._points.of(image) is not None:
+                own.add(image.label)
+                yield image
 
     def fold(self, step: int, state: Sequence[float], totals: Totals) -> list[float]:
         """Return the coefficients; after the last step their standard errors and the size of that step follow."""

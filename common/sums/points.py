@@ -4,12 +4,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from salus.common.columns import columns_of
+from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.sums.base import Float64Vector, Measured
 from salus.common.sums.features import FEATURES, image_features
 
+MOST_CELLS = 2_000_000  # of a row; with more the sum is too long to send
 REACH = 4.0  # a column is cut off at this many scales to either side of its centre
 
 
@@ -62,3 +65,13 @@ class Points:
             else:
                 return None
         return np.array(coordinates)
+
+
+def pairs_of(size: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return rows and columns of the upper half of a square matrix; raises JobError for one of more than `MOST_CELLS`."""
+    if size * (size + 1) // 2 > MOST_CELLS:  # before anything of this size exists
+        raise JobError(
+            f"Expected at most {MOST_CELLS} pairs of columns, got {size * (size + 1) // 2}.",
+            remedy="Use fewer columns, or fewer values of a column.",
+        )
+    return np.triu_indices(size)

@@ -88,6 +88,27 @@ def test_small_intervals_of_a_site_are_merged_and_little_changes() -> None:
     assert not sums.measure(1, [], PARTS[0][:4], 5).any()
 
 
+def test_the_columns_of_a_few_patients_with_events_are_not_told() -> None:
+    """With one event at a site, the sum of the columns of those with events was this patient's."""
+    sums = built("cox", task=COLUMNS, rounds=2, statistics="interval = 20.0\nhorizon = 2000.0")
+    columns = {"age": 50.0, "smokes": 1.0}
+    for events, told in (
+        (0, True),
+        (1, False),
+        (4, False),
+        (5, True),
+        (15, True),
+        (16, False),
+        (19, False),
+        (20, True),
+    ):
+        site = [
+            [Measured(None, np.zeros(0, np.float32), columns=columns, outcome=Outcome(100.0 + n, n < events))]
+            for n in range(20)
+        ]
+        assert bool(sums.measure(1, [], site, 5).any()) == told
+
+
 def test_the_model_ranks_patients_of_no_sum() -> None:
     sums = built("cox", task=COLUMNS, rounds=6, statistics="interval = 20.0\nhorizon = 2000.0")
     state, _ = federated(sums, PARTS, least=5)

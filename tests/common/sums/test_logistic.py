@@ -123,3 +123,22 @@ def test_more_than_two_classes_are_refused() -> None:
     job = job_of("logistic", task=COLUMNS, rounds=2)
     with pytest.raises(JobError, match="two classes"):
         Logistic(job.model_copy(update={"task": job.task.model_copy(update={"classes": ("a", "b", "c")})}))
+
+
+def test_a_class_of_few_patients_of_a_site_is_not_told() -> None:
+    """With one patient of a class, the first step's gradient and information gave this patient's columns exactly."""
+    sums = built("logistic", task=COLUMNS, rounds=2)
+    site = [
+        [Measured(int(n < 5), np.zeros(0, np.float32), columns={"age": 40.0 + n, "smokes": 0.0})] for n in range(30)
+    ]
+    assert sums.measure(1, [], site, 5)[0] == 30
+    assert sums.measure(1, [], site[5:], 5)[0] == 25  # a class of none tells nobody's columns
+    assert not sums.measure(1, [], site[1:], 5).any()
+    assert not sums.measure(1, [], site[:9], 5).any()
+
+
+def test_a_job_of_too_many_columns_is_refused_before_its_matrix_exists() -> None:
+    columns = ", ".join(f'{{name = "c{n}"}}' for n in range(3000))
+    for kind in ("logistic", "cox"):
+        with pytest.raises(JobError, match="Expected at most 2000000 pairs of columns"):
+            built(kind, task=f"columns = [{columns}]", rounds=2)

@@ -37,7 +37,7 @@ def masks(folder: Path) -> Tiny:
 def heart(folder: Path) -> Tiny:
     rng = np.random.default_rng(0)
     rows = [",".join(COLUMNS) + ",num"]
-    for _ in range(100):
+    for _ in range(200):  # every site needs ten of each class
         values = [rng.integers(30, 70), rng.integers(0, 2), rng.integers(1, 5), 130, 240, 0, 0, rng.integers(90, 190),
                   rng.integers(0, 2), rng.uniform(0, 4), 1, 0, 3]  # fmt: skip
         rows.append(",".join(f"{value:.3g}" for value in values) + f",{int(rng.random() < 0.5)}")
