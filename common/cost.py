@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from salus.common.batch import empty_batch
 from salus.common.errors import JobError, SalusError
@@ -40,7 +41,8 @@ class Cost:
 
     Args:
         parameters: trained parameters of the network; 0 for statistics.
-        activations: values computed from one sample in the network, including the sample itself.
+        activations: values computed from one sample in the network, including the sample itself; if it is more, those of the
+            largest tensor of its loss.
         cells: entries of one vector of statistics.
         memory_bytes: estimated peak memory.
     """
@@ -130,7 +132,7 @@ def _measured(settings: TaskSettings) -> tuple[int, int, int]:
         if not list(layer.children()):
             layer.register_forward_hook(count)
     try:
-        with torch.no_grad(), torch.device("meta"):
+        with torch.no_grad(), torch.device("meta"), _Largest() as largest:  # type: ignore[no-untyped-call]
             model.eval()
             batch = empty_batch(task.spec, 1)
             for step in task.steps:
@@ -138,4 +140,19 @@ def _measured(settings: TaskSettings) -> tuple[int, int, int]:
     except (ValueError, RuntimeError, NotImplementedError):
         # A site's own model may use operations without meta tensors.
         return parameters, frozen, UNKNOWN_ACTIVATIONS * features
-    return parameters, frozen, sum(numbers)
+    # A loss may be far larger than its network, such as that of a detector: places times objects times classes.
+    return parameters, frozen, max(sum(numbers), largest.numbers)
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many numbers the largest tensor has that is computed meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        for output in outputs if isinstance(outputs, tuple | list) else (outputs,):
+            if isinstance(output, torch.Tensor):
+                stored = output.untyped_storage().nbytes() // output.element_size()  # fewer where numbers are shared
+                self.numbers = max(self.numbers, min(output.numel(), stored))
+        return outputs
