@@ -56,7 +56,7 @@ def derived(dataset: Dataset, values: npt.NDArray[np.float32], derivation: Deriv
         values: ``[rows, columns]`` in the unit that the source's rescaled values have.
 
     Raises:
-        UnreadableImage: a source with several frames or colours, or of another size.
+        UnreadableImage: a source with several frames or colours, or of another size; values that are no numbers.
     """
     if int(dataset.get("NumberOfFrames", 1) or 1) != 1:
         raise UnreadableImage("several-frames", "a derived image of a file with several frames is not written")
@@ -64,6 +64,8 @@ def derived(dataset: Dataset, values: npt.NDArray[np.float32], derivation: Deriv
         raise UnreadableImage("colour", "a derived image of a colour image is not written")
     if (int(dataset.Rows), int(dataset.Columns)) != values.shape:
         raise UnreadableImage("other-grid", "the processed image has another size than its source")
+    if not np.isfinite(values).all():
+        raise UnreadableImage("not-finite", "the processed image has values that are no numbers")
     source = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
     dataset.remove_private_tags()
     for keyword in OF_THE_PIXELS:
