@@ -37,7 +37,7 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
 )
 USUAL_MODELS = ("cnn", "unet", "logistic", "gru", "bag")  # tried first
 ROUNDS, NOISED_ROUNDS = 20, 300
-MOST_STEPS = 50  # of an analysis
+MOST_STEPS = 200  # of an analysis
 HEAD = """\
 # {title}
 # Lines marked "change this" are yours to fill in; every other line states its default and may be left out.
@@ -63,7 +63,6 @@ def new_job(task: str, statistics: str, choices: Mapping[str, Mapping[str, str]]
     if values.get("aggregation", {}).get("protection") == "encryption":
         values["aggregation"]["key_holder"] = 1
     if statistics:
-        values["task"] = {"dataset": DATASET, **CLASSES, "shape": [64, 64]}
         values["statistics"] = {"kind": statistics}
         return _text(_measuring(values))
     values["task"] = _task(task, str(values.get("task", {}).get("model", "")))
@@ -98,7 +97,9 @@ def _measuring(values: dict[str, dict[str, Any]]) -> Job:
     """Return a job of statistics with as many rounds as its kind has steps, and with noise if the kind supports it."""
     problem: JobError | None = None
     stated = values.get("privacy", {})
-    for noise, rounds in itertools.product(["local", "none"], range(1, MOST_STEPS + 1)):
+    inputs: tuple[dict[str, Any], ...] = ({"shape": [64, 64]}, {"columns": COLUMNS})  # some kinds need columns
+    for own, noise, rounds in itertools.product(inputs, ["local", "none"], range(1, MOST_STEPS + 1)):
+        values["task"] = {"dataset": DATASET, **CLASSES, **own}
         values["job"]["rounds"] = rounds
         job = _job({**values, "privacy": {"noise": noise, **stated}})
         try:

@@ -232,7 +232,7 @@ def test_every_network_gives_a_direction_and_an_update(tmp_path: Path, name: str
     """Found by a review: where the ghost norm was taken, the sum carried a graph, training failed, and sites sent noise."""
     job = job_of("distributed")
     side = 32 if name == "densenet121" else 16
-    task_settings = job.task.model_copy(update={"model": name, "shape": (side, side)})
+    task_settings = job.task.changed(model=name, shape=(side, side))
     job = job.model_copy(update={"task": task_settings})
     task = make_task(job.task)
     model = build_model(job.task, 0)

@@ -65,7 +65,7 @@ def test_narrow_or_shared_layers_are_not(model: nn.Module) -> None:
     ],
 )
 def test_the_models_that_salus_ships_pass_and_cost_nothing(name: str, shape: tuple[int, ...]) -> None:
-    task = tiny_job().task.model_copy(update={"model": name, "shape": shape})
+    task = tiny_job().task.changed(model=name, shape=shape)
     with torch.device("meta"):
         model = build_model(task, 0)
         assert imprint_layers(model, lambda network: network(torch.empty(2, 1, *shape)), 2) == []
