@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from salus.common.errors import JobError
 from salus.common.strict import Strict
 
-OF_SITE = "site-calibrated"
 COUPLING = "each patient's influence would depend on the labels of the site's other patients"
 
 
@@ -28,5 +28,8 @@ class ImbalanceSettings(Strict):
 
     def coupled(self) -> Mapping[str, str]:
         """Return the settings for which one patient's influence on a site's update has no bound, with the reason."""
+        from salus.common.class_losses import CLASS_LOSSES  # it imports the sections of a job
+
         found = {} if self.sampling == "shuffled" else {"sampling": COUPLING}
-        return found | ({"class_loss": COUPLING} if self.class_loss == OF_SITE else {})
+        of_site = getattr(CLASS_LOSSES.get(self.class_loss, error=JobError), "of_site", False)
+        return found | ({"class_loss": COUPLING} if of_site else {})

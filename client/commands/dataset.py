@@ -86,7 +86,7 @@ def add(
 
     options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column, sex_column=sex_column, age_column=age_column,
-        event_column=event_column, 
+        event_column=event_column,
         volumes=volumes, channels=channels, include=words(include), frames=frames, suv=suv,
         zero_pad_ids=zero_pad_ids or None, masks=masks, images=images,
         structures=words(structures), annotations=annotations, columns=words(columns), missing=markers(missing),

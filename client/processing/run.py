@@ -179,7 +179,8 @@ class _OneRun:
             data = self._child.derive(
                 by_uid[instance.sop_instance_uid], plane, self._derivation(instance, plane, found)
             )
-            path = self._out / "dicom" / (f"{name}.dcm" if len(instances) == 1 else f"{name}-{place:04d}.dcm")
+            own = name if len(instances) == 1 else self._name(f"{name}-{place:04d}")
+            path = self._out / "dicom" / f"{own}.dcm"
             write_whole(path, data)
             files.append(f"dicom/{path.name}")
         return files

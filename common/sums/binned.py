@@ -5,8 +5,9 @@ The edges depend on no patient: those of a numeric column are quantiles of a nor
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -103,6 +104,52 @@ class Bins:
             count += bool(known)
         shaped = np.array(bins, dtype=np.int64).reshape(len(bins), len(self._columns))
         return Rows(shaped, np.array(labels, dtype=np.int64), np.array(owner, dtype=np.int64), count)
+
+
+def with_enough(rows: Rows, bins: "Bins", least: int) -> Rows:
+    """Return rows in which every interval of a column has at least `least` patients of each class, or none of it.
+
+    Smaller ones are merged with their neighbours, missing values counting as below all others. Trees that divide one column at
+    neighbouring edges would otherwise differ by single patients. This holds for one column; trees over several columns still
+    divide the patients of an interval in many ways, which nothing here bounds.
+    """
+    if least <= 1 or not len(rows.labels):
+        return rows
+    merged = np.stack(
+        [_merged(rows, rows.bins[:, place], int(last), least) for place, last in enumerate(bins.missing)], axis=1
+    )
+    return replace(rows, bins=merged)
+
+
+def _merged(rows: Rows, column: IntArray, last: int, least: int) -> IntArray:
+    order = [last, *range(last)]
+    who = [
+        {(int(k), int(p)) for k, p in zip(rows.labels[column == n], rows.owner[column == n], strict=True)}
+        for n in order
+    ]
+    groups: list[list[int]] = []
+    people: list[set[tuple[int, int]]] = []
+    for number, mine in zip(order, who, strict=True):
+        if groups and _small(people[-1], least):
+            groups[-1].append(number)
+            people[-1] |= mine
+        else:
+            groups.append([number])
+            people.append(set(mine))
+    while len(groups) > 1 and _small(people[-1], least):
+        rest, theirs = groups.pop(), people.pop()
+        groups[-1] += rest
+        people[-1] |= theirs
+    table = np.empty(last + 1, dtype=np.int64)
+    for group in groups:
+        table[group] = group[-1]  # missing values, which come first, go where their neighbours are
+    return table[column]
+
+
+def _small(people: set[tuple[int, int]], least: int) -> bool:
+    """Return whether some class has fewer than `least` patients among these, but not none."""
+    counts = Counter(label for label, _ in people)
+    return any(count < least for count in counts.values())
 
 
 def check_cells(cells: int) -> int:

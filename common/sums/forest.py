@@ -19,7 +19,7 @@ from salus.common.job import Job
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, small_cells
-from salus.common.sums.binned import Bins, check_cells, owners
+from salus.common.sums.binned import Bins, check_cells, owners, with_enough
 from salus.common.sums.scoring import classified, said_of
 from salus.common.sums.trees import leaf_of, places, random_trees, to_json
 from salus.common.tasks.base import Said
@@ -77,7 +77,7 @@ class Forest:
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return the counts of the site's patients, tree by tree; in each tree small cells are set to zero."""
-        rows = self._bins.rows(patients)
+        rows = with_enough(self._bins.rows(patients), self._bins, least)
         size = self._leaves * self._classes
         found = np.zeros((self._own.trees, size))
         if rows.patients < least or not rows.patients:

@@ -19,7 +19,7 @@ from salus.common.job import Job
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, small_cells
-from salus.common.sums.binned import Bins, Rows, check_cells, gradients, owners
+from salus.common.sums.binned import Bins, Rows, check_cells, gradients, owners, with_enough
 from salus.common.sums.boosting import LONGEST, LogOddsOfTrees
 from salus.common.sums.trees import FloatMatrix, Tree, margins, places, random_trees
 
@@ -73,7 +73,7 @@ class RandomBoosting(LogOddsOfTrees):
 
     def measure(self, step: int, state: Sequence[float], patients: Patients, least: int) -> Float64Vector:
         """Return the sums in the leaves, without the leaves in which too few patients of the site are."""
-        rows = self._bins.rows(patients)
+        rows = with_enough(self._bins.rows(patients), self._bins, least)
         if rows.patients < least or not rows.patients:
             return np.zeros(2 + self._own.trees * self._leaves * 2)
         sums = self._sums(step, state, rows, least)

@@ -5,10 +5,11 @@ steps of DDIM (Song et al. 2020, arXiv 2010.02502) suffice. Time and noise are f
 """
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field as Key
+from pydantic import model_validator
 
 from salus.common.batch import Batch, Field
 from salus.common.job import TaskSettings
@@ -18,6 +19,9 @@ from salus.common.tasks.generation import Generation, GenerationSettings, normal
 
 LARGEST_ANGLE = 0.99 * math.pi / 2  # of the cosine schedule: some of the image is always left
 BETAS = (0.1, 20.0)  # of the linear schedule, per unit of time (Song et al. 2021, arXiv 2011.13456, equation 32)
+
+
+MOST_PASSES = 100_000  # of the network for the images that score one model: hours on a slow machine
 
 
 class DiffusionSettings(GenerationSettings):
@@ -32,6 +36,12 @@ class DiffusionSettings(GenerationSettings):
     schedule: Literal["cosine", "linear"] = "cosine"  # better for small images (Nichol and Dhariwal 2021)
     sampling_steps: Annotated[int, Key(ge=1, le=1000)] = 20  # more improve little with DDIM
     largest_value: Annotated[float, Key(gt=0, le=1000)] = 1.0  # what the usual `rescale` gives
+
+    @model_validator(mode="after")
+    def _made_in_time(self) -> Self:
+        if self.score_images * self.sampling_steps > MOST_PASSES:
+            raise ValueError(f"expected score_images times sampling_steps of at most {MOST_PASSES}")
+        return self
 
 
 class Diffusion(Generation):

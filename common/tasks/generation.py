@@ -6,6 +6,7 @@ classifications are summed.
 """
 
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from salus.common.strict import Strict
 from salus.common.tasks.base import ONE_STEP, Step, Totals, finite
 from salus.common.tasks.classification import Classification
 
+MOST_SCORED = 2**26  # numbers of all images that score a model: 256 MB, and as much again while they are made
 LOSS_LIMIT = 20.0  # one item's loss counts at most this, so that its share of the statistic is at most 1
 MADE_AT_ONCE = 64  # images that are generated together
 SCORE_SEED = 0  # public: everybody who scores a model generates the same images
@@ -55,6 +57,8 @@ class GenerationSettings(TaskSettings):
     def _classes_to_make(self) -> Self:
         if len(self.classes) < 2:
             raise ValueError("expected at least two different classes")
+        if math.prod(self.shape) * self.channels * self.score_images > MOST_SCORED:
+            raise ValueError(f"expected at most {MOST_SCORED} numbers in all score_images together")
         return self
 
 

@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from salus.common.strict import Strict
 
 FloatArray = npt.NDArray[np.float64]
+MOST_TRACKS = 4096  # of a clip at one time, so that costs of pairs stay below 64 MB
 FORBIDDEN = 1e6  # cost of a pair that may not be matched
 
 
@@ -92,6 +93,8 @@ class Linking:
             self.found(track, picture)
             seen.append((track.number, box))
         self.tracks = [track for track in self.tracks if track.missed <= self.settings.most_missed]
+        if len(self.tracks) > MOST_TRACKS:  # a clip in which nothing matches; those missed longest go first
+            self.tracks = sorted(self.tracks, key=lambda track: track.missed)[:MOST_TRACKS]
         return seen
 
     def foretold(self, track: Track, picture: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.builders import job_text, toy_catalogue, write_npz
+from tests.tiny import InOneProcess
 
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.sources.settings import SourceOptions
@@ -26,12 +27,10 @@ from salus.client.private_training import PrivateTrainer
 from salus.client.site import Site
 from salus.client.training import Trainer
 from salus.common.clock import SystemClock
-from salus.common.errors import SalusError
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
-from salus.common.packets import Reply, Request
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp.plan import plan_of
@@ -68,22 +67,6 @@ class Seeded:
     def __call__(self, count: int) -> bytes:
         self._calls += 1
         return hashlib.shake_256(f"{self._site}/{self._calls}".encode()).digest(count)
-
-
-class InOneProcess:
-    """All sites in this process; a `Federation`."""
-
-    def __init__(self, sites: Mapping[int, Site]) -> None:
-        self._sites = sites
-
-    def online(self) -> tuple[int, ...]:
-        return tuple(self._sites)
-
-    def exchange(
-        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
-    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
-        for number, (request, blob) in requests.items():
-            yield (number, *self._sites[number].handle(request, blob))
 
 
 def final_weights(job: Job, data: Path, folder: Path, options: SourceOptions, partition: str = "iid") -> bytes:

@@ -158,7 +158,7 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
         key = next((column for column in keys if row.get(column)), None)
         label = lines.number(_cell(row, label_column))
         if options.event_column and label:
-            label = label_of(label, row.get(options.event_column) or "") or label
+            label = label_of(label, row.get(options.event_column) or "") or ""  # not known how it ended: no label
         numeric = {*options.numbers, *options.row}
         cells = {c: lines.number(_cell(row, c)) if c in numeric else _cell(row, c) for c in options.cells}
         if key is None or not (label or any(cells.values())):

@@ -10,13 +10,14 @@ from PIL import Image
 from tests.client.data.dicom.test_deidentify import image
 from tests.client.data.dicom_files import write
 from tests.client.data.incoming.test_importing import file_bytes
+from tests.client.predicting.worlds import write_pictures
 from typer.testing import CliRunner
 
 from salus.cli import app
 from salus.client.config import init_site, open_catalogue
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.dicom.isolation import Decoding
-from salus.client.data.records import Quarantined
+from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sources import open_source
 from salus.client.data.sources.label_file import lines_of
 from salus.client.data.sources.settings import SourceOptions
@@ -202,3 +203,13 @@ def test_a_label_file_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, te
 def test_empty_cells_behind_the_last_column_and_repeated_columns_that_nobody_reads_cost_nothing(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("PatientID,label,note,note\nP1,1,,,,\nP2,2\n")
     open_source("dicom", tmp_path, SourceOptions(), None)
+
+
+def test_an_event_that_is_neither_yes_nor_no_is_no_label(tmp_path: Path) -> None:
+    """An unknown end was once read as an event."""
+    write_pictures(tmp_path, {f"{n}.png": 10 * n for n in range(4)})
+    cells = ["file,PatientID,days,died", "0.png,A,5,1", "1.png,B,6,0", "2.png,C,7,?", "3.png,D,8,"]
+    (tmp_path / "labels.csv").write_text("\n".join(cells) + "\n")
+    found = list(open_source("images", tmp_path, SourceOptions(label_column="days", event_column="died")).scan())
+    assert {one.patient: one.label for one in found if isinstance(one, ImageRecord)} == {"A": "5", "B": "6+"}
+    assert [one.reason for one in found if isinstance(one, Quarantined)] == ["unlabelled", "unlabelled"]

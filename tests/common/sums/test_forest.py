@@ -71,3 +71,21 @@ def test_unlabelled_patients_count_nowhere() -> None:
     sums, nobody = forest(), Measured(None, np.zeros(0, np.float32), columns={"age": 60.0})
     assert sums.row(1, [], nobody) is None
     assert federated(sums, [rows(50)])[0] == federated(sums, [[*rows(50), [nobody]]])[0]
+
+
+def test_trees_at_neighbouring_edges_tell_no_small_group_of_a_class() -> None:
+    """300 trees of depth one differed by single patients: every difference of two of their counts was of one interval."""
+    sums = built("forest", task='columns = [{name = "age", centre = 60.0, scale = 10.0}]', statistics="depth = 1")
+    rng = np.random.default_rng(3)
+    people = [
+        [Measured(int(rng.random() < 0.3), np.zeros(0, np.float32), columns={"age": float(rng.normal(60, 10))})]
+        for _ in range(60)
+    ]
+    cells = sums.measure(1, [], people, 5)[2:].reshape(-1, 2, 2)
+    whole = cells[cells.sum(axis=(1, 2)) == 60]
+    differences = np.abs(whole[:, None] - whole[None])[..., 0, :]
+    assert ((differences == 0) | (differences >= 5)).all()
+    free = sums.measure(1, [], people, 1)[2:].reshape(-1, 2, 2)
+    assert ((np.abs(free[:, None] - free[None]) > 0) & (np.abs(free[:, None] - free[None]) < 5)).any(), (
+        "it could not fail"
+    )

@@ -153,7 +153,8 @@ def test_a_diverged_model_has_bad_scores_instead_of_none() -> None:
     [
         ("generation-rnn", 'shape = [8, 8, 8]\nclasses = ["a", "b"]', "2 sides"),
         ("vae", 'shape = [8]\nclasses = ["a", "b"]', "2 or 3 sides"),
-        ("vae", 'shape = [512, 512, 64]\nclasses = ["a", "b"]\nlatent_size = 1024', "weights"),
+        ("vae", 'shape = [256, 256, 64]\nclasses = ["a", "b"]\nlatent_size = 1024\nscore_images = 16', "weights"),
+        ("vae", 'shape = [512, 512, 64]\nclasses = ["a", "b"]\nscore_images = 256', "score_images"),
         ("diffusion", 'shape = [512, 512]\nclasses = ["a", "b"]', "cannot be built"),
     ],
 )
