@@ -15,7 +15,7 @@ from salus.common.job import TaskSettings
 from salus.common.models.detectors.base import DetectorSettings, Found, best, centres_of
 from salus.common.registry import settings_of
 
-LEVELS = (3, 4)  # halvings of the resolution at the two levels
+FINEST = 2  # halvings of the resolution at the finest level
 POSITIVE, NEGATIVE = 0.5, 0.4
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Lin et al. 2017, arXiv 1708.02002
 SMOOTH = 0.1  # error of an offset, in anchors, below which the loss is quadratic
@@ -27,10 +27,13 @@ class AnchorSettings(DetectorSettings):
     """Settings of detectors with anchors.
 
     Args:
-        fine_sizes, coarse_sizes: Sides of the anchors at an eighth and a sixteenth of the resolution, in pixels of task.shape.
+        finest_sizes: Sides of the anchors at a quarter of the resolution, in pixels of task.shape; empty leaves this level out,
+            which costs more than the others together.
+        fine_sizes, coarse_sizes: Likewise at an eighth and a sixteenth.
         ratios: Height of an anchor divided by its width, at the same area; for volumes anchors are cubes.
     """
 
+    finest_sizes: Annotated[tuple[Pixels, ...], Field(max_length=6)] = ()  # for objects of less than 16 pixels or so
     fine_sizes: Annotated[tuple[Pixels, ...], Field(min_length=1, max_length=6)] = (16.0, 28.0)
     coarse_sizes: Annotated[tuple[Pixels, ...], Field(min_length=1, max_length=6)] = (44.0, 64.0, 92.0)
     ratios: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Field(min_length=1, max_length=5)] = (
@@ -39,18 +42,24 @@ class AnchorSettings(DetectorSettings):
     )  # cells and lesions are round
 
 
-def anchors_at(task: TaskSettings) -> tuple[int, int]:
-    """Return how many anchors each place has at the two levels."""
+def levels_of(task: TaskSettings) -> dict[int, tuple[float, ...]]:
+    """Return the sides of the anchors by the halvings of the resolution, the finest level first."""
     own = settings_of(task, AnchorSettings)
-    ratios = len(own.ratios) if len(task.shape) == 2 else 1
-    return len(own.fine_sizes) * ratios, len(own.coarse_sizes) * ratios
+    every = enumerate((own.finest_sizes, own.fine_sizes, own.coarse_sizes), start=FINEST)
+    return {halvings: sizes for halvings, sizes in every if sizes}
+
+
+def anchors_at(task: TaskSettings) -> tuple[int, ...]:
+    """Return how many anchors each place has at each level."""
+    ratios = len(settings_of(task, AnchorSettings).ratios) if len(task.shape) == 2 else 1
+    return tuple(len(sizes) * ratios for sizes in levels_of(task).values())
 
 
 def anchors_of(task: TaskSettings) -> torch.Tensor:
     """Return all anchors as centre and size, ``[anchors, 2 dims]``: fine level first, at each place its sizes in turn."""
     own, dims = settings_of(task, AnchorSettings), len(task.shape)
     parts = []
-    for halvings, sizes in zip(LEVELS, (own.fine_sizes, own.coarse_sizes), strict=True):
+    for halvings, sizes in levels_of(task).items():
         if dims == 2:
             pairs: list[tuple[float, ...]] = [(s * r**0.5, s / r**0.5) for s, r in itertools.product(sizes, own.ratios)]
         else:

@@ -74,13 +74,13 @@ class DetectorSettings(Strict):
 
 
 class Backbone(nn.Module):
-    """Features at an eighth and a sixteenth of the resolution, or at a quarter alone (Lin et al. 2017, arXiv 1612.03144).
+    """Features of some levels of the resolution, each with what the coarser ones saw (Lin et al. 2017, arXiv 1612.03144).
 
     Args:
-        fine: whether to return the features at a quarter, as networks without anchors need.
+        halvings: of the resolution at the levels that are returned, rising, each between 1 and 4.
     """
 
-    def __init__(self, task: TaskSettings, own: DetectorSettings, *, fine: bool = False) -> None:
+    def __init__(self, task: TaskSettings, own: DetectorSettings, halvings: Sequence[int]) -> None:
         super().__init__()
         spatial, before = len(task.shape), task.channels
         self.levels = nn.ModuleList()
@@ -90,11 +90,9 @@ class Backbone(nn.Module):
             )
             before = width
         kind = nn.Conv2d if spatial == 2 else nn.Conv3d
-        self.fine = fine
-        used = own.widths[1:] if fine else own.widths[2:]
-        self.sides = nn.ModuleList(kind(width, own.neck_width, 1) for width in used)
-        outputs = 1 if fine else 2
-        self.smooth = nn.ModuleList(normalised(spatial, own.neck_width, own.neck_width, 3) for _ in range(outputs))
+        self.used = halvings[0] - 1  # the first level that the neck sees; it sees all coarser ones
+        self.sides = nn.ModuleList(kind(width, own.neck_width, 1) for width in own.widths[self.used :])
+        self.smooth = nn.ModuleList(normalised(spatial, own.neck_width, own.neck_width, 3) for _ in halvings)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Return the features, the finest first."""
@@ -102,7 +100,7 @@ class Backbone(nn.Module):
         for level in self.levels:
             image = level(image)
             features.append(image)
-        used = features[1:] if self.fine else features[2:]
+        used = features[self.used :]
         top = self.sides[-1](used[-1])
         found = [top]
         for side, feature in zip(reversed(self.sides[:-1]), reversed(used[:-1]), strict=True):

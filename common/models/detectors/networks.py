@@ -15,9 +15,10 @@ from salus.common.models.detectors.anchors import (
     Objectness,
     Softmax,
     anchors_at,
+    levels_of,
 )
 from salus.common.models.detectors.base import Backbone, DetectorSettings
-from salus.common.models.detectors.centres import CentreDetector
+from salus.common.models.detectors.centres import HALVINGS, CentreDetector
 from salus.common.models.outputs import dimensions
 from salus.common.registry import settings_of, with_settings
 
@@ -71,7 +72,7 @@ def _anchored(task: TaskSettings, kind: type[AnchorDetector]) -> nn.Module:
     # The numbers that begin as rare: the classes of independent yes or no, or the objectness alone.
     rare = (0, detector.classes) if kind is Focal else (0, 1) if kind is Objectness else (0, 0)
     head = Head(spatial, own.neck_width, anchors_at(task), detector.numbers, rare)
-    return DetectorNetwork(Backbone(task, own), head)
+    return DetectorNetwork(Backbone(task, own, tuple(levels_of(task))), head)
 
 
 def with_detector(make: Callable[[TaskSettings], object]) -> Callable[..., Callable[[TaskSettings], nn.Module]]:
@@ -112,4 +113,4 @@ def centernet(task: TaskSettings) -> nn.Module:
     own = settings_of(task, DetectorSettings)
     detector = CentreDetector(task)
     head = Head(dimensions(task), own.neck_width, (1,), detector.numbers, (0, detector.classes))
-    return DetectorNetwork(Backbone(task, own, fine=True), head)
+    return DetectorNetwork(Backbone(task, own, (HALVINGS,)), head)

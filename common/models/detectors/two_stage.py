@@ -16,13 +16,20 @@ from pydantic import Field
 from torch import nn
 
 from salus.common.job import TaskSettings
-from salus.common.models.detectors.anchors import LARGEST_SCALE, POSITIVE, SMOOTH, AnchorSettings, Focal, anchors_at
+from salus.common.models.detectors.anchors import (
+    LARGEST_SCALE,
+    POSITIVE,
+    SMOOTH,
+    AnchorSettings,
+    Focal,
+    anchors_at,
+    levels_of,
+)
 from salus.common.models.detectors.base import Backbone, Found, best
 from salus.common.models.detectors.networks import Head, with_detector
 from salus.common.models.outputs import dimensions
 from salus.common.registry import settings_of, with_settings
 
-STEP = 8.0  # pixels of a place of the features that the second stage sees
 SAMPLES = {2: 5, 3: 3}  # points along each axis of a proposal, by dimensions
 CANDIDATES = 4  # for each proposal, so many of the best anchors are compared with one another
 PROPOSAL_OVERLAP = 0.7  # as in the paper
@@ -115,7 +122,9 @@ class TwoStageNetwork(nn.Module):
         super().__init__()
         self.meaning, self.count, dims = TwoStage(task), own.proposals, dimensions(task)
         self.samples = SAMPLES[dims]
-        self.backbone = Backbone(task, own)
+        levels = tuple(levels_of(task))
+        self.step = 2.0 ** levels[0]  # pixels of a place of the features that the second stage sees, the finest ones
+        self.backbone = Backbone(task, own, levels)
         self.propose = Head(dims, own.neck_width, anchors_at(task), 1 + 2 * dims, (0, 1))
         second = 1 + len(task.classes) + 2 * dims
         width = own.neck_width * self.samples**dims
@@ -128,23 +137,23 @@ class TwoStageNetwork(nn.Module):
         features = self.backbone(image)
         first = self.propose(features)
         proposals = self.meaning.first.proposals(first.detach(), self.count)
-        second = self.look(aligned(features[0], proposals, self.samples))
+        second = self.look(aligned(features[0], proposals, self.samples, self.step))
         rows = torch.cat([proposals, second], dim=2)
         return torch.cat([F.pad(first, (0, rows.shape[2] - first.shape[2])), rows], dim=1)
 
 
-def aligned(features: torch.Tensor, boxes: torch.Tensor, samples: int) -> torch.Tensor:
+def aligned(features: torch.Tensor, boxes: torch.Tensor, samples: int, step: float) -> torch.Tensor:
     """Return the features at evenly spread points of each box, ``[items, boxes, channels * samples**dims]``.
 
     Args:
-        features: ``[items, channels, *grid]`` with `STEP` pixels to a place.
+        features: ``[items, channels, *grid]`` with `step` pixels to a place.
         boxes: ``[items, boxes, 2 dims]`` in pixels; points outside of the image take the features at its border.
     """
     dims, grid = boxes.shape[2] // 2, features.shape[2:]
     low, high = (part.reshape(*boxes.shape[:2], *[1] * dims, dims) for part in torch.split(boxes, dims, dim=2))
     axis = (torch.arange(samples, device=boxes.device, dtype=boxes.dtype) + 0.5) / samples
     inside = torch.stack(torch.meshgrid(*[axis] * dims, indexing="ij"), dim=-1)
-    extent = torch.tensor(grid, device=boxes.device, dtype=boxes.dtype) * STEP
+    extent = torch.tensor(grid, device=boxes.device, dtype=boxes.dtype) * step
     points = (2 * (low + inside * (high - low)) / extent - 1).flip(-1)  # torch wants x first
     wide = points.reshape(len(boxes), -1, *[samples] * (dims - 1), dims)
     found = F.grid_sample(features, wide, mode="bilinear", padding_mode="border", align_corners=False)

@@ -28,7 +28,7 @@ def test_features_are_those_at_the_points_of_a_box(grid: tuple[int, ...]) -> Non
     axes = [(torch.arange(side) + 0.5) * 8 for side in grid]
     features = torch.stack(torch.meshgrid(*axes, indexing="ij"))[None].expand(2, *[-1] * (dims + 1))
     boxes = torch.tensor([[[6.0] * dims + [18.0] * dims, [8.0] * dims + [24.0] * dims]]).expand(2, -1, -1)
-    found = aligned(features, boxes, 2).reshape(2, 2, dims, *[2] * dims)
+    found = aligned(features, boxes, 2, 8.0).reshape(2, 2, dims, *[2] * dims)
     for number, points in enumerate([(9.0, 15.0), (12.0, 20.0)]):
         want = torch.stack(torch.meshgrid(*[torch.tensor(points)] * dims, indexing="ij"))
         assert torch.allclose(found[1, number], want, atol=1e-4)
