@@ -1,116 +1,12 @@
-"""The privacy part of the model card: what each site's patients have spent, computed from signed transcripts."""
+"""The privacy card of a job that this coordinator ran, from its transcript."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
-from salus.common.estimates import Estimate, Metrics
 from salus.common.job import Job
-from salus.common.strict import Strict
-from salus.privacy.contribution import Kind
-from salus.privacy.dp.plan import Plan, plan_of, spent
 from salus.privacy.protection import protection_of
-from salus.privacy.protocol.parameters import thresholds
+from salus.privacy.records.card import PrivacyCard, privacy_card
 from salus.server.transcripts import verify_entries
-
-NONE = "no formal privacy: nothing limits what the model reveals about one patient"
-
-
-class SitePrivacy(Strict):
-    """One site's line.
-
-    Args:
-        attempts: vectors that it sent for training and evaluation, including those of failed attempts.
-        epsilon, delta: privacy loss of one of its patients in this job; None without noise.
-    """
-
-    site: int
-    name: str
-    attempts: int
-    epsilon: float | None
-    delta: float | None
-
-
-class PrivacyCard(Strict):
-    """The privacy guarantee of a model's patients.
-
-    Args:
-        source: ``transcript`` if counted from signed messages, ``plan`` if it is an upper bound from the job.
-    """
-
-    job: str
-    statement: str
-    unit: str
-    mode: str
-    relation: str
-    assumes: str
-    promised_epsilon: float | None
-    promised_delta: float | None
-    noise_multiplier: float | None
-    sampling_rate: float | None
-    clip_norm_l2: float | None
-    source: str
-    sites: tuple[SitePrivacy, ...]
-
-
-class ModelCard(Strict):
-    """The card of a finished model: its privacy guarantee and its metrics.
-
-    Args:
-        format: version of this format; a version that writes another format uses another name and still reads this one.
-        metrics: of the final model on the sites' validation patients; noised ones with their standard errors.
-    """
-
-    format: Literal["salus/card/1"] = "salus/card/1"
-    job_id: str
-    job_sha256: str
-    consortium: str
-    dataset: str
-    metrics: dict[str, Estimate | float]
-    privacy: PrivacyCard
-
-
-def model_card(job_id: str, job: Job, privacy: PrivacyCard, metrics: Metrics, consortium: str) -> ModelCard:
-    """Return the card of a finished model."""
-    return ModelCard(
-        job_id=job_id,
-        job_sha256=job.digest().hex(),
-        consortium=consortium,
-        dataset=job.task.dataset,
-        metrics=dict(metrics),
-        privacy=privacy,
-    )
-
-
-def privacy_card(job: Job, sent: Mapping[int, Mapping[Kind, int]] | None, names: Mapping[int, str]) -> PrivacyCard:
-    """Return the card of a job.
-
-    Args:
-        sent: for each site, the vectors of each kind that it sent, from a verified transcript; None without a transcript.
-        names: names of the roster's sites, by id.
-    """
-    plan = plan_of(job)
-    rows = tuple(
-        _row(plan, site, name, None if sent is None else sent.get(site)) for site, name in sorted(names.items())
-    )
-    privacy = job.privacy
-    return PrivacyCard(
-        job=job.job.name,
-        statement=NONE
-        if plan is None
-        else f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy per patient",
-        unit=privacy.unit,
-        mode=privacy.noise,
-        relation="two data sets of a site that differ by adding or removing all images of one patient",
-        assumes=_assumes(job, len(names)),
-        promised_epsilon=privacy.epsilon if plan else None,
-        promised_delta=privacy.delta if plan else None,
-        noise_multiplier=plan.noise_multiplier if plan else None,
-        sampling_rate=plan.sampling_rate if plan else None,
-        clip_norm_l2=privacy.clip_norm_l2 if plan else None,
-        source="plan" if sent is None else "transcript",
-        sites=rows,
-    )
 
 
 def card_of_job(job: Job, transcript: Path, roster_keys: Mapping[int, bytes], names: Mapping[int, str]) -> PrivacyCard:
@@ -122,26 +18,3 @@ def card_of_job(job: Job, transcript: Path, roster_keys: Mapping[int, bytes], na
     if not protection_of(job).transcript or not transcript.exists():
         return privacy_card(job, None, names)
     return privacy_card(job, verify_entries(transcript, roster_keys).sent, names)
-
-
-def _row(plan: Plan | None, site: int, name: str, sent: Mapping[Kind, int] | None) -> SitePrivacy:
-    if plan is None:
-        return SitePrivacy(site=site, name=name, attempts=sum((sent or {}).values()), epsilon=None, delta=None)
-    if sent is None:
-        return SitePrivacy(site=site, name=name, attempts=plan.attempts, epsilon=plan.epsilon, delta=plan.delta)
-    # With local noise a retry resends the same vector at no further cost, so the count may be too high; a site's
-    # ledger lets nothing beyond the plan leave.
-    value = min(spent(plan, sent["train"] + sent["measure"], sent["evaluate"]), plan.epsilon)
-    return SitePrivacy(site=site, name=name, attempts=sum(sent.values()), epsilon=value, delta=plan.delta)
-
-
-def _assumes(job: Job, sites: int) -> str:
-    if not job.privacy.noised:
-        return "nothing"
-    if job.privacy.noise == "local":
-        return "nothing: it holds even if the coordinator and all other sites collude"
-    limits = thresholds(sites, noised=True)
-    return (
-        f"at most {limits.colluders} of {sites} sites collude with the coordinator; {limits.honest} honest sites must add their "
-        "noise"
-    )

@@ -24,10 +24,12 @@ from salus.common.identity import Signed
 from salus.common.job import Job, open_job, seal_job
 from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
+from salus.privacy.records.card import model_card
+from salus.privacy.records.transcripts import ROSTER
 from salus.server.admin import make_admin_app
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts, Cancelled
-from salus.server.card import card_of_job, model_card
+from salus.server.card import card_of_job
 from salus.server.checking import Checker
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.checks import check_job
@@ -43,7 +45,7 @@ from salus.server.report import write_report
 from salus.server.rounds import run_of
 from salus.server.statistics_report import transforms_section, write_statistics_report
 from salus.server.submission import job_or_signed
-from salus.server.transcripts import ROSTER, Transcript
+from salus.server.transcripts import Transcript
 
 IDLE_POLL_S = 0.2
 # An answer that came after its run had ended, and sites' long polls that end with the daemon.

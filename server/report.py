@@ -13,7 +13,7 @@ from salus.common.events import Event
 from salus.common.job import Job
 from salus.common.subgroups.results import table_of
 from salus.privacy.protection import protection_of
-from salus.server.card import PrivacyCard
+from salus.privacy.records.card import PrivacyCard
 from salus.server.plots import confusion_rows, further_plots, roc_plot, round_plots
 from salus.server.quality import evaluation_in, figures_in, subgroups_in
 from salus.server.summary import plain_lines, why_no_confusion, why_no_roc

@@ -12,7 +12,7 @@ from salus.common.job import Job
 from salus.common.job_statistics import Statistics
 from salus.common.pages import Section, write_page
 from salus.privacy.protection import protection_of
-from salus.server.card import PrivacyCard
+from salus.privacy.records.card import PrivacyCard
 from salus.server.survival_report import survival_sections
 
 LONG = 20  # a block with more cells is shown as a plot

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from salus.common.estimates import Estimate, Metrics, metric_text
 from salus.common.job import Job
 from salus.privacy.protection import key_holder_of
-from salus.server.card import PrivacyCard
+from salus.privacy.records.card import PrivacyCard
 
 
 def plain_lines(

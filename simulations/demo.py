@@ -15,7 +15,7 @@ from salus.common.errors import RoundError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.events import read_events
 from salus.common.job import Job, parse_job
-from salus.server.card import privacy_card
+from salus.privacy.records.card import privacy_card
 from salus.server.report import SiteRow, write_report
 from salus.simulations.demo_pictures import PATIENTS, write_pictures
 from salus.simulations.phantoms import DEMO_HOSPITALS, write_hospital

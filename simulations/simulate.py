@@ -18,9 +18,10 @@ from salus.common.events import Event, EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.subgroups.results import AttributeResult, results_to_plain
+from salus.privacy.records.card import PrivacyCard
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts
-from salus.server.card import PrivacyCard, card_of_job
+from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints
 from salus.server.checks import check_job
 from salus.server.federation import Federation

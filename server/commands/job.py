@@ -67,7 +67,7 @@ def _what(job: Job) -> tuple[str, object]:
 
 def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
     from salus.privacy.dp.plan import plan_of
-    from salus.server.card import privacy_card
+    from salus.privacy.records.card import privacy_card
     from salus.server.exactness import exactness
 
     card, plan = privacy_card(job, None, dict.fromkeys(range(1, sites + 1), "")), plan_of(job)

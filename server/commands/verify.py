@@ -22,7 +22,7 @@ def verify(
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.privacy.protection import protection_of
-    from salus.server.card import privacy_card
+    from salus.privacy.records.card import privacy_card
     from salus.server.transcripts import verify_file
 
     checked = verify_file(transcript, unhex(read_kit(kit).consortium_key))

@@ -14,7 +14,7 @@ from salus.common.events import Event
 from salus.common.job import Job
 from salus.common.tasks import make_task
 from salus.common.tasks.coarse import Coarse
-from salus.server.card import ModelCard, model_card, privacy_card
+from salus.privacy.records.card import ModelCard, model_card, privacy_card
 from salus.server.plots import HEIGHT, LEFT, WIDTH, round_plots
 from salus.server.quality import evaluation_in
 from salus.server.report import SiteRow, phases, write_report

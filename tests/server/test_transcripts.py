@@ -15,7 +15,8 @@ from salus.client.policy import Policy
 from salus.common.errors import ConfigError, IdentityError, ProtectionError
 from salus.common.identity import Identity
 from salus.common.roster import Roster, RosterCoordinator, RosterSite, seal_roster
-from salus.server.transcripts import ROSTER, Transcript, verify_file
+from salus.privacy.records.transcripts import ROSTER
+from salus.server.transcripts import Transcript, verify_file
 
 CONSORTIUM = Identity.generate()
 
