@@ -41,6 +41,7 @@ MODELS = Registry(
         "inception": "salus.common.models.inception:build",
         "logistic": "salus.common.models.logistic:build",
         "lstm": "salus.common.models.sequence.recurrent:build_lstm",
+        "mask-rcnn": "salus.common.models.detectors.masks:build",
         "mlp": "salus.common.models.mlp:build",
         "proportional-hazards": "salus.common.models.proportional_hazards:build",
         "random-features": "salus.common.models.random_features:build",

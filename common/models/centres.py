@@ -7,10 +7,11 @@ from pydantic import Field
 from torch import nn
 
 from salus.common.job import TaskSettings
+from salus.common.models.object_masks import with_masks
 from salus.common.models.unet import UNet
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
-from salus.common.tasks.centres import MAPS
+from salus.common.tasks.centres import MAPS, CentreMaps
 
 RARE = -2.0  # few pixels are near a centre; training begins there
 
@@ -31,6 +32,7 @@ class CentresSettings(Strict):
     convolutions: Annotated[int, Field(ge=1, le=4)] = 1  # few parameters suit federated and noised training
 
 
+@with_masks(CentreMaps)
 @with_settings(CentresSettings)
 def build(task: TaskSettings) -> nn.Module:
     """Return the network."""

@@ -8,13 +8,15 @@ different centres (Cheng et al. 2020, arXiv 1911.10194; Zhou et al. 2019, arXiv 
 import torch
 import torch.nn.functional as F
 
+from salus.common.job import TaskSettings
+from salus.common.models.object_masks import kept_objects
+
 MAPS = 4
 REACH = 16.0  # pixels; distances are in this unit, so that all parts of the loss are of one size
 SHARPNESS = 0.3  # width of the peak at a centre, as a share of the object's radius
 CENTRE_WEIGHT, DISTANCE_WEIGHT = 4.0, 1.0  # few pixels are near a centre
 WINDOW = 5  # pixels of the square in which a centre is the largest
 HALF = 0.5
-LEAST_PIXELS = 4  # smaller objects are noise
 
 
 def pixels(rows: int, columns: int, like: torch.Tensor) -> torch.Tensor:
@@ -75,11 +77,22 @@ def grouped(outputs: torch.Tensor, most: int, least_score: float) -> tuple[torch
     mine = (inside > HALF).flatten()
     pointed = (where + REACH * outputs[2:].flatten(1))[:, mine]
     numbers.view(-1)[mine] = 1 + torch.cdist(pointed.T, where[:, places].T).argmin(dim=1)
-    areas = torch.bincount(numbers.flatten(), minlength=len(places) + 1)[1:]
-    kept = (areas >= LEAST_PIXELS).nonzero().flatten()
-    table = torch.zeros(len(places) + 1, dtype=torch.int64)
-    table[kept + 1] = torch.arange(1, len(kept) + 1)
-    return table[numbers], centre.flatten()[places[kept]]
+    return kept_objects(numbers, centre.flatten()[places])
+
+
+class CentreMaps:
+    """The meaning of a network's four maps, see `models.object_masks.ObjectMasks`."""
+
+    def __init__(self, task: TaskSettings) -> None:
+        """Nothing of the job changes what the maps mean."""
+
+    def losses(self, outputs: torch.Tensor, numbers: torch.Tensor, most: int) -> torch.Tensor:
+        """Return the loss of each picture."""
+        return map_losses(outputs, wanted_maps(numbers, most, outputs))
+
+    def objects(self, outputs: torch.Tensor, most: int, least_score: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the objects of one picture, as `grouped`."""
+        return grouped(outputs, most, least_score)
 
 
 def overlaps(found: torch.Tensor, true: torch.Tensor, counts: tuple[int, int]) -> torch.Tensor:

@@ -64,11 +64,13 @@ class Detection:
         self.settings, self.own = settings, own
         self.chain = Chain.of(settings.transforms or DEFAULT_CHAIN, settings)
         self.classes = len(settings.classes)
-        make = getattr(MODELS.get(settings.model, error=JobError), "detector", None)
+        build = MODELS.get(settings.model, error=JobError)
+        make = getattr(build, "detector", None)
         if make is None:
+            masks = ' For masks of objects write task.kind = "instances".' if hasattr(build, "object_masks") else ""
             raise JobError(
-                f"The model {settings.model!r} finds no objects.",
-                remedy="Use a model for detection, such as retinanet.",
+                f"The model {settings.model!r} gives no boxes, which the task 'detection' needs.",
+                remedy=f"Use a model for detection, such as retinanet.{masks}",
             )
         self.detector: Detector = make(settings)
         self._precision = AveragePrecision(own.most_objects)

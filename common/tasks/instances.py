@@ -19,10 +19,11 @@ from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 from salus.common.metrics.average_precision import AveragePrecision, matched
 from salus.common.metrics.mean_share import SIZE, mean_of, private_rows_of
+from salus.common.models.object_masks import ObjectMasks, masks_of
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.base import ONE_STEP, Step, Totals, full
-from salus.common.tasks.centres import grouped, map_losses, overlaps, wanted_maps
+from salus.common.tasks.centres import overlaps
 from salus.common.tasks.segmentation import DEFAULT_CHAIN
 from salus.common.transforms.chain import Chain
 
@@ -65,6 +66,7 @@ class Instances:
         self.most, self._least_score = own.most_objects, own.least_score
         self.chain = Chain.of(settings.transforms or DEFAULT_CHAIN, settings)
         self.pictures = settings.shape[0] if len(settings.shape) == 3 else 1
+        self.masks: ObjectMasks = masks_of(settings)
         self._precision = AveragePrecision(self.most * self.pictures)
 
     @property
@@ -111,11 +113,11 @@ class Instances:
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return the loss of each item, the mean over its pictures."""
         outputs = full(model(self.flat(batch["image"])))
-        wanted = wanted_maps(self.flat(batch["instances"])[:, 0], self.most, outputs)
-        return map_losses(outputs, wanted).reshape(-1, self.pictures).mean(dim=1)
+        each = self.masks.losses(outputs, self.flat(batch["instances"])[:, 0], self.most)
+        return each.reshape(-1, self.pictures).mean(dim=1)
 
     def infer(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Return the network's maps ``[items, pictures, 4, rows, columns]``."""
+        """Return the network's outputs ``[items, pictures, ...]``."""
         found: torch.Tensor = full(model(self.flat(batch["image"])))
         return found.reshape(-1, self.pictures, *found.shape[1:])
 
@@ -127,8 +129,8 @@ class Instances:
             image: ``[channels, *shape]``.
         """
         begun, found = 0, []
-        for maps in outputs:
-            numbers, scores = grouped(maps, self.most, self._least_score)
+        for said in outputs:
+            numbers, scores = self.masks.objects(said, self.most, self._least_score)
             found.append(torch.where(numbers > 0, numbers + begun, 0))
             begun += len(scores)
         return torch.stack(found).reshape(self.settings.shape)
@@ -144,18 +146,18 @@ class Instances:
 
     def _row(self, outputs: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         all_scores, all_right, annotated = [], [], 0
-        for maps, mask in zip(outputs, true.reshape(self.pictures, *true.shape[-2:]), strict=True):
+        for said, mask in zip(outputs, true.reshape(self.pictures, *true.shape[-2:]), strict=True):
             there, places = torch.unique(
                 torch.cat([torch.zeros(1, dtype=mask.dtype), mask.flatten()]), return_inverse=True
             )
-            numbers, scores = grouped(maps, self.most, LEAST_RANKED)
+            numbers, scores = self.masks.objects(said, self.most, LEAST_RANKED)
             overlap = overlaps(numbers, places[1:].reshape(mask.shape), (len(scores), len(there) - 1))
             all_scores.append(scores)
             all_right.append(matched(overlap, scores, RIGHT))
             annotated += len(there) - 1
         scores, right = torch.cat(all_scores), torch.cat(all_right)
-        said = scores >= self._least_score
-        counts = torch.tensor([int((right & said).sum()), annotated, int(said.sum())], dtype=torch.float64)
+        sure = scores >= self._least_score
+        counts = torch.tensor([int((right & sure).sum()), annotated, int(sure.sum())], dtype=torch.float64)
         head = torch.cat([torch.ones(1, dtype=torch.float64), counts / (self.most * self.pictures)])
         return torch.cat([head, self._precision.row(scores, right, annotated)])
 

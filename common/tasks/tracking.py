@@ -18,7 +18,6 @@ from salus.common.metrics.tracking import Tracking as Ruler
 from salus.common.registry import Registry, settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.base import Totals
-from salus.common.tasks.centres import grouped
 from salus.common.tasks.instances import Instances, InstancesSettings
 from salus.common.trackers import TRACKERS
 from salus.common.trackers.base import FloatArray, Tracker
@@ -59,8 +58,8 @@ class Tracking(Instances):
         """Return each frame's numbers of tracks, by pixel and with boxes."""
         tracker: Tracker = self._kind(self._tracker_settings)
         found = []
-        for maps, picture in zip(outputs, _between(image[0].detach().cpu().double()), strict=True):
-            numbers, _ = grouped(maps, self.most, self._least_score)
+        for said, picture in zip(outputs, _between(image[0].detach().cpu().double()), strict=True):
+            numbers, _ = self.masks.objects(said, self.most, self._least_score)
             boxes = boxes_of(numbers)
             seen = tracker.update(picture.numpy(), np.array([box for _, box in boxes]).reshape(-1, 4))
             table = torch.zeros(int(numbers.max()) + 1, dtype=torch.int64)

@@ -90,6 +90,7 @@ WORKLOADS: dict[str, Workload] = {
     "inception": classifier("inception"),
     "logistic": classifier("logistic"),
     "lstm": several("sequence", "lstm"),
+    "mask-rcnn": Workload("instances", "mask-rcnn", settings={"classes": ["cell"]}),
     "mlp": classifier("mlp"),
     "proportional-hazards": Workload(
         "survival", "proportional-hazards", settings={"times": (1.0, 2.0, 3.0), "classes": ()}

@@ -96,10 +96,18 @@ class Backbone(nn.Module):
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Return the features, the finest first."""
+        return self.joined(self.stages(image))
+
+    def stages(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Return what each level sees of an image, at a half, a quarter, ... of the resolution."""
         features = []
         for level in self.levels:
             image = level(image)
             features.append(image)
+        return features
+
+    def joined(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the features, the finest first, of what the levels see."""
         used = features[self.used :]
         top = self.sides[-1](used[-1])
         found = [top]

@@ -63,7 +63,7 @@ class Proposer(Focal):
         scores, places = outputs[..., 0].topk(min(CANDIDATES * count, outputs.shape[1]), dim=1)
         boxes = self.moved(outputs[..., 1:])
         boxes = boxes.gather(1, places[..., None].expand(-1, -1, boxes.shape[2]))
-        close = _overlaps(boxes, boxes) > PROPOSAL_OVERLAP
+        close = overlaps(boxes, boxes) > PROPOSAL_OVERLAP
         later = torch.ones_like(close[0]).triu(1)
         kept = torch.ones_like(scores, dtype=torch.bool)
         for place in range(boxes.shape[1]):
@@ -95,7 +95,7 @@ class TwoStage:
         """Return each image's loss of both stages, see `base.Detector`."""
         first, proposals, logits, moves = self.split(outputs)
         any_class = torch.cat([boxes[..., :-1], torch.zeros_like(boxes[..., -1:])], dim=-1)
-        overlap, which = (_overlaps(proposals, boxes[..., :-1]) * there[:, None]).max(dim=2)
+        overlap, which = (overlaps(proposals, boxes[..., :-1]) * there[:, None]).max(dim=2)
         right = overlap >= POSITIVE
         chosen = boxes.gather(1, which[..., None].expand(-1, -1, boxes.shape[2]))
         kinds = chosen[..., -1].round().long().clamp(0, self.classes - 1) + 1
@@ -107,12 +107,17 @@ class TwoStage:
 
     def found(self, outputs: torch.Tensor, most: int, nms_overlap: float) -> Found:
         """Return the objects of one image, see `base.Detector`."""
+        boxes, logits = self.moved(outputs)
+        return best(boxes, logits.softmax(dim=1)[:, 1:], most, nms_overlap)
+
+    def moved(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the moved proposals ``[..., proposals, 2 dims]``, and their logits for background and each class."""
         _, proposals, logits, moves = self.split(outputs)
         low, high = torch.split(proposals, self.dims, dim=-1)
         shift, ratio = torch.split(moves.clamp(-LARGEST_SCALE, LARGEST_SCALE), self.dims, dim=-1)
         size = (high - low).clamp(min=0)  # corners of a diverged model may be exchanged
         middle, half = (low + high) / 2 + shift * size, size * ratio.exp() / 2
-        return best(torch.cat([middle - half, middle + half], dim=-1), logits.softmax(dim=1)[:, 1:], most, nms_overlap)
+        return torch.cat([middle - half, middle + half], dim=-1), logits
 
 
 class TwoStageNetwork(nn.Module):
@@ -134,7 +139,10 @@ class TwoStageNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return what `TwoStage` understands."""
-        features = self.backbone(image)
+        return self.boxes(self.backbone(image))
+
+    def boxes(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Return what `TwoStage` understands, from the features of the backbone."""
         first = self.propose(features)
         proposals = self.meaning.first.proposals(first.detach(), self.count)
         second = self.look(aligned(features[0], proposals, self.samples, self.step))
@@ -160,7 +168,7 @@ def aligned(features: torch.Tensor, boxes: torch.Tensor, samples: int, step: flo
     return found.reshape(*found.shape[:2], boxes.shape[1], -1).transpose(1, 2).flatten(2)
 
 
-def _overlaps(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def overlaps(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return intersection over union ``[items, n, m]`` of ``[items, n, 2 dims]`` and ``[items, m, 2 dims]``."""
     dims, a, b = one.shape[2] // 2, one[:, :, None], other[:, None]
     low, high = torch.maximum(a[..., :dims], b[..., :dims]), torch.minimum(a[..., dims:], b[..., dims:])

@@ -8,7 +8,7 @@ import torch
 from salus.common.batch import Batch, example_batch
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
-from salus.common.models.detectors.two_stage import PROPOSAL_OVERLAP, Proposer, TwoStage, _moves, _overlaps, aligned
+from salus.common.models.detectors.two_stage import PROPOSAL_OVERLAP, Proposer, TwoStage, _moves, aligned, overlaps
 from salus.common.tasks import make_task
 
 SMALL: dict[str, Any] = {
@@ -41,7 +41,7 @@ def test_proposals_are_those_of_the_plain_loop() -> None:
     for item, found in enumerate(proposer.proposals(outputs, 3)):
         boxes, kept = proposer.moved(outputs[item, :, 1:]), []
         for place in outputs[item, :, 0].argsort(descending=True).tolist()[:12]:
-            near = [float(_overlaps(boxes[None, [place]], boxes[None, [other]])) for other in kept]
+            near = [float(overlaps(boxes[None, [place]], boxes[None, [other]])) for other in kept]
             kept += [place] if all(overlap <= PROPOSAL_OVERLAP for overlap in near) else []
         assert len(kept) >= 3
         assert torch.equal(found, boxes[kept[:3]])

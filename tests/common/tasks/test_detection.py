@@ -207,7 +207,7 @@ def _xywh(box: np.ndarray) -> list[float]:
 
 
 def test_what_does_not_fit_is_refused_before_any_data() -> None:
-    with pytest.raises(JobError, match="finds no objects"):
+    with pytest.raises(JobError, match="gives no boxes"):
         make_task(TaskSettings(kind="detection", model="cnn", dataset="d", classes=("a",), shape=(8, 8)))
     steps = ({"kind": "resize"}, {"kind": "elastic"})
     with pytest.raises(JobError, match="elastic"):

@@ -52,7 +52,9 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("multi-instance", "bag", (8, 8), FastClipper),
     ("multi-instance-findings", "bag", (8, 8), FastClipper),
     ("instances", "centres", (8, 8), FastClipper),
+    ("instances", "mask-rcnn", (16, 16), FastClipper),
     ("tracking", "centres", (3, 8, 8), FastClipper),
+    ("tracking", "mask-rcnn", (2, 16, 16), FastClipper),
     ("multilabel", "cnn", (8, 8), FastClipper),
     ("multilabel", "logistic", TABLE, FastClipper),
     ("ordinal", "cnn", (8, 8), FastClipper),
@@ -72,8 +74,10 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
 ]
 # Settings that make a network small.
 DETECTOR = "widths = [4, 4, 4, 4]\nneck_width = 8\nmost_objects = 4"
+TWO_STAGES = f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]\nproposals = 4\nhidden = 8"
 OWN = {
-    "faster-rcnn": f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]\nproposals = 4\nhidden = 8",
+    "faster-rcnn": TWO_STAGES,
+    "mask-rcnn": f"{TWO_STAGES}\nmask_size = 4\nmask_width = 4",
     **dict.fromkeys(
         ("retinanet", "ssd", "yolo"), f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]"
     ),
