@@ -49,6 +49,7 @@ def pictures(folder: Path) -> Tiny:
 
 JOBS: dict[str, Writer] = {
     "tcga-brca.toml": network,
+    "tcga-brca-private.toml": network,
     "tcga-brca-cox.toml": cox,
     "tcga-brca-curve.toml": regions,
     "phantom-survival.toml": pictures,
