@@ -51,6 +51,7 @@ def summary_of(model: type[BaseModel]) -> str:
     return (inspect.getdoc(model) or "").partition("\n")[0]
 
 
+@functools.cache
 def _words_in(model: type[BaseModel]) -> dict[str, Words]:
     """Return meaning and reason of the keys of one class, from its docstring and the comments of its body."""
     try:

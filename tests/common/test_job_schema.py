@@ -19,8 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def validator() -> Draft202012Validator:
-    schema = job_schema()
+def schema() -> dict[str, Any]:
+    return job_schema()
+
+
+@pytest.fixture(scope="module")
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
     Draft202012Validator.check_schema(schema)
     return Draft202012Validator(schema)
 
@@ -53,9 +57,12 @@ def test_a_key_is_accepted_where_its_plugin_is_named(validator: Draft202012Valid
 
 
 @pytest.mark.parametrize("section", [TaskSettings, TransformSettings, Training, Aggregation])
-def test_every_installed_plugin_and_key_is_offered_with_its_meaning(section: type[Section]) -> None:
-    tables: list[dict[str, Any]] = job_schema()["$defs"][section.__name__]["oneOf"]
-    for key, place in section.plugins.items():
+def test_every_installed_plugin_and_key_is_offered_with_its_meaning(
+    schema: dict[str, Any], section: type[Section]
+) -> None:
+    choices = schema["$defs"][section.__name__]["allOf"]
+    for (key, place), choice in zip(section.plugins.items(), choices, strict=True):
+        tables: list[dict[str, Any]] = choice["oneOf"]
         registry = registry_at(place)
         for name in registry.names():
             mine = [table for table in tables if name in table["properties"].get(key, {}).get("enum", ())]
@@ -65,7 +72,36 @@ def test_every_installed_plugin_and_key_is_offered_with_its_meaning(section: typ
                 assert all(table["properties"][own].get("description") for table in mine), (name, own)
 
 
-def test_the_command_prints_the_schema() -> None:
+@pytest.mark.parametrize("section", [TaskSettings, TransformSettings, Training, Aggregation])
+def test_a_choice_lists_the_keys_of_its_own_plugins_only(schema: dict[str, Any], section: type[Section]) -> None:
+    table = schema["$defs"][section.__name__]
+    assert table["unevaluatedProperties"] is False
+    for key, choice in zip(section.plugins, table["allOf"], strict=True):
+        for one in choice["oneOf"]:
+            assert not one["properties"].keys() & (table["properties"].keys() | (section.plugins.keys() - {key}))
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "fits"),
+    [
+        ("logistic", "", True),
+        ("mlp", "", True),
+        ("mlp", "layers = [4]", True),
+        ("logistic", "layers = [4]", False),  # a key of another model
+        ("logistic", 'class_loss = "focal"', True),
+        ("logistic", 'class_loss = "focal"\nfocusing = 1.0', True),
+        ("logistic", "focusing = 1.0", False),  # a key of a plug-in's plug-in that is not named
+        ("mlp", 'layers = [4]\nclass_loss = "focal"\nfocusing = 1.0', True),
+    ],
+)
+def test_the_keys_of_task_and_model_are_accepted_together(
+    validator: Draft202012Validator, model: str, extra: str, fits: bool
+) -> None:
+    text = job_text(model=model).replace("shape = [8, 8]", f"shape = [8, 8]\n{extra}")
+    assert validator.is_valid(tomllib.loads(text)) == fits
+
+
+def test_the_command_prints_the_schema(schema: dict[str, Any]) -> None:
     result = salus("job", "schema")
     assert result.returncode == 0
-    assert json.loads(result.stdout)["properties"].keys() >= {"format", "job", "task", "training"}
+    assert json.loads(result.stdout) == json.loads(json.dumps(schema))
