@@ -25,6 +25,7 @@ MODELS = Registry(
         "cnn": "salus.common.models.cnn:build",
         "conv-lstm": "salus.common.models.sequence.conv_lstm:build",
         "convnext": "salus.common.models.convnext:build",
+        "cornernet": "salus.common.models.detectors.corners:build",
         "densenet": "salus.common.models.densenet:build",
         "densenet121": "salus.common.models.densenet121:build",
         "diffusion-unet": "salus.common.models.generation.diffusion_unet:build",

@@ -76,7 +76,10 @@ WORKLOADS: dict[str, Workload] = {
     "bag": several("multi-instance", "bag"),
     "centres": Workload("instances", "centres", settings={"classes": ["cell"]}),
     "cnn": classifier("cnn"),
-    **{name: Workload("detection", name) for name in ("retinanet", "ssd", "yolo", "centernet", "faster-rcnn")},
+    **{
+        name: Workload("detection", name)
+        for name in ("retinanet", "ssd", "yolo", "centernet", "cornernet", "faster-rcnn")
+    },
     **{f"{name}-3d": volumes(Workload("detection", name)) for name in ("retinanet", "centernet")},
     "conv-lstm": several("sequence", "conv-lstm"),
     "convnext": classifier("convnext"),

@@ -1,5 +1,6 @@
 """Detection: boxes that move with images, detectors that understand their own targets, and average precision from sums."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
-from salus.common.models.detectors.anchors import AnchorDetector
+from salus.common.models.detectors.anchors import AnchorDetector, Objectness, Softmax
+from salus.common.models.detectors.corners import CornerDetector, largest
 from salus.common.tasks import make_task
 from salus.common.tasks.detection import overlaps
 from salus.common.tasks.objects import padded_objects
@@ -25,11 +27,12 @@ from salus.common.transforms.checks import check_chain
 
 SMALL = {"widths": (4, 4, 4, 4), "neck_width": 8, "most_objects": 5}
 ANCHORS = {"fine_sizes": (8.0,), "coarse_sizes": (16.0,), "ratios": (1.0,)}
-MODELS = ("retinanet", "ssd", "yolo", "centernet")
+WITHOUT_ANCHORS = ("centernet", "cornernet")
+MODELS = ("retinanet", "ssd", "yolo", *WITHOUT_ANCHORS)
 
 
 def task_of(model: str, shape: tuple[int, ...] = (32, 32), **own: Any):
-    more = {} if model == "centernet" else ANCHORS
+    more = {} if model in WITHOUT_ANCHORS else ANCHORS
     values = {"kind": "detection", "model": model, "dataset": "d", "classes": ("a", "b"), "shape": shape}
     return make_task(TaskSettings(**values, **{**SMALL, **more, **own}))
 
@@ -86,33 +89,30 @@ def test_an_image_with_too_many_objects_is_left_out() -> None:
     assert thin["boxes"][0].tolist() == [0, 0, 4, 4, 1]
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("shape", [(32, 32), (32, 16, 32)])
-def test_outputs_that_say_the_truth_are_decoded_to_it(model: str, shape: tuple[int, ...]) -> None:
-    task = task_of(model, shape)
-    dims = len(shape)
-    truth = [
-        [*([3.0] * dims), *([12.0] * dims), 1.0],
-        [*([14.0] + [2.0] * (dims - 1)), *([30.0] + [13.0] * (dims - 1)), 2.0],
-    ]
-    batch = batch_of(task, [truth])
-    detector = task.detector
-    boxes, there = batch["boxes"], batch["boxes" + THERE]
+def says_the_truth(task, batch: Batch) -> torch.Tensor:
+    """Return outputs from which the two objects of the first item follow."""
+    detector, boxes, there, dims = task.detector, batch["boxes"], batch["boxes" + THERE], task.dims
     if isinstance(detector, AnchorDetector):
-        overlap = detector._overlaps(boxes[..., :-1], there)
-        best = detector._best_anchors(overlap, there)[0]
+        best = detector._best_anchors(detector._overlaps(boxes[..., :-1], there), there)[0]
         outputs = torch.full((1, len(detector.anchors), detector.numbers), -9.0)
         outputs[..., -2 * dims :] = 0.0
-        if model == "ssd":
+        if isinstance(detector, Softmax):
             outputs[..., 0] = 9.0
         for number in range(2):
             place = int(best[:, number].nonzero()[0])
             outputs[0, place, detector.extra + number] = 9.0
-            if model == "yolo":
-                outputs[0, place, 0] = 9.0
-            if model == "ssd":
-                outputs[0, place, 0] = -9.0
+            if detector.extra:
+                outputs[0, place, 0] = 9.0 if isinstance(detector, Objectness) else -9.0
             outputs[0, place, -2 * dims :] = detector.moves_to(boxes[0, number, :-1][None])[place]
+    elif isinstance(detector, CornerDetector):
+        parts = torch.full((2, len(detector.places), detector.numbers), -9.0)
+        for number, end in itertools.product(range(2), range(2)):
+            corner = boxes[0, number, 2 * end : 2 * end + 2] / 4
+            offset = corner - detector.places
+            place = int(offset.abs().amax(dim=1).argmin())
+            parts[end, place, int(boxes[0, number, -1])] = 9.0
+            parts[end, place, 2:] = torch.tensor([3.0 * number, *offset[place]])
+        outputs = torch.cat([*parts], dim=1)[None]
     else:
         outputs = torch.full((1, len(detector.places), detector.numbers), -9.0)
         for number in range(2):
@@ -121,6 +121,28 @@ def test_outputs_that_say_the_truth_are_decoded_to_it(model: str, shape: tuple[i
             place = int(offset.abs().amax(dim=1).argmin())
             outputs[0, place, number] = 9.0
             outputs[0, place, 2:] = torch.cat([offset[place], ((high - low) / 4).log()])
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (model, shape)
+        for model in MODELS
+        for shape in ((32, 32), (32, 16, 32))
+        if model != "cornernet" or len(shape) == 2
+    ],
+)
+def test_outputs_that_say_the_truth_are_decoded_to_it(model: str, shape: tuple[int, ...]) -> None:
+    task = task_of(model, shape)
+    dims = len(shape)
+    truth = [
+        [*([3.0] * dims), *([12.0] * dims), 1.0],
+        [*([14.0] + [2.0] * (dims - 1)), *([30.0] + [13.0] * (dims - 1)), 2.0],
+    ]
+    batch = batch_of(task, [truth])
+    outputs = says_the_truth(task, batch)
+    boxes, there = batch["boxes"], batch["boxes" + THERE]
     found = task.found(outputs[0])
     sure = found.scores > 0.5
     assert sorted(found.classes[sure].tolist()) == [0, 1]
@@ -206,7 +228,40 @@ def _xywh(box: np.ndarray) -> list[float]:
     return [float(box[1]), float(box[0]), float(box[3] - box[1]), float(box[2] - box[0])]
 
 
+def test_corners_are_paired_by_their_numbers_only() -> None:
+    """Two objects of one class side by side: boxes from a corner of one to a corner of the other must not appear."""
+    task = task_of("cornernet")
+    batch = batch_of(task, [[[2, 2, 12, 12, 1], [2, 16, 12, 28, 1]]])
+    outputs = says_the_truth(task, batch)
+    found = task.found(outputs[0])
+    assert int((found.scores > 0.5).sum()) == 2
+    same = outputs.clone()
+    same[..., [2, 7]] = 0.0
+    assert int((task.found(same[0]).scores > 0.5).sum()) > 2
+
+
+def test_the_largest_values_along_an_axis_are_those_of_the_plain_loop() -> None:
+    values = torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(0))
+    on, up = largest(values, 2, on=True), largest(values, 3, on=False)
+    for place in range(5):
+        assert torch.equal(on[:, :, place], values[:, :, place:].amax(dim=2))
+    for place in range(4):
+        assert torch.equal(up[..., place], values[..., : place + 1].amax(dim=3))
+
+
+def test_a_finer_level_finds_anchors_for_small_objects() -> None:
+    task = task_of("retinanet", finest_sizes=(5.0,))
+    detector = task.detector
+    assert len(detector.anchors) == 64 + 16 + 4
+    assert build_model(task.settings, 0)(torch.zeros(1, 1, 32, 32)).shape == (1, 84, 6)
+    small = torch.tensor([[[7.5, 7.5, 12.5, 12.5]]])
+    assert float(detector._overlaps(small, torch.ones(1, 1)).max()) > 0.6
+    assert float(task_of("retinanet").detector._overlaps(small, torch.ones(1, 1)).max()) < 0.5
+
+
 def test_what_does_not_fit_is_refused_before_any_data() -> None:
+    with pytest.raises(JobError, match="2-D"):
+        task_of("cornernet", (16, 16, 16))
     with pytest.raises(JobError, match="gives no boxes"):
         make_task(TaskSettings(kind="detection", model="cnn", dataset="d", classes=("a",), shape=(8, 8)))
     steps = ({"kind": "resize"}, {"kind": "elastic"})

@@ -37,6 +37,7 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("detection", "faster-rcnn", (16, 16, 16), FastClipper),
     ("detection", "centernet", (16, 16), FastClipper),
     ("detection", "centernet", (8, 8, 8), FastClipper),
+    ("detection", "cornernet", (16, 16), FastClipper),
     ("diffusion", "diffusion-unet", (8, 6), FastClipper),
     ("diffusion", "diffusion-unet", (4, 4, 4), FastClipper),
     ("gan", "gan", (8, 6), FastClipper),
@@ -81,7 +82,7 @@ OWN = {
     **dict.fromkeys(
         ("retinanet", "ssd", "yolo"), f"{DETECTOR}\nfine_sizes = [4.0]\ncoarse_sizes = [8.0]\nratios = [1.0]"
     ),
-    "centernet": DETECTOR,
+    **dict.fromkeys(("centernet", "cornernet"), DETECTOR),
     "bag": "most_images = 3\nfeature_width = 8\nattention_width = 4",
     "conv-lstm": "most_images = 3\nmap_width = 8",
     "centres": "widths = [4, 8]\nmost_objects = 5",

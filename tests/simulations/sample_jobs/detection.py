@@ -20,7 +20,8 @@ def smears(folder: Path) -> Tiny:
     return Tiny(data, sites=4, change=change, metric="ap50_mean")
 
 
+NETWORKS = ("retinanet", "ssd", "yolo", "centernet", "cornernet", "faster-rcnn")
 JOBS: dict[str, Writer] = {
     "bccd.toml": smears,
-    **{f"phantom-{name}.toml": objects for name in ("retinanet", "ssd", "yolo", "centernet", "faster-rcnn")},
+    **{f"phantom-{name}.toml": objects for name in NETWORKS},
 }
