@@ -5,6 +5,7 @@
     ├── ConfigError                11  a configuration or policy file that cannot be accepted
     ├── IdentityError              12  keys, signatures, certificates
     │   └── RosterError            13  the consortium's list of sites
+    ├── PackageError               14  a model package that is damaged, changed or incomplete
     ├── DataError                  20  a data set that cannot be registered or read
     │   └── UnreadableImage        21  one file that cannot be read; quarantined and counted, never fatal
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
@@ -63,6 +64,12 @@ class RosterError(IdentityError):
     """The consortium's list of sites is not valid for this member or at this time."""
 
     exit_code = 13
+
+
+class PackageError(SalusError):
+    """A model package is damaged, changed or incomplete."""
+
+    exit_code = 14
 
 
 class DataError(SalusError):

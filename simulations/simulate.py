@@ -13,9 +13,9 @@ from flwr.app import Context, RecordDict
 
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
+from salus.common.clock import SystemClock
 from salus.common.estimates import Metric, to_plain
 from salus.common.events import Event, EventLog
-from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.subgroups.results import AttributeResult, results_to_plain
 from salus.privacy.records.card import PrivacyCard
@@ -29,8 +29,8 @@ from salus.server.measuring import keep_model
 from salus.server.quality import evaluation_in, subgroups_in
 from salus.server.rounds import run_of
 from salus.server.statistics_report import transforms_section
-from salus.server.transcripts import Transcript
 from salus.simulations.engine import RUN_ID, PoolGrid
+from salus.simulations.members import begin_transcript, found_consortium
 from salus.simulations.testing import SplitEvaluator, score, split_evaluator
 from salus.simulations.virtual import (
     OPEN_POLICY,
@@ -111,20 +111,20 @@ def simulate(
     started = time.monotonic()
     check_job(job, sites)
     hospitals = make_hospitals(job, data, options, sites=sites, partition=partition, seed=seed, folder=folder)
-    coordinator = Identity.generate()
+    secret = os.urandom(32)
+    keys = virtual_keys(secret, sites)
+    coordinator, roster = found_consortium(folder / "coordinator", keys, SystemClock())
     signed = seal_job(job, coordinator)
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
     evaluated: list[Event] = []
     events = EventLog(folder / "events.jsonl", listeners=(listener, evaluated.append))
-    secret = os.urandom(32)
-    keys = virtual_keys(secret, sites)
     setup = WorkerSetup(folder, secret, sites, coordinator.public_key, OPEN_POLICY, performance)
     with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
         evaluate = split_evaluator(job, folder, performance) if job.statistics is None else None
 
         def work(federation: Federation) -> None:
-            transcript = Transcript(folder / "transcripts" / f"{job_id}.jsonl")
+            transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
             attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript)
             run_of(attempts, evaluate).run()
             keep_model(attempts, coordinator)

@@ -23,6 +23,30 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished job without noise, see `tests.packages`."""
+    from tests.packages import finish, plain_job
+
+    return finish(tmp_path_factory.mktemp("plain") / "run", plain_job())
+
+
+@pytest.fixture(scope="session")
+def private_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished job with noise."""
+    from tests.packages import finish, private_job
+
+    return finish(tmp_path_factory.mktemp("private") / "run", private_job())
+
+
+@pytest.fixture(scope="session")
+def private_package(private_run: Path) -> Path:
+    """The folder of a package of `private_run`; never to be changed."""
+    from tests.packages import export
+
+    return export(private_run, private_run.parent / "package")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep a file's tests in one test process, because its fixtures start servers; a group of several files goes before."""
     for item in items:

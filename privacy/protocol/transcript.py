@@ -60,6 +60,7 @@ class SessionCheck:
         self.noised = job.privacy.noised
         self.limits = thresholds(len(keys), noised=self.noised)
         self.heads: dict[int, Head] = {}
+        self.signed_heads: dict[int, bytes] = {}
         self.consents: set[int] = set()
         self.survivors: frozenset[int] = frozenset()
         self.place = -1
@@ -85,7 +86,9 @@ class SessionCheck:
             self.check_signature(entry, self.consent_statement(), "consent")
             site = int(entry["site"])
             if self.noised:
-                self.heads[site] = open_head(bytes.fromhex(entry["ledger"]), self.keys[site], self.session.id, site)
+                signed = bytes.fromhex(entry["ledger"])
+                self.heads[site] = open_head(signed, self.keys[site], self.session.id, site)
+                self.signed_heads[site] = signed
             self.consents.add(site)
         elif kind == "sum":
             self.check_sum(frozenset(numbers(entry["sites"])))
@@ -138,11 +141,15 @@ class Verified:
         job: the job of the sums; the sites' signatures cover it.
         sums: one line per finished sum: round, attempt, kind, sites, consents.
         sent: for each site, how many vectors of each kind it signed, including those of failed attempts.
+        heads: for each site the newest head of its ledger that it signed, 104 bytes, and the session's id; empty without noise.
+        evaluated: SHA-256 of the model that the sites evaluated last; None if there is no such sum.
     """
 
     job: Job
     sums: list[dict[str, object]]
     sent: dict[int, dict[Kind, int]]
+    heads: dict[int, tuple[bytes, bytes]]
+    evaluated: bytes | None
 
 
 def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes], kind: type[SessionCheck]) -> Verified:
@@ -176,7 +183,9 @@ def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes], kind:
     for check in sessions:
         for site in check.sent:
             sent[site][check.kind] += 1
-    return Verified(job, sums, sent)
+    heads = {site: (signed, check.session.id) for check in sessions for site, signed in check.signed_heads.items()}
+    evaluated = [check.session.model_hash for check in sessions if check.summed and check.kind == "evaluate"]
+    return Verified(job, sums, sent, heads, evaluated[-1] if evaluated else None)
 
 
 def _read(

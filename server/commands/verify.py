@@ -1,4 +1,4 @@
-"""`salus verify`: a transcript checked by a third party."""
+"""`salus verify`: a package or a transcript checked by a third party."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,18 +7,34 @@ from typing import Annotated, Any
 import typer
 
 from salus.common.console import emit_json, example, out, shown, table
-from salus.common.errors import ProtectionError
+from salus.common.errors import ConfigError, ProtectionError
 
 
 def verify(
-    transcript: Annotated[Path, typer.Argument(help="A transcript file from the coordinator's folder transcripts/.")],
-    kit: Annotated[
-        Path, typer.Option(help="Any kit of the consortium, also an expired one; its key verifies the roster.")
+    path: Annotated[
+        Path, typer.Argument(help="A package, or a transcript from the coordinator's folder transcripts/.")
     ],
+    kit: Annotated[
+        Path | None,
+        typer.Option(help="Any kit of the consortium, also an expired one; its key verifies the roster."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Verify a transcript of protected sums as a third party, with the roster of its job: signatures, thresholds,
-    cohorts and ledgers. Print the privacy that each site has spent; exit code 41 if the transcript is not valid."""
+    """Verify a package or a transcript of protected sums as a third party, with the roster of its job: hashes, signatures,
+    thresholds, cohorts and ledgers. Print the privacy that each site has spent; exit code 14 if the package was changed,
+    41 if the transcript is not valid."""
+    from salus.common.package.files import is_package
+    from salus.server.commands.model import show
+
+    if is_package(path):
+        show(path, kit, as_json)
+    elif kit is None:
+        raise ConfigError("A transcript is verified with a kit of the consortium.", remedy="Give --kit.")
+    else:
+        _verify_transcript(path, kit, as_json)
+
+
+def _verify_transcript(transcript: Path, kit: Path, as_json: bool) -> None:
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.privacy.protection import protection_of

@@ -9,7 +9,7 @@ from salus.client.commands import client, dataset, generate, ledger, predict, pr
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
-from salus.server.commands import consortium, job, server, statistics, verify
+from salus.server.commands import consortium, job, model, server, statistics, verify
 from salus.simulations import commands as simulations
 from salus.simulations import preview
 
@@ -28,6 +28,7 @@ generate.register(app)
 verify.register(app)
 preview.register(job.app)
 app.add_typer(job.app, name="job")
+app.add_typer(model.app, name="model")
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
 app.add_typer(dataset.app, name="dataset")

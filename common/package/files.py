@@ -1,0 +1,183 @@
+"""The files of a package in a folder or a zip, read without trusting either: every name is known, every size is bounded.
+
+Nothing is extracted: a zip's names are compared with the names that a package may have and never used as paths.
+"""
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+from salus.common.errors import PackageError, storage_error
+from salus.common.names import visible
+from salus.common.package.layout import MANIFEST, MAX_FILES, limit_of
+
+CHUNK = 2**20
+MAX_DEPTH = 3
+_END = struct.Struct("<4sHHHHIIH")  # the end record of a zip without extensions
+ASK_AGAIN = "Ask the sender for the original package."
+
+
+class Files(Protocol):
+    """The files of a package, by name."""
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """The size of each file in bytes, as the folder or the zip states it."""
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """Yield a file's bytes, at most as many as `sizes` states; raises PackageError if it cannot be read."""
+
+
+def changed(what: str, remedy: str = ASK_AGAIN) -> PackageError:
+    """Return the error for a package that is not as it was signed."""
+    return PackageError(f"The package is not valid: {what}.", remedy=remedy)
+
+
+def read(files: Files, name: str) -> bytes:
+    """Return a whole file; raises PackageError if the package has no such file."""
+    if name not in files.sizes:
+        raise changed(f"the file {name} is missing")
+    return b"".join(files.chunks(name))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Files]:
+    """Open the folder or the zip of a package; the names and sizes are checked, the contents are not yet.
+
+    Raises:
+        PackageError: no package, an unknown or repeated name, a link, or a size beyond its bound.
+    """
+    try:
+        if path.is_dir():
+            yield Folder(path)
+        else:
+            with path.open("rb") as file:
+                yield Zip(file)
+    except OSError as problem:
+        raise storage_error(problem) or problem from None
+
+
+def is_package(path: Path) -> bool:
+    """Return whether a path is meant as a package: a folder with a manifest, or a zip."""
+    if path.is_dir():
+        return (path / MANIFEST).exists()
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+class Folder:
+    """A package in a folder; see `Files`."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.sizes: Mapping[str, int] = {}
+        found: dict[str, int] = {}
+        for name, size in self._entries(root, "", 0):
+            _known(name)
+            found[name] = _bounded(name, size)
+            if len(found) > MAX_FILES:
+                raise changed(f"it has more than {MAX_FILES} files")
+        self.sizes = found
+
+    def _entries(self, folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
+        with os.scandir(folder) as entries:
+            for number, entry in enumerate(entries):
+                if number > MAX_FILES or depth > MAX_DEPTH:
+                    raise changed(f"it has more than {MAX_FILES} files")
+                name = prefix + entry.name
+                kind = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(kind.st_mode):
+                    yield from self._entries(Path(entry.path), f"{name}/", depth + 1)
+                elif stat.S_ISREG(kind.st_mode):
+                    yield name, kind.st_size
+                else:
+                    raise changed(f"{_shown(name)} is a link or a device, not a file")
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        handle = os.open(self._root / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(handle, "rb") as file:
+            yield from _exactly(file, name, self.sizes[name])
+
+
+class Zip:
+    """A package in a zip; see `Files`."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        _check_end(file)
+        try:
+            self._zip = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, RecursionError):
+            raise changed("the zip is damaged") from None
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for member in self._zip.infolist():
+            name = _known(member.orig_filename)
+            if name in self._members:
+                raise changed(f"the zip has the file {name} twice")
+            if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise changed(f"the file {name} in the zip is encrypted or packed in an unusual way")
+            _bounded(name, member.file_size)
+            self._members[name] = member
+        if self._members and min(member.header_offset for member in self._members.values()) != 0:
+            raise changed("there is something before the first file of the zip")
+        self.sizes: Mapping[str, int] = {name: member.file_size for name, member in self._members.items()}
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        try:
+            with self._zip.open(self._members[name]) as file:
+                yield from _exactly(file, name, self.sizes[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error):
+            raise changed(f"the file {name} in the zip is damaged") from None
+
+
+def _check_end(file: IO[bytes]) -> None:
+    """Check the end of a zip before anything is allocated: few files, nothing behind them, nothing hidden between."""
+    size = file.seek(0, os.SEEK_END)
+    if size < _END.size:
+        raise changed("it is neither a folder with a manifest nor a zip")
+    file.seek(size - _END.size)
+    mark, disk, first, here, count, length, offset, comment = _END.unpack(file.read(_END.size))
+    if mark != b"PK\x05\x06" or comment:
+        raise changed("the zip does not end where it says, or it has a comment")
+    if disk or first or here != count or offset + length + _END.size != size:
+        raise changed("the zip's table of contents does not fit the file")
+    if not 1 <= count <= MAX_FILES:
+        raise changed(f"the zip has {count} files, expected 1 to {MAX_FILES}")
+    file.seek(0)
+
+
+def _known(name: str) -> str:
+    if limit_of(name) is None:
+        raise changed(f"it has a file {_shown(name)}, which no package has")
+    return name
+
+
+def _bounded(name: str, size: int) -> int:
+    most = limit_of(name)
+    if most is None or size > most:
+        raise changed(f"the file {_shown(name)} has {size} bytes, at most {most} are allowed")
+    return size
+
+
+def _exactly(file: IO[bytes], name: str, size: int) -> Iterator[bytes]:
+    left = size
+    while left:
+        part = file.read(min(CHUNK, left))
+        if not part:
+            raise changed(f"the file {name} ends after {size - left} of {size} bytes")
+        left -= len(part)
+        yield part
+    if file.read(1):
+        raise changed(f"the file {name} is longer than the {size} bytes that are stated")
+
+
+def _shown(name: str) -> str:
+    return repr(visible(name[:80]))

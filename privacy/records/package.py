@@ -1,0 +1,172 @@
+"""What a package proves beyond its signatures: that its cards follow from what the sites signed, and that the model is theirs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from salus.common.errors import ConfigError, SalusError
+from salus.common.estimates import to_plain
+from salus.common.identity import unhex
+from salus.common.package import layout
+from salus.common.package.checking import Package
+from salus.common.package.files import changed
+from salus.common.roster import roster_hash
+from salus.common.sums.signed_model import open_model
+from salus.privacy.protection import protection_of
+from salus.privacy.protocol.transcript import Verified
+from salus.privacy.records.card import ModelCard
+from salus.privacy.records.privacy import PrivacyRecord, privacy_record, without_head
+from salus.privacy.records.transcripts import Checked, verify_bytes
+
+ROUNDING = 1e-4  # of an epsilon that another version of the accountant computes
+UNPINNED = (
+    "that the consortium is the one you know: no kit was given, so compare the fingerprint of its key by telephone"
+)
+NUMBERS = "that the numbers of the evaluation are right: what the sites signed holds hashes of their sums, not the sums"
+NO_TRANSCRIPT = "how often the sites sent vectors: the job's protection keeps no transcript"
+LEFT_OUT = "what the privacy card is counted from: the transcript is too large for the package, which has its hash"
+NOT_EVALUATED = "that the model is the one that the sites trained: they did not evaluate it at the end"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the records of a package prove.
+
+    Args:
+        verified: the transcript; None if the package has none.
+        without_head: names of sites that sent vectors under noise and of which no ledger head is known.
+        unproven: sentences on what the package cannot prove.
+    """
+
+    card: ModelCard
+    privacy: PrivacyRecord
+    evaluation: dict[str, Any]
+    verified: Verified | None
+    without_head: Sequence[str]
+    unproven: Sequence[str]
+
+
+def evidence_of(package: Package) -> Evidence:
+    """Return what the records of a package prove, after comparing each with the others.
+
+    Raises:
+        PackageError: two records contradict each other, or a ledger head is not its site's.
+        ProtectionError: the transcript is not valid.
+    """
+    privacy = package.document(PrivacyRecord, layout.PRIVACY)
+    card = package.document(ModelCard, layout.CARD)
+    evaluation = package.json(layout.EVALUATION)
+    if not isinstance(evaluation, dict):
+        raise changed(f"{layout.EVALUATION} is not an evaluation")
+    checked = _transcript(package, privacy)
+    _check_privacy(package, privacy, checked)
+    _check_card(package, card, privacy, evaluation)
+    _check_inputs(package)
+    unproven = list(checked.unproven) if checked else []
+    if privacy.transcript is None:
+        unproven.append(NO_TRANSCRIPT)
+    elif checked is None:
+        unproven.append(LEFT_OUT)
+    unproven += _check_model(package, checked)
+    if evaluation.get("sites"):
+        unproven.append(NUMBERS)
+    if not package.pinned:
+        unproven.append(UNPINNED)
+    return Evidence(
+        card, privacy, evaluation, None if checked is None else checked.verified, without_head(privacy), tuple(unproven)
+    )
+
+
+def _transcript(package: Package, privacy: PrivacyRecord) -> Checked | None:
+    kept, included = protection_of(package.job).transcript, package.has(layout.TRANSCRIPT)
+    line = privacy.transcript
+    if (line is not None) != kept or included != (line is not None and line.included):
+        raise changed(f"{layout.PRIVACY} and the package do not agree on whether there is a transcript")
+    if line is None or not included:
+        return None
+    data, stated = package.read(layout.TRANSCRIPT), package.manifest.line(layout.TRANSCRIPT)
+    if stated is None or (line.sha256, line.size) != (stated.sha256, stated.size):
+        raise changed(f"{layout.PRIVACY} names another transcript than {layout.MANIFEST}")
+    try:
+        checked = verify_bytes(data, layout.TRANSCRIPT, unhex(package.manifest.consortium_key))
+    except ConfigError:
+        raise changed(f"{layout.TRANSCRIPT} is not a transcript") from None
+    if roster_hash(checked.signed) != package.manifest.roster_sha256:
+        raise changed(f"{layout.TRANSCRIPT} is of another roster than {layout.ROSTER}")
+    if checked.verified.job != package.job:
+        raise changed(f"{layout.TRANSCRIPT} is of another job than {layout.JOB}")
+    if not checked.verified.sums:
+        raise changed(f"{layout.TRANSCRIPT} holds no finished sum")
+    return checked
+
+
+def _check_privacy(package: Package, privacy: PrivacyRecord, checked: Checked | None) -> None:
+    for line in privacy.heads:
+        line.opened(package.roster)
+    if privacy.transcript is not None and checked is None:
+        return
+    data = package.read(layout.TRANSCRIPT) if checked else None
+    verified = checked.verified if checked else None
+    counted = privacy_record(package.job, package.roster, verified, data, included=checked is not None)
+    if counted.heads != privacy.heads:
+        raise changed(f"the ledger heads in {layout.PRIVACY} are not those of {layout.TRANSCRIPT}")
+    if not _same(counted.card.model_dump(), privacy.card.model_dump()):
+        raise changed(f"the privacy card does not follow from {layout.TRANSCRIPT if checked else layout.JOB}")
+
+
+def _same(counted: object, stated: object) -> bool:
+    """Return whether two cards are equal; numbers may differ by what another machine or library computes differently."""
+    if isinstance(counted, dict) and isinstance(stated, dict):
+        return counted.keys() == stated.keys() and all(_same(counted[key], stated[key]) for key in counted)
+    if isinstance(counted, tuple) and isinstance(stated, tuple):
+        return len(counted) == len(stated) and all(map(_same, counted, stated))
+    if isinstance(counted, float) and isinstance(stated, float):
+        return math.isclose(counted, stated, rel_tol=ROUNDING)
+    return counted == stated
+
+
+def _check_card(package: Package, card: ModelCard, privacy: PrivacyRecord, evaluation: dict[str, Any]) -> None:
+    stated = package.manifest
+    if (card.job_id, card.job_sha256, card.consortium) != (stated.job_id, stated.job_sha256, stated.consortium):
+        raise changed(f"{layout.CARD} is of another job than {layout.MANIFEST}")
+    if card.privacy != privacy.card:
+        raise changed(f"{layout.CARD} and {layout.PRIVACY} state different privacy")
+    if to_plain(card.metrics) != evaluation.get("sites"):
+        raise changed(f"{layout.CARD} and {layout.EVALUATION} state different metrics")
+
+
+def _check_inputs(package: Package) -> None:
+    described, task = package.json(layout.INPUTS), package.job.task
+    same = {
+        "task": task.kind,
+        "model": task.model,
+        "classes": list(task.classes),
+        "shape": list(task.shape),
+        "channels": task.channels,
+        "modality": task.modality,
+    }
+    if not isinstance(described, dict) or any(described.get(key) != value for key, value in same.items()):
+        raise changed(f"{layout.INPUTS} does not describe the model of {layout.JOB}")
+
+
+def _check_model(package: Package, checked: Checked | None) -> list[str]:
+    """Check that the model belongs to the job; return what remains unproven."""
+    if package.job.statistics is not None:
+        try:
+            model = open_model(package.read(layout.SUMS_MODEL), unhex(package.roster.coordinator.public_key))
+        except SalusError as problem:
+            raise changed(f"{layout.SUMS_MODEL}: {problem.problem.rstrip('.')}") from None
+        if (model.job, model.job_sha256) != (package.manifest.job_id, package.manifest.job_sha256):
+            raise changed(f"{layout.SUMS_MODEL} is of another job than {layout.MANIFEST}")
+        return []
+    if not package.has(layout.MODEL):
+        raise changed(f"the file {layout.MODEL} is missing")
+    from salus.common.package.model import sent_hash  # importing torch takes seconds
+
+    digest = sent_hash(package)
+    if checked is None or checked.verified.evaluated is None:
+        return [NOT_EVALUATED]
+    if digest != checked.verified.evaluated:
+        raise changed(f"{layout.MODEL} is not the model that the sites evaluated at the end of the job")
+    return []

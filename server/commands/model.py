@@ -1,0 +1,143 @@
+"""`salus model`: a finished job as a package, a package taken in, and what it holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from salus.common.console import emit_json, example, group, out, shown, table
+
+if TYPE_CHECKING:
+    from salus.common.package.checking import Package
+    from salus.privacy.records.package import Evidence
+
+app = group("Export a finished model as a package, take in a package, show what it holds.")
+
+PackagePath = Annotated[Path, typer.Argument(help="The folder or the zip of a package.")]
+KitOption = Annotated[
+    Path | None, typer.Option(help="Any kit of the consortium, also an expired one; its key verifies the roster.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog=example("salus model export ./run ./package"))
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of salus simulate --output, or the coordinator's folder.")],
+    package: Annotated[Path, typer.Argument(help="The new folder; a zip with the same files is written beside it.")],
+    job: Annotated[str, typer.Option(help="Id of the job, where the folder has several finished ones.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write a finished model as a package: parameters, signed job and roster, cards, evaluation, transcript, versions."""
+    from salus.common.clock import SystemClock
+    from salus.common.identity import fingerprint, unhex
+    from salus.common.package.writing import zip_beside
+    from salus.server.packaging.collecting import export_package
+    from salus.server.packaging.runs import open_run
+
+    manifest = export_package(open_run(run, job), package, SystemClock())
+    if as_json:
+        emit_json({"package": str(package), "zip": str(zip_beside(package)), **manifest.model_dump(mode="json")})
+        return
+    out.print(f"Package of {shown(manifest.job_id)}: {shown(package)} and {shown(zip_beside(package))}", soft_wrap=True)
+    table("", ["file", "bytes"], [(line.name, f"{line.size:,}") for line in manifest.files])
+    out.print(f"Key of the consortium: {fingerprint(unhex(manifest.consortium_key))}", highlight=False, soft_wrap=True)
+
+
+@app.command("import", epilog=example("salus model import ./site ./package.zip"))
+def import_(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A site's or coordinator's folder, or with --kit any folder; it goes to packages/ there."),
+    ],
+    package: PackagePath,
+    kit: KitOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a package against the consortium's key that is pinned here, and take it in if everything holds."""
+    from salus.server.packaging.importing import import_package, pinned_key
+
+    where, found, _ = import_package(package, folder, pinned_key(folder, kit))
+    if as_json:
+        emit_json({"package": str(where), **found.model_dump(mode="json")})
+    else:
+        out.print(f"The package is valid. Taken in: {shown(where)}", soft_wrap=True)
+
+
+@app.command(epilog=example("salus model show ./package.zip"))
+def show(package: PackagePath, kit: KitOption = None, as_json: AsJson = False) -> None:
+    """Check a package and show what it holds: the job, the model's metrics, the privacy of the patients, the software."""
+    from salus.common.package.checking import checked_package
+    from salus.privacy.records.package import evidence_of
+
+    with checked_package(package, key_of(kit)) as found:
+        evidence = evidence_of(found)
+        if as_json:
+            emit_json(summary_of(found, evidence))
+        else:
+            show_package(found, evidence)
+
+
+def key_of(kit: Path | None) -> bytes | None:
+    """Return the consortium's key in a kit; None without a kit."""
+    from salus.common.identity import unhex
+    from salus.common.kit import read_kit
+
+    return None if kit is None else unhex(read_kit(kit).consortium_key)
+
+
+def summary_of(package: "Package", evidence: "Evidence") -> dict[str, object]:
+    """Return what is known about a checked package as plain JSON."""
+    return {
+        "package": package.sha256,
+        "manifest": package.manifest.model_dump(mode="json"),
+        "card": evidence.card.model_dump(mode="json"),
+        "sums": [] if evidence.verified is None else evidence.verified.sums,
+        "ledger_heads": {line.site: line.opened(package.roster).length for line in evidence.privacy.heads},
+        "without_ledger_head": list(evidence.without_head),
+        "pinned": package.pinned,
+        "not_shown": list(evidence.unproven),
+    }
+
+
+def show_package(package: "Package", evidence: "Evidence") -> None:
+    """Print what is known about a checked package."""
+    from salus.common.estimates import metric_text
+    from salus.common.identity import fingerprint, unhex
+
+    manifest, task, card = package.manifest, package.job.task, evidence.card
+    what = package.job.statistics.kind if package.job.statistics else f"{task.model} for {task.kind}"
+    out.print(
+        f"The package is valid: job {shown(manifest.job_id)}, roster {package.roster.serial} of "
+        f"[bold]{shown(manifest.consortium)}[/], {len(package.roster.sites)} sites.",
+        soft_wrap=True,
+    )
+    rows = [
+        ("model", what),
+        ("classes", ", ".join(task.classes)),
+        ("data set", task.dataset),
+        ("written", f"{manifest.created:%Y-%m-%d %H:%M} UTC by Salus {manifest.salus}"),
+        ("sums in the transcript", "none" if evidence.verified is None else len(evidence.verified.sums)),
+        ("hash of the package", package.sha256),
+        ("key of the consortium", fingerprint(unhex(manifest.consortium_key))),
+    ]
+    table("", ["", ""], rows)
+    if card.metrics:
+        table("At the sites", ["", ""], [(name, metric_text(value)) for name, value in card.metrics.items()])
+    heads = {line.site: line.opened(package.roster).length for line in evidence.privacy.heads}
+    table(
+        f"Privacy: {card.privacy.statement}",
+        ["site", "vectors", "epsilon", "delta", "ledger"],
+        [
+            (
+                row.name,
+                row.attempts,
+                "none" if row.epsilon is None else f"{row.epsilon:.3f}",
+                row.delta,
+                f"{heads[row.site]} entries" if row.site in heads else "-",
+            )
+            for row in card.privacy.sites
+        ],
+    )
+    out.print("The package cannot prove:")
+    for sentence in evidence.unproven:
+        out.print(f"- {sentence}", markup=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""A finished job as a package: what was recorded while it ran, checked once more, and signed by its coordinator."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from salus.common.canonical import canonical_json
+from salus.common.clock import Clock
+from salus.common.errors import IdentityError, JobError
+from salus.common.estimates import to_plain
+from salus.common.models import build_model
+from salus.common.package import layout
+from salus.common.package.layout import Manifest
+from salus.common.package.writing import write_package
+from salus.common.roster import Roster, read_roster
+from salus.common.subgroups.results import results_to_plain
+from salus.common.vectors import Layout, layout_of
+from salus.privacy.protection import protection_of
+from salus.privacy.records.card import model_card
+from salus.privacy.records.privacy import privacy_record
+from salus.privacy.records.transcripts import verify_bytes
+from salus.server.checkpoints import METADATA_OF_FILE
+from salus.server.packaging.describing import inputs_of
+from salus.server.packaging.runs import FinishedRun
+from salus.server.packaging.software import bill_of_materials, versions
+from salus.server.quality import evaluation_in, figures_in, subgroups_in
+
+Content = bytes | Callable[[Path], object]
+Contents = dict[str, Content]
+
+
+def export_package(run: FinishedRun, folder: Path, clock: Clock) -> Manifest:
+    """Write the package of a finished job to a new folder, and beside it as a zip; returns the manifest.
+
+    Raises:
+        JobError: the job has no model.
+        ProtectionError: its transcript is not valid.
+        IdentityError: this coordinator is not the one on the roster with which the job began.
+        ConfigError, StorageError: the package cannot be written there.
+    """
+    roster = read_roster(run.signed_roster, run.consortium_key)
+    if roster.coordinator.public_key != run.coordinator.public_key.hex():
+        raise IdentityError(
+            "The coordinator's key has changed since the job began, so it cannot sign the job's package.",
+            remedy="Restore the key with which the job was signed.",
+        )
+    return write_package(
+        folder,
+        contents_of(run, roster),
+        job_id=run.job_id,
+        job=run.job,
+        roster=roster,
+        signed_roster=run.signed_roster,
+        consortium_key=run.consortium_key,
+        coordinator=run.coordinator,
+        created=clock.now(),
+    )
+
+
+def contents_of(run: FinishedRun, roster: Roster) -> Contents:
+    """Return the files of a package by name; errors as in `export_package`."""
+    if not run.model.exists():
+        raise JobError(
+            f"The job {run.job_id!r} has no model: its statistics are only numbers.",
+            remedy="Export a job that trains a model, or whose statistics make one.",
+        )
+    kept = protection_of(run.job).transcript
+    verified = verify_bytes(run.transcript, "transcript.jsonl", run.consortium_key).verified if kept else None
+    included = kept and len(run.transcript) <= layout.LIMITS[layout.TRANSCRIPT]
+    privacy = privacy_record(run.job, roster, verified, run.transcript if kept else None, included=included)
+    metrics = evaluation_in(run.events)
+    card = model_card(run.job_id, run.job, privacy.card, metrics, roster.consortium)
+    found: Contents = {
+        layout.JOB: run.signed.to_bytes(),
+        layout.ROSTER: run.signed_roster.to_bytes(),
+        layout.INPUTS: canonical_json(inputs_of(run.job)),
+        layout.CARD: canonical_json(card.model_dump(mode="json")),
+        layout.PRIVACY: canonical_json(privacy.model_dump(mode="json")),
+        layout.EVALUATION: canonical_json(_evaluation(run)),
+        layout.VERSIONS: canonical_json(versions()),
+        layout.SBOM: canonical_json(bill_of_materials()),
+        **_model(run),
+    }
+    if included:
+        found[layout.TRANSCRIPT] = run.transcript
+    return found
+
+
+def _model(run: FinishedRun) -> Contents:
+    if run.job.statistics is not None:
+        return {layout.SUMS_MODEL: run.model.read_bytes()}
+    shape: Layout = layout_of(build_model(run.job.task, run.job.job.seed))
+    model, _ = run.checkpoints.load_model(run.job_id, run.job.job.rounds, shape)
+    tensors: dict[str, Any] = dict(shape.unflatten(model))  # without what the strategy keeps for further rounds
+    return {layout.MODEL: lambda path: save_file(tensors, path, METADATA_OF_FILE)}
+
+
+def _evaluation(run: FinishedRun) -> dict[str, Any]:
+    last = run.records[-1] if run.records else {}
+    reasons = [str(event.fields.get("text", "")) for event in run.events if event.kind == "not-evaluated"]
+    return {
+        "format": 1,
+        "sites": to_plain(evaluation_in(run.events)),
+        "figures": figures_in(run.events).model_dump(mode="json"),
+        "subgroups": results_to_plain(subgroups_in(run.events)),
+        "least_patients_of_a_group": run.job.evaluation.min_patients,
+        "test": last.get("metrics") or {},  # of a simulation: patients whom no site holds
+        "not_evaluated": reasons[-1] if reasons else "",
+    }

@@ -1,0 +1,347 @@
+"""Single changes of a package, each named: bytes, fields, order, swapped files, an older roster, tricks of zip files."""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.cli import salus
+from tests.packages import (
+    Content,
+    changed_json,
+    consortium_key,
+    content,
+    export,
+    kit,
+    signed_again,
+    write_folder,
+    write_zip,
+)
+
+from salus.common.canonical import canonical_json
+from salus.common.errors import PackageError, ProtectionError, SalusError
+from salus.common.identity import Identity, Signed
+from salus.common.package.checking import checked_package
+from salus.common.roster import CONTEXT as ROSTER_CONTEXT
+from salus.privacy.records.package import evidence_of
+
+Change = Callable[[Content], object]
+
+
+def flip(name: str, place: int) -> Change:
+    def change(files: Content) -> None:
+        data = bytearray(files[name])
+        data[place] ^= 1
+        files[name] = bytes(data)
+
+    return change
+
+
+def field(name: str, *keys: object, value: object) -> Change:
+    def edit(found: object) -> None:
+        *inner, last = keys
+        for key in inner:
+            found = found[key]  # type: ignore[index]
+        found[last] = value  # type: ignore[index]
+
+    def change(files: Content) -> None:
+        files[name] = changed_json(files[name], edit)
+
+    return change
+
+
+def manifest(edit: Callable[[dict], object]) -> Change:  # type: ignore[type-arg]
+    """Change the document that the manifest's signature is about."""
+
+    def outer(signed: dict[str, str]) -> None:
+        signed["document"] = changed_json(signed["document"].encode(), edit).decode()
+
+    def change(files: Content) -> None:
+        files["manifest.json"] = changed_json(files["manifest.json"], outer)
+
+    return change
+
+
+def swap(one: str, other: str) -> Change:
+    def change(files: Content) -> None:
+        files[one], files[other] = files[other], files[one]
+
+    return change
+
+
+def signed_by_another(name: str) -> Change:
+    def change(files: Content) -> None:
+        found = json.loads(files[name])
+        files[name] = Signed.seal(Identity.generate(), found["context"], found["document"].encode()).to_bytes()
+
+    return change
+
+
+def drop_line(number: int) -> Change:
+    def change(files: Content) -> None:
+        lines = files["transcript.jsonl"].splitlines(keepends=True)
+        del lines[number]
+        files["transcript.jsonl"] = b"".join(lines)
+
+    return change
+
+
+def swap_lines(files: Content) -> None:
+    lines = files["transcript.jsonl"].splitlines(keepends=True)
+    lines[3], lines[4] = lines[4], lines[3]
+    files["transcript.jsonl"] = b"".join(lines)
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "a bit of the model": (flip("model.safetensors", -1), "model.safetensors is not the file that the coordinator"),
+    "a bit of the model's header": (flip("model.safetensors", 20), "model.safetensors is not the file"),
+    "a bit of the transcript": (flip("transcript.jsonl", 500), "transcript.jsonl is not the file"),
+    "a bit of the bill of materials": (flip("sbom.json", 900), "sbom.json is not the file"),
+    "a longer model": (lambda f: f.update({"model.safetensors": f["model.safetensors"] + b"0"}), "manifest says"),
+    "a shorter transcript": (drop_line(-1), "transcript.jsonl has"),
+    "two entries of the transcript exchanged": (swap_lines, "transcript.jsonl is not the file"),
+    "a smaller epsilon": (field("card.json", "privacy", "promised_epsilon", value=0.1), "card.json"),
+    "a better metric": (field("evaluation.json", "sites", value={"accuracy": 1.0}), "evaluation.json"),
+    "another class": (field("inputs.json", "classes", value=["no", "maybe"]), "inputs.json"),
+    "another version": (field("versions.json", "salus", value="9"), "versions.json"),
+    "a ledger head less": (field("privacy.json", "heads", value=[]), "privacy.json"),
+    "no model": (lambda f: f.pop("model.safetensors"), "the file model.safetensors is missing"),
+    "no transcript": (lambda f: f.pop("transcript.jsonl"), "the file transcript.jsonl is missing"),
+    "no card": (lambda f: f.pop("card.json"), "the file card.json is missing"),
+    "no manifest": (lambda f: f.pop("manifest.json"), "the file manifest.json is missing"),
+    "no roster": (lambda f: f.pop("roster.json"), "the file roster.json is missing"),
+    "a second model": (lambda f: f.update({"model.json": b"{}"}), "model.json is not in the manifest"),
+    "a file of no package": (lambda f: f.update({"run.py": b"import os"}), "'run.py', which no package has"),
+    "a pickle": (lambda f: f.update({"model.pkl": b"\x80\x04."}), "'model.pkl', which no package has"),
+    "cards exchanged": (swap("card.json", "evaluation.json"), "the manifest says"),
+    "job and roster exchanged": (swap("job.json", "roster.json"), "roster.json is not signed by the consortium"),
+    "a job of another coordinator": (signed_by_another("job.json"), "job.json is not the file"),
+    "a roster of another consortium": (signed_by_another("roster.json"), "roster.json is not signed by the consortium"),
+    "a manifest of another coordinator": (signed_by_another("manifest.json"), "not signed by the coordinator"),
+    "a manifest that is a job": (lambda f: f.update({"manifest.json": f["job.json"]}), "manifest.json is not valid"),
+    "a manifest of another kind": (field("manifest.json", "context", value="salus/job/1"), "manifest.json is not signed"),
+    "a manifest of a newer format": (manifest(lambda m: m.update(format=2)), "reading side is too old"),
+    "a manifest with another hash": (
+        manifest(lambda m: m["files"][0].update(sha256="0" * 64)),
+        "manifest.json is not signed",
+    ),
+    "a manifest with another job": (manifest(lambda m: m.update(job_sha256="0" * 64)), "manifest.json is not signed"),
+    "a manifest with a later date": (
+        manifest(lambda m: m.update(created="2030-01-01T00:00:00Z")),
+        "manifest.json is not signed",
+    ),
+    "a manifest in another order": (manifest(lambda m: m["files"].reverse()), "by ascending name"),
+    "a manifest with a file less": (manifest(lambda m: m["files"].pop(0)), "manifest.json is not valid"),
+    "a manifest with a path": (manifest(lambda m: m["files"][0].update(name="../card.json")), "manifest.json is not"),
+    "a manifest with a huge file": (manifest(lambda m: m["files"][0].update(size=10**9)), "manifest.json is not valid"),
+    "a manifest with another key": (
+        manifest(lambda m: m.update(consortium_key="a" * 64)),
+        "another consortium",
+    ),
+    "a manifest that is no JSON": (lambda f: f.update({"manifest.json": b"[" * 100_000}), "manifest.json is not JSON"),
+    "an empty job": (lambda f: f.update({"job.json": b""}), "job.json has 0 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_single_change_is_named(name: str, private_run: Path, private_package: Path, tmp_path: Path) -> None:
+    change, sentence = CHANGES[name]
+    files = content(private_package)
+    change(files)
+    for path in (write_folder(files, tmp_path / "folder"), write_zip(files, tmp_path / "package.zip")):
+        with pytest.raises(PackageError) as found, checked_package(path, consortium_key(private_run)) as package:
+            evidence_of(package)
+        assert sentence in str(found.value)
+
+
+def test_an_older_roster_is_named(private_run: Path, private_package: Path, tmp_path: Path) -> None:
+    """The consortium's own signature over an earlier roster does not make it the roster of the job."""
+    files, consortium = content(private_package), Identity.generate()
+    now = json.loads(json.loads(files["roster.json"])["document"])
+
+    def roster(serial: int) -> bytes:
+        return Signed.seal(consortium, ROSTER_CONTEXT, canonical_json({**now, "serial": serial})).to_bytes()
+
+    files["roster.json"] = roster(2)
+    digest = hashlib.sha256(json.loads(files["roster.json"])["document"].encode()).hexdigest()
+    named = {"consortium_key": consortium.public_key.hex(), "roster_sha256": digest}
+    files = signed_again(files, private_run, lambda manifest: manifest.update(named))
+    older = write_folder({**files, "roster.json": roster(1)}, tmp_path / "older")
+    with (
+        pytest.raises(PackageError, match="roster 1 of the consortium, not the one with which the job began"),
+        checked_package(older, consortium.public_key),
+    ):
+        pass
+
+
+def resigned(edit: Change) -> Callable[[Content, Path], Content]:
+    def change(files: Content, run: Path) -> Content:
+        edit(files)
+        return signed_again(files, run)
+
+    return change
+
+
+def without_site(files: Content) -> None:
+    """Drop a site's head and its line of the card everywhere."""
+    files["privacy.json"] = changed_json(files["privacy.json"], lambda p: p["heads"].pop())
+
+
+def forged_head(files: Content) -> None:
+    files["privacy.json"] = changed_json(
+        files["privacy.json"], lambda p: p["heads"][0].update(head="0" * 16 + p["heads"][0]["head"][16:])
+    )
+
+
+def cheaper(files: Content) -> None:
+    """State half the epsilon, alike in both cards."""
+    for name, inside in (("privacy.json", "card"), ("card.json", "privacy")):
+        files[name] = changed_json(files[name], lambda p, key=inside: p[key]["sites"][0].update(epsilon=0.5))
+
+
+def other_model(files: Content) -> None:
+    data = bytearray(files["model.safetensors"])
+    data[-1] ^= 1
+    files["model.safetensors"] = bytes(data)
+
+
+def fewer_sums(files: Content) -> None:
+    files["transcript.jsonl"] = b"".join(files["transcript.jsonl"].splitlines(keepends=True)[:-1])
+
+
+SIGNED_AGAIN: dict[str, tuple[Change, str]] = {
+    "another model": (other_model, "not the model that the sites evaluated"),
+    "a cheaper card": (cheaper, "the privacy card does not follow from transcript.jsonl"),
+    "one cheaper card": (field("card.json", "privacy", "promised_epsilon", value=0.1), "state different privacy"),
+    "a head less": (without_site, "the ledger heads in privacy.json are not those"),
+    "a forged head": (forged_head, "ledger head of site 1 is not signed by that site"),
+    "a better metric": (field("evaluation.json", "sites", value={"accuracy": 1.0}), "state different metrics"),
+    "a shorter transcript": (fewer_sums, "names another transcript than manifest.json"),
+    "another class": (field("inputs.json", "classes", value=["no", "maybe"]), "does not describe the model"),
+    "another job in the card": (field("card.json", "job_id", value="other-0001"), "is of another job"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNED_AGAIN)
+def test_a_coordinator_that_signs_a_change_is_found_out(
+    name: str, private_run: Path, private_package: Path, tmp_path: Path
+) -> None:
+    edit, sentence = SIGNED_AGAIN[name]
+    files = resigned(edit)(content(private_package), private_run)
+    with (
+        pytest.raises(SalusError, match=sentence),
+        checked_package(write_folder(files, tmp_path / "p"), consortium_key(private_run)) as package,
+    ):
+        evidence_of(package)
+
+
+def test_the_same_files_signed_again_are_valid(private_run: Path, private_package: Path, tmp_path: Path) -> None:
+    """So the tests above fail for the change alone."""
+    files = signed_again(content(private_package), private_run)
+    with checked_package(write_folder(files, tmp_path / "p"), consortium_key(private_run)) as package:
+        assert evidence_of(package).privacy.heads
+
+
+def test_a_transcript_of_another_job_is_named(
+    plain_run: Path, private_run: Path, private_package: Path, tmp_path: Path
+) -> None:
+    other = content(export(plain_run, tmp_path / "plain"))
+    files = {**content(private_package), "transcript.jsonl": other["transcript.jsonl"]}
+    with (
+        pytest.raises((PackageError, ProtectionError)),
+        checked_package(write_folder(signed_again(files, private_run), tmp_path / "p")) as package,
+    ):
+        evidence_of(package)
+
+
+def raw(path: Path, edit: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(edit(path.read_bytes()))
+
+
+def duplicate(files: Content, path: Path) -> None:
+    write_zip(files, path)
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("card.json", b"{}")
+
+
+def bomb(files: Content, path: Path) -> None:
+    write_zip({**files, "evaluation.json": bytes(17 * 2**20)}, path)
+
+
+def lying_size(files: Content, path: Path) -> None:
+    """State the size of the signed file for a member that holds more."""
+    write_zip({**files, "evaluation.json": files["evaluation.json"] + b" " * 5000}, path)
+    stated, real = len(files["evaluation.json"]), len(files["evaluation.json"]) + 5000
+    raw(path, lambda data: data.replace(real.to_bytes(4, "little"), stated.to_bytes(4, "little")))
+
+
+def other_name_inside(files: Content, path: Path) -> None:
+    """Give a member another name in its own header than in the table of contents."""
+    write_zip(files, path)
+    raw(path, lambda data: data.replace(b"card.json", b"cord.json", 1))
+
+
+def zero_byte(files: Content, path: Path) -> None:
+    write_zip({**files, "sbom.jsonX": b""}, path)
+    raw(path, lambda data: data.replace(b"sbom.jsonX", b"sbom.json\0"))
+
+
+def link(files: Content, path: Path) -> None:
+    write_folder(files, path)
+    (path / "card.json").unlink()
+    (path / "card.json").symlink_to("evaluation.json")
+
+
+TRICKS: dict[str, tuple[Callable[[Content, Path], object], str]] = {
+    "a name above the folder": (lambda f, p: write_zip({**f, "../evil.json": b"{}"}, p), "'../evil.json', which no"),
+    "an absolute name": (lambda f, p: write_zip({**f, "/etc/passwd": b""}, p), "'/etc/passwd', which no"),
+    "a name with a backslash": (lambda f, p: write_zip({**f, "..\\card.json": b""}, p), "which no package has"),
+    "a name with a zero byte": (zero_byte, "which no package has"),
+    "a folder": (lambda f, p: write_zip({**f, "onnx/": b""}, p), "'onnx/', which no package has"),
+    "a member twice": (duplicate, "the zip has the file card.json twice"),
+    "a bomb": (bomb, "at most 16777216 are allowed"),
+    "a size that is not true": (lying_size, "evaluation.json"),
+    "two names for a member": (other_name_inside, "the file card.json in the zip is damaged"),
+    "bytes before the zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: b"MZ" + d)), "does not fit the file"),
+    "bytes behind the zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d + b"MZ")), "does not end where it says"),
+    "a damaged member": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[:60] + bytes(20) + d[80:])), "is damaged"),
+    "too many members": (lambda f, p: write_zip({f"{n}.json": b"" for n in range(100)}, p), "has 100 files"),
+    "half a zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[: len(d) // 2])), "does not end where it says"),
+    "a link": (link, "'card.json' is a link"),
+    "a large file": (lambda f, p: (write_folder(f, p), os.truncate(p / "job.json", 2**40)), "has 1099511627776 bytes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRICKS)
+def test_a_trick_is_named(name: str, private_run: Path, private_package: Path, tmp_path: Path) -> None:
+    make, sentence = TRICKS[name]
+    path = tmp_path / "package"
+    make(content(private_package), path)
+    with pytest.raises(PackageError) as found, checked_package(path, consortium_key(private_run)) as package:
+        evidence_of(package)
+    assert sentence in str(found.value)
+
+
+def test_the_command_names_a_change_and_a_consortium_that_is_not_pinned(
+    private_run: Path, plain_run: Path, private_package: Path, tmp_path: Path
+) -> None:
+    good = salus("verify", private_package, "--kit", kit(private_run))
+    assert good.returncode == 0, good.stderr
+    assert "The package is valid" in good.stdout
+    files = {**content(private_package), "sbom.json": b"{}"}
+    bad = salus("verify", write_folder(files, tmp_path / "p"), "--kit", kit(private_run))
+    assert bad.returncode == 14
+    assert "sbom.json has 2 bytes" in bad.stderr
+    other = salus("verify", private_package, "--kit", kit(plain_run))
+    assert other.returncode == 14
+    assert "another consortium" in other.stderr
+
+
+def test_a_package_holds_canonical_json_only_and_no_path(private_package: Path) -> None:
+    for name, data in content(private_package).items():
+        assert str(private_package.parent).encode() not in data
+        if name.endswith(".json"):
+            assert canonical_json(json.loads(data)) == data, name

@@ -1,0 +1,118 @@
+"""A tiny finished job with all of its records, and packages of it that a test may change."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.builders import tiny_job, toy_identity, toy_keys, toy_site
+from tests.tiny import InOneProcess
+
+from salus.common.canonical import canonical_json
+from salus.common.clock import SystemClock
+from salus.common.events import EventLog
+from salus.common.identity import Identity, Signed
+from salus.common.job import Job, seal_job
+from salus.common.kit import SIGNING_KEY, read_kit
+from salus.common.package.layout import CONTEXT, MANIFEST
+from salus.server.attempts import Attempts
+from salus.server.checkpoints import Checkpoints
+from salus.server.measuring import keep_model
+from salus.server.packaging.collecting import export_package
+from salus.server.packaging.runs import open_run
+from salus.server.rounds import run_of
+from salus.simulations.members import begin_transcript, found_consortium
+
+SITES = 5
+NOISE = "epsilon = 3.0\nsampling_rate = 0.5\npatients_per_site = 20\nevaluation_share = 0.4"
+Content = dict[str, bytes]
+
+
+def plain_job(**changes: Any) -> Job:
+    """Return a masked job without noise."""
+    return tiny_job(**{"rounds": 1, "min_sites": SITES, "protection": "masking", **changes})
+
+
+def private_job() -> Job:
+    """Return a masked job with noise at each site."""
+    return plain_job(privacy=NOISE)
+
+
+def finish(folder: Path, job: Job) -> Path:
+    """Run a job in this process, as a simulation keeps it; returns the folder."""
+    keys, home = toy_keys(SITES), folder / "coordinator"
+    coordinator, roster = found_consortium(home, keys, SystemClock())
+    sites = {
+        number: toy_site(folder / f"site-{number}", number, coordinator.public_key, sites=SITES) for number in keys
+    }
+    for number in keys:
+        (folder / f"site-{number}" / "keys").mkdir()
+        toy_identity(number).save(folder / f"site-{number}" / "keys" / SIGNING_KEY)
+    signed, checkpoints = seal_job(job, coordinator), Checkpoints(home)
+    job_id = checkpoints.submit(signed, job.job.name)
+    transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
+    events = EventLog(folder / "events.jsonl")
+    attempts = Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, transcript)
+    run_of(attempts).run()
+    keep_model(attempts, coordinator)
+    checkpoints.set_status(job_id, "finished")
+    return folder
+
+
+def export(run: Path, folder: Path) -> Path:
+    """Write the package of a run; returns its folder."""
+    export_package(open_run(run), folder, SystemClock())
+    return folder
+
+
+def consortium_key(run: Path) -> bytes:
+    """Return the key that a kit of the run's consortium pins."""
+    return bytes.fromhex(read_kit(kit(run)).consortium_key)
+
+
+def kit(run: Path) -> Path:
+    """Return the kit of a run's consortium."""
+    return run / "coordinator" / "trust" / "kit.json"
+
+
+def content(package: Path) -> Content:
+    """Return the files of a package's folder."""
+    return {path.relative_to(package).as_posix(): path.read_bytes() for path in package.rglob("*") if path.is_file()}
+
+
+def write_folder(files: Mapping[str, bytes], folder: Path) -> Path:
+    """Write files to a folder."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def write_zip(files: Mapping[str, bytes], path: Path) -> Path:
+    """Write files to a zip."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def changed_json(data: bytes, change: Callable[[Any], object]) -> bytes:
+    """Return JSON after a change of its value."""
+    value = json.loads(data)
+    change(value)
+    return canonical_json(value)
+
+
+def signed_again(files: Content, run: Path, change: Callable[[dict[str, Any]], object] = lambda value: None) -> Content:
+    """Return the files with a manifest that the run's coordinator has signed again, as a dishonest one could."""
+    coordinator = Identity.load(run / "coordinator" / "keys" / SIGNING_KEY)
+    manifest = json.loads(json.loads(files[MANIFEST])["document"])
+    manifest["files"] = [
+        {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in sorted(files.items())
+        if name != MANIFEST
+    ]
+    change(manifest)
+    return {**files, MANIFEST: Signed.seal(coordinator, CONTEXT, canonical_json(manifest)).to_bytes()}

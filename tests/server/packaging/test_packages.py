@@ -1,0 +1,131 @@
+"""A finished job becomes a package that is complete, the same in both forms, and taken in only with a known key."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tests.cli import salus
+from tests.packages import consortium_key, content, finish, kit, plain_job
+
+from salus.common.clock import SystemClock
+from salus.common.errors import ConfigError, JobError, PackageError
+from salus.common.package.checking import checked_package
+from salus.common.package.layout import ALWAYS, MODEL, TRANSCRIPT
+from salus.common.package.model import network_of
+from salus.common.vectors import STATE_PREFIX
+from salus.privacy.records.package import UNPINNED, evidence_of
+from salus.server.checkpoints import Checkpoints
+from salus.server.packaging.collecting import export_package
+from salus.server.packaging.importing import import_package, pinned_key
+from salus.server.packaging.runs import open_run
+from salus.server.packaging.software import bill_of_materials, versions
+
+
+def test_a_package_is_complete_and_the_same_as_folder_and_zip(private_run: Path, private_package: Path) -> None:
+    key = consortium_key(private_run)
+    assert {*ALWAYS, MODEL, TRANSCRIPT, "manifest.json"} == set(content(private_package))
+    with (
+        checked_package(private_package, key) as folder,
+        checked_package(private_package.with_name("package.zip"), key) as zipped,
+    ):
+        assert folder.manifest == zipped.manifest
+        assert {name: folder.read(name) for name in folder.files.sizes} == {
+            name: zipped.read(name) for name in zipped.files.sizes
+        }
+        evidence = evidence_of(zipped)
+    assert len(evidence.privacy.heads) == 5
+    assert not evidence.without_head
+    assert evidence.card.privacy.sites[0].epsilon == pytest.approx(2.35, abs=0.01)
+    assert UNPINNED not in evidence.unproven
+
+
+def test_the_model_is_that_of_the_last_round_without_the_strategys_state(
+    private_run: Path, private_package: Path
+) -> None:
+    run = open_run(private_run)
+    kept, packed = load_file(run.model), load_file(private_package / MODEL)
+    assert any(name.startswith(STATE_PREFIX) for name in kept)
+    assert set(packed) == {name for name in kept if not name.startswith(STATE_PREFIX)}
+    with checked_package(private_package) as package:
+        for name, parameter in network_of(package).named_parameters():
+            np.testing.assert_array_equal(parameter.detach().numpy(), kept[name])
+
+
+def test_without_a_kit_a_package_says_what_is_not_known(private_package: Path) -> None:
+    with checked_package(private_package) as package:
+        assert UNPINNED in evidence_of(package).unproven
+
+
+def test_a_job_without_noise_has_no_ledger_heads(plain_run: Path, tmp_path: Path) -> None:
+    export_package(open_run(plain_run), tmp_path / "package", SystemClock())
+    with checked_package(tmp_path / "package", consortium_key(plain_run)) as package:
+        evidence = evidence_of(package)
+    assert not evidence.privacy.heads
+    assert not evidence.without_head
+    assert evidence.verified is not None
+    assert len(evidence.verified.sums) == 2
+
+
+def test_a_package_is_never_written_over(plain_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.zip").touch()
+    with pytest.raises(ConfigError, match="exists already"):
+        export_package(open_run(plain_run), tmp_path / "p", SystemClock())
+    assert [path.name for path in tmp_path.iterdir()] == ["p.zip"]
+
+
+def test_only_a_finished_job_with_all_records_is_exported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a coordinator's folder nor that of a simulation"):
+        open_run(tmp_path)
+    run = finish(tmp_path / "run", plain_job())
+    (run / "transcripts" / "tiny-0001.jsonl").rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match="transcript 'tiny-0001.jsonl' is missing"):
+        open_run(run)
+    checkpoints = Checkpoints(run / "coordinator")
+    checkpoints.submit(checkpoints.job("tiny-0001").signed, "tiny")
+    with pytest.raises(JobError, match="'tiny-0002' is waiting"):
+        open_run(run, "tiny-0002")
+    (run / "coordinator" / "trust" / "kit.json").unlink()
+    with pytest.raises(ConfigError, match="no key of a coordinator"):
+        open_run(run)
+
+
+def test_a_desk_takes_in_a_package_with_a_kit_and_a_member_without(
+    private_run: Path, plain_run: Path, private_package: Path, tmp_path: Path
+) -> None:
+    desk, archive = tmp_path / "desk", private_package.with_name("package.zip")
+    with pytest.raises(ConfigError, match="has joined no consortium"):
+        pinned_key(desk, None)
+    where, _, _ = import_package(archive, desk, pinned_key(desk, kit(private_run)))
+    again, _, _ = import_package(private_package, desk, pinned_key(desk, kit(private_run)))
+    assert where == again
+    assert content(where) == content(private_package)
+    assert pinned_key(private_run / "coordinator", None) == consortium_key(private_run)
+    with pytest.raises(ConfigError, match="another consortium"):
+        pinned_key(private_run / "coordinator", kit(plain_run))
+    with pytest.raises(PackageError, match="another consortium"):
+        import_package(archive, tmp_path / "other", consortium_key(plain_run))
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_commands_work_as_documented(plain_run: Path, tmp_path: Path) -> None:
+    made = salus("model", "export", plain_run, tmp_path / "package", "--json")
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout)["job_id"] == "tiny-0001"
+    taken = salus("model", "import", tmp_path / "desk", tmp_path / "package.zip", "--kit", kit(plain_run))
+    assert taken.returncode == 0, taken.stderr
+    shown = salus("model", "show", next((tmp_path / "desk" / "packages").iterdir()), "--json")
+    found = json.loads(shown.stdout)
+    assert found["pinned"] is False
+    assert found["card"]["metrics"]["accuracy"] > 0
+
+
+def test_the_bill_of_materials_names_what_salus_needs_with_licences() -> None:
+    bill = bill_of_materials()
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    required = {one["name"].lower(): one for one in bill["components"] if one["scope"] == "required"}
+    assert {"torch", "monai", "cryptography"} <= set(required)
+    assert [name for name, one in required.items() if "licenses" not in one] == []
+    assert bill == bill_of_materials()
+    assert versions()["libraries"]["torch"] == required["torch"]["version"]
