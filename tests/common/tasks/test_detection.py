@@ -12,7 +12,8 @@ from tests.common.transforms.worlds import make
 from tests.simulations.sample_jobs.detection import objects
 from tests.tiny import Tiny, run_tiny, tiny_job
 
-from salus.client.data.examples import _classes_as_the_job_counts
+from salus.client.data.examples import _classes_as_the_job_counts, lacking
+from salus.client.data.targets import Target
 from salus.common.batch import THERE, Batch, example_batch
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import Example
@@ -79,6 +80,15 @@ def test_classes_are_matched_by_name() -> None:
     found = _classes_as_the_job_counts(boxes, ("x", "b", "a"), ("a", "b"))
     assert found[:, 2:].tolist() == [[2, 2, 2], [3, 3, 1]]
     assert _classes_as_the_job_counts(boxes, (), ("a", "b"))[:, -1].tolist() == [1, 2]
+
+
+def test_an_image_without_objects_of_a_class_is_not_left_out() -> None:
+    """A file of PASCAL VOC names only the classes that its image shows; the image teaches that the others are not there."""
+    task = task_of("retinanet")
+    assert lacking({"boxes": Target("boxes", {"a": 3.0})}, task) == ""
+    assert lacking({"boxes": Target("boxes", {})}, task) == ""
+    assert lacking({"boxes": Target("mask", {"a": 3.0, "b": 1.0})}, task) == "not-annotated"
+    assert lacking({}, task) == "not-annotated"
 
 
 def test_an_image_with_too_many_objects_is_left_out() -> None:
