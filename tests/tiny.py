@@ -73,6 +73,11 @@ class InOneProcess:
 
 def tiny_job(name: str, tiny: Tiny) -> Job:
     """Return a sample job with one round and the changes of `tiny`."""
+    return parse_job(tiny_text(name, tiny))
+
+
+def tiny_text(name: str, tiny: Tiny) -> str:
+    """Return the text of that job."""
     values = tomllib.loads((JOBS / name).read_text(encoding="utf-8"))
     changes: dict[str, Any] = {"job.min_sites": min(tiny.sites, values["job"].get("min_sites", 2))}
     if "statistics" not in values:
@@ -86,7 +91,7 @@ def tiny_job(name: str, tiny: Tiny) -> Job:
             section.pop(last, None)
         else:
             section[last] = value
-    return parse_job(tomli_w.dumps(values))
+    return tomli_w.dumps(values)
 
 
 def run_tiny(job: Job, tiny: Tiny, folder: Path) -> dict[str, Any]:

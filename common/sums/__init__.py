@@ -19,6 +19,7 @@ SUMS = Registry(
         "cox": "salus.common.sums.cox:Cox",
         "kaplan-meier": "salus.common.sums.kaplan_meier:KaplanMeier",
         "forest": "salus.common.sums.forest:Forest",
+        "least-squares": "salus.common.sums.least_squares:LeastSquares",
         "kmeans": "salus.common.sums.kmeans:KMeans",
         "logistic": "salus.common.sums.logistic:Logistic",
         "nyul": "salus.common.sums.nyul:Nyul",

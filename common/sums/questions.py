@@ -33,7 +33,7 @@ ALIKE = frozenset({
     "test_flips",
 })  # fmt: skip
 # Kinds whose cells are drawn from the job's seed: another seed counts the same patients in other cells.
-DRAWN = frozenset({"codebook", "forest", "random-boosting"})
+DRAWN = frozenset({"codebook", "forest", "least-squares", "random-boosting"})
 STEPWISE = frozenset({"shape", "transforms"})  # compared by themselves, see `_changes`
 
 

@@ -1,4 +1,4 @@
-"""Sample jobs of trees of decisions from sums."""
+"""Sample jobs of trees of decisions, and of a kernel machine, from sums."""
 
 from pathlib import Path
 
@@ -33,6 +33,8 @@ JOBS: dict[str, Writer] = {
     "heart-boosting.toml": one_tree,
     "heart-boosting-private.toml": table,
     "heart-forest.toml": table,
+    "heart-least-squares.toml": table,
+    "heart-least-squares-private.toml": table,
     "pneumonia-radiomics-boosting.toml": tree_of_images,
     "pneumonia-radiomics-forest.toml": forest_of_images,
 }
