@@ -9,6 +9,7 @@ model without noise might. It finds those that reveal many of them exactly.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +20,18 @@ FEWEST_PLACES = (
     16  # a convolution mixes the gradients of its positions; with fewer than this it is nearly a linear layer
 )
 ELEMENTWISE = (nn.LayerNorm, nn.GroupNorm, nn.PReLU)
+Run = Callable[[nn.Module], object]
 
 
-def imprint_layers(model: nn.Module, run: Callable[[nn.Module], object], items: int) -> list[str]:
+@dataclass(frozen=True)
+class _Call:
+    """A wide layer that was run on something that depends on no weight matrix."""
+
+    layer: str
+    inputs: tuple[torch.Tensor, ...]
+
+
+def imprint_layers(model: nn.Module, run: Run, items: int) -> list[str]:
     """Return the names of a model's imprint layers, with their widths, such as ``1 (64 outputs)``.
 
     Args:
@@ -32,7 +42,28 @@ def imprint_layers(model: nn.Module, run: Callable[[nn.Module], object], items: 
     An imprint layer has a weight matrix with more than `MOST_OUTPUTS` outputs, applies it at fewer than `FEWEST_PLACES`
     positions of a sample, and its input does not depend on another weight matrix. Frozen parameters do not count.
     """
-    found: list[str] = []
+    return [call.layer for call in _calls(model, run, items)]
+
+
+def imprint_layers_of_samples(model: nn.Module, run: Run, other: Run, items: int) -> list[str]:
+    """Return those of `imprint_layers` whose input depends on the samples; a first state, a place or noise does not.
+
+    Args:
+        model: on a device with values.
+        other: as `run`, with other samples and the same noise.
+    """
+    calls, others = _calls(model, run, items), _calls(model, other, items)
+    if [call.layer for call in calls] != [call.layer for call in others]:
+        return [call.layer for call in (*calls, *others)]
+    return [
+        call.layer
+        for call, again in zip(calls, others, strict=True)
+        if not all(torch.equal(value, same) for value, same in zip(call.inputs, again.inputs, strict=True))
+    ]
+
+
+def _calls(model: nn.Module, run: Run, items: int) -> list[_Call]:
+    found: list[_Call] = []
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     handles = []
     try:
@@ -60,7 +91,7 @@ def _widths(module: nn.Module) -> list[int]:
     return [int(p.shape[0]) for p in module.parameters(recurse=False) if p.dim() >= 2 and p.requires_grad]
 
 
-def _observer(name: str, width: int, batch: int, found: list[str]) -> Callable[..., None]:
+def _observer(name: str, width: int, batch: int, found: list[_Call]) -> Callable[..., None]:
     def observe(module: nn.Module, arguments: Any, output: Any) -> None:
         del module
         seen = [value for value in arguments if isinstance(value, torch.Tensor)]
@@ -69,6 +100,7 @@ def _observer(name: str, width: int, batch: int, found: list[str]) -> Callable[.
             return
         result = output if isinstance(output, torch.Tensor) else output[0]
         if width > MOST_OUTPUTS and result.numel() < FEWEST_PLACES * width * batch:
-            found.append(f"{name} ({width} outputs)")
+            # A copy, because the model may change what it was given.
+            found.append(_Call(f"{name} ({width} outputs)", tuple(value.detach().clone() for value in seen)))
 
     return observe

@@ -129,7 +129,8 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
         shown = {"statistics": result.statistics, "transforms": result.transforms, "seconds": values["seconds"]}
         if result.metrics:
             shown |= {name: values[name] for name in ("metrics", "sites") if name in values}
-        return shown | ({"model": values["model"]} if kept and result.model.exists() else {})
+        model = {"model": values["model"], "signed_by": result.signed_by}
+        return shown | (model if kept and result.model.exists() else {})
     return values
 
 
@@ -139,6 +140,8 @@ def _show(result: "SimulationResult", *, kept: bool) -> None:
         out.print("The model was not kept; add --output FOLDER to keep it, with the catalogues and logs.")
     elif result.model.exists():
         out.print(f"Model: {shown(result.model)}", soft_wrap=True)
+        if result.statistics:
+            out.print(f"Signed by: {result.signed_by}", soft_wrap=True)
 
 
 def _show_values(result: "SimulationResult") -> None:

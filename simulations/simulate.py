@@ -57,6 +57,7 @@ class SimulationResult:
         privacy: what each virtual site's patients have spent.
         statistics: the results of a statistics job.
         transforms: the steps of a training job that uses these results.
+        signed_by: public key of the virtual coordinator, hex, which has signed a model from sums.
         peak_rss_mb: largest resident memory of all its processes together, sampled every quarter second.
     """
 
@@ -72,6 +73,7 @@ class SimulationResult:
     privacy: PrivacyCard
     statistics: dict[str, object]
     transforms: str
+    signed_by: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object that ``--json`` writes."""
@@ -152,6 +154,7 @@ def simulate(
         quarantined=hospitals.quarantined,
         statistics=found,
         transforms=transforms_section(job, found) if found else "",
+        signed_by=coordinator.public_key.hex(),
         privacy=card_of_job(
             job, folder / "transcripts" / f"{job_id}.jsonl", keys, {site: f"site-{site}" for site in keys}
         ),

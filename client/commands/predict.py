@@ -12,8 +12,11 @@ from salus.common.console import emit_json, err, example, out, shown, table
 
 if TYPE_CHECKING:
     from salus.client.data.sources.settings import SourceOptions
+    from salus.client.predicting.from_sums import SumsModelFile
     from salus.client.predicting.inputs import Inputs
+    from salus.client.predicting.model import FinishedModel
     from salus.client.predicting.run import Finished
+    from salus.common.job import Job
 
 
 NOT_WRITTEN = {
@@ -24,7 +27,9 @@ NOT_WRITTEN = {
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="The finished model, a safetensors file; salus job show names it.")],
+    model: Annotated[
+        Path, typer.Argument(help="The finished model, a safetensors or JSON file; salus job show names it.")
+    ],
     job: Annotated[Path, typer.Argument(help="The job file with which it was trained.")],
     data: Annotated[Path | None, typer.Argument(help="A folder of DICOM, NIfTI or image files, or a CSV.")] = None,
     folder: Annotated[Path, typer.Option("--out", help="Where the results go; a stopped run continues there.")] = Path(
@@ -35,6 +40,10 @@ def predict(
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
     columns: Annotated[str, typer.Option(help="Columns of a table without a header, separated by commas.")] = "",
     images: Annotated[str, typer.Option(help="For NIfTI: a pattern of the images' names, such as *_T1w.nii.gz.")] = "",
+    signed_by: Annotated[
+        str,
+        typer.Option(help="For a JSON model: a site's or coordinator's folder with its key, or the key; else --site."),
+    ] = "",
     seg: Annotated[bool, typer.Option("--seg", help="Also write DICOM segmentations.")] = False,
     sr: Annotated[bool, typer.Option("--sr", help="Also write DICOM structured reports.")] = False,
     most_oblique: Annotated[
@@ -52,7 +61,6 @@ def predict(
     from salus.client.commands.declaring import words as listed
     from salus.client.data.sources.settings import SourceOptions
     from salus.client.performance import Performance
-    from salus.client.predicting.model import load_model
     from salus.client.predicting.outputs import kinds_of
     from salus.client.predicting.report import refusal_of, write_report
     from salus.client.predicting.run import Wanted, check_wanted
@@ -65,7 +73,7 @@ def predict(
     kinds = kinds_of(seg=seg, sr=sr)
     check_wanted(settings, kinds)
     chosen = validate(Performance, {"device": device}, error=ConfigError, what="choice of a device").torch_device()
-    loaded = load_model(model, settings)
+    loaded = loaded_of(model, settings, signed_by, site)
     with Progress(console=err, transient=True) as bar:
         reading = bar.add_task("Reading ...", total=None)
         options = SourceOptions.asked(columns=listed(columns), images=images)
@@ -84,6 +92,20 @@ def predict(
     refusal = refusal_of(finished)
     if refusal is not None:
         raise refusal
+
+
+def loaded_of(path: Path, job: "Job", signed_by: str, site: Path | None) -> "FinishedModel | SumsModelFile":
+    """Return the model of a job in a file, checked: a network, or a signed model from sums."""
+    from salus.client.predicting.from_sums import key_of, load_sums_model
+    from salus.client.predicting.model import load_model
+    from salus.common.clock import SystemClock
+    from salus.common.errors import ConfigError
+
+    if job.statistics is None:
+        if signed_by:
+            raise ConfigError("The file of a network has no signature.", remedy="Leave out --signed-by.")
+        return load_model(path, job)
+    return load_sums_model(path, job, key_of(signed_by or str(site or ""), SystemClock()))
 
 
 def _show(finished: "Finished", folder: Path) -> None:

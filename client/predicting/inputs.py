@@ -39,6 +39,7 @@ REMEDIES = {
     "single-slice": "Give the whole series.",
     "colour-volume": "Give a grey-value series.",
     "no-position": "Give images with their position in the patient (ImagePositionPatient).",
+    "missing-value": "Fill in the value, or use a model that takes missing values, such as trees.",
     "does-not-fit-job": "Give data of the kind with which the model was trained.",
 }
 

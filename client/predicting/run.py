@@ -15,7 +15,8 @@ from salus.client.data.records import Sample
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.highdicom_extra import require_highdicom
 from salus.client.outgoing.producer import Producer
-from salus.client.predicting.answering import Answering, Numbering
+from salus.client.predicting.answering import Answer, Answering, Numbering
+from salus.client.predicting.from_sums import SumsAnswering, SumsModelFile, scored_of
 from salus.client.predicting.inputs import (
     DICOM,
     Input,
@@ -77,18 +78,16 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
         JobError: a job with a transform that needs a site's other patients, or whose model generates images.
         ConfigError: highdicom is not installed.
     """
+    if job.statistics is not None:
+        scored_of(job)
+        _check_fitted(job)
+        return
     if isinstance(make_task(job.task), Generating):
         raise JobError(
             f"A model of the task {job.task.kind!r} generates images and says nothing about a given one.",
             remedy="Use: salus generate MODEL JOB",
         )
-    fitted = [step.kind for step in job.task.transforms if kind_of(step).fitted]
-    if fitted:
-        raise JobError(
-            f"The transform {fitted[0]!r} changes an image by the other images of its site, so one image alone cannot be "
-            "predicted on.",
-            remedy='Train with "nyul" or "zscore".',
-        )
+    _check_fitted(job)
     if several_of(make_task(job.task)) is not None:
         raise JobError(
             f"The task {job.task.kind!r} takes all images of a patient together; predictions are made for one image at a time.",
@@ -103,8 +102,18 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
         require_highdicom()
 
 
+def _check_fitted(job: Job) -> None:
+    fitted = [step.kind for step in job.task.transforms if kind_of(step).fitted]
+    if fitted:
+        raise JobError(
+            f"The transform {fitted[0]!r} changes an image by the other images of its site, so one image alone cannot be "
+            "predicted on.",
+            remedy='Train with "nyul" or "zscore".',
+        )
+
+
 def predict(
-    job: Job, model: FinishedModel, inputs: Inputs, wanted: Wanted, tell: Tell = lambda done, of: None
+    job: Job, model: FinishedModel | SumsModelFile, inputs: Inputs, wanted: Wanted, tell: Tell = lambda done, of: None
 ) -> Finished:
     """Predict on every input and write its files; a run that was stopped goes on where it stopped.
 
@@ -156,10 +165,20 @@ class _OneRun:
     """Everything that stays the same from image to image."""
 
     def __init__(
-        self, job: Job, model: FinishedModel, inputs: Inputs, wanted: Wanted, writer: Writer, child: Isolated | None
+        self,
+        job: Job,
+        model: FinishedModel | SumsModelFile,
+        inputs: Inputs,
+        wanted: Wanted,
+        writer: Writer,
+        child: Isolated | None,
     ) -> None:
         self._job, self._inputs, self._wanted, self._writer, self._child = job, inputs, wanted, writer, child
-        self._answering = Answering(make_task(job.task), model.network, wanted.device)
+        self._answering: Callable[[Sample, str], Answer] = (
+            SumsAnswering(job, model)
+            if isinstance(model, SumsModelFile)
+            else Answering(make_task(job.task), model.network, wanted.device)
+        )
 
     def __call__(self, one: Input) -> Outcome:
         check_facts(one, self._inputs.kind, self._job.task)

@@ -7,11 +7,13 @@ import pytest
 import torch
 from tests.builders import job_text, toy_catalogue
 from tests.server.test_rounds import World
+from tests.tiny import JOBS
 
+from salus.client.model_checks import check_imprint
 from salus.client.policy import Policy
 from salus.common.errors import Refused, RoundError
 from salus.common.events import EventLog
-from salus.common.job import Job, parse_job
+from salus.common.job import Job, load_job, parse_job
 from salus.common.models import build_model
 from salus.common.vectors import layout_of, read_parameters
 from salus.server.attempts import Attempts
@@ -105,6 +107,19 @@ def test_with_few_outputs_few_images_come_out(tmp_path: Path) -> None:
     world = World(tmp_path, job_with(8), sites=5)
     allow(world)
     assert recovered(stolen(world, 8), images_of(tmp_path, 5)) <= 8 / 200
+
+
+def test_sites_take_every_sample_job_with_the_policy_that_they_start_with() -> None:
+    """A layer on noise, a first state or a table of places is no reason to refuse a job."""
+    names = sorted(path.name for path in JOBS.glob("*.toml"))
+    training = [job for name in names if (job := load_job(JOBS / name)).statistics is None]
+    assert len(training) > 30
+    for job in training:
+        check_imprint(job, ())
+    wide = load_job(JOBS / "heart-disease.toml")
+    wide = wide.model_copy(update={"task": wide.task.changed(model="mlp")})
+    with pytest.raises(Refused, match="wide layer"):
+        check_imprint(wide, ())
 
 
 @pytest.mark.parametrize("protection", ["masking", "none"])

@@ -6,7 +6,7 @@ from tests.builders import tiny_job
 from torch import nn
 
 from salus.common.models import build_model
-from salus.privacy.imprint import imprint_layers
+from salus.privacy.imprint import imprint_layers, imprint_layers_of_samples
 
 
 def layers(model: nn.Module, *shape: int) -> list[str]:
@@ -70,3 +70,30 @@ def test_the_models_that_salus_ships_pass_and_cost_nothing(name: str, shape: tup
         model = build_model(task, 0)
         assert imprint_layers(model, lambda network: network(torch.empty(2, 1, *shape)), 2) == []
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+class WithPlaces(nn.Module):
+    """Tokens with a table of places, and a layer on noise and one on a first state, before one that may read the samples."""
+
+    def __init__(self, reads: bool) -> None:
+        super().__init__()
+        self.places, self.token = nn.Embedding(20, 8), nn.Linear(4, 8)
+        self.noise, self.state, self.reads = nn.Linear(3, 40), nn.Linear(5, 40), reads
+        self.raw = nn.Linear(80, 40)
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        found = self.token(x) + self.places(torch.arange(20).expand(len(x), 20))
+        other = self.noise(noise) + self.state(torch.zeros(len(x), 5))
+        return found.sum() + other.sum() + (self.raw(x.flatten(1)).sum() if self.reads else 0)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_places_noise_and_first_states_reveal_no_sample(reads: bool) -> None:
+    x, y, noise = torch.randn(4, 20, 4), torch.randn(4, 20, 4), torch.randn(4, 3)
+    model = WithPlaces(reads)
+    assert len(imprint_layers(model, lambda network: network(x, noise), 4)) == 3 + reads
+    found = imprint_layers_of_samples(model, lambda network: network(x, noise), lambda network: network(y, noise), 4)
+    assert found == ["raw (40 outputs)"] * reads
+    words = nn.Sequential(nn.Embedding(64, 4), nn.Flatten(), nn.Linear(20, 2))
+    a, b = torch.randint(0, 64, (2, 4, 5))
+    assert imprint_layers_of_samples(words, lambda network: network(a), lambda network: network(b), 4)
