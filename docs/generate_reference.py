@@ -15,7 +15,7 @@ from salus.client.config import SiteConfig
 from salus.client.policy import Policy
 from salus.common.explain import NOTHING, summary_of, words_of
 from salus.common.job import Job
-from salus.common.registry import own_settings
+from salus.common.registry import Registry, own_settings
 from salus.common.sections import Section, registry_at
 from salus.server.config import ServerConfig
 
@@ -44,7 +44,9 @@ def page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _section(model: type[BaseModel], place: str, without: frozenset[str] = frozenset()) -> list[str]:
+def _section(
+    model: type[BaseModel], place: str, without: frozenset[str] = frozenset(), within: tuple[Registry, ...] = ()
+) -> list[str]:
     words, nested = words_of(model), []
     rows = []
     schema = model.model_json_schema()
@@ -67,23 +69,29 @@ def _section(model: type[BaseModel], place: str, without: frozenset[str] = froze
     if rows:
         lines += ["\n| key | value | default | meaning | note |", "|---|---|---|---|---|", *rows]
     for inner, name, many in nested:
-        lines += _section(inner, f"[[{name}]]" if many else f"[{name}]")
-    return lines + _plugins(model, place)
+        lines += _section(inner, f"[[{name}]]" if many else f"[{name}]", within=within)
+    return lines + _plugins(model, place, within)
 
 
-def _plugins(model: type[BaseModel], place: str) -> list[str]:
-    """Return a table for each plug-in that adds keys of its own to a section, plug-ins of plug-ins included."""
+def _plugins(model: type[BaseModel], place: str, within: tuple[Registry, ...]) -> list[str]:
+    """Return a table for each plug-in that adds keys of its own to a section, plug-ins of plug-ins included.
+
+    Args:
+        within: registries whose plug-ins are being listed; one that names another of its own kind is not followed again.
+    """
     lines: list[str] = []
     base = model.model_fields if issubclass(model, Section) else {}
     for key, place_of in vars(model).get("plugins", {}).items():
         if key == ENCODER:
             continue
         registry = registry_at(place_of)
+        if registry in within:
+            continue
         for name in registry.names():
             settings = own_settings(registry.get(name))
             if settings is not None and any(own not in base for own in settings.model_fields):
                 title = f'{place} with {key} = "{name}"'
-                lines += _section(settings, title, without=frozenset(base))
+                lines += _section(settings, title, without=frozenset(base), within=(*within, registry))
     return lines
 
 

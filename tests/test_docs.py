@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import typer
@@ -14,6 +15,8 @@ import typer
 import salus
 from salus.cli import app
 from salus.common.job import load_job, parse_job
+from salus.common.registry import Registry, with_settings
+from salus.common.strict import Strict
 from salus.server.checks import check_job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +86,31 @@ def test_the_reference_is_current_and_explains_every_key() -> None:
     rows = [re.split(r"(?<!\\)\|", line) for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 50
     assert [row[1] for row in rows if not row[4].strip()] == []
+
+
+class Part(Strict):
+    """A part that may hold another one.
+
+    Args:
+        inner: The part within.
+    """
+
+    plugins: ClassVar[dict[str, str]] = {"inner": "tests.test_docs:PARTS"}
+    inner: str = "one"
+
+
+@with_settings(Part)
+def part() -> None:
+    """Nothing is built in this test."""
+
+
+PARTS = Registry("part", "salus.no-parts", {"one": "tests.test_docs:part"})
+
+
+def test_a_plugin_that_names_its_own_registry_is_listed_once() -> None:
+    section = runpy.run_path(str(ROOT / "docs" / "generate_reference.py"))["_section"]
+    titles = [line for line in section(Part, "[outer]") if line.startswith("\n###")]
+    assert titles == ["\n### [outer]\n", '\n### [outer] with inner = "one"\n']
 
 
 def test_the_conformance_table_is_current() -> None:

@@ -171,6 +171,11 @@ class _OneRun:
             )
         stored = [self._inputs.source.stored(name) for name in files_of(one.key)]
         headers = [self._child.header(data) for data in stored]
+        if len({header.sop_instance_uid for header in headers}) < len(headers):
+            raise UnreadableImage(
+                "same-instance",
+                "two of its files have one SOPInstanceUID, so a derived image could not name its source",
+            )
         by_uid = {header.sop_instance_uid: data for header, data in zip(headers, stored, strict=True)}
         instances = in_order(headers) if len(headers) > 1 else headers
         planes = found["image"] if sample.values.ndim == 3 else _planes(found["image"][0], sample, instances)

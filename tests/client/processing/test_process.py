@@ -65,6 +65,18 @@ def test_a_lossless_series_comes_back_with_its_values_in_its_place(tmp_path: Pat
         assert values[index] == dataset.pixel_array[0, 0] - 1024
 
 
+def test_slices_of_one_identifier_get_no_derived_object(tmp_path: Path) -> None:
+    """Which of them a derived object was made from could not be said."""
+    slices = write_series(tmp_path / "scans")
+    for number, dataset in enumerate(slices):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"  # type: ignore[attr-defined]
+        dataset.save_as(tmp_path / "scans" / f"{(number * 3) % len(slices)}.dcm", enforce_file_format=True)  # type: ignore[attr-defined]
+    result = processed(tmp_path, "--volumes", "--step", "median", "--dicom")
+    (item,) = json.loads(result.stdout)["items"]
+    assert item["left_out"] == "same-instance"
+    assert [name.partition("/")[0] for name in item["files"]] == ["nifti"]
+
+
 def test_a_second_run_gives_the_same_identifiers_and_another_step_others(tmp_path: Path) -> None:
     write_series(tmp_path / "scans")
     uids = []
