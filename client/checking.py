@@ -4,6 +4,7 @@ from collections import deque
 
 from salus.client.data.approval import sentence
 from salus.client.data.catalogue import Catalogue
+from salus.client.data.grey_values import flat_here
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.policy import OtherEpoch, Policy
 from salus.common.clock import Clock
@@ -70,6 +71,8 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, s
         problems += problems_of(job, declarations)
         if catalogue.approvals.waiting(job.task.dataset):
             problems.append(_problem("data set", sentence(job.task.dataset)))
+        flat = flat_here(job, catalogue.kind(job.task.dataset)) if job.task.dataset in catalogue.names() else ""
+        problems += [_problem("images", flat)] if flat else []
     if not problems:
         problems += _protected(job, sites)
     if not problems:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from salus.client.checking import CheckLimit, check_round, cost_of, offered, scope_of, too_large, verdict_on
 from salus.client.data.catalogue import Catalogue
+from salus.client.data.grey_values import require_range
 from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.troubles import Finding, Trouble
 from salus.client.ledger.store import Ledger
@@ -242,6 +243,7 @@ class Site:
         if not same:
             # A data set removed while a job runs is handled differently: a refusal then would reveal something.
             require_fit(job, offered(self._catalogue, policy))
+            require_range(job, self._catalogue.kind(job.task.dataset))
             self._catalogue.approvals.require(job.task.dataset)
         removed = job.task.dataset not in self._catalogue.names()
         if known is not None and same and known.usable and not removed:

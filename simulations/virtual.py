@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from salus.client.app import make_client_app
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.declaration import propose
+from salus.client.data.grey_values import require_range
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.settings import SourceOptions
@@ -107,6 +108,7 @@ def make_hospitals(
         patients = [Patient(p, r.label, r.group) for p, r in first.items() if r.split == split]
         for site, keys in enumerate(divide(partition, patients, sites, seed), start=1):
             owner |= dict.fromkeys(keys, site)
+    require_range(job, kind)
     declared = _declaration(records, kind, data, options)
     if isinstance(declared, Declaration):
         require_fit(job, {job.task.dataset: declared})  # once, instead of by every virtual hospital in every attempt

@@ -242,6 +242,10 @@ class Catalogue:
         row = self._registered(name)
         return open_source(row.kind, Path(self._sealer.open(row.root)), self._options(row), self.decoding)
 
+    def kind(self, name: str) -> str:
+        """Return the kind of a data set's source."""
+        return str(self._registered(name).kind)
+
     def approve(self, name: str) -> None:
         """Approve a data set, see `Approvals.approve`; raises DataError for an unknown one."""
         self.approvals.approve(name, Path(self._sealer.open(self._registered(name).root)))

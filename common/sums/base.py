@@ -97,6 +97,8 @@ class Sums(Protocol):
 
     - the entries of `row` are in -1 .. 1 and its Euclidean norm is at most `reach`, for every image;
     - only the result of `measure` leaves a site, inside a protected sum.
+
+    A class whose result is of no use if all grey values lie in one small part of the job's range says ``ranged = True``.
     """
 
     steps: int

@@ -49,6 +49,7 @@ class Codebook:
     """Lloyd's algorithm on the local features of images, one step for each round of the job."""
 
     Settings = CodebookSettings
+    ranged = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.

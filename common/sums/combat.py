@@ -32,6 +32,7 @@ class Combat:
     """Sums of centred products, in one step. Noise is not supported: a product of two features has no useful bound."""
 
     steps = 1
+    ranged = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.

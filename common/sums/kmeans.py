@@ -43,6 +43,7 @@ class KMeans:
     """Lloyd's algorithm, one step for each round of the job, on columns of a table or on intensity features of images."""
 
     Settings = KMeansSettings
+    ranged = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.

@@ -20,6 +20,7 @@ class Quantiles:
     """One histogram for every group, in one step; the state is the quantiles."""
 
     steps = 1
+    ranged = True
 
     def __init__(self, job: Job) -> None:
         assert job.statistics is not None  # Safe because `sums_of` has looked.

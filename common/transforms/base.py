@@ -44,6 +44,7 @@ class Transform:
         selective: whether some images cannot be used with this step, so that its settings decide who takes part in a sum.
         alike: whether the step acts on every image in the same way or by chance, whatever the image shows and whatever its size,
             so that two jobs without noise may differ in it, see `sums.questions`.
+        rescales: whether grey values have a scale of the step's own afterwards, whatever scale they had before.
         rows: whether the step turns an image into a row of a table.
         fitted: whether the step depends on the site's other images; see `Fitted`.
         version: raised when the same settings give other values than before; part of the key of cached tensors.
@@ -54,6 +55,7 @@ class Transform:
     measured: ClassVar[bool] = False
     selective: ClassVar[bool] = False
     alike: ClassVar[bool] = False
+    rescales: ClassVar[bool] = False
     rows: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
     version: ClassVar[int] = 1
@@ -62,6 +64,11 @@ class Transform:
     def columns(cls, settings: Any) -> tuple[Column, ...]:
         """Return the columns that the step makes of each image, where its settings name them; else the job lists them."""
         return ()
+
+    @property
+    def grey_range(self) -> tuple[float, float] | None:
+        """The grey values between which the step tells images apart, where its settings fix them."""
+        return None
 
     def spec(self, given: Spec) -> Spec:
         """Return the fields after this step; sides that depend on the image are -1.

@@ -7,6 +7,7 @@ from salus.common.errors import JobError
 from salus.common.tasks.base import Task
 from salus.common.transforms.base import UNKNOWN, with_sides
 from salus.common.transforms.chain import Chain, Stage
+from salus.common.transforms.ranges import REMEDY, flat_step
 from salus.common.transforms.rows import ROW
 
 IMAGE = "image"
@@ -27,6 +28,9 @@ def check_chain(task: Task) -> list[Stage]:
     """
     spec: Spec = getattr(task, "spec_of_image", task.spec)  # an item may be made of several images
     stages = check_result(task.chain, spec)
+    flat = "" if task.chain.measured else flat_step(task.chain)  # otherwise it depends on the images' units
+    if flat:
+        raise JobError(f"{flat}, but images come with values from 0 to 1 and would all be flat.", remedy=REMEDY)
     if not getattr(task, "any_size", False):
         check_result(task.chain, spec, training=False)
     if task.settings.copies > 1 and not task.chain.random:

@@ -64,6 +64,10 @@ class Features(Transform):
             )
         self._places = [FEATURES.index(name) for name in names]
 
+    @property
+    def grey_range(self) -> tuple[float, float] | None:
+        return self.settings.intensity_low, self.settings.intensity_high
+
     def spec(self, given: Spec) -> Spec:
         check_fields((self.settings.field,), given)
         kept = {name: field for name, field in given.items() if not field.spatial}

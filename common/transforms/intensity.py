@@ -35,6 +35,10 @@ class RangeSettings(Strict):
             raise ValueError("expected to_low below to_high")
         return self
 
+    def range_of_images(self, low: float, high: float) -> tuple[float, float] | None:
+        """Return the range if it is that of the image of most jobs, and not of other fields only."""
+        return (low, high) if not self.fields or "image" in self.fields else None
+
     def between(self, values: Array, low: float, high: float, *, clip: bool) -> Array:
         """Return values with `low` and `high` mapped to the ends of the range."""
         scaled = (values - np.float32(low)) / np.float32(high - low)
@@ -77,6 +81,10 @@ class Rescale(_Scaling):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Rescale.Settings = settings
 
+    @property
+    def grey_range(self) -> tuple[float, float] | None:
+        return self.settings.range_of_images(self.settings.low, self.settings.high)
+
     def _scaled(self, values: Array, padding: Bools | None) -> Array:
         return self.settings.between(values, self.settings.low, self.settings.high, clip=False)
 
@@ -105,6 +113,10 @@ class Window(_Scaling):
     def __init__(self, settings: Settings, task: TaskSettings) -> None:
         self.settings: Window.Settings = settings
 
+    @property
+    def grey_range(self) -> tuple[float, float] | None:
+        return self.settings.range_of_images(self.settings.low, self.settings.high)
+
     def _scaled(self, values: Array, padding: Bools | None) -> Array:
         return self.settings.between(values, self.settings.low, self.settings.high, clip=True)
 
@@ -113,6 +125,7 @@ class Percentiles(_Scaling):
     """Maps two percentiles of each image to the ends of a range (`ScaleIntensityRangePercentiles` of MONAI with `clip`)."""
 
     measured: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
 
     class Settings(RangeSettings):
         """A range between two percentiles of the image itself.
@@ -149,6 +162,7 @@ class Normalize(Transform):
     """Subtracts each image's mean and divides by its standard deviation (`NormalizeIntensity` of MONAI)."""
 
     measured: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
 
     class Settings(Strict):
         """The z-score of each image by itself.

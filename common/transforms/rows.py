@@ -57,6 +57,10 @@ class ToRow(Transform):
             )
         self._places = [names[name] for name in wanted or names]
 
+    @property
+    def grey_range(self) -> tuple[float, float] | None:
+        return self.settings.intensity_low, self.settings.intensity_high
+
     def row(self, example: Example) -> Array | None:
         """Return the numbers of the image, or None for one that cannot be used."""
         raise NotImplementedError

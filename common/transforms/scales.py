@@ -28,6 +28,7 @@ class Nyul(Transform):
     """Maps each image's percentiles to the landmarks of a standard scale (Nyul and Udupa 1999)."""
 
     measured: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
 
     class Settings(RangeSettings):
         """Nyul's standard scale.
@@ -64,6 +65,7 @@ class ZScore(Transform):
     """Subtracts the centre and divides by the scale of the image's vendor."""
 
     measured: ClassVar[bool] = True
+    rescales: ClassVar[bool] = True
     selective: ClassVar[bool] = True
 
     class Settings(RangeSettings):

@@ -49,6 +49,7 @@ class Reader(Protocol):
     It may raise `UnreadableImage` for files that cannot be used; any other error counts as ``damaged``. It cannot start threads,
     and it cannot import modules while it reads: `prepare` does that before.
 
+    An attribute ``unit_range`` of its class says that images have values from 0 to 1 and no units of their own.
     An attribute ``Settings`` of its class, a strict model, has its options (see `settings`); without it there are none.
     """
 

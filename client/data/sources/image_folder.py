@@ -43,6 +43,7 @@ class ImageFolder:
     as one."""
 
     Settings = ImageSettings
+    unit_range = True  # values from 0 to 1, whatever is asked for, see `grey_values`
 
     @staticmethod
     def prepare() -> None:

@@ -21,6 +21,7 @@ class MedMnist:
     """One sample per row of the arrays; nothing is unpickled."""
 
     Settings = ArraySettings
+    unit_range = True  # values from 0 to 1, whatever is asked for, see `grey_values`
 
     @staticmethod
     def prepare() -> None:
