@@ -24,7 +24,8 @@ SMALL: dict[str, Any] = {
 
 def settings_of(kind: str = "instances", shape: tuple[int, ...] = (32, 32), model: str = "mask-rcnn") -> TaskSettings:
     own = SMALL if model == "mask-rcnn" and kind in ("instances", "tracking") else {}
-    return TaskSettings(kind=kind, model=model, dataset="d", classes=("cell",), shape=shape, **own)
+    classes = ("a", "b") if kind == "classification" else ("cell",)
+    return TaskSettings(kind=kind, model=model, dataset="d", classes=classes, shape=shape, **own)
 
 
 def both(task: TaskSettings) -> None:
