@@ -26,7 +26,7 @@ def test_after_the_roster_has_ended_no_job_is_begun_and_a_running_one_must_end(
     )
     begun: list[str] = []
     monkeypatch.setattr(daemon, "_run_job", lambda row: begun.append(row.job_id))
-    job = daemon.submit(job_text())
+    job = daemon.submit(job_text(), anyway=True)
     daemon._look_for_work(0.1)
     assert begun == [job]
     assert not daemon._must_end(job)
@@ -44,7 +44,7 @@ def test_submit_tells_who_would_not_be_asked(tmp_path: Path) -> None:
     _, kits = found(tmp_path)
     install_kit(tmp_path / "server", read_kit(kits[0]), clock)
     daemon = CoordinatorDaemon(ServerFolder.open(tmp_path / "server", clock), clock)
-    result = daemon.result(daemon.submit(job_text()))
+    result = daemon.result(daemon.submit(job_text(), anyway=True))
     assert result["absent"] == [
         {"site": 1, "name": "Site 1", "reason": "offline"},
         {"site": 2, "name": "Site 2", "reason": "offline"},

@@ -32,7 +32,7 @@ def daemon(trial: Trial, told: list[Event]) -> CoordinatorDaemon:
 def test_a_place_that_cannot_be_written_stops_the_job_from_starting_and_not_the_coordinator(trial: Trial) -> None:
     told: list[Event] = []
     coordinator = daemon(trial, told)
-    job_id = coordinator.submit(job_text())
+    job_id = coordinator.submit(job_text(), anyway=True)
     begun: list[str] = []
     coordinator._run_job = lambda row: begun.append(row.job_id)  # type: ignore[method-assign]
     (trial.coordinator / "reports").touch()  # a file in place of the folder
@@ -56,7 +56,7 @@ def test_a_disk_that_fills_while_a_job_runs_leaves_the_job_to_be_resumed(
 ) -> None:
     told: list[Event] = []
     coordinator = daemon(trial, told)
-    job_id = coordinator.submit(job_text())
+    job_id = coordinator.submit(job_text(), anyway=True)
 
     def fail(*_: object) -> None:
         raise problem
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_while_a_job_runs_leaves_the_job_to_be_resumed(
 
 def test_an_error_of_the_code_still_fails_the_job(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     coordinator = daemon(trial, [])
-    coordinator.submit(job_text())
+    coordinator.submit(job_text(), anyway=True)
 
     def fail(*_: object) -> None:
         raise KeyError("x")

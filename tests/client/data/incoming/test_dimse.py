@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from tests.client.data.dicom.test_deidentify import SECRET, image, leaks
 from tests.client.data.incoming.test_importing import file_bytes
@@ -448,10 +449,12 @@ def test_nothing_of_what_cannot_be_read_is_quoted(
         request = C_STORE()
         request.MessageID, request.AffectedSOPClassUID, request.Priority = 1, CTImageStorage, 2
         request._affected_sop_instance_uid = UID("CANARY^JOHN", validation_mode=0)
-        request.DataSet = io.BytesIO(b"")
+        context = association.accepted_contexts[0]
+        syntax = context.transfer_syntax[0]
+        request.DataSet = io.BytesIO(encode(wrong, syntax.is_implicit_VR, syntax.is_little_endian) or b"")
         association._reactor_checkpoint.clear()  # as in pynetdicom's own requests: the answer is for us
-        association.dimse.send_msg(request, association.accepted_contexts[0].context_id)
-        association.dimse.get_msg(block=True)
+        association.dimse.send_msg(request, context.context_id)
+        wait_until(lambda: not association.dul.socket.ready or bool(association.dimse.msg_queue.qsize()), "an answer")
         association.abort()
     quoted = "".join(capfd.readouterr()) + caplog.text + "".join(str(w.message) for w in recwarn)
     assert "CANARY" not in quoted
