@@ -10,7 +10,7 @@ not the interpreter with its libraries, about half a gigabyte, and not the cache
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import psutil
 import torch
@@ -53,6 +53,14 @@ class Cost:
     memory_bytes: int
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """A task that computes something large of each model by itself, such as the images that score it."""
+
+    def score_bytes(self, activations: int) -> int:
+        """Return the memory that this takes."""
+
+
 def cost_of(job: Job) -> Cost:
     """Return what `job` costs a site.
 
@@ -66,17 +74,16 @@ def cost_of(job: Job) -> Cost:
         patients = job.aggregation.max_patients  # one flag for each patient and cell
         return Cost(0, image, cells, cells * (BYTES_PER_CELL + patients) + 16 * image)
     parameters, frozen, activations = _measured(job.task)
-    cells = make_task(job.task).statistics_size * (1 + groups_of(job).count)
+    task = make_task(job.task)
+    cells = task.statistics_size * (1 + groups_of(job).count)
     each = BYTES_PER_PRIVATE_ACTIVATION if job.privacy.noised else BYTES_PER_ACTIVATION
     # With noise, a pass takes only as many rows as are efficient, whatever the batch size; see `private_training`.
     batch = min(job.training.batch_size, MOST_PRIVATE_ROWS) if job.privacy.noised else job.training.batch_size
     batch *= job.task.copies
-    memory = (
-        BYTES_PER_PARAMETER * parameters
-        + BYTES_PER_FROZEN * frozen
-        + each * activations * batch
-        + BYTES_PER_CELL * cells
-    )
+    passes = each * activations * batch
+    if isinstance(task, Scoring):  # between rounds, so the two do not add up
+        passes = max(passes, task.score_bytes(activations))
+    memory = BYTES_PER_PARAMETER * parameters + BYTES_PER_FROZEN * frozen + passes + BYTES_PER_CELL * cells
     return Cost(parameters, activations, cells, memory)
 
 

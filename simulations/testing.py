@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from salus.client.data.catalogue import CataloguedImage
-from salus.client.data.preparing import Item, Preparer, target_for
+from salus.client.data.preparing import Item, Preparer, order_of, target_for
 from salus.client.data.records import ImageFacts
 from salus.client.data.several import items_of
 from salus.client.data.tensors import TensorSet
@@ -87,7 +87,7 @@ def _items(job: Job, task: Task, folder: Path) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
     for name, rows in _by_site(job, folder).items():
         items = [
-            Item(image, target, str(facts.info.get("vendor", OTHER)))
+            Item(image, target, str(facts.info.get("vendor", OTHER)), order=order_of(facts.info))
             for image, facts in rows
             if (target := target_for(task, image.label)) is not None
         ]

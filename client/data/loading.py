@@ -8,7 +8,7 @@ from pathlib import Path
 from salus.client.data.cache import ExampleCache
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.examples import annotations_of, lacking
-from salus.client.data.preparing import Item, Preparer, learned, target_for
+from salus.client.data.preparing import Item, Preparer, learned, order_of, target_for
 from salus.client.data.preparing import read_registered as read_registered  # scripts that check a data set find it here
 from salus.client.data.several import items_of
 from salus.client.data.split import KNOWN
@@ -115,7 +115,13 @@ def local_data(
     facts = catalogue.facts(dataset)
     groups = groups_of(job)
     known = [
-        (image, str(fact.info.get("vendor", OTHER)), lacking(fact.targets, task), groups.of(Subject(fact.info, site)))
+        (
+            image,
+            str(fact.info.get("vendor", OTHER)),
+            lacking(fact.targets, task),
+            groups.of(Subject(fact.info, site)),
+            order_of(fact.info),
+        )
         for image, fact in zip(catalogue.images(dataset), facts, strict=True)
         if patients is None or image.patient in patients
     ]
@@ -125,7 +131,7 @@ def local_data(
     parts: dict[str, list[Item]] = {split: [] for split in KNOWN}
     private = job.privacy.noised
     splits = catalogue.splits(dataset, job.training.validation_fraction)
-    for image, vendor, lack, places in known:
+    for image, vendor, lack, places, order in known:
         if lack:
             left_out[lack] += 1
             continue
@@ -133,7 +139,7 @@ def local_data(
         if target is None or (image.split and image.split not in KNOWN):
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
             continue
-        parts[splits[image.patient]].append(Item(image, target, vendor, places))
+        parts[splits[image.patient]].append(Item(image, target, vendor, places, order))
     chain = learned(Preparer(source, task), parts["train"])
     preparer = Preparer(source, task, chain, memory.on_disk(task, chain, catalogue.reading(dataset)))
     for split, images_of_split in parts.items():

@@ -2,15 +2,16 @@
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from salus.client.data.cache import ExampleCache
 from salus.client.data.catalogue import CataloguedImage
 from salus.client.data.examples import LABEL, annotations_of, example_of
-from salus.client.data.records import Sample
+from salus.client.data.records import ORDER, Sample
 from salus.client.data.sources.base import Source
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Array, Example
@@ -30,6 +31,7 @@ class Item:
     Args:
         target: what its label means to the task, see `target_for`.
         groups: numbers of its subgroups, one for each attribute of the job's evaluation.
+        order: rank of the image among those of its patient, if all have one; see `records.ORDER`.
         images: those that it is made of, in order, where the task takes several together; `image` is then the first of them.
     """
 
@@ -37,6 +39,7 @@ class Item:
     target: Array | int
     vendor: str = OTHER
     groups: tuple[int, ...] = ()
+    order: float | None = None
     images: tuple["Item", ...] = ()
 
     @property
@@ -111,6 +114,12 @@ class Preparer:
         if missing:
             raise UnreadableImage("not-annotated", f"it has no {missing[0]}")
         return fields
+
+
+def order_of(info: Mapping[str, Any]) -> float | None:
+    """Return an image's rank from its facts; None where its source knows no order."""
+    found = info.get(ORDER)
+    return float(found) if isinstance(found, int | float) else None
 
 
 def target_for(task: Task, label: str) -> Array | int | None:

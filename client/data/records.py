@@ -14,6 +14,7 @@ from salus.common.declaration import TargetKind
 FloatArray = npt.NDArray[np.float32]
 PATIENT_BY = "patient_by"
 ISSUER = "issuer"  # of the patient identifier
+ORDER = "order"  # rank of the image among all of the label file
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from salus.client.data.preparing import Item
 from salus.common.tasks.base import Task
@@ -13,8 +14,9 @@ from salus.common.tasks.several import OfSeveral, several_of
 def items_of(task: Task, images: Sequence[Item]) -> tuple[list[Item], Counter[str]]:
     """Return the items that a task takes, in the order of their first images, and how many images are in none, by reason.
 
-    An item has all images of a patient in their order, the subgroups of the first, and the label that the task makes of the
-    labels of all of them, those beyond the job's number included. It depends on that patient's images only.
+    An item has all images of a patient in their order (by rank, if all of them have one; otherwise as they are given), the
+    subgroups of the first, and the label that the task makes of the labels of all of them, those beyond the job's number
+    included. It depends on that patient's images only.
 
     Args:
         images: single ones, with their own labels.
@@ -27,7 +29,7 @@ def items_of(task: Task, images: Sequence[Item]) -> tuple[list[Item], Counter[st
         patients.setdefault(one.image.patient, []).append(one)
     items: list[Item] = []
     left_out: Counter[str] = Counter()
-    for own in patients.values():
+    for own in (in_order(own, [one.order for one in own]) for own in patients.values()):
         target = several.label_of([one.target for one in own])
         if target is None:
             left_out["labels-differ"] += len(own)
@@ -38,12 +40,23 @@ def items_of(task: Task, images: Sequence[Item]) -> tuple[list[Item], Counter[st
     return items, left_out
 
 
+Each = TypeVar("Each")
+
+
+def in_order(own: Sequence[Each], ranks: Sequence[float | None]) -> list[Each]:
+    """Return a patient's images by their ranks, equal ones as they are given; as they are given if one has no rank."""
+    known = [rank for rank in ranks if rank is not None]
+    if len(known) < len(own):
+        return list(own)
+    return [own[place] for place in sorted(range(len(own)), key=known.__getitem__)]
+
+
 def chosen(own: Sequence[Item], several: OfSeveral) -> list[Item]:
     """Return at most the job's number of a patient's images, in their order: always those with the smallest hashes of content."""
-    places = sorted(range(len(own)), key=lambda place: (_hash(own[place]), place))[: several.most_images]
-    return [own[place] for place in sorted(places)]
+    return [own[place] for place in places_of([one.image.sha256 or one.image.key for one in own], several)]
 
 
-def _hash(one: Item) -> bytes:
-    content = one.image.sha256 or one.image.key
-    return hashlib.sha256(f"salus/several/{content}".encode()).digest()
+def places_of(contents: Sequence[str], several: OfSeveral) -> list[int]:
+    """Return the places of the images that are used, of a patient's images with these hashes of content or keys, in order."""
+    hashes = [hashlib.sha256(f"salus/several/{content}".encode()).digest() for content in contents]
+    return sorted(sorted(range(len(hashes)), key=lambda place: (hashes[place], place))[: several.most_images])

@@ -13,11 +13,12 @@ import torch
 
 from salus.client.data.examples import example_of
 from salus.client.data.records import Sample
-from salus.common.batch import stacked
+from salus.common.batch import Batch, stacked
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.examples import BOXES, Array, Example
 from salus.common.job import TaskSettings
 from salus.common.tasks.base import Saying, Task
+from salus.common.tasks.several import several_of
 
 MAX_PROBABILITIES = 2**29  # numbers on the image's grid; beyond it class numbers come back instead
 HALF = 0.5
@@ -86,15 +87,8 @@ class Answering:
             DataError: the sample does not fit the job.
             UnreadableImage: the model's output for it is not finite.
         """
-        chain = self._task.chain
-        beside: Sequence[str] = getattr(self._task, "optional", ())  # what a model is given beside the image
-        example = example_of(sample, self._settings, vendor, annotations=beside, measured=chain.measured)
-        traced = chain.traced(example)
-        with torch.inference_mode():
-            batch = stacked([self._task.prepare(traced[-1])]).to(self._device)
-            outputs = self._task.infer(self._network, batch).float().cpu()[0]
-        if not torch.isfinite(outputs).all():
-            raise UnreadableImage("not-finite", "the model's output for it is not finite")
+        traced = self._traced(sample, vendor)
+        batch, outputs = self._outputs(self._task.prepare(traced[-1]))
         if self._masks:
             return self._masked(outputs, traced)
         if isinstance(self._task, Numbering):
@@ -104,6 +98,36 @@ class Answering:
         assert isinstance(self._task, Saying)  # Safe because it was checked above.
         said = self._task.said(outputs)
         return Answer(said.label, said.probabilities, said.values)
+
+    def prepared(self, sample: Sample, vendor: str) -> Mapping[str, torch.Tensor]:
+        """Return one image of a patient for `together`; errors as for a single image."""
+        return self._task.prepare(self._traced(sample, vendor)[-1])
+
+    def together(self, images: Sequence[Mapping[str, torch.Tensor]]) -> Answer:
+        """Return the answer for a patient's images, in their order, with their number.
+
+        Raises:
+            UnreadableImage: the model's output is not finite.
+        """
+        several = several_of(self._task)
+        assert several is not None  # Safe because only such a task is asked.
+        assert isinstance(self._task, Saying)  # Safe because such tasks have labels.
+        said = self._task.said(self._outputs(several.together(images))[1])
+        return Answer(said.label, said.probabilities, {**said.values, "images": float(len(images))})
+
+    def _traced(self, sample: Sample, vendor: str) -> Sequence[Example]:
+        chain = self._task.chain
+        beside: Sequence[str] = getattr(self._task, "optional", ())  # what a model is given beside the image
+        example = example_of(sample, self._settings, vendor, annotations=beside, measured=chain.measured)
+        return chain.traced(example)
+
+    def _outputs(self, fields: Mapping[str, torch.Tensor]) -> tuple[Batch, torch.Tensor]:
+        with torch.inference_mode():
+            batch = stacked([fields]).to(self._device)
+            outputs = self._task.infer(self._network, batch).float().cpu()[0]
+        if not torch.isfinite(outputs).all():
+            raise UnreadableImage("not-finite", "the model's output for it is not finite")
+        return batch, outputs
 
     def _numbered(self, numbers: torch.Tensor, traced: Sequence[Example]) -> Answer:
         """Return a mask of objects on the image's own grid, to which numbers go back by the nearest pixel, and their count."""

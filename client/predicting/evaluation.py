@@ -12,7 +12,7 @@ import torch
 
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.examples import annotations_of
-from salus.client.data.preparing import Item, Preparer, read_registered, target_for
+from salus.client.data.preparing import Item, Preparer, order_of, read_registered, target_for
 from salus.client.data.readiness import thumbnail
 from salus.client.data.several import items_of
 from salus.client.data.sources.base import Source
@@ -145,7 +145,7 @@ def _held_out(catalogue: Catalogue, name: str, job: Job, task: Task) -> list[Ite
         target = target_for(task, image.label)
         if target is None or (annotated and not fact.targets):
             continue
-        found.append(Item(image, target, str(fact.info.get("vendor", OTHER))))
+        found.append(Item(image, target, str(fact.info.get("vendor", OTHER)), order=order_of(fact.info)))
     return items_of(task, found)[0]
 
 

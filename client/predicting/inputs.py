@@ -18,6 +18,7 @@ from salus.client.data.records import ImageRecord, Quarantined
 from salus.client.data.sandbox import LAYERS
 from salus.client.data.sources import guess_kind, open_source
 from salus.client.data.sources.base import Source, files_of
+from salus.client.data.sources.label_match import NOBODY
 from salus.client.data.sources.settings import SourceOptions, knows
 from salus.client.outgoing.planes import in_order
 from salus.common.errors import DataError, UnreadableImage
@@ -77,11 +78,15 @@ class Input:
         key: of its source.
         item: the name of its file, or of the first file of its series.
         info: facts, such as its modality; no identifier.
+        patient: whose image it is, for models that take a patient's images together; never written.
+        sha256: of the stored bytes, hex.
     """
 
     key: str
     item: str
     info: Mapping[str, Any] = field(default_factory=dict)
+    patient: str = ""
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,10 @@ def from_folder(
     for number, item in enumerate(source.scan(), start=1):
         tell(number)
         if isinstance(item, ImageRecord):
-            found.append(Input(item.key, files_of(item.key)[0], item.info))
+            name = files_of(item.key)[0]
+            # Of files that name no patient, those in one folder are of one.
+            patient = f"folder {name.rpartition('/')[0]}" if item.patient == NOBODY else item.patient
+            found.append(Input(item.key, name, item.info, patient, item.sha256))
         elif item.reason not in NO_IMAGES:
             bad.append(item)
     identity = json.dumps([chosen, str(root.resolve()), options.given])
@@ -144,7 +152,7 @@ def from_dataset(catalogue: Catalogue, name: str) -> Inputs:
     images = catalogue.images(name)
     kind = catalogue.summary(name).kind
     found = tuple(
-        Input(image.key, files_of(image.key)[0], fact.info)
+        Input(image.key, files_of(image.key)[0], fact.info, image.patient, image.sha256)
         for image, fact in zip(images, catalogue.facts(name), strict=True)
     )
     layers = LAYERS if catalogue.decoding is None else catalogue.decoding.layers

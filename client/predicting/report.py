@@ -63,7 +63,7 @@ def refusal_of(finished: Finished) -> DataError | None:
 
 def _sections(folder: Path, finished: Finished, classes: Sequence[str]) -> list[Section]:
     outcomes = list(finished.outcomes.values())
-    labels = Counter(one.label for one in outcomes if one.label and not one.values)
+    labels = Counter(one.label for one in outcomes if one.label and (one.probabilities or not one.values))
     columns = columns_of(outcomes)
     rows = [[_shown(row_of(one).get(column, "")) for column in columns] for one in outcomes]
     sections = [

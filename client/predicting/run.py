@@ -1,8 +1,8 @@
 """A whole run: every image of a folder or a data set, one after the other; one that is refused costs only itself."""
 
 import hashlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from salus.client.data.records import Sample
 from salus.client.outgoing.coding import coded
 from salus.client.outgoing.highdicom_extra import require_highdicom
 from salus.client.outgoing.producer import Producer
-from salus.client.predicting.answering import Answer, Answering, Numbering
+from salus.client.predicting.answering import Answering, Numbering
 from salus.client.predicting.from_sums import SumsAnswering, SumsModelFile, scored_of
 from salus.client.predicting.inputs import (
     DICOM,
@@ -30,9 +30,11 @@ from salus.client.predicting.inputs import (
 from salus.client.predicting.model import FinishedModel
 from salus.client.predicting.outputs import REPORTS, SEGMENTATIONS, Writer
 from salus.client.predicting.record import Outcome, Record, Run
+from salus.client.predicting.units import Unit, units_of
 from salus.common.errors import DataError, JobError, UnreadableImage
 from salus.common.job import Job
 from salus.common.tasks import make_task
+from salus.common.tasks.base import Task
 from salus.common.tasks.generation import Generating
 from salus.common.tasks.several import several_of
 from salus.common.transforms import kind_of
@@ -80,35 +82,35 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
     """
     if job.statistics is not None:
         scored_of(job)
-        _check_fitted(job)
-        return
-    if isinstance(make_task(job.task), Generating):
-        raise JobError(
-            f"A model of the task {job.task.kind!r} generates images and says nothing about a given one.",
-            remedy="Use: salus generate MODEL JOB",
-        )
-    _check_fitted(job)
-    if several_of(make_task(job.task)) is not None:
-        raise JobError(
-            f"The task {job.task.kind!r} takes all images of a patient together; predictions are made for one image at a time.",
-            remedy='Use a job with item = "image" for clips, or measure the model on held-out patients: salus dataset evaluate.',
-        )
-    if REPORTS in kinds and isinstance(make_task(job.task), Numbering):
-        raise JobError(
-            f"DICOM reports of single objects, which the task {job.task.kind!r} finds, are not written.",
-            remedy="Leave out --sr; masks, boxes and counts are written without it.",
-        )
-    if kinds & {SEGMENTATIONS, REPORTS}:
-        require_highdicom()
-
-
-def _check_fitted(job: Job) -> None:
+    else:
+        _check_task(make_task(job.task), kinds)
     fitted = [step.kind for step in job.task.transforms if kind_of(step).fitted]
     if fitted:
         raise JobError(
             f"The transform {fitted[0]!r} changes an image by the other images of its site, so one image alone cannot be "
             "predicted on.",
             remedy='Train with "nyul" or "zscore".',
+        )
+    if kinds & {SEGMENTATIONS, REPORTS}:
+        require_highdicom()
+
+
+def _check_task(task: Task, kinds: frozenset[str]) -> None:
+    kind = task.settings.kind
+    if isinstance(task, Generating):
+        raise JobError(
+            f"A model of the task {kind!r} generates images and says nothing about a given one.",
+            remedy="Use: salus generate MODEL JOB",
+        )
+    if REPORTS in kinds and several_of(task) is not None:
+        raise JobError(
+            f"A DICOM report is of one study, but the task {kind!r} takes all images of a patient together.",
+            remedy="Leave out --sr; the table and the page are written without it.",
+        )
+    if REPORTS in kinds and isinstance(task, Numbering):
+        raise JobError(
+            f"DICOM reports of single objects, which the task {kind!r} finds, are not written.",
+            remedy="Leave out --sr; masks, boxes and counts are written without it.",
         )
 
 
@@ -136,21 +138,18 @@ def predict(
         record = stack.enter_context(Record(wanted.out, run))
         child = stack.enter_context(Isolated(layers=inputs.layers)) if inputs.kind in DICOM else None
         refused = list(inputs.refused if child is None else explained(inputs, child))
-        continued = sum(one.key in record.done for one in inputs.found)
+        units = units_of(inputs.found, None if job.statistics else several_of(make_task(job.task)))
+        continued = sum(one.key in record.done for one in units)
         writer = Writer(record, wanted.kinds, coded(job.task.classes, job.task.codes), producer)
-        one_run = _OneRun(job, model, inputs, wanted, writer, child)
-        for number, one in enumerate(inputs.found):
-            tell(number, len(inputs.found))
+        one_run = _OneRun(job, model, inputs, wanted, writer, child, refused)
+        for number, one in enumerate(units):
+            tell(number, len(units))
             if one.key in record.done:
                 continue
-            try:
+            with _noted(one.item, refused):
                 record.finish(one.key, one_run(one))
-            except UnreadableImage as problem:
-                refused.append(Refusal(one.item, problem.reason, problem.detail))
-            except DataError as problem:
-                refused.append(Refusal(one.item, "does-not-fit-job", problem.problem))
-        tell(len(inputs.found), len(inputs.found))
-        outcomes = {one.key: record.done[one.key] for one in inputs.found if one.key in record.done}
+        tell(len(units), len(units))
+        outcomes = {one.key: record.done[one.key] for one in units if one.key in record.done}
     if not outcomes:
         reasons = ", ".join(sorted({refusal.reason for refusal in refused})) or "no image found"
         first = f" {refused[0].detail[:1].upper()}{refused[0].detail[1:]}." if refused else ""
@@ -159,6 +158,17 @@ def predict(
             remedy=refused[0].remedy if refused else "Check the path and --kind.",
         )
     return Finished(outcomes, tuple(refused), continued)
+
+
+@contextmanager
+def _noted(item: str, refused: list[Refusal]) -> Iterator[None]:
+    """Note an image that cannot be used as refused, and go on."""
+    try:
+        yield
+    except UnreadableImage as problem:
+        refused.append(Refusal(item, problem.reason, problem.detail))
+    except DataError as problem:
+        refused.append(Refusal(item, "does-not-fit-job", problem.problem))
 
 
 class _OneRun:
@@ -172,15 +182,38 @@ class _OneRun:
         wanted: Wanted,
         writer: Writer,
         child: Isolated | None,
+        refused: list[Refusal],
     ) -> None:
         self._job, self._inputs, self._wanted, self._writer, self._child = job, inputs, wanted, writer, child
-        self._answering: Callable[[Sample, str], Answer] = (
-            SumsAnswering(job, model)
-            if isinstance(model, SumsModelFile)
-            else Answering(make_task(job.task), model.network, wanted.device)
-        )
+        self._refused, self._together = refused, False
+        self._answering: SumsAnswering | Answering
+        if isinstance(model, SumsModelFile):
+            self._answering = SumsAnswering(job, model)
+        else:
+            task = make_task(job.task)
+            self._answering = Answering(task, model.network, wanted.device)
+            self._together = several_of(task) is not None
 
-    def __call__(self, one: Input) -> Outcome:
+    def __call__(self, unit: Unit) -> Outcome:
+        if self._together:
+            return self._patient(unit)
+        (one,) = unit.images
+        sample, vendor, instances = self._read(one)
+        return self._writer.write(unit.item, sample, self._answering(sample, vendor), instances)
+
+    def _patient(self, unit: Unit) -> Outcome:
+        """Predict on all images of a patient together; one that cannot be used costs only itself."""
+        assert isinstance(self._answering, Answering)  # Safe because models from sums take single images.
+        images, sample = [], None
+        for one in unit.images:
+            with _noted(one.item, self._refused):
+                sample, vendor, _ = self._read(one)
+                images.append(self._answering.prepared(sample, vendor))
+        if sample is None or not images:
+            raise UnreadableImage("no-image", "none of the patient's images could be used")
+        return self._writer.write(unit.item, sample, self._answering.together(images), [])
+
+    def _read(self, one: Input) -> tuple[Sample, str, list[Instance]]:
         check_facts(one, self._inputs.kind, self._job.task)
         instances: list[Instance] = []
         if self._child is not None:
@@ -188,5 +221,4 @@ class _OneRun:
         sample: Sample = self._inputs.source.load(one.key)
         if sample.affine is not None and sample.values.ndim == 4:
             check_oblique(sample.affine, self._wanted.most_oblique)
-        vendor = str(one.info.get("vendor", OTHER))
-        return self._writer.write(one.item, sample, self._answering(sample, vendor), instances)
+        return sample, str(one.info.get("vendor", OTHER)), instances

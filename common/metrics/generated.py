@@ -48,7 +48,7 @@ class FixedFeatures:
             )  # no answer to brightness
             self._filters.append(drawn / drawn.flatten(1).norm(dim=1).reshape(width, *[1] * (spatial + 1)))
             before = 2 * width
-        self.width = (channels + before) * POOLED**spatial
+        self.width: int = (channels + before) * POOLED**spatial
         self._projection = torch.randn(self.width, FEATURES, generator=random) * GAIN / self.width**0.5
 
     def wide(self, images: torch.Tensor) -> torch.Tensor:

@@ -154,10 +154,23 @@ class Generation:
     def _score(self, model: torch.nn.Module) -> Scored:
         labels = balanced(self.classes, getattr(self.settings, "score_images", 16))
         features = fixed_features(self.settings.channels, len(self.settings.shape))
-        wide = features.wide(self.generated(model, labels, SCORE_SEED))
+        images = self.generated(model, labels, SCORE_SEED)
+        wide = torch.cat([features.wide(part) for part in torch.split(images, MADE_AT_ONCE)])
         found = moments(features.small(wide))
         each = torch.stack([found[labels == number].mean(dim=0) for number in range(self.classes)])
         return Scored(each, LeastSquares(wide, labels, self.classes))
+
+    def score_bytes(self, activations: int) -> int:
+        """Return the memory that a score takes: all its images twice, their features, and a pass of some through the network.
+
+        Args:
+            activations: numbers that the network computes for one image.
+        """
+        count = len(balanced(self.classes, getattr(self.settings, "score_images", 16)))
+        width = fixed_features(self.settings.channels, len(self.settings.shape)).width
+        images = 2 * 4 * count * math.prod(self.image_shape)
+        solved = 8 * (4 * count * width + 3 * min(count, width) ** 2)  # in double precision
+        return images + solved + 4 * min(count, MADE_AT_ONCE) * activations
 
     @property
     def statistics_size(self) -> int:

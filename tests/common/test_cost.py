@@ -66,6 +66,15 @@ def test_activations_are_counted_layer_by_layer() -> None:
     assert cost_of(shaped("[16, 16]", "cnn")).activations == side + 1 + layers + 32 + 2
 
 
+def test_the_images_that_score_a_generating_model_count() -> None:
+    text = (ROOT / "simulations" / "jobs" / "pneumonia-vae.toml").read_text()
+    large = text.replace("[28, 28]", "[64, 64]\nwidths = [4, 8]\nscore_images = {count}").replace("= 32", "= 1")
+    few, many = (cost_of(parse_job(large.format(count=count))).memory_bytes for count in (16, 4096))
+    image = 2 * 4 * 64 * 64  # twice while they are put together, in single precision
+    assert many - few > 4000 * image
+    assert many < 50 * 4096 * image
+
+
 BOMBS = {
     "a network of 67 million inputs": shaped("[4096, 4096]\nchannels = 4", "cnn", training=SGD).model_copy(
         update={"training": tiny_job().training.model_copy(update={"batch_size": 4096})}

@@ -12,6 +12,7 @@ from salus.common.errors import DataError
 KEY_COLUMNS = ("file", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "AccessionNumber", "PatientID")
 PATIENT_COLUMN = "PatientID"
 OWNED = ("file", "AccessionNumber")  # may be repeated: a name in two folders, a number used twice
+NOBODY = "unknown"  # the patient of data that are read without labels, where the files themselves name none
 MAX_REMEMBERED = 100_000  # patients without a label, and rows without an image
 NO_IMAGE = "no image has this value, or each of its images has a more specific row"
 
@@ -136,4 +137,4 @@ class Unlabelled(Labels):
         super().__init__({})
 
     def find(self, **_: str) -> LabelRow | None:
-        return LabelRow("", "unknown")
+        return LabelRow("", NOBODY)

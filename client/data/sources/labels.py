@@ -3,9 +3,11 @@
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import PurePosixPath
 
 from salus.client.data.identity import normalised
+from salus.client.data.records import ORDER
 from salus.client.data.sources.base import LABELS, Files
 from salus.client.data.sources.label_file import Lines, lines_of
 from salus.client.data.sources.label_match import KEY_COLUMNS, PATIENT_COLUMN, LabelRow, Labels, Unlabelled
@@ -29,6 +31,25 @@ def person_of(row: Mapping[str, str], options: PersonSettings) -> dict[str, str 
     return {**({"sex": sex} if sex else {}), **({} if years is None else {"age_years": years})}
 
 
+def ranks_of(cells: Sequence[str], column: str) -> dict[str, int]:
+    """Return the rank of each distinct cell that is not empty: all are numbers, or all are dates as 2026-11-27, also with times.
+
+    Raises:
+        DataError: they are not.
+    """
+    distinct = sorted({cell for cell in cells if cell})
+    for read in (float, lambda cell: datetime.fromisoformat(cell).timestamp()):
+        try:
+            values = {cell: float(read(cell)) for cell in distinct}
+        except ValueError:
+            continue
+        places = {value: rank for rank, value in enumerate(sorted(set(values.values())))}
+        return {cell: places[value] for cell, value in values.items()}
+    raise DataError(
+        f"Expected numbers or dates such as 2026-11-27 in the column {column!r}.", remedy="Check order_column."
+    )
+
+
 def with_event(label: str, row: Mapping[str, str], options: PersonSettings) -> str:
     """Return the label of a followed patient, ``538`` or ``538+``; raises UnreadableImage if it is not known how it ended."""
     found = label_of(label, row.get(options.event_column) or "")
@@ -43,6 +64,7 @@ def check_person_columns(columns: Sequence[str], options: PersonSettings, name: 
         ("--sex-column", options.sex_column),
         ("--age-column", options.age_column),
         ("--event-column", options.event_column),
+        ("--option order_column", getattr(options, "order_column", "")),
     )
     for option, column in named:
         if column and column not in columns:
@@ -152,6 +174,8 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
             remedy="Rename the column that identifies the images of a label.",
         )
     by: dict[str, dict[str, LabelRow]] = {column: {} for column in keys}
+    order = options.order_column
+    ranks = ranks_of([lines.number(_cell(row, order)) for _, row in lines.rows()] if order else [], order)
     for number, row in lines.rows():
         if PATIENT_COLUMN in keys:
             row[PATIENT_COLUMN] = zero_padded(row.get(patient_column) or "", options.zero_pad_ids)
@@ -164,6 +188,7 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
         if key is None or not (label or any(cells.values())):
             continue  # a row without a label is skipped; its images are counted as unlabelled
         person, split, group = person_of(row, options), _cell(row, "split"), _cell(row, "group")
+        person |= {ORDER: ranks[at]} if order and (at := lines.number(_cell(row, order))) else {}
         entry = LabelRow(label, _cell(row, PATIENT_COLUMN), split, cells, person, group)
         earlier = by[key].setdefault(normalised(_cell(row, key)), entry)
         if (earlier.label, earlier.cells) != (label, cells):

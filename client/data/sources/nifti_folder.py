@@ -18,7 +18,7 @@ import numpy as np
 from salus.client.data.records import PATIENT_BY, ImageRecord, Quarantined, Sample, picture_key
 from salus.client.data.sources.base import Files, files_of
 from salus.client.data.sources.cells import extra_of
-from salus.client.data.sources.label_match import LabelRow, Labels
+from salus.client.data.sources.label_match import NOBODY, LabelRow, Labels
 from salus.client.data.sources.labels import check_patients, has_label_file, read_labels
 from salus.client.data.sources.layouts import NO_MASK, Case, Layout, is_volume
 from salus.client.data.sources.masks import combined, on_grid
@@ -119,7 +119,7 @@ class NiftiFolder:
         if row is None:
             row = LabelRow(case.label or self._amount(loaded.mask_ml))
         info |= row.person
-        patient = row.patient or case.patient
+        patient = (row.patient if row.patient != NOBODY else "") or case.patient or row.patient
         if not patient:
             patient, info[PATIENT_BY] = picture_key(loaded.pixels), "picture"
         targets = {} if loaded.mask is None else {MASK: loaded.mask.target(loaded.volume.voxel_ml)}

@@ -97,6 +97,8 @@ class LabelSettings(PersonSettings):
         row: columns of the label file that a model gets beside the image.
         text: a column of the label file with a text.
         series: a column of the label file that names a CSV file with a time series for each image, relative to the root.
+        order_column: a column of the label file with dates or numbers by which a patient's images are ordered; only their
+            ranks are kept.
         zero_pad_ids: give patient identifiers of the label file that are digits leading zeros up to this length; 0 for none.
     """
 
@@ -105,6 +107,7 @@ class LabelSettings(PersonSettings):
     row: tuple[str, ...] = ()  # the image only
     text: str = ""  # no text
     series: str = ""  # no time series
+    order_column: str = ""  # as the rows of the label file, or the names of the files
     zero_pad_ids: int = 0  # identifiers are taken as they are
 
     @property

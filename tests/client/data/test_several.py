@@ -12,6 +12,7 @@ from salus.client.data.catalogue import Catalogue
 from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.tensors import Use
+from salus.common.errors import DataError
 from salus.common.job import Job, parse_job
 from salus.common.tasks import make_task
 
@@ -91,6 +92,39 @@ def test_a_sequence_has_all_visits_in_their_order_and_one_label(tmp_path: Path) 
     assert list(kept) == sorted(kept)
     assert data.left_out == {"labels-differ": 3, "beyond-most-images": 2}
     assert data.train.patients == len(data.train) == len(data.train.by_patient()) == 3
+
+
+@pytest.mark.parametrize(
+    ("cells", "order"),
+    [
+        (("2026-03-01", "2025-12-31", "2026-01-15T10:30"), [20, 30, 10]),
+        (("10", "9", "-1.5"), [30, 20, 10]),
+        (("3", "", "1"), [10, 20, 30]),  # one that has no place: as in the file
+    ],
+)
+def test_visits_are_in_the_order_of_a_column(tmp_path: Path, cells: tuple[str, ...], order: list[int]) -> None:
+    root = write(tmp_path / "d", {"a": ("well",) * 3})
+    with_column(root, cells)
+    catalogue, of = Catalogue(tmp_path / "c.sqlite", bytes(range(32))), job()
+    catalogue.add("visits", "images", root, SourceOptions(order_column="when"))
+    assert list(greys(local_data(catalogue, of, make_task(of.task), Memory(2**24)))) == [tuple(order)]
+    assert all(str(fact.info.get("order", 0)) in "012" for fact in catalogue.facts("visits")), "a rank, and no date"
+
+
+@pytest.mark.parametrize(("column", "said"), [("when", "dates such as"), ("then", "Expected a column 'then'")])
+def test_a_column_that_orders_nothing_is_refused(tmp_path: Path, column: str, said: str) -> None:
+    root = write(tmp_path / "d", {"a": ("well",) * 3})
+    with_column(root, ("2026-03-01", "in May", "7"))
+    with pytest.raises(DataError, match=said):
+        Catalogue(tmp_path / "c.sqlite", bytes(range(32))).add(
+            "visits", "images", root, SourceOptions(order_column=column)
+        )
+
+
+def with_column(root: Path, cells: tuple[str, ...]) -> None:
+    lines = (root / "labels.csv").read_text().splitlines()
+    pairs = zip(lines, ("when", *cells), strict=True)
+    (root / "labels.csv").write_text("\n".join(f"{line},{cell}" for line, cell in pairs) + "\n")
 
 
 def test_a_bag_is_positive_if_any_picture_is(tmp_path: Path) -> None:
