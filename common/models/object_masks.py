@@ -66,15 +66,18 @@ def masks_of(task: TaskSettings) -> ObjectMasks:
     return found
 
 
-def kept_objects(numbers: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def kept_objects(
+    numbers: torch.Tensor, scores: torch.Tensor, least: torch.Tensor | int = LEAST_PIXELS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return objects and scores, in their order, without those of too few pixels.
 
     Args:
         numbers: int64 ``[rows, columns]``, 0 for background.
         scores: of the objects from 1 on.
+        least: pixels that an object must have, or each of them.
     """
     areas = torch.bincount(numbers.flatten(), minlength=len(scores) + 1)[1:]
-    kept = (areas >= LEAST_PIXELS).nonzero().flatten()
+    kept = (areas >= least).nonzero().flatten()
     table = torch.zeros(len(scores) + 1, dtype=torch.int64)
     table[kept + 1] = torch.arange(1, len(kept) + 1)
     return table[numbers], scores[kept]

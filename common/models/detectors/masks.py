@@ -21,12 +21,13 @@ from salus.common.job import TaskSettings
 from salus.common.models.blocks import convolution, normalised
 from salus.common.models.detectors.anchors import POSITIVE
 from salus.common.models.detectors.two_stage import TwoStage, TwoStageNetwork, TwoStageSettings, aligned, overlaps
-from salus.common.models.object_masks import kept_objects, with_masks
+from salus.common.models.object_masks import LEAST_PIXELS, kept_objects, with_masks
 from salus.common.registry import settings_of, with_settings
 from salus.common.tasks.centres import pixels
 
 STEP = 2.0  # pixels of a place of the features that masks see
 HALF = 0.5
+SEEN = 0.5  # of a mask's pixels; what is mostly behind other masks was found twice (Kirillov et al. 2019, arXiv 1801.00868)
 
 
 class MaskSettings(TwoStageSettings):
@@ -91,12 +92,14 @@ class RegionMasks:
         chosen = chosen[scores[chosen] >= least_score]
         best = torch.zeros(self.shape)
         numbers = torch.zeros(best.shape, dtype=torch.int64)
+        least = []
         for number, place in enumerate(chosen.tolist(), start=1):
             drawn = painted(masks[place], boxes[place], best.shape)
             certain = torch.where(drawn > HALF, drawn * scores[place], 0.0)
             numbers = torch.where(certain > best, number, numbers)
             best = torch.maximum(best, certain)
-        return kept_objects(numbers, scores[chosen])
+            least.append(max(LEAST_PIXELS, SEEN * int((drawn > HALF).sum())))
+        return kept_objects(numbers, scores[chosen], torch.tensor(least))
 
 
 def boxes_of(numbers: torch.Tensor, most: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -101,6 +101,22 @@ def test_right_outputs_become_the_objects_and_have_the_smaller_loss() -> None:
     assert float(better[1]) == float(worse[1])  # no object, so no mask is asked for
 
 
+def test_an_object_that_is_found_twice_counts_once() -> None:
+    meaning, numbers = RegionMasks(settings_of()), touching()
+    rows, masks = meaning.split(said(meaning, numbers)[0])
+    box = torch.tensor([0.0, 0.0, 14.0, 22.0])  # around the first object, which its mask shows again
+    rows[-meaning.proposals + 1] = torch.cat([box, torch.tensor([-1.0, 1.0, 0.0, 0.0, 0.0, 0.0])])
+    wider = torch.zeros(1, 32, 32, dtype=torch.int64)
+    wider[0, 3:15, 2:11] = 1
+    masks[1] = torch.where(masks_in(wider, box[None, None], torch.ones(1, 1), 14)[0, 0], 9.0, -9.0)
+    outputs = torch.cat([rows.flatten(), masks.flatten()])
+    assert len(meaning.objects(outputs, 3, 0.3)[1]) == 2
+    masks[0] = -9.0  # without the first mask, the second is what is seen
+    found, scores = meaning.objects(torch.cat([rows.flatten(), masks.flatten()]), 3, 0.3)
+    assert len(scores) == 2
+    assert float(overlaps(found, numbers[0].clamp(max=2), (2, 2)).max(dim=0).values.min()) > 0.6
+
+
 def test_pictures_have_no_influence_on_each_other() -> None:
     task = make_task(settings_of())
     network, batch = build_model(task.settings, 0).double(), example_batch(task.spec, 3).double()
