@@ -129,8 +129,9 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
         shown = {"statistics": result.statistics, "transforms": result.transforms, "seconds": values["seconds"]}
         if result.metrics:
             shown |= {name: values[name] for name in ("metrics", "sites") if name in values}
-        model = {"model": values["model"], "signed_by": result.signed_by}
-        return shown | (model if kept and result.model.exists() else {})
+        if kept and result.model.exists():
+            shown |= {"model": values["model"], "signed_by": result.signed_by}
+        return shown
     return values
 
 

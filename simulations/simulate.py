@@ -148,9 +148,7 @@ def simulate(
         rounds=rounds,
         seconds=time.monotonic() - started,
         peak_rss_mb=memory.peak_mb,
-        model=checkpoints.model_path(job_id, job.job.rounds)
-        if job.statistics is None
-        else checkpoints.sums_model_path(job_id),
+        model=_path_of(job, job_id, checkpoints),
         quarantined=hospitals.quarantined,
         statistics=found,
         transforms=transforms_section(job, found) if found else "",
@@ -159,6 +157,11 @@ def simulate(
             job, folder / "transcripts" / f"{job_id}.jsonl", keys, {site: f"site-{site}" for site in keys}
         ),
     )
+
+
+def _path_of(job: Job, job_id: str, checkpoints: Checkpoints) -> Path:
+    trained = job.statistics is None
+    return checkpoints.model_path(job_id, job.job.rounds) if trained else checkpoints.sums_model_path(job_id)
 
 
 def _on_the_test_split(

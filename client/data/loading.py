@@ -114,32 +114,24 @@ def local_data(
     catalogue.approvals.require(dataset)
     facts = catalogue.facts(dataset)
     groups = groups_of(job)
-    known = [
-        (
-            image,
-            str(fact.info.get("vendor", OTHER)),
-            lacking(fact.targets, task),
-            groups.of(Subject(fact.info, site)),
-            order_of(fact.info),
-        )
-        for image, fact in zip(catalogue.images(dataset), facts, strict=True)
-        if patients is None or image.patient in patients
-    ]
+    pairs = zip(catalogue.images(dataset), facts, strict=True)
+    known = [(image, fact) for image, fact in pairs if patients is None or image.patient in patients]
     images = [image for image, *_ in known]
     source = catalogue.source(dataset)
     left_out: Counter[str] = Counter(catalogue.summary(dataset).quarantined)
     parts: dict[str, list[Item]] = {split: [] for split in KNOWN}
     private = job.privacy.noised
     splits = catalogue.splits(dataset, job.training.validation_fraction)
-    for image, vendor, lack, places, order in known:
-        if lack:
+    for image, fact in known:
+        if lack := lacking(fact.targets, task):
             left_out[lack] += 1
             continue
         target = _meaning(task, image.label)
         if target is None or (image.split and image.split not in KNOWN):
             left_out["label-outside-job" if target is None else "unknown-split"] += 1
             continue
-        parts[splits[image.patient]].append(Item(image, target, vendor, places, order))
+        vendor, places = str(fact.info.get("vendor", OTHER)), groups.of(Subject(fact.info, site))
+        parts[splits[image.patient]].append(Item(image, target, vendor, places, order_of(fact.info)))
     chain = learned(Preparer(source, task), parts["train"])
     preparer = Preparer(source, task, chain, memory.on_disk(task, chain, catalogue.reading(dataset)))
     for split, images_of_split in parts.items():

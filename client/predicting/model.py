@@ -43,6 +43,10 @@ def load_model(path: Path, job: Job) -> FinishedModel:
             another shape.
         StorageError: the file cannot be read.
     """
+    if job.statistics is not None:
+        raise JobError(
+            "The model of a job of statistics is signed JSON and no network.", remedy="Apply it with: salus predict"
+        )
     network = build_model(job.task, job.job.seed)
     layout = layout_of(network)
     try:

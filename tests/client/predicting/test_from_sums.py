@@ -12,6 +12,8 @@ from tests.client.predicting.worlds import write_pictures
 from tests.common.sums.builders import JOB, federated
 from tests.common.sums.tables import COLUMNS, rows
 
+from salus.client.predicting.model import load_model
+from salus.common.errors import JobError
 from salus.common.identity import Identity
 from salus.common.job import Job, load_job
 from salus.common.outcomes import Outcome
@@ -132,6 +134,8 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_statistics_that_say_nothing_about_a_patient_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     write_job(tmp_path / "job.toml", "summary")
+    with pytest.raises(JobError, match="no network"):
+        load_model(tmp_path / "model.json", load_job(tmp_path / "job.toml"))
     result = predicted(tmp_path, data="nothing-here")
     assert "say" in result.stderr
     assert "'summary'" in result.stderr
