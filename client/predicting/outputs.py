@@ -125,7 +125,8 @@ class Writer:
         """Write the table of an image's boxes, and a picture with them unless it is a volume."""
         dims = sample.values.ndim - 1
         path = self.record.path(BOXES, name, ".csv")
-        write_table(path, box_columns(dims), box_rows(boxes, dims, [each.name for each in self.classes]))
+        spacing, names = _spacing(sample), [each.name for each in self.classes]
+        write_table(path, box_columns(dims, mm=bool(spacing)), box_rows(boxes, dims, names, spacing))
         files = {BOXES: f"{BOXES}/{path.name}"}
         if dims == 2 and OVERLAYS in self.kinds:
             shapes = [(int(box[4]), box[[0, 1, 0, 3, 2, 3, 2, 1]].reshape(4, 2)) for box in boxes]
@@ -194,24 +195,43 @@ def objects_of(mask: Array) -> str:
     return "".join(lines)
 
 
-def box_columns(dims: int) -> list[str]:
-    """Return the columns of a table of boxes: class, score, and the low and the high corner in pixels."""
+def box_columns(dims: int, *, mm: bool = False) -> list[str]:
+    """Return the columns of a table of boxes: class, score, the low and the high corner in pixels, and the sides.
+
+    Args:
+        mm: whether the sides are known in millimetres.
+    """
     axes = "zyx"[-dims:]
-    return ["class", "score", *(f"{axis}_{end}" for end in ("low", "high") for axis in axes)]
+    corners = [f"{axis}_{end}" for end in ("low", "high") for axis in axes]
+    return ["class", "score", *corners, *(f"{axis}_mm" for axis in axes if mm)]
 
 
-def box_rows(boxes: Array, dims: int, names: Sequence[str]) -> list[dict[str, object]]:
+def box_rows(
+    boxes: Array, dims: int, names: Sequence[str], spacing_mm: Sequence[float] = ()
+) -> list[dict[str, object]]:
     """Return boxes as rows of their table, the best first; pixel 0 covers 0 to 1.
 
     Args:
         boxes: as in `Answer`.
         names: of the classes 1, 2 ...
+        spacing_mm: of the image's pixels along each axis; empty where it is unknown, and the sides are left out.
     """
-    columns = box_columns(dims)
-    return [
-        dict(zip(columns, [names[int(kind) - 1], round(score, 4), *(round(at, 2) for at in corners)], strict=True))
-        for *corners, kind, score in boxes.tolist()
-    ]
+    columns = box_columns(dims, mm=bool(spacing_mm))
+    found = []
+    for *corners, kind, score in boxes.tolist():
+        pairs = zip(corners[:dims], corners[dims:], spacing_mm, strict=True) if spacing_mm else ()
+        numbers = [*corners, *((high - low) * side for low, high, side in pairs)]
+        values = [names[int(kind) - 1], round(score, 4), *(round(number, 2) for number in numbers)]
+        found.append(dict(zip(columns, values, strict=True)))
+    return found
+
+
+def _spacing(sample: Sample) -> tuple[float, ...]:
+    """Return the distance between pixels along each axis of an image in millimetres; empty where it is unknown."""
+    dims = sample.values.ndim - 1
+    if sample.affine is not None:
+        return tuple(float(side) for side in np.linalg.norm(sample.affine[:3, :3], axis=0)[-dims:])
+    return sample.spacing_mm if len(sample.spacing_mm) == dims else ()
 
 
 def _affine(sample: Sample) -> Affine:

@@ -54,17 +54,24 @@ class AveragePrecision:
 
 
 def matched(overlaps: torch.Tensor, scores: torch.Tensor, least: float) -> torch.Tensor:
-    """Return which found objects are right, boolean ``[found]``: the best score first, each annotated object at most once.
+    """Return which found objects are right, boolean ``[found]``, see `partners`."""
+    return partners(overlaps, scores, least) >= 0
+
+
+def partners(overlaps: torch.Tensor, scores: torch.Tensor, least: float) -> torch.Tensor:
+    """Return each found object's annotated one, int64 ``[found]``, -1 for a wrong one.
+
+    The best score chooses first, and each annotated object is chosen at most once.
 
     Args:
         overlaps: intersection over union ``[found, annotated]``.
         least: smallest overlap that counts.
     """
-    right = torch.zeros(len(scores), dtype=torch.bool)
+    chosen = torch.full((len(scores),), -1)
     free = torch.ones(overlaps.shape[1], dtype=torch.bool)
     for place in torch.argsort(scores, descending=True, stable=True).tolist():
         mine = overlaps[place] * free
         if len(mine) and float(mine.max()) >= least:
             best = int(mine.argmax())
-            right[place], free[best] = True, False
-    return right
+            chosen[place], free[best] = best, False
+    return chosen

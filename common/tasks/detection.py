@@ -17,7 +17,7 @@ from salus.common.estimates import Metric
 from salus.common.examples import BOXES, Array, Example
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
-from salus.common.metrics.average_precision import BINS, AveragePrecision, matched
+from salus.common.metrics.average_precision import BINS, AveragePrecision, partners
 from salus.common.metrics.mean_share import SIZE, mean_of, private_rows_of
 from salus.common.models import MODELS
 from salus.common.models.detectors.base import Detector, Found
@@ -27,8 +27,11 @@ from salus.common.tasks.classification import DEFAULT_CHAIN
 from salus.common.tasks.objects import object_fields, padded_objects
 from salus.common.transforms.chain import Chain
 
+HEAD = 6  # numbers of a row before those of average precision
+SPACING = "spacing"
 RIGHT = 0.5  # overlap from which an object is found
 FALSE_PER_IMAGE = 1.0  # at which `sensitivity` is given
+LARGEST_ERROR_MM = 50.0  # of a diameter; larger ones count as this, so that rows are bounded
 
 
 class DetectionSettings(TaskSettings):
@@ -77,16 +80,16 @@ class Detection:
 
     @property
     def spec(self) -> Spec:
-        """The image and its objects."""
+        """The image, its objects, and the grid's spacing in millimetres, 0 where it is unknown."""
         image = Field((self.settings.channels, *self.settings.shape), spatial=True)
-        return {"image": image, **object_fields(self.own.most_objects, self.dims)}
+        return {"image": image, SPACING: Field((self.dims,)), **object_fields(self.own.most_objects, self.dims)}
 
     def target(self, label: str) -> Array | None:
         """Return nothing: the task has no use for a label."""
         return None
 
     def prepare(self, example: Example) -> dict[str, torch.Tensor]:
-        """Return the fields of one item; without annotation only the image.
+        """Return the fields of one item; without annotation only the image and its spacing.
 
         Raises:
             DataError: images of another shape than the job's.
@@ -100,6 +103,7 @@ class Detection:
                 remedy="End the chain with a resize or a center-crop to task.shape.",
             )
         fields = {"image": torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))}
+        fields[SPACING] = torch.tensor(example.spacing_mm[-self.dims :] or (0.0,) * self.dims)
         if BOXES in example:
             fields |= padded_objects(example[BOXES], self.own.most_objects, self.dims)
         return fields
@@ -139,30 +143,41 @@ class Detection:
     @property
     def statistics_size(self) -> int:
         """Length of a row of `rows`."""
-        return 4 + self.classes * self._precision.size
+        return HEAD + self.classes * self._precision.size
 
     def rows(self, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Return [1, right, annotated, found with the least score, average precision of each class] of each item, float64."""
-        pairs = zip(outputs, batch[BOXES].double().cpu(), batch[BOXES + THERE].cpu(), strict=True)
-        return torch.stack([self._row(self.found(one), boxes[there > 0]) for one, boxes, there in pairs])
+        """Return the row of each item, float64 ``[items, statistics_size]``, each entry between 0 and 1.
 
-    def _row(self, found: Found, boxes: torch.Tensor) -> torch.Tensor:
-        counts, parts = torch.zeros(3, dtype=torch.float64), []
+        A row is 1, the objects that are right, annotated, and found with the least score, those of the right ones in an image of
+        known spacing and the error of their diameter, and the average precision of each class.
+        """
+        fields = (batch[BOXES].double().cpu(), batch[BOXES + THERE].cpu(), batch[SPACING].double().cpu())
+        pairs = zip(outputs, *fields, strict=True)
+        return torch.stack([self._row(self.found(one), boxes[there > 0], mm) for one, boxes, there, mm in pairs])
+
+    def _row(self, found: Found, boxes: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
+        counts, parts = torch.zeros(HEAD - 1, dtype=torch.float64), []
         for number in range(self.classes):
             mine, true = found.of_class(number), boxes[boxes[:, -1].round() == number, :-1]
-            right = matched(overlaps(mine.boxes.double(), true), mine.scores, RIGHT)
-            said = mine.scores >= self.own.least_score
-            counts += torch.tensor([int((right & said).sum()), len(true), int(said.sum())], dtype=torch.float64)
+            partner = partners(overlaps(mine.boxes.double(), true), mine.scores, RIGHT)
+            right, said = partner >= 0, mine.scores >= self.own.least_score
+            counts[:3] += torch.tensor([int((right & said).sum()), len(true), int(said.sum())], dtype=torch.float64)
+            if bool((spacing > 0).all()):
+                seen = right & said
+                sides = (diameters(mine.boxes[seen].double(), spacing), diameters(true[partner[seen]], spacing))
+                counts[3] += int(seen.sum())
+                counts[4] += ((sides[0] - sides[1]).abs() / LARGEST_ERROR_MM).clamp(max=1).sum()
             parts.append(self._precision.row(mine.scores, right, len(true)))
         head = torch.cat([torch.ones(1, dtype=torch.float64), counts / self.own.most_objects])
         return torch.cat([head, *parts])
 
     def metrics(self, totals: Totals) -> dict[str, float]:
-        """Return ap50_mean, ap50_<class>, sensitivity at one false object an image, recall and precision; empty without items."""
-        items, right, annotated, found = (float(value) for value in totals[:4])
+        """Return ap50_mean, ap50_<class>, sensitivity at one false object an image, recall, precision, and diameter_error_mm,
+        the mean error of the longest side of the right objects where spacing is known; empty without items."""
+        items, right, annotated, found, measured, error = (float(value) for value in totals[:HEAD])
         if items < 0.5 or annotated <= 0:
             return {}
-        parts = totals[4:].reshape(self.classes, -1)
+        parts = totals[HEAD:].reshape(self.classes, -1)
         scores = {
             f"ap50_{name}": value
             for name, part in zip(self.settings.classes, parts, strict=True)
@@ -175,6 +190,8 @@ class Detection:
         result["recall"] = right / annotated
         if found > 0:
             result["precision"] = right / found
+        if measured * self.own.most_objects > 0.5:
+            result["diameter_error_mm"] = LARGEST_ERROR_MM * error / measured
         return result
 
     def _sensitivity(self, items: float, part: Totals) -> float:
@@ -211,6 +228,12 @@ class Detection:
         """Return the metrics of a model with a mean F1 of 0.8."""
         typical = private_rows_of(torch.tensor([0.8], dtype=torch.float64))[0].numpy() * patients
         return self.private_metrics(typical, noise_sd)
+
+
+def diameters(boxes: torch.Tensor, spacing: torch.Tensor) -> torch.Tensor:
+    """Return the longest side in millimetres ``[n]`` of boxes ``[n, 2 dims]``, with pixels of this spacing ``[dims]``."""
+    low, high = torch.split(boxes, len(spacing), dim=1)
+    return ((high - low) * spacing).amax(dim=1)
 
 
 def overlaps(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

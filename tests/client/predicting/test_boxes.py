@@ -5,6 +5,7 @@ The network finds the bright block of a picture, so that the right box is known.
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from salus.client.data.records import Sample
 from salus.client.predicting import model as model_module
 from salus.client.predicting.answering import Answering
 from salus.client.predicting.model import FinishedModel
-from salus.client.predicting.outputs import box_columns, box_rows
+from salus.client.predicting.outputs import _spacing, box_columns, box_rows
 from salus.common.job import parse_job
 from salus.common.models.detectors.base import centres_of
 from salus.common.tasks import make_task
@@ -98,6 +99,18 @@ def test_a_box_of_a_volume_has_three_axes() -> None:
     assert columns == ["class", "score", "z_low", "y_low", "x_low", "z_high", "y_high", "x_high"]
     row = box_rows(np.array([[1, 2, 3, 4, 5, 6, 2, 0.5]]), 3, ["a", "b"])[0]
     assert list(row.values()) == ["b", 0.5, 1, 2, 3, 4, 5, 6]
+
+
+def test_the_sides_of_a_box_are_in_millimetres_where_the_spacing_is_known() -> None:
+    box = np.array([[1, 2, 5, 6, 1, 0.5]])
+    row = box_rows(box, 2, ["a"], (0.5, 2.0))[0]
+    assert (row["y_mm"], row["x_mm"]) == (2.0, 8.0)
+    assert list(row) == box_columns(2, mm=True)
+    assert "y_mm" not in box_rows(box, 2, ["a"])[0]
+    plain, known = Sample(np.zeros((1, 8, 8), np.float32)), np.diag([3.0, 0.5, 2.0, 1.0])
+    assert _spacing(plain) == ()
+    assert _spacing(replace(plain, affine=known)) == (0.5, 2.0)
+    assert _spacing(replace(plain, spacing_mm=(0.25, 0.25))) == (0.25, 0.25)
 
 
 def test_a_run_writes_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

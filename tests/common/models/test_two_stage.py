@@ -93,7 +93,7 @@ def test_it_learns_two_pictures() -> None:
     images[0, 0, 4:12, 4:12], images[1, 0, 10:24, 8:24] = 1.0, 0.3
     boxes[0, 0], boxes[1, 0] = torch.tensor([4.0, 4, 12, 12, 0]), torch.tensor([10.0, 8, 24, 24, 1])
     there[:, 0] = 1
-    batch = Batch({"image": images, "boxes": boxes, "boxes.there": there})
+    batch = Batch({"image": images, "boxes": boxes, "boxes.there": there, "spacing": torch.zeros(2, 2)})
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
     for _ in range(160):
         optimizer.zero_grad()

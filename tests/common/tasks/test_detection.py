@@ -40,8 +40,10 @@ def task_of(model: str, shape: tuple[int, ...] = (32, 32), **own: Any):
 
 def batch_of(task, boxes: list[list[list[float]]]) -> Batch:
     fields = [padded_objects(np.array(one, np.float32).reshape(-1, 2 * task.dims + 1), 5, task.dims) for one in boxes]
-    image = torch.zeros(len(boxes), 1, *task.settings.shape)
-    return Batch({"image": image, **{name: torch.stack([one[name] for one in fields]) for name in fields[0]}})
+    image, spacing = torch.zeros(len(boxes), 1, *task.settings.shape), torch.zeros(len(boxes), task.dims)
+    return Batch(
+        {"image": image, "spacing": spacing, **{name: torch.stack([one[name] for one in fields]) for name in fields[0]}}
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -80,6 +82,21 @@ def test_classes_are_matched_by_name() -> None:
     found = _classes_as_the_job_counts(boxes, ("x", "b", "a"), ("a", "b"))
     assert found[:, 2:].tolist() == [[2, 2, 2], [3, 3, 1]]
     assert _classes_as_the_job_counts(boxes, (), ("a", "b"))[:, -1].tolist() == [1, 2]
+
+
+def test_the_error_of_a_diameter_is_in_millimetres_and_only_of_right_objects() -> None:
+    task = task_of("retinanet")
+    truth = [[2, 2, 12, 10, 1], [16, 16, 28, 30, 2]]
+    batch = batch_of(task, [truth, truth, truth])
+    batch.fields["spacing"][1] = torch.tensor([0.5, 2.0])
+    said = torch.tensor([[2.0, 2, 14, 10], [16, 16, 28, 29], [0, 20, 8, 28]])
+    task.found = lambda outputs: _Found(said, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 1]))  # type: ignore[method-assign]
+    rows = task.rows(torch.zeros(3, 1, 1), batch)
+    assert "diameter_error_mm" not in task.metrics(rows[0].numpy())
+    # Sides of the annotated ones are 5 x 16 and 6 x 28 mm, of the found ones 6 x 16 and 6 x 26 mm.
+    assert task.metrics(rows.sum(dim=0).numpy())["diameter_error_mm"] == pytest.approx((0 + 2) / 2)
+    batch.fields["spacing"][1] = 1e6
+    assert float(task.rows(torch.zeros(3, 1, 1), batch).max()) <= 1
 
 
 def test_an_image_without_objects_of_a_class_is_not_left_out() -> None:
@@ -204,7 +221,7 @@ def test_average_precision_is_that_of_cocos_tool_up_to_the_bins() -> None:
         found = _Found(torch.tensor(said), torch.tensor(scores), torch.tensor(said_kinds))
         task.found = lambda outputs, found=found: found  # type: ignore[method-assign]
         field = padded_objects(np.concatenate([true, kinds[:, None] + 1], axis=1).astype(np.float32), 5, 2)
-        batch = Batch({name: tensor[None] for name, tensor in field.items()})
+        batch = Batch({"spacing": torch.zeros(1, 2), **{name: tensor[None] for name, tensor in field.items()}})
         totals += task.rows(torch.zeros(1, 1, 1), batch)[0].numpy()
     truth = COCO(
         {"images": images, "annotations": annotations, "categories": [{"id": 0, "name": "a"}, {"id": 1, "name": "b"}]}
