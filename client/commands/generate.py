@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-from salus.common.console import emit_json, example, out, shown
+from salus.common.console import emit_json, example, out, shown, table
+
+SUSPECT = 3.0  # standard errors
 
 
 def generate(
@@ -17,6 +19,10 @@ def generate(
         list[str] | None, typer.Option("--class", help="A class to generate; may be repeated. All if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="The same seed gives the same images.")] = 0,
+    site: Annotated[
+        Path | None, typer.Option(help="A site's folder: also look for copies of its training images.")
+    ] = None,
+    dataset: Annotated[str, typer.Option(help="With --site: the data set with which it took part.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the files by class as JSON.")] = False,
 ) -> None:
     """Generate synthetic images of a class: PNG for pictures, NIfTI for volumes, and a page of them.
@@ -24,18 +30,33 @@ def generate(
     Each file says in its name and in its metadata that it is synthetic. A model may have learned single patients by
     heart, above all one that was trained without noise: treat its images like patients' data until you have checked.
     """
+    from salus.client.config import open_catalogue
+    from salus.client.copying import copies
     from salus.client.generating import generate as generated
     from salus.client.predicting.model import load_model
+    from salus.common.errors import ConfigError
     from salus.common.job import load_job
 
     settings = load_job(job)
     classes = list(dict.fromkeys(named or settings.task.classes))
-    found = generated(settings, load_model(model, settings), classes, count, seed, folder)
+    if (site is None) == bool(dataset):
+        raise ConfigError("Expected --site together with --dataset.", remedy="Give both, or none of the two.")
+    loaded = load_model(model, settings)
+    found = generated(settings, loaded, classes, count, seed, folder)
+    compared = {} if site is None else dict(copies(open_catalogue(site), dataset, settings, loaded, count, seed))
     if as_json:
-        emit_json(found)
+        emit_json({"files": found, "copies": compared} if compared else found)
         return
     out.print(f"{sum(map(len, found.values()))} synthetic images: {shown(folder)}", soft_wrap=True)
     out.print(f"Page: {shown(folder / 'generated.html')}", soft_wrap=True)
+    if compared:
+        table("Copies of training images", ["", ""], [(name, f"{value:.3g}") for name, value in compared.items()])
+        out.print(
+            "The nearest real image is a training image more often than expected: treat the images like patients' data."
+            if compared["standard_errors"] > SUSPECT
+            else "No sign that images are copies of this site's training images; other sites' images were not compared.",
+            soft_wrap=True,
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -3,13 +3,20 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
+from tests.builders import write_npz
+from tests.cli import salus
 from tests.common.tasks.test_generation import JOB
 from typer.testing import CliRunner
 
 from salus.cli import app
+from salus.client.copying import copies
+from salus.client.data.catalogue import Catalogue
+from salus.client.data.sources.settings import SourceOptions
 from salus.client.generating import MARK, WORDS, generate
 from salus.client.predicting.model import load_model
 from salus.client.predicting.run import check_wanted
@@ -79,3 +86,36 @@ def test_each_command_refuses_the_models_of_the_other(tmp_path: Path) -> None:
     generating, _ = saved(tmp_path)
     with pytest.raises(JobError, match="salus generate"):
         check_wanted(generating, frozenset())
+
+
+def test_an_operator_learns_whether_images_are_copies_of_the_sites_own(tmp_path: Path) -> None:
+    saved(tmp_path, 'shape = [8, 8]\nclasses = ["0", "1"]')
+    write_npz(tmp_path / "toy.npz", images=60)
+    for words in (("client", "init", "site", "--name", "S"), ("dataset", "add", "site", "toy", "toy.npz", "--yes")):
+        assert salus(*words, cwd=tmp_path).returncode == 0
+    command = ("generate", "m.safetensors", "job.toml", "--json")
+    result = salus(*command, "--site", "site", "--dataset", "toy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert {name: found["copies"][name] for name in ("generated", "training", "held_out")} == {
+        "generated": 32, "training": 60, "held_out": 60,
+    }  # fmt: skip
+    assert found["copies"]["expected"] == 0.5
+    assert len(found["files"]["0"]) == 16
+    assert "--site together with --dataset" in salus(*command, "--dataset", "toy", "--out", "b", cwd=tmp_path).stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_model_that_repeats_training_images_is_suspected(tmp_path: Path) -> None:
+    write_npz(tmp_path / "toy.npz", images=60)
+    catalogue = Catalogue(tmp_path / "c.sqlite", bytes(range(32)))
+    catalogue.add("toy", "medmnist", tmp_path / "toy.npz", SourceOptions())
+    job, path = saved(tmp_path, 'shape = [8, 8]\nclasses = ["0", "1"]')
+    model = load_model(path, job)
+    with np.load(tmp_path / "toy.npz") as arrays:
+        known = torch.from_numpy(arrays["train_images"][:, None].astype(np.float32)) / 255 * 2 - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("salus.common.tasks.vae.Vae.generated", lambda *_: known[:40])
+        found = copies(catalogue, "toy", job, model, 20, 0)
+    assert found["standard_errors"] > 3
+    assert found["near"] == 1.0
