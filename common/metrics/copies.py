@@ -58,6 +58,6 @@ def _nearest(images: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, 
     """Return each image's distance to the nearest of the others, and its place; a copy's distance is exactly 0."""
     parts = [
         torch.cdist(part, others, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
-        for part in images.split(AT_ONCE)
+        for part in torch.split(images, AT_ONCE)
     ]
     return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
