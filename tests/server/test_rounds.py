@@ -190,7 +190,7 @@ def test_the_cohort_of_a_data_set_outlives_the_job(tmp_path: Path) -> None:
     world = World(tmp_path, tiny_job(rounds=1, protection="masking"), sites=8)
     world.run()
     job = tiny_job(rounds=2, protection="masking")
-    impatient = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 3600.0})})
+    impatient = job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 60.0})})
     world.job, world.signed = impatient, seal_job(impatient, world.coordinator)
     world.job_id = world.store.submit(world.signed, "again")
     away = world.sites.sites.pop(8)
