@@ -89,18 +89,29 @@ def correct_guesses(scores: DoubleVector, took_part: Flags, guesses: int) -> int
 
 
 def audited(
-    scores: DoubleVector, took_part: Flags, delta: float, *, confidence: float = 0.95, shares: Sequence[float] = SHARES
+    auditors: Sequence[DoubleVector],
+    took_part: Flags,
+    delta: float,
+    *,
+    confidence: float = 0.95,
+    shares: Sequence[float] = SHARES,
 ) -> Found:
-    """Return the best bound over several shares of guessed canaries, each at the level that keeps the whole confidence.
+    """Return the best bound over several auditors and shares of guessed canaries, which together keep the confidence.
+
+    Args:
+        auditors: the scores of each, ``[canaries]``.
+        took_part: the coin flips, ``[canaries]``.
 
     Guarantees: with a mechanism of epsilon and delta, the bound exceeds epsilon with a probability of at most 1 - `confidence`
-    (Bonferroni's correction for the shares).
+    (Bonferroni's correction for the number of tries).
     """
-    count = len(scores)
-    each = 1 - (1 - confidence) / len(shares)
+    count = len(took_part)
+    each = 1 - (1 - confidence) / (len(shares) * len(auditors))
     found = []
-    for share in shares:
-        guesses = min(count, max(1, round(share * count)))
-        correct = correct_guesses(scores, took_part, guesses)
-        found.append(Found(lower_bound(count, guesses, correct, delta, confidence=each), count, guesses, correct))
+    for scores in auditors:
+        for share in shares:
+            guesses = min(count, max(1, round(share * count)))
+            correct = correct_guesses(scores, took_part, guesses)
+            bound = lower_bound(count, guesses, correct, delta, confidence=each)
+            found.append(Found(bound, count, guesses, correct))
     return max(found, key=lambda one: one.lower_bound)

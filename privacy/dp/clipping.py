@@ -27,7 +27,7 @@ def make_clipper(model: nn.Module, loss: Loss) -> Clipper:
     return VmapClipper(model, loss)
 
 
-class _OneItem(nn.Module):
+class OneItem(nn.Module):
     """The loss of one item as a module, so that `torch.func` can replace the network's parameters."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
@@ -45,7 +45,7 @@ class VmapClipper:
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self._model, self._loss = model, loss
-        item = _OneItem(model, loss)
+        item = OneItem(model, loss)
 
         def one(parameters: dict[str, torch.Tensor], fields: dict[str, torch.Tensor]) -> torch.Tensor:
             given = {f"model.{name}": parameter for name, parameter in parameters.items()}

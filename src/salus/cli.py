@@ -10,8 +10,8 @@ from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
 from salus.server.commands import consortium, job, model, server, statistics, verify
+from salus.simulations import audit_command, preview
 from salus.simulations import commands as simulations
-from salus.simulations import preview
 
 app = typer.Typer(
     help="Salus: hospitals train one model together, and their data never leave the hospitals.",
@@ -23,6 +23,7 @@ app = typer.Typer(
 simulations.register(app)
 statistics.register(app)
 predict.register(app)
+audit_command.register(app)
 process.register(app)
 generate.register(app)
 verify.register(app)

@@ -80,7 +80,7 @@ def randomised_response(epsilon: float, seed: int, canaries: int = 400) -> float
     rng = np.random.default_rng(seed)
     took_part = rng.random(canaries) < 0.5
     told = np.where(rng.random(canaries) < 1 / (1 + math.exp(-epsilon)), took_part, ~took_part)
-    return audited(told + 1e-3 * rng.random(canaries), took_part, 0.0).lower_bound
+    return audited([told + 1e-3 * rng.random(canaries)], took_part, 0.0).lower_bound
 
 
 def test_the_bound_exceeds_the_truth_as_rarely_as_it_says_and_refutes_a_smaller_claim() -> None:

@@ -1,0 +1,114 @@
+"""`salus audit`: attack a job on this machine, and compare what was learnt with what the job promises."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from salus.client.commands.source_options import Columns, LabelColumn, LabelFile, Masks, PatientColumn
+from salus.common.console import emit_json, err, example, out, shown, table
+from salus.common.errors import ConfigError, ProtectionError
+from salus.common.help import DICOM
+
+if TYPE_CHECKING:
+    from salus.client.data.sources.settings import SourceOptions
+    from salus.simulations.auditing.report import Audit
+    from salus.simulations.auditing.run import Target
+
+
+def audit(
+    target: Annotated[Path, typer.Argument(help="The folder of a finished simulation, or a job file with --data.")],
+    data: Annotated[Path | None, typer.Option(help="For a job file: what `salus simulate` takes as --data.")] = None,
+    sites: Annotated[int, typer.Option(min=1, max=1000, help="For a job file: number of virtual hospitals.")] = 5,
+    partition: Annotated[str, typer.Option(help="For a job file: how patients are divided.")] = "iid",
+    canaries: Annotated[
+        int, typer.Option(min=20, max=20_000, help="Made-up patients; more find smaller faults, and take longer.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the canaries, their coin flips and the partition.")] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for audit.json and audit.html; default: the simulation's own, or ./audit."),
+    ] = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    labels: LabelFile = "",
+    label_column: LabelColumn = "",
+    patient_column: PatientColumn = "",
+    columns: Columns = "",
+    masks: Masks = "",
+    volumes: Annotated[
+        bool, typer.Option(help="Read each DICOM series as one 3-D image.", rich_help_panel=DICOM)
+    ] = False,
+) -> None:
+    """Attack a job on this machine through its own code, and compare what was learnt with the epsilon that it promises.
+
+    A finished job is run again, because made-up patients cannot be added afterwards. Exit code 41 if the promise is refuted.
+    """
+    from salus.client.data.sources.settings import SourceOptions
+
+    options = SourceOptions.asked(
+        labels=labels, label_column=label_column, patient_column=patient_column, masks=masks, volumes=volumes,
+        columns=tuple(part.strip() for part in columns.split(",") if part.strip()),
+    )  # fmt: skip
+    folder = output or (target if target.is_dir() else Path("audit"))
+    with tempfile.TemporaryDirectory(prefix="salus-", ignore_cleanup_errors=True) as temporary:
+        work = Path(temporary)
+        found = _target(target, data, options, sites, partition, seed, work / "hospitals")
+        result = _run(found, work / "runs", canaries, seed)
+    from salus.simulations.auditing.report import write_report
+
+    write_report(folder, result)
+    emit_json(result.to_json()) if json_out else _show(result, folder)
+    if result.refuted:
+        raise ProtectionError(result.verdict, remedy="Do not release the model; report this with audit.json.")
+
+
+def _target(
+    target: Path, data: Path | None, options: "SourceOptions", sites: int, partition: str, seed: int, folder: Path
+) -> "Target":
+    from salus.common.job import load_job
+    from salus.simulations.auditing.run import Target, finished_run
+    from salus.simulations.virtual import make_hospitals
+
+    if target.is_dir():
+        if data is not None:
+            raise ConfigError("A finished simulation has its own data.", remedy="Omit --data.")
+        return finished_run(target, folder)
+    job = load_job(target)
+    if data is None or not data.exists():
+        raise ConfigError("Expected data for the job to be audited over.", remedy="Give --data, as to salus simulate.")
+    make_hospitals(job, data, options, sites=sites, partition=partition, seed=seed, folder=folder)
+    return Target(job, folder, sites)
+
+
+def _run(target: "Target", folder: Path, canaries: int, seed: int) -> "Audit":
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from salus.client.performance import Performance
+    from salus.simulations.auditing.run import audit as attacked
+
+    parts = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*parts, console=err, transient=True) as progress:
+        bar = progress.add_task("preparing", total=None)
+
+        def tell(what: str, done: int, of: int) -> None:
+            progress.update(bar, description=what, completed=done, total=of)
+
+        return attacked(target, folder, canaries=canaries, seed=seed, performance=Performance(), tell=tell)
+
+
+def _show(audit: "Audit", folder: Path) -> None:
+    rows = [
+        (one.attack, one.against, one.figure, "-" if one.value is None else f"{one.value:.3g}", f"{one.nothing:g}")
+        for one in audit.tried
+    ]
+    table(f"Attacks on {audit.job.job.name}", ["attack", "against", "figure", "found", "if nothing is learnt"], rows)
+    out.print(audit.verdict, markup=False, soft_wrap=True)
+    out.print(f"Page: {shown(folder / 'audit.html')}", soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        epilog=example("salus audit simulations/jobs/phantom-lesion.toml --sites 5 --data phantoms/npz/phantoms.npz")
+    )(audit)

@@ -1,0 +1,215 @@
+"""The one-run audit through the product's own path: honest code keeps its promise, broken code is caught."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.builders import job_text, write_npz
+from tests.cli import salus
+
+from salus.client import private_training
+from salus.client.data.loading import Memory, local_data
+from salus.client.data.sources.settings import SourceOptions
+from salus.client.performance import Performance
+from salus.common.errors import ConfigError
+from salus.common.identity import Identity
+from salus.common.job import Job, parse_job, seal_job
+from salus.common.tasks import make_task
+from salus.privacy.audit.one_run import Found
+from salus.privacy.dp import optimizer as optimizer_module
+from salus.privacy.dp.clipped import ClippedSum
+from salus.privacy.dp.fast import FastClipper
+from salus.privacy.dp.gaussian import noised
+from salus.privacy.dp.patients import Patients
+from salus.server.checkpoints import Checkpoints
+from salus.simulations.auditing.canary_data import WithCanaries
+from salus.simulations.auditing.one_run import flipped, found, guessed, run_with
+from salus.simulations.auditing.report import MASKED, NOISED, PLAIN
+from salus.simulations.auditing.run import Target, audit, finished_run, views
+from salus.simulations.virtual import make_hospitals, open_catalogue
+
+CPU = Performance(device="cpu", threads=1)
+PRIVACY = """
+noise = "{noise}"
+epsilon = {epsilon}
+sampling_rate = 0.5
+patients_per_site = 40
+spare_rounds = 0.0
+evaluation_share = 0.0
+"""
+SITES = 3
+
+
+SIDE = 16  # so that there are more numbers in an image than canaries, whose gradients are then nearly orthogonal
+
+
+def text(rounds: int, **changes: str) -> str:
+    return job_text(rounds=rounds, min_sites=3, protection="masking", **changes).replace("[8, 8]", f"[{SIDE}, {SIDE}]")
+
+
+def private_job(noise: str, epsilon: float, rounds: int = 3) -> Job:
+    return parse_job(text(rounds, privacy=PRIVACY.format(noise=noise, epsilon=epsilon)))
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospitals")
+    data = write_npz(folder / "toy.npz", images=60, side=SIDE)
+    make_hospitals(private_job("local", 1.0), data, SourceOptions(), sites=5, partition="iid", seed=0, folder=folder)
+    return folder
+
+
+def bound(job: Job, hospitals: Path, folder: Path, *, canaries: int = 140, seed: int = 0) -> Found:
+    """Return what the one-run audit finds of what the job releases."""
+    coins = flipped(job, canaries, seed)
+    seen = run_with(job, coins, hospitals, folder, sites=SITES, performance=CPU)
+    ((_, view, _),) = views(job)
+    return found(job, coins, guessed(job, coins, seen, view, SITES), 0.95)
+
+
+def test_an_audit_of_a_private_job_writes_what_others_read(hospitals: Path, tmp_path: Path) -> None:
+    job = private_job("local", 1.0)
+    told: list[tuple[str, int, int]] = []
+    result = audit(
+        Target(job, hospitals, SITES), tmp_path / "work", canaries=40, seed=1, performance=CPU,
+        tell=lambda what, done, of: told.append((what, done, of)),
+    )  # fmt: skip
+    values = json.loads(json.dumps(result.to_json()))
+    assert values["format"] == "salus/audit/1"
+    assert values["job_sha256"] == job.digest().hex()
+    assert (values["claimed_epsilon"], values["delta"], values["confidence"]) == (1.0, 1e-5, 0.95)
+    assert values["correct"] <= values["guesses"] <= values["canaries"] == 40
+    assert values["lower_bound"] <= 1.0
+    assert not values["refuted"]
+    assert [(one["against"], one["value"] is None) for one in values["attacks"]] == [
+        (PLAIN, True), (MASKED, True), (NOISED, False),
+    ]  # fmt: skip
+    assert told[-1] == ("canaries, with noise", 3, 3)
+
+
+def test_without_noise_the_audit_finds_canaries_even_in_the_sum(hospitals: Path, tmp_path: Path) -> None:
+    job = parse_job(text(2, training='optimizer = "sgd"', privacy='noise = "none"'))
+    result = audit(Target(job, hospitals, 5), tmp_path, canaries=60, seed=0, performance=CPU)
+    values = {one.against: one.value or 0.0 for one in result.tried}
+    assert values[PLAIN] > 1.5
+    assert values[MASKED] > 0.5
+    assert (result.claimed, result.refuted) == (None, False)
+    assert result.found.lower_bound == pytest.approx(values[MASKED], abs=1e-4)
+
+
+def _no_noise(values: torch.Tensor, sigma: float, stream: object) -> torch.Tensor:
+    return values
+
+
+def _tenth_noise(values: torch.Tensor, sigma: float, stream: object) -> torch.Tensor:
+    return noised(values, sigma / 10, stream)  # type: ignore[arg-type]
+
+
+class ImageInsteadOfPatient(FastClipper):
+    """Mutant: every image is clipped as if it were a patient."""
+
+    def clipped_sum(self, batch, patients, clip_norm_l2):  # type: ignore[no-untyped-def]
+        images = torch.repeat_interleave((patients.images > 0).long(), patients.places)
+        result = super().clipped_sum(batch, Patients(images), clip_norm_l2)
+        return ClippedSum(result.gradients, torch.zeros(patients.count, dtype=torch.float64))
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault of the private path: what it replaces, and by what."""
+
+    where: object
+    name: str
+    by: object
+
+
+def _clipper(kind: type[FastClipper]) -> Callable[..., FastClipper]:
+    def made(model, task, step):  # type: ignore[no-untyped-def]
+        return kind(model, lambda network, batch: task.losses(network, batch, step))
+
+    return made
+
+
+MUTANTS = {
+    "no noise": Mutant(optimizer_module, "noised", _no_noise),
+    "a tenth of the noise": Mutant(optimizer_module, "noised", _tenth_noise),
+    "image instead of patient": Mutant(private_training, "checked_clipper", _clipper(ImageInsteadOfPatient)),
+}
+
+
+SLOWLY = pytest.param("a tenth of the noise", marks=pytest.mark.slow), pytest.param("no noise", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["image instead of patient", *SLOWLY])
+def test_broken_code_is_refuted(hospitals: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant = MUTANTS[name]
+    monkeypatch.setattr(mutant.where, mutant.name, mutant.by)
+    assert bound(private_job("local", 1.0), hospitals, tmp_path).lower_bound > 1.0
+
+
+def test_a_finished_simulation_is_audited_over_copies_of_its_catalogues(hospitals: Path, tmp_path: Path) -> None:
+    job = private_job("local", 1.0)
+    Checkpoints(hospitals / "coordinator").submit(seal_job(job, Identity.generate()), "tiny")
+    before = {path: path.stat().st_mtime_ns for path in hospitals.rglob("*") if path.is_file()}
+    target = finished_run(hospitals, tmp_path)
+    assert target.job == job
+    assert target.sites == 5
+    assert open_catalogue(target.hospitals, 1).names() == ["toy"]
+    assert {path: path.stat().st_mtime_ns for path in hospitals.rglob("*") if path.is_file()} == before
+    with pytest.raises(ConfigError, match="holds no finished job"):
+        finished_run(tmp_path, tmp_path / "other")
+
+
+def test_the_command_writes_the_page_and_refuses_by_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_npz(tmp_path / "toy.npz", images=60, side=SIDE)
+    file = tmp_path / "job.toml"
+    privacy = PRIVACY.format(noise="local", epsilon=1.0)
+    file.write_text(text(3, privacy=privacy))
+    words = ("audit", file, "--data", data, "--sites", 3, "--canaries", 140, "--output", tmp_path / "found")
+    monkeypatch.setattr(optimizer_module, "noised", _no_noise)
+    bad = salus(*words)
+    assert bad.returncode == 41
+    assert "does not keep the promise" in " ".join(bad.stderr.split())
+    values = json.loads((tmp_path / "found" / "audit.json").read_text())
+    assert values["refuted"]
+    assert values["lower_bound"] > 1.0
+    assert "does not keep the promise" in (tmp_path / "found" / "audit.html").read_text()
+    assert salus("audit", file).returncode == 11  # no data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("epsilon", [1.0, 8.0])
+@pytest.mark.parametrize("noise", ["local", "distributed"])
+def test_the_lower_bound_is_below_the_promise(
+    hospitals: Path, tmp_path: Path, noise: str, epsilon: float, seed: int
+) -> None:
+    found = bound(private_job(noise, epsilon, rounds=6), hospitals, tmp_path, canaries=300, seed=seed)
+    assert found.lower_bound <= epsilon
+    if (noise, epsilon) == ("local", 8.0):
+        assert found.lower_bound > 0.1  # the auditor does find something where there is something to find
+
+
+def test_canaries_stand_behind_the_sites_own_samples(hospitals: Path) -> None:
+    job = private_job("local", 1.0)
+    own = local_data(open_catalogue(hospitals, 1), job, make_task(job.task), Memory(2**24)).train
+    canaries = flipped(job, 7, 0).canaries
+    data = WithCanaries(own, canaries, 3)
+    assert len(data) == len(own) + 21
+    assert data.by_patient()[-1] == [len(own) + 18, len(own) + 19, len(own) + 20]
+    assert len(data.by_patient()) == data.patients == own.patients + 7
+    mixed = data.batch(torch.tensor([0, len(own), len(own) + 2, 1, len(own) + 20]))
+    assert torch.equal(mixed["image"][1], canaries["image"][0])
+    assert torch.equal(mixed["image"][2], canaries["image"][0])
+    assert torch.equal(mixed["image"][4], canaries["image"][6])
+    assert torch.equal(mixed["image"][3], own.batch(torch.tensor([1]))["image"][0])
+    assert len(data.targets()) == len(data)
+    assert np.array_equal(data.targets()[: len(own)], own.targets())
+    alone = WithCanaries(own, canaries, 3, alone=True)
+    assert (len(alone), alone.patients) == (21, 7)
