@@ -13,12 +13,12 @@ from pydantic import Field
 
 from salus.common.job import TaskSettings
 from salus.common.models.detectors.base import DetectorSettings, Found, best, centres_of
+from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors, shares
 from salus.common.registry import settings_of
 
 FINEST = 2  # halvings of the resolution at the finest level
 POSITIVE, NEGATIVE = 0.5, 0.4
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0  # Lin et al. 2017, arXiv 1708.02002
-SMOOTH = 0.1  # error of an offset, in anchors, below which the loss is quadratic
 LARGEST_SCALE = 4.0  # of the logarithm of a size against its anchor
 Pixels = Annotated[float, Field(gt=0, le=4096)]
 
@@ -97,10 +97,10 @@ class AnchorDetector:
         chosen = boxes.gather(1, which[..., None].expand(-1, -1, boxes.shape[2]))
         said, moves = outputs[..., : -2 * self.dims], outputs[..., -2 * self.dims :]
         count = positive.sum(dim=1).clamp(min=1)
-        error = F.smooth_l1_loss(moves, self.moves_to(chosen[..., :-1]), beta=SMOOTH, reduction="none").sum(dim=2)
-        placed = (error * positive).sum(dim=1) / count
+        weights = shares(positive, which, boxes.shape[1])
+        placed = (box_errors(self.moved(moves), chosen[..., :-1]) * weights).sum(dim=1) / count
         wanted = F.one_hot(chosen[..., -1].round().long().clamp(0, self.classes - 1), self.classes).to(outputs)
-        return self.class_losses(said, wanted, positive, ignored, count) + placed
+        return self.class_losses(said, wanted, weights, ignored, count) + BOX_WEIGHT * placed
 
     def positives(self, overlap: torch.Tensor, forced: torch.Tensor) -> torch.Tensor:
         """Return which anchors belong to an object, ``[items, anchors]``."""
@@ -110,7 +110,7 @@ class AnchorDetector:
         self,
         said: torch.Tensor,
         wanted: torch.Tensor,
-        positive: torch.Tensor,
+        weights: torch.Tensor,
         ignored: torch.Tensor,
         count: torch.Tensor,
     ) -> torch.Tensor:
@@ -119,7 +119,8 @@ class AnchorDetector:
         Args:
             said: ``[items, anchors, extra + classes]``.
             wanted: the class of each anchor's object, one-hot ``[items, anchors, classes]``.
-            positive, ignored: ``[items, anchors]``.
+            weights: ``[items, anchors]``, see `shares`; 0 for anchors without an object.
+            ignored: ``[items, anchors]``.
             count: positive anchors of each image, at least 1.
         """
         raise NotImplementedError
@@ -132,14 +133,6 @@ class AnchorDetector:
         """Return the objects of one image, see `base.Detector`."""
         said, moves = outputs[:, : -2 * self.dims], outputs[:, -2 * self.dims :]
         return best(self.moved(moves), self.scores(said), most, nms_overlap)
-
-    def moves_to(self, boxes: torch.Tensor) -> torch.Tensor:
-        """Return how each anchor is moved to its box: centre in anchors, size as a logarithm, ``[items, anchors, 2 dims]``."""
-        anchors = self.anchors.to(boxes)
-        low, high = torch.split(boxes, self.dims, dim=-1)
-        centre, size = torch.split(anchors, self.dims, dim=-1)
-        ratio = ((high - low).clamp(min=1e-3) / size).log().clamp(-LARGEST_SCALE, LARGEST_SCALE)
-        return torch.cat([((low + high) / 2 - centre) / size, ratio], dim=-1)
 
     def moved(self, moves: torch.Tensor) -> torch.Tensor:
         """Return the boxes that moved anchors are, ``[anchors, 2 dims]``."""
@@ -177,18 +170,19 @@ class Focal(AnchorDetector):
         self,
         said: torch.Tensor,
         wanted: torch.Tensor,
-        positive: torch.Tensor,
+        weights: torch.Tensor,
         ignored: torch.Tensor,
         count: torch.Tensor,
     ) -> torch.Tensor:
         """Return the focal loss over all anchors but the ignored ones, divided by the positive ones."""
+        positive = weights > 0
         truth = wanted * positive[..., None]
         plain = F.binary_cross_entropy_with_logits(said, truth, reduction="none")
         p = torch.sigmoid(said)
         right = p * truth + (1 - p) * (1 - truth)
         alpha = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
         each = (alpha * (1 - right) ** FOCAL_GAMMA * plain).sum(dim=2)
-        return (each * ~ignored).sum(dim=1) / count
+        return (each * torch.where(positive, weights, (~ignored).to(each))).sum(dim=1) / count
 
     def scores(self, said: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(said)
@@ -204,18 +198,18 @@ class Softmax(AnchorDetector):
         self,
         said: torch.Tensor,
         wanted: torch.Tensor,
-        positive: torch.Tensor,
+        weights: torch.Tensor,
         ignored: torch.Tensor,
         count: torch.Tensor,
     ) -> torch.Tensor:
         """Return the cross-entropy of the positive anchors and of three times as many negatives with the largest loss."""
-        logs = F.log_softmax(said, dim=2)
+        logs, positive = F.log_softmax(said, dim=2), weights > 0
         background = -logs[..., 0]
         hard = torch.where(positive | ignored, torch.full_like(background, -1.0), background.detach())
         rank = hard.argsort(dim=1, descending=True).argsort(dim=1)
         taken = (rank < self.negatives * count[:, None]) & (hard >= 0)
         objects = -(logs[..., 1:] * wanted).sum(dim=2)
-        return ((objects * positive).sum(dim=1) + (background * taken).sum(dim=1)) / count
+        return ((objects * weights).sum(dim=1) + (background * taken).sum(dim=1)) / count
 
     def scores(self, said: torch.Tensor) -> torch.Tensor:
         return torch.softmax(said, dim=1)[:, 1:]
@@ -236,16 +230,17 @@ class Objectness(AnchorDetector):
         self,
         said: torch.Tensor,
         wanted: torch.Tensor,
-        positive: torch.Tensor,
+        weights: torch.Tensor,
         ignored: torch.Tensor,
         count: torch.Tensor,
     ) -> torch.Tensor:
         """Return the cross-entropy of objectness, without the ignored anchors, and of the classes of the positive ones."""
+        positive = weights > 0
         truth = positive.to(said)
         plain = F.binary_cross_entropy_with_logits(said[..., 0], truth, reduction="none")
-        weights = torch.where(positive, torch.ones_like(plain), self.absent * ~ignored)
+        counted = torch.where(positive, torch.ones_like(plain), self.absent * ~ignored)
         classes = F.binary_cross_entropy_with_logits(said[..., 1:], wanted, reduction="none").sum(dim=2)
-        return ((plain * weights).sum(dim=1) + (classes * positive).sum(dim=1)) / count
+        return ((plain * counted).sum(dim=1) + (classes * positive).sum(dim=1)) / count
 
     def scores(self, said: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(said[:, :1]) * torch.sigmoid(said[:, 1:])

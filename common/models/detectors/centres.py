@@ -10,11 +10,14 @@ import torch.nn.functional as F
 
 from salus.common.job import TaskSettings
 from salus.common.models.detectors.base import Found, best, centres_of, reduced
+from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors
 
 HALVINGS = 2
 SIGMA = 1 / 6  # of an object's size: the heat map's width
 ALPHA, BETA = 2.0, 4.0  # Law and Deng 2018, arXiv 1808.01244, eq. 1
-SIZE_WEIGHT = 0.5
+NEAR = (
+    0.5  # places where the heat map is above this learn the box too, as in TTFNet (Liu et al. 2019, arXiv 1909.00700)
+)
 LARGEST_SIZE = 6.0  # of the logarithm of a size in places
 
 
@@ -47,11 +50,21 @@ class CentreDetector:
         logs, none = F.logsigmoid(said), F.logsigmoid(-said)
         p = torch.sigmoid(said)
         each = torch.where(peaks, (1 - p) ** ALPHA * logs, (1 - wanted) ** BETA * p**ALPHA * none)
-        count = there.sum(dim=1).clamp(min=1)
-        nearest = torch.where(at, torch.ones_like(heat), torch.zeros_like(heat))
-        target = torch.cat([offset, size.log()[:, None].expand_as(offset)], dim=-1)
-        error = (moves[:, :, None] - target).abs().sum(dim=-1)
-        return -each.sum(dim=(1, 2)) / count + SIZE_WEIGHT * (error * nearest).sum(dim=(1, 2)) / count
+        kinds_there = (kinds * there[..., None]).sum(dim=1).clamp(min=1)  # objects of each class
+        share = there / (kinds * kinds_there[:, None]).sum(
+            dim=2
+        )  # every class counts once, however many objects it has
+        found = self._boxes(moves)[:, :, None]
+        error = box_errors(found, (boxes[..., :-1] / self.step)[:, None])
+        near = heat * (heat > NEAR)
+        placed = (error * near).sum(dim=1) / near.sum(dim=1).clamp(min=1e-6)
+        return -(each.sum(dim=1) / kinds_there).sum(dim=1) + BOX_WEIGHT * (placed * share).sum(dim=1)
+
+    def _boxes(self, moves: torch.Tensor) -> torch.Tensor:
+        """Return the boxes in places that offsets and sizes are, ``[items, places, 2 dims]``."""
+        shift, size = torch.split(moves, self.dims, dim=-1)
+        centre, half = self.places.to(moves) + shift, size.clamp(-LARGEST_SIZE, LARGEST_SIZE).exp() / 2
+        return torch.cat([centre - half, centre + half], dim=-1)
 
     def found(self, outputs: torch.Tensor, most: int, nms_overlap: float) -> Found:
         """Return the objects of one image, see `base.Detector`."""
@@ -59,8 +72,5 @@ class CentreDetector:
         maps = scores.T.reshape(1, self.classes, *self.sides)
         pool = F.max_pool2d if self.dims == 2 else F.max_pool3d
         peaks = (pool(maps, 3, stride=1, padding=1) == maps).reshape(self.classes, -1).T
-        shift, size = torch.split(outputs[:, self.classes :], self.dims, dim=1)
-        centre = (self.places + shift.clamp(-2, 2)) * self.step
-        half = size.clamp(-LARGEST_SIZE, LARGEST_SIZE).exp() * self.step / 2
-        boxes = torch.cat([centre - half, centre + half], dim=1)
+        boxes = self._boxes(outputs[:, self.classes :]) * self.step
         return best(boxes, scores * peaks, most, nms_overlap)

@@ -70,7 +70,7 @@ class CornerDetector:
             at, shift = self._placed(corner)
             mine = said[..., self.classes :].gather(1, at[..., None].expand(-1, -1, 3))  # at the corner of each object
             error = (mine[..., 1:] - shift).abs().sum(dim=2)
-            total = total + (self._heat(said[..., : self.classes], corner, size, kinds, at, there) / count)
+            total = total + self._heat(said[..., : self.classes], corner, size, kinds, at, there)
             total = total + (error * there).sum(dim=1) / count
             numbers.append(mine[..., 0])
         return total + EMBEDDING_WEIGHT * _paired(numbers[0], numbers[1], there)
@@ -90,7 +90,7 @@ class CornerDetector:
         at: torch.Tensor,
         there: torch.Tensor,
     ) -> torch.Tensor:
-        """Return each image's focal loss of one heat map, not yet divided by its objects."""
+        """Return each image's focal loss of one heat map; every class counts once, however many objects it has."""
         offset = corner[:, None] - self.places.to(said)[None, :, None]  # [items, places, most, 2]
         near = torch.exp(-0.5 * (offset / (SIGMA * size).clamp(min=0.5)[:, None]).square().sum(dim=-1)) * there[:, None]
         wanted = (near[..., None] * kinds[:, None]).amax(dim=2)
@@ -98,7 +98,8 @@ class CornerDetector:
         peaks = (exact[..., None] * kinds[:, None]).amax(dim=2) > 0
         p = torch.sigmoid(said)
         right, wrong = (1 - p) ** ALPHA * F.logsigmoid(said), (1 - wanted) ** BETA * p**ALPHA * F.logsigmoid(-said)
-        return -torch.where(peaks, right, wrong).sum(dim=(1, 2))
+        objects = (kinds * there[..., None]).sum(dim=1).clamp(min=1)  # of each class
+        return -(torch.where(peaks, right, wrong).sum(dim=1) / objects).sum(dim=1)
 
     def found(self, outputs: torch.Tensor, most: int, nms_overlap: float) -> Found:
         """Return the objects of one image, see `base.Detector`."""

@@ -19,13 +19,13 @@ from salus.common.job import TaskSettings
 from salus.common.models.detectors.anchors import (
     LARGEST_SCALE,
     POSITIVE,
-    SMOOTH,
     AnchorSettings,
     Focal,
     anchors_at,
     levels_of,
 )
 from salus.common.models.detectors.base import Backbone, Found, best
+from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors
 from salus.common.models.detectors.networks import Head, with_detector
 from salus.common.models.outputs import dimensions
 from salus.common.registry import settings_of, with_settings
@@ -93,7 +93,7 @@ class TwoStage:
 
     def losses(self, outputs: torch.Tensor, boxes: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
         """Return each image's loss of both stages, see `base.Detector`."""
-        first, proposals, logits, moves = self.split(outputs)
+        first, proposals, logits, _ = self.split(outputs)
         any_class = torch.cat([boxes[..., :-1], torch.zeros_like(boxes[..., -1:])], dim=-1)
         overlap, which = (overlaps(proposals, boxes[..., :-1]) * there[:, None]).max(dim=2)
         right = overlap >= POSITIVE
@@ -101,9 +101,9 @@ class TwoStage:
         kinds = chosen[..., -1].round().long().clamp(0, self.classes - 1) + 1
         wanted = F.one_hot(torch.where(right, kinds, 0), 1 + self.classes).to(logits)
         said = -(F.log_softmax(logits, dim=2) * wanted).sum(dim=2).mean(dim=1)
-        error = F.smooth_l1_loss(moves, _moves(proposals, chosen[..., :-1]), beta=SMOOTH, reduction="none").sum(dim=2)
+        error = box_errors(self.moved(outputs)[0], chosen[..., :-1])
         placed = (error * right).sum(dim=1) / right.sum(dim=1).clamp(min=1)
-        return self.first.losses(first, any_class, there) + said + placed
+        return self.first.losses(first, any_class, there) + said + BOX_WEIGHT * placed
 
     def found(self, outputs: torch.Tensor, most: int, nms_overlap: float) -> Found:
         """Return the objects of one image, see `base.Detector`."""
@@ -175,16 +175,6 @@ def overlaps(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     shared = (high - low).clamp(min=0).prod(dim=-1)
     sizes = [(box[..., dims:] - box[..., :dims]).clamp(min=0).prod(dim=-1) for box in (a, b)]
     return shared / (sizes[0] + sizes[1] - shared).clamp(min=1e-6)
-
-
-def _moves(proposals: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Return how each proposal is moved to its box, as `AnchorDetector.moves_to` does for anchors."""
-    dims = proposals.shape[2] // 2
-    (low, high), (start, end) = torch.split(proposals, dims, dim=2), torch.split(boxes, dims, dim=2)
-    size = (high - low).clamp(min=1e-3)
-    ratio = ((end - start).clamp(min=1e-3) / size).log().clamp(-LARGEST_SCALE, LARGEST_SCALE)
-    shift = ((start + end) / 2 - (low + high) / 2) / size
-    return torch.cat([shift.clamp(-LARGEST_SCALE, LARGEST_SCALE), ratio], dim=2)
 
 
 @with_detector(TwoStage)

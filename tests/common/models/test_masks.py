@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.moved_boxes import moves_between
 
 from salus.common.batch import Batch, example_batch
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
 from salus.common.models.detectors.masks import RegionMasks, boxes_of, masks_in, painted
-from salus.common.models.detectors.two_stage import _moves
 from salus.common.tasks import make_task
 from salus.common.tasks.centres import overlaps
 from salus.common.tasks.instances import Instances
@@ -45,7 +45,7 @@ def said(meaning: RegionMasks, numbers: torch.Tensor, sure: float = 9.0) -> torc
     near = true + torch.tensor([1.0, -1.0, 1.0, -1.0])
     logits = torch.stack([-there * sure, there * sure], dim=2) + torch.tensor([0.0, -1e-3])
     rows = torch.zeros(len(numbers), meaning.proposals, meaning.boxes.numbers)
-    rows[:, :3] = torch.cat([near, logits, _moves(near, true)], dim=2) * there[..., None]
+    rows[:, :3] = torch.cat([near, logits, moves_between(near, true)], dim=2) * there[..., None]
     rows[:, :, 4] += (logits.new_ones(()) * 9) * (rows[..., 4:6].abs().sum(dim=2) == 0)  # the others hold nothing
     masks = torch.full((len(numbers), meaning.proposals, 14, 14), -sure)
     which = torch.arange(1, 4).expand(len(numbers), -1)

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.moved_boxes import moves_between
 
 from salus.common.batch import Batch, example_batch
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
-from salus.common.models.detectors.two_stage import PROPOSAL_OVERLAP, Proposer, TwoStage, _moves, aligned, overlaps
+from salus.common.models.detectors.two_stage import PROPOSAL_OVERLAP, Proposer, TwoStage, aligned, overlaps
 from salus.common.tasks import make_task
 
 SMALL: dict[str, Any] = {
@@ -52,7 +53,7 @@ def test_proposals_are_moved_to_their_objects_and_named(shape: tuple[int, ...]) 
     meaning, dims = TwoStage(settings_of(shape)), len(shape)
     box = torch.tensor([[[3.0] * dims + [12.0] * dims]])
     proposal = torch.tensor([[[4.0] * dims + [13.0] * dims]])
-    row = torch.cat([proposal, torch.tensor([[[-9.0, -9.0, 9.0]]]), _moves(proposal, box)], dim=2)
+    row = torch.cat([proposal, torch.tensor([[[-9.0, -9.0, 9.0]]]), moves_between(proposal, box)], dim=2)
     first = torch.zeros(1, len(meaning.first.anchors), meaning.numbers)
     outputs = torch.cat([first, row], dim=1)
     found = meaning.found(outputs[0], 3, 0.5)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.common.transforms.worlds import make
+from tests.moved_boxes import moves_between
 from tests.simulations.sample_jobs.detection import objects
 from tests.tiny import Tiny, run_tiny, tiny_job
 
@@ -130,7 +131,7 @@ def says_the_truth(task, batch: Batch) -> torch.Tensor:
             outputs[0, place, detector.extra + number] = 9.0
             if detector.extra:
                 outputs[0, place, 0] = 9.0 if isinstance(detector, Objectness) else -9.0
-            outputs[0, place, -2 * dims :] = detector.moves_to(boxes[0, number, :-1][None])[place]
+            outputs[0, place, -2 * dims :] = moves_between(detector.corners[place], boxes[0, number, :-1])
     elif isinstance(detector, CornerDetector):
         parts = torch.full((2, len(detector.places), detector.numbers), -9.0)
         for number, end in itertools.product(range(2), range(2)):
