@@ -15,6 +15,7 @@ TRANSFORMS = Registry(
     {
         "affine": "salus.common.transforms.augment_grid:RandomAffine",
         "bilateral": "salus.common.transforms.smoothing:Bilateral",
+        "brightness": "salus.common.transforms.augment_values:Brightness",
         "canny": "salus.common.transforms.edges:Canny",
         "bag-of-words": "salus.common.transforms.bag_of_words:BagOfWords",
         "center-crop": "salus.common.transforms.cropping:CenterCrop",

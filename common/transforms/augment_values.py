@@ -130,6 +130,30 @@ class Gamma(_Valued):
         return changed
 
 
+class Brightness(_Valued):
+    """Multiplies all grey values by a number and adds another (`RandScaleIntensity`, `RandShiftIntensity` of MONAI)."""
+
+    class Settings(ValueSettings):
+        """Brightness.
+
+        Args:
+            gain: Grey values are multiplied by 1 plus a number from minus this to this.
+            shift: A number from minus this to this is added, in grey values as the steps before leave them.
+        """
+
+        kind: Literal["brightness"] = "brightness"
+        gain: Annotated[float, Limits(ge=0, le=1)] = 0.2  # as another lamp or another stain
+        shift: Annotated[float, Limits(ge=0, le=1e4)] = 0.2  # a tenth of the usual range from -1 to 1
+
+    def __init__(self, settings: Settings, task: TaskSettings) -> None:
+        self.settings: Brightness.Settings = settings
+
+    def _changed(self, values: Array, padding: Bools | None, draw: Draw) -> Array:
+        gain = 1 + draw.uniform(-self.settings.gain, self.settings.gain)
+        changed: Array = values * np.float32(gain) + np.float32(draw.uniform(-self.settings.shift, self.settings.shift))
+        return changed
+
+
 class HistogramShift(_Valued):
     """Bends the grey scale by a rising line through random points (`RandHistogramShift` of MONAI)."""
 

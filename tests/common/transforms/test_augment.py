@@ -144,3 +144,18 @@ def test_blur_is_the_gaussian_of_its_width():
 def test_a_range_upside_down_is_refused(kind):
     with pytest.raises(ValidationError, match="expected low of at most high"):
         make(kind, low=1.4, high=1.0)
+
+
+def test_brightness_is_a_gain_and_a_shift_of_the_whole_image():
+    values = np.random.default_rng(1).normal(0, 1, (3, 8, 8)).astype(np.float32)
+    step, gains, shifts = make("brightness", probability=1.0, gain=0.3, shift=0.1), [], []
+    for seed in range(200):
+        changed = step(Example({"image": values}, frozenset({"image"})), np.random.default_rng(seed))["image"]
+        gain, shift = np.polyfit(values.ravel(), changed.ravel(), 1)
+        assert changed == pytest.approx(gain * values + shift, abs=1e-4)
+        gains.append(gain)
+        shifts.append(shift)
+    assert 0.7 <= min(gains) < 0.75
+    assert 1.25 < max(gains) <= 1.3
+    assert -0.1 <= min(shifts) < -0.08
+    assert 0.08 < max(shifts) <= 0.1

@@ -32,7 +32,7 @@ FILTERS = (
 )  # fmt: skip
 OFTEN = {"probability": 1.0}
 GRID = ("affine", "flip", "rotate", "zoom")
-VALUES = ("cutout", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift")
+VALUES = ("brightness", "cutout", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift")
 INVERTIBLE = ("center-crop", "crop-foreground", "orientation", "pad", "resize", "spacing")
 ROWS = ("bag-of-words", "combat", "features", "radiomics")  # these leave no grid; see test_rows and test_scales
 KINDS = sorted(set(TRANSFORMS.names()) - set(ROWS))
