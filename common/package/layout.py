@@ -14,6 +14,8 @@ MANIFEST, JOB, ROSTER = "manifest.json", "job.json", "roster.json"
 MODEL, SUMS_MODEL, INPUTS = "model.safetensors", "model.json", "inputs.json"
 CARD, PRIVACY, EVALUATION, TRANSCRIPT = "card.json", "privacy.json", "evaluation.json", "transcript.jsonl"
 VERSIONS, SBOM = "versions.json", "sbom.json"
+ONNX, ONNX_FACTS = "onnx/model.onnx", "onnx/onnx.json"
+TREES = "trees/xgboost.json"
 MIB = 2**20
 LIMITS = {
     MANIFEST: MIB,
@@ -28,6 +30,9 @@ LIMITS = {
     TRANSCRIPT: 32 * MIB,  # a few thousand rounds of ten sites; of a larger one the package has the hash
     VERSIONS: MIB,
     SBOM: 8 * MIB,
+    ONNX: 2**31 - 1,  # the most that its encoding allows
+    ONNX_FACTS: MIB,
+    TREES: 256 * MIB,
 }
 ALWAYS = (JOB, ROSTER, INPUTS, CARD, PRIVACY, EVALUATION, VERSIONS, SBOM)
 MODELS = (MODEL, SUMS_MODEL)

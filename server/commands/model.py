@@ -25,16 +25,17 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of salus simulate --output, or the coordinator's folder.")],
     package: Annotated[Path, typer.Argument(help="The new folder; a zip with the same files is written beside it.")],
     job: Annotated[str, typer.Option(help="Id of the job, where the folder has several finished ones.")] = "",
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write the network as ONNX, compared with torch.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a finished model as a package: parameters, signed job and roster, cards, evaluation, transcript, versions."""
     from salus.common.clock import SystemClock
     from salus.common.identity import fingerprint, unhex
     from salus.common.package.writing import zip_beside
-    from salus.server.packaging.collecting import export_package
+    from salus.server.packaging.collecting import Wanted, export_package
     from salus.server.packaging.runs import open_run
 
-    manifest = export_package(open_run(run, job), package, SystemClock())
+    manifest = export_package(open_run(run, job), package, SystemClock(), Wanted(onnx=onnx))
     if as_json:
         emit_json({"package": str(package), "zip": str(zip_beside(package)), **manifest.model_dump(mode="json")})
         return

@@ -1,6 +1,7 @@
 """A finished job as a package: what was recorded while it ran, checked once more, and signed by its coordinator."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from salus.common.package.layout import Manifest
 from salus.common.package.writing import write_package
 from salus.common.roster import Roster, read_roster
 from salus.common.subgroups.results import results_to_plain
-from salus.common.vectors import Layout, layout_of
+from salus.common.sums.signed_model import open_model
+from salus.common.sums.xgboost_json import to_xgboost
+from salus.common.vectors import Layout, layout_of, write_parameters
 from salus.privacy.protection import protection_of
 from salus.privacy.records.card import model_card
 from salus.privacy.records.privacy import privacy_record
@@ -31,11 +34,22 @@ Content = bytes | Callable[[Path], object]
 Contents = dict[str, Content]
 
 
-def export_package(run: FinishedRun, folder: Path, clock: Clock) -> Manifest:
+@dataclass(frozen=True)
+class Wanted:
+    """What a package holds beside the model as Salus reads it.
+
+    Args:
+        onnx: the network as ONNX.
+    """
+
+    onnx: bool = False
+
+
+def export_package(run: FinishedRun, folder: Path, clock: Clock, wanted: Wanted = Wanted()) -> Manifest:
     """Write the package of a finished job to a new folder, and beside it as a zip; returns the manifest.
 
     Raises:
-        JobError: the job has no model.
+        JobError: the job has no model, or it cannot be written in a form that is wanted.
         ProtectionError: its transcript is not valid.
         IdentityError: this coordinator is not the one on the roster with which the job began.
         ConfigError, StorageError: the package cannot be written there.
@@ -48,7 +62,7 @@ def export_package(run: FinishedRun, folder: Path, clock: Clock) -> Manifest:
         )
     return write_package(
         folder,
-        contents_of(run, roster),
+        contents_of(run, roster) | _other_forms(run, wanted),
         job_id=run.job_id,
         job=run.job,
         roster=roster,
@@ -95,6 +109,32 @@ def _model(run: FinishedRun) -> Contents:
     model, _ = run.checkpoints.load_model(run.job_id, run.job.job.rounds, shape)
     tensors: dict[str, Any] = dict(shape.unflatten(model))  # without what the strategy keeps for further rounds
     return {layout.MODEL: lambda path: save_file(tensors, path, METADATA_OF_FILE)}
+
+
+def _other_forms(run: FinishedRun, wanted: Wanted) -> Contents:
+    """Return the model in forms that other programs read; trees always, because they need nothing further."""
+    if run.job.statistics is None:
+        return _graphs(run, wanted) if wanted.onnx else {}
+    if wanted.onnx:
+        raise JobError(
+            f"The model of statistics of kind {run.job.statistics.kind!r} is no network, so it cannot be written as ONNX.",
+            remedy="Leave out --onnx; model.json is plain numbers, and trees are also written for XGBoost.",
+        )
+    model = open_model(run.model.read_bytes(), run.coordinator.public_key).model
+    try:
+        return {layout.TREES: canonical_json(to_xgboost(model))}
+    except JobError:  # no trees, or more than two classes
+        return {}
+
+
+def _graphs(run: FinishedRun, wanted: Wanted) -> Contents:
+    from salus.server.packaging.graph import to_onnx
+
+    network = build_model(run.job.task, run.job.job.seed)
+    shape = layout_of(network)
+    write_parameters(network, shape, run.checkpoints.load_model(run.job_id, run.job.job.rounds, shape)[0])
+    graph = to_onnx(run.job, network.eval())
+    return {layout.ONNX: graph.data, layout.ONNX_FACTS: canonical_json(graph.facts)}
 
 
 def _evaluation(run: FinishedRun) -> dict[str, Any]:
