@@ -5,20 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from salus.common.batch import Batch, empty_batch, example_batch
 from salus.common.errors import JobError, Refused
 from salus.common.job import Job
 from salus.common.models import build_model
-from salus.common.tasks import make_task
-from salus.common.tasks.base import Task
 from salus.common.vectors import FloatVector, Layout, read_parameters
-from salus.privacy.imprint import imprint_layers, imprint_layers_of_samples
+from salus.privacy.records.architecture import revealing_layers
 
 # Initial parameters are drawn by vectorised code, which rounds differently on other processors. Crafted ones are far off.
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
-ITEMS = 2
-SPREAD = 0.1  # of the parameters of that trial
-TRIED = 8  # random samples; enough that some have what others lack
 
 
 def first_model(job: Job, layout: Layout) -> FloatVector:
@@ -63,14 +57,8 @@ def check_imprint(job: Job, allowed: Sequence[str]) -> None:
     """
     if job.privacy.noised or job.task.model in allowed:
         return
-    task = make_task(job.task)
-    with torch.device("meta"):  # shapes only: no memory, no arithmetic
-        model = build_model(job.task, 0)
-        batch = empty_batch(task.spec, ITEMS)
     try:
-        with torch.device("meta"):
-            found = imprint_layers(model, lambda network: _every_step(task, network, batch), ITEMS)
-        found = found and _of_samples(task, job)
+        found = revealing_layers(job)
     except JobError:
         raise
     except Exception as problem:
@@ -85,32 +73,6 @@ def check_imprint(job: Job, allowed: Sequence[str]) -> None:
             "reveal single patients' samples, even in a sum over many sites.",
             remedy=_remedy(job.task.model),
         )
-
-
-def _of_samples(task: Task, job: Job) -> list[str]:
-    """Return the layers found whose input changes with the samples: two runs with values, and the same noise."""
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        network = build_model(job.task, 0)
-        with torch.no_grad():
-            for parameter in network.parameters():  # a factor that starts at zero would hide what it lets through later
-                parameter.add_(torch.randn_like(parameter), alpha=SPREAD)
-        batch = example_batch(task.spec, TRIED)
-        other = Batch(
-            {name: field if task.spec[name].noise else field.roll(1, 0) for name, field in batch.fields.items()}
-        )
-        return imprint_layers_of_samples(
-            network,
-            lambda network: _every_step(task, network, batch),
-            lambda network: _every_step(task, network, other),
-            TRIED,
-        )
-
-
-def _every_step(task: Task, network: torch.nn.Module, batch: Batch) -> None:
-    """Give a network what the steps give it that read data."""
-    for step in task.steps:
-        if step.data:
-            task.losses(network, batch, step)
 
 
 def _remedy(model: str) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.builders import tiny_job, toy_identity, toy_keys, toy_site
+from tests.builders import job_text, toy_identity, toy_keys, toy_site
 from tests.tiny import InOneProcess
 
 from salus.common.canonical import canonical_json
 from salus.common.clock import SystemClock
 from salus.common.events import EventLog
 from salus.common.identity import Identity, Signed
-from salus.common.job import Job, seal_job
+from salus.common.job import Job, parse_job, seal_job
 from salus.common.kit import SIGNING_KEY, read_kit
 from salus.common.package.layout import CONTEXT, MANIFEST
 from salus.server.attempts import Attempts
@@ -30,14 +30,34 @@ NOISE = "epsilon = 3.0\nsampling_rate = 0.5\npatients_per_site = 20\nevaluation_
 Content = dict[str, bytes]
 
 
-def plain_job(**changes: Any) -> Job:
+def plain_text(**changes: Any) -> str:
+    """Return the job file of a masked job, without noise unless changed."""
+    text = job_text(**{"rounds": 1, "min_sites": SITES, "protection": "masking", **changes})
+    return f'{text}[evaluation]\nsubgroups = ["sex"]\n'
+
+
+def plain_job() -> Job:
     """Return a masked job without noise."""
-    return tiny_job(**{"rounds": 1, "min_sites": SITES, "protection": "masking", **changes})
+    return parse_job(plain_text())
+
+
+def audit_of(job: Job, **changes: Any) -> bytes:
+    """Return what `salus audit` writes about a job."""
+    noised = job.privacy.noised
+    found = {
+        "format": "salus/audit/1",
+        "job_sha256": job.digest().hex(),
+        "claimed_epsilon": job.privacy.epsilon if noised else None,
+        "delta": job.privacy.delta if noised else 0.0,
+        "lower_bound": 0.4,
+        "confidence": 0.95,
+    }
+    return json.dumps({**found, **changes}).encode()
 
 
 def private_job() -> Job:
     """Return a masked job with noise at each site."""
-    return plain_job(privacy=NOISE)
+    return parse_job(plain_text(privacy=NOISE))
 
 
 def finish(folder: Path, job: Job) -> Path:

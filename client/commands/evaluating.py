@@ -12,8 +12,8 @@ from salus.common.console import emit_json, err, example, out, shown, table
 def evaluate(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="The data set.")],
-    model: Annotated[Path, typer.Argument(help="The finished model, a safetensors file.")],
-    job: Annotated[Path, typer.Argument(help="The job file with which it was trained.")],
+    model: Annotated[Path, typer.Argument(help="A package, or with --job a model's file.")],
+    job: Annotated[Path | None, typer.Option(help="The job file of a model's file; a package has its job.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     report: Annotated[Path | None, typer.Option(help="Where to write the page; default: the site's folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -25,17 +25,16 @@ def evaluate(
     from salus.client.data.catalogue import check_name
     from salus.client.performance import Performance
     from salus.client.predicting.evaluation import evaluate as evaluated
-    from salus.client.predicting.model import load_model
+    from salus.client.predicting.given import given_model
     from salus.common.errors import ConfigError
-    from salus.common.job import load_job
     from salus.common.pages import write_page
     from salus.common.strict import validate
 
-    settings = load_job(job)
     chosen = validate(Performance, {"device": device}, error=ConfigError, what="choice of a device").torch_device()
     catalogue = open_catalogue(folder)
     check_name(name)  # it names a page
-    loaded = load_model(model, settings)
+    with given_model(model, job, folder) as given:
+        settings, loaded = given.job, given.network()
     with Progress(console=err, transient=True) as bar:
         work = bar.add_task("Evaluating ...", total=None)
         found = evaluated(
@@ -67,4 +66,4 @@ def evaluate(
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=example("salus dataset evaluate ./site chest-xray model.safetensors job.toml"))(evaluate)
+    app.command(epilog=example("salus dataset evaluate ./site chest-xray ./package.zip"))(evaluate)

@@ -11,9 +11,9 @@ SUSPECT = 3.0  # standard errors
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="The finished model, a safetensors file; salus job show names it.")],
-    job: Annotated[Path, typer.Argument(help="The job file with which it was trained.")],
-    folder: Annotated[Path, typer.Option("--out", help="A new folder for the images.")] = Path("generated"),
+    model: Annotated[Path, typer.Argument(help="A package, or with --job a model's file, which salus job show names.")],
+    folder: Annotated[Path, typer.Option("--output", "--out", help="A new folder for the images.")] = Path("generated"),
+    job: Annotated[Path | None, typer.Option(help="The job file of a model's file; a package has its job.")] = None,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Images of each class.")] = 16,
     named: Annotated[
         list[str] | None, typer.Option("--class", help="A class to generate; may be repeated. All if not given.")
@@ -33,15 +33,14 @@ def generate(
     from salus.client.config import open_catalogue
     from salus.client.copying import copies
     from salus.client.generating import generate as generated
-    from salus.client.predicting.model import load_model
+    from salus.client.predicting.given import given_model
     from salus.common.errors import ConfigError
-    from salus.common.job import load_job
 
-    settings = load_job(job)
-    classes = list(dict.fromkeys(named or settings.task.classes))
     if (site is None) == bool(dataset):
         raise ConfigError("Expected --site together with --dataset.", remedy="Give both, or none of the two.")
-    loaded = load_model(model, settings)
+    with given_model(model, job, site) as given:
+        settings, loaded = given.job, given.network()
+    classes = list(dict.fromkeys(named or settings.task.classes))
     found = generated(settings, loaded, classes, count, seed, folder)
     compared = {} if site is None else dict(copies(open_catalogue(site), dataset, settings, loaded, count, seed))
     if as_json:
@@ -61,5 +60,5 @@ def generate(
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    words = "salus generate model.safetensors job.toml --class pneumonia --count 16 --out ./generated"
+    words = "salus generate ./package.zip --class pneumonia --count 16 --output ./generated"
     app.command(epilog=example(words))(generate)

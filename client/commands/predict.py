@@ -12,11 +12,8 @@ from salus.common.console import emit_json, err, example, out, shown, table
 
 if TYPE_CHECKING:
     from salus.client.data.sources.settings import SourceOptions
-    from salus.client.predicting.from_sums import SumsModelFile
     from salus.client.predicting.inputs import Inputs
-    from salus.client.predicting.model import FinishedModel
     from salus.client.predicting.run import Finished
-    from salus.common.job import Job
 
 
 NOT_WRITTEN = {
@@ -27,14 +24,12 @@ NOT_WRITTEN = {
 
 
 def predict(
-    model: Annotated[
-        Path, typer.Argument(help="The finished model, a safetensors or JSON file; salus job show names it.")
-    ],
-    job: Annotated[Path, typer.Argument(help="The job file with which it was trained.")],
+    model: Annotated[Path, typer.Argument(help="A package, or with --job a model's file, which salus job show names.")],
     data: Annotated[Path | None, typer.Argument(help="A folder of DICOM, NIfTI or image files, or a CSV.")] = None,
-    folder: Annotated[Path, typer.Option("--out", help="Where the results go; a stopped run continues there.")] = Path(
-        "predictions"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--output", "--out", help="Where the results go; a stopped run continues there.")
+    ] = Path("predictions"),
+    job: Annotated[Path | None, typer.Option(help="The job file of a model's file; a package has its job.")] = None,
     site: Annotated[Path | None, typer.Option(help="A site's folder, together with --dataset.")] = None,
     dataset: Annotated[str, typer.Option(help="A registered data set of the site, in place of a folder.")] = "",
     kind: Annotated[str, typer.Option(help="dicom, nifti, images, medmnist or table; guessed if not given.")] = "",
@@ -61,19 +56,20 @@ def predict(
     from salus.client.commands.declaring import words as listed
     from salus.client.data.sources.settings import SourceOptions
     from salus.client.performance import Performance
+    from salus.client.predicting.given import given_model
     from salus.client.predicting.outputs import kinds_of
     from salus.client.predicting.report import refusal_of, write_report
     from salus.client.predicting.run import Wanted, check_wanted
     from salus.client.predicting.run import predict as predicted
     from salus.common.errors import ConfigError
-    from salus.common.job import load_job
     from salus.common.strict import validate
 
-    settings = load_job(job)
     kinds = kinds_of(seg=seg, sr=sr)
-    check_wanted(settings, kinds)
     chosen = validate(Performance, {"device": device}, error=ConfigError, what="choice of a device").torch_device()
-    loaded = loaded_of(model, settings, signed_by, site)
+    with given_model(model, job, site, signed_by) as given:
+        settings = given.job
+        check_wanted(settings, kinds)
+        loaded = given.load()
     with Progress(console=err, transient=True) as bar:
         reading = bar.add_task("Reading ...", total=None)
         options = SourceOptions.asked(columns=listed(columns), images=images)
@@ -92,20 +88,6 @@ def predict(
     refusal = refusal_of(finished)
     if refusal is not None:
         raise refusal
-
-
-def loaded_of(path: Path, job: "Job", signed_by: str, site: Path | None) -> "FinishedModel | SumsModelFile":
-    """Return the model of a job in a file, checked: a network, or a signed model from sums."""
-    from salus.client.predicting.from_sums import key_of, load_sums_model
-    from salus.client.predicting.model import load_model
-    from salus.common.clock import SystemClock
-    from salus.common.errors import ConfigError
-
-    if job.statistics is None:
-        if signed_by:
-            raise ConfigError("The file of a network has no signature.", remedy="Leave out --signed-by.")
-        return load_model(path, job)
-    return load_sums_model(path, job, key_of(signed_by or str(site or ""), SystemClock()))
 
 
 def _show(finished: "Finished", folder: Path) -> None:
@@ -183,5 +165,5 @@ def send(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command(epilog=example("salus predict model.safetensors job.toml ./scans --out ./predictions"))(predict)
+    app.command(epilog=example("salus predict ./package.zip ./scans --output ./predictions"))(predict)
     app.command(epilog=example("salus send ./predictions --pacs dicom://PACS@127.0.0.1:4242"))(send)

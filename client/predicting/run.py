@@ -100,7 +100,7 @@ def _check_task(task: Task, kinds: frozenset[str]) -> None:
     if isinstance(task, Generating):
         raise JobError(
             f"A model of the task {kind!r} generates images and says nothing about a given one.",
-            remedy="Use: salus generate MODEL JOB",
+            remedy="Use: salus generate MODEL",
         )
     if REPORTS in kinds and several_of(task) is not None:
         raise JobError(

@@ -12,7 +12,7 @@ from salus.common.errors import IdentityError, JobError, PackageError, RosterErr
 from salus.common.identity import Signed, unhex
 from salus.common.job import Job, open_job
 from salus.common.package.files import Files, changed, opened, read
-from salus.common.package.layout import CONTEXT, JOB, MANIFEST, MODEL, ROSTER, UNSIGNED, Manifest
+from salus.common.package.layout import CONTEXT, JOB, MANIFEST, ROSTER, Manifest, is_added
 from salus.common.roster import Roster, read_roster, roster_hash
 from salus.common.strict import Strict, validate
 
@@ -52,10 +52,10 @@ class Package:
         """Return a JSON file as a model; raises PackageError if it is none."""
         return validate(model, self.json(name), error=PackageError, what=name, received=True)
 
-    def write_model(self, path: Path) -> Path:
-        """Write the model's parameters to a file of the caller's and return it."""
+    def write_file(self, name: str, path: Path) -> Path:
+        """Write a file of the package to a new one of the caller's and return it."""
         with path.open("xb") as file:
-            for part in self.files.chunks(MODEL):
+            for part in self.files.chunks(name):
                 file.write(part)
         return path
 
@@ -127,7 +127,7 @@ def _roster(files: Files, stated: Manifest) -> Roster:
 
 def _check_files(files: Files, stated: Manifest) -> None:
     listed = {line.name for line in stated.files}
-    present = set(files.sizes) - UNSIGNED
+    present = {name for name in files.sizes if not is_added(name)}
     if missing := sorted(listed - present):
         raise changed(f"the file {missing[0]} is missing")
     if extra := sorted(present - listed):

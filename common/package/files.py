@@ -15,10 +15,11 @@ from typing import IO, Protocol
 
 from salus.common.errors import PackageError, storage_error
 from salus.common.names import visible
-from salus.common.package.layout import MANIFEST, MAX_FILES, limit_of
+from salus.common.package.layout import MANIFEST, MAX_ADDED, MAX_FILES, limit_of
 
 CHUNK = 2**20
 MAX_DEPTH = 3
+MOST = MAX_FILES + MAX_ADDED
 _END = struct.Struct("<4sHHHHIIH")  # the end record of a zip without extensions
 ASK_AGAIN = "Ask the sender for the original package."
 
@@ -84,15 +85,15 @@ class Folder:
         for name, size in self._entries(root, "", 0):
             _known(name)
             found[name] = _bounded(name, size)
-            if len(found) > MAX_FILES:
-                raise changed(f"it has more than {MAX_FILES} files")
+            if len(found) > MOST:
+                raise changed(f"it has more than {MOST} files")
         self.sizes = found
 
     def _entries(self, folder: Path, prefix: str, depth: int) -> Iterator[tuple[str, int]]:
         with os.scandir(folder) as entries:
             for number, entry in enumerate(entries):
-                if number > MAX_FILES or depth > MAX_DEPTH:
-                    raise changed(f"it has more than {MAX_FILES} files")
+                if number > MOST or depth > MAX_DEPTH:
+                    raise changed(f"it has more than {MOST} files, or folders within folders")
                 name = prefix + entry.name
                 kind = entry.stat(follow_symlinks=False)
                 if stat.S_ISDIR(kind.st_mode):
@@ -149,8 +150,8 @@ def _check_end(file: IO[bytes]) -> None:
         raise changed("the zip does not end where it says, or it has a comment")
     if disk or first or here != count or offset + length + _END.size != size:
         raise changed("the zip's table of contents does not fit the file")
-    if not 1 <= count <= MAX_FILES:
-        raise changed(f"the zip has {count} files, expected 1 to {MAX_FILES}")
+    if not 1 <= count <= MOST:
+        raise changed(f"the zip has {count} files, expected 1 to {MOST}")
     file.seek(0)
 
 

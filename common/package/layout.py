@@ -16,6 +16,9 @@ CARD, PRIVACY, EVALUATION, TRANSCRIPT = "card.json", "privacy.json", "evaluation
 VERSIONS, SBOM = "versions.json", "sbom.json"
 ONNX, ONNX_FACTS = "onnx/model.onnx", "onnx/onnx.json"
 TREES = "trees/xgboost.json"
+BUNDLE_METADATA, BUNDLE_CONFIG = "bundle/configs/metadata.json", "bundle/configs/inference.json"
+BUNDLE_NETWORK = "bundle/models/model.onnx"
+RELEASE, AUDIT = "release.json", "audit.json"  # added when a package is released; the release signs the audit
 MIB = 2**20
 LIMITS = {
     MANIFEST: MIB,
@@ -32,19 +35,30 @@ LIMITS = {
     SBOM: 8 * MIB,
     ONNX: 2**31 - 1,  # the most that its encoding allows
     ONNX_FACTS: MIB,
+    BUNDLE_METADATA: MIB,
+    BUNDLE_CONFIG: MIB,
+    BUNDLE_NETWORK: 2**31 - 1,
     TREES: 256 * MIB,
+    RELEASE: MIB,
+    AUDIT: 8 * MIB,
 }
+ENDORSEMENT = re.compile(r"endorsements/site-([1-9][0-9]{0,4})\.json")  # added by sites; each is signed by its site
+MAX_ENDORSEMENT = MIB
 ALWAYS = (JOB, ROSTER, INPUTS, CARD, PRIVACY, EVALUATION, VERSIONS, SBOM)
 MODELS = (MODEL, SUMS_MODEL)
-UNSIGNED: frozenset[str] = frozenset({MANIFEST})  # files that the manifest does not name, because they sign it
 MAX_FILES = 64
+MAX_ADDED = 1000  # a release and endorsements
 Digest = HexKey
-_NAME = re.compile(r"[a-z0-9]+([._/-][a-z0-9]+)*")
 
 
 def limit_of(name: str) -> int | None:
     """Return the largest size of a file in bytes; None for a name that a package never has."""
-    return LIMITS.get(name) if _NAME.fullmatch(name) else None
+    return MAX_ENDORSEMENT if ENDORSEMENT.fullmatch(name) else LIMITS.get(name)
+
+
+def is_added(name: str) -> bool:
+    """Return whether a file is not in the manifest, because it says something about the whole package."""
+    return name in (MANIFEST, RELEASE, AUDIT) or ENDORSEMENT.fullmatch(name) is not None
 
 
 class FileLine(Strict):
@@ -91,7 +105,7 @@ class Manifest(Strict):
             raise ValueError("expected every file once, by ascending name")
         for line in self.files:
             most = limit_of(line.name)
-            if line.name in UNSIGNED or most is None or line.size > most:
+            if is_added(line.name) or most is None or line.size > most:
                 raise ValueError("expected only files of a package, each within its size")
         missing = [name for name in ALWAYS if name not in names]
         if missing or len(set(names) & set(MODELS)) != 1:

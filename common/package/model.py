@@ -34,7 +34,7 @@ def parameters_of(package: Package, layout: Layout) -> FloatVector:
     """Return the trained parameters of a package; errors as in `network_of`."""
     wanted = {spec.name: spec.shape for spec in layout.specs}
     with tempfile.TemporaryDirectory(prefix="salus-") as folder:
-        path = package.write_model(Path(folder) / MODEL)
+        path = package.write_file(MODEL, Path(folder) / MODEL)
         try:
             with safe_open(path, framework="numpy") as file:
                 check_model_format(file.metadata(), MODEL, error=PackageError)

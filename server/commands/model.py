@@ -1,5 +1,6 @@
 """`salus model`: a finished job as a package, a package taken in, and what it holds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from salus.common.console import emit_json, example, group, out, shown, table
 if TYPE_CHECKING:
     from salus.common.package.checking import Package
     from salus.privacy.records.package import Evidence
+    from salus.privacy.records.release import Endorsement, Release
 
 app = group("Export a finished model as a package, take in a package, show what it holds.")
 
@@ -26,6 +28,7 @@ def export(
     package: Annotated[Path, typer.Argument(help="The new folder; a zip with the same files is written beside it.")],
     job: Annotated[str, typer.Option(help="Id of the job, where the folder has several finished ones.")] = "",
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write the network as ONNX, compared with torch.")] = False,
+    bundle: Annotated[bool, typer.Option("--bundle", help="Also write a bundle that MONAI's runner executes.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a finished model as a package: parameters, signed job and roster, cards, evaluation, transcript, versions."""
@@ -35,7 +38,7 @@ def export(
     from salus.server.packaging.collecting import Wanted, export_package
     from salus.server.packaging.runs import open_run
 
-    manifest = export_package(open_run(run, job), package, SystemClock(), Wanted(onnx=onnx))
+    manifest = export_package(open_run(run, job), package, SystemClock(), Wanted(onnx=onnx, bundle=bundle))
     if as_json:
         emit_json({"package": str(package), "zip": str(zip_beside(package)), **manifest.model_dump(mode="json")})
         return
@@ -55,7 +58,8 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Check a package against the consortium's key that is pinned here, and take it in if everything holds."""
-    from salus.server.packaging.importing import import_package, pinned_key
+    from salus.common.package.pinning import pinned_key
+    from salus.server.packaging.importing import import_package
 
     where, found, _ = import_package(package, folder, pinned_key(folder, kit))
     if as_json:
@@ -69,13 +73,22 @@ def show(package: PackagePath, kit: KitOption = None, as_json: AsJson = False) -
     """Check a package and show what it holds: the job, the model's metrics, the privacy of the patients, the software."""
     from salus.common.package.checking import checked_package
     from salus.privacy.records.package import evidence_of
+    from salus.privacy.records.release import endorsements_of, release_of
 
     with checked_package(package, key_of(kit)) as found:
         evidence = evidence_of(found)
+        release, endorsements = release_of(found, evidence), endorsements_of(found)
         if as_json:
-            emit_json(summary_of(found, evidence))
-        else:
-            show_package(found, evidence)
+            emit_json(
+                summary_of(found, evidence)
+                | {
+                    "release": None if release is None else release.model_dump(mode="json"),
+                    "endorsements": [one.model_dump(mode="json") for one in endorsements],
+                }
+            )
+            return
+        show_package(found, evidence)
+        show_signatures(found, release, endorsements)
 
 
 def key_of(kit: Path | None) -> bytes | None:
@@ -139,6 +152,21 @@ def show_package(package: "Package", evidence: "Evidence") -> None:
             for row in card.privacy.sites
         ],
     )
-    out.print("The package cannot prove:")
+    out.print("The package cannot prove:", soft_wrap=True)
     for sentence in evidence.unproven:
         out.print(f"- {sentence}", markup=False, soft_wrap=True)
+
+
+def show_signatures(package: "Package", release: "Release | None", endorsements: "Sequence[Endorsement]") -> None:
+    """Print whether a package is released, and which sites endorse it."""
+    if release is None:
+        out.print("Not released.")
+    else:
+        out.print(f"Released on {release.at:%Y-%m-%d %H:%M} UTC:")
+        for sentence in (*release.statements, *([f"reason: {release.reason}"] if release.reason else [])):
+            out.print(f"- {sentence}", markup=False, soft_wrap=True)
+    names = package.roster.names()
+    for one in endorsements:
+        known = ", which found its ledger head in its own ledger" if one.ledger else ""
+        text = f"Endorsed on {one.at:%Y-%m-%d} by {names[one.site]} (site {one.site}){known}."
+        out.print(text, markup=False, soft_wrap=True)

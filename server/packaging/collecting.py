@@ -40,9 +40,11 @@ class Wanted:
 
     Args:
         onnx: the network as ONNX.
+        bundle: the network as a bundle of MONAI.
     """
 
     onnx: bool = False
+    bundle: bool = False
 
 
 def export_package(run: FinishedRun, folder: Path, clock: Clock, wanted: Wanted = Wanted()) -> Manifest:
@@ -114,11 +116,11 @@ def _model(run: FinishedRun) -> Contents:
 def _other_forms(run: FinishedRun, wanted: Wanted) -> Contents:
     """Return the model in forms that other programs read; trees always, because they need nothing further."""
     if run.job.statistics is None:
-        return _graphs(run, wanted) if wanted.onnx else {}
-    if wanted.onnx:
+        return _graphs(run, wanted) if wanted.onnx or wanted.bundle else {}
+    if wanted.onnx or wanted.bundle:
         raise JobError(
             f"The model of statistics of kind {run.job.statistics.kind!r} is no network, so it cannot be written as ONNX.",
-            remedy="Leave out --onnx; model.json is plain numbers, and trees are also written for XGBoost.",
+            remedy="Leave out --onnx and --bundle; model.json is plain numbers, and trees are also written for XGBoost.",
         )
     model = open_model(run.model.read_bytes(), run.coordinator.public_key).model
     try:
@@ -128,13 +130,20 @@ def _other_forms(run: FinishedRun, wanted: Wanted) -> Contents:
 
 
 def _graphs(run: FinishedRun, wanted: Wanted) -> Contents:
+    from salus.server.packaging.bundle import bundle_of
     from salus.server.packaging.graph import to_onnx
 
     network = build_model(run.job.task, run.job.job.seed)
     shape = layout_of(network)
     write_parameters(network, shape, run.checkpoints.load_model(run.job_id, run.job.job.rounds, shape)[0])
     graph = to_onnx(run.job, network.eval())
-    return {layout.ONNX: graph.data, layout.ONNX_FACTS: canonical_json(graph.facts)}
+    found: Contents = {layout.ONNX: graph.data, layout.ONNX_FACTS: canonical_json(graph.facts)} if wanted.onnx else {}
+    if wanted.bundle:
+        described, config = bundle_of(run.job, graph)
+        found[layout.BUNDLE_METADATA] = canonical_json(described)
+        found[layout.BUNDLE_CONFIG] = canonical_json(config)
+        found[layout.BUNDLE_NETWORK] = graph.data
+    return found
 
 
 def _evaluation(run: FinishedRun) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 
 from salus import __version__
-from salus.client.commands import client, dataset, generate, ledger, predict, process
+from salus.client.commands import client, dataset, endorsing, generate, ledger, predict, process
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
-from salus.server.commands import consortium, job, model, server, statistics, verify
+from salus.server.commands import consortium, job, model, release, server, statistics, verify
 from salus.simulations import audit_command, preview
 from salus.simulations import commands as simulations
 
@@ -27,7 +27,9 @@ audit_command.register(app)
 process.register(app)
 generate.register(app)
 verify.register(app)
+release.register(app)
 preview.register(job.app)
+endorsing.register(client.app)
 app.add_typer(job.app, name="job")
 app.add_typer(model.app, name="model")
 app.add_typer(server.app, name="server")

@@ -71,7 +71,17 @@ def test_volumes_become_nifti(tmp_path: Path) -> None:
 
 def test_the_command_writes_what_it_lists(tmp_path: Path) -> None:
     _, path = saved(tmp_path)
-    words = ["generate", str(path), str(tmp_path / "job.toml"), "--count", "1", "--out", str(tmp_path / "o"), "--json"]
+    words = [
+        "generate",
+        str(path),
+        "--job",
+        str(tmp_path / "job.toml"),
+        "--count",
+        "1",
+        "--out",
+        str(tmp_path / "o"),
+        "--json",
+    ]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0
     files = [name for names in json.loads(result.stdout).values() for name in names]

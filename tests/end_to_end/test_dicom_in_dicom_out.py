@@ -144,11 +144,11 @@ def test_dicom_in_dicom_out(orthanc: str, tmp_path: Path, monkeypatch: pytest.Mo
         result = salus(*words, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     (model,) = (tmp_path / "trained").rglob("round-00004.safetensors")
-    result = salus("predict", model, "job.toml", "new", "--seg", "--sr", cwd=tmp_path)
+    result = salus("predict", model, "new", "--job", "job.toml", "--seg", "--sr", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     own = ("--site", "site", "--dataset", "abdomen", "--seg", "--out", "own")
-    for words in (("predict", model, "job.toml", *own), ("dataset", "evaluate", "site", "abdomen", model, "job.toml")):
-        result = salus(*words, cwd=tmp_path)
+    for words in (("predict", model, *own), ("dataset", "evaluate", "site", "abdomen", model)):
+        result = salus(*words, "--job", "job.toml", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert len(list((tmp_path / "own" / "seg").glob("*.dcm"))) == PATIENTS
     assert b"CANARY" not in b"".join(path.read_bytes() for path in (tmp_path / "site").rglob("*") if path.is_file())

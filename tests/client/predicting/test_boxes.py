@@ -119,7 +119,7 @@ def test_a_run_writes_tables_and_pictures(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "pictures").mkdir()
     Image.fromarray(picture()).save(tmp_path / "pictures" / "one.png")
     Image.fromarray(picture(block=False)).save(tmp_path / "pictures" / "none.png")
-    result = salus("predict", "model", "job.toml", "pictures", "--out", "found", "--json", cwd=tmp_path)
+    result = salus("predict", "model", "pictures", "--job", "job.toml", "--out", "found", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     items = {one["item"]: one for one in json.loads(result.stdout)["items"]}
     assert {name: one["values"] for name, one in items.items()} == {

@@ -34,7 +34,7 @@ noise = "none"
 
 
 def evaluated(place: Path, name: str, *words: object) -> Result:
-    return salus("dataset", "evaluate", "site", name, "model.safetensors", "job.toml", *words, cwd=place)
+    return salus("dataset", "evaluate", "site", name, "model.safetensors", "--job", "job.toml", *words, cwd=place)
 
 
 @pytest.fixture

@@ -66,7 +66,9 @@ def write_table(path: Path, patients: list[list[Measured]]) -> None:
 
 def predicted(folder: Path, *words: object, data: str = "people.csv") -> Result:
     key = COORDINATOR.public_key.hex()
-    return salus("predict", "model.json", "job.toml", data, "--json", *(words or ("--signed-by", key)), cwd=folder)
+    return salus(
+        "predict", "model.json", data, "--job", "job.toml", "--json", *(words or ("--signed-by", key)), cwd=folder
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -124,7 +124,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def predicted(place: Path, *words: object) -> Result:
-    return salus("predict", "model", "job.toml", "scans", "--json", *words, cwd=place)
+    return salus("predict", "model", "scans", "--job", "job.toml", "--json", *words, cwd=place)
 
 
 def write_series(folder: Path, orientation: str = "axial", **more: object) -> list[object]:
@@ -221,7 +221,7 @@ def test_a_nifti_mask_has_the_axes_of_its_file_and_pictures_get_pictures(place: 
     (place / "pictures").mkdir()
     grey = np.linspace(0, 255, 48).reshape(6, 8).astype(np.uint8)
     Image.fromarray(grey).save(place / "pictures" / "a.png")
-    result = salus("predict", "model", "job.toml", "pictures", "--out", "flat", "--json", cwd=place)
+    result = salus("predict", "model", "pictures", "--job", "job.toml", "--out", "flat", "--json", cwd=place)
     assert result.returncode == 0, result.stderr
     assert (np.asarray(Image.open(place / "flat" / "masks" / "a.png")) == (grey > 127)).all()
     assert json.loads(result.stdout)["items"][0]["unit"] == "pixels"
@@ -232,6 +232,9 @@ def test_a_dicom_object_that_cannot_be_written_is_explained_at_once(place: Path)
     values = np.random.default_rng(0).random((8, 6, 5)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), place / "scans" / "a.nii.gz")
     (place / "job.toml").write_text(text())
-    result = salus("predict", "model", "job.toml", "scans", "--seg", cwd=place)
+    result = salus("predict", "model", "scans", "--job", "job.toml", "--seg", cwd=place)
     assert "--seg wrote nothing for 1 of 1 images (not-dicom)" in result.stdout, result.stdout + result.stderr
-    assert "wrote nothing" not in salus("predict", "model", "job.toml", "scans", "--out", "other", cwd=place).stdout
+    assert (
+        "wrote nothing"
+        not in salus("predict", "model", "scans", "--job", "job.toml", "--out", "other", cwd=place).stdout
+    )

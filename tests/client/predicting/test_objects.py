@@ -53,7 +53,7 @@ def predicted(place: Path, kind: str, numbers: np.ndarray, monkeypatch: pytest.M
     (place / "job.toml").write_text(JOB.format(kind=kind, shape=shape))
     network = Knowing(numbers)
     monkeypatch.setattr(model_module, "load_model", lambda path, job: FinishedModel(network, "ab" * 32, 0))
-    return salus("predict", "model", "job.toml", "scans", "--json", *words, cwd=place)
+    return salus("predict", "model", "scans", "--job", "job.toml", "--json", *words, cwd=place)
 
 
 def touching() -> np.ndarray:

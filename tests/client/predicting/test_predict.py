@@ -13,7 +13,7 @@ from tests.client.predicting.worlds import write_job, write_model, write_picture
 
 
 def predicted(folder: Path, *words: object) -> Result:
-    return salus("predict", "model.safetensors", "job.toml", *words, cwd=folder)
+    return salus("predict", "model.safetensors", *words, "--job", "job.toml", cwd=folder)
 
 
 @pytest.fixture

@@ -308,7 +308,7 @@ TRICKS: dict[str, tuple[Callable[[Content, Path], object], str]] = {
     "bytes before the zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: b"MZ" + d)), "does not fit the file"),
     "bytes behind the zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d + b"MZ")), "does not end where it says"),
     "a damaged member": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[:60] + bytes(20) + d[80:])), "is damaged"),
-    "too many members": (lambda f, p: write_zip({f"{n}.json": b"" for n in range(100)}, p), "has 100 files"),
+    "too many members": (lambda f, p: write_zip({f"{n}.json": b"" for n in range(1100)}, p), "has 1100 files"),
     "half a zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[: len(d) // 2])), "does not end where it says"),
     "a link": (link, "'card.json' is a link"),
     "a large file": (lambda f, p: (write_folder(f, p), os.truncate(p / "job.json", 2**40)), "has 1099511627776 bytes"),

@@ -14,11 +14,12 @@ from salus.common.errors import ConfigError, JobError, PackageError
 from salus.common.package.checking import checked_package
 from salus.common.package.layout import ALWAYS, MODEL, TRANSCRIPT
 from salus.common.package.model import network_of
+from salus.common.package.pinning import pinned_key
 from salus.common.vectors import STATE_PREFIX
 from salus.privacy.records.package import UNPINNED, evidence_of
 from salus.server.checkpoints import Checkpoints
 from salus.server.packaging.collecting import export_package
-from salus.server.packaging.importing import import_package, pinned_key
+from salus.server.packaging.importing import import_package
 from salus.server.packaging.runs import open_run
 from salus.server.packaging.software import bill_of_materials, versions
 
