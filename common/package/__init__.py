@@ -8,6 +8,9 @@
     evaluation.json          the evaluation at the sites, and by subgroup
     transcript.jsonl         what the sites signed during the job, unless it is too large
     versions.json, sbom.json software with versions and licences
+    documentation.json       facts that regulators ask for, each from a record
+    onnx, bundle, trees      the model as other programs read it
+    audit.json, release.json added by a release; endorsements by sites
 
 A package is a folder or a zip with the same files. Nothing in it is code, and no file is ever written where a name in it says.
 """

@@ -13,7 +13,7 @@ CONTEXT = "salus/package/1"
 MANIFEST, JOB, ROSTER = "manifest.json", "job.json", "roster.json"
 MODEL, SUMS_MODEL, INPUTS = "model.safetensors", "model.json", "inputs.json"
 CARD, PRIVACY, EVALUATION, TRANSCRIPT = "card.json", "privacy.json", "evaluation.json", "transcript.jsonl"
-VERSIONS, SBOM = "versions.json", "sbom.json"
+VERSIONS, SBOM, DOCUMENTATION = "versions.json", "sbom.json", "documentation.json"
 ONNX, ONNX_FACTS = "onnx/model.onnx", "onnx/onnx.json"
 TREES = "trees/xgboost.json"
 BUNDLE_METADATA, BUNDLE_CONFIG = "bundle/configs/metadata.json", "bundle/configs/inference.json"
@@ -33,6 +33,7 @@ LIMITS = {
     TRANSCRIPT: 32 * MIB,  # a few thousand rounds of ten sites; of a larger one the package has the hash
     VERSIONS: MIB,
     SBOM: 8 * MIB,
+    DOCUMENTATION: 16 * MIB,
     ONNX: 2**31 - 1,  # the most that its encoding allows
     ONNX_FACTS: MIB,
     BUNDLE_METADATA: MIB,
@@ -44,7 +45,7 @@ LIMITS = {
 }
 ENDORSEMENT = re.compile(r"endorsements/site-([1-9][0-9]{0,4})\.json")  # added by sites; each is signed by its site
 MAX_ENDORSEMENT = MIB
-ALWAYS = (JOB, ROSTER, INPUTS, CARD, PRIVACY, EVALUATION, VERSIONS, SBOM)
+ALWAYS = (JOB, ROSTER, INPUTS, CARD, PRIVACY, EVALUATION, VERSIONS, SBOM, DOCUMENTATION)
 MODELS = (MODEL, SUMS_MODEL)
 MAX_FILES = 64
 MAX_ADDED = 1000  # a release and endorsements

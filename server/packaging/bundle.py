@@ -24,7 +24,10 @@ SAVE = (
     "numpy.asarray(inferer(torch.as_tensor(item['image'])[None].contiguous(), network)[0])) for item in items])"
     "(@dataset, @inferer, @network_def, @output_dir)"
 )
-NETWORK = "$(lambda session: lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]))(@session)"
+NETWORK = (
+    "$(lambda session: lambda x: torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]))"
+    "(@session)"
+)
 
 
 def bundle_of(job: Job, graph: Graph) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,7 +44,8 @@ def bundle_of(job: Job, graph: Graph) -> tuple[dict[str, Any], dict[str, Any]]:
         raise _refused(f"the task {job.task.kind!r} takes more or other than one image")
     if len(job.task.shape) == 3 and job.task.channels != 1:
         raise _refused("its volumes have several channels, whose files MONAI would not know to join")
-    return _metadata(job, graph), _inference(job)
+    inference = _inference(job)
+    return _metadata(job, graph), inference
 
 
 def _inference(job: Job) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from salus.privacy.records.privacy import privacy_record
 from salus.privacy.records.transcripts import verify_bytes
 from salus.server.checkpoints import METADATA_OF_FILE
 from salus.server.packaging.describing import inputs_of
+from salus.server.packaging.documentation import documentation_of
 from salus.server.packaging.runs import FinishedRun
 from salus.server.packaging.software import bill_of_materials, versions
 from salus.server.quality import evaluation_in, figures_in, subgroups_in
@@ -88,15 +89,18 @@ def contents_of(run: FinishedRun, roster: Roster) -> Contents:
     privacy = privacy_record(run.job, roster, verified, run.transcript if kept else None, included=included)
     metrics = evaluation_in(run.events)
     card = model_card(run.job_id, run.job, privacy.card, metrics, roster.consortium)
+    evaluation, software = _evaluation(run), versions()
+    sums = None if verified is None else len(verified.sums)
     found: Contents = {
         layout.JOB: run.signed.to_bytes(),
         layout.ROSTER: run.signed_roster.to_bytes(),
         layout.INPUTS: canonical_json(inputs_of(run.job)),
         layout.CARD: canonical_json(card.model_dump(mode="json")),
         layout.PRIVACY: canonical_json(privacy.model_dump(mode="json")),
-        layout.EVALUATION: canonical_json(_evaluation(run)),
-        layout.VERSIONS: canonical_json(versions()),
+        layout.EVALUATION: canonical_json(evaluation),
+        layout.VERSIONS: canonical_json(software),
         layout.SBOM: canonical_json(bill_of_materials()),
+        layout.DOCUMENTATION: canonical_json(documentation_of(run.job, roster, card, evaluation, software, sums)),
         **_model(run),
     }
     if included:

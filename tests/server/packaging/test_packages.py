@@ -1,6 +1,7 @@
 """A finished job becomes a package that is complete, the same in both forms, and taken in only with a known key."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,18 @@ def test_a_package_is_never_written_over(plain_run: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["p.zip"]
 
 
+def test_the_documentation_is_from_records_and_says_what_no_record_has(private_package: Path) -> None:
+    facts = json.loads((private_package / "documentation.json").read_bytes())["facts"]
+    known = {fact["what"]: fact["value"] for fact in facts}
+    assert known["name and version"]["job"] == "tiny-0001"
+    assert known["privacy of the patients"] == "(3, 1e-05)-differential privacy per patient"
+    assert known["cybersecurity"]["signed sums in the transcript"] == 2
+    assert set(known["performance on groups of persons"]) == {"sex"}
+    assert known["limitations"] == []
+    assert known["intended purpose"] is None
+    assert all((fact["value"] is None) == (fact["from"] == "") for fact in facts)
+
+
 def test_only_a_finished_job_with_all_records_is_exported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither a coordinator's folder nor that of a simulation"):
         open_run(tmp_path)
@@ -90,6 +103,17 @@ def test_only_a_finished_job_with_all_records_is_exported(tmp_path: Path) -> Non
     (run / "coordinator" / "trust" / "kit.json").unlink()
     with pytest.raises(ConfigError, match="no key of a coordinator"):
         open_run(run)
+
+
+def test_a_coordinators_own_folder_is_exported_too(plain_run: Path, tmp_path: Path) -> None:
+    """A daemon keeps keys, trust, models and transcripts in one folder, a simulation in two."""
+    folder = tmp_path / "coordinator"
+    shutil.copytree(plain_run / "coordinator", folder)
+    shutil.copytree(plain_run / "transcripts", folder / "transcripts")
+    shutil.copy(plain_run / "events.jsonl", folder)
+    export_package(open_run(folder, "tiny-0001"), tmp_path / "package", SystemClock())
+    with checked_package(tmp_path / "package.zip", pinned_key(folder, None)) as package:
+        assert evidence_of(package).card.metrics
 
 
 def test_a_desk_takes_in_a_package_with_a_kit_and_a_member_without(
