@@ -142,7 +142,7 @@ def _show(result: "SimulationResult", *, kept: bool) -> None:
     elif result.model.exists():
         out.print(f"Model: {shown(result.model)}", soft_wrap=True)
         if result.statistics:
-            out.print(f"Signed by: {result.signed_by}", soft_wrap=True)
+            out.print(f"Signed by: {result.signed_by}", markup=False, soft_wrap=True)
 
 
 def _show_values(result: "SimulationResult") -> None:

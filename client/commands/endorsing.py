@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from salus.common.console import example, out, shown
+from salus.common.console import example, out
 from salus.common.errors import PackageError
 
 
@@ -49,7 +49,7 @@ def endorse(
         endorsement = Endorsement(package=checked.sha256, site=site, ledger=ledger is not None, at=clock.now())
     add_files(package, {f"endorsements/site-{site}.json": seal_endorsement(endorsement, identity)})
     known = "; its ledger head is in this site's ledger" if ledger else ""
-    out.print(f"Site {site} endorses the package{known}: {shown(package)}", soft_wrap=True)
+    out.print(f"Site {site} endorses the package{known}: {package}", markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

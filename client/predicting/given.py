@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from salus.client.predicting import model as networks
 from salus.client.predicting.from_sums import SumsModelFile, key_of, load_sums_model
-from salus.client.predicting.model import FinishedModel, load_model
+from salus.client.predicting.model import FinishedModel
 from salus.common.clock import SystemClock
 from salus.common.errors import ConfigError
 from salus.common.identity import unhex
@@ -70,7 +71,7 @@ def given_model(model: Path, job: Path | None, site: Path | None = None, signed_
         def load() -> FinishedModel | SumsModelFile:
             path = package.write_file(name, Path(folder) / name)
             if package.job.statistics is None:
-                return load_model(path, package.job)
+                return networks.load_model(path, package.job)
             return load_sums_model(path, package.job, unhex(package.roster.coordinator.public_key))
 
         yield Given(package.job, load)
@@ -80,5 +81,5 @@ def _from_file(path: Path, job: Job, signed_by: str, site: Path | None) -> Finis
     if job.statistics is None:
         if signed_by:
             raise ConfigError("The file of a network has no signature.", remedy="Leave out --signed-by.")
-        return load_model(path, job)
+        return networks.load_model(path, job)
     return load_sums_model(path, job, key_of(signed_by or str(site or ""), SystemClock()))

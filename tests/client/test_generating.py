@@ -103,7 +103,7 @@ def test_an_operator_learns_whether_images_are_copies_of_the_sites_own(tmp_path:
     write_npz(tmp_path / "toy.npz", images=60)
     for words in (("client", "init", "site", "--name", "S"), ("dataset", "add", "site", "toy", "toy.npz", "--yes")):
         assert salus(*words, cwd=tmp_path).returncode == 0
-    command = ("generate", "m.safetensors", "job.toml", "--json")
+    command = ("generate", "m.safetensors", "--job", "job.toml", "--json")
     result = salus(*command, "--site", "site", "--dataset", "toy", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)

@@ -52,7 +52,7 @@ def world(folder: Path, kind: str = "sequence", model: str = "gru") -> torch.nn.
 
 
 def predicted(folder: Path, *words: object) -> Result:
-    return salus("predict", "model.safetensors", "job.toml", *words, "--json", cwd=folder)
+    return salus("predict", "model.safetensors", *words, "--job", "job.toml", "--json", cwd=folder)
 
 
 def image(grey: int) -> torch.Tensor:
