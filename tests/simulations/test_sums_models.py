@@ -21,7 +21,15 @@ def test_the_model_of_a_simulation_predicts(tmp_path: Path) -> None:
     values = json.loads(kept.stdout)
     assert "auc" in values["metrics"]
     done = salus(
-        "predict", values["model"], "heart.csv", "--job", "job.toml", "--signed-by", values["signed_by"], "--json", cwd=tmp_path
+        "predict",
+        values["model"],
+        "heart.csv",
+        "--job",
+        "job.toml",
+        "--signed-by",
+        values["signed_by"],
+        "--json",
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     with (tmp_path / "heart.csv").open() as file:
