@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM at early and late moments of real processes: one quiet line, the signal's exit code, nothing left behind."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -97,8 +98,16 @@ def job(tmp_path: Path) -> Path:
     return tmp_path / "job.toml"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["catches", "importing", "has_children", "first event"])
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        *itertools.product(["catches", "importing"], [signal.SIGINT, signal.SIGTERM]),
+        ("has_children", signal.SIGTERM),
+        ("first event", signal.SIGINT),
+        pytest.param("has_children", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("first event", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_a_simulation_ends_quietly_and_can_be_run_again(tmp_path: Path, job: Path, moment: str, number: int) -> None:
     words = ["simulate", job, "--data", tmp_path / "toy.npz", "--sites", "2", "--workers", "1"]
     kept = ["--output", tmp_path / "kept", "--json", tmp_path / "result.json"]

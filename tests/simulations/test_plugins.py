@@ -102,7 +102,10 @@ def job_file(folder: Path, privacy: str = 'noise = "none"', *changes: tuple[str,
     return path
 
 
-@pytest.mark.parametrize("privacy", ['noise = "none"', PRIVATE], ids=["masked", "private"])
+@pytest.mark.parametrize(
+    "privacy",
+    [pytest.param('noise = "none"', id="masked", marks=pytest.mark.slow), pytest.param(PRIVATE, id="private")],
+)
 def test_a_job_with_six_plug_ins_runs(installed: Path, volumes: Path, tmp_path: Path, privacy: str) -> None:
     job, result = job_file(tmp_path, privacy), tmp_path / "result.json"
     ran = salus(installed, "simulate", job, "--data", volumes, "--sites", 5, "--json", result)
