@@ -25,7 +25,7 @@ from salus.privacy.dp.plan import plan_of
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import shape_of
 from salus.simulations.auditing.canary_data import WithCanaries
-from salus.simulations.auditing.world import Observed, Round, observed
+from salus.simulations.auditing.world import AUDITED, Change, Observed, Round, observed
 
 MOST_IMAGES = 8  # of one canary: a patient who counts once for each image stands out
 UNKNOWN = 0.1  # what is in an update without noise beside the canaries, over the clip norm; not critical
@@ -45,15 +45,17 @@ class Coins:
     took_part: npt.NDArray[np.bool_]
     images: int
 
-    def change(self, alone: bool) -> Callable[[RunningJob], None]:
-        """Return what adds the canaries that take part to a site's training data.
+    def change(self, alone: bool) -> Change:
+        """Return what adds the canaries that take part to the audited site's training data.
 
         Args:
             alone: whether they replace the site's own.
         """
         inside = self.canaries.rows(torch.from_numpy(np.flatnonzero(self.took_part)))
 
-        def add(running: RunningJob) -> None:
+        def add(site: int, running: RunningJob) -> None:
+            if site != AUDITED:
+                return
             assert running.data is not None  # Safe because virtual hospitals have data.
             running.data = replace(
                 running.data, train=WithCanaries(running.data.train, inside, self.images, alone=alone)

@@ -17,6 +17,7 @@ from salus.privacy.audit.one_run import Found
 from salus.privacy.protection import protection_of
 from salus.privacy.protocol.parameters import SMALLEST_COHORT
 from salus.server.checkpoints import Checkpoints
+from salus.simulations.auditing.imprint import imprint
 from salus.simulations.auditing.one_run import flipped, found, guessed, run_with
 from salus.simulations.auditing.report import GUESSING, MASKED, NOISED, PLAIN, Audit, Tried
 from salus.simulations.auditing.world import Round
@@ -144,6 +145,11 @@ def audit(
             results[against] = result = found(which, coins, guessed(which, coins, seen, view, target.sites), confidence)
             note = f"{text}; {rounds} rounds; {result.correct} of {result.guesses} guesses were correct"
             tried.append(Tried(ATTACK, against, GUESSING, round(result.lower_bound, 4), 0.0, note))
+    tell("imprint layer", 0, 1)
+    tried += imprint(
+        job, bare, target.hospitals, folder / "imprint", sites=target.sites, performance=performance,
+        noise_free=not _too_few(target),
+    )  # fmt: skip
     best = NOISED if job.privacy.noised else MASKED if protection_of(job).protects else PLAIN
     return Audit(job, results[best], confidence, tried, target.sites, seed)
 

@@ -27,7 +27,7 @@ from salus.server.rounds import JobRun
 from salus.simulations.virtual import OPEN_POLICY, open_catalogue, virtual_identity, virtual_keys
 
 AUDITED = 1  # the site that is attacked
-Change = Callable[[RunningJob], None]
+Change = Callable[[int, RunningJob], None]
 Craft = Callable[[int, FloatVector], FloatVector]
 
 
@@ -51,7 +51,7 @@ class AuditedSite(Site):
     """A site whose data are changed for an audit, and whose contributions are noted before they are protected.
 
     Args:
-        change: called once with the prepared job; it may replace ``data``.
+        change: called with the site's number and the prepared job; it may replace ``data``.
     """
 
     def __init__(self, change: Change, **settings: Any) -> None:
@@ -61,7 +61,7 @@ class AuditedSite(Site):
 
     def _prepare_training(self, *arguments: Any) -> RunningJob:
         running = super()._prepare_training(*arguments)
-        self._change(running)
+        self._change(self.site_id, running)
         return running
 
     def _protect(
@@ -143,7 +143,7 @@ def observed(
     *,
     sites: int,
     performance: Performance,
-    change: Change = lambda running: None,
+    change: Change = lambda site, running: None,
     craft: Craft | None = None,
     done: Callable[[int], None] = lambda round_: None,
 ) -> Observed:
@@ -164,7 +164,7 @@ def observed(
         place = folder / f"site-{number}"
         place.mkdir(parents=True, exist_ok=True)
         return AuditedSite(
-            change if number == AUDITED else (lambda running: None),
+            change,
             site_id=number, identity=virtual_identity(secret, number), keys=dict(keys), store=MemoryStore(),
             coordinator_key=coordinator.public_key, catalogue=open_catalogue(hospitals, number), policy=lambda: OPEN_POLICY,
             performance=performance, events=EventLog(place / "events.jsonl"),
