@@ -37,6 +37,7 @@ SAMPLES: Sequence[Mapping[str, Any]] = (
 )
 USUAL_MODELS = ("cnn", "unet", "logistic", "gru", "bag")  # tried first
 ROUNDS, NOISED_ROUNDS = 20, 300
+STEPS_WITH_OTHERS_BETWEEN = 10  # noised steps of a round, if the task has steps that read no data and lie between these
 MOST_STEPS = 200  # of an analysis
 HEAD = """\
 # {title}
@@ -67,6 +68,9 @@ def new_job(task: str, statistics: str, choices: Mapping[str, Mapping[str, str]]
         return _text(_measuring(values))
     values["task"] = _task(task, str(values.get("task", {}).get("model", "")))
     job = _job(values)
+    if job.privacy.noise == "local" and not all(step.data for step in make_task(job.task).steps):
+        values["privacy"] = {**values.get("privacy", {}), "steps_per_round": STEPS_WITH_OTHERS_BETWEEN}
+        job = _job(values)
     values["job"]["rounds"] = NOISED_ROUNDS if job.one_step else ROUNDS
     return _text(_job(values))
 

@@ -233,7 +233,8 @@ def phantoms(
         typer.Option(help=f"{', '.join(PHANTOMS)}; may be repeated. Without it the first three."),
     ] = None,
     patients: Annotated[
-        int, typer.Option(min=20, max=100_000, help="Number of patients in the npz and NIfTI sets.")
+        int,
+        typer.Option(min=20, max=100_000, help="Number of patients of each kind but dicom, which has a fixed size."),
     ] = 600,
     side: Annotated[int, typer.Option(min=8, max=512, help="Side length of an image, in pixels.")] = 48,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,

@@ -37,10 +37,13 @@ def write_report(folder: Path, job: Job, model_sha256: str, finished: Finished) 
         "items": [one.model_dump(mode="json") for one in outcomes],
     }
     write_whole(folder / "predictions.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
-    lead = f"Model of the job {job.job.name}, file {model_sha256[:16]}. This page shows patients' images: keep it where they are."
+    shown = "patients' images" if any(OVERLAYS in one.files for one in outcomes) else "results of patients"
+    lead = (
+        f"Model {model_sha256[:16]} of the job {job.job.name}. This page shows {shown}: keep it where their data are."
+    )
     write_page(
         folder / "predictions.html",
-        f"Predictions of {job.job.name}",
+        f"Predictions: {job.job.name}",
         lead,
         _sections(folder, finished, job.task.classes),
     )
@@ -73,7 +76,7 @@ def _sections(folder: Path, finished: Finished, classes: Sequence[str]) -> list[
             )
             for place, one in enumerate(finished.refused)
         ),
-        *([Section("Classes", columns=("class", "images"), rows=labels.most_common())] if labels else []),
+        *([Section("Classes", columns=("class", "results"), rows=labels.most_common())] if labels else []),
     ]
     left_out = Counter(reason for one in outcomes for reason in one.left_out.values())
     if left_out:

@@ -15,6 +15,8 @@ from salus.common.strategies import STRATEGIES
 from salus.common.sums import SUMS, sums_of
 from salus.common.tasks import TASKS, make_task
 from salus.common.tasks.steps import check_outputs
+from salus.privacy.dp.checks import steps_under_noise
+from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import PROTECTIONS
 from salus.server.job_template import new_job
 
@@ -51,6 +53,14 @@ def test_every_choice_brings_its_keys(section: str, key: str, name: str) -> None
         if f"\n{key} = " not in text and f"\n# {key} =" not in text and f"{section}.{key}" not in without_effect(job)
     ]
     assert missing == []
+
+
+def test_a_task_with_steps_that_read_no_data_gets_several_noised_steps_a_round() -> None:
+    job = parse_job(new_job("gan", "", {}))
+    plan = plan_of(job)
+    assert plan is not None
+    steps_under_noise(make_task(job.task), plan)
+    assert job.noised_steps > 1
 
 
 def test_a_line_gives_the_default_its_reason_and_no_reason_for_another_value() -> None:

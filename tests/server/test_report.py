@@ -129,6 +129,7 @@ def test_the_report_is_one_file_that_fetches_nothing_and_escapes_names(tmp_path:
     events = [
         Event(datetime.now(UTC), "evaluated", {"metrics": {"auc": 0.9}}),
         Event(datetime.now(UTC), "left-out", {"round": 1, "site": 2, "text": "<b>gone</b>"}),
+        Event(datetime.now(UTC), "not-asked", {"site": 6, "text": "joined later"}),
     ]
     path = tmp_path / "r" / "report.html"
     write_report(
@@ -144,6 +145,8 @@ def test_the_report_is_one_file_that_fetches_nothing_and_escapes_names(tmp_path:
     assert "http" not in text.replace("http-equiv", "")
     assert "<script>x" not in text
     assert "&lt;b&gt;gone" in text
+    assert "round 1" in text
+    assert "round site" not in " ".join(text.split())  # it was not asked in any round
     assert "Not protected" in text
     assert "<svg" in text
 
