@@ -20,6 +20,8 @@ from salus.common.package.layout import MANIFEST, MAX_ADDED, MAX_FILES, limit_of
 CHUNK = 2**20
 MAX_DEPTH = 3
 MOST = MAX_FILES + MAX_ADDED
+MAX_ENTRY = 200  # bytes of a file's line in the table of contents of a zip: 46, its name, and what zip programs add
+_LOCATOR_SIZE = 20  # of a zip with extensions, right before the end record
 _END = struct.Struct("<4sHHHHIIH")  # the end record of a zip without extensions
 ASK_AGAIN = "Ask the sender for the original package."
 
@@ -135,7 +137,7 @@ class Zip:
         try:
             with self._zip.open(self._members[name]) as file:
                 yield from _exactly(file, name, self.sizes[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error):
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error):
             raise changed(f"the file {name} in the zip is damaged") from None
 
 
@@ -152,6 +154,12 @@ def _check_end(file: IO[bytes]) -> None:
         raise changed("the zip's table of contents does not fit the file")
     if not 1 <= count <= MOST:
         raise changed(f"the zip has {count} files, expected 1 to {MOST}")
+    # Behind an entry's name, a comment could hold another table of contents, which zipfile would believe.
+    if length > count * MAX_ENTRY:
+        raise changed("the zip's table of contents is too long for its files")
+    file.seek(max(0, size - _END.size - _LOCATOR_SIZE))
+    if file.read(4) == b"PK\x06\x07":
+        raise changed("the zip has a second table of contents")
     file.seek(0)
 
 

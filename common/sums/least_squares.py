@@ -107,10 +107,11 @@ class LeastSquares:
         return np.zeros_like(sums) if too_few(labels, least) else sums
 
     def _noted(self, mine: Iterable[Measured], labels: list[set[int]]) -> Iterable[Measured]:
+        """Yield a patient's images that count, one after the other, and note their labels."""
         own: set[int] = set()
         labels.append(own)
         for image in mine:
-            if image.label is not None:
+            if image.label is not None and self._features(image, self._frequencies) is not None:
                 own.add(image.label)
                 yield image
 

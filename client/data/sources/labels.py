@@ -1,6 +1,7 @@
 """Labels from a CSV: by file, study or patient, depending on the columns that the file has."""
 
 import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -41,8 +42,10 @@ def ranks_of(cells: Sequence[str], column: str) -> dict[str, int]:
     for read in (float, lambda cell: datetime.fromisoformat(cell).timestamp()):
         try:
             values = {cell: float(read(cell)) for cell in distinct}
-        except ValueError:
+        except (ValueError, OverflowError):
             continue
+        if not all(map(math.isfinite, values.values())):
+            continue  # NaN is neither before nor after anything
         places = {value: rank for rank, value in enumerate(sorted(set(values.values())))}
         return {cell: places[value] for cell, value in values.items()}
     raise DataError(
@@ -160,7 +163,16 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
                 remedy="Name the column of labels with --label-column, and other columns by their names in the file.",
             )
     persons = (options.sex_column, options.age_column, options.event_column)
-    used = {*KEY_COLUMNS, patient_column, label_column, "split", "group", *options.cells, *persons}
+    used = {
+        *KEY_COLUMNS,
+        patient_column,
+        label_column,
+        "split",
+        "group",
+        *options.cells,
+        *persons,
+        options.order_column,
+    }
     repeated = sorted(column for column in used if columns.count(column) > 1)
     if repeated:
         raise DataError(
@@ -197,7 +209,8 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
             )
         if earlier.person != entry.person:
             raise DataError(
-                f"Two different ages or sexes for one {key} in {name!r}, line {number}.", remedy="Correct one of them."
+                f"Two different ages, sexes or places in the order for one {key} in {name!r}, line {number}.",
+                remedy="Correct one of them.",
             )
     read = (*KEY_COLUMNS, label_column, "split", "group", *options.cells, *persons)
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read), name)

@@ -111,6 +111,25 @@ def test_visits_are_in_the_order_of_a_column(tmp_path: Path, cells: tuple[str, .
     assert all(str(fact.info.get("order", 0)) in "012" for fact in catalogue.facts("visits")), "a rank, and no date"
 
 
+@pytest.mark.parametrize("cells", [("1", "nan", "2"), ("1e999", "5", "6")])
+def test_cells_that_are_before_or_after_nothing_are_refused(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    root = write(tmp_path / "d", {"a": ("well",) * 3})
+    with_column(root, cells)
+    catalogue = Catalogue(tmp_path / "c.sqlite", bytes(range(32)))
+    with pytest.raises(DataError, match="dates such as"):
+        catalogue.add("visits", "images", root, SourceOptions(order_column="when"))
+
+
+def test_an_order_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path / "d", {"a": ("well",) * 3})
+    for _ in range(2):
+        with_column(root, ("1", "2", "3"))
+    with pytest.raises(DataError, match="several columns 'when'"):
+        Catalogue(tmp_path / "c.sqlite", bytes(range(32))).add(
+            "visits", "images", root, SourceOptions(order_column="when")
+        )
+
+
 @pytest.mark.parametrize(("column", "said"), [("when", "dates such as"), ("then", "Expected a column 'then'")])
 def test_a_column_that_orders_nothing_is_refused(tmp_path: Path, column: str, said: str) -> None:
     root = write(tmp_path / "d", {"a": ("well",) * 3})

@@ -284,6 +284,31 @@ def other_name_inside(files: Content, path: Path) -> None:
     raw(path, lambda data: data.replace(b"card.json", b"cord.json", 1))
 
 
+def no_text(files: Content, path: Path) -> None:
+    """Say that a member's name in its own header is UTF-8, which it is not."""
+    write_zip(files, path)
+
+    def edit(data: bytes) -> bytes:
+        place = data.index(b"card.json")
+        flags = (0x800).to_bytes(2, "little")
+        return data[: place - 24] + flags + data[place - 22 : place] + b"\xff" + data[place + 1 :]
+
+    raw(path, edit)
+
+
+def in_a_comment(what: bytes) -> Callable[[Content, Path], None]:
+    """Put something behind the last line of the table of contents, as a comment of that member."""
+
+    def make(files: Content, path: Path) -> None:
+        write_zip(files, path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.filelist[-1].comment = what
+            archive.comment = b" "  # so that the table is written again
+            archive.comment = b""
+
+    return make
+
+
 def zero_byte(files: Content, path: Path) -> None:
     write_zip({**files, "sbom.jsonX": b""}, path)
     raw(path, lambda data: data.replace(b"sbom.jsonX", b"sbom.json\0"))
@@ -305,6 +330,9 @@ TRICKS: dict[str, tuple[Callable[[Content, Path], object], str]] = {
     "a bomb": (bomb, "at most 16777216 are allowed"),
     "a size that is not true": (lying_size, "evaluation.json"),
     "two names for a member": (other_name_inside, "the file card.json in the zip is damaged"),
+    "a name that is no text": (no_text, "the file card.json in the zip is damaged"),
+    "a long table of contents": (in_a_comment(bytes(60000)), "table of contents is too long"),
+    "two tables of contents": (in_a_comment(b"PK\x06\x07" + bytes(16)), "a second table of contents"),
     "bytes before the zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: b"MZ" + d)), "does not fit the file"),
     "bytes behind the zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d + b"MZ")), "does not end where it says"),
     "a damaged member": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[:60] + bytes(20) + d[80:])), "is damaged"),

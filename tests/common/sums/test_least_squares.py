@@ -120,6 +120,17 @@ def test_a_site_with_few_patients_of_a_class_adds_nothing() -> None:
     assert not sums.measure(1, [], well[:4], 5).any()
 
 
+def test_patients_without_a_usable_image_do_not_count_as_patients_of_a_class() -> None:
+    sums, rng = built("least-squares", statistics=SMALL), np.random.default_rng(0)
+
+    def patients(label: int, count: int, factor: float = 1.0) -> list[list[Measured]]:
+        return [[Measured(label, (factor * rng.normal(size=(1, 8, 8))).astype(np.float32))] for _ in range(count)]
+
+    well, unusable = patients(0, 9), patients(1, 4, math.nan)
+    assert not sums.measure(1, [], [*well, *patients(1, 1), *unusable], 5).any(), "the row of one patient follows"
+    assert sums.measure(1, [], [*well, *patients(1, 5), *unusable], 5)[0] == 14
+
+
 def test_noise_gives_a_finite_small_model_and_images_of_no_label_are_left_out() -> None:
     sums = small()
     numbers = np.random.default_rng(0).normal(0, 50, cells_of(sums, 1))
