@@ -1,10 +1,13 @@
 """Predictions with a model from sums: a signed JSON file, checked against the coordinator's key and the job, and applied."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from salus.client.data.records import Sample
 from salus.client.measuring import Rows, measured_of
@@ -105,12 +108,23 @@ class SumsAnswering:
 
         Raises:
             DataError: a table that lacks a column of the job, an image in place of a row, or a row in place of an image.
-            UnreadableImage: the model needs a value that is missing.
+            UnreadableImage: the model needs a value that is missing, or its output is not finite.
+            ConfigError: the model lacks numbers that a model of the job has.
         """
         self._check(sample)
-        said = self._scored.said(self._model, measured_of(sample, None, {"vendor": vendor}, self._rows))
+        measured = measured_of(sample, None, {"vendor": vendor}, self._rows)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                said = self._scored.said(self._model, measured)
+        except (LookupError, TypeError, ValueError, ArithmeticError):
+            raise ConfigError(
+                "The model file is signed, but its numbers are not those of a model of this job.",
+                remedy="Ask the coordinator for the model again.",
+            ) from None
         if said is None:
             raise UnreadableImage(MISSING, "a value is missing, or is none of its column's values in the job")
+        if not all(map(math.isfinite, (*said.probabilities.values(), *said.values.values()))):
+            raise UnreadableImage("not-finite", "the model's output for it is not finite")
         return Answer(said.label, said.probabilities, said.values)
 
     def _check(self, sample: Sample) -> None:

@@ -12,8 +12,10 @@ from tests.client.predicting.worlds import write_pictures
 from tests.common.sums.builders import JOB, federated
 from tests.common.sums.tables import COLUMNS, rows
 
+from salus.client.data.records import Sample
+from salus.client.predicting.from_sums import SumsAnswering, load_sums_model
 from salus.client.predicting.model import load_model
-from salus.common.errors import JobError
+from salus.common.errors import ConfigError, JobError, UnreadableImage
 from salus.common.identity import Identity
 from salus.common.job import Job, load_job
 from salus.common.outcomes import Outcome
@@ -132,6 +134,26 @@ def test_wrong_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(text.replace("trees = 5", "trees = 6"))
     assert "not a model of this job" in predicted(tmp_path).stderr.replace("\n", " ")
     assert not (tmp_path / "predictions").exists(), "nothing was written for a refused model"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_of_no_such_model_are_refused_in_plain_words_although_they_are_signed(
+    kind: str, tmp_path: Path
+) -> None:
+    job, path = write_job(tmp_path / "job.toml", kind), tmp_path / "model.json"
+    model = write_model(path, job, with_outcomes(rows(60)))
+    sample = Sample(np.array([50.0, 2.0, 1.0]), columns=("age", "pain", "st"))
+    wrong: list[dict[str, Any]] = [{"kind": kind}]
+    for name in set(model) - {"kind", "columns", "classes", "importance"}:
+        wrong += [{**model, name: value} for value in ("x", None, 10**400, 1e308, [[1.0], [1.0, 2.0]], {"a": 1.0})]
+    for one in wrong:
+        path.write_bytes(seal_model(COORDINATOR, "measure-0001", job.canonical_bytes(), one))
+        answering = SumsAnswering(job, load_sums_model(path, job, COORDINATOR.public_key))
+        try:
+            answer = answering(sample, "")
+        except (ConfigError, UnreadableImage):
+            continue
+        assert np.isfinite([*answer.probabilities.values(), *answer.values.values()]).all()
 
 
 def test_statistics_that_say_nothing_about_a_patient_are_refused_before_anything_is_read(tmp_path: Path) -> None:
