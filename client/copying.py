@@ -9,7 +9,7 @@ from salus.client.data.preparing import Item, Preparer, target_for
 from salus.client.predicting.model import FinishedModel
 from salus.common.errors import DataError
 from salus.common.job import Job
-from salus.common.metrics.copies import FEWEST, copying
+from salus.common.metrics.copies import FEWEST, averaged, copying
 from salus.common.tasks import make_task
 from salus.common.tasks.generation import Generating
 from salus.common.vocabulary import OTHER
@@ -43,7 +43,8 @@ def copies(
             fields = preparer.evaluated(item, [preparer.prefix(item)])
         except DataError:
             continue  # as in training
-        real[splits[image.patient] == "train"].append(fields["image"])
+        small = averaged(fields["image"][None])[0]  # at once: a site may have more images than memory
+        real[splits[image.patient] == "train"].append(small)
     training, held_out = real[True], real[False]
     if not training or len(held_out) < FEWEST:
         raise DataError(

@@ -8,7 +8,7 @@ The check looks at the structure, not at the parameters. It does not find every 
 model without noise might. It finds those that reveal many of them exactly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,8 @@ def imprint_layers_of_samples(model: nn.Module, run: Run, other: Run, items: int
     return [
         call.layer
         for call, again in zip(calls, others, strict=True)
-        if not all(torch.equal(value, same) for value, same in zip(call.inputs, again.inputs, strict=True))
+        if not call.inputs  # nothing to compare, so nothing excuses it
+        or not all(torch.equal(value, same) for value, same in zip(call.inputs, again.inputs, strict=True))
     ]
 
 
@@ -73,7 +74,9 @@ def _calls(model: nn.Module, run: Run, items: int) -> list[_Call]:
                 # A frozen matrix hides nothing: everybody knows it, and its input can be computed back.
                 parameter.requires_grad_(bool(widths) and parameter.dim() >= 2 and before[parameter])
             if widths:
-                handles.append(module.register_forward_hook(_observer(name, max(widths), items, found)))
+                handles.append(
+                    module.register_forward_hook(_observer(name, max(widths), items, found), with_kwargs=True)
+                )
         with torch.enable_grad():
             run(model)
     finally:
@@ -92,9 +95,9 @@ def _widths(module: nn.Module) -> list[int]:
 
 
 def _observer(name: str, width: int, batch: int, found: list[_Call]) -> Callable[..., None]:
-    def observe(module: nn.Module, arguments: Any, output: Any) -> None:
+    def observe(module: nn.Module, arguments: Any, named: Any, output: Any) -> None:
         del module
-        seen = [value for value in arguments if isinstance(value, torch.Tensor)]
+        seen = _tensors([arguments, named])
         # A weight matrix before this one would make its input require a gradient.
         if any(value.requires_grad for value in seen):
             return
@@ -104,3 +107,12 @@ def _observer(name: str, width: int, batch: int, found: list[_Call]) -> Callable
             found.append(_Call(f"{name} ({width} outputs)", tuple(value.detach().clone() for value in seen)))
 
     return observe
+
+
+def _tensors(given: Any) -> list[torch.Tensor]:
+    """Return the tensors in nested arguments, in order."""
+    if isinstance(given, torch.Tensor):
+        return [given]
+    if isinstance(given, Mapping):
+        given = list(given.values())
+    return [value for part in given for value in _tensors(part)] if isinstance(given, list | tuple) else []

@@ -27,7 +27,7 @@ def copying(generated: torch.Tensor, training: torch.Tensor, held_out: torch.Ten
         near: share of generated images whose nearest is a training image, nearer than all but `NEAR` of the held-out ones have
             one; blurred images may be near without being copies.
     """
-    made, trained, held = (_small(images) for images in (generated, training, held_out))
+    made, trained, held = (averaged(images).flatten(1) for images in (generated, training, held_out))
     real = torch.cat([trained, held])
     distances, places = _nearest(made, real)
     share = float((places < len(trained)).double().mean())
@@ -46,12 +46,13 @@ def copying(generated: torch.Tensor, training: torch.Tensor, held_out: torch.Ten
     }
 
 
-def _small(images: torch.Tensor) -> torch.Tensor:
+def averaged(images: torch.Tensor) -> torch.Tensor:
+    """Return images ``[images, channels, *spatial]`` averaged to at most `LARGEST_SIDE` parts a side; the same if done again."""
     spatial = images.dim() - 2
     sides = [min(side, LARGEST_SIDE[spatial]) for side in images.shape[2:]]
     pool = F.adaptive_avg_pool2d if spatial == 2 else F.adaptive_avg_pool3d
     pooled: torch.Tensor = pool(torch.nan_to_num(images.float()), sides)  # type: ignore[arg-type]
-    return pooled.flatten(1)
+    return pooled
 
 
 def _nearest(images: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -97,3 +97,22 @@ def test_places_noise_and_first_states_reveal_no_sample(reads: bool) -> None:
     words = nn.Sequential(nn.Embedding(64, 4), nn.Flatten(), nn.Linear(20, 2))
     a, b = torch.randint(0, 64, (2, 4, 5))
     assert imprint_layers_of_samples(words, lambda network: network(a), lambda network: network(b), 4)
+
+
+class ByName(nn.Module):
+    """A wide layer that gets the raw input by keyword, and one that gets features by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.raw, self.later = nn.Conv2d(1, 4, 3), nn.Linear(64, 30), nn.Linear(144, 30)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        later = self.later(input=self.front(x).flatten(1))
+        return self.raw(input=x.flatten(1)) + later
+
+
+def test_inputs_by_keyword_count_as_others_do() -> None:
+    assert layers(ByName(), 1, 8, 8) == ["raw (30 outputs)"]
+    x, y = torch.randn(2, 2, 1, 8, 8)
+    found = imprint_layers_of_samples(ByName(), lambda network: network(x), lambda network: network(y), 2)
+    assert found == ["raw (30 outputs)"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from salus.common.metrics.copies import copying
+from salus.common.metrics.copies import averaged, copying
 
 
 def images(count: int, seed: int, shape: tuple[int, ...] = (1, 8, 8)) -> torch.Tensor:
@@ -34,3 +34,11 @@ def test_few_copies_among_many_images_are_not_seen_by_the_mean() -> None:
     """What the check cannot do: one copy in two hundred."""
     one = torch.cat([images(1, 1), images(199, 3)])
     assert copying(one, images(100, 1), images(100, 2))["standard_errors"] < 3
+
+
+def test_averaging_twice_is_averaging_once() -> None:
+    images = torch.rand(2, 1, 70, 45)
+    small = averaged(images)
+    assert small.shape == (2, 1, 32, 32)
+    assert torch.equal(averaged(small), small)
+    assert small.mean() == pytest.approx(float(images.mean()), abs=0.02)
