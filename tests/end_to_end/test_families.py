@@ -44,15 +44,16 @@ def test_a_family_runs_over_daemons(federation: Trial, tmp_path: Path, name: str
     job = tiny_job(name, tiny)
     register(federation, job, tiny.data, tiny.options, tmp_path / "divided", sites=sites, partition=partition, seed=0)
     result = federation.wait_for(federation.submit(tiny_text(name, tiny)))
-    assert result["status"] == "finished", result["reason"]
+    told = [
+        event
+        for event in read_events(federation.coordinator / "events.jsonl")
+        if event.fields.get("job") == result["job"]
+    ]
+    assert result["status"] == "finished", (result["reason"], told)
     last = result["rounds"][-1]
     assert last["sites"] == [1, 2, 3, 4, 5]
     if metric:
-        evaluated = [
-            event
-            for event in read_events(federation.coordinator / "events.jsonl")
-            if event.kind == "evaluated" and event.fields["job"] == result["job"]
-        ]
+        evaluated = [event for event in told if event.kind == "evaluated"]
         assert metric in evaluated[-1].fields["metrics"]  # type: ignore[operator]
     elif not job.privacy.noised:
         simulated = run_tiny(job, tiny, tmp_path / "run")

@@ -113,7 +113,8 @@ def test_only_random_changes_are_known_to_act_alike() -> None:
     """A new transform is not, unless somebody has looked."""
     alike = {name for name in TRANSFORMS.names() if TRANSFORMS.get(name).alike}
     assert alike == {
-        "affine", "cutout", "elastic", "flip", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift", "rotate", "zoom",
+        "affine", "brightness", "cutout", "elastic", "flip", "gamma", "gaussian-blur", "gaussian-noise", "histogram-shift",
+        "rotate", "zoom",
     }  # fmt: skip
     assert all(TRANSFORMS.get(name).random for name in alike)
 
