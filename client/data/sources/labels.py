@@ -162,23 +162,7 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
                 f"Expected a column {column!r} in the label file {name!r}{_meant(column, columns)}.",
                 remedy="Name the column of labels with --label-column, and other columns by their names in the file.",
             )
-    persons = (options.sex_column, options.age_column, options.event_column)
-    used = {
-        *KEY_COLUMNS,
-        patient_column,
-        label_column,
-        "split",
-        "group",
-        *options.cells,
-        *persons,
-        options.order_column,
-    }
-    repeated = sorted(column for column in used if columns.count(column) > 1)
-    if repeated:
-        raise DataError(
-            f"The label file {name!r} has several columns {repeated[0]!r}.",
-            remedy="Rename or remove all but one of them.",
-        )
+    _check_repeated(columns, patient_column, options, name)
     if not keys:
         raise DataError(
             f"Expected one of the columns {', '.join(KEY_COLUMNS)} in the label file {name!r}, "
@@ -212,8 +196,23 @@ def _parse(lines: Lines, name: str, options: LabelSettings) -> Labels:
                 f"Two different ages, sexes or places in the order for one {key} in {name!r}, line {number}.",
                 remedy="Correct one of them.",
             )
-    read = (*KEY_COLUMNS, label_column, "split", "group", *options.cells, *persons)
+    read = (*KEY_COLUMNS, label_column, "split", "group", *options.cells, *_person_columns(options))
     return Labels(by, "" if PATIENT_COLUMN in keys else overlooked_column(columns, read), name)
+
+
+def _person_columns(options: LabelSettings) -> tuple[str, ...]:
+    return options.sex_column, options.age_column, options.event_column
+
+
+def _check_repeated(columns: Sequence[str], patient_column: str, options: LabelSettings, name: str) -> None:
+    known = (*KEY_COLUMNS, patient_column, options.label_column, "split", "group", options.order_column)
+    used = {*known, *options.cells, *_person_columns(options)}
+    repeated = sorted(column for column in used if columns.count(column) > 1)
+    if repeated:
+        raise DataError(
+            f"The label file {name!r} has several columns {repeated[0]!r}.",
+            remedy="Rename or remove all but one of them.",
+        )
 
 
 def zero_padded(identifier: str, digits: int) -> str:
