@@ -20,6 +20,9 @@ from salus.simulations.virtual import open_catalogue
 
 ATTACK = "imprint layer"
 FIGURE = "share of the training images that can be read"
+ALL_IMAGES = (
+    1024  # one step with all images of a site; larger batches exceed a site's limit of memory at 64 x 64 pixels
+)
 RANGES = 512  # with 160 images about three in four are alone in their range, if the ranges are chosen well
 RATE = 1e4  # so that an update is not lost in the rounding of large parameters; the site clips it, which keeps its proportions
 TOLERANCE = 0.05  # root mean square difference of a recovered image, of grey values from -1 to 1
@@ -81,7 +84,7 @@ def chosen(job: Job) -> Job:
     """Return the job that the attacker submits."""
     task = job.task.changed(model="logistic", classes=(*job.task.classes, *NOBODYS))
     training = job.training.changed(
-        optimizer="sgd", learning_rate=RATE, momentum=0.0, weight_decay=0.0, batch_size=4096
+        optimizer="sgd", learning_rate=RATE, momentum=0.0, weight_decay=0.0, batch_size=ALL_IMAGES
     )
     evaluation = job.evaluation.changed(subgroups=())
     return job.model_copy(
