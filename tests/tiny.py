@@ -5,7 +5,7 @@ returns a `Tiny`. `tests/simulations/test_sample_jobs` runs them all.
 """
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,15 @@ from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.site import Site
 from salus.common.clock import SystemClock
-from salus.common.errors import SalusError
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
-from salus.common.packets import Reply, Request
 from salus.privacy.protocol.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
 from salus.server.checks import check_job
 from salus.server.rounds import run_of
+from salus.simulations.auditing.world import InOneProcess
 from salus.simulations.testing import split_evaluator
 from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
 
@@ -53,22 +52,6 @@ class Tiny:
 
 
 Writer = Callable[[Path], Tiny]
-
-
-class InOneProcess:
-    """All sites in this process; a `Federation`."""
-
-    def __init__(self, sites: Mapping[int, Site]) -> None:
-        self._sites = sites
-
-    def online(self) -> tuple[int, ...]:
-        return tuple(self._sites)
-
-    def exchange(
-        self, requests: Mapping[int, tuple[Request, bytes]], timeout_s: float
-    ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
-        for number, (request, blob) in requests.items():
-            yield (number, *self._sites[number].handle(request, blob))
 
 
 def tiny_job(name: str, tiny: Tiny) -> Job:

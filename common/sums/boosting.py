@@ -12,7 +12,7 @@ Not proven here: without noise, the sums of two levels or trees can be subtracte
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -33,7 +33,7 @@ from salus.common.sums.base import (
     small_cells,
 )
 from salus.common.sums.binned import Bins, IntArray, Rows, check_cells, gradients, owners
-from salus.common.sums.scoring import binary_logits, classified, said_of
+from salus.common.sums.scoring import FromLogits, binary_logits
 from salus.common.sums.trees import (
     COLUMN,
     FloatMatrix,
@@ -48,7 +48,6 @@ from salus.common.sums.trees import (
     to_json,
     to_state,
 )
-from salus.common.tasks.base import Said
 
 LONGEST = math.sqrt(1 + 1 / 16)  # of both derivatives of one patient: at most 1 and 1/4
 
@@ -73,7 +72,7 @@ class BoostingSettings(Strict):
     intervals: Annotated[int, Field(ge=2, le=64)] = 16
 
 
-class LogOddsOfTrees:
+class LogOddsOfTrees(FromLogits):
     """A model that is a sum of trees, the logarithm of the odds of the second class; fulfils `Scored`."""
 
     headline: ClassVar[Sequence[str]] = ("auc", "accuracy")
@@ -96,15 +95,6 @@ class LogOddsOfTrees:
             "trees": found,
             "importance": importance(found, self._bins.names),
         }
-
-    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
-        """Return the more probable class, with the probability of each."""
-        return said_of(self._task.classes, self._logits(model, image))
-
-    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
-        """Return the metrics of a classification."""
-        pairs = [(self._logits(model, i), i.label) for i in images if i.label is not None]
-        return classified(self._task, [logits for logits, _ in pairs], [label for _, label in pairs])
 
     def _logits(self, model: Mapping[str, Any], image: Measured) -> Float64Vector:
         values = self._bins.values(image)

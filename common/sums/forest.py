@@ -8,7 +8,7 @@ depends on a patient, so all that is learned is one sum, in which a patient adds
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -20,9 +20,8 @@ from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, small_cells
 from salus.common.sums.binned import Bins, check_cells, owners, with_enough
-from salus.common.sums.scoring import classified, said_of
+from salus.common.sums.scoring import FromLogits
 from salus.common.sums.trees import leaf_of, places, random_trees, to_json
-from salus.common.tasks.base import Said
 
 
 class ForestSettings(Strict):
@@ -41,7 +40,7 @@ class ForestSettings(Strict):
     intervals: Annotated[int, Field(ge=2, le=64)] = 16
 
 
-class Forest:
+class Forest(FromLogits):
     """Random trees for any number of classes, in one round."""
 
     Settings = ForestSettings
@@ -109,15 +108,6 @@ class Forest:
     def result(self, state: Sequence[float], totals: Totals) -> dict[str, Any]:
         found = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
         return {**found, **self.model(state)}
-
-    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
-        """Return the most probable class, with the mean over trees of the probability of each."""
-        return said_of(self._task.classes, self._logits(model, image))
-
-    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
-        """Return the metrics of a classification."""
-        pairs = [(self._logits(model, i), i.label) for i in images if i.label is not None]
-        return classified(self._task, [logits for logits, _ in pairs], [label for _, label in pairs])
 
     def _logits(self, model: Mapping[str, Any], image: Measured) -> Float64Vector:
         values = self._bins.values(image)

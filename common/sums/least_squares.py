@@ -28,8 +28,7 @@ from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Tot
 from salus.common.sums.binned import FIXED, check_cells
 from salus.common.sums.features import FEATURES, image_features
 from salus.common.sums.points import REACH, pairs_of
-from salus.common.sums.scoring import binary_logits, classified, said_of
-from salus.common.tasks.base import Said
+from salus.common.sums.scoring import FromLogits, binary_logits
 from salus.common.tasks.encoding import encoded_row, row_width
 
 CONSTANT = 0.5  # the feature that is the same for all; a larger one would cost noise in all other sums
@@ -52,7 +51,7 @@ class LeastSquaresSettings(Strict):
     ridge: Annotated[float, Field(gt=0, le=1e9)] = 1.0
 
 
-class LeastSquares:
+class LeastSquares(FromLogits):
     """Two classes as -1 and 1, fitted by a linear function of random features; one round."""
 
     Settings = LeastSquaresSettings
@@ -145,19 +144,8 @@ class LeastSquares:
         found = {"patients": totals.patients, "images": totals.images, "noise_sd": totals.noise_sd}
         return {**found, **self.model(state)}
 
-    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
-        """Return the class on whose side a patient is, with its distance; shares of 1 are no calibrated probabilities."""
-        logits = self._logits(model, image)
-        return None if logits is None else said_of(self._task.classes, logits)
-
-    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
-        """Return the metrics of a classification."""
-        pairs = [
-            (logits, i.label) for i in images if i.label is not None and (logits := self._logits(model, i)) is not None
-        ]
-        return classified(self._task, [logits for logits, _ in pairs], [label for _, label in pairs])
-
     def _logits(self, model: Mapping[str, Any], image: Measured) -> Float64Vector | None:
+        """Return the side and distance of a patient as logits; the probabilities that follow are not calibrated."""
         features = self._features(image, np.asarray(model["frequencies"], dtype=np.float64))
         if features is None:
             return None

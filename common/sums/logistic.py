@@ -20,8 +20,7 @@ from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.sums.base import Block, Float64Vector, Measured, Patients, Totals, sum_of_rows, too_few
 from salus.common.sums.points import Points, pairs_of
-from salus.common.sums.scoring import binary_logits, classified, said_of
-from salus.common.tasks.base import Said
+from salus.common.sums.scoring import FromLogits, binary_logits
 
 LONGEST_STEP = 10.0  # of a coefficient; a longer one leaves the region in which the quadratic model holds
 
@@ -36,7 +35,7 @@ class LogisticSettings(Strict):
     ridge: Annotated[float, Field(ge=0, le=1e6)] = 1e-3  # below rounding; a perfectly separating column stays finite
 
 
-class Logistic:
+class Logistic(FromLogits):
     """The logarithm of the odds of the second class as a linear function of the columns, one Newton step for each round."""
 
     Settings = LogisticSettings
@@ -130,18 +129,6 @@ class Logistic:
             "standard_errors": [error / axis.unit for error, axis in zip(errors, self._points.axes, strict=True)],
             "last_step": float(state[-1]),
         }
-
-    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
-        """Return the more probable class, with the probability of each."""
-        logits = self._logits(model, image)
-        return None if logits is None else said_of(self._task.classes, logits)
-
-    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
-        """Return the metrics of a classification."""
-        pairs = [
-            (logits, i.label) for i in images if i.label is not None and (logits := self._logits(model, i)) is not None
-        ]
-        return classified(self._task, [logits for logits, _ in pairs], [label for _, label in pairs])
 
     def _logits(self, model: Mapping[str, Any], image: Measured) -> Float64Vector | None:
         x = self._points.of(image)

@@ -4,6 +4,7 @@ A kind of statistics whose `model` is more than a summary fulfils `Scored` besid
 site holds; in a simulation no site holds the test split.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -64,3 +65,24 @@ def said_of(classes: Sequence[str], logits: Float64Vector) -> Said:
     shares /= shares.sum()
     probabilities = dict(zip(classes, shares.tolist(), strict=True))
     return Said(max(probabilities, key=lambda name: probabilities[name]), probabilities)
+
+
+class FromLogits(ABC):
+    """The part of `Scored` that all classifiers from sums share."""
+
+    _task: TaskSettings
+
+    @abstractmethod
+    def _logits(self, model: Mapping[str, Any], image: Measured) -> Float64Vector | None:
+        """Return the logits of each class; None where the model cannot say anything."""
+
+    def said(self, model: Mapping[str, Any], image: Measured) -> Said | None:
+        """Return the most probable class, with the probability of each."""
+        logits = self._logits(model, image)
+        return None if logits is None else said_of(self._task.classes, logits)
+
+    def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
+        """Return the metrics of a classification."""
+        known = [(self._logits(model, image), image.label) for image in images if image.label is not None]
+        pairs = [(logits, label) for logits, label in known if logits is not None]
+        return classified(self._task, [logits for logits, _ in pairs], [label for _, label in pairs])

@@ -255,9 +255,7 @@ def of_classes(names: Sequence[str], hits: Totals, actual: Totals, said: Totals)
     for name, hit, count, given in zip(names, hits, actual, said, strict=True):
         if count > 0.5:
             result[f"recall_{name}"] = float(hit / count)
-            result[f"f1_{name}"] = float(
-                2 * hit / (count + max(given, 0.0))
-            )  # below 0 only if a site sent what no rows have
+            result[f"f1_{name}"] = float(2 * hit / (count + max(given, 0.0)))  # a site may send what no rows have
         if given > 0.5:
             result[f"precision_{name}"] = float(hit / given)
     return result

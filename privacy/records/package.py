@@ -29,6 +29,9 @@ LEFT_OUT = "what the privacy card is counted from: the transcript is too large f
 NOT_EVALUATED = "that the model is the one that the sites trained: they did not evaluate it at the end"
 
 
+FROM_SUMS = "that the model follows from the sites' sums: only the coordinator, who computed it, signed it"
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What the records of a package prove.
@@ -159,7 +162,7 @@ def _check_model(package: Package, checked: Checked | None) -> list[str]:
             raise changed(f"{layout.SUMS_MODEL}: {problem.problem.rstrip('.')}") from None
         if (model.job, model.job_sha256) != (package.manifest.job_id, package.manifest.job_sha256):
             raise changed(f"{layout.SUMS_MODEL} is of another job than {layout.MANIFEST}")
-        return []
+        return [FROM_SUMS]
     if not package.has(layout.MODEL):
         raise changed(f"the file {layout.MODEL} is missing")
     from salus.common.package.model import sent_hash  # importing torch takes seconds

@@ -99,12 +99,18 @@ def _audit_gaps(job: Job, audit: bytes | None) -> list[str]:
     bound, claimed = found.get("lower_bound"), found.get("claimed_epsilon")
     if not isinstance(bound, int | float) or not math.isfinite(bound):
         return [f"{layout.AUDIT} states no lower bound"]
+    if not _share(found.get("confidence")):
+        return [f"{layout.AUDIT} states no confidence between 0 and 1"]
     claim = job.privacy.epsilon if job.privacy.noised else None
     if claimed != claim or (claim is not None and found.get("delta") != job.privacy.delta):
         return [f"{layout.AUDIT} is of another claim than that of the job"]
     if claim is not None and bound > claim:
         return [f"the audit refutes the claim: epsilon is at least {bound:.2f}, the job promises {claim:g}"]
     return []
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _architecture_gaps(job: Job, reason: str) -> list[str]:
@@ -140,7 +146,7 @@ def statements_of(job: Job, audit: bytes) -> tuple[str, ...]:
         return (NO_CLAIM,)
     return (
         f"the job promises epsilon {job.privacy.epsilon:g}; an audit found at least {found['lower_bound']:.2f} at "
-        f"{float(found.get('confidence', 0)):.0%} confidence, and proves no upper bound",
+        f"{found['confidence']:.0%} confidence, and proves no upper bound",
     )
 
 

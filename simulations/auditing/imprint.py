@@ -11,6 +11,7 @@ import torch
 from salus.client.data.tensors import Use
 from salus.client.performance import Performance
 from salus.client.running import RunningJob
+from salus.common.errors import DataError, SalusError
 from salus.common.job import Job
 from salus.common.vectors import FloatVector
 from salus.privacy.audit.imprint import combination, crafted, readable, recovered
@@ -20,10 +21,9 @@ from salus.simulations.virtual import open_catalogue
 
 ATTACK = "imprint layer"
 FIGURE = "share of the training images that can be read"
-ALL_IMAGES = (
-    1024  # one step with all images of a site; larger batches exceed a site's limit of memory at 64 x 64 pixels
-)
+LARGEST_BATCH = 1024  # one step with all images of most sites; a site may refuse larger batches, whose memory it counts
 RANGES = 512  # with 160 images about three in four are alone in their range, if the ranges are chosen well
+FEWEST_PUBLIC = 2  # images whose mean and spread can be computed
 RATE = 1e4  # so that an update is not lost in the rounding of large parameters; the site clips it, which keeps its proportions
 TOLERANCE = 0.05  # root mean square difference of a recovered image, of grey values from -1 to 1
 Vector = npt.NDArray[np.float64]
@@ -38,31 +38,39 @@ def imprint(
         bare: the same job without noise.
         noise_free: whether it can run with so many sites.
 
-    The attacker chooses the job: `logistic` with classes that no image has, one step with all images. A site refuses it twice:
-    its classes must be declared, and without noise its operator must name the model in ``allow_imprint_models``. Here a
-    declaration with many classes, such as a list of diagnoses, and that permission are assumed.
+    The attacker chooses the job: `logistic` with classes that no image has, and steps with all images, at most `LARGEST_BATCH`. A
+    site refuses it twice: its classes must be declared, and without noise its operator must name the model in
+    ``allow_imprint_models``. Here a declaration with many classes, such as a list of diagnoses, and that permission are assumed.
     """
     if job.task.kind != "classification" or not job.task.shape:
         return [Tried(ATTACK, against, FIGURE, None, 0.0, "not tried: it is written for classification of images")
                 for against in (PLAIN, MASKED, *([NOISED] if job.privacy.noised else []))]  # fmt: skip
-    found: list[Tried] = []
     places = _declared(hospitals, folder / "hospitals", sites, job)
+    found: list[Tried] = []
+
+    def attacked(which: Job, name: str, views: list[str]) -> None:
+        try:
+            seen, images = _run(chosen(which), places, folder / name, sites, performance)
+        except SalusError as problem:  # such as a site's limit of memory; the other attacks count nevertheless
+            found.extend(Tried(ATTACK, view, FIGURE, None, 0.0, f"not tried: {problem.problem}") for view in views)
+            return
+        every, last = np.concatenate(list(images.values())), seen.rounds[-1]
+        alone = which.privacy.noise == "local"
+        for view in views:
+            own = view == PLAIN or (view == NOISED and alone)
+            text = "the job's epsilon in two rounds" if view == NOISED else TEXTS[view]
+            found.append(_tried(view, job, last.own if own else last.total, images[AUDITED] if own else every, text))
+
     if noise_free:
-        seen, images = _run(chosen(bare), places, folder / "plain", sites, performance)
-        every = np.concatenate(list(images.values()))
-        found.append(_tried(PLAIN, job, seen.rounds[-1].own, images[AUDITED], "of one site's images"))
-        found.append(_tried(MASKED, job, seen.rounds[-1].total, every, f"of the images of all {sites} sites"))
+        attacked(bare, "plain", [PLAIN, MASKED])
     else:
         found += [Tried(ATTACK, one, FIGURE, None, 0.0, "not tried: too few sites") for one in (PLAIN, MASKED)]
     if job.privacy.noised:
-        seen, images = _run(chosen(job), places, folder / "noised", sites, performance)
-        local = job.privacy.noise == "local"
-        last = seen.rounds[-1]
-        truth = images[AUDITED] if local else np.concatenate(list(images.values()))
-        found.append(_tried(NOISED, job, last.own if local else last.total, truth, "the job's epsilon in two rounds"))
+        attacked(job, "noised", [NOISED])
     return found
 
 
+TEXTS = {PLAIN: "of one site's images", MASKED: "of the images of all sites"}
 NOBODYS = tuple(f"nobody-has-this-{number}" for number in range(RANGES))
 
 
@@ -84,7 +92,7 @@ def chosen(job: Job) -> Job:
     """Return the job that the attacker submits."""
     task = job.task.changed(model="logistic", classes=(*job.task.classes, *NOBODYS))
     training = job.training.changed(
-        optimizer="sgd", learning_rate=RATE, momentum=0.0, weight_decay=0.0, batch_size=ALL_IMAGES
+        optimizer="sgd", learning_rate=RATE, momentum=0.0, weight_decay=0.0, batch_size=LARGEST_BATCH
     )
     evaluation = job.evaluation.changed(subgroups=())
     return job.model_copy(
@@ -120,6 +128,11 @@ def _run(
         if round_ == 1:
             return model  # a site compares the first one with the job's seed
         known = np.concatenate(public) @ combination(features)  # of validation images, in place of public ones
+        if len(known) < FEWEST_PUBLIC:
+            raise DataError(
+                "The attacker needs a few validation images in place of public ones, and there are none.",
+                remedy="Audit with a validation_fraction above 0.",
+            )
         return crafted(classes, RANGES, features, float(known.mean()), float(known.std())).astype(np.float32)
 
     seen = observed(job, hospitals, folder, sites=sites, performance=performance, change=note, craft=craft)

@@ -114,3 +114,11 @@ def test_one_site_cannot_end_a_job_by_sums_that_no_rows_have(kind: str, data: st
         for noise_sd in (1e-9, 1.0, 100.0):
             assert canonical_json(to_plain(task.private_metrics(noised, noise_sd)))
             assert canonical_json(task.private_figures(noised, noise_sd).model_dump(mode="json"))
+
+
+def test_f1_is_a_number_where_a_site_says_that_less_than_nothing_was_found() -> None:
+    from salus.common.tasks.classification import of_classes
+
+    counted = of_classes(("a", "b"), np.array([0.0, 2.0]), np.array([3.0, 4.0]), np.array([-3.0, 2.0]))
+    assert counted["f1_a"] == 0
+    assert counted["f1_b"] == pytest.approx(2 * 2 / (4 + 2))

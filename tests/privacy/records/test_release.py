@@ -76,6 +76,8 @@ def test_each_gap_is_named(private_run: Path, private_package: Path, tmp_path: P
         ({"claimed_epsilon": 8.0}, "audit.json is of another claim than that of the job"),
         ({"delta": 0.01}, "audit.json is of another claim than that of the job"),
         ({"lower_bound": None}, "audit.json states no lower bound"),
+        ({"confidence": "high"}, "audit.json states no confidence between 0 and 1"),
+        ({"confidence": 1.0}, "audit.json states no confidence between 0 and 1"),
         ({"format": "salus/audit/9"}, "audit.json is no audit of the format salus/audit/1"),
     ]:
         assert gaps(private_package, audit_of(job, **changes)) == [sentence]

@@ -28,9 +28,10 @@ from salus.privacy.dp.patients import Patients
 from salus.server.checkpoints import Checkpoints
 from salus.simulations.auditing import run as run_module
 from salus.simulations.auditing.canary_data import WithCanaries
+from salus.simulations.auditing.imprint import imprint
 from salus.simulations.auditing.one_run import flipped, found, guessed, run_with
 from salus.simulations.auditing.report import MASKED, NOISED, PLAIN
-from salus.simulations.auditing.run import Target, audit, finished_run, views
+from salus.simulations.auditing.run import Target, audit, finished_run, views, without_noise
 from salus.simulations.virtual import make_hospitals, open_catalogue
 
 CPU = Performance(device="cpu", threads=1)
@@ -106,6 +107,14 @@ def test_without_noise_the_audit_finds_canaries_even_in_the_sum(hospitals: Path,
     assert values[MASKED] > 0.5
     assert (result.claimed, result.refuted) == (None, False)
     assert result.found.lower_bound == pytest.approx(values[MASKED], abs=1e-4)
+
+
+def test_an_attack_that_a_site_refuses_is_told_and_ends_no_audit(hospitals: Path, tmp_path: Path) -> None:
+    job = private_job("local", 1.0)
+    little = Performance(max_job_memory_mb=1)  # refuses the attacker's job, whose classes are many
+    tried = imprint(job, without_noise(job), hospitals, tmp_path, sites=SITES, performance=little, noise_free=False)
+    assert [one.value for one in tried] == [None, None, None]
+    assert tried[-1].text.startswith("not tried: Round 1 failed")
 
 
 def _no_noise(values: torch.Tensor, sigma: float, stream: object) -> torch.Tensor:
