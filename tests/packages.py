@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import job_text, toy_identity, toy_keys, toy_site
-from tests.tiny import InOneProcess
 
 from salus.common.canonical import canonical_json
 from salus.common.clock import SystemClock
@@ -23,6 +22,7 @@ from salus.server.measuring import keep_model
 from salus.server.packaging.collecting import export_package
 from salus.server.packaging.runs import open_run
 from salus.server.rounds import run_of
+from salus.simulations.auditing.world import InOneProcess
 from salus.simulations.members import begin_transcript, found_consortium
 
 SITES = 5

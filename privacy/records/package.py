@@ -1,10 +1,11 @@
 """What a package proves beyond its signatures: that its cards follow from what the sites signed, and that the model is theirs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from salus.common.canonical import canonical_json
 from salus.common.errors import ConfigError, SalusError
 from salus.common.estimates import to_plain
 from salus.common.identity import unhex
@@ -13,6 +14,7 @@ from salus.common.package.checking import Package
 from salus.common.package.files import changed
 from salus.common.roster import roster_hash
 from salus.common.sums.signed_model import open_model
+from salus.common.sums.xgboost_json import to_xgboost
 from salus.privacy.protection import protection_of
 from salus.privacy.protocol.transcript import Verified
 from salus.privacy.records.card import ModelCard
@@ -29,6 +31,10 @@ LEFT_OUT = "what the privacy card is counted from: the transcript is too large f
 NOT_EVALUATED = "that the model is the one that the sites trained: they did not evaluate it at the end"
 
 
+OTHER_FORMS = (
+    "that the files in onnx/ and bundle/ hold the same network: only the coordinator signed them, and MONAI's runner executes "
+    "expressions in the bundle's configuration, so read it first"
+)
 FROM_SUMS = "that the model follows from the sites' sums: only the coordinator, who computed it, signed it"
 
 
@@ -72,6 +78,8 @@ def evidence_of(package: Package) -> Evidence:
     elif checked is None:
         unproven.append(LEFT_OUT)
     unproven += _check_model(package, checked)
+    if package.has(layout.ONNX) or package.has(layout.BUNDLE_CONFIG):
+        unproven.append(OTHER_FORMS)
     if evaluation.get("sites"):
         unproven.append(NUMBERS)
     if not package.pinned:
@@ -153,6 +161,18 @@ def _check_inputs(package: Package) -> None:
         raise changed(f"{layout.INPUTS} does not describe the model of {layout.JOB}")
 
 
+def _check_trees(package: Package, model: Mapping[str, Any]) -> None:
+    """Check that the file for XGBoost, if there is one, holds the same trees."""
+    if not package.has(layout.TREES):
+        return
+    try:
+        wanted = canonical_json(to_xgboost(model))
+    except SalusError:
+        wanted = b""
+    if package.read(layout.TREES) != wanted:
+        raise changed(f"{layout.TREES} does not hold the trees of {layout.SUMS_MODEL}")
+
+
 def _check_model(package: Package, checked: Checked | None) -> list[str]:
     """Check that the model belongs to the job; return what remains unproven."""
     if package.job.statistics is not None:
@@ -162,6 +182,7 @@ def _check_model(package: Package, checked: Checked | None) -> list[str]:
             raise changed(f"{layout.SUMS_MODEL}: {problem.problem.rstrip('.')}") from None
         if (model.job, model.job_sha256) != (package.manifest.job_id, package.manifest.job_sha256):
             raise changed(f"{layout.SUMS_MODEL} is of another job than {layout.MANIFEST}")
+        _check_trees(package, model.model)
         return [FROM_SUMS]
     if not package.has(layout.MODEL):
         raise changed(f"the file {layout.MODEL} is missing")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from salus.common.errors import storage_error
 from salus.common.package.checking import checked_package
+from salus.common.package.files import changed
 from salus.common.package.layout import Manifest
 from salus.privacy.records.package import Evidence, evidence_of
 from salus.privacy.records.release import endorsements_of, release_of
@@ -34,6 +35,9 @@ def import_package(path: Path, folder: Path, consortium_key: bytes) -> tuple[Pat
                 with place.open("xb") as file:
                     for chunk in package.files.chunks(name):
                         file.write(chunk)
+            with checked_package(part, consortium_key) as copied:  # the original may have changed meanwhile
+                if copied.sha256 != package.sha256:
+                    raise changed("it changed while it was copied")
             shutil.rmtree(target, ignore_errors=True)  # the same package, taken in before
             part.rename(target)
         except OSError as problem:

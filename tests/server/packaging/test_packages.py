@@ -8,21 +8,34 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.cli import salus
-from tests.packages import consortium_key, content, finish, kit, plain_job
+from tests.packages import (
+    changed_json,
+    consortium_key,
+    content,
+    finish,
+    kit,
+    plain_job,
+    signed_again,
+    write_folder,
+)
+from tests.simulations.sample_jobs.trees import JOBS as tree_writers
+from tests.tiny import tiny_job
 
+from salus.client.performance import Performance
 from salus.common.clock import SystemClock
 from salus.common.errors import ConfigError, JobError, PackageError
 from salus.common.package.checking import checked_package
-from salus.common.package.layout import ALWAYS, MODEL, TRANSCRIPT
+from salus.common.package.layout import ALWAYS, INPUTS, MODEL, TRANSCRIPT, TREES
 from salus.common.package.model import network_of
 from salus.common.package.pinning import pinned_key
 from salus.common.vectors import STATE_PREFIX
-from salus.privacy.records.package import UNPINNED, evidence_of
+from salus.privacy.records.package import FROM_SUMS, UNPINNED, evidence_of
 from salus.server.checkpoints import Checkpoints
 from salus.server.packaging.collecting import export_package
 from salus.server.packaging.importing import import_package
 from salus.server.packaging.runs import open_run
 from salus.server.packaging.software import bill_of_materials, versions
+from salus.simulations.simulate import simulate
 
 
 def test_a_package_is_complete_and_the_same_as_folder_and_zip(private_run: Path, private_package: Path) -> None:
@@ -154,3 +167,40 @@ def test_the_bill_of_materials_names_what_salus_needs_with_licences() -> None:
     assert [name for name, one in required.items() if "licenses" not in one] == []
     assert bill == bill_of_materials()
     assert versions()["libraries"]["torch"] == required["torch"]["version"]
+
+
+def test_trees_in_a_package_open_in_xgboost_and_are_those_of_the_model(tmp_path: Path) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    tiny = tree_writers["heart-boosting.toml"](tmp_path)
+    run, package = tmp_path / "run", tmp_path / "package"
+    simulate(
+        tiny_job("heart-boosting.toml", tiny), tiny.data, sites=tiny.sites, partition="iid", seed=0, folder=run,
+        options=tiny.options, performance=Performance(device="cpu"), workers=1,
+    )  # fmt: skip
+    export_package(open_run(run), package, SystemClock())
+    booster = xgboost.Booster()
+    booster.load_model(bytearray((package / TREES).read_bytes()))
+    assert booster.num_boosted_rounds() == 1
+    with checked_package(package, consortium_key(run)) as checked:
+        assert FROM_SUMS in evidence_of(checked).unproven
+    files = content(package)
+    files[TREES] = changed_json(files[TREES], lambda trees: trees.update(version=[1, 0, 0]))
+    other = write_folder(signed_again(files, run), tmp_path / "other")
+    with checked_package(other) as checked, pytest.raises(PackageError, match="does not hold the trees of model.json"):
+        evidence_of(checked)
+
+
+def test_what_changes_while_it_is_taken_in_is_refused(
+    plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package"
+    export_package(open_run(plain_run), package, SystemClock())
+
+    def later(found: object) -> list[object]:
+        (package / INPUTS).write_bytes(b"x" * (package / INPUTS).stat().st_size)
+        return []
+
+    monkeypatch.setattr("salus.server.packaging.importing.endorsements_of", later)
+    with pytest.raises(PackageError, match="inputs.json is not the file that the coordinator signed"):
+        import_package(package, tmp_path / "desk", consortium_key(plain_run))
+    assert not list((tmp_path / "desk" / "packages").iterdir())
