@@ -16,6 +16,8 @@ BOOSTED = ("boosting", "random-boosting")
 def to_xgboost(model: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the file, to be written as JSON.
 
+    Packages are compared with it: a version that writes something else must still know this form.
+
     Args:
         model: of kind `boosting` or `random-boosting`, or of kind `forest` with two classes.
 
