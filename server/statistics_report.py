@@ -86,7 +86,8 @@ def tables_of(result: Mapping[str, Any]) -> list[Section]:
             sections.append(Section(name, rows=[(cell, _shown(value)) for cell, value in filled]))
     for name, found in result.get("groups", {}).items():
         rows = [(f"quantile {p}", _shown(value)) for p, value in found["quantiles"].items()]
-        sections.append(Section(f"Intensities {name}", rows=rows))
+        of = "of all images" if name == "ALL" else f"of {name}"
+        sections.append(Section(f"Intensities {of}", rows=rows))
     if "landmarks" in result:
         pairs = zip(result["percentiles"], result["landmarks"], strict=True)
         sections.append(

@@ -2,11 +2,12 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from salus.common.pages import Section
 
-WIDTH, HEIGHT, MARGIN = 560, 260, 34
+WIDTH, HEIGHT, MARGIN, LINE = 560, 270, 38, 16
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito 2008
 MOST_TIMES = 12  # rows of a curve's table
 
@@ -56,18 +57,30 @@ def _plot(result: Mapping[str, Any]) -> Section:
         line = _points(_steps(times, [1.0, *found["survival"]]))
         shapes.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
     frame = f'<rect x="{MARGIN}" y="8" width="{WIDTH - MARGIN - 8}" height="{HEIGHT - MARGIN - 8}" fill="none" stroke="#888"/>'
-    marks = [
-        f'<text x="4" y="{_y(share) + 4:.0f}" font-size="12" font-family="sans-serif">{share:g}</text>'
-        for share in (0, 0.5, 1)
+    marks = [_text(4, _y(share) + 4, f"{share:g}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    last = times[-1] or 1.0
+    marks += [
+        _text(MARGIN + share * (WIDTH - MARGIN - 40), HEIGHT - 16, f"{share * last:.4g}") for share in (0, 0.5, 1)
     ]
-    marks.append(
-        f'<text x="{WIDTH - 60}" y="{HEIGHT - 8}" font-size="12" font-family="sans-serif">{times[-1]:g}</text>'
-    )
-    size = f'width="{WIDTH}" height="{HEIGHT}"'
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{frame}{"".join(shapes)}{"".join(marks)}</svg>'
+    marks.append(_text(WIDTH / 2 - 90, HEIGHT - 3, "time, in the unit of the data"))
+    below = "".join(_legend(number, name) for number, name in enumerate(curves))
+    size = f'width="{WIDTH}" height="{HEIGHT + LINE * len(curves)}"'
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{frame}{"".join(shapes)}{"".join(marks)}{below}</svg>'
     url = "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
-    names = ", ".join(curves)
-    return Section("Free of the event over time", text=f"In this order: {names}.", pictures=[("", url)], full=True)
+    text = "Share of the patients who are free of the event until each time; the shade is the confidence band."
+    return Section("Free of the event over time", text=text, pictures=[("", url)], full=True)
+
+
+def _legend(number: int, name: str) -> str:
+    height = HEIGHT + LINE * number + 10
+    colour = COLOURS[number % len(COLOURS)]
+    return (
+        f'<rect x="{MARGIN}" y="{height - 5}" width="18" height="4" fill="{colour}"/>{_text(MARGIN + 26, height, name)}'
+    )
+
+
+def _text(x: float, y: float, text: str) -> str:
+    return f'<text x="{x:.0f}" y="{y:.0f}" font-size="12" font-family="sans-serif">{escape(text)}</text>'
 
 
 def _steps(times: Sequence[float], values: Sequence[float]) -> list[tuple[float, float]]:

@@ -63,7 +63,7 @@ def test_salus_stats_measures_over_daemons_and_writes_a_page(federation: Trial, 
     for name in ("0.25", "0.5", "0.75"):
         assert abs(found[name] - np.quantile(pooled, float(name), method="inverted_cdf")) < 2 / 255
     page = (federation.coordinator / "reports" / f"{number}.html").read_text()
-    assert "Intensities ALL" in page
+    assert "Intensities of all images" in page
     assert "kind = &#34;zscore&#34;" in page
     assert "http" not in page.replace("http-equiv", "")
 
