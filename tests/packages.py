@@ -13,9 +13,13 @@ from salus.common.canonical import canonical_json
 from salus.common.clock import SystemClock
 from salus.common.events import EventLog
 from salus.common.identity import Identity, Signed
-from salus.common.job import Job, parse_job, seal_job
+from salus.common.job import Job, job_from_canonical, parse_job, seal_job
 from salus.common.kit import SIGNING_KEY, read_kit
 from salus.common.package.layout import CONTEXT, MANIFEST
+from salus.common.roster import Roster
+from salus.privacy.records.card import ModelCard
+from salus.privacy.records.privacy import PrivacyRecord
+from salus.privacy.records.readable import Records, readable_files
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
 from salus.server.measuring import keep_model
@@ -123,6 +127,25 @@ def changed_json(data: bytes, change: Callable[[Any], object]) -> bytes:
     value = json.loads(data)
     change(value)
     return canonical_json(value)
+
+
+def readable_again(files: Content) -> Content:
+    """Return the files with those for people written again from the others, as a dishonest coordinator would."""
+    job, roster = (json.loads(json.loads(files[name])["document"]) for name in ("job.json", "roster.json"))
+    records = Records(
+        job_from_canonical(canonical_json(job)),
+        Roster.model_validate_json(json.dumps(roster)),
+        ModelCard.model_validate_json(files["card.json"]),
+        PrivacyRecord.model_validate_json(files["privacy.json"]),
+        json.loads(files["evaluation.json"]),
+        json.loads(files["versions.json"]),
+        next(
+            fact["value"]["signed sums in the transcript"]
+            for fact in json.loads(files["documentation.json"])["facts"]
+            if fact["what"] == "cybersecurity"
+        ),
+    )
+    return {**files, **readable_files(records)}
 
 
 def signed_again(files: Content, run: Path, change: Callable[[dict[str, Any]], object] = lambda value: None) -> Content:

@@ -9,6 +9,7 @@
     transcript.jsonl         what the sites signed during the job, unless it is too large
     versions.json, sbom.json software with versions and licences
     documentation.json       facts that regulators ask for, each from a record
+    model-card.md            the records for people
     onnx, bundle, trees      the model as other programs read it
     audit.json, release.json added by a release; endorsements by sites
 

@@ -13,7 +13,7 @@ CONTEXT = "salus/package/1"
 MANIFEST, JOB, ROSTER = "manifest.json", "job.json", "roster.json"
 MODEL, SUMS_MODEL, INPUTS = "model.safetensors", "model.json", "inputs.json"
 CARD, PRIVACY, EVALUATION, TRANSCRIPT = "card.json", "privacy.json", "evaluation.json", "transcript.jsonl"
-VERSIONS, SBOM, DOCUMENTATION = "versions.json", "sbom.json", "documentation.json"
+VERSIONS, SBOM, DOCUMENTATION, MODEL_CARD = "versions.json", "sbom.json", "documentation.json", "model-card.md"
 ONNX, ONNX_FACTS = "onnx/model.onnx", "onnx/onnx.json"
 TREES = "trees/xgboost.json"
 BUNDLE_METADATA, BUNDLE_CONFIG = "bundle/configs/metadata.json", "bundle/configs/inference.json"
@@ -34,6 +34,7 @@ LIMITS = {
     VERSIONS: MIB,
     SBOM: 8 * MIB,
     DOCUMENTATION: 16 * MIB,
+    MODEL_CARD: 16 * MIB,
     ONNX: 2**31 - 1,  # the most that its encoding allows
     ONNX_FACTS: MIB,
     BUNDLE_METADATA: MIB,

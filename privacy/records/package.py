@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from salus import __version__
 from salus.common.canonical import canonical_json
 from salus.common.errors import ConfigError, SalusError
 from salus.common.estimates import to_plain
@@ -19,6 +20,7 @@ from salus.privacy.protection import protection_of
 from salus.privacy.protocol.transcript import Verified
 from salus.privacy.records.card import ModelCard
 from salus.privacy.records.privacy import PrivacyRecord, privacy_record, without_head
+from salus.privacy.records.readable import Records, readable_files
 from salus.privacy.records.transcripts import Checked, verify_bytes
 
 ROUNDING = 1e-4  # of an epsilon that another version of the accountant computes
@@ -34,6 +36,10 @@ NOT_EVALUATED = "that the model is the one that the sites trained: they did not 
 OTHER_FORMS = (
     "that the files in onnx/ and bundle/ hold the same network: only the coordinator signed them, and MONAI's runner executes "
     "expressions in the bundle's configuration, so read it first"
+)
+OTHER_WORDS = (
+    "that model-card.md and documentation.json say what the records say: another version of Salus wrote them, perhaps in "
+    "other words"
 )
 FROM_SUMS = "that the model follows from the sites' sums: only the coordinator, who computed it, signed it"
 
@@ -78,6 +84,10 @@ def evidence_of(package: Package) -> Evidence:
     elif checked is None:
         unproven.append(LEFT_OUT)
     unproven += _check_model(package, checked)
+    unproven += _check_readable(package, Records(
+        package.job, package.roster, card, privacy, evaluation, package.json(layout.VERSIONS),
+        None if checked is None else len(checked.verified.sums),
+    ))  # fmt: skip
     if package.has(layout.ONNX) or package.has(layout.BUNDLE_CONFIG):
         unproven.append(OTHER_FORMS)
     if evaluation.get("sites"):
@@ -159,6 +169,18 @@ def _check_inputs(package: Package) -> None:
     }
     if not isinstance(described, dict) or any(described.get(key) != value for key, value in same.items()):
         raise changed(f"{layout.INPUTS} does not describe the model of {layout.JOB}")
+
+
+def _check_readable(package: Package, records: Records) -> list[str]:
+    """Check that the files for people follow from the others; return what remains unproven."""
+    if package.manifest.salus != __version__:
+        return [OTHER_WORDS]
+    if records.sums is None and records.privacy.transcript is not None:
+        return []  # the number of sums is in a transcript that the package leaves out, which is said already
+    for name, data in readable_files(records).items():
+        if package.has(name) and package.read(name) != data:
+            raise changed(f"{name} does not say what the records of the package say")
+    return []
 
 
 def _check_trees(package: Package, model: Mapping[str, Any]) -> None:

@@ -36,9 +36,10 @@ def export(
     from salus.common.identity import fingerprint, unhex
     from salus.common.package.writing import zip_beside
     from salus.server.packaging.collecting import Wanted, export_package
-    from salus.server.packaging.runs import open_run
+    from salus.server.packaging.runs import note_export, open_run
 
     manifest = export_package(open_run(run, job), package, SystemClock(), Wanted(onnx=onnx, bundle=bundle))
+    note_export(run, manifest.job_id, package)
     if as_json:
         emit_json({"package": str(package), "zip": str(zip_beside(package)), **manifest.model_dump(mode="json")})
         return

@@ -8,12 +8,13 @@ import typer
 
 from salus.common.console import emit_json, example, out, shown
 from salus.common.errors import ConfigError, PackageError
-from salus.server.commands.model import PackagePath
 
 
 def release(
     run: Annotated[Path, typer.Argument(help="Folder of salus simulate --output, or the coordinator's folder.")],
-    package: PackagePath,
+    package: Annotated[
+        Path | None, typer.Argument(help="The package; by default the newest that was exported from RUN.")
+    ] = None,
     job: Annotated[str, typer.Option(help="Id of the job, where the folder has several finished ones.")] = "",
     audit: Annotated[Path | None, typer.Option(help="The audit.json of the job; by default that in RUN.")] = None,
     reason: Annotated[
@@ -32,9 +33,10 @@ def release(
     from salus.common.package.checking import checked_package
     from salus.privacy.records.package import evidence_of
     from salus.privacy.records.release import Release, missing_for_release, seal_release, statements_of
-    from salus.server.packaging.runs import open_run
+    from salus.server.packaging.runs import exported_package, open_run
 
     finished = open_run(run, job)
+    package = package or exported_package(run, finished.job_id)
     found = _audit_of(audit or run / layout.AUDIT, given=audit is not None)
     with checked_package(package, finished.consortium_key) as checked:
         if checked.manifest.job_id != finished.job_id:
@@ -56,7 +58,7 @@ def release(
         )
     add_files(package, {layout.AUDIT: found, layout.RELEASE: seal_release(signed, finished.coordinator)})
     if as_json:
-        emit_json({"released": True, **signed.model_dump(mode="json")})
+        emit_json({"released": True, "path": str(package), **signed.model_dump(mode="json")})
         return
     out.print(f"Released: {shown(package)}", soft_wrap=True)
     for sentence in signed.statements:
@@ -80,4 +82,4 @@ def _audit_of(path: Path, *, given: bool) -> bytes | None:
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(epilog=example("salus release ./run ./package"))(release)
+    app.command(epilog=example("salus release ./run"))(release)

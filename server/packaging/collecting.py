@@ -23,10 +23,10 @@ from salus.common.vectors import Layout, layout_of, write_parameters
 from salus.privacy.protection import protection_of
 from salus.privacy.records.card import model_card
 from salus.privacy.records.privacy import privacy_record
+from salus.privacy.records.readable import Records, readable_files
 from salus.privacy.records.transcripts import verify_bytes
 from salus.server.checkpoints import METADATA_OF_FILE
 from salus.server.packaging.describing import inputs_of
-from salus.server.packaging.documentation import documentation_of
 from salus.server.packaging.runs import FinishedRun
 from salus.server.packaging.software import bill_of_materials, versions
 from salus.server.quality import evaluation_in, figures_in, subgroups_in
@@ -100,7 +100,7 @@ def contents_of(run: FinishedRun, roster: Roster) -> Contents:
         layout.EVALUATION: canonical_json(evaluation),
         layout.VERSIONS: canonical_json(software),
         layout.SBOM: canonical_json(bill_of_materials()),
-        layout.DOCUMENTATION: canonical_json(documentation_of(run.job, roster, card, evaluation, software, sums)),
+        **readable_files(Records(run.job, roster, card, privacy, evaluation, software, sums)),
         **_model(run),
     }
     if included:

@@ -1,10 +1,15 @@
 """A finished job where it ran: in a coordinator's folder, or in the folder that ``salus simulate --output`` kept."""
 
+import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from salus.common.canonical import canonical_json
 from salus.common.errors import ConfigError, JobError
 from salus.common.events import Event, read_events
+from salus.common.files import write_whole
 from salus.common.identity import Identity, Signed, unhex
 from salus.common.job import Job, open_job
 from salus.common.kit import SIGNING_KEY, read_kit
@@ -12,6 +17,9 @@ from salus.common.trust import KIT, TRUST
 from salus.privacy.records.transcripts import roster_in
 from salus.server.checkpoints import Checkpoints
 
+EXPORTED = (
+    "exported.json"  # in the folder of a run: where each job's newest package was written, as seen from that folder
+)
 SIMULATED = "coordinator"  # the coordinator's folder inside that of a simulation
 
 
@@ -90,6 +98,38 @@ def open_run(folder: Path, job_id: str = "") -> FinishedRun:
         checkpoints.records(row.job_id),
         [event for event in read_events(log) if event.fields.get("job") == row.job_id] if log.exists() else [],
     )
+
+
+def note_export(folder: Path, job_id: str, package: Path) -> None:
+    """Note in the folder of a run where the package of a job was written."""
+    with suppress(OSError, ValueError):  # a folder that cannot be written to: then every command is given the package
+        found = {**_exported(folder), job_id: os.path.relpath(package, folder)}
+        write_whole(folder / EXPORTED, canonical_json({"format": 1, "packages": found}))
+
+
+def exported_package(folder: Path, job_id: str) -> Path:
+    """Return where the newest package of a job was written; raises ConfigError if that is not known."""
+    place = _exported(folder).get(job_id)
+    if place is None or not (folder / place).exists():
+        raise ConfigError(
+            f"No package of the job {job_id!r} is known in {folder.name!r}.",
+            remedy="Name the package, or write one with salus model export.",
+        )
+    return Path(os.path.normpath(folder / place))
+
+
+def _exported(folder: Path) -> dict[str, str]:
+    """Return the places of packages by job; what is damaged is left out."""
+    try:
+        found = json.loads((folder / EXPORTED).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    packages = found.get("packages") if isinstance(found, dict) else None
+    return {
+        str(job): place
+        for job, place in (packages if isinstance(packages, dict) else {}).items()
+        if isinstance(place, str)
+    }
 
 
 def _only(checkpoints: Checkpoints) -> str:

@@ -26,7 +26,7 @@ from salus.common.errors import PackageError, ProtectionError, SalusError
 from salus.common.identity import Identity, Signed
 from salus.common.package.checking import checked_package
 from salus.common.roster import CONTEXT as ROSTER_CONTEXT
-from salus.privacy.records.package import evidence_of
+from salus.privacy.records.package import OTHER_WORDS, evidence_of
 
 Change = Callable[[Content], object]
 
@@ -100,6 +100,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a bit of the model's header": (flip("model.safetensors", 20), "model.safetensors is not the file"),
     "a bit of the transcript": (flip("transcript.jsonl", 500), "transcript.jsonl is not the file"),
     "a bit of the bill of materials": (flip("sbom.json", 900), "sbom.json is not the file"),
+    "a word of the card for people": (
+        lambda f: f.update({"model-card.md": f["model-card.md"].replace(b"not recorded", b"diagnosis   ", 1)}),
+        "model-card.md is not the file",
+    ),
+    "no card for people": (lambda f: f.pop("model-card.md"), "the file model-card.md is missing"),
+    "a card for people in HTML": (lambda f: f.update({"model-card.html": b"<p>"}), "which no package has"),
+    "a fact for regulators": (field("documentation.json", "facts", 0, "value", value="x"), "documentation.json"),
     "a longer model": (lambda f: f.update({"model.safetensors": f["model.safetensors"] + b"0"}), "manifest says"),
     "a shorter transcript": (drop_line(-1), "transcript.jsonl has"),
     "two entries of the transcript exchanged": (swap_lines, "transcript.jsonl is not the file"),
@@ -221,6 +228,18 @@ SIGNED_AGAIN: dict[str, tuple[Change, str]] = {
     "a better metric": (field("evaluation.json", "sites", value={"accuracy": 1.0}), "state different metrics"),
     "a shorter transcript": (fewer_sums, "names another transcript than manifest.json"),
     "another class": (field("inputs.json", "classes", value=["no", "maybe"]), "does not describe the model"),
+    "another word for people": (
+        lambda f: f.update({"model-card.md": f["model-card.md"].replace(b"not recorded", b"diagnosis   ", 1)}),
+        "model-card.md does not say what the records",
+    ),
+    "an epsilon for people": (
+        lambda f: f.update({"model-card.md": f["model-card.md"].replace(b"(3, ", b"(1, ")}),
+        "model-card.md does not say what the records",
+    ),
+    "another fact for regulators": (
+        field("documentation.json", "facts", 0, "value", value="x"),
+        "documentation.json does not say what the records",
+    ),
     "another job in the card": (field("card.json", "job_id", value="other-0001"), "is of another job"),
 }
 
@@ -243,6 +262,25 @@ def test_the_same_files_signed_again_are_valid(private_run: Path, private_packag
     files = signed_again(content(private_package), private_run)
     with checked_package(write_folder(files, tmp_path / "p"), consortium_key(private_run)) as package:
         assert evidence_of(package).privacy.heads
+
+
+def test_files_for_people_of_another_version_are_not_vouched_for(
+    private_run: Path, private_package: Path, tmp_path: Path
+) -> None:
+    files = signed_again(content(private_package), private_run, lambda manifest: manifest.update(salus="0.0.9"))
+    with checked_package(write_folder(files, tmp_path / "p")) as package:
+        assert OTHER_WORDS in evidence_of(package).unproven
+    with checked_package(private_package) as package:
+        assert OTHER_WORDS not in evidence_of(package).unproven
+
+
+def test_a_package_from_before_it_had_a_card_for_people_opens(
+    private_run: Path, private_package: Path, tmp_path: Path
+) -> None:
+    files = content(private_package)
+    del files["model-card.md"]
+    with checked_package(write_folder(signed_again(files, private_run), tmp_path / "p")) as package:
+        evidence_of(package)
 
 
 def test_a_transcript_of_another_job_is_named(

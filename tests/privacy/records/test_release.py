@@ -14,6 +14,7 @@ from tests.packages import (
     finish,
     kit,
     plain_job,
+    readable_again,
     signed_again,
     write_folder,
     write_zip,
@@ -90,7 +91,7 @@ def test_each_gap_is_named(private_run: Path, private_package: Path, tmp_path: P
         files["sbom.json"], lambda b: b["components"][0].update(scope="required", licenses=[])
     )
     name = json.loads(files["sbom.json"])["components"][0]["name"]
-    less = write_folder(signed_again(files, private_run), tmp_path / "less")
+    less = write_folder(signed_again(readable_again(files), private_run), tmp_path / "less")
     assert gaps(less, audit_of(job)) == [
         "there is no evaluation at the sites (too few sites)",
         "there is no table of subgroups: the job names none in evaluation.subgroups",
@@ -235,6 +236,22 @@ def test_endorsements_are_added_to_a_zip_and_a_stranger_cannot(
         pytest.raises(PackageError, match="site-2.json is not signed by site 2"),
     ):
         endorsements_of(package)
+
+
+def test_a_release_finds_the_newest_package_of_the_run_by_itself(private_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(private_run, run)
+    (run / "audit.json").write_bytes(audit_of(open_run(run).job))
+    unknown = salus("release", run)
+    assert unknown.returncode == 11
+    assert "No package of the job 'tiny-0001' is known in 'run'" in unknown.stderr
+    (run / "exported.json").write_text('{"packages": {"tiny-0001": 7, "other": "package"}}')
+    assert salus("release", run).returncode == 11
+    assert salus("model", "export", run, tmp_path / "package").returncode == 0
+    released = salus("release", run, "--json")
+    assert released.returncode == 0, released.stderr
+    assert json.loads(released.stdout)["path"] == str(tmp_path / "package")
+    assert (tmp_path / "package" / "release.json").exists()
 
 
 def test_a_site_whose_ledger_lacks_the_head_does_not_endorse(

@@ -25,7 +25,7 @@ from salus.client.performance import Performance
 from salus.common.clock import SystemClock
 from salus.common.errors import ConfigError, JobError, PackageError
 from salus.common.package.checking import checked_package
-from salus.common.package.layout import ALWAYS, INPUTS, MODEL, TRANSCRIPT, TREES
+from salus.common.package.layout import ALWAYS, INPUTS, MODEL, MODEL_CARD, TRANSCRIPT, TREES
 from salus.common.package.model import network_of
 from salus.common.package.pinning import pinned_key
 from salus.common.vectors import STATE_PREFIX
@@ -40,7 +40,7 @@ from salus.simulations.simulate import simulate
 
 def test_a_package_is_complete_and_the_same_as_folder_and_zip(private_run: Path, private_package: Path) -> None:
     key = consortium_key(private_run)
-    assert {*ALWAYS, MODEL, TRANSCRIPT, "manifest.json"} == set(content(private_package))
+    assert {*ALWAYS, MODEL, MODEL_CARD, TRANSCRIPT, "manifest.json"} == set(content(private_package))
     with (
         checked_package(private_package, key) as folder,
         checked_package(private_package.with_name("package.zip"), key) as zipped,

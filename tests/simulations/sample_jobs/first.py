@@ -51,6 +51,7 @@ JOBS: dict[str, Writer] = {
     "pneumonia.toml": pictures,
     "pneumonia-private.toml": pictures,
     "phantom-lesion.toml": pictures,
+    "phantom-release.toml": pictures,
     "phantom-statistics.toml": pictures,
     "phantom-structures.toml": masks,
     "hippocampus.toml": masks,
