@@ -13,8 +13,9 @@ from salus.common.help import DICOM
 
 if TYPE_CHECKING:
     from salus.client.data.sources.settings import SourceOptions
+    from salus.simulations.auditing.asked import Target
     from salus.simulations.auditing.report import Audit
-    from salus.simulations.auditing.run import Target
+    from salus.simulations.auditing.run import Effort
 
 
 def audit(
@@ -26,6 +27,12 @@ def audit(
         int, typer.Option(min=20, max=20_000, help="Made-up patients; more find smaller faults, and take longer.")
     ] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the canaries, their coin flips and the partition.")] = 0,
+    attacks: Annotated[
+        str, typer.Option(help="Names of the attacks to be tried, separated by commas; all if not given.")
+    ] = "",
+    shadows: Annotated[
+        int, typer.Option(min=3, max=100, help="Shadow models of membership inference; each runs the job again.")
+    ] = 7,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for audit.json and audit.html; default: the simulation's own, or ./audit."),
@@ -45,7 +52,9 @@ def audit(
     A finished job is run again, because made-up patients cannot be added afterwards. Exit code 41 if the promise is refuted.
     """
     from salus.client.data.sources.settings import SourceOptions
+    from salus.simulations.auditing.run import Effort, chosen_attacks
 
+    effort = Effort(chosen_attacks(attacks), canaries, shadows)
     options = SourceOptions.asked(
         labels=labels, label_column=label_column, patient_column=patient_column, masks=masks, volumes=volumes,
         columns=tuple(part.strip() for part in columns.split(",") if part.strip()),
@@ -54,7 +63,7 @@ def audit(
     with tempfile.TemporaryDirectory(prefix="salus-", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
         found = _target(target, data, options, sites, partition, seed, work / "hospitals")
-        result = _run(found, work / "runs", canaries, seed)
+        result = _run(found, work / "runs", effort, seed)
     from salus.simulations.auditing.report import write_report
 
     write_report(folder, result)
@@ -67,7 +76,8 @@ def _target(
     target: Path, data: Path | None, options: "SourceOptions", sites: int, partition: str, seed: int, folder: Path
 ) -> "Target":
     from salus.common.job import load_job
-    from salus.simulations.auditing.run import Target, finished_run
+    from salus.simulations.auditing.asked import Target
+    from salus.simulations.auditing.run import finished_run
     from salus.simulations.virtual import make_hospitals
 
     if target.is_dir():
@@ -81,28 +91,44 @@ def _target(
     return Target(job, folder, sites)
 
 
-def _run(target: "Target", folder: Path, canaries: int, seed: int) -> "Audit":
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def _run(target: "Target", folder: Path, effort: "Effort", seed: int) -> "Audit":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     from salus.client.performance import Performance
     from salus.simulations.auditing.run import audit as attacked
 
-    parts = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    parts = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*parts, console=err, transient=True) as progress:
-        bar = progress.add_task("preparing", total=None)
+        bars: dict[str, TaskID] = {}
 
-        def tell(what: str, done: int, of: int) -> None:
-            progress.update(bar, description=what, completed=done, total=of)
+        def tell(attack: str, done: int, of: int) -> None:
+            if attack not in bars:
+                for before in bars.values():
+                    progress.stop_task(before)
+                bars[attack] = progress.add_task(attack, total=of)
+            progress.update(bars[attack], completed=done, total=of)
 
-        return attacked(target, folder, canaries=canaries, seed=seed, performance=Performance(), tell=tell)
+        return attacked(target, folder, effort, seed=seed, performance=Performance(), tell=tell)
 
 
 def _show(audit: "Audit", folder: Path) -> None:
-    rows = [
-        (one.attack, one.against, one.figure, "-" if one.value is None else f"{one.value:.3g}", f"{one.nothing:g}")
-        for one in audit.tried
-    ]
-    table(f"Attacks on {audit.job.job.name}", ["attack", "against", "figure", "found", "if nothing is learnt"], rows)
+    from salus.simulations.auditing.report import matrix
+
+    columns, rows = matrix(audit)
+    table(f"Attacks on {audit.job.job.name}", columns, rows)
+    for one in audit.tried:
+        if one.value is None:
+            out.print(f"{one.attack}, {one.against}: {one.text}", markup=False, soft_wrap=True)
+    took = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in audit.seconds.items())
+    out.print(f"Time: {took}", markup=False, soft_wrap=True)
     out.print(audit.verdict, markup=False, soft_wrap=True)
     out.print(f"Page: {shown(folder / 'audit.html')}", soft_wrap=True)
 

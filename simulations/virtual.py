@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from salus.client.app import make_client_app
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.declaration import propose
+from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.grey_values import require_range
 from salus.client.data.records import ImageFacts, ImageRecord, Quarantined
 from salus.client.data.sources import guess_kind, open_source
@@ -72,9 +73,9 @@ def catalogue_path(folder: Path, site: int) -> Path:
     return folder / ("central" if site == CENTRAL else f"site-{site}") / "catalogue.sqlite"
 
 
-def open_catalogue(folder: Path, site: int) -> Catalogue:
+def open_catalogue(folder: Path, site: int, decoding: Decoding | None = None) -> Catalogue:
     """Open a virtual catalogue; its pseudonyms need not protect anyone, because the researcher has the data."""
-    return Catalogue(catalogue_path(folder, site), b"virtual hospitals")
+    return Catalogue(catalogue_path(folder, site), b"virtual hospitals", decoding)
 
 
 def make_hospitals(

@@ -3,24 +3,23 @@
 import math
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from salus.client.data.tensors import Use
-from salus.client.performance import Performance
 from salus.client.running import RunningJob
-from salus.common.errors import DataError, SalusError
+from salus.common.errors import DataError
 from salus.common.job import Job
 from salus.common.vectors import FloatVector
 from salus.privacy.audit.imprint import combination, crafted, readable, recovered
+from salus.simulations.auditing.asked import Asked
 from salus.simulations.auditing.report import MASKED, NOISED, PLAIN, Tried
-from salus.simulations.auditing.world import AUDITED, Observed, observed
+from salus.simulations.auditing.world import AUDITED, Observed
 from salus.simulations.virtual import open_catalogue
 
-ATTACK = "imprint layer"
-FIGURE = "share of the training images that can be read"
 LARGEST_BATCH = 1024  # one step with all images of most sites; a site may refuse larger batches, whose memory it counts
 RANGES = 512  # with 160 images about three in four are alone in their range, if the ranges are chosen well
 FEWEST_PUBLIC = 2  # images whose mean and spread can be computed
@@ -29,45 +28,46 @@ TOLERANCE = 0.05  # root mean square difference of a recovered image, of grey va
 Vector = npt.NDArray[np.float64]
 
 
-def imprint(
-    job: Job, bare: Job, hospitals: Path, folder: Path, *, sites: int, performance: Performance, noise_free: bool
-) -> list[Tried]:
-    """Return how many images the attack reads from each kind of release.
-
-    Args:
-        bare: the same job without noise.
-        noise_free: whether it can run with so many sites.
+class Imprint:
+    """See `asked.Attack`.
 
     The attacker chooses the job: `logistic` with classes that no image has, and steps with all images, at most `LARGEST_BATCH`. A
     site refuses it twice: its classes must be declared, and without noise its operator must name the model in
     ``allow_imprint_models``. Here a declaration with many classes, such as a list of diagnoses, and that permission are assumed.
     """
-    if job.task.kind != "classification" or not job.task.shape:
-        return [Tried(ATTACK, against, FIGURE, None, 0.0, "not tried: it is written for classification of images")
-                for against in (PLAIN, MASKED, *([NOISED] if job.privacy.noised else []))]  # fmt: skip
-    places = _declared(hospitals, folder / "hospitals", sites, job)
-    found: list[Tried] = []
 
-    def attacked(which: Job, name: str, views: list[str]) -> None:
-        try:
-            seen, images = _run(chosen(which), places, folder / name, sites, performance)
-        except SalusError as problem:  # such as a site's limit of memory; the other attacks count nevertheless
-            found.extend(Tried(ATTACK, view, FIGURE, None, 0.0, f"not tried: {problem.problem}") for view in views)
-            return
+    title: ClassVar[str] = "imprint layer"
+    figure: ClassVar[str] = "share of the training images that can be read"
+    nothing: ClassVar[float] = 0.0
+
+    def objection(self, job: Job) -> str:
+        """See `Attack.objection`."""
+        fits = job.task.kind == "classification" and job.task.shape
+        return "" if fits else "it is written for classification of images"
+
+    def tried(self, asked: Asked) -> list[Tried]:
+        """See `Attack.tried`."""
+        places = _declared(asked.target.hospitals, asked.folder / "hospitals", asked.sites, asked.original)
+        seen, images = _run(chosen(asked.job), places, asked)
         every, last = np.concatenate(list(images.values())), seen.rounds[-1]
-        alone = which.privacy.noise == "local"
-        for view in views:
-            own = view == PLAIN or (view == NOISED and alone)
-            text = "the job's epsilon in two rounds" if view == NOISED else TEXTS[view]
-            found.append(_tried(view, job, last.own if own else last.total, images[AUDITED] if own else every, text))
+        found = []
+        for against in asked.against:
+            alone = against == PLAIN or (against == NOISED and asked.job.privacy.noise == "local")
+            truth, text = images[AUDITED] if alone else every, TEXTS.get(against, "the job's epsilon in two rounds")
+            count = self._count(asked.original, last.own if alone else last.total, truth)
+            plainly = f"A coordinator that crafts a job could read {count} of {len(truth)} images."
+            found.append(
+                Tried(
+                    self.title, against, self.figure, round(count / len(truth), 4), self.nothing,
+                    f"{count} {text} ({len(truth)})", plainly=plainly,
+                )
+            )  # fmt: skip
+        return found
 
-    if noise_free:
-        attacked(bare, "plain", [PLAIN, MASKED])
-    else:
-        found += [Tried(ATTACK, one, FIGURE, None, 0.0, "not tried: too few sites") for one in (PLAIN, MASKED)]
-    if job.privacy.noised:
-        attacked(job, "noised", [NOISED])
-    return found
+    @staticmethod
+    def _count(job: Job, update: Vector, truth: Vector) -> int:
+        classes, features = len(job.task.classes), truth.shape[1]
+        return recovered(readable(update, classes, RANGES, features), truth, TOLERANCE)
 
 
 TEXTS = {PLAIN: "of one site's images", MASKED: "of the images of all sites"}
@@ -106,9 +106,7 @@ def chosen(job: Job) -> Job:
     )
 
 
-def _run(
-    job: Job, hospitals: Path, folder: Path, sites: int, performance: Performance
-) -> tuple[Observed, dict[int, Vector]]:
+def _run(job: Job, hospitals: Path, asked: Asked) -> tuple[Observed, dict[int, Vector]]:
     """Run the job and return what was seen, and the training images of every site, ``[images, features]``."""
     images: dict[int, Vector] = {}
     public: list[Vector] = []
@@ -135,11 +133,12 @@ def _run(
             )
         return crafted(classes, RANGES, features, float(known.mean()), float(known.std())).astype(np.float32)
 
-    seen = observed(job, hospitals, folder, sites=sites, performance=performance, change=note, craft=craft)
+    seen = asked.observed(
+        job,
+        "imprint",
+        hospitals=hospitals,
+        change=note,
+        craft=craft,
+        done=lambda round_: asked.tell(round_, job.job.rounds),
+    )
     return seen, images
-
-
-def _tried(against: str, job: Job, update: Vector, truth: Vector, text: str) -> Tried:
-    classes, features = len(job.task.classes), truth.shape[1]
-    count = recovered(readable(update, classes, RANGES, features), truth, TOLERANCE)
-    return Tried(ATTACK, against, FIGURE, round(count / len(truth), 4), 0.0, f"{count} {text} ({len(truth)})")

@@ -4,13 +4,12 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from salus.client.performance import Performance
 from salus.client.running import RunningJob
 from salus.common.batch import Batch
 from salus.common.job import Job
@@ -24,8 +23,10 @@ from salus.privacy.audit.one_run import Found, audited
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import shape_of
+from salus.simulations.auditing.asked import Asked
 from salus.simulations.auditing.canary_data import WithCanaries
-from salus.simulations.auditing.world import AUDITED, Change, Observed, Round, observed
+from salus.simulations.auditing.report import MASKED, NOISED, PLAIN, Tried
+from salus.simulations.auditing.world import AUDITED, Change, Observed, Round
 
 MOST_IMAGES = 8  # of one canary: a patient who counts once for each image stands out
 UNKNOWN = 0.1  # what is in an update without noise beside the canaries, over the clip norm; not critical
@@ -45,7 +46,7 @@ class Coins:
     took_part: npt.NDArray[np.bool_]
     images: int
 
-    def change(self, alone: bool) -> Change:
+    def change(self, *, alone: bool = False) -> Change:
         """Return what adds the canaries that take part to the audited site's training data.
 
         Args:
@@ -69,21 +70,6 @@ def flipped(job: Job, count: int, seed: int) -> Coins:
     rng = np.random.default_rng([seed, 0xC0])
     images = min(MOST_IMAGES, job.privacy.images_per_patient) if job.privacy.noised else 1
     return Coins(make_canaries(make_task(job.task).spec, count, rng), rng.random(count) < 0.5, images)
-
-
-def run_with(
-    job: Job,
-    coins: Coins,
-    hospitals: Path,
-    folder: Path,
-    *,
-    sites: int,
-    performance: Performance,
-    alone: bool = False,
-    done: Callable[[int], None] = lambda round_: None,
-) -> Observed:
-    """Run a job whose audited site holds the canaries that take part."""
-    return observed(job, hospitals, folder, sites=sites, performance=performance, change=coins.change(alone), done=done)
 
 
 def guessed(job: Job, coins: Coins, seen: Observed, view: Callable[[Round], Vector], sites: int) -> Vector:
@@ -141,3 +127,56 @@ def _losses(task: Task, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 def _write(layout: Layout, model: torch.nn.Module, vector: Vector) -> None:
     write_parameters(model, layout, vector)  # type: ignore[arg-type]  # double precision for the difference quotient
+
+
+class OneRun:
+    """See `asked.Attack`; the canaries stand behind the patients of site 1."""
+
+    title: ClassVar[str] = "one-run audit"
+    figure: ClassVar[str] = "epsilon, lower bound"
+    nothing: ClassVar[float] = 0.0
+
+    def objection(self, job: Job) -> str:
+        """See `Attack.objection`."""
+        return ""
+
+    def tried(self, asked: Asked) -> list[Tried]:
+        """See `Attack.tried`."""
+        job, rounds = asked.job, asked.job.job.rounds
+        coins = flipped(job, asked.canaries, asked.seed)
+        seen = asked.observed(job, "canaries", change=coins.change(), done=lambda round_: asked.tell(round_, rounds))
+        results = []
+        for against in asked.against:
+            view, text = view_of(job, against)
+            points = guessed(job, coins, seen, view, asked.sites)
+            bound = found(job, coins, points, asked.confidence)
+            note = f"{text}; {rounds} rounds; {bound.correct} of {bound.guesses} guesses were correct"
+            plainly = (
+                f"Of made-up patients, {bound.correct} of {bound.guesses} guesses about who took part were right: epsilon is at "
+                f"least {bound.lower_bound:.2f}."
+            )
+            value = round(bound.lower_bound, 4)
+            results.append(Tried(self.title, against, self.figure, value, 0.0, note, plainly=plainly, bound=bound))
+        return results
+
+
+def view_of(job: Job, against: str) -> tuple[Callable[[Round], Vector], str]:
+    """Return what attackers see of a round, and a note on it."""
+    if against == PLAIN:
+        return own, "one site's update, unprotected"
+    if against == MASKED:
+        return total, "the sum over all sites"
+    assert against == NOISED
+    if job.privacy.noise == "local":
+        return own, "one site's noised update: what all others together can take out of the sum"
+    return total, "the noised sum over all sites"
+
+
+def own(one: Round) -> Vector:
+    """Return one site's update, as the coordinator reads it without protection."""
+    return one.own
+
+
+def total(one: Round) -> Vector:
+    """Return the sum over all sites."""
+    return one.total

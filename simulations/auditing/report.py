@@ -1,8 +1,8 @@
 """The result of an audit: one JSON file for programs and one page for people."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from salus import __version__
@@ -10,6 +10,7 @@ from salus.common.files import write_whole
 from salus.common.job import Job
 from salus.common.pages import Section, write_page
 from salus.privacy.audit.one_run import Found
+from salus.privacy.protection import protection_of
 
 FORMAT = "salus/audit/1"
 PLAIN, MASKED, NOISED = "plain update", "masked sum", "with noise"
@@ -28,6 +29,10 @@ class Tried:
         value: how far the attack came; None if it could not be tried.
         nothing: the value of an attack that learns nothing.
         text: what to know about it.
+        interval: 95 % confidence interval of the value, if it has one.
+        details: further numbers by name.
+        plainly: the result in one sentence for people who do not know the attack.
+        bound: of the one-run audit.
     """
 
     attack: str
@@ -36,6 +41,25 @@ class Tried:
     value: float | None
     nothing: float
     text: str = ""
+    interval: tuple[float, float] | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+    plainly: str = ""
+    bound: Found | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Return its entry in ``audit.json``; what it has no value for is left out."""
+        values = asdict(self)
+        values.pop("bound")
+        return {key: value for key, value in values.items() if key not in ("interval", "details", "plainly") or value}
+
+    @property
+    def shown(self) -> str:
+        """The value for people."""
+        if self.value is None:
+            return "not tried"
+        if self.interval is None:
+            return f"{self.value:.3g}"
+        return f"{self.value:.3g} ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
 
 
 @dataclass(frozen=True)
@@ -43,17 +67,25 @@ class Audit:
     """The result of an audit.
 
     Args:
-        found: of the one-run audit of what the job releases.
         tried: every attack.
-        rounds: how many the job has.
+        seconds: that each attack took, by name.
+        about: who ran it, and over which data, if not a simulation.
     """
 
     job: Job
-    found: Found
     confidence: float
     tried: Sequence[Tried]
     sites: int
     seed: int
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    about: str = ""
+
+    @property
+    def found(self) -> Found | None:
+        """What the one-run audit found in what the job releases; None if it was not tried."""
+        protects = protection_of(self.job).protects
+        best = NOISED if self.job.privacy.noised else MASKED if protects else PLAIN
+        return next((one.bound for one in self.tried if one.bound is not None and one.against == best), None)
 
     @property
     def claimed(self) -> float | None:
@@ -63,10 +95,11 @@ class Audit:
     @property
     def refuted(self) -> bool:
         """Whether the lower bound exceeds what the job promises."""
-        return self.claimed is not None and self.found.lower_bound > self.claimed
+        return self.claimed is not None and self.found is not None and self.found.lower_bound > self.claimed
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON object of ``audit.json``."""
+        found = self.found
         return {
             "format": FORMAT,
             "salus": __version__,
@@ -75,21 +108,25 @@ class Audit:
             "noise": self.job.privacy.noise,
             "claimed_epsilon": self.claimed,
             "delta": self.job.privacy.delta if self.job.privacy.noised else 0.0,
-            "lower_bound": round(self.found.lower_bound, 4),
+            "lower_bound": None if found is None else round(found.lower_bound, 4),
             "confidence": self.confidence,
-            "canaries": self.found.canaries,
-            "guesses": self.found.guesses,
-            "correct": self.found.correct,
+            "canaries": 0 if found is None else found.canaries,
+            "guesses": 0 if found is None else found.guesses,
+            "correct": 0 if found is None else found.correct,
             "refuted": self.refuted,
             "rounds": self.job.job.rounds,
             "sites": self.sites,
             "seed": self.seed,
-            "attacks": [asdict(one) for one in self.tried],
+            "attacks": [one.to_json() for one in self.tried],
+            "seconds": {name: round(seconds, 1) for name, seconds in self.seconds.items()},
+            **({"about": self.about} if self.about else {}),
         }
 
     @property
     def verdict(self) -> str:
         """One sentence about the promise."""
+        if self.found is None:
+            return "The one-run audit was not made, so nothing is said about the promised epsilon."
         bound = f"{self.found.lower_bound:.2f}"
         if self.claimed is None:
             return f"The job promises no epsilon; the audit shows that it would be at least {bound}."
@@ -99,6 +136,18 @@ class Audit:
                 "not keep the promise."
             )
         return f"The job promises epsilon {self.claimed:g}; the audit found at least {bound}, which does not contradict it."
+
+
+def matrix(audit: Audit) -> tuple[list[str], list[list[str]]]:
+    """Return the table of attacks against releases: the names of its columns, and its rows."""
+    against = [name for name in (PLAIN, MASKED, NOISED) if any(one.against == name for one in audit.tried)]
+    rows = []
+    for name in dict.fromkeys(one.attack for one in audit.tried):
+        mine = {one.against: one for one in audit.tried if one.attack == name}
+        first = next(iter(mine.values()))
+        cells = [mine[kind].shown if kind in mine else "" for kind in against]
+        rows.append([name, first.figure, *cells, f"{first.nothing:.3g}"])
+    return ["attack", "figure", *against, "nothing learnt"], rows
 
 
 def write_report(folder: Path, audit: Audit) -> None:
@@ -112,19 +161,30 @@ def write_report(folder: Path, audit: Audit) -> None:
     )
     facts = [
         ("promised epsilon", "none" if audit.claimed is None else f"{audit.claimed:g}"),
-        ("lower bound of epsilon", f"{found.lower_bound:.2f}"),
-        ("canaries (coin flips)", found.canaries),
-        ("guesses", found.guesses),
-        ("correct guesses", found.correct),
+        ("lower bound of epsilon", "not tried" if found is None else f"{found.lower_bound:.2f}"),
+        ("canaries (coin flips)", "-" if found is None else found.canaries),
+        ("guesses", "-" if found is None else found.guesses),
+        ("correct guesses", "-" if found is None else found.correct),
         ("rounds", audit.job.job.rounds),
         ("sites", audit.sites),
         ("hash of the job", audit.job.digest().hex()),
+        ("time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in audit.seconds.items())),
     ]
+    columns, rows = matrix(audit)
+    plainly = [(one.attack, one.against, one.plainly or one.text) for one in audit.tried]
     sections = [
+        Section("In plain words", text=audit.about, columns=("attack", "against", "what it showed"), rows=plainly),
+        Section("What protection buys", text=COLUMNS, columns=columns, rows=rows),
         Section("The promise", warns=audit.refuted, text=audit.verdict, columns=("", ""), rows=facts),
         *_attacks(audit),
     ]
     write_page(folder / "audit.html", f"Audit of {audit.job.job.name}", lead, sections)
+
+
+COLUMNS = (
+    "Plain update: what a site sends without protection and without noise. Masked sum: the sum over all sites, without noise. "
+    "With noise: what the job itself releases. The last column is what an attack that learns nothing has."
+)
 
 
 def _attacks(audit: Audit) -> list[Section]:
@@ -135,13 +195,13 @@ def _attacks(audit: Audit) -> list[Section]:
             (
                 one.against,
                 one.figure,
-                "not tried" if one.value is None else f"{one.value:.3g}",
-                f"{one.nothing:g}",
+                one.shown,
+                f"{one.nothing:.3g}",
+                ", ".join(f"{what}: {value:.3g}" for what, value in one.details.items()),
                 one.text,
             )
             for one in mine
         ]
-        sections.append(
-            Section(name, columns=("against", "figure", "found", "an attack that learns nothing", "note"), rows=rows)
-        )
+        columns = ("against", "figure", "found", "nothing learnt", "more", "note")
+        sections.append(Section(name, columns=columns, rows=rows))
     return sections

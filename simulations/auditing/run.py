@@ -1,50 +1,63 @@
 """All attacks on one job: against one site's plain update, against the sum over the sites, and against what the job releases."""
 
-import functools
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from salus.client.performance import Performance
-from salus.common.errors import ConfigError, JobError
+from salus.common.errors import ConfigError, JobError, SalusError
 from salus.common.job import Job
-from salus.privacy.audit.one_run import Found
-from salus.privacy.protection import protection_of
 from salus.privacy.protocol.parameters import SMALLEST_COHORT
 from salus.server.checkpoints import Checkpoints
-from salus.simulations.auditing.imprint import imprint
-from salus.simulations.auditing.one_run import flipped, found, guessed, run_with
-from salus.simulations.auditing.report import GUESSING, MASKED, NOISED, PLAIN, Audit, Tried
-from salus.simulations.auditing.world import Round
+from salus.simulations.auditing import ATTACKS, ORDER
+from salus.simulations.auditing.asked import Asked, Attack, Target
+from salus.simulations.auditing.report import MASKED, NOISED, PLAIN, Audit, Tried
 
-ATTACK = "one-run audit"
 ROUNDS_WITHOUT_NOISE = 5  # enough to show what noise buys; every further round only tells more
-Vector = npt.NDArray[np.float64]
 
 
 class Tell(Protocol):
     """Shows progress."""
 
-    def __call__(self, what: str, done: int, of: int) -> None:
-        """Say how many rounds of a step are done."""
+    def __call__(self, attack: str, done: int, of: int) -> None:
+        """Say how many steps of an attack on one job are done."""
 
 
 @dataclass(frozen=True)
-class Target:
-    """A job and the hospitals over which it is audited.
+class Effort:
+    """How much an audit tries.
 
     Args:
-        hospitals: folder with ``site-<n>/catalogue.sqlite``.
+        attacks: names of `ATTACKS`.
+        canaries: coin flips of the one-run audit.
+        shadows: shadow models of membership inference.
     """
 
-    job: Job
-    hospitals: Path
-    sites: int
+    attacks: Sequence[str]
+    canaries: int = 500
+    shadows: int = 7
+    confidence: float = 0.95
+
+
+def all_attacks() -> list[str]:
+    """Return the names of all attacks in the order of the page."""
+    names = ATTACKS.names()
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
+def chosen_attacks(names: str) -> list[str]:
+    """Return the attacks that a person chose, separated by commas; all for an empty text.
+
+    Raises:
+        ConfigError: a name that is not known.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    for name in wanted:
+        ATTACKS.reference(name)
+    return [name for name in all_attacks() if name in wanted or not wanted]
 
 
 def finished_run(run: Path, folder: Path) -> Target:
@@ -82,77 +95,71 @@ def without_noise(job: Job) -> Job:
     )
 
 
-def own(one: Round) -> Vector:
-    """Return one site's update, as the coordinator reads it without protection."""
-    return one.own
-
-
-def total(one: Round) -> Vector:
-    """Return the sum over all sites."""
-    return one.total
-
-
-def views(job: Job) -> list[tuple[str, Callable[[Round], Vector], str]]:
-    """Return what attackers see of a job: its name on the page, how to take it from a round, and a note."""
-    if not job.privacy.noised:
-        return [(PLAIN, own, "one site's update, unprotected"), (MASKED, total, "the sum over all sites")]
-    if job.privacy.noise == "local":
-        return [(NOISED, own, "one site's noised update: what all others together can take out of the sum")]
-    return [(NOISED, total, "the noised sum over all sites")]
-
-
 def audit(
     target: Target,
     folder: Path,
+    effort: Effort,
     *,
-    canaries: int,
     seed: int,
-    confidence: float = 0.95,
     performance: Performance,
-    tell: Tell = lambda what, done, of: None,
+    tell: Tell = lambda attack, done, of: None,
+    about: str = "",
 ) -> Audit:
-    """Try every attack on a job.
+    """Try every attack on a job; one that cannot be tried is told, with the reason, and ends nothing.
 
     Args:
         folder: empty, for the runs; it can be removed afterwards.
-        canaries: number of coin flips.
-        tell: called with a text, the rounds that are done and all rounds of the present step.
+        tell: called with an attack's name, and the steps that are done and all steps on the present job.
+        about: for the page.
 
     Raises:
         JobError: a job that trains no model.
-        SalusError: anything that would also stop a real federation.
+        SalusError: no attack at all could be tried; the reason of the first.
     """
     job = target.job
     if job.statistics is not None:
         raise JobError(
             "A statistics job trains no model, so there is nothing to audit.", remedy="Audit a training job."
         )
-    coins = flipped(job, canaries, seed)
-    bare, tried = without_noise(job), []
-    results: dict[str, Found] = {}
-    for which in [bare, job] if job.privacy.noised else [job]:
-        if which is bare and _too_few(target):
-            why = f"not tried: a masked sum without noise needs {SMALLEST_COHORT} sites"
-            tried += [Tried(ATTACK, against, GUESSING, None, 0.0, why) for against, *_ in views(bare)]
-            continue
-        name = "canaries, with noise" if which.privacy.noised else "canaries, without noise"
-        rounds = which.job.rounds
-        seen = run_with(
-            which, coins, target.hospitals, folder / name, sites=target.sites, performance=performance,
-            done=functools.partial(tell, name, of=rounds),
-        )  # fmt: skip
-        for against, view, text in views(which):
-            results[against] = result = found(which, coins, guessed(which, coins, seen, view, target.sites), confidence)
-            note = f"{text}; {rounds} rounds; {result.correct} of {result.guesses} guesses were correct"
-            tried.append(Tried(ATTACK, against, GUESSING, round(result.lower_bound, 4), 0.0, note))
-    tell("imprint layer", 0, 1)
-    tried += imprint(
-        job, bare, target.hospitals, folder / "imprint", sites=target.sites, performance=performance,
-        noise_free=not _too_few(target),
-    )  # fmt: skip
-    best = NOISED if job.privacy.noised else MASKED if protection_of(job).protects else PLAIN
-    return Audit(job, results[best], confidence, tried, target.sites, seed)
+    bare = without_noise(job)
+    jobs: list[tuple[Job, list[str]]] = [(bare, [PLAIN, MASKED]), (job, [NOISED])]
+    tried: list[Tried] = []
+    seconds: dict[str, float] = {}
+    problems: list[Exception] = []
+    for name in effort.attacks:
+        attack: Attack = ATTACKS.get(name)()
+        started = time.monotonic()
+        for which, against in jobs if job.privacy.noised else [(job, [PLAIN, MASKED])]:
+
+            def told(done: int, of: int, title: str = attack.title) -> None:
+                tell(title, done, of)
+
+            told(0, 1)
+            asked = Asked(
+                job, which, against, target, folder / name / against[-1].replace(" ", "-"), performance, seed,
+                effort.canaries, effort.shadows, effort.confidence, told,
+            )  # fmt: skip
+            tried += _tried(attack, asked, problems)
+        seconds[attack.title] = time.monotonic() - started
+    if problems and all(one.value is None for one in tried):
+        raise problems[0]
+    return Audit(job, effort.confidence, tried, target.sites, seed, seconds, about)
 
 
-def _too_few(target: Target) -> bool:
-    return target.sites < SMALLEST_COHORT and target.job.aggregation.protection == "masking"
+def _tried(attack: Attack, asked: Asked, problems: list[Exception]) -> list[Tried]:
+    """Return the answers of an attack, or why it was not tried."""
+    masked = asked.job.aggregation.protection == "masking" and not asked.job.privacy.noised
+    why = attack.objection(asked.job)
+    if masked and asked.sites < SMALLEST_COHORT:
+        why = why or f"a masked sum without noise needs {SMALLEST_COHORT} sites"
+    if not why:
+        try:
+            return attack.tried(asked)
+        except SalusError as problem:  # such as a site's limit of memory
+            problems.append(problem)
+            why = problem.problem
+        except Exception as problem:  # of a plug-in, or of a network that an attack was not written for
+            problems.append(problem)
+            why = f"the attack failed ({type(problem).__name__})"
+    text = f"not tried: {why}"
+    return [Tried(attack.title, against, attack.figure, None, attack.nothing, text) for against in asked.against]

@@ -1,11 +1,13 @@
 """A job over virtual hospitals in this process, as attackers see it: the sites, rounds and protections of a federation."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from salus.client.data.dicom.isolation import Decoding
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.running import Running, RunningJob
@@ -40,11 +42,15 @@ class Round:
         own: what the audited site adds to the sum before it is protected: its update, noised if the noise is local. It is what
             the coordinator reads without protection, and what is left of a masked sum if all other sites collude.
         total: the sum over all sites, as the coordinator decodes it.
+        each: what every site adds, by its number; `own` is one of these.
+        weight: the factor of the update in `own`.
     """
 
     model: FloatVector
     own: Float64Vector
     total: Float64Vector
+    each: Mapping[int, Float64Vector]
+    weight: float
 
 
 class AuditedSite(Site):
@@ -58,6 +64,7 @@ class AuditedSite(Site):
         super().__init__(**settings)
         self._change = change
         self.sent: list[Float64Vector] = []
+        self.weights: list[float] = []
 
     def _prepare_training(self, *arguments: Any) -> RunningJob:
         running = super()._prepare_training(*arguments)
@@ -69,6 +76,7 @@ class AuditedSite(Site):
     ) -> bytes:
         if shape.kind == "train":
             self.sent.append(to_vector(contribution, shape)[: shape.parameters])
+            self.weights.append(contribution.weight)
         return super()._protect(request, running, model, shape, contribution)
 
 
@@ -97,10 +105,12 @@ class Watched(Attempts):
     Args:
         craft: what a dishonest coordinator sends in place of the model, by round; None for an honest one.
         done: called after every round.
+        rounds: after how many the job is given up; None for none.
     """
 
     craft: Craft | None = None
     done: Callable[[int], None] = lambda round_: None
+    rounds: int | None = None
     run: JobRun | None = None
     models: list[FloatVector] = field(default_factory=list)
     totals: list[Float64Vector] = field(default_factory=list)
@@ -120,7 +130,13 @@ class Watched(Attempts):
         self.models.append(model)
         self.totals.append(total.vector[: shape.parameters].copy())
         self.done(round_)
+        if round_ == self.rounds:
+            raise _Enough
         return total
+
+
+class _Enough(Exception):
+    """Enough rounds were seen."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ class Observed:
     """A whole job as attackers see it.
 
     Args:
-        final: the finished model.
+        final: the finished model; the last one that the sites received if the job was given up.
     """
 
     rounds: list[Round]
@@ -146,12 +162,16 @@ def observed(
     change: Change = lambda site, running: None,
     craft: Craft | None = None,
     done: Callable[[int], None] = lambda round_: None,
+    rounds: int | None = None,
+    decoding: Decoding | None = None,
 ) -> Observed:
     """Run a job over the catalogues of `hospitals` and return what can be seen of it.
 
     Args:
         hospitals: with ``site-<n>/catalogue.sqlite`` for every site.
         folder: new, for ledgers, checkpoints and logs.
+        rounds: after how many the job is given up; its plan, and so its noise, is that of the whole job. None for none.
+        decoding: how files are decoded; None for files that are trusted.
 
     Raises:
         SalusError: anything that would also stop a real federation.
@@ -166,8 +186,8 @@ def observed(
         return AuditedSite(
             change,
             site_id=number, identity=virtual_identity(secret, number), keys=dict(keys), store=MemoryStore(),
-            coordinator_key=coordinator.public_key, catalogue=open_catalogue(hospitals, number), policy=lambda: OPEN_POLICY,
-            performance=performance, events=EventLog(place / "events.jsonl"),
+            coordinator_key=coordinator.public_key, catalogue=open_catalogue(hospitals, number, decoding),
+            policy=lambda: OPEN_POLICY, performance=performance, events=EventLog(place / "events.jsonl"),
             ledger=Ledger(place / "ledger.sqlite", SystemClock()), states=place / "states",
         )  # fmt: skip
 
@@ -176,9 +196,12 @@ def observed(
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
     events = EventLog(folder / "events.jsonl")
-    watched = Watched(job, job_id, signed, InOneProcess(made), checkpoints, events, keys, craft=craft, done=done)
+    federation = InOneProcess(made)
+    watched = Watched(job, job_id, signed, federation, checkpoints, events, keys, craft=craft, done=done, rounds=rounds)
     watched.run = run = JobRun(watched)
-    final = run.run()
-    own = made[AUDITED].sent
-    rounds = [Round(*parts) for parts in zip(watched.models, own, watched.totals, strict=True)]
-    return Observed(rounds, run.layout, final)
+    with contextlib.suppress(_Enough):
+        run.run()
+    each = [dict(zip(made, sent, strict=True)) for sent in zip(*(one.sent for one in made.values()), strict=True)]
+    seen = zip(watched.models, each, watched.totals, made[AUDITED].weights, strict=True)
+    rounds_seen = [Round(model, sent[AUDITED], total, sent, weight) for model, sent, total, weight in seen]
+    return Observed(rounds_seen, run.layout, run.model)

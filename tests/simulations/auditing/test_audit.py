@@ -15,7 +15,7 @@ from salus.client import private_training
 from salus.client.data.loading import Memory, local_data
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.performance import Performance
-from salus.common.errors import ConfigError
+from salus.common.errors import ConfigError, SalusError
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.tasks import make_task
@@ -26,12 +26,13 @@ from salus.privacy.dp.fast import FastClipper
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.patients import Patients
 from salus.server.checkpoints import Checkpoints
-from salus.simulations.auditing import run as run_module
+from salus.simulations.auditing import ATTACKS, ORDER
+from salus.simulations.auditing import one_run as one_run_module
+from salus.simulations.auditing.asked import Asked, Target
 from salus.simulations.auditing.canary_data import WithCanaries
-from salus.simulations.auditing.imprint import imprint
-from salus.simulations.auditing.one_run import flipped, found, guessed, run_with
+from salus.simulations.auditing.one_run import OneRun, flipped
 from salus.simulations.auditing.report import MASKED, NOISED, PLAIN
-from salus.simulations.auditing.run import Target, audit, finished_run, views, without_noise
+from salus.simulations.auditing.run import Effort, all_attacks, audit, chosen_attacks, finished_run
 from salus.simulations.virtual import make_hospitals, open_catalogue
 
 CPU = Performance(device="cpu", threads=1)
@@ -65,20 +66,26 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def bound(job: Job, hospitals: Path, folder: Path, *, canaries: int = 140, seed: int = 0) -> Found:
+def asked(
+    job: Job, hospitals: Path, folder: Path, against: tuple[str, ...] = (NOISED,), *, sites: int = SITES, **how: int
+) -> Asked:
+    numbers = {"canaries": 140, "seed": 0, "shadows": 3} | how
+    return Asked(job, job, against, Target(job, hospitals, sites), folder, CPU, confidence=0.95, **numbers)
+
+
+def bound(job: Job, hospitals: Path, folder: Path, **how: int) -> Found:
     """Return what the one-run audit finds of what the job releases."""
-    coins = flipped(job, canaries, seed)
-    seen = run_with(job, coins, hospitals, folder, sites=SITES, performance=CPU)
-    ((_, view, _),) = views(job)
-    return found(job, coins, guessed(job, coins, seen, view, SITES), 0.95)
+    (tried,) = OneRun().tried(asked(job, hospitals, folder, **how))
+    assert tried.bound is not None
+    return tried.bound
 
 
 def test_an_audit_of_a_private_job_writes_what_others_read(hospitals: Path, tmp_path: Path) -> None:
     job = private_job("local", 1.0)
     told: list[tuple[str, int, int]] = []
     result = audit(
-        Target(job, hospitals, SITES), tmp_path / "work", canaries=40, seed=1, performance=CPU,
-        tell=lambda what, done, of: told.append((what, done, of)),
+        Target(job, hospitals, SITES), tmp_path / "work", Effort(["one-run", "imprint"], 40), seed=1, performance=CPU,
+        tell=lambda attack, done, of: told.append((attack, done, of)),
     )  # fmt: skip
     values = json.loads(json.dumps(result.to_json()))
     assert values["format"] == "salus/audit/1"
@@ -93,12 +100,14 @@ def test_an_audit_of_a_private_job_writes_what_others_read(hospitals: Path, tmp_
         for against in (PLAIN, MASKED, NOISED)
     ]
     assert values["attacks"][-1]["value"] == 0.0  # no image is read through the noise
-    assert ("canaries, with noise", 3, 3) in told
+    assert ("one-run audit", 3, 3) in told
+    assert set(values["seconds"]) == {"one-run audit", "imprint layer"}
 
 
 def test_without_noise_the_audit_finds_canaries_even_in_the_sum(hospitals: Path, tmp_path: Path) -> None:
     job = parse_job(text(2, training='optimizer = "sgd"', privacy='noise = "none"'))
-    result = audit(Target(job, hospitals, 5), tmp_path, canaries=60, seed=0, performance=CPU)
+    effort = Effort(["one-run", "imprint"], 60)
+    result = audit(Target(job, hospitals, 5), tmp_path, effort, seed=0, performance=CPU)
     values = {one.against: one.value or 0.0 for one in result.tried if one.attack == "one-run audit"}
     images = {one.against: one.value or 0.0 for one in result.tried if one.attack == "imprint layer"}
     assert images[PLAIN] > 0.6
@@ -106,15 +115,43 @@ def test_without_noise_the_audit_finds_canaries_even_in_the_sum(hospitals: Path,
     assert values[PLAIN] > 1.5
     assert values[MASKED] > 0.5
     assert (result.claimed, result.refuted) == (None, False)
+    assert result.found is not None
     assert result.found.lower_bound == pytest.approx(values[MASKED], abs=1e-4)
 
 
 def test_an_attack_that_a_site_refuses_is_told_and_ends_no_audit(hospitals: Path, tmp_path: Path) -> None:
     job = private_job("local", 1.0)
-    little = Performance(max_job_memory_mb=1)  # refuses the attacker's job, whose classes are many
-    tried = imprint(job, without_noise(job), hospitals, tmp_path, sites=SITES, performance=little, noise_free=False)
-    assert [one.value for one in tried] == [None, None, None]
-    assert tried[-1].text.startswith("not tried: Round 1 failed")
+    little = Performance(
+        device="cpu", threads=1, max_job_memory_mb=1
+    )  # refuses the attacker's job with its many classes
+    effort = Effort(["one-run", "imprint"], 20)
+    result = audit(Target(job, hospitals, SITES), tmp_path / "work", effort, seed=0, performance=little)
+    mine = [one for one in result.tried if one.attack == "imprint layer"]
+    assert [one.value for one in mine] == [None, None, None]
+    assert mine[-1].text.startswith("not tried: ")
+    assert result.found is not None
+    with pytest.raises(SalusError):  # if that was all
+        audit(Target(job, hospitals, SITES), tmp_path / "other", Effort(["imprint"]), seed=0, performance=little)
+
+
+def test_an_attack_with_a_fault_is_told_by_the_name_of_the_fault(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(one_run_module, "guessed", lambda *_: {}[0])
+    job = private_job("local", 1.0)
+    result = audit(Target(job, hospitals, SITES), tmp_path, Effort(["one-run", "imprint"], 20), seed=0, performance=CPU)
+    (last,) = [one for one in result.tried if one.attack == "one-run audit" and one.against == NOISED]
+    assert last.text == "not tried: the attack failed (KeyError)"
+    values = result.to_json()
+    assert (values["lower_bound"], values["refuted"]) == (None, False)
+    assert "nothing is said" in result.verdict
+
+
+def test_attacks_are_chosen_by_name() -> None:
+    assert chosen_attacks("") == all_attacks() == [name for name in ORDER if name in ATTACKS.names()]
+    assert chosen_attacks("imprint, one-run") == ["one-run", "imprint"]
+    with pytest.raises(ConfigError, match="attack to be one of"):
+        chosen_attacks("one-run,telepathy")
 
 
 def _no_noise(values: torch.Tensor, sigma: float, stream: object) -> torch.Tensor:
@@ -187,8 +224,8 @@ def test_the_command_writes_the_page_and_refuses_by_its_exit_code(
         text(8, privacy=privacy)
     )  # so many rounds that every canary is in one, and hardly a run misses the fault
     words = ("audit", file, "--data", data, "--sites", 3, "--canaries", 140, "--output", tmp_path / "found")
+    words += ("--attacks", "one-run")
     monkeypatch.setattr(optimizer_module, "noised", _no_noise)
-    monkeypatch.setattr(run_module, "imprint", lambda *_, **__: [])  # the canaries are enough here
     bad = salus(*words)
     assert bad.returncode == 41
     assert "does not keep the promise" in " ".join(bad.stderr.split())
