@@ -160,9 +160,9 @@ def pacs_files(address: str, query: str, user: str, listen: str, tls: Tls) -> Fi
         ConfigError: an address or TLS files that cannot be used.
     """
     if address.startswith("dicom://"):
-        called, host, port = _place(address.removeprefix("dicom://"), "--pacs")
+        called, host, port = place_of(address.removeprefix("dicom://"), "--pacs")
         options = {"called": called, "host": host, "port": port, "query": parse_query(query)}
-        network = DicomNetwork(_dimse(options, listen, tls))
+        network = DicomNetwork(dimse_options(options, listen, tls))
         return network.incoming
     web = validate(
         PacsOptions,
@@ -181,7 +181,7 @@ def pacs_files(address: str, query: str, user: str, listen: str, tls: Tls) -> Fi
 def sender_of(address: str, user: str, title: str, tls: Tls) -> Callable[[Sequence[Path], Tell], int]:
     """Return what sends objects to a PACS, by STOW-RS or C-STORE; addresses and errors as in `pacs_files`."""
     if address.startswith("dicom://"):
-        called, host, port = _place(address.removeprefix("dicom://"), "--pacs")
+        called, host, port = place_of(address.removeprefix("dicom://"), "--pacs")
         named: dict[str, object] = {"called": called, "host": host, "port": port, "title": title, **vars(tls)}
         network = validate(DimseOptions, named, error=ConfigError, what="PACS")
         network.context(server=False)  # refused before anything is opened
@@ -193,17 +193,19 @@ def sender_of(address: str, user: str, title: str, tls: Tls) -> Callable[[Sequen
 
 def pushed_files(sender: str, listen: str, idle_s: float, tls: Tls) -> Files:
     """Return what the sender with this AE title pushes, until nothing has arrived for `idle_s` seconds."""
-    options = _dimse({"called": sender}, listen, tls)
+    options = dimse_options({"called": sender}, listen, tls)
     return lambda progress, tell: pushed(options, idle_s, lambda count: tell(count, 0))
 
 
-def _dimse(options: dict[str, object], listen: str, tls: Tls) -> DimseOptions:
-    title, host, port = _place(listen, "--listen")
+def dimse_options(options: dict[str, object], listen: str, tls: Tls) -> DimseOptions:
+    """Return options with our own address and TLS files; raises ConfigError if they cannot be used."""
+    title, host, port = place_of(listen, "--listen")
     here = {"title": title, "listen_host": host, "listen_port": port, **vars(tls)}
     return validate(DimseOptions, {**options, **here}, error=ConfigError, what="PACS")
 
 
-def _place(text: str, option: str) -> tuple[str, str, int]:
+def place_of(text: str, option: str) -> tuple[str, str, int]:
+    """Return AE title, host and port of a text such as ``SALUS@127.0.0.1:11112``; raises ConfigError for another form."""
     parts = PLACE.match(text)
     if parts is None:
         raise ConfigError(

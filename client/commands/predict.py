@@ -20,6 +20,7 @@ NOT_WRITTEN = {
     "not-dicom": "a DICOM object refers to DICOM images, and these are of another format; their masks are in the folder masks",
     "several-frames": "the image is a file with several frames",
     "no-position": "the image has no position in the patient",
+    "no-volume": "its volume in millilitres is not known, which is what a report of a segmentation says",
 }
 
 
@@ -41,6 +42,7 @@ def predict(
     ] = "",
     seg: Annotated[bool, typer.Option("--seg", help="Also write DICOM segmentations.")] = False,
     sr: Annotated[bool, typer.Option("--sr", help="Also write DICOM structured reports.")] = False,
+    sc: Annotated[bool, typer.Option("--sc", help="Also write DICOM pictures (secondary capture).")] = False,
     most_oblique: Annotated[
         float, typer.Option(min=0, max=55, help="Degrees by which a volume may be turned against the patient's axes.")
     ] = 30.0,
@@ -64,7 +66,7 @@ def predict(
     from salus.common.errors import ConfigError
     from salus.common.strict import validate
 
-    kinds = kinds_of(seg=seg, sr=sr)
+    kinds = kinds_of(seg=seg, sr=sr, sc=sc)
     chosen = validate(Performance, {"device": device}, error=ConfigError, what="choice of a device").torch_device()
     with given_model(model, job, site, signed_by) as given:
         settings = given.job
@@ -149,7 +151,7 @@ def send(
     key: Key = "",
     trusted_network: Trusted = False,
 ) -> None:
-    """Send the DICOM segmentations and reports of a prediction to a PACS; what it has already is not stored twice."""
+    """Send the DICOM segmentations, reports and pictures of a prediction to a PACS; what it has already is not stored twice."""
     from rich.progress import Progress
 
     from salus.client.commands.importing import Tls, sender_of

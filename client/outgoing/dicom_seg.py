@@ -1,6 +1,5 @@
 """Masks as DICOM segmentation objects (PS3.3, A.51), with the planes of their source images and references to them."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from salus.client.data.dicom.instances import Instance, header_of
 from salus.client.outgoing.coding import Coded, dicom_text
-from salus.client.outgoing.highdicom_extra import algorithm_of, concept, quiet, require_highdicom
+from salus.client.outgoing.highdicom_extra import algorithm_of, concept, qualified, quiet, require_highdicom
 from salus.client.outgoing.overlays import COLOURS
 from salus.client.outgoing.producer import MANUFACTURER, Producer
 from salus.common.errors import DataError, UnreadableImage
@@ -18,7 +17,6 @@ from salus.common.files import write_whole
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.66.4"
 SERIES_NUMBER = 900  # beyond those that scanners use
-MAX_LABEL = 64
 
 
 def write_segmentation(
@@ -46,7 +44,7 @@ def write_segmentation(
     content = np.ascontiguousarray(planes, dtype=np.uint8)
     sources = "/".join(instance.sop_instance_uid for instance in instances)
     names = "/".join(f"{one.name}={one.type.scheme}:{one.type.value}" for one in structures)
-    uid = producer.uid("segmentation", sources, names, content.tobytes())
+    uid = producer.uid("segmentation", sources, names, producer.content(content.tobytes()))
     series = producer.uid("series", uid)
     try:
         with quiet():
@@ -54,9 +52,7 @@ def write_segmentation(
     except ValueError:
         # The standard asks for a frame of reference, or for functional groups, that images of this kind do not have.
         raise UnreadableImage("no-segmentation", "DICOM allows no segmentation of an image with this header") from None
-    buffer = io.BytesIO()
-    written.save_as(buffer)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, qualified(written))
     return instances[0].model_copy(
         update={"sop_class_uid": SOP_CLASS, "sop_instance_uid": uid, "series_uid": series, "modality": "SEG"}
     )
@@ -72,7 +68,7 @@ def _object(
 ) -> Any:
     """Return the object; raises ValueError for images that the standard allows no segmentation of."""
     hd, algorithm = require_highdicom(), algorithm_of(producer)
-    title = f"Segmentation by {producer.job}"[:MAX_LABEL]
+    title = producer.title("Segmentation")
     return hd.seg.Segmentation(
         [header_of(instance) for instance in instances],
         content,

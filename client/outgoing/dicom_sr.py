@@ -1,6 +1,5 @@
 """Labels and volumes as DICOM structured reports: measurement reports of template TID 1500 (PS3.16)."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,14 @@ from typing import Any
 from salus.client.data.dicom.instances import Instance, header_of
 from salus.client.outgoing.coding import Coded, dicom_text
 from salus.client.outgoing.dicom_seg import SERIES_NUMBER
-from salus.client.outgoing.highdicom_extra import concept, quiet, require_highdicom
-from salus.client.outgoing.producer import MANUFACTURER, Producer
+from salus.client.outgoing.highdicom_extra import concept, qualified, quiet, require_highdicom
+from salus.client.outgoing.producer import MANUFACTURER, MARK, Producer
 from salus.common.codes import Code
 from salus.common.errors import DataError
 from salus.common.files import write_whole
 
+COMMENT = Code(scheme="DCM", value="121106", meaning="Comment")
+WARNING = f"{MARK} only. Made by a model without a person's review; not for diagnosis or treatment."
 DEVICE = Code(scheme="DCM", value="121007", meaning="Device")
 IMAGING = Code(scheme="SCT", value="363679005", meaning="Imaging")
 PROBABILITY = Code(scheme="DCM", value="122157", meaning="Probability")
@@ -122,7 +123,12 @@ def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], prod
         procedure_reported=concept(IMAGING),
         imaging_measurements=groups,
     )
-    uid = producer.uid("report", *(one.sop_instance_uid for one in evidence), content)
+    report[0].ContentSequence.append(
+        hd.sr.TextContentItem(
+            name=concept(COMMENT), value=WARNING, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
+        )
+    )
+    uid = producer.uid("report", *(one.sop_instance_uid for one in evidence), producer.content(content.encode()))
     with quiet():
         written = hd.sr.ComprehensiveSR(
             evidence=[header_of(one) for one in evidence],
@@ -134,10 +140,8 @@ def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], prod
             manufacturer=MANUFACTURER,
             manufacturer_model_name=producer.job,
             software_versions=producer.version,
-            series_description=f"Measurements by {producer.job}"[:64],
+            series_description=producer.title("Measurements"),
             is_complete=True,
         )
-    buffer = io.BytesIO()
-    written.save_as(buffer, enforce_file_format=True)
-    write_whole(path, buffer.getvalue())
+    write_whole(path, qualified(written))
     return uid

@@ -1,6 +1,7 @@
 """The optional package that writes DICOM objects, and what a segmentation and a report both say with it."""
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -21,12 +22,13 @@ def require_highdicom() -> Any:
     """
     try:
         import highdicom
+        import highdicom.sc
         import highdicom.seg
         import highdicom.sr
     except ImportError:
         raise ConfigError(
-            "DICOM segmentations and reports are written by the package highdicom, which is not installed.",
-            remedy="Run: pip install 'salus[dicom-out]'; or leave out --seg and --sr.",
+            "DICOM segmentations, reports and pictures are written by the package highdicom, which is not installed.",
+            remedy="Run: pip install 'salus[dicom-out]'; salus predict also works without --seg, --sr and --sc.",
         ) from None
     return highdicom
 
@@ -45,6 +47,14 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def qualified(written: Any) -> bytes:
+    """Return an object's file, in which the object says that it is for research (Content Qualification, PS3.3, C.12.1)."""
+    written.ContentQualification = "RESEARCH"
+    buffer = io.BytesIO()
+    written.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def concept(code: Code) -> Any:

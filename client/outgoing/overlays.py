@@ -41,13 +41,14 @@ def legend(names: Sequence[str] | Mapping[int, str]) -> str:
     return f"Colours: {', '.join(pairs)}." if pairs else ""
 
 
-def overlay(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = ()) -> str:
+def overlay(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = (), side: int = SIDE) -> str:
     """Return an image with its mask as a ``data:`` URL; of a volume, the slice with most of the mask, else the middle one.
 
     Args:
         image: ``[channels, *spatial]``; grey values are stretched over the slice shown, colour is 0 .. 1.
         mask: ``[*spatial]`` numbers of structures, 0 for background; or ``[structures, *spatial]`` of 0 and 1.
         spacing_mm: of the image's axes; pixels that are not square are shown in the right proportion.
+        side: pixels of the picture's longer side.
     """
     stacked = mask.ndim == image.ndim
     numbers = list(range(1, len(mask) + 1)) if stacked else [int(number) for number in np.unique(mask) if number > 0]
@@ -55,7 +56,7 @@ def overlay(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = (
     if image.ndim == 4:
         place = most_filled(np.any(layers, axis=0) if layers else np.zeros(image.shape[1:], bool))
         image, layers = image[:, place], [layer[place] for layer in layers]
-    return _url(_painted(image, dict(zip(numbers, layers, strict=True))), spacing_mm)
+    return _url(_painted(image, dict(zip(numbers, layers, strict=True))), spacing_mm, side)
 
 
 def strip(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = ()) -> str:
@@ -75,13 +76,18 @@ def strip(image: FloatArray, mask: Array, *, spacing_mm: tuple[float, ...] = ())
 
 
 def boxed(
-    image: FloatArray, shapes: Sequence[tuple[int, npt.NDArray[Any]]], *, spacing_mm: tuple[float, ...] = ()
+    image: FloatArray,
+    shapes: Sequence[tuple[int, npt.NDArray[Any]]],
+    *,
+    spacing_mm: tuple[float, ...] = (),
+    side: int = SIDE,
 ) -> str:
     """Return a two-dimensional image with closed lines around its objects as a ``data:`` URL.
 
     Args:
         image: as in `overlay`.
         shapes: class number, from 1, and corners ``[points, 2]`` (row, column); pixel 0 covers 0 to 1.
+        side: pixels of the picture's longer side.
     """
     picture = Image.fromarray(_grey(image))
     draw = ImageDraw.Draw(picture)
@@ -89,7 +95,7 @@ def boxed(
     for number, points in shapes:
         line = [(float(column), float(row)) for row, column in points]
         draw.line([*line, line[0]], fill=COLOURS[(number - 1) % len(COLOURS)], width=width)
-    return _url(np.asarray(picture), spacing_mm)
+    return _url(np.asarray(picture), spacing_mm, side)
 
 
 def most_filled(mask: npt.NDArray[np.bool_]) -> int:

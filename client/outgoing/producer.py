@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 
 MANUFACTURER = "Salus"
+MARK = "For research use"  # begins the description of everything that goes into a PACS
+MOST_TITLE = 64  # characters of DICOM's long string (PS3.5, 6.2)
 
 
 @dataclass(frozen=True)
@@ -14,11 +16,22 @@ class Producer:
         job: name of the job that trained it.
         model_sha256: of the model's file, hex.
         version: of Salus.
+        output: stands for the content in identifiers, where a repeated prediction must be the same object although its content
+            may differ in a last digit; empty: the content itself.
     """
 
     job: str
     model_sha256: str
     version: str
+    output: str = ""
+
+    def title(self, what: str) -> str:
+        """Return the description of an object, which says what it is for before anything else."""
+        return f"{MARK}: {what} by {self.job}"[:MOST_TITLE].rstrip()
+
+    def content(self, data: bytes) -> bytes:
+        """Return what an object's content adds to its identifier."""
+        return self.output.encode() or data
 
     def uid(self, *parts: str | bytes) -> str:
         """Return a unique identifier (DICOM PS3.5, B.2) that only the same model and the same parts give.

@@ -18,7 +18,7 @@ from salus.client.data.incoming.requests import associated
 from salus.common.errors import ConfigError, DataError, LinkError, storage_error
 
 WARNINGS = range(0xB000, 0xC000)  # stored, with something to remark
-FOLDERS = ("seg", "sr")
+FOLDERS = ("seg", "sr", "sc")
 MAX_ANSWER_BYTES = 10_000_000
 FAILED = "00081198"  # FailedSOPSequence of the answer
 Tell = Callable[[int, int], None]
@@ -33,7 +33,8 @@ def objects_of(folder: Path) -> list[Path]:
     found = [path for name in FOLDERS for path in sorted((folder / name).glob("*.dcm")) if path.is_file()]
     if not found:
         raise DataError(
-            f"{folder.name!r} holds no DICOM segmentations or reports.", remedy="Write them: salus predict --seg --sr."
+            f"{folder.name!r} holds no DICOM segmentations, reports or pictures.",
+            remedy="Write them: salus predict --seg --sr --sc.",
         )
     return found
 

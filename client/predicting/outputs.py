@@ -2,8 +2,8 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,29 +12,27 @@ from PIL import Image
 from salus.client.data.dicom.instances import Instance
 from salus.client.data.records import Sample
 from salus.client.outgoing.coding import Coded
-from salus.client.outgoing.dicom_seg import write_segmentation
-from salus.client.outgoing.dicom_sr import write_label_report, write_volume_report
 from salus.client.outgoing.nifti import write_nifti
 from salus.client.outgoing.overlays import boxed, overlay, strip
-from salus.client.outgoing.planes import planes_of
 from salus.client.outgoing.producer import Producer
 from salus.client.outgoing.tables import write_table
 from salus.client.predicting.answering import Answer
+from salus.client.predicting.objects import CAPTURES, REPORTS, SEGMENTATIONS, DicomObjects, outlines, shown_mask
 from salus.client.predicting.record import Outcome, Record
-from salus.common.errors import UnreadableImage
 from salus.common.examples import Affine, Array
 from salus.common.files import write_whole
 
-MASKS, SEGMENTATIONS, REPORTS, OVERLAYS, OBJECTS, BOXES = "masks", "seg", "sr", "overlays", "objects", "boxes"
+MASKS, OVERLAYS, OBJECTS, BOXES = "masks", "overlays", "objects", "boxes"
 ML_PER_MM3 = 1e-3
 
 
-def kinds_of(*, seg: bool = False, sr: bool = False) -> frozenset[str]:
+def kinds_of(*, seg: bool = False, sr: bool = False, sc: bool = False) -> frozenset[str]:
     """Return the kinds of files of a run: masks and overlays, and DICOM objects where they are wanted.
 
     The report of a segmentation refers to its DICOM object, so it brings that with it.
     """
-    return frozenset({MASKS, OVERLAYS, *([SEGMENTATIONS] if seg or sr else []), *([REPORTS] if sr else [])})
+    wanted = {SEGMENTATIONS: seg or sr, REPORTS: sr, CAPTURES: sc}
+    return frozenset({MASKS, OVERLAYS, *(kind for kind, asked in wanted.items() if asked)})
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,14 @@ class Writer:
     Args:
         kinds: of files, such as ``masks`` and ``seg``.
         classes: the job's, with their codes.
+        once: whether identifiers of DICOM objects follow from the sources alone, see `Producer`.
     """
 
     record: Record
     kinds: frozenset[str]
     classes: tuple[Coded, ...]
     producer: Producer
+    once: bool = False
 
     def write(self, item: str, sample: Sample, answer: Answer, instances: Sequence[Instance]) -> Outcome:
         """Write an item's files and return its outcome; an output that this image cannot have is named in the outcome.
@@ -60,7 +60,6 @@ class Writer:
         name = self.record.name_for(item)
         volumes, unit = self._volumes(sample, answer)
         files: dict[str, str] = {}
-        left_out: dict[str, str] = {}
         if answer.mask is not None and MASKS in self.kinds:
             files[MASKS] = self._mask(name, sample, answer.mask)
         if answer.objects and answer.mask is not None and MASKS in self.kinds:
@@ -72,10 +71,10 @@ class Writer:
             files[OVERLAYS] = self._picture(name, draw(sample.values, answer.mask, spacing_mm=sample.spacing_mm))
         if answer.boxes is not None:
             files |= self._boxes(name, sample, answer.boxes)
-        try:
-            files |= self._objects(name, sample, answer, instances, volumes)
-        except UnreadableImage as problem:
-            left_out = {kind: problem.reason for kind in (SEGMENTATIONS, REPORTS) if kind in self.kinds}
+        producer = replace(self.producer, output=name) if self.once else self.producer
+        objects = DicomObjects(self.record, self.kinds, self.classes, producer, instances)
+        found, left_out = objects.write(name, sample, answer, volumes, unit)
+        files |= found
         return Outcome(
             item=item,
             name=name,
@@ -129,54 +128,13 @@ class Writer:
         write_table(path, box_columns(dims, mm=bool(spacing)), box_rows(boxes, dims, names, spacing))
         files = {BOXES: f"{BOXES}/{path.name}"}
         if dims == 2 and OVERLAYS in self.kinds:
-            shapes = [(int(box[4]), box[[0, 1, 0, 3, 2, 3, 2, 1]].reshape(4, 2)) for box in boxes]
-            files[OVERLAYS] = self._picture(name, boxed(sample.values, shapes, spacing_mm=sample.spacing_mm))
+            files[OVERLAYS] = self._picture(name, boxed(sample.values, outlines(boxes), spacing_mm=sample.spacing_mm))
         return files
 
     def _picture(self, name: str, url: str) -> str:
         path = self.record.path(OVERLAYS, name, ".png")
         write_whole(path, base64.b64decode(url.partition(",")[2]))
         return f"{OVERLAYS}/{path.name}"
-
-    def _objects(
-        self, name: str, sample: Sample, answer: Answer, instances: Sequence[Instance], volumes: Mapping[str, float]
-    ) -> dict[str, str]:
-        """Write the DICOM objects; raises UnreadableImage for images that cannot have them."""
-        if not self.kinds & {SEGMENTATIONS, REPORTS}:
-            return {}
-        if not instances:
-            raise UnreadableImage("not-dicom", "DICOM objects are derived from DICOM images only")
-        if answer.boxes is not None:
-            raise UnreadableImage("unsupported", "no DICOM object is written for boxes")
-        report = self.record.path(REPORTS, name, ".dcm") if REPORTS in self.kinds else None
-        if answer.mask is None:
-            if report is not None:
-                numbers, finding = answer.probabilities or answer.values, answer.label
-                write_label_report(
-                    report,
-                    instances,
-                    numbers,
-                    self.classes,
-                    self.producer,
-                    finding=finding,
-                    probable=bool(answer.probabilities),
-                )
-            return {} if report is None else {REPORTS: f"{REPORTS}/{report.name}"}
-        path = self.record.path(SEGMENTATIONS, name, ".dcm")
-        written = write_segmentation(
-            path, _planes(sample, shown_mask(answer), instances), instances, self.classes, self.producer
-        )
-        files = {SEGMENTATIONS: f"{SEGMENTATIONS}/{path.name}"}
-        if report is not None:
-            write_volume_report(report, instances, written, volumes, self.classes, self.producer)
-            files[REPORTS] = f"{REPORTS}/{report.name}"
-        return files
-
-
-def shown_mask(answer: Answer) -> Array:
-    """Return the mask of an answer with numbers of structures; single objects are those of the first structure."""
-    assert answer.mask is not None  # Safe because only answers with a mask are asked for it.
-    return (answer.mask > 0).astype(np.uint8) if answer.objects else answer.mask
 
 
 def objects_of(mask: Array) -> str:
@@ -243,19 +201,6 @@ def _affine(sample: Sample) -> Affine:
     affine[[2, 1, 0], [0, 1, 2]] = spacing
     affine[3, 3] = 1.0
     return affine
-
-
-def _planes(sample: Sample, mask: Array, instances: Sequence[Instance]) -> Array:
-    """Return a mask on the pixels of its source images: ``[instances, rows, columns]``, with a last axis for layers."""
-    if sample.values.ndim == 3:
-        return mask[None] if mask.ndim == 2 else np.moveaxis(mask, 0, -1)[None]
-    if sample.affine is None:
-        raise UnreadableImage("no-position", "the volume has no position in the patient")
-    if any(instance.frames != 1 for instance in instances):
-        raise UnreadableImage("several-frames", "a file with several frames")
-    if mask.ndim == 3:
-        return planes_of(mask, sample.affine, instances)
-    return np.stack([planes_of(layer, sample.affine, instances) for layer in mask], axis=-1)
 
 
 def _encoded(mask: Array) -> bytes:

@@ -2,7 +2,7 @@
 
 run.json          which model, job, data and outputs the folder is for; written first
 progress.jsonl    one line for each finished image, written after its files
-masks/ seg/ sr/ overlays/   one file for each image, each complete or absent
+masks/ seg/ sr/ sc/ overlays/   one file for each image, each complete or absent
 predictions.csv  predictions.json  predictions.html    written when all images are done
 """
 
@@ -32,6 +32,7 @@ TAKEN = (
     "objects",
     "seg",
     "sr",
+    "sc",
     "overlays",
 )  # columns that a number of this name would overwrite
 OWN_FILE = re.compile(r"[a-z]+/(?!\.\.?\Z)[A-Za-z0-9._-]+")  # what a page shows and a command sends lies in the folder

@@ -1,7 +1,7 @@
 """A whole run: every image of a folder or a data set, one after the other; one that is refused costs only itself."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,8 @@ from salus.client.predicting.inputs import (
     instances_of,
 )
 from salus.client.predicting.model import FinishedModel
-from salus.client.predicting.outputs import REPORTS, SEGMENTATIONS, Writer
+from salus.client.predicting.objects import CAPTURES, REPORTS, SEGMENTATIONS
+from salus.client.predicting.outputs import Writer
 from salus.client.predicting.record import Outcome, Record, Run
 from salus.client.predicting.units import Unit, units_of
 from salus.common.errors import DataError, JobError, UnreadableImage
@@ -52,12 +53,14 @@ class Wanted:
         out: folder of the results.
         kinds: of files, see `outputs`.
         most_oblique: degrees by which a volume's axes may be turned against the patient's.
+        once: whether a repeated prediction makes the same DICOM objects although its numbers may differ in a last digit.
     """
 
     out: Path
     kinds: frozenset[str]
     most_oblique: float = 30.0
     device: torch.device = CPU
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,22 @@ class Finished:
     outcomes: dict[str, Outcome]
     refused: tuple[Refusal, ...]
     continued: int
+
+
+class NothingPredicted(DataError):
+    """Every image was refused, or there was none.
+
+    Attributes:
+        reasons: in alphabetical order.
+    """
+
+    def __init__(self, refused: Sequence[Refusal]) -> None:
+        self.reasons = sorted({refusal.reason for refusal in refused})
+        first = f" {refused[0].detail[:1].upper()}{refused[0].detail[1:]}." if refused else ""
+        super().__init__(
+            f"No image could be predicted on ({', '.join(self.reasons) or 'no image found'}).{first}",
+            remedy=refused[0].remedy if refused else "Check the path and --kind.",
+        )
 
 
 def check_wanted(job: Job, kinds: frozenset[str]) -> None:
@@ -91,7 +110,7 @@ def check_wanted(job: Job, kinds: frozenset[str]) -> None:
             "predicted on.",
             remedy='Train with "nyul" or "zscore".',
         )
-    if kinds & {SEGMENTATIONS, REPORTS}:
+    if kinds & {SEGMENTATIONS, REPORTS, CAPTURES}:
         require_highdicom()
 
 
@@ -115,12 +134,18 @@ def _check_task(task: Task, kinds: frozenset[str]) -> None:
 
 
 def predict(
-    job: Job, model: FinishedModel | SumsModelFile, inputs: Inputs, wanted: Wanted, tell: Tell = lambda done, of: None
+    job: Job,
+    model: FinishedModel | SumsModelFile,
+    inputs: Inputs,
+    wanted: Wanted,
+    tell: Tell = lambda done, of: None,
+    reader: Isolated | None = None,
 ) -> Finished:
     """Predict on every input and write its files; a run that was stopped goes on where it stopped.
 
     Args:
         tell: called with the number of finished images and the total.
+        reader: of headers, which the caller has started; one is started for this run if there is none.
 
     Raises:
         ConfigError: a folder that holds something else, or DICOM output without highdicom.
@@ -136,11 +161,13 @@ def predict(
     producer = Producer(job.job.name, model.sha256, __version__)
     with ExitStack() as stack:
         record = stack.enter_context(Record(wanted.out, run))
-        child = stack.enter_context(Isolated(layers=inputs.layers)) if inputs.kind in DICOM else None
+        child = reader
+        if child is None and inputs.kind in DICOM:
+            child = stack.enter_context(Isolated(layers=inputs.layers))
         refused = list(inputs.refused if child is None else explained(inputs, child))
         units = units_of(inputs.found, None if job.statistics else several_of(make_task(job.task)))
         continued = sum(one.key in record.done for one in units)
-        writer = Writer(record, wanted.kinds, coded(job.task.classes, job.task.codes), producer)
+        writer = Writer(record, wanted.kinds, coded(job.task.classes, job.task.codes), producer, wanted.once)
         one_run = _OneRun(job, model, inputs, wanted, writer, child, refused)
         for number, one in enumerate(units):
             tell(number, len(units))
@@ -151,12 +178,7 @@ def predict(
         tell(len(units), len(units))
         outcomes = {one.key: record.done[one.key] for one in units if one.key in record.done}
     if not outcomes:
-        reasons = ", ".join(sorted({refusal.reason for refusal in refused})) or "no image found"
-        first = f" {refused[0].detail[:1].upper()}{refused[0].detail[1:]}." if refused else ""
-        raise DataError(
-            f"No image could be predicted on ({reasons}).{first}",
-            remedy=refused[0].remedy if refused else "Check the path and --kind.",
-        )
+        raise NothingPredicted(refused)
     return Finished(outcomes, tuple(refused), continued)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from salus import __version__
-from salus.client.commands import client, dataset, endorsing, generate, ledger, predict, process
+from salus.client.commands import client, dataset, endorsing, generate, ledger, predict, process, serve
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
@@ -35,6 +35,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(server.app, name="server")
 app.add_typer(client.app, name="client")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(serve.app, name="serve")
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(consortium.app, name="consortium")
 

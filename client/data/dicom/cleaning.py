@@ -18,11 +18,13 @@ from salus.client.data.dicom.decoder_cleaning import (
     CLEAN_MANY,
     DERIVE,
     HEADER,
+    IDENTIFY,
     Cleaned,
     CleanedMany,
     Derived,
     Deriving,
     Header,
+    Identity,
     Numbers,
 )
 from salus.client.data.dicom.deidentify import Clean, PixelMask
@@ -152,6 +154,11 @@ class Isolated:
         wanted = Deriving(derivation=derivation, source_bytes=len(data), rows=rows, columns=columns)
         both = data + np.ascontiguousarray(pixels, "<f4").tobytes()
         return bytes(self._child.ask(DERIVE, Derived, wanted.model_dump_json(), both)[1])
+
+    def identify(self, data: bytes) -> Identity:
+        """Return which study an object is of, and what it is; errors as in `clean`."""
+        _bounded(data)
+        return self._child.ask(IDENTIFY, Identity, data=data)[0]
 
     def header(self, data: bytes) -> Instance:
         """Return what a derived object repeats of an image's header; errors as in `clean`."""

@@ -18,7 +18,7 @@ from salus.client.data.dicom.decoders import load_decoders
 from salus.client.data.dicom.deidentify import Clean, PixelMask, Rules, deidentify
 from salus.client.data.dicom.derived import Derivation, derived
 from salus.client.data.dicom.frames import has_planes
-from salus.client.data.dicom.instances import Instance, instance_of
+from salus.client.data.dicom.instances import Instance, Uid, instance_of, is_uid
 from salus.client.data.dicom.kinds import check_kind
 from salus.client.data.dicom.lookup import is_sequence
 from salus.client.data.dicom.messages import Answer, Operation, Problem
@@ -31,6 +31,7 @@ from salus.client.data.dicom.text import MOST_BOXES, TextFinder
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer
+from salus.client.outgoing.producer import MANUFACTURER
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
@@ -39,6 +40,7 @@ MAX_CLEAN_BYTES = 2**31
 MAX_TOGETHER = 64  # files in one exchange
 MAX_TOGETHER_BYTES = 2**27  # of their clean objects; more than that goes one by one
 CLEAN, CLEAN_MANY, ANNOTATIONS, HEADER, DERIVE = "clean", "clean-many", "annotations", "header", "derive"
+IDENTIFY = "identify"
 Pixel = Annotated[int, Field(ge=0, le=2**16)]
 Digits = Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]
 
@@ -86,6 +88,20 @@ class Header(Answer):
     """What an object that is derived from an image repeats of its header."""
 
     instance: Instance
+
+
+class Identity(Answer):
+    """What an object is, for who keeps it until its study is whole.
+
+    Args:
+        image: whether it is an image; reports, plans, segmentations and the like are none.
+        own: whether Salus itself wrote it.
+    """
+
+    study_uid: Uid
+    instance_uid: Uid
+    image: bool
+    own: bool
 
 
 class Deriving(Strict):
@@ -139,7 +155,12 @@ class Cleaning:
             return guarded("the file", functools.partial(self._derived, bytes(data), operation.argument))
         if operation.name == CLEAN_MANY:
             return self._cleaned_many(data, json.loads(operation.argument))
-        action = {CLEAN: self._cleaned, ANNOTATIONS: self._annotated, HEADER: self._headed}[operation.name]
+        action = {
+            CLEAN: self._cleaned,
+            ANNOTATIONS: self._annotated,
+            HEADER: self._headed,
+            IDENTIFY: self._identified,
+        }[operation.name]
         return guarded("the file", functools.partial(action, bytes(data)))
 
     def _cleaned(self, data: bytes) -> tuple[Answer, Sequence[Buffer]]:
@@ -197,6 +218,16 @@ class Cleaning:
         if is_annotation(data[:HEAD_BYTES]):
             raise UnreadableImage("annotation", "a segmentation or structure set, which is no image")
         return Header(instance=instance_of(_parsed(data))), []
+
+    @staticmethod
+    def _identified(data: bytes) -> tuple[Answer, Sequence[Buffer]]:
+        dataset = _parsed(data)
+        names = [str(dataset.get(keyword, "") or "") for keyword in ("StudyInstanceUID", "SOPInstanceUID")]
+        if not all(is_uid(name) for name in names):
+            raise UnreadableImage("no-identifiers", "an object without valid identifiers")
+        image = "PixelData" in dataset and not is_annotation(data[:HEAD_BYTES])
+        own = str(dataset.get("Manufacturer", "") or "") == MANUFACTURER
+        return Identity(study_uid=names[0], instance_uid=names[1], image=image, own=own), []
 
 
 def _clean(data: bytes, rules: Rules) -> Clean:

@@ -90,7 +90,7 @@ def instance_of(dataset: Dataset) -> Instance:
             ("series_uid", "SeriesInstanceUID"),
         )
     }
-    if not all(_is_uid(uid) for uid in uids.values()):
+    if not all(is_uid(uid) for uid in uids.values()):
         raise UnreadableImage("no-identifiers", "an image without valid identifiers cannot be referred to")
     reference = str(dataset.get("FrameOfReferenceUID", "") or "")
     thickness = dataset.get("SliceThickness")
@@ -98,7 +98,7 @@ def instance_of(dataset: Dataset) -> Instance:
     oriented = bool(dataset.get("ImageOrientationPatient")) and geometry.position is not None
     return Instance(
         **uids,
-        frame_of_reference_uid=reference if _is_uid(reference) else None,
+        frame_of_reference_uid=reference if is_uid(reference) else None,
         modality=modality if re.fullmatch(r"[A-Z]{1,16}", modality) else "",
         texts={keyword: text for keyword in (*PATIENT, *STUDY) if (text := _text(dataset, keyword))},
         rows=int(dataset.Rows),
@@ -136,7 +136,8 @@ def check_one_series(instances: Sequence[Instance]) -> None:
         raise UnreadableImage("mixed-series", "the slices are of different series")
 
 
-def _is_uid(text: str) -> bool:
+def is_uid(text: str) -> bool:
+    """Return whether a text can be a UID."""
     return re.fullmatch(r"[0-9][0-9.]{0,63}", text) is not None
 
 

@@ -33,6 +33,7 @@ from salus.common.errors import ConfigError
 from salus.common.strict import Strict
 
 SUCCESS, REFUSED, BUSY = 0x0000, 0x0124, 0xA700
+NOT_UNDERSTOOD = 0xC000
 CONNECTIONS = 16
 SILENCE_S = 30.0  # a sender silent for this long in the middle of a message is gone
 MAX_PDU_BYTES = 2**20  # we ask for messages of 16 kB; the first one may list many kinds of objects
@@ -57,6 +58,9 @@ class DimseOptions(Strict):
         query: attributes of the study level and their values, such as ``ModalitiesInStudy`` and ``StudyDate``.
         authority, certificate, key: PEM files for mutual TLS; all or none.
         trusted_network: allow a connection without TLS that leaves this machine.
+        senders: AE titles that may send; only `called` may if there are none.
+        connections: how many a listener serves at a time.
+        most_bytes: of one object.
     """
 
     called: Title
@@ -71,6 +75,9 @@ class DimseOptions(Strict):
     key: str = ""
     trusted_network: bool = False
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    senders: Annotated[tuple[Title, ...], Field(max_length=64)] = ()
+    connections: Annotated[int, Field(ge=1, le=64)] = CONNECTIONS
+    most_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)] = MAX_FILE_BYTES
 
     def context(self, *, server: bool) -> ssl.SSLContext | None:
         """Return the TLS context of one side, or None without TLS.
@@ -164,8 +171,8 @@ class Receiver:
             entity.add_supported_context(str(context.abstract_syntax), SYNTAXES)
         entity.add_supported_context(Verification)
         entity.require_called_aet = True
-        entity.require_calling_aet = [self._options.called]
-        entity.maximum_associations = CONNECTIONS
+        entity.require_calling_aet = list(self._options.senders or (self._options.called,))
+        entity.maximum_associations = self._options.connections
         entity.network_timeout = self._options.timeout_s
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
@@ -199,6 +206,15 @@ class Receiver:
         """The port that this listener uses."""
         return int(self._server.server_address[1])
 
+    @property
+    def connected(self) -> set[int]:
+        """A number for each connection that is open."""
+        return {id(association) for association in self._server.active_associations}
+
+    @property
+    def _most_bytes(self) -> int:
+        return min(self._options.most_bytes, MAX_FILE_BYTES)
+
     def objects(self, until: Callable[[], bool]) -> Iterator[tuple[str, bytes]]:
         """Yield SOP instance UID and bytes of what arrives, until `until` returns true and nothing is waiting.
 
@@ -221,11 +237,21 @@ class Receiver:
         if not UID.match(name):
             return REFUSED
         try:
-            item = _Arrived(name, event.encoded_dataset())
-            if len(item.data) > MAX_FILE_BYTES:
+            data = event.encoded_dataset()
+            if len(data) > self._most_bytes:
                 return REFUSED
         except Exception:  # a malformed header may raise anything; the sender keeps the object
             return REFUSED
+        return self.take(name, data, id(event.assoc))
+
+    def take(self, name: str, data: bytes, connection: int) -> int:
+        """Return the status of an object that has arrived, in the thread of its connection.
+
+        Args:
+            name: its SOPInstanceUID, as its sender says.
+            connection: a number for its connection, as in `connected`.
+        """
+        item = _Arrived(name, data)
         while not self._closed.is_set():
             try:
                 self._arrived.put(item, timeout=0.1)
@@ -241,7 +267,7 @@ class Receiver:
         """Close a connection that sends an endless object, before it fills the memory."""
         total = self._received.get(id(event.assoc), 0) + len(event.data)
         self._received[id(event.assoc)] = total
-        if total > MAX_FILE_BYTES:
+        if total > self._most_bytes:
             event.assoc.dul.socket.close()  # an abort would wait for the end of what is being sent
 
     def _forget(self, event: Any) -> None:
