@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 # Those of `samples.KINDS`, which is not imported for a help text; a test compares them.
 PHANTOMS = (
-    "npz", "dicom", "nifti", "masks", "findings", "fusion", "visits", "bags", "survival", "cells", "clips", "boxes", "imbalance",
+    "npz", "dicom", "nifti", "masks", "findings", "fusion", "visits", "bags", "survival", "cells", "clips", "boxes",
+    "imbalance", "lesions",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ All of them are phantoms (see `phantoms`), without data of real persons. They ne
     cells    images, masks     one picture a patient, with a mask that numbers touching and overlapping cells
     clips    images, masks     one clip a patient, with a mask that numbers cells which move, cross and hide each other
     boxes    JPEGImages, Annotations, ImageSets      one picture a patient, with boxes around objects of two sizes
+    lesions  images, Annotations, labels.csv     one picture a patient, with a lesion at a known place, for explanations
     imbalance images, labels.csv     one picture a patient, with a rare and a common finding, from five unlike hospitals
 """
 
@@ -31,6 +32,7 @@ from salus.simulations.phantom_cells import write_cells, write_clips
 from salus.simulations.phantom_findings import write_findings
 from salus.simulations.phantom_fusion import write_fusion
 from salus.simulations.phantom_imbalance import write_imbalance
+from salus.simulations.phantom_lesions import write_lesions
 from salus.simulations.phantom_masks import write_structures
 from salus.simulations.phantom_sequences import write_bags, write_visits
 from salus.simulations.phantom_survival import write_survival
@@ -48,6 +50,7 @@ FURTHER: Mapping[str, Callable[[Path, int, int, int], Path]] = {
     "clips": write_clips,
     "boxes": write_boxes,
     "imbalance": write_imbalance,
+    "lesions": write_lesions,
 }
 USUAL = ("npz", "dicom", "nifti")
 KINDS = (*USUAL, *FURTHER)

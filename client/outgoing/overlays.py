@@ -89,7 +89,7 @@ def boxed(
         shapes: class number, from 1, and corners ``[points, 2]`` (row, column); pixel 0 covers 0 to 1.
         side: pixels of the picture's longer side.
     """
-    picture = Image.fromarray(_grey(image))
+    picture = Image.fromarray(grey(image))
     draw = ImageDraw.Draw(picture)
     width = max(1, round(max(picture.size) / SIDE))
     for number, points in shapes:
@@ -104,7 +104,7 @@ def most_filled(mask: npt.NDArray[np.bool_]) -> int:
     return int(counts.argmax()) if counts.any() else len(mask) // 2
 
 
-def _grey(image: FloatArray) -> Pixels:
+def grey(image: FloatArray) -> Pixels:
     """Return ``[rows, columns, 3]``."""
     values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
     if len(values) == 3:
@@ -117,7 +117,7 @@ def _grey(image: FloatArray) -> Pixels:
 
 def _painted(image: FloatArray, layers: Mapping[int, Array]) -> Pixels:
     """Return a two-dimensional image with structures by number."""
-    picture = _grey(image)
+    picture = grey(image)
     for number, layer in layers.items():
         _paint(picture, layer.astype(bool), COLOURS[(number - 1) % len(COLOURS)])
     return picture

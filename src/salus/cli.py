@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from salus import __version__
-from salus.client.commands import client, dataset, endorsing, generate, ledger, predict, process, serve
+from salus.client.commands import client, dataset, endorsing, explain, generate, ledger, predict, process, serve
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
@@ -23,6 +23,7 @@ app = typer.Typer(
 simulations.register(app)
 statistics.register(app)
 predict.register(app)
+explain.register(app)
 audit_command.register(app)
 process.register(app)
 generate.register(app)
