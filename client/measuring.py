@@ -6,7 +6,7 @@ noised   for each patient one row of norm at most one, and noise; a failure leav
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,9 @@ from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts, Sample
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
+from salus.client.data.withdrawals import withdrawn
 from salus.client.running import Account
+from salus.client.using import sums_ended
 from salus.common.columns import columns_of
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage, describe, where
@@ -65,6 +67,11 @@ class Measurer:
         self._rows = Rows(job)
         self.left_out: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
+
+    def used(self) -> dict[str, DataKind]:
+        """Return the patients of the data set as it is now, or those of them whose budget was reserved."""
+        now = self._catalogue.patients(self._job.task.dataset)
+        return dict.fromkeys(now if self._patients is None else now & self._patients, DataKind.MEASURED)
 
     def exact(self, step: int, state: Sequence[float]) -> tuple[int, Float64Vector]:
         """Return the number of patients in this site's numbers, and the numbers, ready for an exact sum."""
@@ -114,8 +121,13 @@ class Measurer:
         source = self._catalogue.source(dataset)
         rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)
         ordered = sorted(rows, key=lambda row: row[0].patient)
+        gate = self._catalogue.withdrawals.gate()
         for patient, group in itertools.groupby(ordered, key=lambda row: row[0].patient):
             mine = list(group)
+            if patient in gate.gone():  # since this step began
+                if self._patients is None:
+                    raise withdrawn()  # the other patients' rows cannot be told from those of a step without a withdrawal
+                continue
             if self._patients is not None:
                 if patient not in self._patients:
                     continue
@@ -207,6 +219,13 @@ class MeasuringJob:
     broken: bool = False
     usable: bool = True
     finding: Finding | None = None
+    ended: bool = False
+
+    def used(self) -> Mapping[str, DataKind]:
+        return self.measurer.used()
+
+    def without_withdrawn(self) -> None:
+        """Nothing is kept between steps; each reads the catalogue."""
 
     def trouble(self) -> Finding | None:
         return self.finding or (unreadable(self.measurer.lost) if self.measurer.lost else None)
@@ -230,6 +249,8 @@ class MeasuringJob:
             )
         kind = DataKind.NONE
         try:
+            if self.ended:
+                raise sums_ended()
             if DataKind.MEASURED in late:
                 raise DataError(
                     "This site contributed nothing to earlier statistics of this data set, so it contributes nothing now.",

@@ -26,6 +26,22 @@ BEGUN = sa.Table(
 )
 
 
+RECORDED = sa.Table(  # of these, jobs whose patients are in the catalogue; versions of before recorded none
+    "recorded",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+)
+
+
+def jobs_without_record(path: Path) -> list[str]:
+    """Return the jobs that began here before patients were recorded, each with its hash; none if the site has had no job."""
+    if not path.exists():
+        return []
+    with open_database(path, METADATA, FORMAT).connect() as connection:
+        missing = BEGUN.c.job.not_in(sa.select(RECORDED.c.job))
+        return list(connection.scalars(sa.select(BEGUN.c.job).where(missing).order_by(BEGUN.c.job)))
+
+
 class JobRosters:
     """The rosters of this site's jobs.
 
@@ -65,6 +81,7 @@ class JobRosters:
         if known is None:
             with self._engine.begin() as connection:
                 connection.execute(BEGUN.insert().values(job=job, roster=digest))
+                connection.execute(RECORDED.insert().values(job=job))
         return roster.keys()
 
     def _begun(self, job: str) -> str | None:

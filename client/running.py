@@ -14,12 +14,14 @@ import numpy as np
 
 from salus.client.data.loading import LocalData
 from salus.client.data.troubles import Finding
+from salus.client.data.withdrawals import REASON as WITHDRAWN
 from salus.client.grouping import GroupSums
 from salus.client.ledger.store import Ledger
 from salus.client.local_half import LocalHalf
 from salus.client.model_checks import check_first_model
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
+from salus.client.using import sums_ended
 from salus.common.errors import DataError, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
@@ -67,17 +69,28 @@ class Account:
 
 
 class Running(Interface):
-    """A verified job of either kind, with everything that is kept for it between rounds."""
+    """A verified job of either kind, with everything that is kept for it between rounds.
+
+    Attributes:
+        ended: whether sums without noise over its data have ended at this site, see `using`.
+    """
 
     job: Job
     job_id: str
     document: bytes
     protection: Protection
     account: Account | None
+    ended: bool
 
     @property
     def usable(self) -> bool:
         """Whether it can continue as it is; otherwise it is prepared again."""
+
+    def used(self) -> Mapping[str, DataKind]:
+        """Return the patients whose data it may read now, with the kind of data."""
+
+    def without_withdrawn(self) -> None:
+        """Forget what is kept of patients who have withdrawn meanwhile."""
 
     def trouble(self) -> Finding | None:
         """Return the problem with the data since the last step, for the site's operator only; None if there is none."""
@@ -140,6 +153,7 @@ class RunningJob:
     finding: Finding | None = None
     order: bytes = b""
     least: int = 1
+    ended: bool = False
 
     def __post_init__(self) -> None:
         self.groups = groups_of(self.job)
@@ -147,6 +161,13 @@ class RunningJob:
     @property
     def usable(self) -> bool:
         return self.data is not None or (self.private is not None and self.private.broken)
+
+    def used(self) -> Mapping[str, DataKind]:
+        return {} if self.data is None else self.data.used()
+
+    def without_withdrawn(self) -> None:
+        if self.data is not None and not self.data.without_withdrawn():
+            self.data = None  # prepared again with the next request
 
     def trouble(self) -> Finding | None:
         return self.finding or (None if self.data is None else self.data.trouble())
@@ -192,6 +213,8 @@ class RunningJob:
         self, request: Request, model: FloatVector, rule: LocalRule, shape: Shape, site: int, late: DataKind
     ) -> Contribution:
         job, trainer, data = self.job, self.trainer, self.data
+        if self.ended:
+            raise sums_ended()
         if data is None:
             raise DataError("This site has no usable data for this job.", remedy="See its log.")
         if DataKind.TRAINING in late:
@@ -249,8 +272,9 @@ class RunningJob:
 
     def _tell(self, left_out: Mapping[str, int]) -> None:
         """Tell the operator about patients that added nothing, unless unreadable files already explain it."""
-        if left_out and self.trouble() is None:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+        counted = {reason: count for reason, count in left_out.items() if reason != WITHDRAWN}
+        if counted and self.trouble() is None:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counted.items()))
             self.finding = Finding(
                 f"Some patients contributed nothing to the running job ({reasons}). "
                 "Check their images, or the model if there are many."

@@ -91,6 +91,14 @@ class SqliteSessionStore:
                 for row in connection.execute(query)
             ]
 
+    def opened(self) -> dict[str, str]:
+        """Return when the first session of each scope began in which a consent was given, without those of jobs with noise."""
+        first = sa.func.min(SESSIONS.c.opened_at).label("first")
+        query = sa.select(SESSIONS.c.scope, first).join(CONSENTS).group_by(SESSIONS.c.scope)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query)
+            return {row.scope: row.first for row in rows if not row.scope.startswith("noised/")}
+
     def ask(self, scope: str, questions: Mapping[str, str], *, remember: bool = True) -> None:
         """Remember the questions of a job without noise; raises Refused if the same quantity was asked about in another way."""
         with self._engine.begin() as connection:

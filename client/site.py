@@ -26,14 +26,10 @@ from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.state import JobStates
 from salus.client.training import Trainer
+from salus.client.using import UseRecord, ledger_name
 from salus.client.watch import DataWatch
 from salus.common.cost import check_cost
-from salus.common.errors import (
-    IdentityError,
-    Refused,
-    describe,
-    where,
-)
+from salus.common.errors import IdentityError, Refused, describe, where
 from salus.common.events import EventSink
 from salus.common.fit import MAX_TEXT, Problem, require_fit
 from salus.common.identity import Identity
@@ -106,6 +102,7 @@ class Site:
         self._states = JobStates(states)
         self._rosters = rosters
         self._watch = DataWatch(catalogue, events)
+        self._record = UseRecord(catalogue.uses, store, site_id)
         self._random: Callable[[int], bytes] = os.urandom
         self._running: Running | None = None
         self._open: tuple[tuple[str, int, int], SiteEnd] | None = None
@@ -139,6 +136,7 @@ class Site:
         shape = running.shape(request, kind)
         scope = scope_of(running.job)
         self._question(running.job)  # on disk before an answer exists
+        running.ended = self._record.begin(running, ledger_name(request.job_id, running.document), scope, request.round)
         counted = running.protection.protects and running.account is None
         late = late_data(self.site_id, self._store.consents(scope)) if counted else DataKind.NONE
         try:
@@ -192,8 +190,7 @@ class Site:
         if self._limit is not None:
             known = job.task.dataset in self._catalogue.names()
             self._limit.admit(job.task.dataset if known else "", self._policy().checks_per_hour)
-        account = self._running.account if self._running is not None else None
-        running = account.name if account is not None else ""
+        running = self._running.account.name if self._running is not None and self._running.account is not None else ""
         verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, len(self._keys), running)
         if verdict.fits:
             try:
@@ -208,12 +205,13 @@ class Site:
         return self._catalogue.troubles.all()
 
     def recheck(self) -> None:
-        """Check whether problems with data sets are resolved; called when the site is idle."""
+        """Forget who has withdrawn, and check whether problems with data sets are resolved; called when the site is idle."""
         self._watch.recheck(self._running)
 
     def _opened(self, request: Request) -> tuple[Job, bytes]:
         if request.job is None:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
+        self._catalogue.withdrawals.require_site()
         return open_job(request.job, self._coordinator_key)
 
     def _accept(self, request: Request) -> Running:
@@ -246,8 +244,10 @@ class Site:
             require_range(job, self._catalogue.kind(job.task.dataset))
             self._catalogue.approvals.require(job.task.dataset)
         removed = job.task.dataset not in self._catalogue.names()
-        if known is not None and same and known.usable and not removed:
-            return known
+        if known is not None and same and not removed:
+            known.without_withdrawn()
+            if known.usable:
+                return known
         sent = known.account.sent if known is not None and known.account is not None and same else {}
         self._running = known = None  # free the last job's data before the next job's data are read
         running = self._prepare(job, document, request.job_id)
@@ -266,7 +266,7 @@ class Site:
         plan = plan_of(job)
         account, patients = None, None
         if plan is not None:
-            account = Account(plan, self._ledger, f"{job_id}/{hashlib.sha256(document).hexdigest()[:16]}")
+            account = Account(plan, self._ledger, ledger_name(job_id, document))
             patients = self._reserve(job, plan, account.name)
         if sums is None:
             return self._prepare_training(job, document, job_id, account, patients)
@@ -285,7 +285,7 @@ class Site:
         model = build_model(job.task, job.job.seed)
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)
-        name = f"{job_id}-{hashlib.sha256(document).hexdigest()[:16]}"
+        name = ledger_name(job_id, document).replace("/", "-")
         local = LocalHalf(strategy_of(job), trainer.layout, self._states, name)
         private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
         finding: Finding | None = None

@@ -28,11 +28,13 @@ class DataWatch:
             self._events.emit("data-trouble", dataset=dataset, text=finding.problem)
 
     def recheck(self, running: Running | None) -> None:
-        """Try again to read what could not be read, and clear resolved problems.
+        """Forget who has withdrawn, try again to read what could not be read, and clear resolved problems.
 
         Args:
             running: the job of the last request. Its problem stays open while it runs without its data.
         """
+        if running is not None:
+            running.without_withdrawn()
         for trouble in self._catalogue.troubles.all():
             mine = running if running is not None and running.job.task.dataset == trouble.dataset else None
             waits = mine is not None and not trouble.keys and mine.trouble() is not None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from salus.client.commands import approving, evaluating, intake, patients, refused
+from salus.client.commands import approving, evaluating, intake, patients, refused, withdrawing
 from salus.client.commands.intake import Channels, Folder, Frames, Include, Name, Suv, Volumes, Yes, ZeroPad
 from salus.client.commands.source_options import (
     AgeColumn,
@@ -262,6 +262,7 @@ evaluating.register(app)
 patients.register(app)
 refused.register(app)
 approving.register(app)
+withdrawing.register(app)
 
 
 @app.command(epilog=example("salus dataset remove ./site chest-xray"))

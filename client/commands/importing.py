@@ -92,6 +92,7 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
         ConfigError, DataError, LinkError: no labels, nothing usable, or a source that cannot be reached.
     """
     catalogue = open_catalogue(target.folder)
+    catalogue.withdrawals.require_site()
     secret = (target.folder / "keys" / "pseudonym.key").read_bytes()
     store = target.folder / "images" / check_name(target.name)
     if target.labels is None and not target.structures:
@@ -124,7 +125,10 @@ def run_import(target: Target, files: Files) -> dict[str, object]:
         progress = Progress(store, secret)
         found = files(progress, lambda done, of: bar.update(task, completed=done, total=of or None))
         patients, labelled = PatientMap(target.folder / "keys"), not target.structures
-        report = import_images(found, known, secret, store, children, patients, progress, labelled=labelled)
+        withdrawn = catalogue.withdrawals.gate().gone
+        report = import_images(
+            found, known, secret, store, children, patients, progress, labelled=labelled, withdrawn=withdrawn
+        )
     return _register(catalogue, target, store, report)
 
 

@@ -87,7 +87,7 @@ def _show(done: "Merged") -> None:
 
 
 def patient(folder: Folder, pseudonym: Annotated[str, typer.Argument(help="The pseudonym in the catalogue.")]) -> None:
-    """Show the hospital's own identifiers of an imported patient: to follow up a finding, or when a patient withdraws."""
+    """Show the hospital's own identifiers of an imported patient: to follow up a finding."""
     from salus.client.config import open_catalogue
     from salus.client.data.patient_map import PatientMap
 

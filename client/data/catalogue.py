@@ -34,6 +34,8 @@ from salus.client.data.staging import BATCH, noting_former, publish, stage
 from salus.client.data.summaries import DatasetSummary, summary_of
 from salus.client.data.target_table import kinds_by_image, streamed
 from salus.client.data.troubles import Troubles
+from salus.client.data.uses import Uses
+from salus.client.data.withdrawals import Withdrawals, none_left
 from salus.common.declaration import Declaration, TargetKind
 from salus.common.errors import DataError
 from salus.common.job_statistics import Name
@@ -72,6 +74,8 @@ class Catalogue:
         troubles: current problems with a data set.
         merges: identifiers that name one patient.
         approvals: data sets that wait for their operator to look at them.
+        withdrawals: patients who are no longer used.
+        uses: which job used which patient.
     """
 
     def __init__(self, path: Path, secret: bytes, decoding: Decoding | None = None) -> None:
@@ -82,7 +86,9 @@ class Catalogue:
         self.declarations = Declarations(self._engine)
         self.troubles = Troubles(self._engine, self._sealer)
         self._splits = Splits(self._engine)
-        self.merges = Merges(self._engine)
+        self.withdrawals = Withdrawals(self._engine, self._sealer, path)
+        self.merges = Merges(self._engine, self.withdrawals.sweep)
+        self.uses = Uses(self._engine)
         self.approvals = Approvals(self._engine)
 
     def pseudonym(self, kind: str, value: str) -> str:
@@ -118,6 +124,7 @@ class Catalogue:
             DataError: the name is invalid or taken, or no usable sample was found.
         """
         check_name(name)
+        self.withdrawals.require_site()
         with self._engine.connect() as connection:
             # A scan may take hours and find a million images: they are staged in a temporary table, so that memory stays
             # free and the database unlocked meanwhile.
@@ -149,6 +156,7 @@ class Catalogue:
             publish(connection)
             apply(connection, former)
             rename(connection)
+            self.withdrawals.sweep_new(connection, name)
             connection.commit()
         if declare is True and not earlier:
             with contextlib.suppress(DataError):  # if it cannot be read it stays undeclared, and jobs on it are refused
@@ -198,7 +206,8 @@ class Catalogue:
             rows = connection.execute(query).all()
             kinds = kinds_by_image(connection, name)
         if not rows:
-            raise self._unknown(name)
+            self._registered(name)
+            raise none_left(name)
         open_, none = self._sealer.open, dict[str, TargetKind]()
         return [
             CataloguedImage(row.patient, row.study, open_(row.key), *row[3:6], kinds.get(row.id, none)) for row in rows

@@ -14,6 +14,7 @@ from salus.client.data.several import items_of
 from salus.client.data.split import KNOWN
 from salus.client.data.tensors import TensorSet
 from salus.client.data.troubles import Finding, unreadable
+from salus.client.data.withdrawals import REASON as WITHDRAWN
 from salus.client.performance import Performance
 from salus.common.canonical import canonical_json
 from salus.common.cost import MEBIBYTE
@@ -25,6 +26,7 @@ from salus.common.subgroups.base import Subject
 from salus.common.tasks.base import Task
 from salus.common.transforms.chain import Chain
 from salus.common.vocabulary import OTHER
+from salus.privacy.contribution import DataKind
 
 CACHE_VERSION = 4  # raise it when reading the same image gives other arrays
 
@@ -85,6 +87,19 @@ class LocalData:
             "job's classes: salus dataset show."
         )
 
+    def used(self) -> dict[str, DataKind]:
+        """Return whose data these are, with the kind of data."""
+        kinds = ((self.train, DataKind.TRAINING), (self.validation, DataKind.VALIDATION))
+        return {patient: kind for part, kind in kinds for patient in part.pseudonyms}
+
+    def without_withdrawn(self) -> bool:
+        """Drop the samples of patients who have withdrawn meanwhile; return False if that is not enough.
+
+        It is not where the chain has learned from them: then everything has to be prepared again.
+        """
+        kept = [part.without_withdrawn() for part in (self.train, self.validation)]
+        return all(kept) and len(self.train) > 0
+
     def mended(self) -> None:
         """Clear the list of unreadable samples, so that they are tried again."""
         self.train.lost.clear()
@@ -119,6 +134,7 @@ def local_data(
     images = [image for image, *_ in known]
     source = catalogue.source(dataset)
     left_out: Counter[str] = Counter(catalogue.summary(dataset).quarantined)
+    left_out.pop(WITHDRAWN, None)  # without noise the other sites see the sum, and nobody shall see a withdrawal
     parts: dict[str, list[Item]] = {split: [] for split in KNOWN}
     private = job.privacy.noised
     splits = catalogue.splits(dataset, job.training.validation_fraction)
@@ -132,8 +148,9 @@ def local_data(
             continue
         vendor, places = str(fact.info.get("vendor", OTHER)), groups.of(Subject(fact.info, site))
         parts[splits[image.patient]].append(Item(image, target, vendor, places, order_of(fact.info)))
-    chain = learned(Preparer(source, task), parts["train"])
-    preparer = Preparer(source, task, chain, memory.on_disk(task, chain, catalogue.reading(dataset)))
+    gate = catalogue.withdrawals.gate()
+    chain = learned(Preparer(source, task, gate=gate), parts["train"])
+    preparer = Preparer(source, task, chain, memory.on_disk(task, chain, catalogue.reading(dataset)), gate)
     for split, images_of_split in parts.items():
         parts[split], outside = items_of(task, images_of_split)
         left_out += outside
@@ -144,7 +161,7 @@ def local_data(
     left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
     validation = TensorSet(parts["val"][:bound], preparer, memory.cache_bytes)
     for reason, count in (train.unreadable + validation.unreadable).items():
-        left_out[reason] += count
+        left_out[reason] += count if reason != WITHDRAWN else 0
     if len(train) == 0 and not private:
         raise DataError(
             f"The data set {job.task.dataset!r} has no sample that this job can train on.",

@@ -7,7 +7,7 @@
 A merge is one transaction of the catalogue. It cannot be undone: what the two have spent cannot be divided again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -35,10 +35,14 @@ class Merged:
 
 
 class Merges:
-    """The merges of one site, in its catalogue."""
+    """The merges of one site, in its catalogue.
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
+    Args:
+        sweep: sets aside the images of whoever is now one person with somebody who has withdrawn.
+    """
+
+    def __init__(self, engine: sa.Engine, sweep: Callable[[sa.Connection], None]) -> None:
+        self._engine, self._sweep = engine, sweep
 
     def all(self) -> dict[str, str]:
         """Return the pseudonym that is kept by each one that is not."""
@@ -56,6 +60,7 @@ class Merges:
         with self._engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             done = apply(connection, pairs)
+            self._sweep(connection)
             connection.commit()
         return done
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from salus.client.data.catalogue import CataloguedImage
 from salus.client.data.examples import LABEL, annotations_of, example_of
 from salus.client.data.records import ORDER, Sample
 from salus.client.data.sources.base import Source
+from salus.client.data.withdrawals import Gate
 from salus.common.errors import UnreadableImage
 from salus.common.examples import Array, Example
 from salus.common.tasks.base import Task
@@ -54,14 +55,35 @@ class Preparer:
     Args:
         chain: the task's transforms as they are at this site.
         disk: keeps the results of the chain's fixed part.
+        gate: refuses patients who have withdrawn since the items were listed; None where they are used at once.
     """
 
     def __init__(
-        self, source: Source, task: Task, chain: Chain | None = None, disk: ExampleCache | None = None
+        self,
+        source: Source,
+        task: Task,
+        chain: Chain | None = None,
+        disk: ExampleCache | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        self._source, self.task, self._disk = source, task, disk
+        self._source, self.task, self._disk, self._gate = source, task, disk, gate
         self.chain = task.chain if chain is None else chain
         self._annotations = annotations_of(task)
+
+    def gone(self) -> frozenset[str]:
+        """Return the patients who have withdrawn by now."""
+        return frozenset() if self._gate is None else self._gate.gone()
+
+    def require(self, patients: Collection[str]) -> None:
+        """Raise UnreadableImage if one of these patients has withdrawn."""
+        if self._gate is not None:
+            self._gate.require(patients)
+
+    def without_disk(self) -> None:
+        """Use the cache on disk no longer: it may hold samples of a patient who has withdrawn."""
+        if self._disk is not None:
+            self._disk.close()
+            self._disk = None
 
     def prefix(self, item: Item) -> Example:
         """Return an item after the fixed part of the chain, from the disk if it is there, without its label.
@@ -69,6 +91,7 @@ class Preparer:
         Raises:
             UnreadableImage, DataError: it cannot be used.
         """
+        self.require([item.image.patient])
         if self._disk is None or not item.image.sha256:
             return self.chain.prefix(self.original(item))
         stamp = self._source.stamp(item.image.key)
@@ -81,6 +104,7 @@ class Preparer:
 
     def original(self, item: Item) -> Example:
         """Return an item as its source reads it now."""
+        self.require([item.image.patient])
         sample = read_registered(self._source, item.image)
         settings, measured = self.task.settings, self.chain.measured
         return example_of(

@@ -75,6 +75,7 @@ REMEDIES: dict[str, str] = {
     "burned-in": "Install the text detector, pip install 'salus[ocr]', or give --mask for the device, and import again.",
     "not-imported": "Import the original with salus dataset import; this file was put into the store by hand.",
     "duplicate": "Nothing: one copy is used.",
+    "withdrawn": "Nothing: its patient has withdrawn and is not used again; salus dataset withdrawals lists the papers.",
     # series and volumes
     "no-series": "Export the file with its SeriesInstanceUID.",
     "colour": "Nothing: derived DICOM images are written of grey ones only; the processed image is in the folder nifti.",

@@ -60,6 +60,41 @@ MERGES = sa.Table(  # of pseudonyms; never followed more than once, see `merging
     sa.Column("patient", sa.String, primary_key=True),
     sa.Column("kept", sa.String, nullable=False),
 )
+WITHDRAWALS = sa.Table(  # one row for each patient, or for the whole site; see `withdrawals`
+    "withdrawals",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("who", sa.String, nullable=False),  # patient or site
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("salt", sa.String, nullable=False),
+    sa.Column("datasets", sa.String, nullable=False),  # JSON: those that held the patient
+    sa.Column("head", sa.String, nullable=False),  # of the ledger before the withdrawal
+    sa.Column("finished", sa.String, nullable=False, server_default=""),  # hash of the signed paper
+)
+WITHDRAWN = sa.Table(  # pseudonyms; rows are only ever added
+    "withdrawn",
+    METADATA,
+    sa.Column("patient", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, nullable=False, index=True),
+    sa.Column("named", sa.Boolean, nullable=False),  # part of what the paper was signed for, not added by a later merge
+)
+USED_JOBS = sa.Table(  # jobs that read a data set; see `uses`
+    "used_jobs",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("scope", sa.String, nullable=False, index=True),
+    sa.Column("noised", sa.Boolean, nullable=False),
+    sa.Column("protected", sa.Boolean, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+)
+USES = sa.Table(
+    "uses",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("patient", sa.String, primary_key=True, index=True),
+    sa.Column("kind", sa.Integer, nullable=False),  # `DataKind`
+    sa.Column("round", sa.Integer, nullable=False),  # the first one
+)
 TROUBLES = sa.Table(
     "troubles",
     METADATA,

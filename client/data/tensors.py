@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from salus.client.data.preparing import Fields, Item, Preparer
+from salus.client.data.withdrawals import REASON as WITHDRAWN
 from salus.common.batch import Batch, stacked
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Example
@@ -96,7 +97,8 @@ class TensorSet:
         try:
             example = self._preparer.prefix(one)
         except UnreadableImage as problem:
-            self.lost[one.image.key] = problem.reason
+            if problem.reason != WITHDRAWN:
+                self.lost[one.image.key] = problem.reason
             raise
         self.lost.pop(one.image.key, None)
         return example
@@ -116,7 +118,31 @@ class TensorSet:
     @property
     def patients(self) -> int:
         """Number of different patients."""
-        return len({item.image.patient for item in self._items})
+        return len(self.pseudonyms)
+
+    @property
+    def pseudonyms(self) -> set[str]:
+        """The patients."""
+        return {item.image.patient for item in self._items}
+
+    def without_withdrawn(self) -> bool:
+        """Drop the items of patients who have withdrawn, also from memory; return False where the chain has learned from them.
+
+        The other items keep their order, and nothing is read: a step after a withdrawal takes as long as one before.
+        """
+        gone = self._preparer.gone()
+        kept = [place for place, item in enumerate(self._items) if item.image.patient not in gone]
+        if len(kept) == len(self._items):
+            return True
+        if self._preparer.chain.key() is None:
+            return False
+        self._preparer.without_disk()
+        self._items = [self._items[place] for place in kept]
+        self._shapes = [self._shapes[place] for place in kept]
+        self._examples = {now: self._examples[old] for now, old in enumerate(kept) if old in self._examples}
+        self._whole = None if self._whole is None else self._whole.rows(torch.tensor(kept, dtype=torch.int64))
+        self._each = None if self._each is None else [self._each[place] for place in kept]
+        return True
 
     def targets(self) -> torch.Tensor:
         """Return what each sample's label means to the task, int64 ``[samples, ...]``; at least one sample."""
@@ -149,7 +175,12 @@ class TensorSet:
 
         Args:
             use: the pass; needed where the chain is random.
+
+        Raises:
+            UnreadableImage: an item's patient has withdrawn; this is the door of everything that is kept in memory.
         """
+        if self._preparer.gone():
+            self._preparer.require({self._items[int(row)].image.patient for row in rows})
         if self._whole is not None:
             return self._whole.rows(rows)
         if self._each is not None:

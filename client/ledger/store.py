@@ -7,7 +7,8 @@ a commit beyond what was reserved, or of a job that is closed or unknown, is ref
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -227,6 +228,14 @@ class Ledger:
         """Return what patients have spent in the period that ends now; all known patients unless some are named."""
         with self._engine.connect() as connection:
             return self._groups(connection, self._now(connection), budget, patients)
+
+    def places(self, patients: Iterable[str]) -> dict[str, int]:
+        """Return in how many places one person, known by these pseudonyms, stands in each job that reserved budget for it."""
+        found: Counter[str] = Counter()
+        with self._engine.connect() as connection:
+            for patient in patients:
+                found.update(connection.scalars(sa.select(PATIENTS.c.job).where(PATIENTS.c.patient == patient)))
+        return dict(found)
 
     # inside a transaction
 

@@ -5,7 +5,18 @@ from typing import Annotated
 import typer
 
 from salus import __version__
-from salus.client.commands import client, dataset, endorsing, explain, generate, ledger, predict, process, serve
+from salus.client.commands import (
+    client,
+    dataset,
+    endorsing,
+    explain,
+    generate,
+    ledger,
+    predict,
+    process,
+    serve,
+    withdrawing,
+)
 from salus.common import signals
 from salus.common.console import out, run
 from salus.common.process import protect_memory
@@ -31,6 +42,7 @@ verify.register(app)
 release.register(app)
 preview.register(job.app)
 endorsing.register(client.app)
+withdrawing.register_site(client.app)
 app.add_typer(job.app, name="job")
 app.add_typer(model.app, name="model")
 app.add_typer(server.app, name="server")

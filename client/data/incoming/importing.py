@@ -23,6 +23,7 @@ from salus.client.data.patient_map import PatientMap
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.records import Quarantined
 from salus.client.data.sources.label_match import Labels, raise_for_zeros
+from salus.client.data.withdrawals import withdrawn as gone
 from salus.common.errors import UnreadableImage
 
 # Objects that the PACS has, or may have, and that are not here: another import may bring them.
@@ -113,6 +114,7 @@ def import_images(
     progress: Progress | None = None,
     *,
     labelled: bool = True,
+    withdrawn: Callable[[], frozenset[str]] = frozenset,
 ) -> ImportReport:
     """De-identify and store every usable file and return the report.
 
@@ -120,6 +122,7 @@ def import_images(
         children: work side by side.
         patients: stores the patient behind each pseudonym.
         progress: is told what became of each object of a PACS.
+        withdrawn: returns the patients who have withdrawn by now; their files are refused, and nothing of them is stored.
         labelled: refuse images without a label; those whose structures are segmented need none.
 
     Guarantees: one bad file never ends the import; nothing is written outside `store`; every file is counted once.
@@ -131,7 +134,7 @@ def import_images(
     finder = _PseudonymousLabels(labels, secret, labelled=labelled)
     with Store(store) as opened:
         for results in Pipeline(children).batches(files):
-            usable, refused = _judged(results, finder)
+            usable, refused = _judged(results, finder, withdrawn())
             if patients is not None:
                 patients.remember({clean.patient: clean.sealed_patient for _, clean, _ in usable})
             new = opened.put([(clean, label) for _, clean, label in usable])
@@ -150,7 +153,7 @@ def import_images(
 
 
 def _judged(
-    results: Sequence[Result], finder: "_PseudonymousLabels"
+    results: Sequence[Result], finder: "_PseudonymousLabels", withdrawn: frozenset[str]
 ) -> tuple[list[tuple[Incoming, Clean, Label | None]], list[tuple[Incoming, UnreadableImage]]]:
     """Return the files that can be used, with their labels, and the others with the reason."""
     usable: list[tuple[Incoming, Clean, Label | None]] = []
@@ -159,6 +162,8 @@ def _judged(
         try:
             if isinstance(clean, UnreadableImage):
                 raise clean
+            if clean.patient in withdrawn or clean.others.former in withdrawn:
+                raise gone()
             usable.append((item, clean, finder.find(item.name, clean)))
         except UnreadableImage as problem:
             refused.append((item, problem))

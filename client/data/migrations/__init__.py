@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from salus.common.errors import DataError
 from salus.common.versions import check_format
 
-HEAD = "0008"
+HEAD = "0009"
 
 
 def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
