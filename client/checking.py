@@ -1,6 +1,7 @@
 """A site's answer to whether it could run a job: by its policy, its declarations and its budget (as yes or no)."""
 
 from collections import deque
+from collections.abc import Collection
 
 from salus.client.data.approval import sentence
 from salus.client.data.catalogue import Catalogue
@@ -131,6 +132,20 @@ def check_round(request: Request, job: Job) -> None:
         f"Expected {expected} in a round from 1 to {job.job.rounds}{more}, got {request.kind} in round {request.round}.",
         remedy="Sign a new job.",
     )
+
+
+def check_sites(request: Request, job: Job, known: Collection[int], mine: int) -> None:
+    """Raise Refused unless a request names enough different sites of the job's roster, this one among them.
+
+    Args:
+        known: the sites on the roster.
+    """
+    others = set(request.sites)
+    if not others <= set(known) or mine not in others or len(others) < max(job.job.min_sites, len(request.sites)):
+        raise Refused(
+            f"Expected this site among at least {job.job.min_sites} different sites of the job's roster.",
+            remedy="Wait until enough sites take part.",
+        )
 
 
 def scope_of(job: Job) -> str:

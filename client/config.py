@@ -29,6 +29,7 @@ from salus.common.identity import Identity, load_private_key, save_secret, unhex
 from salus.common.kit import NODE_KEY, SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
 from salus.common.names import check_name
 from salus.common.roster import Roster
+from salus.common.start.store import STARTS
 from salus.common.strict import Strict, load_toml
 from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
 
@@ -218,6 +219,7 @@ class SiteFolder:
             cache=self.folder / CACHE,
             rosters=JobRosters(self.folder / "rosters.sqlite", self.trust, self.identity.public_key),
             states=self.folder / STATES,
+            starts=self.folder / STARTS,
             order=self.identity.sign("salus/training-order/1"),  # known to nobody else, and the same after a restart
             limit=CheckLimit(clock),
         )

@@ -7,7 +7,8 @@ import torch
 
 from salus.common.errors import JobError, Refused
 from salus.common.job import Job
-from salus.common.models import build_model
+from salus.common.start.applying import first_network, taken_by
+from salus.common.start.weights import Weights
 from salus.common.vectors import FloatVector, Layout, read_parameters
 from salus.privacy.records.architecture import revealing_layers
 
@@ -15,25 +16,26 @@ from salus.privacy.records.architecture import revealing_layers
 RELATIVE, ABSOLUTE = 1e-5, 1e-7
 
 
-def first_model(job: Job, layout: Layout) -> FloatVector:
-    """Return the model that every site expects in round 1.
-
-    It follows from the job's seed. A job that starts from other parameters would have to name their hash; it would be
-    checked here.
-    """
-    return read_parameters(build_model(job.task, job.job.seed), layout)
+def first_model(job: Job, layout: Layout, start: Weights | None = None) -> FloatVector:
+    """Return the model that every site expects in round 1: it follows from the job's seed, and from its start if it has one."""
+    return read_parameters(first_network(job, start), layout)
 
 
-def check_first_model(job: Job, layout: Layout, received: FloatVector) -> None:
-    """Refuse a job whose first model is not the one that its seed gives, up to rounding.
+def check_first_model(job: Job, layout: Layout, received: FloatVector, start: Weights | None = None) -> None:
+    """Refuse a job whose first model is not the one that its seed gives, up to rounding, and its start, exactly.
 
     Parameters that a coordinator crafts can make an update reveal patients. The check covers round 1 only: without the sums,
     a site cannot know what a later model should be.
 
+    Args:
+        start: the weights whose hash the job names.
+
     Raises:
         Refused: other parameters.
     """
-    expected = first_model(job, layout)
+    expected = first_model(job, layout, start)
+    if start is not None:
+        _check_started(job, layout, received, expected, start)
     if np.allclose(received, expected, rtol=RELATIVE, atol=ABSOLUTE):
         return
     largest = float(np.abs(received.astype(np.float64) - expected).max())
@@ -43,6 +45,17 @@ def check_first_model(job: Job, layout: Layout, received: FloatVector) -> None:
         remedy=f"Use the same version of torch as the coordinator (here {torch.__version__}). If the versions are the same, the "
         "coordinator sends parameters other than the job's.",
     )
+
+
+def _check_started(job: Job, layout: Layout, received: FloatVector, expected: FloatVector, start: Weights) -> None:
+    taken = set(taken_by(job, first_network(job, start), start.lines))
+    wanted = layout.unflatten(expected)
+    for name, values in layout.unflatten(received).items():
+        if name in taken and not np.array_equal(values, wanted[name]):
+            raise Refused(
+                f"The parameter {name!r} in the model of round 1 is not that of the start whose hash the job names.",
+                remedy="The coordinator sends parameters other than the job's.",
+            )
 
 
 def check_imprint(job: Job, allowed: Sequence[str]) -> None:

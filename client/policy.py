@@ -29,6 +29,10 @@ class Policy(Strict):
         allow_without_noise: accept jobs that give patients no differential privacy.
         allow_imprint_models: names of models that jobs without noise may use although a wide layer sees the raw input. Crafted
             parameters can make the updates of such a model reveal single patients' samples. Empty refuses them all.
+        allow_starts: hashes of the weights with which jobs without noise may start, as the section ``start`` of a job names them
+            (``sha256:...``), or ``any``. Weights that somebody crafted, frozen ones too, can make the updates reveal single
+            patients' samples, so the operator looks at the package first (`salus model show`). With noise every start is
+            accepted, because the guarantee holds for any weights.
         allow_distributed_noise: accept jobs whose noise is shared among the sites. Their guarantee assumes that at most a third
             of the sites collude with the coordinator; local noise trusts no other party.
         key_holders: numbers, on the roster, of the sites to whose key this site may encrypt; the key holder can read every
@@ -54,6 +58,9 @@ class Policy(Strict):
     allow_unprotected: bool = False
     allow_without_noise: bool = False
     allow_imprint_models: tuple[str, ...] = ()  # no such model is safe without noise
+    allow_starts: tuple[
+        Annotated[str, Field(pattern=r"^(any|sha256:[0-9a-f]{64})$")], ...
+    ] = ()  # the coordinator chose them
     allow_distributed_noise: bool = True  # masking makes the same assumption
     key_holders: tuple[int, ...] = ()
     min_patients_per_cell: Annotated[int, Field(ge=1)] = 5  # a common rule of registries
@@ -90,6 +97,12 @@ class Policy(Strict):
             yield Refused(
                 'The job has noise = "none": nothing limits what its model reveals about one patient.',
                 remedy="Use a job with noise, or let the site's operator set allow_without_noise = true in policy.toml.",
+            )
+        if job.start is not None and not job.privacy.noised and not {"any", job.start.weights} & set(self.allow_starts):
+            yield Refused(
+                f"The job has no noise and starts from weights that this site's policy does not list: {job.start.weights}.",
+                remedy="Use a job with noise, or let the site's operator look at the package with salus model show, and add this "
+                "hash to allow_starts in policy.toml.",
             )
         if job.privacy.noise == "distributed" and not self.allow_distributed_noise:
             yield Refused(

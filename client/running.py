@@ -26,6 +26,7 @@ from salus.common.errors import DataError, describe, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.start.weights import Weights
 from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.exact import GroupTotals, nobody, to_entries
@@ -138,6 +139,7 @@ class RunningJob:
         least: fewest validation patients with which the site evaluates the model, and in a subgroup that it does not hide. A site
             with fewer in all sends no metrics in any round of a job with subgroups: otherwise they would be the difference
             between the total and the groups.
+        start: returns the weights with which the job starts, from the disk; None for a job without a start.
     """
 
     job: Job
@@ -154,6 +156,7 @@ class RunningJob:
     order: bytes = b""
     least: int = 1
     ended: bool = False
+    start: Callable[[], Weights | None] = lambda: None
 
     def __post_init__(self) -> None:
         self.groups = groups_of(self.job)
@@ -186,7 +189,7 @@ class RunningJob:
         if self.data is not None:
             self.finding = None
         if shape.kind == "train" and request.round == 1:
-            check_first_model(self.job, self.trainer.layout, model)
+            check_first_model(self.job, self.trainer.layout, model, self.start())
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
             private.trainer.check(model)  # before anything is spent or read

@@ -8,8 +8,18 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from salus.client.checking import CheckLimit, check_round, cost_of, offered, scope_of, too_large, verdict_on
+from salus.client.checking import (
+    CheckLimit,
+    check_round,
+    check_sites,
+    cost_of,
+    offered,
+    scope_of,
+    too_large,
+    verdict_on,
+)
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.grey_values import require_range
 from salus.client.data.loading import LocalData, Memory, local_data
@@ -24,6 +34,7 @@ from salus.client.private_training import PrivateTrainer
 from salus.client.refusing import refused
 from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
+from salus.client.starting import received
 from salus.client.state import JobStates
 from salus.client.training import Trainer
 from salus.client.using import UseRecord, ledger_name
@@ -34,8 +45,9 @@ from salus.common.events import EventSink
 from salus.common.fit import MAX_TEXT, Problem, require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
-from salus.common.models import build_model
 from salus.common.packets import Reply, Request
+from salus.common.start.applying import first_network
+from salus.common.start.store import SiteStarts
 from salus.common.strategies import strategy_of
 from salus.common.sums import sums_of
 from salus.common.sums.questions import questions_of
@@ -66,6 +78,7 @@ class Site:
         order: this site's secret for the order of its images in training, see `training_seed`; empty in a simulation.
         limit: of checks about each data set; None for none, in a simulation.
         states: folder for what a job keeps between rounds; None keeps it in memory.
+        starts: folder for the weights with which jobs start; None keeps them in memory.
         policy: called for every job, so that a changed policy file takes effect at once.
     """
 
@@ -87,20 +100,17 @@ class Site:
         order: bytes = b"",
         limit: CheckLimit | None = None,
         states: Path | None = None,
+        starts: Path | None = None,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
         self._coordinator_key = coordinator_key
         self._catalogue = catalogue
-        self._policy = policy
-        self._performance = performance
-        self._events = events
-        self._ledger = ledger
-        self._cache = cache
-        self._order = order
-        self._limit = limit
+        self._policy, self._performance = policy, performance
+        self._events, self._ledger = events, ledger
+        self._cache, self._order, self._limit, self._rosters = cache, order, limit, rosters
         self._states = JobStates(states)
-        self._rosters = rosters
+        self._starts = SiteStarts(starts)
         self._watch = DataWatch(catalogue, events)
         self._record = UseRecord(catalogue.uses, store, site_id)
         self._random: Callable[[int], bytes] = os.urandom
@@ -123,6 +133,8 @@ class Site:
                 return self._continue(request, blob)
             case "check":
                 return self._verdict(request)
+            case "start":
+                return received(self._opened(request)[0], blob, self._starts, self._policy(), self._performance)
             case "train" | "evaluate" | "measure":
                 return self._ask(request, blob, request.kind)
 
@@ -225,16 +237,7 @@ class Site:
         policy.check(job)
         if self._rosters is not None:  # the keys of the roster with which this job began
             self._keys = self._rosters.keys(f"{request.job_id}/{hashlib.sha256(document).hexdigest()}", request.roster)
-        others = set(request.sites)
-        if (
-            not others <= set(self._keys)
-            or self.site_id not in others
-            or len(others) < max(job.job.min_sites, len(request.sites))
-        ):
-            raise Refused(
-                f"Expected this site among at least {job.job.min_sites} different sites of the job's roster.",
-                remedy="Wait until enough sites take part.",
-            )
+        check_sites(request, job, self._keys, self.site_id)
         check_round(request, job)
         known = self._running
         same = known is not None and known.document == document and known.job_id == request.job_id
@@ -263,6 +266,7 @@ class Site:
             check_imprint(job, self._policy().allow_imprint_models)
         sums = sums_of(job) if job.statistics is not None else None  # refused before anything is spent
         protection_of(job).check(job, len(self._keys))
+        self._starts.of(job)  # refused if it has not arrived
         plan = plan_of(job)
         account, patients = None, None
         if plan is not None:
@@ -270,10 +274,7 @@ class Site:
             patients = self._reserve(job, plan, account.name)
         if sums is None:
             return self._prepare_training(job, document, job_id, account, patients)
-
-        def least() -> int:
-            return self._policy().min_patients_per_cell  # as it is at every step
-
+        least = lambda: self._policy().min_patients_per_cell  # noqa: E731  # as it is at every step
         measurer = Measurer(self._catalogue, job, sums, patients, least, self._random)
         return MeasuringJob(job, job_id, document, protection_of(job), measurer, self._events, account)
 
@@ -282,7 +283,7 @@ class Site:
     ) -> RunningJob:
         task = make_task(job.task)
         check_chain(task)
-        model = build_model(job.task, job.job.seed)
+        model = first_network(job, self._starts.of(job))
         trainer = Trainer(model, layout_of(model), task, job, self._performance)
         protection = protection_of(job)
         name = ledger_name(job_id, document).replace("/", "-")
@@ -300,16 +301,16 @@ class Site:
             data = None  # the site takes part without data, see `RunningJob.contribution`
             self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))
         if data is not None:
-            self._events.emit(
-                "job-accepted",
-                job=job.job.name,
-                patients=data.train.patients,
-                images=len(data.train),
-                left_out=data.left_out,
-            )
+            found: dict[str, Any] = {
+                "patients": data.train.patients,
+                "images": len(data.train),
+                "left_out": data.left_out,
+            }
+            self._events.emit("job-accepted", job=job.job.name, **found)
         return RunningJob(
             job, job_id, document, protection, trainer, data, self._events, account, private, local,
             finding=finding, order=self._order, least=self._least(job) if job.evaluation.subgroups else 1,
+            start=lambda: self._starts.of(job),
         )  # fmt: skip
 
     def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:

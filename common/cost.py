@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from salus.common.batch import empty_batch
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job, TaskSettings
-from salus.common.models import MODELS, freeze, input_features
+from salus.common.models import MODELS, input_features, prepare
 from salus.common.subgroups import groups_of
 from salus.common.sums import sums_of
 from salus.common.sums.base import cells_of
@@ -123,7 +123,7 @@ def _measured(settings: TaskSettings) -> tuple[int, int, int]:
             f"The model {settings.model!r} cannot be built for shape {list(settings.shape)}.",
             remedy="Choose another shape.",
         ) from None
-    freeze(model, settings)
+    prepare(model, settings)
     every = list(model.parameters())
     parameters = sum(parameter.numel() for parameter in every if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in every) - parameters

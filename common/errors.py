@@ -2,6 +2,8 @@
 
     SalusError                     exit code
     ├── JobError                   10  a job file or a signed job that cannot be accepted
+    │   └── StartError             15  weights that a job cannot start from, or that are not those it names
+    │       └── NoStart            16  they are not here
     ├── ConfigError                11  a configuration or policy file that cannot be accepted
     ├── IdentityError              12  keys, signatures, certificates
     │   └── RosterError            13  the consortium's list of sites
@@ -46,6 +48,18 @@ class JobError(SalusError):
     """A job file or a signed job cannot be accepted."""
 
     exit_code = 10
+
+
+class StartError(JobError):
+    """A job's start cannot be used: other weights than the job names, or weights that do not fit its model."""
+
+    exit_code = 15
+
+
+class NoStart(StartError):
+    """The weights with which a job starts are not here."""
+
+    exit_code = 16
 
 
 class ConfigError(SalusError):

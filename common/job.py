@@ -28,6 +28,7 @@ from salus.common.job_sections import (
     Training,
     TransformSettings,
 )
+from salus.common.job_start import Lora, Start
 from salus.common.job_statistics import Statistics
 from salus.common.sections import Plugged
 from salus.common.strict import Strict, load_toml, parse_toml, validate
@@ -42,7 +43,9 @@ __all__ = [
     "Evaluation",
     "Job",
     "JobHead",
+    "Lora",
     "Privacy",
+    "Start",
     "TaskSettings",
     "Training",
     "TransformSettings",
@@ -76,6 +79,7 @@ class Job(Strict):
     privacy: Privacy = Privacy()
     evaluation: Plugged[Evaluation] = Field(default_factory=Evaluation)
     statistics: Plugged[Statistics] | None = None
+    start: Start | None = None
     _document: bytes = PrivateAttr(default=b"")  # the canonical bytes, once they are known
 
     @model_validator(mode="after")
@@ -90,6 +94,8 @@ class Job(Strict):
                 )
         if self.statistics is None and MEASURED in (self.task.kind, self.task.model):
             raise ValueError("expected task.kind and task.model, or a section statistics")
+        if self.statistics is not None and self.start is not None:
+            raise ValueError("expected no section start with the section statistics, which trains no model")
         if self.statistics is not None and len(self.task.classes) < 2:
             raise ValueError("expected at least two different classes")
         return self

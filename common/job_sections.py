@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from salus.common.codes import ClassCode
+from salus.common.job_start import Lora, Prefixes
 from salus.common.job_statistics import Column, Label, Name
 from salus.common.registry import Registry
 from salus.common.sections import Plugged, Section
@@ -77,6 +78,8 @@ class TaskSettings(Section):
         copies: Copies of each image in every pass or step, each with its own random transforms; together they count as one
             image of the patient.
         trainable: Beginnings of the names of the parameters that are trained; all others stay as they were initialised.
+        frozen: Beginnings of the names of the parameters that are not trained, instead of `trainable`.
+        lora: Low-rank adapters beside layers, which are then trained in place of the layers.
         codes: Codes of classes or structures in the DICOM objects of a prediction; one without an entry gets DICOM's own code
             for its name, or else a private code.
     """
@@ -102,14 +105,20 @@ class TaskSettings(Section):
     targets: Annotated[dict[FieldName, Label], Field(max_length=MAX_FIELDS)] = Field(default_factory=dict)
     transforms: Annotated[tuple[Plugged[TransformSettings], ...], Field(max_length=MAX_TRANSFORMS)] = ()
     copies: Annotated[int, Field(ge=1, le=64)] = 1  # each copy costs the time and memory of an image
-    trainable: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=1000)
-    ] = ()  # empty: all parameters
+    trainable: Prefixes = ()  # empty: all parameters, or with lora the adapters only
+    frozen: Prefixes = ()
+    lora: Lora | None = None  # without it, layers are trained in full
     codes: Annotated[tuple[ClassCode, ...], Field(max_length=1000)] = ()
 
     def coupled(self) -> Mapping[str, str]:
         """Return the keys whose values let one patient change what others contribute, with the reason: refused with noise."""
         return {}
+
+    @model_validator(mode="after")
+    def _either_trainable_or_frozen(self) -> Self:
+        if self.frozen and (self.trainable or self.lora is not None):
+            raise ValueError("expected frozen without trainable and without lora, which freeze all that is not trained")
+        return self
 
     @model_validator(mode="after")
     def _codes_of_classes(self) -> Self:

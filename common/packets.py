@@ -9,6 +9,7 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
     evaluate     coordinator   job, round, attempt        model
     measure      coordinator   job, round, attempt        state of the statistics
     check        coordinator   job                        -             (could this site run it? answered with a verdict)
+    start        coordinator   job                        weights       (with which it starts; none asks whether they are there)
     hello        coordinator   -                          -
     ok           site          -                          reply
     refused      site          code and text              -
@@ -30,12 +31,14 @@ from salus.common.versions import PROTOCOL, check_format
 
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
+HERE = b"here"  # a site's answer to a request of kind start: it has the weights
 MESSAGE_TYPES = {
     "train": "train",
     "answer": "query.answer",
     "evaluate": "evaluate",
     "measure": "query.measure",
     "check": "query.check",
+    "start": "query.start",
     "hello": "query.hello",
 }
 
@@ -60,7 +63,7 @@ def _nonce() -> str:
 class Request(Strict):
     """The coordinator's request to one site."""
 
-    kind: Literal["train", "answer", "evaluate", "measure", "check", "hello"]
+    kind: Literal["train", "answer", "evaluate", "measure", "check", "start", "hello"]
     protocol: Literal[1] = 1
     nonce: Nonce = Field(default_factory=_nonce)
     job_id: JobId = ""

@@ -76,6 +76,20 @@ def layout_of(model: torch.nn.Module) -> Layout:
     return Layout(tuple(TensorSpec(name, "float32", tuple(p.shape)) for name, p in trained))
 
 
+def whole_layout(model: torch.nn.Module) -> Layout:
+    """Return the layout of all of a model's parameters, frozen ones included."""
+    return Layout(tuple(TensorSpec(name, "float32", tuple(p.shape)) for name, p in model.named_parameters()))
+
+
+def frozen_of(model: torch.nn.Module) -> dict[str, Array]:
+    """Return the parameters of a model that are not trained, by name."""
+    return {
+        name: np.asarray(p.detach().cpu().numpy(), dtype=np.float32)
+        for name, p in model.named_parameters()
+        if not p.requires_grad
+    }
+
+
 def read_parameters(model: torch.nn.Module, layout: Layout) -> FloatVector:
     """Return a copy of the parameters in the layout as one vector."""
     return layout.flatten({name: p.detach().cpu().numpy() for name, p in model.named_parameters()})

@@ -14,6 +14,7 @@ from salus.common.events import EventSink
 from salus.common.identity import Signed
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.start.weights import Weights
 from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.protection import CoordinatorEnd, key_holder_of, protection_of
 from salus.privacy.protocol.parameters import thresholds
@@ -22,6 +23,7 @@ from salus.privacy.protocol.transcript import Recorder, no_record
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
 from salus.server.participants import Participants, scope_of
+from salus.server.starting import StartSender
 
 MAX_ATTEMPTS = 5  # per round and run of the coordinator; after that, a person must look
 POLL_S = 0.2
@@ -42,6 +44,7 @@ class Attempts:
         record: takes the transcript of protected sums.
         participants: the members of that roster and why others cannot take part; None if there is only one roster.
         cancelled: called between and during exchanges.
+        start: the weights with which the job starts; None for a job without a start.
         seconds: duration of the last attempt, by step.
     """
 
@@ -57,12 +60,14 @@ class Attempts:
     cancelled: Callable[[], bool] = lambda: False
     seconds: dict[str, float] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
+    start: Weights | None = None
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
         self._who = self.participants or Participants(self.keys)
         self._told: dict[int, str] = {}
         self._advertised: set[int] = set()
+        self._starts = StartSender(self.signed, self.job_id, self.federation, self.events, self.job, self.start)
 
     def sum(
         self, round_: int, kind: Kind, blob: bytes, shape: Shape, check: Callable[[Sum], object] = lambda total: None
@@ -81,6 +86,7 @@ class Attempts:
         for _ in range(MAX_ATTEMPTS):
             sites = self._wait_for_sites()
             attempt = self.checkpoints.begin_attempt(self.job_id, round_)
+            self._starts.send(round_, sites, self.job.job.round_timeout_s)
             self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
             try:
                 total = self._attempt(round_, attempt, sites, kind, blob, shape)
@@ -253,6 +259,7 @@ class Attempts:
             elif reply.kind == "refused":
                 problem = reply.text[:500]
                 closed = closed or reply.error == NotOpened.__name__
+                self._starts.refused(site, reply.error)
             else:
                 try:
                     end.receive(site, blob)

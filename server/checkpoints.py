@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from salus.common.job import Job, job_from_canonical
 from salus.common.sqlite import open_database
 from salus.common.strategies.base import State
 from salus.common.strict import validate
+from salus.common.tensors import Array
 from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
 from salus.common.versions import MODEL_FORMAT, check_model_format
 
@@ -241,10 +243,15 @@ class Checkpoints:
         model: FloatVector,
         state: State,
         record: Mapping[str, object],
+        frozen: Mapping[str, Array] = MappingProxyType({}),
     ) -> Path:
-        """Write the model after a round, then the round's record; returns the model's file."""
+        """Write the model after a round, then the round's record; returns the model's file.
+
+        Args:
+            frozen: parameters that are not in the layout and belong into the file.
+        """
         path = self.model_path(job_id, round_)
-        tensors: dict[str, npt.NDArray[np.generic]] = dict(layout.unflatten(model))
+        tensors: dict[str, npt.NDArray[np.generic]] = {**frozen, **layout.unflatten(model)}
         tensors |= {STATE_PREFIX + name: array for name, array in state.items()}
         self._room_bytes = max(self._room_bytes, LEAST_ROOM_BYTES + sum(array.nbytes for array in tensors.values()))
         _write_durably(path, tensors)

@@ -6,6 +6,7 @@ from salus.common.cost import check_cost
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.common.models import build_model
+from salus.common.start.applying import check_new
 from salus.common.strategies import strategy_of
 from salus.common.sums import sums_of
 from salus.common.tasks import make_task
@@ -36,6 +37,8 @@ def check_job(job: Job, sites: int | Sequence[int]) -> None:
         check_chain(task)
         strategy_of(job)
         model = build_model(job.task, job.job.seed)
+        if job.start is not None:
+            check_new(job.task, job.start, model)
         check_steps(model, task)
         check_outputs(model, task)
         if plan is not None:

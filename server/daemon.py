@@ -22,6 +22,7 @@ from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, seal_job
+from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
 from salus.privacy.records.card import model_card
@@ -78,6 +79,7 @@ class CoordinatorDaemon:
         self._history = read_events(log) if log.exists() else []
         self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
         self._dates = RosterWatch(folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
+        self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
         self._cancelled: set[str] = set()
         self._stop = threading.Event()
@@ -195,6 +197,7 @@ class CoordinatorDaemon:
             transcript,
             who,
             cancelled=lambda: self._must_end(row.job_id),
+            start=self._starts.of(row.job),
         )
         run_of(attempts).run()
         keep_model(attempts, self._folder.identity)
@@ -261,6 +264,7 @@ class CoordinatorDaemon:
         signed = seal_job(found, self._folder.identity) if isinstance(found, Job) else found
         job, _ = open_job(signed, self._folder.identity.public_key)
         check_job(job, self._folder.roster.site_ids())
+        self._starts.of(job)
         return job, signed
 
     def cancel(self, job_id: str) -> None:

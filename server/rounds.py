@@ -10,7 +10,7 @@ from typing import Protocol
 from salus.common.errors import RoundError
 from salus.common.estimates import to_plain
 from salus.common.figures import Figures
-from salus.common.models import build_model
+from salus.common.start.applying import first_network
 from salus.common.strategies import strategy_of
 from salus.common.strategies.base import Mean, Sent
 from salus.common.strategies.wire import encode_model
@@ -21,7 +21,7 @@ from salus.common.subgroups.results import AttributeResult, exact_results, noisy
 from salus.common.sums.exact import exact_size, from_limbs
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Totals
-from salus.common.vectors import FloatVector, layout_of, read_parameters
+from salus.common.vectors import FloatVector, frozen_of, layout_of, read_parameters
 from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import COHORT, shape_of
@@ -63,9 +63,11 @@ class JobRun:
         self.job, self.job_id, self.events = self.attempts.job, self.attempts.job_id, self.attempts.events
         self.checkpoints = self.attempts.checkpoints
         self.task = make_task(self.job.task)
-        initial = build_model(self.job.task, self.job.job.seed)
+        initial = first_network(self.job, self.attempts.start)
         self.layout = layout_of(initial)
         self.model = read_parameters(initial, self.layout)
+        # A model file of a job with a start is complete: what is frozen follows from no seed.
+        self.frozen = {} if self.job.start is None else frozen_of(initial)
         self.strategy = strategy_of(self.job)
         self.groups = groups_of(self.job)
 
@@ -99,7 +101,7 @@ class JobRun:
             }
             if self.evaluate is not None:
                 record["metrics"] = self.evaluate(self.model)
-            self.checkpoints.save_round(self.job_id, round_, self.layout, self.model, state, record)
+            self.checkpoints.save_round(self.job_id, round_, self.layout, self.model, state, record, self.frozen)
             self.attempts.seconds["server"] = self.attempts.clock.monotonic_s() - started
             shown = record.get("metrics", metrics)
             assert isinstance(shown, dict)  # Safe because both branches are metric dictionaries.

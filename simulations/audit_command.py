@@ -10,6 +10,7 @@ from salus.client.commands.source_options import Columns, LabelColumn, LabelFile
 from salus.common.console import emit_json, err, example, out, shown, table
 from salus.common.errors import ConfigError, ProtectionError
 from salus.common.help import DICOM
+from salus.server.commands.arguments import StartOption
 
 if TYPE_CHECKING:
     from salus.client.data.sources.settings import SourceOptions
@@ -33,6 +34,7 @@ def audit(
     shadows: Annotated[
         int, typer.Option(min=3, max=100, help="Shadow models of membership inference; each runs the job again.")
     ] = 7,
+    start: StartOption = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for audit.json and audit.html; default: the simulation's own, or ./audit."),
@@ -62,7 +64,7 @@ def audit(
     folder = output or (target if target.is_dir() else Path("audit"))
     with tempfile.TemporaryDirectory(prefix="salus-", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
-        found = _target(target, data, options, sites, partition, seed, work / "hospitals")
+        found = _target(target, data, options, sites, partition, seed, work / "hospitals", start)
         result = _run(found, work / "runs", effort, seed)
     from salus.simulations.auditing.report import write_report
 
@@ -73,9 +75,17 @@ def audit(
 
 
 def _target(
-    target: Path, data: Path | None, options: "SourceOptions", sites: int, partition: str, seed: int, folder: Path
+    target: Path,
+    data: Path | None,
+    options: "SourceOptions",
+    sites: int,
+    partition: str,
+    seed: int,
+    folder: Path,
+    start: Path | None = None,
 ) -> "Target":
     from salus.common.job import load_job
+    from salus.common.package.starting import start_from
     from salus.simulations.auditing.asked import Target
     from salus.simulations.auditing.run import finished_run
     from salus.simulations.virtual import make_hospitals
@@ -83,12 +93,15 @@ def _target(
     if target.is_dir():
         if data is not None:
             raise ConfigError("A finished simulation has its own data.", remedy="Omit --data.")
+        if start is not None:
+            raise ConfigError("A finished simulation has its own start.", remedy="Omit --start.")
         return finished_run(target, folder)
     job = load_job(target)
     if data is None or not data.exists():
         raise ConfigError("Expected data for the job to be audited over.", remedy="Give --data, as to salus simulate.")
+    weights = start_from(job, start)
     make_hospitals(job, data, options, sites=sites, partition=partition, seed=seed, folder=folder)
-    return Target(job, folder, sites)
+    return Target(job, folder, sites, start=weights)
 
 
 def _run(target: "Target", folder: Path, effort: "Effort", seed: int) -> "Audit":

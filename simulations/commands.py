@@ -31,6 +31,7 @@ from salus.common.errors import ConfigError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.help import DICOM
 from salus.common.outputs import Output
+from salus.server.commands.arguments import StartOption
 from salus.simulations.workplace import workplace
 
 if TYPE_CHECKING:
@@ -45,27 +46,30 @@ PHANTOMS = (
 )  # fmt: skip
 
 
+PartitionOption = Annotated[
+    str, typer.Option(help="How patients are divided: iid, dirichlet:0.5, quantity:1 or group.")
+]
+VolumesOption = Annotated[bool, typer.Option(help="Read each DICOM series as one 3-D image.", rich_help_panel=DICOM)]
+
+
 def simulate(
     job: Annotated[Path, typer.Argument(help="A job file.")],
     data: Annotated[
         Path, typer.Option(help="An npz file, a CSV file, or a folder of DICOM, NIfTI, image or CSV files.")
     ],
     sites: Annotated[int, typer.Option(min=1, max=1000, help="Number of virtual hospitals.")],
-    partition: Annotated[
-        str, typer.Option(help="How patients are divided: iid, dirichlet:0.5, quantity:1 or group.")
-    ] = "iid",
+    partition: PartitionOption = "iid",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the partition.")] = 0,
     json_out: Annotated[
         str, typer.Option("--json", help="Write the result as JSON to this file; - for standard output.")
     ] = "",
+    start: StartOption = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder for model, catalogues and logs; without it, none is kept.")
     ] = None,
     labels: LabelFile = "",
     label_column: LabelColumn = "",
-    volumes: Annotated[
-        bool, typer.Option(help="Read each DICOM series as one 3-D image.", rich_help_panel=DICOM)
-    ] = False,
+    volumes: VolumesOption = False,
     columns: Columns = "",
     missing: Missing = "",
     positive_above: PositiveAbove = None,
@@ -87,6 +91,7 @@ def simulate(
     from salus.client.data.sources.settings import SourceOptions, markers
     from salus.client.performance import Performance
     from salus.common.job import load_job
+    from salus.common.package.starting import start_from
     from salus.server.exactness import exactness
     from salus.simulations.simulate import simulate as run
 
@@ -100,12 +105,13 @@ def simulate(
     loaded = load_job(job)
     if not data.exists():
         raise ConfigError(f"Expected data at {data.name!r}, but the path does not exist.", remedy="Check --data.")
+    weights = start_from(loaded, start)
     if sentence := exactness(loaded, sites):
         err.print(sentence, soft_wrap=True)
     with _opened(json_out) as target, workplace(output) as folder, _Follow(loaded.job.rounds) as follow:
         result = run(
             loaded, data, sites=sites, partition=partition, seed=seed, folder=folder, options=options,
-            performance=Performance(mixed_precision=mixed_precision), workers=workers, listener=follow,
+            performance=Performance(mixed_precision=mixed_precision), workers=workers, listener=follow, start=weights,
         )  # fmt: skip
         values = _values(loaded, result, kept=output is not None)
         if target is not None:

@@ -136,6 +136,7 @@ def _site_of(context: Context) -> Site:
             events=EventLog(settings.folder / f"site-{number}" / "events.jsonl"),
             ledger=Ledger(settings.folder / f"site-{number}" / "ledger.sqlite", SystemClock()),
             states=settings.folder / f"site-{number}" / "states",
+            starts=settings.folder / f"site-{number}" / "starts",
         )
     return _sites[settings.folder, number]
 

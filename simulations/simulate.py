@@ -17,6 +17,9 @@ from salus.common.clock import SystemClock
 from salus.common.estimates import Metric, to_plain
 from salus.common.events import Event, EventLog
 from salus.common.job import Job, seal_job
+from salus.common.start.applying import first_network
+from salus.common.start.store import STARTS, CoordinatorStarts
+from salus.common.start.weights import Weights
 from salus.common.subgroups.results import AttributeResult, results_to_plain
 from salus.privacy.records.card import PrivacyCard
 from salus.server.app import make_server_app
@@ -104,14 +107,15 @@ def simulate(
     performance: Performance,
     workers: int = 0,
     listener: Callable[[Event], None] = lambda event: None,
+    start: Weights | None = None,
 ) -> SimulationResult:
-    """Run `job` over `sites` virtual hospitals made from `data` and return the result.
+    """Run `job` over `sites` virtual hospitals made from `data` and return the result; `start` has its first weights.
 
     Raises:
         SalusError: anything that would also stop a real federation.
     """
     started = time.monotonic()
-    check_job(job, sites)
+    _check(job, sites, start, folder)
     hospitals = make_hospitals(job, data, options, sites=sites, partition=partition, seed=seed, folder=folder)
     secret = os.urandom(32)
     keys = virtual_keys(secret, sites)
@@ -123,11 +127,11 @@ def simulate(
     events = EventLog(folder / "events.jsonl", listeners=(listener, evaluated.append))
     setup = WorkerSetup(folder, secret, sites, coordinator.public_key, OPEN_POLICY, performance)
     with PoolGrid(app_factory(setup), hospitals.site_ids(), workers) as grid, _PeakMemory(grid.process_ids()) as memory:
-        evaluate = split_evaluator(job, folder, performance) if job.statistics is None else None
+        evaluate = split_evaluator(job, folder, performance, start) if job.statistics is None else None
 
         def work(federation: Federation) -> None:
             transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
-            attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript)
+            attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript, start=start)
             run_of(attempts, evaluate).run()
             keep_model(attempts, coordinator)
 
@@ -157,6 +161,15 @@ def simulate(
             job, folder / "transcripts" / f"{job_id}.jsonl", keys, {site: f"site-{site}" for site in keys}
         ),
     )
+
+
+def _check(job: Job, sites: int, start: Weights | None, folder: Path) -> None:
+    """Refuse a job that cannot run, or that its start does not fit; keep its start, as a coordinator does."""
+    check_job(job, sites)
+    if job.statistics is None:
+        first_network(job, start)
+    if job.start is not None and start is not None:
+        CoordinatorStarts(folder / "coordinator" / STARTS).put(job.start, start)
 
 
 def _path_of(job: Job, job_id: str, checkpoints: Checkpoints) -> Path:

@@ -19,8 +19,9 @@ from salus.client.training import Trainer
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.job import Job
-from salus.common.models import build_model
 from salus.common.outcomes import outcome_of
+from salus.common.start.applying import first_network
+from salus.common.start.weights import Weights
 from salus.common.sums import sums_of
 from salus.common.sums.base import Measured
 from salus.common.sums.scoring import Scored
@@ -66,8 +67,14 @@ def means_of(sites: Mapping[str, Metrics], names: Sequence[str]) -> Metrics:
     return result
 
 
-def split_evaluator(job: Job, folder: Path, performance: Performance) -> SplitEvaluator | None:
-    """Return what evaluates a training job's models on the test split, or None without a test split."""
+def split_evaluator(
+    job: Job, folder: Path, performance: Performance, start: Weights | None = None
+) -> SplitEvaluator | None:
+    """Return what evaluates a training job's models on the test split, or None without a test split.
+
+    Args:
+        start: the weights with which the job starts.
+    """
     if not catalogue_path(folder, CENTRAL).exists():
         return None
     task = make_task(job.task)
@@ -79,7 +86,7 @@ def split_evaluator(job: Job, folder: Path, performance: Performance) -> SplitEv
         for name, items in _items(job, task, folder).items()
     }
     with torch.random.fork_rng(devices=[]):
-        model = build_model(job.task, job.job.seed)
+        model = first_network(job, start)
     return SplitEvaluator(Trainer(model, layout_of(model), task, job, performance), task, parts) if parts else None
 
 

@@ -39,6 +39,7 @@ OPEN_POLICY = Policy(
     allow_unprotected=True,
     allow_without_noise=True,
     allow_imprint_models=tuple(MODELS.names()),
+    allow_starts=("any",),
     key_holders=tuple(range(1, 1001)),
     budget=Budget(epsilon=1e6),
     min_patients_per_cell=1,  # the job sets the limit
@@ -195,6 +196,7 @@ def _make_app(setup: WorkerSetup, sites: Sequence[int], threads: int) -> ClientA
                 performance=performance,
                 events=EventLog(setup.folder / f"site-{number}" / "events.jsonl"),
                 ledger=Ledger(setup.folder / f"site-{number}" / "ledger.sqlite", SystemClock()),
+                starts=setup.folder / f"site-{number}" / "starts",
                 states=setup.folder / f"site-{number}" / "states",  # on disk: another worker may be asked next
             )
         return made[number]

@@ -120,4 +120,5 @@ def toy_site(folder: Path, number: int, coordinator_key: bytes, policy: Policy |
         events=EventLog(folder / "events.jsonl"),
         ledger=Ledger(folder / "ledger.sqlite", SystemClock()),
         states=folder / "states",
+        starts=folder / "starts",
     )

@@ -99,5 +99,5 @@ def _site(number: int, folder: Path, secret: bytes, keys: Mapping[int, bytes], c
         site_id=number, identity=virtual_identity(secret, number), keys=dict(keys), store=MemoryStore(),
         coordinator_key=coordinator.public_key, catalogue=open_catalogue(folder, number), policy=lambda: OPEN_POLICY,
         performance=CPU, events=EventLog(place / "events.jsonl"), ledger=Ledger(place / "ledger.sqlite", SystemClock()),
-        states=place / "states",
+        states=place / "states", starts=place / "starts",
     )  # fmt: skip

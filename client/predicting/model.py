@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from salus.common.errors import JobError, storage_error
 from salus.common.job import Job
 from salus.common.models import build_model
-from salus.common.vectors import STATE_PREFIX, Layout, layout_of, write_parameters
+from salus.common.models.lora import merged
+from salus.common.start.applying import stored_layout
+from salus.common.vectors import STATE_PREFIX, Layout, write_parameters
 from salus.common.versions import check_model_format
 
 MAX_LISTED = 3
@@ -48,7 +50,7 @@ def load_model(path: Path, job: Job) -> FinishedModel:
             "The model of a job of statistics is signed JSON and no network.", remedy="Apply it with: salus predict"
         )
     network = build_model(job.task, job.job.seed)
-    layout = layout_of(network)
+    layout = stored_layout(job, network)
     try:
         sha256 = _sha256(path)
         with safe_open(path, framework="numpy") as file:
@@ -74,7 +76,7 @@ def load_model(path: Path, job: Job) -> FinishedModel:
             "The model has parameters that are not finite.", remedy="Its training has diverged; use another."
         )
     write_parameters(network, layout, vector)
-    return FinishedModel(network.eval(), sha256, layout.size)
+    return FinishedModel(merged(network).eval(), sha256, layout.size)
 
 
 def _check(file: str, layout: Layout, found: dict[str, tuple[int, ...]], job: Job) -> None:

@@ -5,12 +5,14 @@ No network has buffers (GroupNorm, never BatchNorm), because only parameters are
 
 import difflib
 import math
+from collections.abc import Sequence
 
 import torch
 
 from salus.common.columns import columns_of
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
+from salus.common.models.lora import adapt, is_adapter
 from salus.common.registry import Registry
 from salus.common.vectors import layout_of
 
@@ -82,31 +84,52 @@ def build_model(task: TaskSettings, seed: int) -> torch.nn.Module:
                 f"The model {task.model!r} cannot be built for shape {list(task.shape)}.",
                 remedy="Choose another shape.",
             ) from None
-    freeze(model, task)
+        prepare(model, task)
     layout_of(model)
     return model
+
+
+def prepare(model: torch.nn.Module, task: TaskSettings) -> None:
+    """Give a network that was just built its adapters, and freeze what the job does not train; errors as in `freeze`."""
+    if task.lora is not None:
+        adapt(model, task.lora, task.trainable)
+    freeze(model, task)
 
 
 def freeze(model: torch.nn.Module, task: TaskSettings) -> None:
     """Let only the parameters that a job trains collect gradients.
 
-    The others keep their first values, which follow from the job's seed; they are neither sent nor clipped.
+    The others keep their first values, which follow from the job's seed or its start; they are neither sent nor clipped.
 
     Raises:
-        JobError: an entry of ``task.trainable`` is the beginning of no parameter's name.
+        JobError: an entry of ``task.trainable`` or ``task.frozen`` is the beginning of no parameter's name, or none is trained.
+    """
+    check_prefixes(model, task.trainable, task, "task.trainable")
+    check_prefixes(model, task.frozen, task, "task.frozen")
+    for name, parameter in model.named_parameters():
+        if task.trainable or task.lora is not None:
+            parameter.requires_grad_(is_adapter(name) or name.startswith(task.trainable or ("\0",)))
+        elif name.startswith(task.frozen or ("\0",)):
+            parameter.requires_grad_(False)
+    if task.frozen and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise JobError("Nothing is left to train: task.frozen lists every parameter.", remedy="Leave one part out.")
+
+
+def check_prefixes(model: torch.nn.Module, prefixes: Sequence[str], task: TaskSettings, key: str) -> None:
+    """Raise JobError for a prefix with which no parameter's name begins; the message has the nearest part that there is.
+
+    Args:
+        key: of the job file, which lists them.
     """
     names = [name for name, _ in model.named_parameters()]
-    for prefix in task.trainable:
+    for prefix in prefixes:
         if not any(name.startswith(prefix) for name in names):
             parts = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2, 3)})
             near = difflib.get_close_matches(prefix, parts, n=1, cutoff=0.3)
             raise JobError(
-                f"No parameter of the model {task.model!r} begins with {prefix!r}, which task.trainable lists.",
+                f"No parameter of the model {task.model!r} begins with {prefix!r}, which {key} lists.",
                 remedy=f"Did you mean {near[0]!r}?" if near else f"The model has {', '.join(parts[:8])}.",
             )
-    if task.trainable:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith(task.trainable))
 
 
 def input_features(task: TaskSettings) -> int:

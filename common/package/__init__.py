@@ -3,6 +3,7 @@
     manifest.json            every file with its size and SHA-256, signed by the coordinator
     roster.json, job.json    as the consortium and the coordinator signed them
     model.safetensors        the trained parameters; for a model from sums ``model.json``, signed
+    start.json               for a job with a start: names, shapes and hashes of the weights with which it began
     inputs.json              what the model takes and gives: fields, classes, units, transforms
     card.json, privacy.json  metrics and privacy of the patients, with the signed heads of the sites' ledgers
     evaluation.json          the evaluation at the sites, and by subgroup

@@ -13,6 +13,7 @@ CONTEXT = "salus/package/1"
 MANIFEST, JOB, ROSTER = "manifest.json", "job.json", "roster.json"
 MODEL, SUMS_MODEL, INPUTS = "model.safetensors", "model.json", "inputs.json"
 CARD, PRIVACY, EVALUATION, TRANSCRIPT = "card.json", "privacy.json", "evaluation.json", "transcript.jsonl"
+START = "start.json"  # the list of the weights with which the job began
 VERSIONS, SBOM, DOCUMENTATION, MODEL_CARD = "versions.json", "sbom.json", "documentation.json", "model-card.md"
 ONNX, ONNX_FACTS = "onnx/model.onnx", "onnx/onnx.json"
 TREES = "trees/xgboost.json"
@@ -26,6 +27,7 @@ LIMITS = {
     ROSTER: 32 * MIB,  # ten thousand sites
     MODEL: 3 * 2**30,  # a zip without extensions holds four
     SUMS_MODEL: 64 * MIB,
+    START: 16 * MIB,
     INPUTS: MIB,
     CARD: 4 * MIB,
     PRIVACY: 8 * MIB,

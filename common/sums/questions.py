@@ -28,7 +28,7 @@ from salus.common.transforms import kind_of
 # Settings of the section task in which two jobs may differ; the settings of models are such, too, but for their `selective`.
 ALIKE = frozenset({
     "dataset",  # part of the scope
-    "model", "trainable", "codes", "copies",
+    "model", "trainable", "frozen", "lora", "codes", "copies",
     "loss", "smooth", "include_background", "focal_gamma", "false_positive_weight", "false_negative_weight",
     "test_flips",
 })  # fmt: skip

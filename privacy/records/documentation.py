@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from salus import __version__
-from salus.common.job import Job
+from salus.common.job import Job, Start
 from salus.common.roster import Roster
 from salus.privacy.records.card import ModelCard
 
@@ -46,6 +46,8 @@ def documentation_of(
         (f"{ANNEX} 1(c)", "software", dict(software), "versions.json, sbom.json"),
         (f"{ANNEX} 1(d)", "forms", "a package as folder and zip; see manifest.json", "manifest.json"),
         (f"{ANNEX} 2(b)", "task and algorithm", _algorithm(job), "job.json"),
+        *([(f"{ANNEX} 2(a)", "pre-trained model that it starts from", _start(job, job.start), "job.json, start.json")]
+          if job.start is not None else []),
         (f"{ANNEX} 2(b)", "optimisation", _optimisation(job), "job.json"),
         (f"{ANNEX} 2(c)", "inputs and transforms", "see inputs.json", "inputs.json"),
         (f"{ANNEX} 2(d)", "training data", _data(job, roster), "job.json, roster.json"),
@@ -68,6 +70,17 @@ def documentation_of(
 
 def _algorithm(job: Job) -> dict[str, Any]:
     return {"task": job.task.kind, "model": job.task.model, "classes": list(job.task.classes)}
+
+
+def _start(job: Job, start: Start) -> dict[str, Any]:
+    """Return the package from which a job starts, and what it trains of it; Annex IV asks how pre-trained systems were used."""
+    return {
+        **start.model_dump(mode="json"),
+        "trained": list(job.task.trainable) or ("adapters only" if job.task.lora else "all parameters"),
+        "not trained": list(job.task.frozen),
+        "adapters": None if job.task.lora is None else job.task.lora.model_dump(mode="json"),
+        "privacy": "the patients of the start are not counted here: see the start's own package",
+    }
 
 
 def _optimisation(job: Job) -> dict[str, Any]:

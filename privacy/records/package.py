@@ -208,8 +208,9 @@ def _check_model(package: Package, checked: Checked | None) -> list[str]:
         return [FROM_SUMS]
     if not package.has(layout.MODEL):
         raise changed(f"the file {layout.MODEL} is missing")
-    from salus.common.package.model import sent_hash  # importing torch takes seconds
+    from salus.common.package.model import check_start, sent_hash  # importing torch takes seconds
 
+    check_start(package)
     digest = sent_hash(package)
     if checked is None or checked.verified.evaluated is None:
         return [NOT_EVALUATED]

@@ -103,6 +103,11 @@ def _details(records: Records, known: Mapping[str, Any]) -> list[str]:
         ("Job", records.card.job_id),
         ("Hash of the job", records.card.job_sha256),
         ("Model", _model(job)),
+        *(
+            [("Starts from the package", job.start.package), ("with the weights", job.start.weights)]
+            if job.start
+            else []
+        ),
         ("Classes", ", ".join(job.task.classes)),
         ("Provider", f"{roster.consortium}, coordinated by {roster.coordinator.name}"),
         ("Rounds", str(job.job.rounds)),

@@ -9,7 +9,7 @@ from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.server.commands import following, job_files
-from salus.server.commands.arguments import Folder, JobFile
+from salus.server.commands.arguments import Folder, JobFile, StartOption
 
 if TYPE_CHECKING:  # its import takes seconds, and most commands do not need it
     from salus.privacy.dp.plan import Plan
@@ -112,6 +112,7 @@ def sign(
 def submit(
     folder: Folder,
     path: JobFile,
+    start: StartOption = None,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:
@@ -122,6 +123,7 @@ def submit(
     from salus.server.submission import job_in
 
     client, text = AdminClient(folder), read_text(path, error=JobError, what="job file")
+    _keep_start(folder, text, start)
     if sentence := exactness(job_in(text), len(client.get("/status")["sites"])):
         out.print(sentence, soft_wrap=True)
     job_id = client.post("/jobs", text, anyway=anyway)["job"]
@@ -132,10 +134,25 @@ def submit(
         following.watch(folder, job_id)
 
 
+def _keep_start(folder: Path, text: str, path: Path | None) -> None:
+    """Put the start of a job into the coordinator's folder, where its daemon looks for it; it may be there already."""
+    from salus.common.package.starting import start_from
+    from salus.common.start.store import STARTS, CoordinatorStarts
+    from salus.server.submission import job_in
+
+    if path is None:
+        return
+    job = job_in(text)
+    weights = start_from(job, path)
+    if job.start is not None and weights is not None:
+        CoordinatorStarts(folder / STARTS).put(job.start, weights)
+
+
 @app.command(epilog=example("salus job check ./coordinator simulations/jobs/pneumonia.toml"))
 def check(
     folder: Folder,
     path: JobFile,
+    start: StartOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask all sites whether they could run a job, without queueing it; exit code 44 if too few could."""
@@ -147,7 +164,9 @@ def check(
     from salus.server.submission import job_in
 
     text = read_text(path, error=JobError, what="job file")
-    found = AdminClient(folder).post("/check", text)
+    client = AdminClient(folder)
+    _keep_start(folder, text, start)
+    found = client.post("/check", text)
     if as_json:
         emit_json(found)
     else:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salus.common.console import emit_json, example, group, out, shown, table
+from salus.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from salus.common.package.checking import Package
@@ -92,6 +93,55 @@ def show(package: PackagePath, kit: KitOption = None, as_json: AsJson = False) -
         show_signatures(found, release, endorsements)
 
 
+@app.command(epilog=example("salus model start ./package.zip"))
+def start(
+    package: PackagePath,
+    job: Annotated[
+        Path | None, typer.Option(help="A job file; it is written to --output with the section start.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The new file, with --job.")] = None,
+    kit: KitOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a package and print what a job file says to start from it, and the parts that its model has."""
+    from salus.common.package.checking import checked_package
+    from salus.common.package.model import weights_in
+    from salus.common.start.weights import PREFIX
+
+    with checked_package(package, key_of(kit)) as found:
+        weights, name, task = weights_in(found), PREFIX + found.sha256, found.job.task
+    if (job is None) != (output is None):
+        raise ConfigError("Expected --job and --output together.", remedy="Name both files.")
+    if job is not None and output is not None:
+        write_started(job, output, name, weights.digest)
+    if as_json:
+        parts = {line.name: list(line.shape) for line in weights.lines}
+        emit_json({"package": name, "weights": weights.digest, "model": task.model, "parameters": parts})
+        return
+    out.print(f'[start]\npackage = "{name}"\nweights = "{weights.digest}"', markup=False, soft_wrap=True)
+    table(
+        f"Parameters of {task.model} for {task.kind}: beginnings of their names go into new, trainable and frozen",
+        ["parameter", "shape"],
+        [(line.name, " x ".join(map(str, line.shape))) for line in weights.lines],
+    )
+
+
+def write_started(job: Path, output: Path, package: str, weights: str) -> None:
+    """Write a job file with the section start to a new file; raises JobError or ConfigError."""
+    from salus.common.errors import JobError
+    from salus.common.strict import read_text
+    from salus.server.packaging.starting import with_start
+
+    text = with_start(read_text(job, error=JobError, what="job file"), package, weights)
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as problem:
+        raise ConfigError(
+            f"Cannot write {output.name!r}: {problem.strerror}.", remedy="Choose another --output."
+        ) from None
+
+
 def key_of(kit: Path | None) -> bytes | None:
     """Return the consortium's key in a kit; None without a kit."""
     from salus.common.identity import unhex
@@ -129,6 +179,7 @@ def show_package(package: "Package", evidence: "Evidence") -> None:
     rows = [
         ("model", what),
         ("classes", ", ".join(task.classes)),
+        *([("starts from the package", package.job.start.package)] if package.job.start else []),
         ("data set", task.dataset),
         ("written", f"{manifest.created:%Y-%m-%d %H:%M} UTC by Salus {manifest.salus}"),
         ("sums in the transcript", "none" if evidence.verified is None else len(evidence.verified.sums)),

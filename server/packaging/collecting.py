@@ -12,14 +12,16 @@ from salus.common.clock import Clock
 from salus.common.errors import IdentityError, JobError
 from salus.common.estimates import to_plain
 from salus.common.models import build_model
+from salus.common.models.lora import merged
 from salus.common.package import layout
 from salus.common.package.layout import Manifest
 from salus.common.package.writing import write_package
 from salus.common.roster import Roster, read_roster
+from salus.common.start.applying import stored_layout
 from salus.common.subgroups.results import results_to_plain
 from salus.common.sums.signed_model import open_model
 from salus.common.sums.xgboost_json import to_xgboost
-from salus.common.vectors import Layout, layout_of, write_parameters
+from salus.common.vectors import write_parameters
 from salus.privacy.protection import protection_of
 from salus.privacy.records.card import model_card
 from salus.privacy.records.privacy import privacy_record
@@ -111,10 +113,11 @@ def contents_of(run: FinishedRun, roster: Roster) -> Contents:
 def _model(run: FinishedRun) -> Contents:
     if run.job.statistics is not None:
         return {layout.SUMS_MODEL: run.model.read_bytes()}
-    shape: Layout = layout_of(build_model(run.job.task, run.job.job.seed))
+    shape = stored_layout(run.job, build_model(run.job.task, run.job.job.seed))
     model, _ = run.checkpoints.load_model(run.job_id, run.job.job.rounds, shape)
     tensors: dict[str, Any] = dict(shape.unflatten(model))  # without what the strategy keeps for further rounds
-    return {layout.MODEL: lambda path: save_file(tensors, path, METADATA_OF_FILE)}
+    listed = {} if run.start is None else {layout.START: run.start.document}
+    return {layout.MODEL: lambda path: save_file(tensors, path, METADATA_OF_FILE), **listed}
 
 
 def _other_forms(run: FinishedRun, wanted: Wanted) -> Contents:
@@ -138,9 +141,9 @@ def _graphs(run: FinishedRun, wanted: Wanted) -> Contents:
     from salus.server.packaging.graph import to_onnx
 
     network = build_model(run.job.task, run.job.job.seed)
-    shape = layout_of(network)
+    shape = stored_layout(run.job, network)
     write_parameters(network, shape, run.checkpoints.load_model(run.job_id, run.job.job.rounds, shape)[0])
-    graph = to_onnx(run.job, network.eval())
+    graph = to_onnx(run.job, merged(network).eval())
     found: Contents = {layout.ONNX: graph.data, layout.ONNX_FACTS: canonical_json(graph.facts)} if wanted.onnx else {}
     if wanted.bundle:
         described, config = bundle_of(run.job, graph)

@@ -13,6 +13,8 @@ from salus.common.files import write_whole
 from salus.common.identity import Identity, Signed, unhex
 from salus.common.job import Job, open_job
 from salus.common.kit import SIGNING_KEY, read_kit
+from salus.common.start.store import STARTS, CoordinatorStarts
+from salus.common.start.weights import Weights
 from salus.common.trust import KIT, TRUST
 from salus.privacy.records.transcripts import roster_in
 from salus.server.checkpoints import Checkpoints
@@ -32,6 +34,7 @@ class FinishedRun:
         signed_roster: with which it began.
         records: of its rounds.
         events: of this job.
+        start: the weights with which it began; None for a job without a start.
     """
 
     job_id: str
@@ -44,6 +47,7 @@ class FinishedRun:
     transcript: bytes
     records: list[dict[str, object]]
     events: list[Event]
+    start: Weights | None = None
 
     @property
     def model(self) -> Path:
@@ -97,6 +101,7 @@ def open_run(folder: Path, job_id: str = "") -> FinishedRun:
         data,
         checkpoints.records(row.job_id),
         [event for event in read_events(log) if event.fields.get("job") == row.job_id] if log.exists() else [],
+        CoordinatorStarts(home / STARTS).of(job),
     )
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.performance import Performance
 from salus.common.job import Job
+from salus.common.start.weights import Weights
 from salus.simulations.auditing.report import Tried
 from salus.simulations.auditing.world import Change, Craft, Observed, observed
 
@@ -19,12 +20,14 @@ class Target:
     Args:
         hospitals: folder with ``site-<n>/catalogue.sqlite``.
         decoding: how their files are decoded; None for files that are trusted.
+        start: the weights with which the job starts.
     """
 
     job: Job
     hospitals: Path
     sites: int
     decoding: Decoding | None = None
+    start: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Asked:
         return observed(
             job, hospitals or self.target.hospitals, self.folder / name, sites=self.sites, performance=self.performance,
             decoding=self.target.decoding, change=change, craft=craft, done=done, rounds=rounds,
+            start=None if job.start is None else self.target.start,
         )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def _declared(hospitals: Path, folder: Path, sites: int, job: Job) -> Path:
 
 def chosen(job: Job) -> Job:
     """Return the job that the attacker submits."""
-    task = job.task.changed(model="logistic", classes=(*job.task.classes, *NOBODYS))
+    task = job.task.changed(model="logistic", classes=(*job.task.classes, *NOBODYS), trainable=(), frozen=(), lora=None)
     training = job.training.changed(
         optimizer="sgd", learning_rate=RATE, momentum=0.0, weight_decay=0.0, batch_size=LARGEST_BATCH
     )
@@ -99,6 +99,7 @@ def chosen(job: Job) -> Job:
         update={
             "job": job.job.model_copy(update={"rounds": 2}),
             "task": task,
+            "start": None,
             "training": training,
             "evaluation": evaluation,
             "aggregation": job.aggregation.changed(strategy="fedavg"),

@@ -13,7 +13,7 @@ from salus.client.running import RunningJob
 from salus.common.batch import Batch
 from salus.common.errors import DataError
 from salus.common.job import Job
-from salus.common.models import build_model
+from salus.common.start.applying import first_network
 from salus.common.tasks import make_task
 from salus.common.tasks.steps import with_noise
 from salus.common.vectors import FloatVector, layout_of, write_parameters
@@ -75,7 +75,7 @@ class Membership:
             halves.append(np.concatenate([took_part[site] for site in sites]))
             candidates = [patient for site in sites for patient in people[site]]
             for against in asked.against:
-                fits[against].append(_fits(asked.job, _model(seen, against), candidates))
+                fits[against].append(_fits(asked, _model(seen, against), candidates))
             asked.tell(run + 1, runs)
         took = np.stack(halves)
         first = len(people[AUDITED])
@@ -109,9 +109,9 @@ def _model(seen: Observed, against: str) -> FloatVector:
     return (last.model + last.own / last.weight).astype(np.float32) if last.weight > 0 else last.model
 
 
-def _fits(job: Job, parameters: FloatVector, candidates: Sequence[Patient]) -> Vector:
+def _fits(asked: Asked, parameters: FloatVector, candidates: Sequence[Patient]) -> Vector:
     """Return the fit of a model to each patient: the mean over the patient's samples, ``[patients]``."""
-    task, model = make_task(job.task), build_model(job.task, job.job.seed)
+    task, model = make_task(asked.job.task), first_network(asked.job, asked.target.start)
     write_parameters(model, layout_of(model), parameters)
     model.eval()
     everybody = Cohort(candidates)

@@ -13,7 +13,8 @@ import torch
 from salus.client.running import RunningJob
 from salus.common.batch import Batch
 from salus.common.job import Job
-from salus.common.models import build_model
+from salus.common.start.applying import first_network
+from salus.common.start.weights import Weights
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Task
 from salus.common.tasks.steps import with_noise
@@ -72,7 +73,14 @@ def flipped(job: Job, count: int, seed: int) -> Coins:
     return Coins(make_canaries(make_task(job.task).spec, count, rng), rng.random(count) < 0.5, images)
 
 
-def guessed(job: Job, coins: Coins, seen: Observed, view: Callable[[Round], Vector], sites: int) -> Vector:
+def guessed(
+    job: Job,
+    coins: Coins,
+    seen: Observed,
+    view: Callable[[Round], Vector],
+    sites: int,
+    start: Weights | None = None,
+) -> Vector:
     """Return every canary's scores, ``[auditors, canaries]``: the sum over all rounds of how much of it is in the update.
 
     One auditor believes in the noise that the job states, the other in nearly none: each is the better one where it is right.
@@ -80,7 +88,7 @@ def guessed(job: Job, coins: Coins, seen: Observed, view: Callable[[Round], Vect
     Args:
         view: what of a round these attackers see.
     """
-    task, model = make_task(job.task), build_model(job.task, job.job.seed)
+    task, model = make_task(job.task), first_network(job, start)
     noises = [UNKNOWN * job.privacy.clip_norm_l2, *([_noise(job, seen, sites)] if job.privacy.noised else [])]
     loss = functools.partial(_losses, task)
     total = np.zeros((len(noises), len(coins.took_part)))
@@ -148,7 +156,7 @@ class OneRun:
         results = []
         for against in asked.against:
             view, text = view_of(job, against)
-            points = guessed(job, coins, seen, view, asked.sites)
+            points = guessed(job, coins, seen, view, asked.sites, asked.target.start)
             bound = found(job, coins, points, asked.confidence)
             note = f"{text}; {rounds} rounds; {bound.correct} of {bound.guesses} guesses were correct"
             plainly = (

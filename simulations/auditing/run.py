@@ -10,6 +10,7 @@ from typing import Protocol
 from salus.client.performance import Performance
 from salus.common.errors import ConfigError, JobError, SalusError
 from salus.common.job import Job
+from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.privacy.protocol.parameters import SMALLEST_COHORT
 from salus.server.checkpoints import Checkpoints
 from salus.simulations.auditing import ATTACKS, ORDER
@@ -81,7 +82,8 @@ def finished_run(run: Path, folder: Path) -> Target:
         (copied / f"site-{site}").mkdir()
         for file in (run / f"site-{site}").glob("catalogue.sqlite*"):
             shutil.copy2(file, copied / f"site-{site}")
-    return Target(jobs[-1].job, copied, len(sites))
+    job = jobs[-1].job
+    return Target(job, copied, len(sites), start=CoordinatorStarts(copied / "coordinator" / STARTS).of(job))
 
 
 def without_noise(job: Job) -> Job:

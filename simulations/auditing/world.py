@@ -18,6 +18,7 @@ from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
+from salus.common.start.weights import Weights
 from salus.common.strategies.wire import encode_model
 from salus.common.vectors import FloatVector, Layout
 from salus.privacy.contribution import Contribution, Float64Vector, Kind, Shape, Sum, to_vector
@@ -164,11 +165,13 @@ def observed(
     done: Callable[[int], None] = lambda round_: None,
     rounds: int | None = None,
     decoding: Decoding | None = None,
+    start: Weights | None = None,
 ) -> Observed:
     """Run a job over the catalogues of `hospitals` and return what can be seen of it.
 
     Args:
         hospitals: with ``site-<n>/catalogue.sqlite`` for every site.
+        start: the weights with which the job starts.
         folder: new, for ledgers, checkpoints and logs.
         rounds: after how many the job is given up; its plan, and so its noise, is that of the whole job. None for none.
         decoding: how files are decoded; None for files that are trusted.
@@ -188,7 +191,7 @@ def observed(
             site_id=number, identity=virtual_identity(secret, number), keys=dict(keys), store=MemoryStore(),
             coordinator_key=coordinator.public_key, catalogue=open_catalogue(hospitals, number, decoding),
             policy=lambda: OPEN_POLICY, performance=performance, events=EventLog(place / "events.jsonl"),
-            ledger=Ledger(place / "ledger.sqlite", SystemClock()), states=place / "states",
+            ledger=Ledger(place / "ledger.sqlite", SystemClock()), states=place / "states", starts=place / "starts",
         )  # fmt: skip
 
     made = {number: site(number) for number in keys}
@@ -198,6 +201,9 @@ def observed(
     events = EventLog(folder / "events.jsonl")
     federation = InOneProcess(made)
     watched = Watched(job, job_id, signed, federation, checkpoints, events, keys, craft=craft, done=done, rounds=rounds)
+    watched = Watched(
+        job, job_id, signed, InOneProcess(made), checkpoints, events, keys, craft=craft, done=done, start=start
+    )
     watched.run = run = JobRun(watched)
     with contextlib.suppress(_Enough):
         run.run()

@@ -50,10 +50,19 @@ class Here:
 
 
 class World:
-    def __init__(self, folder: Path, job: Job, sites: int = 3, coordinator: Identity | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        job: Job,
+        sites: int = 3,
+        coordinator: Identity | None = None,
+        policy: Policy | None = None,
+    ) -> None:
         self.coordinator = coordinator or Identity.generate()
         numbers = range(1, sites + 1)
-        self.sites = Here({n: toy_site(folder / f"s{n}", n, self.coordinator.public_key, sites=sites) for n in numbers})
+        self.sites = Here(
+            {n: toy_site(folder / f"s{n}", n, self.coordinator.public_key, policy, sites=sites) for n in numbers}
+        )
         self.keys = toy_keys(sites)
         self.job, self.signed = job, seal_job(job, self.coordinator)
         self.store = Checkpoints(folder / "c")

@@ -60,7 +60,7 @@ class Frames(nn.Module):
         features = tuple(f"feature {number}" for number in range(own.feature_width))
         single = task.changed(  # what belongs to the encoder is kept
             kind="classification", model=own.encoder, classes=features, shape=items.frame_shape,
-            class_weights=(), codes=(), transforms=(), trainable=(),
+            class_weights=(), codes=(), transforms=(), trainable=(), frozen=(), lora=None,
         )  # fmt: skip
         self.encoder: nn.Module = ENCODERS.get(own.encoder, error=JobError)(single)
 

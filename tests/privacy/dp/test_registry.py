@@ -4,10 +4,12 @@
 """
 
 import pytest
+import torch
 from tests.privacy.dp import test_segmentation_models
 
-from salus.common.job import TaskSettings, parse_job
+from salus.common.job import Lora, TaskSettings, parse_job
 from salus.common.models import MODELS, build_model
+from salus.common.models.lora import adapted_layers
 from salus.common.tasks import TASKS, make_task
 from salus.privacy.dp.checks import checked_clipper
 from salus.privacy.dp.fast import FastClipper
@@ -134,6 +136,23 @@ def test_a_network_agrees_with_the_loop_on_the_engine_that_is_stated(
 ) -> None:
     task = settings(kind, model, shape)
     assert isinstance(checked_clipper(build_model(task, 0), make_task(task)), engine)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "shape"),
+    [("classification", "cnn", (8, 8)), ("classification", "cnn", (8, 6, 8)), ("classification", "resnet50", (8, 8)),
+     ("classification", "convnext", (8, 8)), ("classification", "vit", (8, 8)), ("sequence", "gru", (8, 8)),
+     ("tabular", "logistic", TABLE)],
+)  # fmt: skip
+def test_a_network_with_adapters_agrees_with_the_loop_on_the_fast_engine(
+    kind: str, model: str, shape: tuple[int, ...]
+) -> None:
+    task = settings(kind, model, shape).changed(lora=Lora(rank=2))
+    network = build_model(task, 0)
+    with torch.no_grad():
+        for layer in adapted_layers(network):  # zero at first, which would hide the gradient of the other factor
+            layer.lora_up.weight.normal_(std=0.1)  # type: ignore[union-attr, operator]
+    assert isinstance(checked_clipper(network, make_task(task)), FastClipper)
 
 
 def test_every_network_and_every_task_is_in_a_table() -> None:
