@@ -11,6 +11,8 @@ ATTACKS = Registry(
     {
         "one-run": "salus.simulations.auditing.one_run:OneRun",
         "membership": "salus.simulations.auditing.membership:Membership",
+        "inversion": "salus.simulations.auditing.inversion:Inversion",
+        "property": "salus.simulations.auditing.properties:Property",
         "imprint": "salus.simulations.auditing.imprint:Imprint",
     },
 )

@@ -23,7 +23,7 @@ def test_a_model_that_learns_its_patients_by_heart_is_told_and_a_noised_one_is_n
 ) -> None:
     training = 'optimizer = "sgd"\nlocal_epochs = 40'
     job = parse_job(
-        job_text(rounds=2, min_sites=3, protection="masking", training=training).replace("[8, 8]", "[16, 16]")
+        job_text(rounds=1, min_sites=3, protection="masking", training=training).replace("[8, 8]", "[16, 16]")
     )
     plain, masked = Membership().tried(asked(job, hospitals, tmp_path / "bare", (PLAIN, MASKED), sites=5))
     assert plain.interval is not None
