@@ -33,7 +33,7 @@ def audit(
     ] = "",
     shadows: Annotated[
         int, typer.Option(min=3, max=100, help="Shadow models of membership inference; each runs the job again.")
-    ] = 7,
+    ] = 5,
     start: StartOption = None,
     output: Annotated[
         Path | None,

@@ -21,8 +21,8 @@ from salus.simulations.auditing.world import Change, Observed
 
 HIGH, LOW = 0.75, 0.25  # shares of the patients with the property
 FEWEST = 4  # patients of a site in a run
-RUNS = {PLAIN: 24, NOISED: 16}  # of the job; with five sites these are 120 and 80 guesses
-ROUNDS = {PLAIN: 1, NOISED: 8}  # seen in each; more would tell more, and take longer
+RUNS = {PLAIN: 16, NOISED: 10}  # of the job; with five sites these are 80 and 50 guesses
+ROUNDS = {PLAIN: 1, NOISED: 6}  # seen in each; more would tell more, and take longer
 MOST_OF_A_TENSOR = 4096
 Vector = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -39,7 +39,7 @@ class Effort:
 
     attacks: Sequence[str]
     canaries: int = 500
-    shadows: int = 7
+    shadows: int = 5
     confidence: float = 0.95
 
 
