@@ -125,9 +125,10 @@ def check_round(request: Request, job: Job) -> None:
     expected: Kind = "measure" if job.statistics is not None else "train"
     if request.kind == expected and 1 <= request.round <= job.job.rounds:
         return
-    if expected == "train" and request.kind == "evaluate" and request.round == job.job.rounds + 1:
+    evaluated = job.statistics is None or job.statistics.held_out > 0
+    if evaluated and request.kind == "evaluate" and request.round == job.job.rounds + 1:
         return
-    more = f" or evaluate in round {job.job.rounds + 1}" if expected == "train" else ""
+    more = f" or evaluate in round {job.job.rounds + 1}" if evaluated else ""
     raise Refused(
         f"Expected {expected} in a round from 1 to {job.job.rounds}{more}, got {request.kind} in round {request.round}.",
         remedy="Sign a new job.",

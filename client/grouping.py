@@ -1,12 +1,23 @@
 """A site's sums of rows by subgroup, for the evaluation of a model: exact with small groups hidden, or as one patient's part."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
 
-from salus.client.data.tensors import TensorSet
 from salus.common.subgroups.base import Groups
 from salus.common.subgroups.exact import GroupTotals
 from salus.common.sums.base import small_cells
+
+
+class Grouped(Protocol):
+    """Samples of patients whose groups are known, such as a `TensorSet`."""
+
+    def by_patient(self) -> list[list[int]]:
+        """Return the positions of each patient's samples."""
+
+    def places(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the groups of the samples at these positions, int64 ``[rows, attributes]``."""
 
 
 class GroupSums:
@@ -33,7 +44,7 @@ class GroupSums:
         for attribute in places.unbind(dim=1):
             self.rows.index_add_(0, attribute, rows)
 
-    def totals(self, data: TensorSet, least: int) -> GroupTotals:
+    def totals(self, data: Grouped, least: int) -> GroupTotals:
         """Return the sums of `data`, all of which was added, with small groups set to zero.
 
         Args:

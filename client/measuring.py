@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.data.withdrawals import withdrawn
 from salus.client.running import Account
+from salus.client.scoring import nothing, scored
 from salus.client.using import sums_ended
 from salus.common.columns import columns_of
 from salus.common.declaration import target_of
@@ -29,9 +31,12 @@ from salus.common.examples import ROW
 from salus.common.job import Job
 from salus.common.outcomes import Outcome, outcome_of
 from salus.common.packets import Request
+from salus.common.subgroups import groups_of
+from salus.common.subgroups.base import Subject
 from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of
 from salus.common.sums.exact import to_limbs
 from salus.common.sums.images import chain_of
+from salus.common.sums.scoring import Evaluated
 from salus.common.sums.state import state_from_bytes
 from salus.common.vocabulary import OTHER
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
@@ -39,7 +44,9 @@ from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.protection import Protection
 from salus.privacy.randomness import Stream
-from salus.privacy.shapes import measured_shape
+from salus.privacy.shapes import measured_shape, scored_shape
+
+SPLIT = {"train": DataKind.MEASURED, "val": DataKind.VALIDATION}  # of jobs that hold patients out
 
 
 class Measurer:
@@ -64,6 +71,7 @@ class Measurer:
         self._catalogue, self._job, self.sums = catalogue, job, sums
         self._patients, self._random = patients, random
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
+        self._share = job.statistics.held_out
         self._rows = Rows(job)
         self.left_out: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
@@ -71,6 +79,9 @@ class Measurer:
     def used(self) -> dict[str, DataKind]:
         """Return the patients of the data set as it is now, or those of them whose budget was reserved."""
         now = self._catalogue.patients(self._job.task.dataset)
+        if self._share:
+            splits = self._catalogue.splits(self._job.task.dataset, self._share)
+            return {patient: SPLIT[splits[patient]] for patient in now if splits.get(patient) in SPLIT}
         return dict.fromkeys(now if self._patients is None else now & self._patients, DataKind.MEASURED)
 
     def exact(self, step: int, state: Sequence[float]) -> tuple[int, Float64Vector]:
@@ -114,15 +125,36 @@ class Measurer:
         result: Float64Vector = noised(torch.from_numpy(total), sigma, Stream(self._random)).numpy()
         return result
 
+    def evaluated(self, blob: bytes, site: int) -> tuple[int, Float64Vector]:
+        """Return the number of held-out patients on whom the finished model was evaluated, and their numbers, see `scored`."""
+        assert isinstance(self.sums, Evaluated)  # Safe because `sums_of` refuses to hold out patients for other kinds.
+        self.left_out.clear()
+        self.lost.clear()
+        groups = groups_of(self._job)
+        least = max(self._min_patients(), self._asked, self._job.evaluation.min_patients)
+        patients = (
+            ((image, groups.of(Subject(info, site))) for image, info in mine) for mine in self._images(held_out=True)
+        )
+        count, found = scored(self._job, self.sums, groups, blob, patients, least)
+        return count, found.entries(self._job, least, sum(self.left_out.values()))
+
     def _by_patient(self) -> Iterator[Iterator[Measured]]:
         """Yield the readable images patient by patient; in a private job at most as many per patient as it allows."""
-        dataset = self._job.task.dataset
+        for mine in self._images(held_out=False):
+            yield (image for image, _ in mine)
+
+    def _images(self, *, held_out: bool) -> Iterator[Iterator[tuple[Measured, dict[str, Any]]]]:
+        """Yield the readable images, each with its facts, of the patients in the sums or of those held out of them."""
+        dataset, share = self._job.task.dataset, self._share
         self._catalogue.approvals.require(dataset)
         source = self._catalogue.source(dataset)
         rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)
         ordered = sorted(rows, key=lambda row: row[0].patient)
         gate = self._catalogue.withdrawals.gate()
+        splits = self._catalogue.splits(dataset, share) if share else {}
         for patient, group in itertools.groupby(ordered, key=lambda row: row[0].patient):
+            if share and splits.get(patient) != ("val" if held_out else "train"):
+                continue
             mine = list(group)
             if patient in gate.gone():  # since this step began
                 if self._patients is None:
@@ -132,8 +164,8 @@ class Measurer:
                 if patient not in self._patients:
                     continue
                 mine = mine[: self._job.privacy.images_per_patient]
-            read = (self._measured(source, image, facts) for image, facts in mine)
-            yield (measured for measured in read if measured is not None)  # one image in memory at a time
+            read = ((self._measured(source, image, facts), facts.info) for image, facts in mine)
+            yield ((image, info) for image, info in read if image is not None)  # one image in memory at a time
 
     def _measured(self, source: Source, image: CataloguedImage, facts: ImageFacts) -> Measured | None:
         try:
@@ -234,12 +266,15 @@ class MeasuringJob:
         self.measurer.lost.clear()
 
     def shape(self, request: Request, kind: Kind) -> Shape:
+        if kind == "evaluate" and isinstance(self.measurer.sums, Evaluated):
+            return scored_shape(self.job, self.measurer.sums)
         return measured_shape(self.job, 2 + cells_of(self.measurer.sums, request.round))
 
     def contribution(
         self, request: Request, blob: bytes, shape: Shape, site: int, late: DataKind = DataKind.NONE
     ) -> Contribution:
-        state = state_from_bytes(blob, self.measurer.sums.state_size(request.round))
+        evaluated = shape.kind == "evaluate"
+        state = [] if evaluated else state_from_bytes(blob, self.measurer.sums.state_size(request.round))
         if not self.broken:
             self.finding = None
         if self.account is not None:
@@ -247,24 +282,27 @@ class MeasuringJob:
             return self.account.spend(
                 request, "measure", blob, lambda: Contribution(self._noised(request, state, plan), 1.0, np.zeros(0))
             )
-        kind = DataKind.NONE
+        kind, wanted = DataKind.NONE, DataKind.VALIDATION if evaluated else DataKind.MEASURED
         try:
             if self.ended:
                 raise sums_ended()
-            if DataKind.MEASURED in late:
+            if wanted in late:
                 raise DataError(
                     "This site contributed nothing to earlier statistics of this data set, so it contributes nothing now.",
                     remedy="It takes part from the next cohort_epoch on, when all operators agree on one.",
                 )
-            patients, numbers = self.measurer.exact(request.round, state)
-            kind = DataKind.MEASURED if patients else DataKind.NONE
+            patients, numbers = (
+                self.measurer.evaluated(blob, site) if evaluated else self.measurer.exact(request.round, state)
+            )
+            kind = wanted if patients else DataKind.NONE
             self._measured(request)
         except Exception as problem:
             if not self.protection.protects:
                 self.finding = Finding(describe(problem))
                 raise
             self._nothing(request, problem)  # a refusal would reveal something about its patients
-            numbers = to_limbs(np.zeros(2 + cells_of(self.measurer.sums, request.round)))
+            sums = self.measurer.sums
+            numbers = nothing(self.job) if evaluated else to_limbs(np.zeros(2 + cells_of(sums, request.round)))
         return Contribution(np.zeros(0, np.float32), 0.0, numbers, kind)
 
     def _noised(self, request: Request, state: Sequence[float], plan: Plan) -> Float64Vector:

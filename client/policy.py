@@ -80,6 +80,13 @@ class Policy(Strict):
         for refusal in self.objections(job):
             raise refusal
 
+    def least(self, job: Job) -> int:
+        """Return the fewest patients in a cell of statistics or in a subgroup that a site does not hide in this job."""
+        asked = job.evaluation.min_patients
+        if job.statistics is not None:
+            asked = max(job.statistics.min_patients, asked if job.statistics.held_out else 0)
+        return max(self.min_patients_per_cell, asked)
+
     def objections(self, job: Job) -> Iterator[Refused]:
         """Yield the refusal of each rule that does not allow this job."""
         if not protection_of(job).protects and not self.allow_unprotected:

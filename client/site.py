@@ -166,8 +166,7 @@ class Site:
 
     def _least(self, job: Job) -> int:
         """Return the fewest patients of this site in a cell of statistics or a subgroup that it does not hide."""
-        asked = job.evaluation.min_patients if job.statistics is None else job.statistics.min_patients
-        return max(self._policy().min_patients_per_cell, asked)
+        return self._policy().least(job)
 
     def _protect(
         self, request: Request, running: Running, model: bytes, shape: Shape, contribution: Contribution

@@ -44,8 +44,8 @@ def without_effect(job: "Job") -> Mapping[str, str]:
         found["evaluation.min_patients"] = "evaluation.subgroups is empty"
     elif job.privacy.noised:
         found["evaluation.min_patients"] = "noise, and not the size of a group, protects its patients"
-    if job.statistics is not None:
-        found["evaluation.subgroups"] = "a job with a section statistics trains no model"
+    if job.statistics is not None and not job.statistics.held_out:
+        found["evaluation.subgroups"] = "statistics.held_out is 0, so no model is evaluated"
     stepless = ""
     if job.statistics is not None:
         stepless = "a job with a section statistics trains nothing"

@@ -136,8 +136,16 @@ class Job(Strict):
 
     @model_validator(mode="after")
     def _subgroups_are_evaluated(self) -> Self:
-        if self.evaluation.subgroups and self.statistics is not None:
-            raise ValueError("expected no evaluation.subgroups with the section statistics, which trains no model")
+        held_out = self.statistics.held_out if self.statistics is not None else 0.0
+        if held_out and self.privacy.noised:
+            raise ValueError(
+                "expected statistics.held_out = 0 with noise: such a model is evaluated without noise only"
+            )
+        if self.evaluation.subgroups and self.statistics is not None and not held_out:
+            raise ValueError(
+                "expected no evaluation.subgroups with the section statistics, or statistics.held_out above 0: "
+                "otherwise no model is evaluated"
+            )
         if self.evaluation.subgroups and self.privacy.noised and self.privacy.evaluation_share == 0:
             raise ValueError("expected privacy.evaluation_share above 0 with evaluation.subgroups")
         return self

@@ -49,6 +49,8 @@ class Statistics(Section):
         modalities: DICOM modalities that are counted separately; all others are counted together.
         vendors: Scanner vendors for each of which quantiles are reported; empty reports one set for all images.
         min_patients: Each site suppresses cells in which fewer of its patients are counted; without noise only.
+        held_out: Share of each site's patients that are in no sum, and on whom the finished model is evaluated; with 0 it is not.
+            Only without noise, and for kinds whose model tells classes apart.
     """
 
     plugins: ClassVar[Mapping[str, str | Registry]] = {"kind": "salus.common.sums:SUMS"}
@@ -67,6 +69,9 @@ class Statistics(Section):
     modalities: Annotated[tuple[Label, ...], Field(max_length=16)] = ("CT", "MR", "DX", "CR")
     vendors: Annotated[tuple[Label, ...], Field(max_length=16)] = ()
     min_patients: Annotated[int, Field(ge=1)] = 5  # a common rule of registries
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = (
+        0.0  # all patients count, as in jobs from before there was this key
+    )
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:

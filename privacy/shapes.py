@@ -15,6 +15,7 @@ from salus.common.subgroups.exact import grouped_size
 from salus.common.sums import sums_of
 from salus.common.sums.base import cells_of
 from salus.common.sums.exact import exact_size
+from salus.common.sums.scoring import Evaluated
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Task
 from salus.privacy.contribution import Kind, Shape
@@ -34,7 +35,12 @@ def shapes_of(job: Job) -> tuple[Shape, ...]:
     """
     if job.statistics is not None:
         sums = sums_of(job)
-        return tuple(measured_shape(job, 2 + cells_of(sums, step)) for step in range(1, sums.steps + 1))
+        measured = tuple(measured_shape(job, 2 + cells_of(sums, step)) for step in range(1, sums.steps + 1))
+        return (
+            (*measured, scored_shape(job, sums))
+            if isinstance(sums, Evaluated) and job.statistics.held_out
+            else measured
+        )
     task, parameters = make_task(job.task), cost_of(job).parameters
     evaluated = not job.privacy.noised or job.privacy.evaluation_share > 0
     kinds: tuple[Kind, ...] = ("train", "evaluate") if evaluated else ("train",)
@@ -67,6 +73,11 @@ def shape_of(job: Job, kind: Kind, parameters: int, task: Task) -> Shape:
         )
     size = task.private_statistics_size * (1 + groups_of(job).count)
     return Shape(size, 0, float(job.aggregation.max_patients) + _room(job, "evaluate", size), kind)
+
+
+def scored_shape(job: Job, sums: Evaluated) -> Shape:
+    """Return the public shape of the evaluation of a finished model from sums."""
+    return shape_of(job, "evaluate", 0, sums.evaluation)
 
 
 def measured_shape(job: Job, cells: int) -> Shape:

@@ -5,18 +5,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from salus.common.canonical import canonical_json
 from salus.common.errors import RoundError
 from salus.common.files import write_whole
 from salus.common.identity import Identity
 from salus.common.sums import sums_of
 from salus.common.sums.base import Totals, cells_of, norm_of
 from salus.common.sums.exact import from_limbs
+from salus.common.sums.scoring import Evaluated
 from salus.common.sums.signed_model import seal_model
 from salus.common.sums.state import state_to_bytes
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
-from salus.privacy.shapes import measured_shape
-from salus.server.attempts import Attempts
+from salus.privacy.shapes import measured_shape, scored_shape
+from salus.server.attempts import Attempts, Cancelled
+from salus.server.evaluating import EvaluationSums
 
 
 @dataclass
@@ -67,7 +70,29 @@ class StatisticsRun:
             attempts.events.emit(
                 "round", job=job_id, round=step, of=self.sums.steps, sites=list(total.sites), metrics={}
             )
+        self._evaluate()
         return result
+
+    def _evaluate(self) -> None:
+        """Have the finished model evaluated at the sites; a failure here does not fail the job, whose model is complete.
+
+        The sites receive the model itself, so they sign its hash.
+        """
+        assert self.job.statistics is not None  # Safe because only jobs with statistics are run here.
+        attempts, job_id = self.attempts, self.attempts.job_id
+        model = attempts.checkpoints.records(job_id)[-1].get("model")
+        if not self.job.statistics.held_out or not isinstance(self.sums, Evaluated) or not isinstance(model, dict):
+            return
+        shape = scored_shape(self.job, self.sums)
+        try:
+            total = attempts.sum(self.sums.steps + 1, "evaluate", canonical_json(model), shape)
+        except Cancelled:
+            raise
+        except RoundError as problem:
+            attempts.events.emit("not-evaluated", job=job_id, text=str(problem))
+            return
+        evaluation = EvaluationSums(self.job, self.sums.evaluation, len(attempts.keys))
+        attempts.events.emit("evaluated", job=job_id, **evaluation.fields(total, shape))
 
     def _totals(self, step: int, total: Sum, shape: Shape) -> Totals:
         if not self.job.privacy.noised:

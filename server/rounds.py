@@ -8,24 +8,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from salus.common.errors import RoundError
-from salus.common.estimates import to_plain
-from salus.common.figures import Figures
 from salus.common.start.applying import first_network
 from salus.common.strategies import strategy_of
 from salus.common.strategies.base import Mean, Sent
 from salus.common.strategies.wire import encode_model
-from salus.common.subgroups import groups_of
-from salus.common.subgroups.exact import from_entries
-from salus.common.subgroups.noisy import rows_of, total_noise, total_of
-from salus.common.subgroups.results import AttributeResult, exact_results, noisy_results, results_to_plain
-from salus.common.sums.exact import exact_size, from_limbs
+from salus.common.sums.exact import from_limbs
 from salus.common.tasks import make_task
-from salus.common.tasks.base import Totals
 from salus.common.vectors import FloatVector, frozen_of, layout_of, read_parameters
 from salus.privacy.contribution import Kind, Shape, Sum
-from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import COHORT, shape_of
 from salus.server.attempts import Attempts, Cancelled
+from salus.server.evaluating import EvaluationSums
 
 Evaluator = Callable[[FloatVector], dict[str, float]]
 
@@ -69,7 +62,7 @@ class JobRun:
         # A model file of a job with a start is complete: what is frozen follows from no seed.
         self.frozen = {} if self.job.start is None else frozen_of(initial)
         self.strategy = strategy_of(self.job)
-        self.groups = groups_of(self.job)
+        self.evaluation = EvaluationSums(self.job, self.task, len(self.attempts.keys))
 
     def run(self) -> FloatVector:
         """Run every remaining round and return the final model.
@@ -122,20 +115,13 @@ class JobRun:
         if self.job.privacy.noised and self.job.privacy.evaluation_share == 0:
             return
         try:
-            total, metrics = self._round(self.job.job.rounds + 1, "evaluate", {})
+            total, _ = self._round(self.job.job.rounds + 1, "evaluate", {})
         except Cancelled:
             raise
         except RoundError as problem:
             self.events.emit("not-evaluated", job=self.job_id, text=str(problem))
             return
-        self.events.emit(
-            "evaluated",
-            job=self.job_id,
-            sites=list(total.sites),
-            metrics=metrics,
-            figures=self._figures(total).model_dump(mode="json"),
-            **({"subgroups": results_to_plain(self._subgroups(total))} if self.groups.count else {}),
-        )
+        self.events.emit("evaluated", job=self.job_id, **self.evaluation.fields(total, self._shape("evaluate")))
 
     def _round(self, round_: int, kind: Kind, sent: Sent) -> tuple[Sum, dict[str, object]]:
         """Return the sum of one round and the metrics of the model that the sites received.
@@ -150,7 +136,7 @@ class JobRun:
                 total.mean_update(shape)  # raises if no site sent a weight
 
         total = self.attempts.sum(round_, kind, encode_model(self.layout, self.model, sent), shape, useful)
-        return total, self._metrics(total, kind)
+        return total, self.evaluation.metrics(total, shape)
 
     def _cohort(self, total: Sum) -> dict[str, int]:
         """Return `COHORT` of a round over all sites; empty with noise."""
@@ -158,40 +144,6 @@ class JobRun:
             return {}
         numbers = from_limbs(total.statistics(self._shape("train"), 1.0)[self.task.statistics_size :])
         return {name: round(float(number)) for name, number in zip(COHORT, numbers, strict=True)}
-
-    def _metrics(self, total: Sum, kind: Kind) -> dict[str, object]:
-        """Return the metrics in a sum: with noise, only an evaluation has metrics, each with its standard error."""
-        if not self.job.privacy.noised:
-            return to_plain(self.task.metrics(self._statistics(total, kind)))
-        return to_plain(self.task.private_metrics(*self._noised(total))) if kind == "evaluate" else {}
-
-    def _figures(self, total: Sum) -> Figures:
-        if not self.job.privacy.noised:
-            return self.task.figures(self._statistics(total, "evaluate"))
-        return self.task.private_figures(*self._noised(total))
-
-    def _statistics(self, total: Sum, kind: Kind) -> Totals:
-        statistics = total.statistics(self._shape(kind), self.job.aggregation.max_patients)
-        return statistics[: self.task.statistics_size]
-
-    def _noised(self, total: Sum) -> tuple[Totals, float]:
-        """Return the noisy statistics of all patients and the standard deviation of their noise."""
-        rows, noise = self._noised_rows(total)
-        return total_of(rows, self.groups), noise * total_noise(self.groups)
-
-    def _noised_rows(self, total: Sum) -> tuple[Totals, float]:
-        """Return the noisy statistics of all patients and of each subgroup, ``[1 + groups, row]``, and the noise's deviation."""
-        shape = self._shape("evaluate")
-        noise = noise_in_sum(self.job, shape, roster=len(self.attempts.keys), sites=len(total.sites))
-        return rows_of(total.vector[: shape.parameters], self.groups), noise * self.groups.norm_l2
-
-    def _subgroups(self, total: Sum) -> tuple[AttributeResult, ...]:
-        if self.job.privacy.noised:
-            rows, noise = self._noised_rows(total)
-            return noisy_results(self.task, self.groups, rows[1:], noise)
-        size, bound = self.task.statistics_size, self.job.aggregation.max_patients
-        entries = total.statistics(self._shape("evaluate"), 1.0)[size + exact_size(len(COHORT)) :]
-        return exact_results(self.task, self.groups, from_entries(entries, self.groups, size, bound))
 
     def _shape(self, kind: Kind) -> Shape:
         return shape_of(self.job, kind, self.layout.size, self.task)

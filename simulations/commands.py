@@ -134,8 +134,9 @@ def _values(job: "Job", result: "SimulationResult", *, kept: bool) -> dict[str, 
         del values["model"]
     if job.statistics is not None:
         shown = {"statistics": result.statistics, "transforms": result.transforms, "seconds": values["seconds"]}
-        if result.metrics:
-            shown |= {name: values[name] for name in ("metrics", "sites") if name in values}
+        if result.metrics or result.evaluation:
+            names = "metrics", "sites", "evaluation", "subgroups"
+            shown |= {name: values[name] for name in names if values.get(name)}
         if kept and result.model.exists():
             shown |= {"model": values["model"], "signed_by": result.signed_by}
         return shown
@@ -170,8 +171,6 @@ def _show_values(result: "SimulationResult") -> None:
         means = [name.removesuffix(MEAN) for name in result.metrics if name.endswith(MEAN)]
         rows = [(site, *(_known(found.get(name)) for name in means)) for site, found in result.sites.items()]
         table("Each hospital's test patients", ["", *means], rows)
-    if result.statistics:
-        return
     if result.evaluation:
         rows = [(name, metric_text(value)) for name, value in result.evaluation.items()]
         table("Final model on the sites' validation patients", ["", ""], rows)
@@ -179,6 +178,8 @@ def _show_values(result: "SimulationResult") -> None:
         from salus.common.subgroups.printing import show_subgroups
 
         show_subgroups("Final model by subgroup of the sites' validation patients", result.subgroups)
+    if result.statistics:
+        return
     out.print(f"Time: {result.seconds:.1f} s. Peak memory: {result.peak_rss_mb:.0f} MB.")
     if result.quarantined:
         unused = ", ".join(f"{count} {reason}" for reason, count in sorted(result.quarantined.items()))

@@ -46,4 +46,10 @@ def sums_of(job: Job) -> Sums:
             f"Expected rounds = {sums.steps} for statistics of kind {job.statistics.kind!r}, got {job.job.rounds}.",
             remedy="Set rounds to that number.",
         )
+    if job.statistics.held_out and not hasattr(sums, "evaluation_rows"):
+        raise JobError(
+            f"Expected statistics.held_out = 0 for statistics of kind {job.statistics.kind!r}, whose result is no model that "
+            "tells classes apart.",
+            remedy="Remove the line, or use a kind such as logistic, boosting, forest or least-squares.",
+        )
     return sums

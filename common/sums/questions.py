@@ -59,7 +59,7 @@ def questions_of(job: Job, least: int) -> Mapping[str, str]:
             *steps,
             *([{"seed": job.job.seed}] if settings.kind in DRAWN else []),
         ]
-        return {settings.kind: _text([*whole, least])}
+        return {settings.kind: _text([*whole, least]), **_subgroups(job, least)}
     questions = {"summary: labels": _text([list(task.classes), *steps, least])}
     for column in columns_of(task):
         questions[f"summary: column {column.name}"] = _text([_plain(column), settings.bins, *steps, least])

@@ -4,9 +4,10 @@ A kind of statistics whose `model` is more than a summary fulfils `Scored` besid
 site holds; in a simulation no site holds the test split.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch
 from salus.common.batch import Batch, Field
 from salus.common.job import TaskSettings
 from salus.common.sums.base import Float64Vector, Measured
-from salus.common.tasks.base import Said
+from salus.common.tasks.base import Said, Task
 from salus.common.tasks.classification import Classification
 
 
@@ -30,6 +31,18 @@ class Scored(Protocol):
 
     def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
         """Return the metrics of a finished model; empty without patients of whom the truth is known."""
+
+
+@runtime_checkable
+class Evaluated(Protocol):
+    """Statistics whose model is evaluated at the sites, by rows that add up over patients and sites."""
+
+    @property
+    def evaluation(self) -> Task:
+        """The task whose rows, metrics and figures these are."""
+
+    def evaluation_rows(self, model: Mapping[str, Any], image: Measured) -> torch.Tensor | None:
+        """Return the row of one image for `evaluation`, ``[1, row]``; None where the model or the label says nothing."""
 
 
 class _Metrics(Classification):
@@ -80,6 +93,19 @@ class FromLogits(ABC):
         """Return the most probable class, with the probability of each."""
         logits = self._logits(model, image)
         return None if logits is None else said_of(self._task.classes, logits)
+
+    @functools.cached_property
+    def evaluation(self) -> Task:
+        """The classification of the job's classes."""
+        return cast("Task", _Metrics(self._task))  # a task in all but its settings, which no job states
+
+    def evaluation_rows(self, model: Mapping[str, Any], image: Measured) -> torch.Tensor | None:
+        """Return the row of a classification."""
+        logits = self._logits(model, image) if image.label is not None else None
+        if logits is None:
+            return None
+        batch = Batch({"label": torch.tensor([image.label])})
+        return self.evaluation.rows(torch.from_numpy(np.asarray(logits)[None]), batch)
 
     def scores(self, model: Mapping[str, Any], images: Iterable[Measured]) -> dict[str, float]:
         """Return the metrics of a classification."""

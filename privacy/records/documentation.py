@@ -104,8 +104,12 @@ def _data(job: Job, roster: Roster) -> dict[str, Any]:
 
 
 def _validation(job: Job, share: float) -> str:
+    if job.statistics is not None and not job.statistics.held_out:
+        return "none: this model from sums was not evaluated at the sites"
     if job.statistics is not None:
-        return "none: a model from sums is not evaluated at the sites"
+        return (
+            f"each site's own validation split, or else {job.statistics.held_out:g} of its patients, who are in no sum"
+        )
     return f"each site's own validation split, or else {share:g} of its patients, who are not trained on"
 
 

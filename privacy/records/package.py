@@ -1,5 +1,6 @@
 """What a package proves beyond its signatures: that its cards follow from what the sites signed, and that the model is theirs."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ OTHER_WORDS = (
     "other words"
 )
 FROM_SUMS = "that the model follows from the sites' sums: only the coordinator, who computed it, signed it"
+EVALUATED_SUMS = "that the model follows from the sites' sums: the sites evaluated it, but the coordinator computed it"
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,11 @@ def _check_model(package: Package, checked: Checked | None) -> list[str]:
         if (model.job, model.job_sha256) != (package.manifest.job_id, package.manifest.job_sha256):
             raise changed(f"{layout.SUMS_MODEL} is of another job than {layout.MANIFEST}")
         _check_trees(package, model.model)
-        return [FROM_SUMS]
+        if checked is None or checked.verified.evaluated is None:
+            return [FROM_SUMS]
+        if hashlib.sha256(canonical_json(model.model)).digest() != checked.verified.evaluated:
+            raise changed(f"{layout.SUMS_MODEL} is not the model that the sites evaluated at the end of the job")
+        return [EVALUATED_SUMS]
     if not package.has(layout.MODEL):
         raise changed(f"the file {layout.MODEL} is missing")
     from salus.common.package.model import check_start, sent_hash  # importing torch takes seconds

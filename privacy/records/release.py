@@ -25,6 +25,7 @@ from salus.privacy.records.package import Evidence
 
 CONTEXT, ENDORSEMENT_CONTEXT = "salus/release/1", "salus/endorsement/1"
 AUDIT_FORMAT = "salus/audit/1"
+NO_AUDIT = "a model from sums without noise is not audited: nothing limits what its numbers reveal about one patient"
 NO_CLAIM = "the job promises no epsilon, so there is no claim that an audit could refute"
 
 
@@ -33,8 +34,8 @@ class Release(Strict):
 
     Args:
         package: hash of the signed manifest.
-        audit_sha256: of ``audit.json``.
-        reason: why a network with revealing layers is released nevertheless; empty where it has none.
+        audit_sha256: of ``audit.json``; None for a job that is not audited, see `unaudited`.
+        reason: why a model is released that has revealing layers, or that was not audited; may be empty for others.
         statements: what the reader must know about the claim.
     """
 
@@ -42,7 +43,7 @@ class Release(Strict):
 
     format: Literal[1] = 1
     package: HexKey
-    audit_sha256: HexKey
+    audit_sha256: HexKey | None
     reason: Annotated[str, Field(max_length=1000)]
     statements: Annotated[tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=20)]
     at: AwareDatetime
@@ -70,7 +71,7 @@ def missing_for_release(package: Package, evidence: Evidence, audit: bytes | Non
 
     Args:
         audit: ``audit.json``, which `salus audit` writes; None without one.
-        reason: for the release of a network with layers that reveal single samples.
+        reason: for the release of a network with layers that reveal single samples, or of a model that is not audited.
     """
     found = []
     if evidence.verified is None:
@@ -82,13 +83,22 @@ def missing_for_release(package: Package, evidence: Evidence, audit: bytes | Non
         found.append(f"there is no evaluation at the sites ({why})")
     if not evidence.evaluation.get("subgroups"):
         found.append("there is no table of subgroups: the job names none in evaluation.subgroups")
-    found += _audit_gaps(package.job, audit)
+    found += _audit_gaps(package.job, audit, reason)
     found += _architecture_gaps(package.job, reason)
     found += _licence_gaps(package.json(layout.SBOM))
     return found
 
 
-def _audit_gaps(job: Job, audit: bytes | None) -> list[str]:
+def unaudited(job: Job) -> bool:
+    """Return whether no audit of a job is needed: of a model from sums without noise, which makes no claim."""
+    return job.statistics is not None and not job.privacy.noised
+
+
+def _audit_gaps(job: Job, audit: bytes | None, reason: str) -> list[str]:
+    if unaudited(job):
+        return [] if reason else ["salus audit does not attack models from sums; give a --reason"]
+    if job.statistics is not None:
+        return ["salus audit does not attack models from sums, so the claim of this one is not checked"]
     if audit is None:
         return ["there is no audit: run salus audit, which writes audit.json"]
     found = json_of(audit, layout.AUDIT)
@@ -139,8 +149,10 @@ def _licence_gaps(bill: Any) -> list[str]:
     return [f"{layout.SBOM} lists no licence of {', '.join(without[:5])}"] if without else []
 
 
-def statements_of(job: Job, audit: bytes) -> tuple[str, ...]:
+def statements_of(job: Job, audit: bytes | None) -> tuple[str, ...]:
     """Return what the reader of a release must know about the claim and its audit."""
+    if audit is None or unaudited(job):
+        return NO_CLAIM, NO_AUDIT
     found = json_of(audit, layout.AUDIT)
     if not job.privacy.noised:
         return (NO_CLAIM,)
@@ -174,10 +186,12 @@ def release_of(package: Package, evidence: Evidence) -> Release | None:
         package, layout.RELEASE, unhex(package.roster.coordinator.public_key), CONTEXT, "the coordinator"
     )
     release = validate(Release, document, error=PackageError, what=layout.RELEASE, received=True)
-    audit = package.read(layout.AUDIT)
+    audit = None if unaudited(package.job) else package.read(layout.AUDIT)
+    if audit is None and package.has(layout.AUDIT):
+        raise changed(f"{layout.AUDIT} is there, but a model from sums without noise is not audited")
     if release.package != package.sha256:
         raise changed(f"{layout.RELEASE} is of another package")
-    if release.audit_sha256 != hashlib.sha256(audit).hexdigest():
+    if release.audit_sha256 != (None if audit is None else hashlib.sha256(audit).hexdigest()):
         raise changed(f"{layout.AUDIT} is not the audit that {layout.RELEASE} names")
     if gaps := missing_for_release(package, evidence, audit, release.reason):
         raise changed(f"it was released although {gaps[0]}")

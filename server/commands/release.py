@@ -18,26 +18,28 @@ def release(
     job: Annotated[str, typer.Option(help="Id of the job, where the folder has several finished ones.")] = "",
     audit: Annotated[Path | None, typer.Option(help="The audit.json of the job; by default that in RUN.")] = None,
     reason: Annotated[
-        str, typer.Option(help="Why a network with a wide layer on the raw input is released nevertheless.")
+        str,
+        typer.Option(help="Why a model from sums, or a network with a wide layer on the raw input, is released."),
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Sign a package as released, if its records are complete and an audit does not refute its claim; exit code 14 if not.
 
     Needed: a transcript that verifies, the ledger head of every site, an evaluation with subgroups, an audit, no layer that
-    reveals samples without a reason, licences of all software.
+    reveals samples without a reason, licences of all software. A model from sums without noise needs a reason, not an audit.
     """
     from salus.common.clock import SystemClock
     from salus.common.package import layout
     from salus.common.package.adding import add_files
     from salus.common.package.checking import checked_package
     from salus.privacy.records.package import evidence_of
-    from salus.privacy.records.release import Release, missing_for_release, seal_release, statements_of
+    from salus.privacy.records.release import Release, missing_for_release, seal_release, statements_of, unaudited
     from salus.server.packaging.runs import exported_package, open_run
 
     finished = open_run(run, job)
     package = package or exported_package(run, finished.job_id)
-    found = _audit_of(audit or run / layout.AUDIT, given=audit is not None)
+    audited = not unaudited(finished.job)
+    found = _audit_of(audit or run / layout.AUDIT, given=audit is not None) if audited else None
     with checked_package(package, finished.consortium_key) as checked:
         if checked.manifest.job_id != finished.job_id:
             raise ConfigError(
@@ -47,16 +49,17 @@ def release(
         gaps = missing_for_release(checked, evidence_of(checked), found, reason)
         if as_json and gaps:
             emit_json({"released": False, "missing": gaps})
-        if gaps or found is None:
+        if gaps:
             raise PackageError(f"Not released: {'; '.join(gaps)}.", remedy="See docs/package.md, Release.")
         signed = Release(
             package=checked.sha256,
-            audit_sha256=hashlib.sha256(found).hexdigest(),
+            audit_sha256=None if found is None else hashlib.sha256(found).hexdigest(),
             reason=reason,
             statements=statements_of(checked.job, found),
             at=SystemClock().now(),
         )
-    add_files(package, {layout.AUDIT: found, layout.RELEASE: seal_release(signed, finished.coordinator)})
+    attached = {} if found is None else {layout.AUDIT: found}
+    add_files(package, {**attached, layout.RELEASE: seal_release(signed, finished.coordinator)})
     if as_json:
         emit_json({"released": True, "path": str(package), **signed.model_dump(mode="json")})
         return

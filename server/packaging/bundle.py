@@ -160,7 +160,7 @@ def _metadata(job: Job, graph: Graph) -> dict[str, Any]:
                     "format": kind,
                     "modality": task.modality or "any",
                     "num_channels": task.channels,
-                    "spatial_shape": given["shape"][2:],
+                    "spatial_shape": list(task.shape),  # to which the preprocessing brings every image, or of a window
                     "dtype": given["dtype"],
                     "is_patch_data": False,
                 }

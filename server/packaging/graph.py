@@ -6,7 +6,7 @@ The graph holds the network alone: transforms, sliding windows, softmax or sigmo
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ OPSET = 20  # of ONNX 1.15; has GroupNormalization's parts and the resizing that
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest output, at least of 1
 BATCHES = (1, 3)  # sizes with which the graph is compared; it was traced with another one
 TRACED = 2
+GROWN = {2: (32, 64), 3: (32, 16, 48)}  # by dimensions: how much each side grows for the comparison at another size
+SIDES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 WHAT = "An ONNX export"
 OUTSIDE = "transforms before it, sliding windows, softmax or sigmoid, and what makes boxes or objects of maps"
 
@@ -43,7 +45,7 @@ class Graph:
 
 
 def to_onnx(job: Job, network: nn.Module) -> Graph:
-    """Return a job's network as an ONNX file with any number of items in a batch.
+    """Return a job's network as an ONNX file with any number of items in a batch, and images of any size where it allows that.
 
     Args:
         network: with its trained parameters, in evaluation mode.
@@ -55,29 +57,63 @@ def to_onnx(job: Job, network: nn.Module) -> Graph:
     for module in ("onnx", "onnxscript", "onnxruntime"):
         required(module, extra="onnx", what=WHAT)
     names, tensors = _call(job, network)
-    outputs = _outputs(network(*tensors)) if tensors else []
+    other = _grown(job, network, names, tensors)
+    if other is not None:
+        with suppress(JobError):  # a network that only torch runs at another size; the graph is then for one size
+            return _graph(job, network, names, tensors, other)
+    return _graph(job, network, names, tensors, None)
+
+
+def _grown(job: Job, network: nn.Module, names: Sequence[str], tensors: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Return an image of another size, if that is the network's only input and torch can run it; else None."""
+    grown = GROWN.get(len(job.task.shape))
+    if names != ["image"] or grown is None or tensors[0].dim() != 2 + len(grown):
+        return None
+    size = [side + more for side, more in zip(tensors[0].shape[2:], grown, strict=True)]
+    other = torch.rand(1, tensors[0].shape[1], *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            network(other)
+    except Exception:  # of any network: made for one size
+        return None
+    return other
+
+
+def _graph(
+    job: Job, network: nn.Module, names: list[str], tensors: tuple[torch.Tensor, ...], other: torch.Tensor | None
+) -> Graph:
+    """Return the graph for images of one size, or of any size if there is one of another size for the comparison."""
+    with torch.no_grad():
+        outputs = _outputs(network(*tensors))
     given = ["output"] if len(outputs) == 1 else [f"output_{place}" for place in range(len(outputs))]
+    free = [0] if other is None else [0, *range(2, other.dim())]
     with _quiet():
         try:
             program = torch.onnx.export(
                 network, tensors, dynamo=True, verbose=False, opset_version=OPSET,
-                dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in tensors),
-                input_names=list(names), output_names=given,
+                dynamic_shapes=tuple(dict.fromkeys(free, torch.export.Dim.DYNAMIC) for _ in tensors),
+                input_names=names, output_names=given,
             )  # fmt: skip
             assert program is not None  # Safe because dynamo=True.
             data: bytes = program.model_proto.SerializeToString()
         except Exception as problem:  # of any part of the exporter
             raise _refused(job, f"torch's exporter ends with {type(problem).__name__}") from None
+    batches = [[tensor[torch.arange(size) % len(tensor)] for tensor in tensors] for size in BATCHES]
+    sizes = [list(job.task.shape)] if other is None else [list(job.task.shape), list(other.shape[2:])]
     return Graph(
         data,
         {
             "format": 1,
             "opset": OPSET,
-            "inputs": [_shape(name, tensor) for name, tensor in zip(names, tensors, strict=True)],
-            "outputs": [_shape(name, tensor) for name, tensor in zip(given, outputs, strict=True)],
+            "inputs": [_shape(name, tensor, other is not None) for name, tensor in zip(names, tensors, strict=True)],
+            "outputs": _output_shapes(given, outputs, None if other is None else _outputs(network(other))),
+            "spatial_size": "fixed" if other is None else "any size that the network takes",
             "tolerance": TOLERANCE,
-            "largest_difference": _difference(job, network, data, names, tensors),
+            "largest_difference": _difference(
+                job, network, data, names, batches if other is None else [*batches, [other]]
+            ),
             "compared_with_batches_of": list(BATCHES),
+            "compared_with_sizes": sizes,
             "not_inside": OUTSIDE,
         },
     )
@@ -105,13 +141,12 @@ def _call(job: Job, network: nn.Module) -> tuple[list[str], tuple[torch.Tensor, 
 
 
 def _difference(
-    job: Job, network: nn.Module, data: bytes, names: Sequence[str], tensors: Sequence[torch.Tensor]
+    job: Job, network: nn.Module, data: bytes, names: Sequence[str], batches: Sequence[Sequence[torch.Tensor]]
 ) -> float:
     """Return the largest difference between both; raises JobError if it is beyond the tolerance."""
     onnxruntime = required("onnxruntime", extra="onnx", what=WHAT)
     worst = 0.0
-    for size in BATCHES:
-        inputs = [tensor[torch.arange(size) % len(tensor)] for tensor in tensors]
+    for inputs in batches:
         with torch.no_grad():
             wanted = [output.numpy() for output in _outputs(network(*inputs))]
         try:
@@ -120,8 +155,11 @@ def _difference(
             given = {name: value.numpy() for name, value in zip(names, inputs, strict=True) if name in taken}
             found = session.run(None, given)
         except Exception as problem:
-            raise _refused(job, f"onnxruntime ends with {type(problem).__name__} for {size} items") from None
+            shape = " x ".join(map(str, inputs[0].shape)) if inputs else ""
+            raise _refused(job, f"onnxruntime ends with {type(problem).__name__} for an input of {shape}") from None
         for ours, theirs in zip(found, wanted, strict=True):
+            if ours.shape != theirs.shape:
+                raise _refused(job, "the graph gives outputs of another size than torch")
             scale = max(1.0, float(np.abs(theirs).max(initial=0)))
             worst = max(worst, float(np.abs(ours - theirs).max(initial=0)) / scale)
     if not worst <= TOLERANCE:
@@ -134,8 +172,31 @@ def _outputs(found: Any) -> list[torch.Tensor]:
     return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
-def _shape(name: str, tensor: torch.Tensor) -> dict[str, Any]:
-    return {"name": name, "shape": ["batch", *tensor.shape[1:]], "dtype": str(tensor.dtype).removeprefix("torch.")}
+def _shape(name: str, tensor: torch.Tensor, any_size: bool) -> dict[str, Any]:
+    sides = SIDES[tensor.dim() - 2] if any_size else tensor.shape[2:]
+    return {"name": name, "shape": ["batch", *tensor.shape[1:2], *sides], "dtype": _dtype(tensor)}
+
+
+def _output_shapes(
+    names: Sequence[str], outputs: Sequence[torch.Tensor], grown: Sequence[torch.Tensor] | None
+) -> list[dict[str, Any]]:
+    """Return names, types and shapes; a side that follows from the input's is ``null``."""
+    others = outputs if grown is None else grown
+    return [
+        {
+            "name": name,
+            "shape": [
+                "batch",
+                *(one if one == two else None for one, two in zip(a.shape[1:], b.shape[1:], strict=True)),
+            ],
+            "dtype": _dtype(a),
+        }
+        for name, a, b in zip(names, outputs, others, strict=True)
+    ]
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _refused(job: Job, why: str) -> JobError:

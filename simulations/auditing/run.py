@@ -121,7 +121,8 @@ def audit(
     job = target.job
     if job.statistics is not None:
         raise JobError(
-            "A statistics job trains no model, so there is nothing to audit.", remedy="Audit a training job."
+            "No attack on jobs of statistics is known to salus audit.",
+            remedy="Audit a training job. A model from sums without noise is released with a --reason instead.",
         )
     bare = without_noise(job)
     jobs: list[tuple[Job, list[str]]] = [(bare, [PLAIN, MASKED]), (job, [NOISED])]

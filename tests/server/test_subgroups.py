@@ -25,7 +25,7 @@ from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.contribution import Sum
 from salus.privacy.dp.plan import plan_of
-from salus.server import rounds
+from salus.server import evaluating
 from salus.server.attempts import Attempts
 from salus.server.rounds import JobRun
 
@@ -59,14 +59,15 @@ def test_the_groups_of_a_noisy_sum_are_those_of_the_sites_patients(
                 here = (data.places(torch.tensor(images)) == group).any(dim=1)
                 right[group].append((float(hits[here].sum()) / len(images), float(here.double().mean())))
             right[-1].append((float(hits.mean()), 1.0))
-    monkeypatch.setattr(rounds, "noise_in_sum", lambda *_, **__: NOISE_SD)
+    monkeypatch.setattr(evaluating, "noise_in_sum", lambda *_, **__: NOISE_SD)
     world = World(tmp_path / "world", job)
     attempts = Attempts(
         job, world.job_id, world.signed, world.sites, world.store, EventLog(), world.keys, world.transcript
     )
     run = JobRun(attempts)
     total = Sum(np.concatenate([np.sum(vectors, axis=0), [3.0]]), (1, 2, 3))
-    found = [group for result in run._subgroups(total) for group in result.groups]
+    shape = run._shape("evaluate")
+    found = [group for result in run.evaluation._subgroups(total, shape) for group in result.groups]
     assert len(found) == groups.count
     for number, group in enumerate(found):
         hits, patients = np.sum(right[number], axis=0)
@@ -76,7 +77,7 @@ def test_the_groups_of_a_noisy_sum_are_those_of_the_sites_patients(
             assert accuracy.value == pytest.approx(hits / patients), group.value
         else:
             assert accuracy.value is None
-    rows, noise = run._noised(total)
+    rows, noise = run.evaluation._noised(total, shape)
     assert noise == pytest.approx(NOISE_SD * 3**0.5 * total_noise(groups))
     hits, patients = np.sum(right[-1], axis=0)
     assert rows.sum() == pytest.approx(patients)

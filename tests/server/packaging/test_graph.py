@@ -55,16 +55,19 @@ noise = "none"
 """)
 
 
-def agree(job: Job, shape: tuple[int, ...]) -> None:
-    """Compare with torch for numbers of items that the export itself does not try."""
+def agree(job: Job, shape: tuple[int, ...], *, any_size: bool) -> None:
+    """Compare with torch for numbers of items, and sizes, that the export itself does not try."""
     network = build_model(job.task, 0).eval()
     found = to_onnx(job, network)
     assert found.facts["opset"] == OPSET
     assert found.facts["largest_difference"] <= TOLERANCE
-    assert found.facts["inputs"][0]["shape"] == ["batch", *shape]
+    sides = ("depth", "height", "width")[-len(shape) + 1 :] if any_size else shape[1:]
+    assert found.facts["inputs"][0]["shape"] == ["batch", shape[0], *sides]
+    assert found.facts["spatial_size"] == ("any size that the network takes" if any_size else "fixed")
     session = onnxruntime.InferenceSession(found.data, providers=["CPUExecutionProvider"])
-    for items in (2, 5):
-        values = torch.randn(items, *shape, generator=torch.Generator().manual_seed(items))
+    larger = tuple(side + 16 * (place > 0) * (1 + place % 2) for place, side in enumerate(shape))
+    for items, size in [(2, shape), (5, shape), *([(2, larger)] if any_size else [])]:
+        values = torch.randn(items, *size, generator=torch.Generator().manual_seed(items))
         with torch.no_grad():
             wanted = network(values).numpy()
         (given,) = session.run(None, {session.get_inputs()[0].name: values.numpy()})
@@ -158,22 +161,23 @@ def test_what_monai_cannot_do_is_refused_by_name() -> None:
 
 
 def test_a_detector_is_exported() -> None:
-    agree(job("detection", "centernet", [32, 32], most_objects=4), (1, 32, 32))
+    agree(job("detection", "centernet", [32, 32], most_objects=4), (1, 32, 32), any_size=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "model", "shape"),
+    ("kind", "model", "shape", "any_size"),
     [
-        ("classification", "cnn", [16, 16, 16]),
-        ("classification", "resnet18", [32, 32]),
-        ("segmentation", "unet", [16, 16]),
-        ("segmentation", "unet", [16, 16, 16]),
-        ("detection", "retinanet", [32, 32]),
+        ("classification", "cnn", [16, 16, 16], True),
+        ("classification", "resnet18", [32, 32], True),
+        ("classification", "vit", [32, 32], False),
+        ("segmentation", "unet", [16, 16], True),
+        ("segmentation", "unet", [16, 16, 16], True),
+        ("detection", "retinanet", [32, 32], True),
     ],
 )
-def test_networks_are_exported(kind: str, model: str, shape: list[int]) -> None:
-    agree(job(kind, model, shape), (1, *shape))
+def test_networks_are_exported(kind: str, model: str, shape: list[int], any_size: bool) -> None:
+    agree(job(kind, model, shape), (1, *shape), any_size=any_size)
 
 
 def test_what_is_no_graph_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

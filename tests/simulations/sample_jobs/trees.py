@@ -29,10 +29,17 @@ def tree_of_images(folder: Path) -> Tiny:
     return Tiny(write_npz(folder / "toy.npz", images=60), change=smaller)
 
 
+def evaluated_tree(folder: Path) -> Tiny:
+    few = {"statistics.min_patients": 2, "evaluation.min_patients": 2}
+    tiny = one_tree(folder)
+    return Tiny(tiny.data, options=tiny.options.model_copy(update={"age_column": "age"}), change={**tiny.change, **few})
+
+
 JOBS: dict[str, Writer] = {
     "heart-boosting.toml": one_tree,
     "heart-boosting-private.toml": table,
     "heart-forest.toml": table,
+    "heart-release.toml": evaluated_tree,
     "heart-least-squares.toml": table,
     "heart-least-squares-private.toml": table,
     "pneumonia-radiomics-boosting.toml": tree_of_images,
