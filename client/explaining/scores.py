@@ -8,12 +8,12 @@ import torch
 
 from salus.client.explaining.subject import Score
 from salus.common.batch import Batch
-from salus.common.errors import JobError
+from salus.common.errors import JobError, UnreadableImage
 from salus.common.tasks.base import Saying, Task, full
 from salus.common.tasks.detection import Detection, overlaps
 from salus.common.tasks.segmentation import Segmentation
 
-SINGLE = ("classification", "multilabel", "regression", "svm", "tabular")
+SINGLE = ("classification", "explained-classification", "multilabel", "regression", "svm", "tabular")
 SAME_OBJECT = 0.3  # overlap from which a found box is the object that is explained
 LIKELY = 1e-6  # scores of objects are kept this far from 0 and 1, so that their log-odds are finite
 
@@ -143,7 +143,7 @@ def question_of(task: Task, network: torch.nn.Module, inputs: torch.Tensor, outp
         score = ClassScore(network, 0, exclusive=True, number=True)
         return Question(score, f"the number {name!r}", said.label, "", number=value)
     shares: Mapping[str, float] = said.probabilities
-    place = int(torch.as_tensor(outputs[0]).argmax())
+    place = int(outputs[0, : len(classes)].argmax())
     exclusive = kind != "multilabel"
     name = classes[place]
     answer = said.label if exclusive else said.label or "none"
@@ -183,7 +183,7 @@ def _object(task: Detection, network: torch.nn.Module, inputs: torch.Tensor, out
     """Return the question about the object with the best score, even where it is below the score that counts as found."""
     classes, found = task.settings.classes, task.found(outputs[0])
     if not len(found.scores):
-        raise JobError("The model gives no object at all.", remedy="Use another image.")
+        raise UnreadableImage("nothing-found", "the model finds no object in it, not even an unlikely one")
     place, score = int(found.classes[0]), float(found.scores[0])
     kept = found.classes[found.scores >= task.own.least_score].tolist()
     counts = {name: kept.count(number) for number, name in enumerate(classes)}

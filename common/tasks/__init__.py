@@ -16,6 +16,7 @@ TASKS = Registry(
         "classification": "salus.common.tasks.classification:Classification",
         "detection": "salus.common.tasks.detection:Detection",
         "diffusion": "salus.common.tasks.diffusion:Diffusion",
+        "explained-classification": "salus.common.tasks.explained:ExplainedClassification",
         "fusion": "salus.common.tasks.fusion:Fusion",
         "multi-instance": "salus.common.tasks.multi_instance:MultiInstance",
         "multi-instance-findings": "salus.common.tasks.multi_instance:MultiInstanceFindings",

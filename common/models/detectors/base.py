@@ -144,7 +144,7 @@ def best(boxes: torch.Tensor, scores: torch.Tensor, most: int, nms_overlap: floa
     kept: list[Found] = []
     for number in range(scores.shape[1]):
         mine, places = scores[:, number].topk(min(RANKED, len(scores)))
-        chosen = non_max_suppression(boxes[places], mine, nms_overlap, max_proposals=most)
+        chosen = non_max_suppression(boxes[places].detach(), mine.detach(), nms_overlap, max_proposals=most)
         chosen = torch.as_tensor(chosen, dtype=torch.int64)
         kept.append(Found(boxes[places][chosen], mine[chosen], torch.full((len(chosen),), number)))
     every = [torch.cat([getattr(one, name) for one in kept]) for name in ("boxes", "scores", "classes")]

@@ -38,6 +38,7 @@ KINDS = {
         "diffusion-unet",
         'shape = [8, 8]\nclasses = ["a", "b"]\nwidths = [8, 8]\nsampling_steps = 1\nscore_images = 16',
     ),
+    "explained-classification": ("cnn", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nexplained_steps = 2'),
     "fusion": ("fusion-early", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nmodalities = ["image"]'),
     "gan": ("gan", 'shape = [8, 8]\nclasses = ["a", "b", "c"]\nscore_images = 16'),
     "generation-rnn": ("row-rnn", 'shape = [8, 8]\nclasses = ["a", "b"]\nscore_images = 16'),

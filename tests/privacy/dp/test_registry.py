@@ -47,6 +47,7 @@ ENGINES: list[tuple[str, str, tuple[int, ...], type]] = [
     ("generation-rnn", "row-rnn", (6, 5), FastClipper),
     ("vae", "vae", (8, 6), FastClipper),
     ("vae", "vae", (4, 6, 4), FastClipper),
+    ("explained-classification", "cnn", (8, 8), FastClipper),
     ("fusion", "fusion-early", (8, 8), FastClipper),
     ("fusion", "fusion-late", (8, 8), FastClipper),
     ("fusion", "fusion-cross-attention", (8, 8), FastClipper),
