@@ -107,7 +107,9 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         "last_trained": dict(last["trained"].fields) if "trained" in last else None,
         "last_refused": dict(last["refused"].fields) if "refused" in last else None,
     }
-    troubles = open_catalogue(folder).troubles.all()
+    catalogue = open_catalogue(folder)
+    values["withdrawn"] = catalogue.withdrawals.site_left()
+    troubles = catalogue.troubles.all()
     if as_json:
         listed = [{"dataset": t.dataset, "since": t.since, "problem": t.problem} for t in troubles]
         emit_json({**values, "troubles": listed})
@@ -125,6 +127,8 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
 def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Iterator[str]:
     """Yield the lines of `status`."""
     yield f"Site {values['site']}, {values['name']}, of {values['consortium']}."
+    if values["withdrawn"]:
+        yield "This site has withdrawn: it refuses every job."
     link = {
         "connected": f"The daemon is running and connected to {values['coordinator']}.",
         "disconnected": f"The daemon is running but cannot reach {values['coordinator']}; it keeps trying.",

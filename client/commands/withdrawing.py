@@ -97,19 +97,19 @@ def _people(site: "Opened", file: Path | None, pseudonyms: Sequence[str], *, in_
         present = catalogue.pseudonym("patient", identifier)
         both = (present, literal_pseudonym(secret, "patient", identifier))  # the second of versions before `identity`
         names = tuple(sorted({other for name in both for other in catalogue.merges.of(name)}))
-        if known.isdisjoint(names):
+        if known.isdisjoint(names) and not site.used(names):
             missing.append(f"line {number}")
         found[min(catalogue.merges.of(present))] = names
     for place, name in enumerate(pseudonyms, start=1):
         if len(name) != PSEUDONYM_DIGITS or set(name) - set("0123456789abcdef"):
             raise ConfigError(f"Expected 32 hexadecimal digits as pseudonym {place}.", remedy="Copy it whole.")
-        if known.isdisjoint(catalogue.merges.of(name)):
+        if known.isdisjoint(every := catalogue.merges.of(name)) and not site.used(every):
             missing.append(f"pseudonym {place}")
         found[min(catalogue.merges.of(name))] = (name,)
     if missing and not in_advance:
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         raise DataError(
-            f"No registered image belongs to {len(missing)} of the patients ({listed}); nothing was changed.",
+            f"No registered image and no job belongs to {len(missing)} of the patients ({listed}); nothing was changed.",
             remedy="Compare the identifiers, leading zeros included. To refuse patients who are not here yet: --in-advance.",
         )
     return list(found.values())

@@ -204,7 +204,9 @@ def none_left(dataset: str) -> DataError:
 
 def withdrawn() -> UnreadableImage:
     """Return the error of an image whose patient has withdrawn."""
-    return UnreadableImage(REASON, "its patient has withdrawn")
+    found = UnreadableImage(REASON, "its patient has withdrawn")
+    found.remedy = "Nothing; this step is given up, and the next one is without the patient. See docs/withdrawal.md."
+    return found
 
 
 def _of_one_person(connection: sa.Connection, patients: Iterable[str]) -> set[str]:

@@ -78,7 +78,7 @@ def history_of(
     known = entries.keys() | recorded
     for job in sorted(jobs_without_record(folder / "rosters.sqlite")):
         name = f"{job.rpartition('/')[0]}/{job.rpartition('/')[2][:DIGITS]}"
-        if name not in known and datasets:
+        if name not in known and (datasets or places or noted):
             lines.append(_unrecorded(name, packages.get(name.partition("/")[2], ())))
     return History(tuple(lines), merged(releases))
 

@@ -29,11 +29,13 @@ from salus.client.withdrawing.jobs import History, history_of, influence, scopes
 from salus.client.withdrawing.page import write_patient_page
 from salus.client.withdrawing.paper import FOLDER, Paper, commitment, digest_of, not_valid, path_of, read_paper, seal
 from salus.common.clock import Clock
+from salus.common.errors import SalusError
 from salus.common.files import sync, write_whole
 from salus.common.identity import Identity
 from salus.common.kit import SIGNING_KEY
 from salus.privacy.contribution import DataKind
 from salus.privacy.dp.accounting import epsilon
+from salus.privacy.dp.plan import BUDGET_DELTA
 from salus.privacy.protocol.head import Head
 
 
@@ -52,8 +54,15 @@ class Opened:
         """Open it; errors as in `open_catalogue`."""
         catalogue = open_catalogue(folder)
         identity = Identity.load(folder / "keys" / SIGNING_KEY)
-        delta = load_policy(folder / "policy.toml").budget.delta
+        try:
+            delta = load_policy(folder / "policy.toml").budget.delta
+        except SalusError:
+            delta = BUDGET_DELTA  # a policy that cannot be read refuses every job, but no withdrawal
         return cls(folder, catalogue, open_ledger(folder, clock), identity, delta)
+
+    def used(self, patients: Collection[str]) -> bool:
+        """Return whether a job has used one of these pseudonyms, also of a data set that was removed since."""
+        return bool(self.catalogue.uses.of(patients) or self.ledger.places(patients))
 
 
 def withdraw(site: Opened, patients: Collection[str]) -> int:

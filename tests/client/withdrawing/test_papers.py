@@ -151,7 +151,7 @@ def test_it_asks_first_and_needs_yes_with_json(site: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("PatientID\nNOBODY\n", "No registered image belongs to 1 of the patients (line 2)"),
+        ("PatientID\nNOBODY\n", "No registered image and no job belongs to 1 of the patients (line 2)"),
         ("PatientID\n\n", "Expected a CSV with the one column"),
         ("PatientID\n", "Expected a CSV with the one column"),
         ("Name\nP0-1\n", "Expected a CSV with the one column"),
@@ -317,6 +317,26 @@ def test_tampering_is_named(with_two: Path, tmp_path: Path, what: str) -> None:
     assert refused.returncode == 42, refused.stderr
     assert said in re.sub(r"\s+", " ", refused.stderr)
     assert "Traceback" not in refused.stderr
+
+
+def test_a_patient_of_a_data_set_that_was_removed_can_withdraw(site: Path, tmp_path: Path) -> None:
+    assert salus("dataset", "remove", site, "xrays").returncode == 0
+    (site / "policy.toml").write_text("damaged [")
+    (paper,) = withdrawn(site, listing(tmp_path, PATIENT))["papers"]  # type: ignore[misc]
+    assert {line["job"] for line in paper["jobs"]} == {PRIVATE, PLAIN}
+
+
+def test_a_catalogue_from_an_older_backup_takes_no_paper_of_another_patient(site: Path, tmp_path: Path) -> None:
+    backup = shutil.copy(site / "catalogue.sqlite", tmp_path / "backup.sqlite")
+    withdrawn(site, listing(tmp_path, PATIENT))
+    for name in ("catalogue.sqlite-wal", "catalogue.sqlite-shm"):
+        (site / name).unlink(missing_ok=True)
+    shutil.copy(backup, site / "catalogue.sqlite")
+    assert papers(site).returncode == 42
+    refused = salus("dataset", "withdraw", site, listing(tmp_path, "P0-2"), "--yes", "--json")
+    assert refused.returncode == 42
+    assert "older backup" in re.sub(r"\s+", " ", refused.stderr)
+    assert len(open_catalogue(site).patients("xrays")) == 5, "withdrawn all the same"
 
 
 def test_a_site_withdraws_with_everybody(site: Path, tmp_path: Path) -> None:
