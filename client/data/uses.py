@@ -14,6 +14,7 @@ from salus.client.data.schema import USED_JOBS, USES, WITHDRAWN
 from salus.privacy.contribution import DataKind
 
 CHUNK = 10_000
+SHARED = "(another data set)"  # no job: a scope whose sums end as well, see `withdrawing.run`
 UNRECORDED = "(not recorded)"  # jobs of versions that kept no record; followed by their scope
 
 
@@ -103,7 +104,7 @@ class Uses:
 
     def first(self, scope: str) -> str | None:
         """Return when the first recorded job of a scope began; None if none is recorded."""
-        mine = sa.and_(USED_JOBS.c.scope == scope, USED_JOBS.c.job.not_like(f"{UNRECORDED}%"))
+        mine = sa.and_(USED_JOBS.c.scope == scope, USED_JOBS.c.job.not_like("(%"))
         with self._engine.connect() as connection:
             found: str | None = connection.scalar(sa.select(sa.func.min(USED_JOBS.c.at)).where(mine))
         return found

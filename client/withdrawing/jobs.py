@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from salus.client.data.uses import UNRECORDED, Use, Uses
+from salus.client.data.uses import SHARED, UNRECORDED, Use, Uses
 from salus.client.ledger.accounts import committed_of
 from salus.client.ledger.entries import Commit, Entry, Reserve
 from salus.client.ledger.spending import in_places
@@ -63,7 +63,8 @@ def history_of(
     for entry, _ in ledger.entries():
         entries.setdefault(entry.job, []).append(entry)
     places = dict.fromkeys(entries, 1) if patients is None else ledger.places(patients)
-    noted = {use.job.job: use for use in (uses.every() if patients is None else uses.of(patients))}
+    every = uses.every() if patients is None else uses.of(patients)
+    noted = {use.job.job: use for use in every if not use.job.job.startswith(SHARED)}
     packages, recorded = packages_of(folder), uses.jobs()
     lines, releases = [], list[Release]()
     for job in sorted(places.keys() | noted.keys(), key=lambda name: (_begun(entries, noted, name), name)):

@@ -13,17 +13,17 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from salus.client.config import CACHE, STATES, open_catalogue, open_ledger
 from salus.client.data.catalogue import Catalogue
-from salus.client.data.uses import UNRECORDED, UsedJob
+from salus.client.data.uses import SHARED, UNRECORDED, UsedJob
 from salus.client.data.withdrawals import PATIENT, SITE, Withdrawal
 from salus.client.ledger.entries import Close
 from salus.client.ledger.store import Ledger
-from salus.client.policy import load_policy
+from salus.client.policy import Policy, load_policy
 from salus.client.session_store import SqliteSessionStore
 from salus.client.withdrawing.jobs import History, history_of, influence, scopes_with_sums
 from salus.client.withdrawing.page import write_patient_page
@@ -35,19 +35,24 @@ from salus.common.identity import Identity
 from salus.common.kit import SIGNING_KEY
 from salus.privacy.contribution import DataKind
 from salus.privacy.dp.accounting import epsilon
-from salus.privacy.dp.plan import BUDGET_DELTA
 from salus.privacy.protocol.head import Head
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A site's folder, opened for a withdrawal."""
+    """A site's folder, opened for a withdrawal.
+
+    Args:
+        delta: at which the epsilon of all jobs together is stated.
+        epochs: the present cohort epoch of each data set; 0 if it is not listed.
+    """
 
     folder: Path
     catalogue: Catalogue
     ledger: Ledger
     identity: Identity
     delta: float
+    epochs: Mapping[str, int]
 
     @classmethod
     def open(cls, folder: Path, clock: Clock) -> "Opened":
@@ -55,10 +60,11 @@ class Opened:
         catalogue = open_catalogue(folder)
         identity = Identity.load(folder / "keys" / SIGNING_KEY)
         try:
-            delta = load_policy(folder / "policy.toml").budget.delta
+            policy = load_policy(folder / "policy.toml")
         except SalusError:
-            delta = BUDGET_DELTA  # a policy that cannot be read refuses every job, but no withdrawal
-        return cls(folder, catalogue, open_ledger(folder, clock), identity, delta)
+            policy = Policy()  # one that cannot be read refuses every job, but no withdrawal
+        ledger = open_ledger(folder, clock)
+        return cls(folder, catalogue, ledger, identity, policy.budget.delta, policy.cohort_epochs)
 
     def used(self, patients: Collection[str]) -> bool:
         """Return whether a job has used one of these pseudonyms, also of a data set that was removed since."""
@@ -69,7 +75,7 @@ def withdraw(site: Opened, patients: Collection[str]) -> int:
     """Withdraw one person, known by these pseudonyms; nothing uses it when this returns. `finish` does the rest."""
     names = sorted({name for patient in patients for name in site.catalogue.merges.of(patient)})
     held = [name for name in site.catalogue.names() if not site.catalogue.patients(name).isdisjoint(names)]
-    _note_unrecorded(site, names, held)
+    _note_ended(site, names, held)
     return site.catalogue.withdrawals.withdraw(names, _text(site.ledger.head()), who=PATIENT)
 
 
@@ -148,15 +154,24 @@ def _paper(site: Opened, one: Withdrawal, history: History, previous: str) -> Pa
     )
 
 
-def _note_unrecorded(site: Opened, names: Collection[str], datasets: Collection[str]) -> None:
-    """Note that sums without noise of versions that recorded no patients may have held this person."""
+def _note_ended(site: Opened, names: Collection[str], datasets: Collection[str]) -> None:
+    """Note which sums without noise end that the record does not tell of.
+
+    Those of versions that recorded no patients; and, if a sum held this person, those over the other data sets with it: a copy
+    under another name is the same question.
+    """
     path = site.folder / "sessions.sqlite"
-    opened = SqliteSessionStore(path).opened() if path.exists() else {}
+    opened, uses = SqliteSessionStore(path).opened() if path.exists() else {}, site.catalogue.uses
     for scope in scopes_with_sums(opened, datasets):
-        first = site.catalogue.uses.first(scope)
+        first = uses.first(scope)
         if first is None or opened[scope] < first:
             job = UsedJob(f"{UNRECORDED} {scope}", scope, noised=False, protected=True)
-            site.catalogue.uses.note(job, dict.fromkeys(names, DataKind.ALL), 1)
+            uses.note(job, dict.fromkeys(names, DataKind.ALL), 1)
+    plain = [use.job for use in uses.of(names) if not use.job.noised]
+    if any(not job.protected or job.scope in opened for job in plain):
+        for scope in {f"{name}/{site.epochs.get(name, 0)}" for name in datasets} - {job.scope for job in plain}:
+            job = UsedJob(f"{SHARED} {scope}", scope, noised=False, protected=False)
+            uses.note(job, dict.fromkeys(names, DataKind.ALL), 1)
 
 
 def clear_cache(folder: Path) -> None:

@@ -319,6 +319,28 @@ def test_tampering_is_named(with_two: Path, tmp_path: Path, what: str) -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_copy_of_the_data_set_under_another_name_ends_too(site: Path, tmp_path: Path, opened: bool) -> None:
+    data = site.parent / "data"
+    write_people(data, patients=6)
+    assert salus("dataset", "add", site, "copied", data, "--yes").returncode == 0
+    assert (
+        salus("dataset", "add", site, "others", write_people(tmp_path / "o", patients=4, seed=3), "--yes").returncode
+        == 0
+    )
+    (site / "policy.toml").write_text((site / "policy.toml").read_text().replace("# chest-xray = 1", "copied = 2"))
+    if opened:
+        store = SqliteSessionStore(site / "sessions.sqlite")
+        store.open_session(b"now", "xrays/0")
+        store.consent(b"now", Consent(frozenset({1, 2, 3})))
+    (paper,) = withdrawn(site, listing(tmp_path, PATIENT))["papers"]  # type: ignore[misc]
+    assert {line["job"] for line in paper["jobs"]} == {PRIVATE, PLAIN}
+    uses = open_catalogue(site).uses
+    assert uses.ended("xrays/0") == (True, False)
+    assert uses.ended("copied/2") == (False, opened)
+    assert uses.ended("copied/3") == uses.ended("others/0") == (False, False)
+
+
 def test_a_patient_of_a_data_set_that_was_removed_can_withdraw(site: Path, tmp_path: Path) -> None:
     assert salus("dataset", "remove", site, "xrays").returncode == 0
     (site / "policy.toml").write_text("damaged [")
