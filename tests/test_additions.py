@@ -52,7 +52,9 @@ def test_there_is_a_registry_for_every_kind_of_addition_and_the_guide_names_it()
         "sources",
         "trackers",
     )
-    assert groups == {f"salus.{kind}" for kind in (*kinds, "subgroups", "partitioners", "benchmarks", "attacks")}
+    assert groups == {
+        f"salus.{kind}" for kind in (*kinds, "subgroups", "partitioners", "benchmarks", "attacks", "explanations")
+    }
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     for place in REGISTRIES:
         path = place.partition(":")[0].removeprefix("salus.").replace(".", "/")
