@@ -17,6 +17,8 @@ from salus.common.job import Job, job_from_canonical, parse_job, seal_job
 from salus.common.kit import SIGNING_KEY, read_kit
 from salus.common.package.layout import CONTEXT, MANIFEST
 from salus.common.roster import Roster
+from salus.common.start.store import STARTS, CoordinatorStarts
+from salus.common.start.weights import Weights
 from salus.privacy.records.card import ModelCard
 from salus.privacy.records.privacy import PrivacyRecord
 from salus.privacy.records.readable import Records, readable_files
@@ -64,8 +66,12 @@ def private_job() -> Job:
     return parse_job(plain_text(privacy=NOISE))
 
 
-def finish(folder: Path, job: Job) -> Path:
-    """Run a job in this process, as a simulation keeps it; returns the folder."""
+def finish(folder: Path, job: Job, start: Weights | None = None) -> Path:
+    """Run a job in this process, as a simulation keeps it; returns the folder.
+
+    Args:
+        start: the weights with which the job starts.
+    """
     keys, home = toy_keys(SITES), folder / "coordinator"
     coordinator, roster = found_consortium(home, keys, SystemClock())
     sites = {
@@ -78,7 +84,9 @@ def finish(folder: Path, job: Job) -> Path:
     job_id = checkpoints.submit(signed, job.job.name)
     transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
     events = EventLog(folder / "events.jsonl")
-    attempts = Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, transcript)
+    attempts = Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, transcript, start=start)
+    if job.start is not None and start is not None:
+        CoordinatorStarts(home / STARTS).put(job.start, start)
     run_of(attempts).run()
     keep_model(attempts, coordinator)
     checkpoints.set_status(job_id, "finished")

@@ -20,6 +20,7 @@ from salus.common.clock import SystemClock
 from salus.common.events import EventLog
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
+from salus.common.start.weights import Weights
 from salus.privacy.protocol.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
@@ -40,6 +41,7 @@ class Tiny:
     Args:
         data: what was written.
         change: values of the job file by dotted key, such as ``{"task.shape": [8, 8]}``; None removes a key.
+        start: the weights with which the job starts.
         metric: a name that the last round must have under ``metrics``; empty for a job without a test split.
     """
 
@@ -49,6 +51,7 @@ class Tiny:
     options: SourceOptions = field(default_factory=SourceOptions)
     change: Mapping[str, Any] = field(default_factory=dict)
     metric: str = ""
+    start: Weights | None = None
 
 
 Writer = Callable[[Path], Tiny]
@@ -88,8 +91,9 @@ def run_tiny(job: Job, tiny: Tiny, folder: Path) -> dict[str, Any]:
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
     events = EventLog(folder / "events.jsonl")
-    evaluate = split_evaluator(job, folder, CPU) if job.statistics is None else None
-    run_of(Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys), evaluate).run()
+    evaluate = split_evaluator(job, folder, CPU, tiny.start) if job.statistics is None else None
+    attempts = Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, start=tiny.start)
+    run_of(attempts, evaluate).run()
     return dict(checkpoints.records(job_id)[-1])
 
 

@@ -16,6 +16,7 @@ LONG = {
     f"phantom-imbalance-{way}.toml" for way in ("augmented", "balanced", "class-balanced", "focal", "hard", "mixup")
 }
 LONG |= {f"recognition-{network}.toml" for network in ("convnext", "efficientnet", "inception", "resnet50")}
+LONG |= {"start-public.toml", "start-none.toml", "start-full.toml"}  # as pneumonia.toml and pneumonia-private.toml
 LONG |= {"hippocampus-private.toml", "phantom-sequence-lstm.toml"}
 
 
