@@ -10,7 +10,7 @@ from salus.client.outgoing.dicom_seg import SERIES_NUMBER
 from salus.client.outgoing.highdicom_extra import concept, qualified, quiet, require_highdicom
 from salus.client.outgoing.producer import MANUFACTURER, MARK, Producer
 from salus.common.codes import Code
-from salus.common.errors import DataError
+from salus.common.errors import DataError, UnreadableImage
 from salus.common.files import write_whole
 
 COMMENT = Code(scheme="DCM", value="121106", meaning="Comment")
@@ -45,6 +45,7 @@ def write_label_report(
     Raises:
         ConfigError: highdicom is not installed.
         DataError: other classes, or probabilities outside 0 to 1.
+        UnreadableImage: images with a header that the standard's writer does not take.
     """
     limits = (0.0, 1.0) if probable else (-1e15, 1e15)
     if set(numbers) != {one.name for one in classes} or not all(limits[0] <= n <= limits[1] for n in numbers.values()):
@@ -129,19 +130,26 @@ def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], prod
         )
     )
     uid = producer.uid("report", *(one.sop_instance_uid for one in evidence), producer.content(content.encode()))
-    with quiet():
-        written = hd.sr.ComprehensiveSR(
-            evidence=[header_of(one) for one in evidence],
-            content=report[0],
-            series_instance_uid=producer.uid("series", uid),
-            series_number=SERIES_NUMBER + 1,
-            sop_instance_uid=uid,
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=producer.job,
-            software_versions=producer.version,
-            series_description=producer.title("Measurements"),
-            is_complete=True,
-        )
+    try:
+        with quiet():
+            written = _object(evidence, report[0], producer, uid)
+    except ValueError:  # a date that is none, for example
+        raise UnreadableImage("no-report", "a report about an image with this header cannot be written") from None
     write_whole(path, qualified(written))
     return uid
+
+
+def _object(evidence: Sequence[Instance], content: Any, producer: Producer, uid: str) -> Any:
+    return require_highdicom().sr.ComprehensiveSR(
+        evidence=[header_of(one) for one in evidence],
+        content=content,
+        series_instance_uid=producer.uid("series", uid),
+        series_number=SERIES_NUMBER + 1,
+        sop_instance_uid=uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=producer.job,
+        software_versions=producer.version,
+        series_description=producer.title("Measurements"),
+        is_complete=True,
+    )

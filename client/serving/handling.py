@@ -45,12 +45,13 @@ def retry(studies: Studies, study: Study) -> str:
     Raises:
         ConfigError: it has not ended, or its files are gone.
     """
-    again = {"begun": 0, "tries": 0, "due_at": 0.0, "reason": "", "detail": ""}
+    again = {"begun": 0, "tries": 0, "due_at": studies.due(), "reason": "", "detail": ""}
     if study.state == FAILED and study.files:
         state = PREDICTED if study.objects else RECEIVED
         if studies.change(study.id, FAILED, state=state, **again):
             return "It is tried again."
-    if study.state == SENT and studies.change(study.id, SENT, files_sha256=""):
+    if study.state == SENT:
+        studies.forget(study.study_uid)
         return "Its files are no longer here: send it again from the PACS. It will be predicted on anew."
     raise ConfigError(
         f"Study {study.id} is {study.state} and cannot be tried again{'' if study.files else ': its files are gone'}.",

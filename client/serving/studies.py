@@ -105,8 +105,9 @@ class Studies:
 
     def open(self, study_uid: str) -> int:
         """Return the number of a new delivery."""
-        now = self._clock.now().isoformat()
-        row = {"study_uid": study_uid, "state": RECEIVING, "arrived_at": now, "changed_at": now}
+        now = self._clock.now()
+        at = {"arrived_at": now.isoformat(), "changed_at": now.isoformat(), "due_at": now.timestamp()}
+        row = {"study_uid": study_uid, "state": RECEIVING, **at}
         with self._engine.begin() as connection:
             return int(connection.execute(STUDIES.insert().values(row).returning(STUDIES.c.id)).scalar_one())
 
@@ -123,10 +124,14 @@ class Studies:
             return connection.execute(query.values(changed_at=self._clock.now().isoformat(), **values)).rowcount > 0
 
     def next(self, *states: str) -> Study | None:
-        """Return the oldest study in one of these states that is due."""
+        """Return the study in one of these states that has been due for longest, so that none keeps others from their turn."""
         now = self._clock.now().timestamp()
         due = sa.or_(STUDIES.c.due_at <= now, STUDIES.c.due_at > now + LONGEST_WAIT_S)  # the clock was set back
         return self._one(STUDIES.c.state.in_(states), due)
+
+    def due(self) -> float:
+        """Return the time of something that is due at once."""
+        return self._clock.now().timestamp()
 
     def later(self, study: Study, state: str, reason: str, detail: str) -> None:
         """Try a study again after a while that doubles each time."""
@@ -145,6 +150,12 @@ class Studies:
             STUDIES.c.objects > 0,
         ]
         return self._one(*same, STUDIES.c.state == SENT, STUDIES.c.changed_at >= since, STUDIES.c.id != study.id)
+
+    def forget(self, study_uid: str) -> None:
+        """Let the next delivery of a study be predicted on, whatever was sent before."""
+        sent = STUDIES.update().where(STUDIES.c.study_uid == study_uid, STUDIES.c.state == SENT)
+        with self._engine.begin() as connection:
+            connection.execute(sent.values(files_sha256=""))
 
     def listed(self, *states: str, most: int = 1000) -> list[Study]:
         """Return studies in these states, or all, the newest first."""
@@ -190,16 +201,17 @@ class Studies:
             return {str(row["what"]): int(row["count"]) for row in connection.execute(COUNTS.select()).mappings()}
 
     def prune(self) -> None:
-        """Forget the oldest finished studies beyond `MOST_DONE`."""
-        done = sa.select(STUDIES.c.id).where(STUDIES.c.state.in_((SENT, DISCARDED)))
+        """Forget the oldest studies beyond `MOST_DONE` that have ended and have no files here."""
+        ended = sa.and_(STUDIES.c.state.in_((SENT, DISCARDED, FAILED)), ~STUDIES.c.files)
+        done = sa.select(STUDIES.c.id).where(ended)
         kept = done.order_by(STUDIES.c.id.desc()).limit(1).offset(MOST_DONE)
         with self._engine.begin() as connection:
             last = connection.execute(kept).scalar()
             if last is not None:
-                connection.execute(STUDIES.delete().where(STUDIES.c.id <= last, STUDIES.c.state.in_((SENT, DISCARDED))))
+                connection.execute(STUDIES.delete().where(STUDIES.c.id <= last, ended))
 
     def _one(self, *conditions: Any) -> Study | None:
-        query = STUDIES.select().where(*conditions).order_by(STUDIES.c.id).limit(1)
+        query = STUDIES.select().where(*conditions).order_by(STUDIES.c.due_at, STUDIES.c.id).limit(1)
         with self._engine.connect() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else _study(row)

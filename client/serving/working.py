@@ -140,6 +140,7 @@ class Worker:
         self._studies.change(study.id, state=FAILED, reason=reason, detail=detail)
         self._events.emit("failed", study=study.id, reason=reason)
         self._spool.bound_failed()
+        self._studies.prune()
 
     def _later(self, study: Study, state: str, reason: str, detail: str) -> None:
         self._studies.later(study, state, reason, detail)
@@ -202,7 +203,7 @@ class Predictor(Worker):
         shutil.rmtree(out, ignore_errors=True)  # what a killed process left of an earlier attempt
         refused = self._predicting(self._spool.received(study), out, self._tell)
         count = len(objects_of(out))
-        done = {"files_sha256": digest, "objects": count, "refused": refused, "tries": 0, "due_at": 0.0}
+        done = {"files_sha256": digest, "objects": count, "refused": refused, "tries": 0, "due_at": self._studies.due()}
         self._studies.change(study.id, state=PREDICTED, reason="", detail="", **done)
         self._events.emit("predicted", study=study.id, objects=count, refused=dict(refused))
 

@@ -4,8 +4,10 @@ The header is read in the sandboxed child and crosses as this strict model, so t
 that Salus writes.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 import numpy as np
@@ -25,12 +27,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
 STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
+DATES = ("PatientBirthDate", "StudyDate")
 SHORT = ("AccessionNumber", "StudyID")
 # Values that a strict writer would refuse; a source with another value loses that value, not its segmentation.
 FORMS = {
     "PatientBirthDate": r"\d{8}",
     "StudyDate": r"\d{8}",
-    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
+    "StudyTime": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
     "PatientSex": r"[MFO]",
 }
 
@@ -147,4 +150,13 @@ def _text(dataset: Dataset, keyword: str) -> str:
     first = value[0] if isinstance(value, MultiValue) and value else value
     text = "".join(c for c in str(first) if c.isprintable())[: 16 if keyword in SHORT else 64]
     form = FORMS.get(keyword)
-    return "" if form is not None and re.fullmatch(form, text) is None else text
+    if form is None:
+        return text
+    return text if re.fullmatch(form, text) and (keyword not in DATES or _is_date(text)) else ""
+
+
+def _is_date(text: str) -> bool:
+    """Return whether eight digits are a day of the calendar; ``00000000`` is frequent."""
+    with contextlib.suppress(ValueError):
+        return bool(datetime.strptime(text, "%Y%m%d"))
+    return False

@@ -1,14 +1,28 @@
 """Studies go in by C-STORE and results come out, each once, whatever happens in between."""
 
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import FileDataset
 from tests.cli import salus
-from tests.client.serving.worlds import CANARY, OPEN, Pacs, Running, pictures, predicting_of, running, saved, serving_of
+from tests.client.serving.worlds import (
+    CANARY,
+    Pacs,
+    Running,
+    pictures,
+    predicting_of,
+    received,
+    running,
+    saved,
+    serving_of,
+    study_of,
+)
 from tests.packages import export
+from tests.processes import wait_until
 
 from salus.client.data.incoming.receiver import SUCCESS, DimseOptions
 from salus.client.serving.working import Predicting
@@ -18,6 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
+TWICE = [SUCCESS, SUCCESS]
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +45,26 @@ def predicting(package: Path) -> Predicting:
     return predicting_of(package)
 
 
-def test_a_study_comes_back_as_predict_would_write_it(package: Path, predicting: Predicting, tmp_path: Path) -> None:
-    pacs = Pacs()
+@pytest.fixture(scope="module")
+def node(predicting: Predicting, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A node for all tests here; each has its own patients."""
+    options = DimseOptions(called="MODALITY", senders=("MODALITY", "OTHER"), listen_port=0)
+    serving = serving_of(
+        tmp_path_factory.mktemp("node") / "node", predicting, Pacs(), listening=options, keep="a study"
+    )
+    with running(serving) as found:
+        yield found
+
+
+def results(node: Running, patient: int) -> list[FileDataset]:
+    return [one for one in node.pacs.objects.values() if one.StudyInstanceUID == study_of(patient)]
+
+
+def test_a_study_comes_back_as_predict_would_write_it(package: Path, node: Running, tmp_path: Path) -> None:
     files = pictures(1)
-    with running(serving_of(tmp_path / "node", predicting, pacs)) as node:
-        assert node.push(files) == [SUCCESS, SUCCESS]
-        (study,) = node.wait("sent")
-    assert (study.instances, study.objects, study.refused) == (2, 4, {})
+    assert node.push(files) == TWICE
+    (study,) = node.wait(1, "sent")
+    assert (study.instances, study.objects, study.refused, study.kept) == (2, 4, {}, "a study")
     scans = tmp_path / "scans"
     scans.mkdir()
     for number, data in enumerate(files):
@@ -44,25 +72,26 @@ def test_a_study_comes_back_as_predict_would_write_it(package: Path, predicting:
     result = salus("predict", package, scans, "--sr", "--output", tmp_path / "out", "--json")
     assert result.returncode == 0, result.stderr
     wanted = sorted(_numbers(dcmread(path)) for path in (tmp_path / "out" / "sr").glob("*.dcm"))
-    reports = [found for found in pacs.objects.values() if found.Modality == "SR"]
+    found = results(node, 1)
+    reports = [one for one in found if one.Modality == "SR"]
     assert sorted(map(_numbers, reports)) == wanted
-    for found in pacs.objects.values():
-        assert found.StudyInstanceUID == "1.2.826.0.1.7778.1"
-        assert found.PatientID == f"{CANARY}1"
-        assert found.SeriesDescription.startswith("For research use")
-        assert found.ContentQualification == "RESEARCH"
-    captures = [found for found in pacs.objects.values() if found.Modality == "OT"]
+    for one in found:
+        assert one.PatientID == f"{CANARY}1"
+        assert one.SeriesDescription.startswith("For research use")
+        assert one.ContentQualification == "RESEARCH"
+    captures = [one for one in found if one.Modality == "OT"]
     assert len(captures) == len(reports) == 2
-    assert {one.SourceImageSequence[0].ReferencedSOPInstanceUID for one in captures} == {
-        f"1.2.826.0.1.7778.1.1.{number}" for number in range(2)
-    }
+    sources = {one.SourceImageSequence[0].ReferencedSOPInstanceUID for one in captures}
+    assert sources == {f"{study_of(1)}.1.{number}" for number in range(2)}
     assert all(one.pixel_array[:40].max() > 200 for one in captures)  # words at the top
     comments = [item.TextValue for one in reports for item in one.ContentSequence if _is_comment(item)]
     assert all("research use only" in text.lower() for text in comments)
     assert len(comments) == 2
-    assert not list((tmp_path / "node" / "spool").iterdir())
-    assert not list((tmp_path / "node" / "results").iterdir())
-    log = (tmp_path / "node" / "events.jsonl").read_text()
+    kept = node.folder / "kept" / f"{study.id:08d}"
+    wait_until(kept.exists, "the kept files")
+    assert len(list(kept.iterdir())) == 2
+    assert not list((node.folder / "results").iterdir())
+    log = (node.folder / "events.jsonl").read_text()
     assert CANARY not in log
     assert "7778" not in log
 
@@ -87,125 +116,112 @@ def _numbers(report: object) -> list[str]:
     return found
 
 
-def test_a_study_that_comes_again_makes_no_second_object(predicting: Predicting, tmp_path: Path) -> None:
-    pacs = Pacs()
-    with running(serving_of(tmp_path / "node", predicting, pacs)) as node:
-        node.push(pictures(1))
-        node.wait("sent")
-        node.push(pictures(1))
-        repeated = node.wait("sent", "sent")[1]
-        assert (repeated.reason, len(pacs.sent)) == ("repeated", 4)
-        assert salus("serve", "retry", tmp_path / "node", 1).returncode == 0  # sent: its next arrival is new
-        node.push(pictures(1))
-        node.wait("sent", "sent", "sent")
-    assert len(pacs.sent) == 8
-    assert len(pacs.objects) == 4
+def test_a_study_that_comes_again_makes_no_second_object(node: Running) -> None:
+    before = len(node.pacs.sent)
+    node.push(pictures(10))
+    (first,) = node.wait(10, "sent")
+    node.push(pictures(10))
+    repeated = node.wait(10, "sent", "sent")[1]
+    assert (repeated.reason, len(node.pacs.sent) - before) == ("repeated", 4)
+    assert salus("serve", "retry", node.folder, first.id).returncode == 0  # sent: its next arrival is new
+    node.push(pictures(10))
+    node.wait(10, "sent", "sent", "sent")
+    assert len(node.pacs.sent) - before == 8
+    assert len(results(node, 10)) == 4
 
 
-def test_what_is_no_image_or_our_own_is_taken_and_not_kept(predicting: Predicting, tmp_path: Path) -> None:
-    own, none = dcmread_bytes(pictures(2)[0]), dcmread_bytes(pictures(3)[0])
+def test_what_is_no_image_or_our_own_is_taken_and_not_kept(node: Running) -> None:
+    own, none = (dcmread(io.BytesIO(data)) for data in pictures(20))
     own.Manufacturer = "Salus"
     del none.PixelData
-    with running(serving_of(tmp_path / "node", predicting, Pacs())) as node:
-        assert node.push([saved(own), saved(none)]) == [SUCCESS, SUCCESS]
-        assert node.states() == []
-        assert node.studies.counts() == {"no-image": 1, "own-result": 1}
+    assert node.push([saved(own), saved(none)]) == TWICE
+    assert node.deliveries(20) == []
+    assert node.studies.counts() == {"no-image": 1, "own-result": 1}
 
 
-def dcmread_bytes(data: bytes) -> object:
-    import io
-
-    return dcmread(io.BytesIO(data))
-
-
-def test_a_study_that_cannot_be_predicted_on_costs_only_itself(predicting: Predicting, tmp_path: Path) -> None:
-    pacs = Pacs()
-    mixed = [*pictures(5, 1), *pictures(5, 2, PhotometricInterpretation="NONSENSE")[1:]]
-    with running(serving_of(tmp_path / "node", predicting, pacs)) as node:
-        node.push(pictures(4, PhotometricInterpretation="NONSENSE"))
-        node.wait("failed")
-        node.push(mixed)
-        node.push(pictures(6))
-        failed, partly, whole = node.wait("failed", "sent", "sent")
-        assert failed.reason
-        assert sum(partly.refused.values()) == 1
-        assert (partly.objects, whole.objects) == (2, 4)
-        listed = salus("serve", "status", tmp_path / "node", "--json", "--uids")
-        assert listed.returncode == 20
-        values = json.loads(listed.stdout)
-        assert values["running"] is True
-        assert [one["study_uid"][-1] for one in values["studies"]] == ["6", "5", "4"]
-        assert values["studies"][2]["files"] is True
-        assert "7778" not in salus("serve", "status", tmp_path / "node").stdout
-        assert salus("serve", "retry", tmp_path / "node", 2).returncode == 0
-        assert salus("serve", "retry", tmp_path / "node", 1).returncode == 0
-        node.wait("failed", "sent", "sent")
-        assert salus("serve", "discard", tmp_path / "node", 1).returncode == 0
-        assert salus("serve", "discard", tmp_path / "node", 1).returncode == 11
-        assert salus("serve", "discard", tmp_path / "node", 9).returncode == 11
-        assert salus("serve", "status", tmp_path / "node").returncode == 0
-    assert not list((tmp_path / "node" / "spool").iterdir())
+def test_a_study_that_cannot_be_predicted_on_costs_only_itself(node: Running) -> None:
+    mixed = [*pictures(31, 1), *pictures(31, 2, PhotometricInterpretation="NONSENSE")[1:]]
+    node.push(pictures(30, PhotometricInterpretation="NONSENSE"))
+    node.push(mixed)
+    node.push(pictures(32))
+    (failed,), (partly,), (whole,) = node.wait(30, "failed"), node.wait(31, "sent"), node.wait(32, "sent")
+    assert failed.reason
+    assert sum(partly.refused.values()) == 1
+    assert (partly.objects, whole.objects) == (2, 4)
+    listed = salus("serve", "status", node.folder, "--json", "--uids")
+    assert listed.returncode == 20
+    values = json.loads(listed.stdout)
+    assert values["running"] is True
+    assert [one["study_uid"] for one in values["studies"]][:3] == [study_of(32), study_of(31), study_of(30)]
+    assert values["studies"][2]["files"] is True
+    plain = salus("serve", "status", node.folder).stdout
+    assert failed.reason in plain
+    assert "7778" not in plain
+    assert salus("serve", "retry", node.folder, failed.id).returncode == 0
+    node.wait(30, "failed")
+    assert salus("serve", "discard", node.folder, failed.id).returncode == 0
+    assert not (node.folder / "spool" / f"{failed.id:08d}").exists()
+    assert salus("serve", "discard", node.folder, failed.id).returncode == 11
+    assert salus("serve", "discard", node.folder, 999).returncode == 11
+    assert salus("serve", "status", node.folder).returncode == 0
 
 
-def test_an_unexpected_error_in_one_study_stops_no_other(
-    predicting: Predicting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unexpected_error_in_one_study_stops_no_other(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     call = Predicting.__call__
 
     def failing(self: Predicting, files: Path, *rest: object) -> dict[str, int]:
-        if files.name == "00000001":
+        if len(list(files.iterdir())) == 3:
             raise KeyError(CANARY)
         return call(self, files, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Predicting, "__call__", failing)
-    with running(serving_of(tmp_path / "node", predicting, Pacs())) as node:
-        node.push(pictures(1))
-        node.wait("failed")
-        node.push(pictures(2))
-        first, _ = node.wait("failed", "sent")
+    node.push(pictures(40, 3))
+    node.push(pictures(41))
+    (first,), _ = node.wait(40, "failed"), node.wait(41, "sent")
     assert first.reason == "unexpected-KeyError"
-    assert CANARY not in first.detail + (tmp_path / "node" / "events.jsonl").read_text()
+    assert CANARY not in first.detail + (node.folder / "events.jsonl").read_text()
 
 
-def test_strangers_are_refused_and_several_may_be_named(predicting: Predicting, tmp_path: Path) -> None:
-    options = DimseOptions(called="ONE", senders=("ONE", "TWO"), listen_port=0)
-    with running(serving_of(tmp_path / "node", predicting, Pacs(), listening=options)) as node:
-        assert node.push(pictures(1), title="STRANGER") == []
-        assert node.push(pictures(1), title="TWO", called="ELSE") == []
-        assert node.push(pictures(1), title="TWO") == [SUCCESS, SUCCESS]
-        assert node.push(pictures(2), title="ONE") == [SUCCESS, SUCCESS]
+def test_strangers_are_refused_and_several_may_be_named(node: Running) -> None:
+    assert node.push(pictures(50), title="STRANGER") == []
+    assert node.push(pictures(50), title="OTHER", called="ELSE") == []
+    assert node.deliveries(50) == []
+    assert node.push(pictures(50, 1), title="OTHER") == [SUCCESS]
 
 
-def test_the_pacs_is_away_and_comes_back(
-    predicting: Predicting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pacs_is_away_and_comes_back(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("salus.client.serving.studies.FIRST_WAIT_S", 0.0)
-    pacs = Pacs(away=True)
-    with running(serving_of(tmp_path / "node", predicting, pacs, keep="a reader study")) as node:
-        node.push(pictures(1))
-        node.wait("sending")
-        while node.studies.listed()[0].tries < 2:
-            pass
-        assert node.studies.listed()[0].reason == "pacs"
-        pacs.away = False
-        (study,) = node.wait("sent")
-    assert study.kept == "a reader study"
-    assert len(list((tmp_path / "node" / "kept" / "00000001").iterdir())) == 2
-    assert len(pacs.objects) == 4
+    node.pacs.away = True
+    node.push(pictures(60))
+    wait_until(lambda: any(one.tries > 1 for one in node.deliveries(60)), "the second attempt")
+    assert [(one.state, one.reason) for one in node.deliveries(60)] == [("sending", "pacs")]
+    node.pacs.away = False
+    node.wait(60, "sent")
+    assert len(results(node, 60)) == 4
 
 
-def test_once_works_on_what_waits_and_says_how_it_ended(package: Path, predicting: Predicting, tmp_path: Path) -> None:
-    bounds = OPEN.model_copy(update={"quiet_s": 3600.0})
-    with running(serving_of(tmp_path / "node", predicting, Pacs(), bounds=bounds)) as node:
-        node.push(pictures(1))
-        busy = salus("serve", "start", tmp_path / "node", package, "--pacs", "dicom://PACS@127.0.0.1:9", "--once")
+def test_a_study_that_ends_the_process_again_and_again_is_left_alone(
+    package: Path, predicting: Predicting, tmp_path: Path
+) -> None:
+    folder = tmp_path / "node"
+    received(folder, 1, 2).change(1, begun=3, state="predicting")
+    with running(serving_of(folder, predicting, Pacs())) as found:
+        (first,), (second,) = found.wait(1, "failed"), found.wait(2, "sent")
+        words = ("serve", "start", folder, package, "--pacs", "dicom://PACS@127.0.0.1:9", "--once")
+        busy = salus(*words)
         assert busy.returncode == 11
         assert "already running" in busy.stderr
-    words = ("serve", "start", tmp_path / "node", package, "--pacs", "dicom://PACS@127.0.0.1:9", "--once")
-    away = salus(*words)
+    assert (first.reason, second.objects) == ("process-ended", 4)
+    assert (folder / "spool" / "00000001").exists()
+
+
+def test_once_works_on_what_waits_and_says_how_it_ended(package: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    studies = received(folder, 1)
+    away = salus("serve", "start", folder, package, "--pacs", "dicom://PACS@127.0.0.1:9", "--once")
     assert away.returncode == 31, away.stderr
     assert "cannot be reached" in away.stderr
-    assert [study.state for study in Running(tmp_path / "node", None).studies.listed()] == ["sending"]  # type: ignore[arg-type]
+    assert [study.state for study in studies.listed()] == ["sending"]
 
 
 def test_mistakes_are_named_before_anything_is_received(package: Path, tmp_path: Path) -> None:
@@ -227,4 +243,4 @@ def test_mistakes_are_named_before_anything_is_received(package: Path, tmp_path:
         assert text in result.stderr, result.stderr
     assert not (tmp_path / "node").exists()
     assert salus("serve", "status", tmp_path / "other").returncode == 11
-    assert not np.any([path.name == "studies.sqlite" for path in (tmp_path / "other").iterdir()])
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["x"]

@@ -173,6 +173,26 @@ def test_old_rows_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("salus.client.serving.studies.MOST_DONE", 2)
     studies, _ = opened(tmp_path)
     for number in range(5):
-        studies.change(studies.open(f"1.{number}"), state=SENT if number else FAILED, files=False)
+        studies.change(studies.open(f"1.{number}"), state=SENT if number else FAILED, files=not number)
     studies.prune()
     assert sorted(one.id for one in studies.listed()) == [1, 4, 5]
+
+
+def test_a_study_that_is_tried_again_keeps_no_other_from_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salus.client.serving.studies.FIRST_WAIT_S", 0.0)
+    clock = ManualClock(MORNING)
+    studies, spool = opened(tmp_path, clock)
+    for number in range(3):
+        push(spool, f"1.{number}", "1.5")
+        clock.sleep(1)
+    spool.settle_all()
+    turns = []
+    for _ in range(6):
+        one = studies.next(RECEIVED)
+        assert one is not None
+        turns.append(one.id)
+        studies.later(one, RECEIVED, "pacs", "away")
+        clock.sleep(1)
+    assert turns == [1, 2, 3, 1, 2, 3]

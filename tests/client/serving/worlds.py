@@ -15,10 +15,11 @@ from tests.client.data.dicom_files import make
 from tests.client.data.incoming.test_dimse import send
 from tests.processes import wait_until
 
+from salus.client.data.dicom.decoder_cleaning import Identity
 from salus.client.data.incoming.receiver import DimseOptions
 from salus.client.predicting.given import given_model
 from salus.client.serving.daemon import ServeDaemon, Serving
-from salus.client.serving.spool import Bounds
+from salus.client.serving.spool import Bounds, Spool
 from salus.client.serving.studies import Studies, Study
 from salus.client.serving.working import Predicting, kinds_for
 from salus.common.clock import SystemClock
@@ -34,21 +35,32 @@ def saved(dataset: FileDataset) -> bytes:
     return buffer.getvalue()
 
 
+def study_of(patient: int) -> str:
+    """Return the StudyInstanceUID of a patient."""
+    return f"1.2.826.0.1.7778.{patient}"
+
+
 def pictures(patient: int, count: int = 2, **changes: object) -> list[bytes]:
     """Return the files of one study of pictures of 8 x 8 pixels."""
     rng = np.random.default_rng(patient)
-    root = f"1.2.826.0.1.7778.{patient}"
+    root = study_of(patient)
+    same = {
+        "PatientID": f"{CANARY}{patient}",
+        "PatientName": f"{CANARY}^P{patient}",
+        "StudyInstanceUID": root,
+        "SeriesInstanceUID": f"{root}.1",
+        "StudyDate": "20200101",
+        "PixelSpacing": [1.0, 1.0],
+    }
     return [
         saved(
             make(
-                rng.integers(0, 200, (8, 8)).astype(np.uint16), PatientID=f"{CANARY}{patient}",
-                PatientName=f"{CANARY}^P{patient}",
-                StudyInstanceUID=root, SeriesInstanceUID=f"{root}.1", SOPInstanceUID=f"{root}.1.{number}",
-                InstanceNumber=number + 1, StudyDate="20200101", PixelSpacing=[1.0, 1.0], **changes,
+                rng.integers(0, 200, (8, 8)).astype(np.uint16),
+                **{**same, "SOPInstanceUID": f"{root}.1.{number}", "InstanceNumber": number + 1, **changes},
             )
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def predicting_of(package: Path) -> Predicting:
@@ -88,6 +100,7 @@ class Running:
 
     folder: Path
     daemon: ServeDaemon
+    pacs: Pacs
 
     @property
     def studies(self) -> Studies:
@@ -97,14 +110,39 @@ class Running:
         """Send files as a modality does and return the answers."""
         return send(self.daemon.port, files, **options)  # type: ignore[arg-type]
 
-    def states(self) -> list[str]:
-        """Return the states of all studies, in the order in which they came."""
-        return [study.state for study in reversed(self.studies.listed())]
+    def deliveries(self, patient: int) -> list[Study]:
+        """Return what came of a patient's study, in order."""
+        return [one for one in reversed(self.studies.listed()) if one.study_uid == study_of(patient)]
 
-    def wait(self, *states: str) -> list[Study]:
-        """Wait until the studies are in these states."""
-        wait_until(lambda: self.states() == list(states), f"{states}, now {self.states()}")
-        return list(reversed(self.studies.listed()))
+    def states(self, patient: int) -> list[str]:
+        """Return the states of a patient's study, each time that it came."""
+        return [study.state for study in self.deliveries(patient)]
+
+    def wait(self, patient: int, *states: str) -> list[Study]:
+        """Wait until the deliveries of a patient's study are in these states."""
+        wait_until(lambda: self.states(patient) == list(states), f"{states}, now {self.states(patient)}")
+        return self.deliveries(patient)
+
+
+class Reader:
+    """Reads what an object is without a sandbox."""
+
+    def identify(self, data: bytes) -> Identity:
+        found = dcmread(io.BytesIO(data))
+        return Identity(study_uid=found.StudyInstanceUID, instance_uid=found.SOPInstanceUID, image=True, own=False)
+
+
+def received(folder: Path, *patients: int) -> Studies:
+    """Write a node's folder in which studies wait for their predictions."""
+    folder.mkdir()
+    clock = SystemClock()
+    studies = Studies(folder, clock)
+    spool = Spool(folder, studies, OPEN, Reader(), clock)  # type: ignore[arg-type]
+    for patient in patients:
+        for number, data in enumerate(pictures(patient)):
+            spool.take(f"{study_of(patient)}.1.{number}", data, 1)
+    spool.settle_all()
+    return studies
 
 
 def serving_of(folder: Path, predicting: Predicting, pacs: Pacs, **changes: object) -> Serving:
@@ -129,7 +167,8 @@ def running(serving: Serving) -> Iterator[Running]:
     try:
         wait_until(lambda: bool(daemon.port or problems), "the node")
         assert not problems, problems
-        yield Running(serving.folder, daemon)
+        assert isinstance(serving.send, Pacs)
+        yield Running(serving.folder, daemon, serving.send)
     finally:
         daemon.stop()
         thread.join()
