@@ -192,7 +192,10 @@ def status(
         emit_json(values)
     else:
         out.print("The node is running." if values["running"] else "The node is not running.")
-        table("Studies", ["", ""], [(state, count) for state, count in states.items() if count])
+        if listed:
+            table("Studies", ["", ""], [(state, count) for state, count in states.items() if count])
+        else:
+            out.print("No study has arrived yet.")
         if values["counts"]:
             table("Not taken", ["", ""], sorted(found.counts().items()))
         open_ones = [study for study in listed if study.state not in (SENT, DISCARDED)][:50]

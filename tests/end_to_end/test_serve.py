@@ -185,6 +185,7 @@ def test_probabilities_come_back_and_a_forwarding_pacs_makes_no_loop(
     package = export(plain_run, tmp_path / "package")
     name, uid = orthanc.put(pictures(7, 3)), "1.2.826.0.1.7778.7"
     with Node(orthanc, package, tmp_path) as node:
+        assert httpx.post(f"{orthanc.root}/modalities/salus/echo", auth=AUTH, timeout=900.0).status_code == 200
         orthanc.send(name)
         node.wait(1)
         orthanc.send(name)  # with its results, as a PACS does that forwards every change
