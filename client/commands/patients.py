@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from salus.client.commands.intake import Folder
-from salus.common.console import emit_json, example, out, table
+from salus.common.console import emit_json, example, out, shown, table
 
 if TYPE_CHECKING:
     from salus.client.data.merging import Merged
@@ -62,12 +62,21 @@ def merge_patients(
         (catalogue.pseudonym("patient", kept), catalogue.pseudonym("patient", other))
         for kept, other in read_pairs(file)
     ]
+    before = catalogue.withdrawals.names()
     done = catalogue.merges.merge(pairs)
     open_ledger(folder, SystemClock()).merge(catalogue.merges.all())
+    withdrawn = len(catalogue.withdrawals.names() - before)
     if as_json:
-        emit_json(asdict(done))
-    else:
-        _show(done)
+        emit_json(asdict(done) | {"withdrawn": withdrawn})
+        return
+    _show(done)
+    if withdrawn:
+        out.print(
+            f"{shown(withdrawn)} identifier(s) are of a patient who has withdrawn, so they have withdrawn, too. "
+            "For the paper of their jobs: salus dataset withdraw FOLDER",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _show(done: "Merged") -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from salus.client.withdrawing.run import Opened
 
 COLUMN = "PatientID"
-MAX_LINES = 1_000_000
+MAX_LINES = 10_001  # each patient has a paper of its own
 PSEUDONYM_DIGITS = 32
 Confirmed = Annotated[bool, typer.Option("--yes", help="Withdraw without asking; needed with --json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -74,7 +74,7 @@ def withdraw(
         raise ConfigError("Expected a file or pseudonyms, got both.", remedy="Give one of them.")
     site = run.Opened.open(folder, SystemClock())
     asked = file is not None or bool(pseudonym)
-    if not asked and not run.pending(site):
+    if not asked and not run.pending(site) and not run.merged_later(site):
         raise ConfigError("Expected the patients who withdraw.", remedy="Give a CSV file, or --pseudonym.")
     people = _people(site, file, pseudonym or (), in_advance=in_advance) if asked else []
     if people:
@@ -91,21 +91,30 @@ def _people(site: "Opened", file: Path | None, pseudonyms: Sequence[str], *, in_
     secret = (site.folder / "keys" / "pseudonym.key").read_bytes()
     catalogue = site.catalogue
     known = frozenset().union(catalogue.withdrawals.names(), *(catalogue.patients(name) for name in catalogue.names()))
+    into = catalogue.merges.all()
+    others: dict[str, list[str]] = {}
+    for other, kept in into.items():
+        others.setdefault(kept, [kept]).append(other)
+
+    def person(name: str) -> list[str]:
+        kept = into.get(name, name)
+        return others.get(kept, [kept])
+
     found: dict[str, tuple[str, ...]] = {}
     missing: list[str] = []
     for number, identifier in read_identifiers(file) if file is not None else ():
         present = catalogue.pseudonym("patient", identifier)
         both = (present, literal_pseudonym(secret, "patient", identifier))  # the second of versions before `identity`
-        names = tuple(sorted({other for name in both for other in catalogue.merges.of(name)}))
+        names = tuple(sorted({other for name in both for other in person(name)}))
         if known.isdisjoint(names) and not site.used(names):
             missing.append(f"line {number}")
-        found[min(catalogue.merges.of(present))] = names
+        found[min(person(present))] = names
     for place, name in enumerate(pseudonyms, start=1):
         if len(name) != PSEUDONYM_DIGITS or set(name) - set("0123456789abcdef"):
             raise ConfigError(f"Expected 32 hexadecimal digits as pseudonym {place}.", remedy="Copy it whole.")
-        if known.isdisjoint(every := catalogue.merges.of(name)) and not site.used(every):
+        if known.isdisjoint(every := person(name)) and not site.used(every):
             missing.append(f"pseudonym {place}")
-        found[min(catalogue.merges.of(name))] = (name,)
+        found[min(person(name))] = (name,)
     if missing and not in_advance:
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         raise DataError(

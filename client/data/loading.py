@@ -95,10 +95,11 @@ class LocalData:
     def without_withdrawn(self) -> bool:
         """Drop the samples of patients who have withdrawn meanwhile; return False if that is not enough.
 
-        It is not where the chain has learned from them: then everything has to be prepared again.
+        It is not where the chain has learned from them, or where nobody is left: then everything has to be prepared again.
         """
+        before = len(self.train)
         kept = [part.without_withdrawn() for part in (self.train, self.validation)]
-        return all(kept) and len(self.train) > 0
+        return all(kept) and (len(self.train) > 0 or before == 0)
 
     def mended(self) -> None:
         """Clear the list of unreadable samples, so that they are tried again."""

@@ -104,20 +104,39 @@ class Withdrawals:
                 known = _number_of(connection, named)
             is_new = known is None
             if known is None:
-                known = int(connection.scalar(sa.select(sa.func.max(WITHDRAWALS.c.number))) or 0) + 1
-                row = {
-                    "number": known,
-                    "who": who,
-                    "at": datetime.now(UTC).date().isoformat(),  # the day: the hour could be compared with others' logs
-                    "salt": os.urandom(SALT_BYTES).hex(),
-                    "datasets": json.dumps(_datasets(connection, named)),
-                    "head": head,
-                }
-                connection.execute(WITHDRAWALS.insert().values(row))
+                known = self._new(connection, who, head, _datasets(connection, named))
             _list(connection, named, known, named=is_new)
             self.sweep(connection)
             connection.commit()
         return int(known)
+
+    def datasets_of(self, patients: Collection[str]) -> list[str]:
+        """Return the data sets that hold one of these patients now."""
+        with self._engine.connect() as connection:
+            return _datasets(connection, patients)
+
+    def add_paper(self, patients: Collection[str], head: str) -> None:
+        """Let pseudonyms that a merge has put on the list have a withdrawal of their own, so that a paper tells of their jobs."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            number = self._new(connection, PATIENT, head, ())
+            for part in _parts(sorted(patients)):
+                late = sa.and_(WITHDRAWN.c.patient.in_(part), WITHDRAWN.c.named == sa.false())
+                connection.execute(WITHDRAWN.update().where(late).values(number=number, named=True))
+            connection.commit()
+
+    def _new(self, connection: sa.Connection, who: str, head: str, datasets: Collection[str]) -> int:
+        number = int(connection.scalar(sa.select(sa.func.max(WITHDRAWALS.c.number))) or 0) + 1
+        row = {
+            "number": number,
+            "who": who,
+            "at": datetime.now(UTC).date().isoformat(),  # the day: the hour could be compared with others' logs
+            "salt": os.urandom(SALT_BYTES).hex(),
+            "datasets": json.dumps(list(datasets)),
+            "head": head,
+        }
+        connection.execute(WITHDRAWALS.insert().values(row))
+        return number
 
     def sweep(self, connection: sa.Connection) -> None:
         """Set aside the images of all who have withdrawn, in the transaction of the caller; they count as ``withdrawn``.

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,23 +49,46 @@ class History:
     releases: tuple[Release, ...]
 
 
-def history_of(
-    folder: Path, ledger: Ledger, uses: Uses, patients: Collection[str] | None, datasets: Collection[str]
-) -> History:
+@dataclass(frozen=True)
+class Records:
+    """What a site has recorded of all jobs, read once.
+
+    Args:
+        entries: of the ledger, by job.
+        packages: see `packages_of`.
+        recorded: jobs whose patients are recorded.
+        unrecorded: jobs of before.
+    """
+
+    ledger: Ledger
+    uses: Uses
+    entries: Mapping[str, list[Entry]]
+    packages: Mapping[str, tuple[str, ...]]
+    recorded: frozenset[str]
+    unrecorded: Sequence[str]
+
+    @classmethod
+    def of(cls, folder: Path, ledger: Ledger, uses: Uses) -> "Records":
+        """Read the records in a site's folder."""
+        entries: dict[str, list[Entry]] = {}
+        for entry, _ in ledger.entries():
+            entries.setdefault(entry.job, []).append(entry)
+        unrecorded = jobs_without_record(folder / "rosters.sqlite")
+        return cls(ledger, uses, entries, packages_of(folder), uses.jobs(), unrecorded)
+
+
+def history_of(records: Records, patients: Collection[str] | None, datasets: Collection[str]) -> History:
     """Return every job that used a person, or may have used it, the oldest first.
 
     Args:
-        folder: of the site.
         patients: the pseudonyms of the person; None for all patients of the site, as one who was in every job.
         datasets: those that held the person.
     """
-    entries: dict[str, list[Entry]] = {}
-    for entry, _ in ledger.entries():
-        entries.setdefault(entry.job, []).append(entry)
-    places = dict.fromkeys(entries, 1) if patients is None else ledger.places(patients)
+    entries, uses, recorded = records.entries, records.uses, records.recorded
+    places = dict.fromkeys(entries, 1) if patients is None else records.ledger.places(patients)
     every = uses.every() if patients is None else uses.of(patients)
     noted = {use.job.job: use for use in every if not use.job.job.startswith(SHARED)}
-    packages, recorded = packages_of(folder), uses.jobs()
+    packages = records.packages
     lines, releases = [], list[Release]()
     for job in sorted(places.keys() | noted.keys(), key=lambda name: (_begun(entries, noted, name), name)):
         sent = [in_places(release, places.get(job, 1)) for release in committed_of(entries.get(job, []))]
@@ -77,7 +100,7 @@ def history_of(
         )
         releases += sent
     known = entries.keys() | recorded
-    for job in sorted(jobs_without_record(folder / "rosters.sqlite")):
+    for job in records.unrecorded:
         name = f"{job.rpartition('/')[0]}/{job.rpartition('/')[2][:DIGITS]}"
         if name not in known and (datasets or places or noted):
             lines.append(_unrecorded(name, packages.get(name.partition("/")[2], ())))

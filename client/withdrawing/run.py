@@ -25,7 +25,7 @@ from salus.client.ledger.entries import Close
 from salus.client.ledger.store import Ledger
 from salus.client.policy import Policy, load_policy
 from salus.client.session_store import SqliteSessionStore
-from salus.client.withdrawing.jobs import History, history_of, influence, scopes_with_sums
+from salus.client.withdrawing.jobs import History, Records, history_of, influence, scopes_with_sums
 from salus.client.withdrawing.page import write_patient_page
 from salus.client.withdrawing.paper import FOLDER, Paper, commitment, digest_of, not_valid, path_of, read_paper, seal
 from salus.common.clock import Clock
@@ -74,8 +74,7 @@ class Opened:
 def withdraw(site: Opened, patients: Collection[str]) -> int:
     """Withdraw one person, known by these pseudonyms; nothing uses it when this returns. `finish` does the rest."""
     names = sorted({name for patient in patients for name in site.catalogue.merges.of(patient)})
-    held = [name for name in site.catalogue.names() if not site.catalogue.patients(name).isdisjoint(names)]
-    _note_ended(site, names, held)
+    _note_ended(site, names, site.catalogue.withdrawals.datasets_of(names))
     return site.catalogue.withdrawals.withdraw(names, _text(site.ledger.head()), who=PATIENT)
 
 
@@ -89,14 +88,26 @@ def pending(site: Opened) -> list[Withdrawal]:
     return [found for found in site.catalogue.withdrawals.all() if not found.finished]
 
 
+def merged_later(site: Opened) -> list[list[str]]:
+    """Return pseudonyms that were merged with a person who had withdrawn, and whose jobs no paper tells of."""
+    late = [
+        [name for name in set(one.patients) - one.named if site.used([name])]
+        for one in site.catalogue.withdrawals.all()
+    ]
+    return [names for names in late if names]
+
+
 def finish(site: Opened) -> list[Paper]:
     """Finish every withdrawal that is not, the oldest first, and return their papers."""
     with _alone(site.folder):
+        for names in merged_later(site):
+            site.catalogue.withdrawals.add_paper(names, _text(site.ledger.head()))
         waiting = pending(site)
         if not waiting:
             return []
         clear_cache(site.folder)
-        return [_finish(site, one) for one in waiting]
+        records = Records.of(site.folder, site.ledger, site.catalogue.uses)
+        return [_finish(site, one, records) for one in waiting]
 
 
 @contextlib.contextmanager
@@ -112,12 +123,11 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _finish(site: Opened, one: Withdrawal) -> Paper:
+def _finish(site: Opened, one: Withdrawal, records: Records) -> Paper:
     whole = one.who == SITE
     if whole:
         _close_all(site.ledger)
-    uses = site.catalogue.uses
-    history = history_of(site.folder, site.ledger, uses, None if whole else one.patients, one.datasets)
+    history = history_of(records, None if whole else one.patients, one.datasets)
     clear_states(site.folder, [line.job for line in history.jobs if not line.noise and line.use == "certain"])
     path = path_of(site.folder, one.number)
     before = [found for found in site.catalogue.withdrawals.all() if found.number < one.number]
@@ -148,7 +158,7 @@ def _paper(site: Opened, one: Withdrawal, history: History, previous: str) -> Pa
         jobs=history.jobs,
         epsilon=spent,
         delta=site.delta,
-        bound=influence(spent, site.delta),
+        bound=influence(spent, site.delta) if spent else "No job with noise has sent anything of this patient's data.",
         ledger_before=one.head,
         ledger_after=_text(site.ledger.head()),
     )

@@ -13,8 +13,10 @@ from salus.client import measuring, private_training
 from salus.client.data.catalogue import Catalogue, CataloguedImage
 from salus.client.data.readiness import check
 from salus.client.data.tensors import TensorSet
+from salus.client.explaining.reading import known_dataset
 from salus.client.ledger.store import Budget
 from salus.client.policy import Policy
+from salus.client.predicting.evaluation import _held_out
 from salus.client.predicting.inputs import from_dataset
 from salus.client.running import RunningJob
 from salus.client.site import Site
@@ -27,6 +29,7 @@ from salus.common.packets import Reply, Request
 from salus.common.sums import sums_of
 from salus.common.sums.base import norm_of
 from salus.common.sums.exact import from_limbs
+from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.contribution import Contribution, DataKind
 from salus.privacy.protocol.contributors import Consent
@@ -354,6 +357,28 @@ def test_commands_that_read_a_data_set(tmp_path: Path) -> None:
     assert (found_by_check.summary.patients, found_by_check.unreadable) == (79, [])
     found = from_dataset(catalogue, "toy")
     assert len(found.found) == 79
+    shown = known_dataset(catalogue, "toy")
+    assert patient not in {one.patient for one in shown.inputs.found}
+    held_out = {item.image.patient for item in _held_out(catalogue, "toy", tiny_job(), make_task(tiny_job().task))}
+    assert patient not in held_out
+    assert set(of_split(catalogue, "val")) <= held_out
+
+
+def test_a_site_without_training_patients_is_not_prepared_again_in_each_round(
+    site: Site, coordinator: Identity, tmp_path: Path
+) -> None:
+    """With noise it goes on; and so it does when the last one withdraws."""
+    for patient in of_split(site._catalogue, "train")[1:]:
+        withdraw(tmp_path, patient)
+    assert ask(site, coordinator, private("local"), 1).kind == "ok"
+    withdraw(tmp_path, of_split(site._catalogue, "train")[0])
+    assert ask(site, coordinator, private("local"), 2).kind == "ok"
+    running = site._running
+    assert ask(site, coordinator, private("local"), 3).kind == "ok"
+    assert site._running is running
+    assert isinstance(running, RunningJob)
+    assert running.data is not None
+    assert DataKind.TRAINING not in running.data.used().values()
 
 
 def test_a_site_that_has_withdrawn_refuses_aloud_and_ends_the_open_session(

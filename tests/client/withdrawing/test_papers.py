@@ -319,6 +319,19 @@ def test_tampering_is_named(with_two: Path, tmp_path: Path, what: str) -> None:
     assert "Traceback" not in refused.stderr
 
 
+def test_an_identifier_that_is_merged_later_has_a_paper_of_its_own(site: Path, tmp_path: Path) -> None:
+    withdrawn(site, listing(tmp_path, PATIENT))
+    pairs = tmp_path / "same.csv"
+    pairs.write_text("PatientID,OtherPatientID\nP0-3,P0-1\n")
+    merged = salus("dataset", "merge-patients", site, pairs, "--json")
+    assert json.loads(merged.stdout)["withdrawn"] == 1
+    assert len(open_catalogue(site).patients("xrays")) == 4
+    (paper,) = withdrawn(site)["papers"]  # type: ignore[misc]
+    assert (paper["number"], len(paper["jobs"])) == (2, 2)
+    assert papers(site).returncode == 0
+    assert salus("dataset", "withdraw", site, "--yes").returncode != 0, "nothing is left to do"
+
+
 @pytest.mark.parametrize("opened", [False, True])
 def test_a_copy_of_the_data_set_under_another_name_ends_too(site: Path, tmp_path: Path, opened: bool) -> None:
     data = site.parent / "data"
