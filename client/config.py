@@ -1,6 +1,8 @@
 """A site's folder: its settings, keys, installed kit, catalogue and logs, and how they are opened together."""
 
+import contextlib
 import os
+import sqlite3
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,7 @@ period_days = 365
 
 
 CACHE = "cache"
+CATALOGUE = "catalogue.sqlite"
 STATES = "states"  # what a job keeps between rounds
 LEDGER = "ledger.sqlite"
 PSEUDONYM_KEY = "pseudonym.key"
@@ -125,6 +128,17 @@ def pseudonym_key(folder: Path) -> bytes:
         ConfigError: the folder is not a site's, or its key is missing or damaged.
         LedgerError: the ledger was started with another key.
     """
+    secret = _stored_key(folder)
+    bind_key(folder / LEDGER, secret)
+    return secret
+
+
+def require_site_folder(folder: Path) -> None:
+    """Raise ConfigError unless a folder is a site's and has its pseudonym key."""
+    _stored_key(folder)
+
+
+def _stored_key(folder: Path) -> bytes:
     path = folder / "keys" / PSEUDONYM_KEY
     if not path.exists():
         if (folder / "site.toml").exists():
@@ -140,15 +154,45 @@ def pseudonym_key(folder: Path) -> bytes:
             f"Expected {PSEUDONYM_KEY_BYTES} bytes in {PSEUDONYM_KEY!r}, found {len(secret)}.",
             remedy="Restore it from the backup of this site.",
         )
-    bind_key(folder / LEDGER, secret)
     return secret
+
+
+def _config(folder: Path) -> SiteConfig:
+    settings = folder / "site.toml"
+    return load_toml(SiteConfig, settings, error=ConfigError, what="site file") if settings.exists() else SiteConfig()
 
 
 def open_catalogue(folder: Path) -> Catalogue:
     """Open a site's catalogue; errors as in `pseudonym_key`."""
-    settings = folder / "site.toml"
-    config = load_toml(SiteConfig, settings, error=ConfigError, what="site file") if settings.exists() else SiteConfig()
-    return Catalogue(folder / "catalogue.sqlite", pseudonym_key(folder), config.decoding())
+    config = _config(folder)
+    return Catalogue(folder / CATALOGUE, pseudonym_key(folder), config.decoding())
+
+
+def copied_catalogue(folder: Path, copy: Path) -> Catalogue:
+    """Open a copy of a site's catalogue as it is now, beside a running daemon, too; the site's ledger is not opened.
+
+    Args:
+        copy: a new file.
+
+    Raises:
+        ConfigError: as in `pseudonym_key`, or no catalogue that can be read.
+    """
+    config, secret = _config(folder), _stored_key(folder)
+    source = folder / CATALOGUE
+    if not source.is_file():
+        raise ConfigError("This site has no data set yet.", remedy="Register one: salus dataset add.")
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=ro", uri=True)) as opened,
+            contextlib.closing(sqlite3.connect(copy)) as written,
+        ):
+            opened.backup(written)
+    except sqlite3.Error as problem:
+        raise ConfigError(
+            f"The site's catalogue cannot be read ({type(problem).__name__}).", remedy="Restore it from a backup."
+        ) from None
+    return Catalogue(copy, secret, config.decoding())
 
 
 def open_ledger(folder: Path, clock: Clock) -> Ledger:

@@ -255,6 +255,11 @@ class Catalogue:
         """Return the kind of a data set's source."""
         return str(self._registered(name).kind)
 
+    def registered(self, name: str) -> tuple[Path, SourceOptions]:
+        """Return where a data set lies and how it is read; for the site itself only."""
+        row = self._registered(name)
+        return Path(self._sealer.open(row.root)), self._options(row)
+
     def approve(self, name: str) -> None:
         """Approve a data set, see `Approvals.approve`; raises DataError for an unknown one."""
         self.approvals.approve(name, Path(self._sealer.open(self._registered(name).root)))

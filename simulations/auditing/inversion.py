@@ -16,6 +16,8 @@ from salus.common.batch import Batch, joined
 from salus.common.errors import DataError
 from salus.common.job import Job
 from salus.common.models import build_model
+from salus.common.start.applying import first_network
+from salus.common.start.weights import Weights
 from salus.common.tasks import make_task
 from salus.common.tasks.base import Task
 from salus.common.tasks.steps import has_noise
@@ -128,7 +130,7 @@ class Inversion:
             if not alone and len(sites) > MOST_TOGETHER:
                 results.append(self._answer(against, [], f"not tried: a sum over more than {MOST_TOGETHER} sites"))
                 continue
-            attacker = Attacker(job, seen.layout, np.asarray(last.model), victims)
+            attacker = Attacker(job, asked.target.start, seen.layout, np.asarray(last.model), victims)
             found: dict[int, torch.Tensor] = {}
             for place, group in enumerate(groups):
                 tell = functools.partial(_part_of, asked, place, len(groups))
@@ -163,9 +165,11 @@ def _part_of(asked: Asked, place: int, of: int, iteration: int) -> None:
 class Attacker:
     """Inverts what was released, and compares it with the truth."""
 
-    def __init__(self, job: Job, layout: Layout, parameters: np.ndarray, victims: Victims) -> None:
+    def __init__(
+        self, job: Job, start: Weights | None, layout: Layout, parameters: np.ndarray, victims: Victims
+    ) -> None:
         self._task: Task = make_task(job.task)
-        self._model = build_model(job.task, job.job.seed)
+        self._model = first_network(job, start)
         write_parameters(self._model, layout, parameters.astype(np.float32))
         self._model.eval()
         self._victims = victims

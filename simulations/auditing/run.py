@@ -152,17 +152,18 @@ def audit(
 def _tried(attack: Attack, asked: Asked, problems: list[Exception]) -> list[Tried]:
     """Return the answers of an attack, or why it was not tried."""
     masked = asked.job.aggregation.protection == "masking" and not asked.job.privacy.noised
-    why = attack.objection(asked.job)
-    if masked and asked.sites < SMALLEST_COHORT:
-        why = why or f"a masked sum without noise needs {SMALLEST_COHORT} sites"
-    if not why:
-        try:
+    why = (
+        f"a masked sum without noise needs {SMALLEST_COHORT} sites" if masked and asked.sites < SMALLEST_COHORT else ""
+    )
+    try:
+        why = attack.objection(asked.job) or why
+        if not why:
             return attack.tried(asked)
-        except SalusError as problem:  # such as a site's limit of memory
-            problems.append(problem)
-            why = problem.problem
-        except Exception as problem:  # of a plug-in, or of a network that an attack was not written for
-            problems.append(problem)
-            why = f"the attack failed ({type(problem).__name__})"
+    except SalusError as problem:  # such as a site's limit of memory
+        problems.append(problem)
+        why = problem.problem
+    except Exception as problem:  # of a plug-in, or of a network that an attack was not written for
+        problems.append(problem)
+        why = f"the attack failed ({type(problem).__name__})"
     text = f"not tried: {why}"
     return [Tried(attack.title, against, attack.figure, None, attack.nothing, text) for against in asked.against]
