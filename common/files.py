@@ -21,6 +21,8 @@ def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
     """
     beside = path.with_name(path.name + ".part")
     try:
+        if beside.is_symlink():  # in a folder of somebody else: it would lead to another file
+            beside.unlink()
         write(beside)
         sync(beside)
         beside.replace(path)

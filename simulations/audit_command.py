@@ -159,7 +159,7 @@ def _target(
     from salus.common.job import load_job
     from salus.common.package.starting import start_from
     from salus.simulations.auditing.asked import Target
-    from salus.simulations.auditing.run import finished_run
+    from salus.simulations.auditing.finished import finished_run
     from salus.simulations.virtual import make_hospitals
 
     if target.is_dir():

@@ -1,6 +1,5 @@
 """All attacks on one job: against one site's plain update, against the sum over the sites, and against what the job releases."""
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from salus.client.performance import Performance
-from salus.common.errors import ConfigError, JobError, SalusError
+from salus.common.errors import JobError, SalusError
 from salus.common.job import Job
-from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.privacy.protocol.parameters import SMALLEST_COHORT
-from salus.server.checkpoints import Checkpoints
 from salus.simulations.auditing import ATTACKS, ORDER
 from salus.simulations.auditing.asked import Asked, Attack, Target
 from salus.simulations.auditing.report import MASKED, NOISED, PLAIN, Audit, Tried
@@ -59,31 +56,6 @@ def chosen_attacks(names: str) -> list[str]:
     for name in wanted:
         ATTACKS.reference(name)
     return [name for name in all_attacks() if name in wanted or not wanted]
-
-
-def finished_run(run: Path, folder: Path) -> Target:
-    """Return the job of a finished simulation, over copies of its catalogues, so that nothing in its folder changes.
-
-    Raises:
-        ConfigError: the folder is not one of `salus simulate --output`.
-    """
-    if not (run / "coordinator" / "coordinator.sqlite").is_file():
-        raise ConfigError(
-            f"Expected a folder of `salus simulate --output`, but {run.name!r} holds no finished job.",
-            remedy="Give a job file with --data, or the folder of a simulation.",
-        )
-    copied = folder / "copied"
-    shutil.copytree(run / "coordinator", copied / "coordinator", ignore=shutil.ignore_patterns("models"))
-    jobs = Checkpoints(copied / "coordinator").jobs()
-    if not jobs:
-        raise ConfigError(f"The folder {run.name!r} holds no job.", remedy="Run the simulation again.")
-    sites = sorted(int(place.name.partition("-")[2]) for place in run.glob("site-*") if place.is_dir())
-    for site in sites:
-        (copied / f"site-{site}").mkdir()
-        for file in (run / f"site-{site}").glob("catalogue.sqlite*"):
-            shutil.copy2(file, copied / f"site-{site}")
-    job = jobs[-1].job
-    return Target(job, copied, len(sites), start=CoordinatorStarts(copied / "coordinator" / STARTS).of(job))
 
 
 def without_noise(job: Job) -> Job:

@@ -30,9 +30,10 @@ from salus.simulations.auditing import ATTACKS, ORDER
 from salus.simulations.auditing import one_run as one_run_module
 from salus.simulations.auditing.asked import Asked, Target
 from salus.simulations.auditing.canary_data import WithCanaries
+from salus.simulations.auditing.finished import finished_run
 from salus.simulations.auditing.one_run import OneRun, flipped
 from salus.simulations.auditing.report import MASKED, NOISED, PLAIN
-from salus.simulations.auditing.run import Effort, all_attacks, audit, chosen_attacks, finished_run
+from salus.simulations.auditing.run import Effort, all_attacks, audit, chosen_attacks
 from salus.simulations.virtual import make_hospitals, open_catalogue
 
 CPU = Performance(device="cpu", threads=1)
