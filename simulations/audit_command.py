@@ -78,17 +78,20 @@ def audit(
         columns=tuple(part.strip() for part in columns.split(",") if part.strip()),
     )  # fmt: skip
     _check_dry(dry, site, data, output, dataset)
-    folder = output or (target if target.is_dir() else Path("audit"))
-    about = ""
     place = None if site is None else _audits(site)
     with tempfile.TemporaryDirectory(prefix="salus-", dir=place, ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
+        divided = sites, partition, seed, work / "hospitals"
         if site is not None:
-            found, about = _own(target, site, dataset, sites, partition, seed, work / "hospitals", start)
-            folder = _kept(site, found)
+            found, about = _own(target, site, dataset, *divided, start)
         else:
-            found = _target(target, data, options, sites, partition, seed, work / "hospitals", start)
+            found, about = _target(target, data, options, *divided, start), ""
         result = _run(found, work / "runs", effort, seed, about)
+    kept = output or (target if target.is_dir() else Path("audit"))
+    _finish(result, kept if site is None else _kept(site, found), json_out)
+
+
+def _finish(result: "Audit", folder: Path, json_out: bool) -> None:
     from salus.simulations.auditing.report import write_report
 
     write_report(folder, result)

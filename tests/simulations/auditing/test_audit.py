@@ -1,6 +1,7 @@
 """The one-run audit through the product's own path: honest code keeps its promise, broken code is caught."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ def text(rounds: int, **changes: str) -> str:
 
 def private_job(noise: str, epsilon: float, rounds: int = 3) -> Job:
     return parse_job(text(rounds, privacy=PRIVACY.format(noise=noise, epsilon=epsilon)))
+
+
+@pytest.fixture
+def fixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every random number of the sites follows from a seed: sampling, noise and masks."""
+    monkeypatch.setattr(os, "urandom", np.random.default_rng(2026).bytes)
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +201,13 @@ MUTANTS = {
 }
 
 
+@pytest.mark.usefixtures("fixed")
 @pytest.mark.slow  # another one goes through the command every day, see below
 @pytest.mark.parametrize("name", MUTANTS)
 def test_broken_code_is_refuted(hospitals: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = MUTANTS[name]
     monkeypatch.setattr(mutant.where, mutant.name, mutant.by)
-    assert bound(private_job("local", 1.0), hospitals, tmp_path).lower_bound > 1.0
+    assert bound(private_job("local", 1.0, rounds=8), hospitals, tmp_path).lower_bound > 1.0
 
 
 def test_a_finished_simulation_is_audited_over_copies_of_its_catalogues(hospitals: Path, tmp_path: Path) -> None:
@@ -215,6 +223,7 @@ def test_a_finished_simulation_is_audited_over_copies_of_its_catalogues(hospital
         finished_run(tmp_path, tmp_path / "other")
 
 
+@pytest.mark.usefixtures("fixed")
 def test_the_command_writes_the_page_and_refuses_by_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +246,8 @@ def test_the_command_writes_the_page_and_refuses_by_its_exit_code(
     assert salus("audit", file).returncode == 11  # no data
 
 
+# By chance, one of twenty may exceed a promise that holds, if the bound has no room; with these random numbers none does.
+@pytest.mark.usefixtures("fixed")
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("epsilon", [1.0, 8.0])
