@@ -44,10 +44,7 @@ def audit(
         typer.Option(help="Folder for audit.json and audit.html; default: the simulation's own, or ./audit."),
     ] = None,
     dry: Annotated[
-        bool,
-        typer.Option(
-            "--dry", help="A hospital's audit of a job file over its own data; nothing leaves it.", rich_help_panel=DRY
-        ),
+        bool, typer.Option("--dry", help="Audit a job file over a hospital's own data.", rich_help_panel=DRY)
     ] = False,
     site: Annotated[Path | None, typer.Option(help="The hospital's folder.", rich_help_panel=DRY)] = None,
     dataset: Annotated[
