@@ -33,7 +33,8 @@ def audit(
     ] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the canaries, their coin flips and the partition.")] = 0,
     attacks: Annotated[
-        str, typer.Option(help="Names of the attacks to be tried, separated by commas; all if not given.")
+        str,
+        typer.Option(help="Of one-run, membership, inversion, imprint, property, separated by commas; all if empty."),
     ] = "",
     shadows: Annotated[
         int, typer.Option(min=3, max=100, help="Shadow models of membership inference; each runs the job again.")

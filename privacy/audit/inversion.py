@@ -117,7 +117,7 @@ def _starts(model: nn.Module, known: Batch, seen: torch.Tensor, search: Search) 
     starts = [search.usual.expand(shape) + LITTLE * (search.high - search.low) * noise]
     read = read_linear(model, seen, math.prod(shape[1:]))
     if len(read):
-        strongest = read[torch.arange(shape[0]) % len(read)].reshape(shape)
+        strongest = read[torch.arange(shape[0]) % len(read)].reshape(shape).nan_to_num(0.0)
         starts.append(strongest.clamp(search.low, search.high))
     return starts
 
@@ -157,6 +157,8 @@ def signal_to_noise_db(found: torch.Tensor, truth: torch.Tensor, reach: float) -
         reach: the largest difference that two values of an image can have.
     """
     square = float(((found.double() - truth.double()) ** 2).mean())
+    if not math.isfinite(square):
+        return 0.0
     return min(100.0, 10 * math.log10(reach**2 / max(square, 1e-30)))
 
 

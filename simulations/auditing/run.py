@@ -1,5 +1,6 @@
 """All attacks on one job: against one site's plain update, against the sum over the sites, and against what the job releases."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +131,10 @@ def _tried(attack: Attack, asked: Asked, problems: list[Exception]) -> list[Trie
     try:
         why = attack.objection(asked.job) or why
         if not why:
-            return attack.tried(asked)
+            found = attack.tried(asked)
+            if all(one.value is None or math.isfinite(one.value) for one in found):
+                return found
+            why = "the attack found no number, such as after training that diverged"
     except SalusError as problem:  # such as a site's limit of memory
         problems.append(problem)
         why = problem.problem

@@ -63,8 +63,14 @@ def test_a_first_linear_layer_shows_one_image_exactly_and_of_five_a_mean() -> No
     assert len(read_linear(network("convolution"), torch.zeros(3), 36)) == 0
 
 
+@pytest.mark.parametrize("kind", ["convolution", "linear"])
 @pytest.mark.parametrize("seen", [0.0, float("nan")])
-def test_an_update_of_nothing_or_of_nan_ends_the_search(seen: float) -> None:
-    model, batch = network("convolution"), images(1)
+def test_an_update_of_nothing_or_of_nan_ends_the_search(seen: float, kind: str) -> None:
+    model, batch = network(kind), images(1)
     update = torch.full_like(gradient(model, loss, batch), seen)
     assert invert(model, loss, unknown(batch), update, Search(3, -1.0, 1.0, torch.zeros(SHAPE))).isfinite().all()
+
+
+def test_a_picture_without_numbers_is_like_nothing() -> None:
+    assert signal_to_noise_db(torch.full(SHAPE, float("nan")), torch.zeros(SHAPE), 2.0) == 0
+    assert signal_to_noise_db(torch.zeros(SHAPE), torch.zeros(SHAPE), 2.0) == 100
