@@ -219,6 +219,18 @@ def fewer_sums(files: Content) -> None:
     files["transcript.jsonl"] = b"".join(files["transcript.jsonl"].splitlines(keepends=True)[:-1])
 
 
+def raw_json(name: str, data: bytes) -> Change:
+    return lambda files: files.update({name: data})
+
+
+def in_the_test_split(number: bytes) -> Change:
+    def change(files: Content) -> None:
+        assert b'"test":{}' in files["evaluation.json"]
+        files["evaluation.json"] = files["evaluation.json"].replace(b'"test":{}', b'"test":{"x":%s}' % number)
+
+    return change
+
+
 SIGNED_AGAIN: dict[str, tuple[Change, str]] = {
     "another model": (other_model, "not the model that the sites evaluated"),
     "a cheaper card": (cheaper, "the privacy card does not follow from transcript.jsonl"),
@@ -239,6 +251,12 @@ SIGNED_AGAIN: dict[str, tuple[Change, str]] = {
     "another fact for regulators": (
         field("documentation.json", "facts", 0, "value", value="x"),
         "documentation.json does not say what the records",
+    ),
+    "versions that are a list": (raw_json("versions.json", b"[1]"), "its records hold values that no export writes"),
+    "a number that is none": (in_the_test_split(b"NaN"), "its records hold values that no export writes"),
+    "a number that no float holds": (
+        in_the_test_split(b"1" + b"0" * 400),
+        "its records hold values that no export writes",
     ),
     "another job in the card": (field("card.json", "job_id", value="other-0001"), "is of another job"),
 }
