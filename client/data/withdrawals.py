@@ -74,16 +74,12 @@ class Withdrawals:
     def site_left(self) -> bool:
         """Return whether the whole site has withdrawn."""
         with self._engine.connect() as connection:
-            query = sa.select(WITHDRAWALS.c.number).where(WITHDRAWALS.c.who == SITE).limit(1)
-            return connection.scalar(query) is not None
+            return _site_left(connection)
 
     def require_site(self) -> None:
         """Raise Refused if the whole site has withdrawn."""
         if self.site_left():
-            raise Refused(
-                "This site has withdrawn: it takes part in no further job.",
-                remedy="Continue without it, or let the consortium remove it from the roster.",
-            )
+            raise no_site()
 
     def withdraw(self, patients: Iterable[str], head: str, *, who: str = PATIENT) -> int:
         """Withdraw one person in all data sets, from the moment when this returns; return the number of the withdrawal.
@@ -155,7 +151,14 @@ class Withdrawals:
         connection.execute(IMAGES.delete().where(gone))
 
     def sweep_new(self, connection: sa.Connection, dataset: str) -> None:
-        """Do the same after a data set was registered; raises DataError if nothing of it is left."""
+        """Do the same after a data set was registered.
+
+        Raises:
+            DataError: nothing of it is left.
+            Refused: the whole site has withdrawn while the data were read.
+        """
+        if _site_left(connection):
+            raise no_site()
         self.sweep(connection)
         if connection.scalar(sa.select(IMAGES.c.id).where(IMAGES.c.dataset == dataset).limit(1)) is None:
             raise none_left(dataset)
@@ -213,6 +216,14 @@ class Gate:
             raise withdrawn()
 
 
+def no_site() -> Refused:
+    """Return the refusal of a site that has withdrawn."""
+    return Refused(
+        "This site has withdrawn: it takes part in no further job.",
+        remedy="Continue without it, or let the consortium remove it from the roster.",
+    )
+
+
 def none_left(dataset: str) -> DataError:
     """Return the error of a data set of which nobody is left."""
     return DataError(
@@ -236,6 +247,11 @@ def _of_one_person(connection: sa.Connection, patients: Iterable[str]) -> set[st
     merges = {row.patient: row.kept for row in connection.execute(sa.select(MERGES))}
     kept = {merges.get(patient, patient) for patient in found}
     return found | kept | {patient for patient, into in merges.items() if into in kept}
+
+
+def _site_left(connection: sa.Connection) -> bool:
+    query = sa.select(WITHDRAWALS.c.number).where(WITHDRAWALS.c.who == SITE).limit(1)
+    return connection.scalar(query) is not None
 
 
 def _number_of(connection: sa.Connection, patients: Collection[str]) -> int | None:

@@ -1,5 +1,6 @@
 """Whoever has withdrawn is in no data set, whatever is registered, imported or merged before and after."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,25 @@ def test_a_site_that_has_withdrawn_registers_nothing(tmp_path: Path) -> None:
     assert catalogue.patients("one") == frozenset()
     with pytest.raises(Refused, match="has withdrawn"):
         register(catalogue, tmp_path, "two", "c")
+
+
+@pytest.mark.parametrize("who", ["patient", "site"])
+def test_a_withdrawal_while_a_data_set_is_being_read(tmp_path: Path, who: str) -> None:
+    """A scan may take hours; what counts is who has withdrawn when it is registered."""
+    catalogue, other = opened(tmp_path), opened(tmp_path)
+
+    def scan() -> Iterator[ImageRecord]:
+        yield ImageRecord("a", "s", "1", "0")
+        other.withdrawals.withdraw([name_of(other, "a")] if who == "patient" else (), HEAD, who=who)
+        yield ImageRecord("b", "s", "2", "0")
+
+    if who == "site":
+        with pytest.raises(Refused, match="has withdrawn"):
+            catalogue.add_records("one", "dicom", tmp_path, SourceOptions(), scan(), declare=False)
+        assert catalogue.names() == []
+    else:
+        catalogue.add_records("one", "dicom", tmp_path, SourceOptions(), scan(), declare=False)
+        assert shown(catalogue, "one") == {name_of(catalogue, "b")}
 
 
 STEP = st.one_of(
