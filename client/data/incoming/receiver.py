@@ -189,7 +189,7 @@ class Receiver:
             )
         except OSError:
             raise ConfigError(
-                f"Cannot listen on port {self._options.listen_port}.", remedy="Choose another --listen-port."
+                f"Cannot listen on port {self._options.listen_port}.", remedy="Choose another port: --listen."
             ) from None
         entity._servers.append(self._server)  # as its own `start_server` does
         threading.Thread(target=self._server.serve_forever, daemon=True).start()

@@ -211,6 +211,10 @@ def test_a_study_that_ends_the_process_again_and_again_is_left_alone(
         busy = salus(*words)
         assert busy.returncode == 11
         assert "already running" in busy.stderr
+        taken = ("--sender", "MODALITY", "--listen", f"SALUS@127.0.0.1:{found.daemon.port}")
+        other = salus("serve", "start", tmp_path / "other", *words[3:-1], *taken)
+        assert other.returncode == 11
+        assert "--listen" in other.stderr
     assert (first.reason, second.objects) == ("process-ended", 4)
     assert (folder / "spool" / "00000001").exists()
 
