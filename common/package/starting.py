@@ -30,6 +30,11 @@ def start_from(job: Job, path: Path | None) -> Weights | None:
             f"The job starts from the package {job.start.package}, and none was given.", remedy="Add --start PACKAGE."
         )
     with checked_package(path) as package:
-        weights = start_in(package, job.start)
-    first_network(job, weights)
+        weights, of = start_in(package, job.start), package.job.task
+    try:
+        first_network(job, weights)
+    except StartError as problem:
+        raise StartError(
+            f"{problem.problem} The package is of {of.model!r} for {of.kind!r}.", remedy=problem.remedy
+        ) from None
     return weights

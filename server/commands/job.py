@@ -36,6 +36,7 @@ def validate(
         ("rounds", job.job.rounds),
         _what(job),
         ("memory per site, about", f"{megabytes(cost_of(job).memory_bytes)} MB"),
+        *([("starts from", job.start.package)] if job.start else []),
         ("hash", job.digest().hex()[:16]),
         ("protection", job.aggregation.protection),
         ("the coordinator can read", protection_of(job).promise(max(job.job.min_sites, sites))),
@@ -62,7 +63,7 @@ def _what(job: Job) -> tuple[str, object]:
 
     if job.statistics is not None:
         return "statistics", job.statistics.kind
-    return "model", f"{job.task.model}, {layout_of(build_model(job.task, 0)).size:,} parameters"
+    return "model", f"{job.task.model}, {layout_of(build_model(job.task, 0)).size:,} trained parameters"
 
 
 def _privacy_rows(job: Job, sites: int) -> list[tuple[str, object]]:
