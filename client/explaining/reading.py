@@ -30,6 +30,7 @@ from salus.common.errors import DataError
 from salus.common.job import TaskSettings
 from salus.common.vocabulary import OTHER
 
+BOXES = "Annotations"  # as PASCAL VOC calls it
 MOST_OBLIQUE = 30.0  # degrees, as in a prediction
 
 
@@ -51,6 +52,7 @@ def known_folder(
 ) -> Known:
     """Find every image of a folder, and the labels that a label file beside them gives; errors as in `from_folder`."""
     labels: dict[str, str] = {}
+    options = _with_boxes(root, kind, options)
     inputs = from_folder(root, kind, options, Decoding(), tell, volumes=volumes)
     # A folder without labels, or whose label file does not fit, is explained without: nothing is trained on it.
     with contextlib.suppress(DataError):
@@ -59,6 +61,19 @@ def known_folder(
             if isinstance(item, ImageRecord) and item.label:
                 labels[item.key] = item.label
     return Known(inputs, labels)
+
+
+def _with_boxes(root: Path, kind: str, options: SourceOptions) -> SourceOptions:
+    """Return the options with the usual folder of boxes, which is not looked for beside a label file."""
+    usual = root / BOXES
+    if kind != "images" or "annotations" in options.given or not usual.is_dir() or usual.is_symlink():
+        return options
+    found = options.changed(annotations=BOXES)
+    try:
+        open_source(kind, root, found.changed(unlabelled=True), Decoding())
+    except DataError:
+        return options
+    return found
 
 
 def _asks_for_volumes(inputs: Inputs) -> bool:
