@@ -125,6 +125,8 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
         ))  # fmt: skip
     heads = ["method", "deletion (random)", "insertion (random)", "random weights", "pointing game"]
     table(f"{len(summary['cases'])} of {summary['images']} explained", heads, rows)
+    if summary["labels_not_used"]:
+        out.print(f"The label file was not used. {summary['labels_not_used']}", markup=False, soft_wrap=True)
     for name, reason in summary["not_applied"].items():
         out.print(f"{name} was not applied: {reason}.", markup=False, soft_wrap=True)
     if summary["refused"]:

@@ -1,6 +1,5 @@
 """The images or rows of a folder or data set, with what is known about them: a label, a mask, boxes."""
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from salus.client.data.dicom.cleaning import Isolated
 from salus.client.data.dicom.isolation import Decoding
 from salus.client.data.records import ImageRecord, Sample
 from salus.client.data.sources import open_source
+from salus.client.data.sources.base import LABELS
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.explaining.subject import Bools
 from salus.client.predicting.inputs import (
@@ -36,10 +36,15 @@ MOST_OBLIQUE = 30.0  # degrees, as in a prediction
 
 @dataclass(frozen=True)
 class Known:
-    """Inputs and their labels by key, as far as there are any."""
+    """Inputs and their labels by key, as far as there are any.
+
+    Args:
+        problem: why a label file that is there was not used; empty if it was, or if there is none.
+    """
 
     inputs: Inputs
     labels: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
 
 
 def known_folder(
@@ -55,11 +60,14 @@ def known_folder(
     options = _with_boxes(root, kind, options)
     inputs = from_folder(root, kind, options, Decoding(), tell, volumes=volumes)
     # A folder without labels, or whose label file does not fit, is explained without: nothing is trained on it.
-    with contextlib.suppress(DataError):
+    try:
         chosen = options.changed(volumes=True) if volumes and _asks_for_volumes(inputs) else options
         for item in open_source(inputs.kind, root, chosen, Decoding()).scan():
             if isinstance(item, ImageRecord) and item.label:
                 labels[item.key] = item.label
+    except DataError as problem:
+        there = "labels" in options.given or (root / LABELS).exists()
+        return Known(inputs, {}, problem.problem if there else "")
     return Known(inputs, labels)
 
 

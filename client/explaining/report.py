@@ -64,6 +64,7 @@ def write_report(
         "model_sha256": model_sha256,
         "images": finished.found,
         "compared": finished.compared,
+        "labels_not_used": finished.problem or None,
         "methods": summaries(finished.cases),
         "not_applied": {**missing, **finished.unfit},
         "refused": [
@@ -171,6 +172,8 @@ def _sections(finished: Finished, titles: Mapping[str, str], missing: Mapping[st
     if doubtful:
         text = f"With random weights about the same map comes out, so do not rely on: {', '.join(doubtful)}."
         sections.append(Section("", text, warns=True))
+    if finished.problem:
+        sections.append(Section("", f"The label file was not used. {finished.problem}", warns=True))
     for name, reason in {**missing, **finished.unfit}.items():
         sections.append(Section("", f"{titles.get(name, name)} was not applied: {reason}.", warns=True))
     for number, one in enumerate(finished.cases, start=1):

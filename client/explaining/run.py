@@ -52,6 +52,7 @@ class Finished:
     Args:
         inputs: found in the data, and how many of them were compared.
         unfit: by method, why it was not applied to any case.
+        problem: why a label file was not used; empty if it was, or if there is none.
     """
 
     cases: tuple[CaseResult, ...]
@@ -59,6 +60,7 @@ class Finished:
     compared: int
     refused: tuple[Refusal, ...]
     unfit: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
 
 
 def check_job(job: Job) -> None:
@@ -101,7 +103,8 @@ def explain(
         tell("Explaining ...", len(places), len(places))
     used = {name for case in cases for name in case.maps}
     unfit = {name: reason for case in cases for name, reason in case.unfit.items() if name not in used}
-    return Finished(tuple(cases), len(known.inputs.found), len(every), (*known.inputs.refused, *run.refused), unfit)
+    refused = (*known.inputs.refused, *run.refused)
+    return Finished(tuple(cases), len(known.inputs.found), len(every), refused, unfit, known.problem)
 
 
 class _Run:

@@ -1,4 +1,8 @@
-"""Trees from sums as a model file of XGBoost (its JSON format of version 3), for its tools, such as exact SHAP values.
+"""Trees from sums as a model file of XGBoost (its JSON format of version 3), for predictions and plots with its tools.
+
+Its Shapley values (``pred_contribs``) of this file are wrong: they need the number of rows in each node, which is not known here,
+and take the node after a left child for the right one, which holds for no tree deeper than one level. `client.explaining` changes
+both first.
 
 A booster that loads the file predicts the probability of the second class. It takes the model's columns in their order, NaN for
 missing; a value that is none of a categorical column's values must be NaN, too, because a booster does not know the values.
@@ -102,7 +106,7 @@ def _tree(number: int, tree: Mapping[str, Any], columns: int, share: float) -> d
         "split_conditions": [node["value"] for node in nodes],
         "split_indices": [node["column"] for node in nodes],
         "split_type": [0] * size,
-        "sum_hessian": [1.0] * size,  # not known for every node; only the weighting of approximate SHAP uses it
+        "sum_hessian": [1.0] * size,  # not known for every node; predictions do not use it
         "tree_param": {
             "num_deleted": "0",
             "num_feature": str(columns),

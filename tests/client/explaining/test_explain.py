@@ -92,6 +92,23 @@ def test_a_folder_without_labels_is_explained_too(place: Path) -> None:
     assert all(c["said"] != case["said"] for case in summary["cases"] for c in case["counterexamples"])
 
 
+def test_a_label_file_that_cannot_be_used_is_said_and_costs_the_truth_only(place: Path) -> None:
+    write_scans(place / "scans", 2)
+    (place / "scans" / "labels.csv").write_text("name,class\n0.png,dark\n")
+    summary = summary_of(explained(place, "scans", "--json", "--methods", "occlusion"))
+    assert summary["labels_not_used"]
+    assert {case["truth"] for case in summary["cases"]} == {None}
+    assert "The label file was not used" in (place / "out" / "explain.html").read_text()
+
+
+def test_flat_pictures_a_single_one_and_a_row_of_extremes_end_no_run(place: Path) -> None:
+    (place / "flat").mkdir()
+    Image.new("L", (8, 8), 200).save(place / "flat" / "only.png")
+    summary = summary_of(explained(place, "flat", "--json"))
+    assert len(summary["cases"]) == 1
+    assert summary["cases"][0]["counterexamples"] == []
+
+
 def test_a_registered_data_set_is_explained_by_its_name(place: Path) -> None:
     write_scans(place / "scans")
     for words in (("client", "init", "site", "--name", "S"), ("dataset", "add", "site", "toy", "scans", "--yes")):
