@@ -81,7 +81,9 @@ def write_report(
         "For research. This page shows patients' data: keep it where they are."
     )
     titles = {name: method.title for name, method in methods.items()}
-    write_page(folder / "explain.html", f"Explanations: {job.job.name}", lead, _sections(finished, titles, missing))
+    write_page(
+        folder / "explain.html", f"Explanations: {job.job.name}", lead, _sections(job, finished, titles, missing)
+    )
     return summary
 
 
@@ -160,7 +162,7 @@ def _map(found: MapResult, case: CaseResult) -> dict[str, Any]:
     return values
 
 
-def _sections(finished: Finished, titles: Mapping[str, str], missing: Mapping[str, str]) -> list[Section]:
+def _sections(job: Job, finished: Finished, titles: Mapping[str, str], missing: Mapping[str, str]) -> list[Section]:
     rows = [[titles[name], *_checks(values)] for name, values in summaries(finished.cases).items()]
     sections = [
         Section("How to read this page", HOW_TO_READ),
@@ -170,7 +172,11 @@ def _sections(finished: Finished, titles: Mapping[str, str], missing: Mapping[st
         titles[name] for name, values in summaries(finished.cases).items() if (values["random_weights"] or 0.0) > ALIKE
     ]
     if doubtful:
-        text = f"With random weights about the same map comes out, so do not rely on: {', '.join(doubtful)}."
+        local = job.task.kind in ("segmentation", "detection")
+        why = (
+            "The question is about one place, near which the map of any network lies" if local else "Do not rely on it"
+        )
+        text = f"With random weights a similar map comes out of: {', '.join(doubtful)}. {why}; compare deletion and insertion."
         sections.append(Section("", text, warns=True))
     if finished.problem:
         sections.append(Section("", f"The label file was not used. {finished.problem}", warns=True))

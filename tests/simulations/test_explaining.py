@@ -44,7 +44,7 @@ def test_explanations_point_to_the_lesions_and_those_of_random_weights_do_not(tm
         "phantoms new --kind lesions --patients 60 --seed 7 --side 64",
         f"simulate {JOB} --sites 5 --data train/lesions --output run",
         "model export run package",
-        "explain package new/lesions --cases 50 --methods grad-cam,integrated-gradients",
+        "explain package new/lesions --cases 60 --methods grad-cam,integrated-gradients --set integrated-gradients.steps=16",
     )
     for line in commands:
         result = salus(*line.split(), cwd=tmp_path)
