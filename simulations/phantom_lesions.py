@@ -1,7 +1,7 @@
 """Phantom pictures with a lesion at a known place, for explanations: labels, and boxes that are not trained on.
 
-A lesion is a bright disk. Every picture, with and without a lesion, has two brighter bars as well, so that what only marks
-bright places, as a network with random weights may, does not find the lesion. Everything is invented.
+A lesion is a bright disk. Every picture, with and without a lesion, has a brighter bar as well, so that what only marks bright
+places, as a network with random weights may, does not find the lesion. Everything is invented.
 """
 
 import csv
@@ -56,12 +56,10 @@ def draw_lesion(
     picture = 2.0 * draw(rng, side, False, NOISE).astype(np.float64)
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     centre, radius = _place(rng), rng.uniform(*RADIUS)
-    away = radius + CLEARANCE
-    for wide, high in (BAR, BAR[::-1]):  # an upright one and a lying one
-        bar = _place(rng)
-        while abs(bar[0] - centre[0]) < away + wide and abs(bar[1] - centre[1]) < away + high:
-            bar = _place(rng)  # beside the lesion, never over it
-        picture += 2 * CONTRAST * ((np.abs(x - bar[0]) < wide) & (np.abs(y - bar[1]) < high))
+    away, bar = radius + CLEARANCE, _place(rng)
+    while abs(bar[0] - centre[0]) < away + BAR[0] and abs(bar[1] - centre[1]) < away + BAR[1]:
+        bar = _place(rng)  # beside the lesion, never over it
+    picture += 2 * CONTRAST * ((np.abs(x - bar[0]) < BAR[0]) & (np.abs(y - bar[1]) < BAR[1]))
     if not sick:
         return picture, None
     disk = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 < radius**2

@@ -21,9 +21,9 @@ class MapResult:
     Args:
         found: on the image's own grid, ``[*spatial]``, or ``[columns]``.
         again: similarity to the map of the same method with other draws, 0 .. 1.
-        random_weights: similarity to the map of a network with random weights; None for a model without weights.
+        random_weights: mean similarity to the maps of networks with random weights; None for a model without weights.
         hit: pointing game; None where nothing is annotated, or the case was answered wrong.
-        random_hit: the same with random weights.
+        random_hit: the share of those networks whose maps hit; a map that says nothing misses.
     """
 
     found: FloatArray
@@ -31,7 +31,7 @@ class MapResult:
     again: float
     random_weights: float | None
     hit: bool | None
-    random_hit: bool | None
+    random_hit: float | None
 
 
 @dataclass(frozen=True)

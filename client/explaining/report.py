@@ -118,7 +118,7 @@ def _summary(found: Sequence[tuple[CaseResult, MapResult]]) -> dict[str, float |
         "pointing_cases": len(played),
         "pointing_game": float(np.mean([bool(one.hit) for _, one in played])) if played else None,
         "pointing_game_random_weights": (
-            float(np.mean([bool(one.random_hit) for _, one in played])) if played and randoms else None
+            float(np.mean([one.random_hit or 0.0 for _, one in played])) if played and randoms else None
         ),
         "pointing_chance": float(np.mean([case.chance or 0.0 for case, _ in played])) if played else None,
     }

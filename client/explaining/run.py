@@ -22,8 +22,8 @@ from salus.common.errors import DataError, SalusError, UnreadableImage
 from salus.common.job import Job
 from salus.common.tasks import make_task
 
-MOST_CASES = 200
-MOST_COMPARED = 5000
+NETWORKS = 3  # with random weights, for each case
+APART = 1_000_003  # between the seeds of one case; more than there are cases
 KEPT = 2**24  # numbers of other inputs that are kept for the methods that need some: 64 MB
 MOST_ROWS, MOST_IMAGES = 500, 16
 Tell = Callable[[str, int, int], None]
@@ -198,20 +198,21 @@ class _Run:
         """Return a method's map of a case with its checks."""
         raw = self._shown(method, subject)
         # The same method once more where nothing but its own draws has changed, and with random weights.
-        again = similarity(raw, self._shown(method, subject.seeded(subject.seed + 1_000_003)))
-        other = self._asking.randomised(subject)
-        random = None if other is None else self._shown(method, other)
+        again = similarity(raw, self._shown(method, subject.seeded(subject.seed + APART)))
+        others = [self._asking.randomised(subject.seeded(subject.seed + turn * APART)) for turn in range(NETWORKS)]
+        randoms = [self._shown(method, other) for other in others if other is not None]
         found = self._on_image(raw, asked)
         # A map of another class than the true one has no reason to mark the annotated region.
         speaks = region is not None and (not self._speaks_of_labels or own.truth == own.answer)
-        random_found = None if random is None else self._on_image(random, asked)
+        played = hit(found, region) if speaks and region is not None else None
+        hits = [bool(hit(self._on_image(one, asked), region)) for one in randoms] if region is not None else []
         return MapResult(
             found,
             curves(subject, raw),
             again,
-            None if random is None else similarity(raw, random),
-            hit(found, region) if speaks and region is not None else None,
-            hit_or_miss(random_found, region) if speaks and region is not None else None,
+            float(np.mean([similarity(raw, one) for one in randoms])) if randoms else None,
+            played,
+            float(np.mean(hits)) if played is not None and hits else None,
         )
 
     def _shown(self, method: Method, subject: Subject) -> FloatArray:
@@ -220,10 +221,3 @@ class _Run:
 
     def _on_image(self, found: FloatArray, asked: Asked) -> FloatArray:
         return found if self._asking.columns else self._asking.on_image(found, asked)
-
-
-def hit_or_miss(found: FloatArray | None, region: Bools) -> bool | None:
-    """Return whether a map's largest value lies in the region; a map that says nothing misses it."""
-    if found is None or not region.any() or region.all():
-        return None
-    return bool(hit(found, region))

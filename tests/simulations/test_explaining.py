@@ -41,10 +41,10 @@ def test_explanations_point_to_the_lesions_and_those_of_random_weights_do_not(tm
     """What docs/explain.md says, with half of the pictures."""
     commands = (
         "phantoms train --kind lesions --patients 400 --side 64",
-        "phantoms new --kind lesions --patients 60 --seed 7 --side 64",
+        "phantoms new --kind lesions --patients 100 --seed 7 --side 64",
         f"simulate {JOB} --sites 5 --data train/lesions --output run",
         "model export run package",
-        "explain package new/lesions --cases 60 --methods grad-cam,integrated-gradients --set integrated-gradients.steps=16",
+        "explain package new/lesions --cases 100 --methods grad-cam,integrated-gradients --set integrated-gradients.steps=16",
     )
     for line in commands:
         result = salus(*line.split(), cwd=tmp_path)
