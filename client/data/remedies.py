@@ -124,6 +124,8 @@ REMEDIES: dict[str, str] = {
     "no-annotation": "Nothing, or annotate the image.",
     "not-annotated": "Annotate the image, or leave it out of the job.",
     "bad-target": "Export the annotation again.",
+    "mixed-patients": "Give each patient's images series and study identifiers of their own.",
+    "unclear-patient": "Correct PatientID at its source: one value of at most 64 printable characters.",
     "no-identifiers": "Export the image with valid UIDs.",
     "no-study": "Export the object with its StudyInstanceUID.",
     "unlisted": "Add the file to dataset.json, or remove it.",

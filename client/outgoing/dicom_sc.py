@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from salus.client.data.dicom.instances import Instance, header_of
+from salus.client.data.dicom.instances import Instance, header_of, sources_of
 from salus.client.outgoing.dicom_seg import SERIES_NUMBER
 from salus.client.outgoing.highdicom_extra import qualified, quiet, require_highdicom
 from salus.client.outgoing.producer import MANUFACTURER, MARK, Producer
@@ -41,8 +41,7 @@ def write_capture(
     """
     hd = require_highdicom()
     page = _page(picture, lines)
-    sources = "/".join(instance.sop_instance_uid for instance in instances)
-    uid = producer.uid("capture", sources, producer.content(page.tobytes()))
+    uid = producer.uid("capture", sources_of(instances), producer.content(page.tobytes()))
     try:
         with quiet():
             written = hd.sc.SCImage.from_ref_dataset(
@@ -65,7 +64,7 @@ def write_capture(
     except ValueError:
         raise UnreadableImage("no-capture", "a picture of an image with this header cannot be written") from None
     _described(written, instances)
-    write_whole(path, qualified(written))
+    write_whole(path, qualified(written, instances[0]))
     return uid
 
 

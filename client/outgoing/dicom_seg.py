@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from salus.client.data.dicom.instances import Instance, header_of
+from salus.client.data.dicom.instances import Instance, header_of, sources_of
 from salus.client.outgoing.coding import Coded, dicom_text
 from salus.client.outgoing.highdicom_extra import algorithm_of, concept, qualified, quiet, require_highdicom
 from salus.client.outgoing.overlays import COLOURS
@@ -42,9 +42,8 @@ def write_segmentation(
     require_highdicom()
     _check(planes, instances, structures)
     content = np.ascontiguousarray(planes, dtype=np.uint8)
-    sources = "/".join(instance.sop_instance_uid for instance in instances)
     names = "/".join(f"{one.name}={one.type.scheme}:{one.type.value}" for one in structures)
-    uid = producer.uid("segmentation", sources, names, producer.content(content.tobytes()))
+    uid = producer.uid("segmentation", sources_of(instances), names, producer.content(content.tobytes()))
     series = producer.uid("series", uid)
     try:
         with quiet():
@@ -52,7 +51,7 @@ def write_segmentation(
     except ValueError:
         # The standard asks for a frame of reference, or for functional groups, that images of this kind do not have.
         raise UnreadableImage("no-segmentation", "DICOM allows no segmentation of an image with this header") from None
-    write_whole(path, qualified(written))
+    write_whole(path, qualified(written, instances[0]))
     return instances[0].model_copy(
         update={"sop_class_uid": SOP_CLASS, "sop_instance_uid": uid, "series_uid": series, "modality": "SEG"}
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from salus.client.data.dicom.instances import Instance, header_of
+from salus.client.data.dicom.instances import Instance, header_of, sources_of
 from salus.client.outgoing.coding import Coded, dicom_text
 from salus.client.outgoing.dicom_seg import SERIES_NUMBER
 from salus.client.outgoing.highdicom_extra import concept, qualified, quiet, require_highdicom
@@ -129,13 +129,13 @@ def _write(path: Path, evidence: Sequence[Instance], groups: Sequence[Any], prod
             name=concept(COMMENT), value=WARNING, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS
         )
     )
-    uid = producer.uid("report", *(one.sop_instance_uid for one in evidence), producer.content(content.encode()))
+    uid = producer.uid("report", sources_of(evidence), producer.content(content.encode()))
     try:
         with quiet():
             written = _object(evidence, report[0], producer, uid)
     except ValueError:  # a date that is none, for example
         raise UnreadableImage("no-report", "a report about an image with this header cannot be written") from None
-    write_whole(path, qualified(written))
+    write_whole(path, qualified(written, evidence[0]))
     return uid
 
 

@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from salus.client.outgoing.producer import MANUFACTURER, Producer
+from salus.client.data.dicom.instances import Instance
+from salus.client.outgoing.producer import MANUFACTURER, RESEARCH, Producer
 from salus.common.codes import Code
 from salus.common.errors import ConfigError
 
@@ -49,9 +50,15 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def qualified(written: Any) -> bytes:
-    """Return an object's file, in which the object says that it is for research (Content Qualification, PS3.3, C.12.1)."""
-    written.ContentQualification = "RESEARCH"
+def qualified(written: Any, source: Instance) -> bytes:
+    """Return an object's file, in which the object says that it is for research (Content Qualification, PS3.3, C.12.1).
+
+    Args:
+        source: whose patient it is of; highdicom leaves out who issued the patient's identifier.
+    """
+    written.ContentQualification = RESEARCH
+    if source.texts.get("IssuerOfPatientID"):
+        written.IssuerOfPatientID = source.texts["IssuerOfPatientID"]
     buffer = io.BytesIO()
     written.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

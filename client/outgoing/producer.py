@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 MANUFACTURER = "Salus"
+RESEARCH = "RESEARCH"  # Content Qualification (PS3.3, C.12.1)
 MARK = "For research use"  # begins the description of everything that goes into a PACS
 MOST_TITLE = 64  # characters of DICOM's long string (PS3.5, 6.2)
 

@@ -37,6 +37,7 @@ REMEDIES = {
     "uneven-spacing": "Give a reconstruction with even spacing.",
     "uneven-slices": "Send the whole series again, each slice once.",
     "mixed-series": "Give each series on its own, with its original identifiers.",
+    "mixed-patients": "Give each patient's images series and study identifiers of their own.",
     "single-slice": "Give the whole series.",
     "colour-volume": "Give a grey-value series.",
     "no-position": "Give images with their position in the patient (ImagePositionPatient).",

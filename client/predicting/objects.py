@@ -73,6 +73,8 @@ class DicomObjects:
     def _check(self, answer: Answer, kind: str) -> None:
         if not self.instances:
             raise UnreadableImage("not-dicom", "DICOM objects are derived from DICOM images only")
+        if not all(instance.exact for instance in self.instances):
+            raise UnreadableImage("unclear-patient", "an object would name another PatientID than its image")
         if answer.boxes is not None and kind != CAPTURES:
             raise UnreadableImage("unsupported", "no DICOM object is written for boxes")
 

@@ -15,7 +15,7 @@ from salus.client.serving.spool import Bounds, Spool
 from salus.client.serving.studies import FAILED, OPEN, Studies
 from salus.client.serving.working import Predicting, Predictor, Send, Sender, Worker
 from salus.common.clock import Clock, SystemClock
-from salus.common.errors import LinkError, StorageError
+from salus.common.errors import LinkError, StorageError, where
 from salus.common.events import Event, EventLog
 from salus.common.lock import FolderLock
 
@@ -120,6 +120,10 @@ class ServeDaemon:
                 StorageError
             ) as problem:  # the table itself cannot be written: nothing is lost, and it is tried again
                 self._events.emit("disk", text=str(problem))
+                self._stop.wait(PAUSE_S)
+                continue
+            except Exception as problem:  # a worker that ends would leave a node that takes studies and does nothing
+                self._events.emit("unexpected", error=type(problem).__name__, place=where(problem))
                 self._stop.wait(PAUSE_S)
                 continue
             if not worked:

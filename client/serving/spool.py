@@ -9,6 +9,7 @@ Names say nothing about a patient.
 
 import contextlib
 import hashlib
+import itertools
 import shutil
 import threading
 from dataclasses import dataclass, field
@@ -26,8 +27,10 @@ from salus.common.files import sync, write_whole
 from salus.common.strict import Strict
 
 SPOOL, RESULTS, KEPT = "spool", "results", "kept"
+LONGEST_QUIET_S = 300.0  # after which a study is whole although its sender keeps the connection open for others
 GB = 10**9
 CHUNK = 2**20
+MOST_DIGITS = 12  # of a study's number
 LOOKED_AGAIN = 256  # instances after which the table is asked again how full the spool is
 
 
@@ -73,7 +76,11 @@ class Spool:
         self._arriving: dict[str, _Arriving] = {}
         self._held, self._since_held = studies.held(), 0
         for name in (SPOOL, RESULTS):
+            if (folder / name).is_symlink():
+                raise ConfigError(f"{name!r} in the node's folder is a link.", remedy="Move the folder itself instead.")
             (folder / name).mkdir(mode=0o700, exist_ok=True)
+        # A table that was lost or restored from a copy must not give a number, and with it files, to another study.
+        studies.number_after(max(self._numbers(), default=0))
         self._recover()
 
     def received(self, study: Study) -> Path:
@@ -116,12 +123,15 @@ class Spool:
         """Close the studies that are whole and return how many are still arriving.
 
         Args:
-            connected: connections that are open; a study is not whole while one that has sent of it is.
+            connected: connections that are open; while one that has sent of a study is, the study is whole only after
+                `LONGEST_QUIET_S`.
         """
         now = self._clock.monotonic_s()
         with self._lock:
             for uid, study in list(self._arriving.items()):
-                if not study.connections & connected and now - study.last_s >= self._bounds.quiet_s:
+                quiet_s = now - study.last_s
+                ended = not study.connections & connected or quiet_s >= LONGEST_QUIET_S
+                if ended and quiet_s >= self._bounds.quiet_s:
                     self._close(uid, study)
             return len(self._arriving)
 
@@ -139,17 +149,26 @@ class Spool:
         """
         if keep and self.received(study).exists():
             (self.folder / KEPT).mkdir(mode=0o700, exist_ok=True)
-            self.received(study).replace(self.folder / KEPT / self.received(study).name)
+            self.received(study).replace(_unused(self.folder / KEPT / self.received(study).name))
         remove_files(self.folder, study)
 
     def tidy(self) -> None:
         """Remove what an earlier process had no time to remove after it was done with it."""
-        names = {path.name.split("-")[0] for name in (SPOOL, RESULTS) for path in (self.folder / name).iterdir()}
-        for number in sorted(int(name) for name in names if name.isascii() and name.isdigit()):
+        for number in sorted(self._numbers()):
             with contextlib.suppress(ConfigError):  # its row was pruned, or it is somebody else's: not ours to remove
                 study = self._studies.get(number)
                 if not study.files:
                     self.remove(study, keep=bool(study.kept))
+
+    def _numbers(self) -> set[int]:
+        """Return the numbers of the studies whose files are here, with or without a row."""
+        places = [self.folder / name for name in (SPOOL, RESULTS) if (self.folder / name).is_dir()]
+        names = {path.name.split("-")[0] for place in places for path in place.iterdir()}
+        return {int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= MOST_DIGITS}
+
+    def count(self, study: Study) -> int:
+        """Return how many files of a study are here."""
+        return sum(1 for _ in self.received(study).glob("*.dcm"))
 
     def files_sha256(self, study: Study) -> str:
         """Return a hash of a study's files and their names."""
@@ -197,9 +216,10 @@ class Spool:
             folder.mkdir(mode=0o700)
             sync(folder.parent)
         path = folder / f"{hashlib.sha256(name.encode()).hexdigest()[:40]}.dcm"
-        study.instances += not path.exists()
         study.connections.add(connection)
+        new = not path.exists()
         write_whole(path, data)
+        study.instances += new
         study.last_s = self._clock.monotonic_s()
 
     def _close(self, uid: str, study: _Arriving) -> None:
@@ -223,12 +243,17 @@ class Spool:
         for part in (self.folder / SPOOL).glob("*/*.part"):
             part.unlink(missing_ok=True)
         for study in reversed(self._studies.listed(RECEIVING, most=1_000_000)):
-            folder = self.received(study)
-            count = sum(1 for _ in folder.glob("*.dcm")) if folder.exists() else 0
+            count = self.count(study)
             if study.study_uid in self._arriving:  # never, because one process receives; the rows are kept apart
                 self._studies.change(study.id, state=RECEIVED, instances=count)
                 continue
             self._arriving[study.study_uid] = _Arriving(study.id, now, count)
+
+
+def _unused(path: Path) -> Path:
+    """Return a path beside which nothing has the same name."""
+    names = (path if not number else path.with_name(f"{path.name}-{number}") for number in itertools.count())
+    return next(name for name in names if not name.exists())
 
 
 def remove_files(folder: Path, study: Study) -> None:

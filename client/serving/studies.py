@@ -111,6 +111,15 @@ class Studies:
         with self._engine.begin() as connection:
             return int(connection.execute(STUDIES.insert().values(row).returning(STUDIES.c.id)).scalar_one())
 
+    def number_after(self, number: int) -> None:
+        """Give only numbers beyond this one to what comes."""
+        newest = sa.select(sa.func.max(STUDIES.c.id))
+        with self._engine.begin() as connection:
+            row = {"study_uid": "", "state": DISCARDED, "arrived_at": "", "changed_at": ""}
+            if number > (connection.execute(newest).scalar() or 0):
+                connection.execute(STUDIES.insert().values(id=number, **row))
+                connection.execute(STUDIES.delete().where(STUDIES.c.id == number))
+
     def change(self, number: int, *before: str, **values: Any) -> bool:
         """Change a study that is in one of these states, or in any; return whether it was."""
         if "refused" in values:

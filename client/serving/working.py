@@ -43,6 +43,10 @@ Tell = Callable[[int, int], None]
 Send = Callable[[Sequence[Path], Tell], int]
 
 
+class FilesGone(DataError):
+    """Files that were received are not there any more."""
+
+
 class Halted(Exception):
     """The node stops; the study in work begins again at the next start."""
 
@@ -185,7 +189,8 @@ class Predictor(Worker):
         except NothingPredicted as problem:
             self._fail(study, ", ".join(problem.reasons) or "no-image", problem.problem)
         except SalusError as problem:
-            self._fail(study, "not-predicted", problem.problem)
+            reason = "files-gone" if isinstance(problem, FilesGone) else "not-predicted"
+            self._fail(study, reason, problem.problem)
         except (
             Exception
         ) as problem:  # what is wrong with one study, or with us for this study, must not stop the others
@@ -193,6 +198,8 @@ class Predictor(Worker):
         return True
 
     def _predict(self, study: Study, model: str) -> None:
+        if self._spool.count(study) < study.instances:  # removed by hand, or the table was restored from a copy
+            raise FilesGone("Files of the study are no longer here.", remedy="Send it again from the PACS.")
         digest = self._spool.files_sha256(study)
         if self._studies.repeated(study, model, digest) is not None:
             self._studies.change(study.id, state=SENT, files_sha256=digest, files=False, reason="repeated")

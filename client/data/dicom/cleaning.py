@@ -38,7 +38,7 @@ from salus.common.errors import UnreadableImage
 
 MAX_SECONDS = 5.0
 MAX_SECONDS_OF_TEXT = 180.0  # a picture of 640 x 480 takes about two, and a clip seven times as long
-MAX_MEMORY_MB = 1024
+MAX_MEMORY_MB = 2048  # three copies of the largest file: as it came, as it is parsed, and its pixels
 TOO_LARGE = "too-large"
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pydicom
 from pydantic import Field
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
 from salus.client.data.dicom.annotations import MAX_FOUND, Annotation, annotations_of
 from salus.client.data.dicom.channel import Buffer
@@ -31,7 +32,7 @@ from salus.client.data.dicom.text import MOST_BOXES, TextFinder
 from salus.client.data.patient_map import PURPOSE
 from salus.client.data.pseudonyms import pseudonym
 from salus.client.data.sealing import Sealer
-from salus.client.outgoing.producer import MANUFACTURER
+from salus.client.outgoing.producer import MANUFACTURER, RESEARCH
 from salus.common.errors import UnreadableImage
 from salus.common.strict import Strict
 
@@ -39,6 +40,7 @@ MAX_DEPTH = 20  # of nested sequences; real objects stay below ten
 MAX_CLEAN_BYTES = 2**31
 MAX_TOGETHER = 64  # files in one exchange
 MAX_TOGETHER_BYTES = 2**27  # of their clean objects; more than that goes one by one
+DERIVED_CLASSES = (SecondaryCaptureImageStorage, SegmentationStorage, ComprehensiveSRStorage)
 CLEAN, CLEAN_MANY, ANNOTATIONS, HEADER, DERIVE = "clean", "clean-many", "annotations", "header", "derive"
 IDENTIFY = "identify"
 Pixel = Annotated[int, Field(ge=0, le=2**16)]
@@ -226,7 +228,11 @@ class Cleaning:
         if not all(is_uid(name) for name in names):
             raise UnreadableImage("no-identifiers", "an object without valid identifiers")
         image = "PixelData" in dataset and not is_annotation(data[:HEAD_BYTES])
-        own = str(dataset.get("Manufacturer", "") or "") == MANUFACTURER
+        # Only what Salus writes: a scanner may have the same manufacturer's name.
+        marks = [
+            str(dataset.get(keyword, "") or "") for keyword in ("Manufacturer", "ContentQualification", "SOPClassUID")
+        ]
+        own = marks[:2] == [MANUFACTURER, RESEARCH] and marks[2] in DERIVED_CLASSES and names[1].startswith("2.25.")
         return Identity(study_uid=names[0], instance_uid=names[1], image=image, own=own), []
 
 

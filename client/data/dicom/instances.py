@@ -5,6 +5,7 @@ that Salus writes.
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -25,7 +26,9 @@ Uid = Annotated[str, Field(pattern=r"^[0-9][0-9.]{0,63}$")]
 Text = Annotated[str, Field(max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PATIENT = ("PatientID", "PatientName", "PatientBirthDate", "PatientSex")
+IDENTITY = ("PatientID", "IssuerOfPatientID")  # together they name a patient; neither may be changed by a letter
+PATIENT = (*IDENTITY, "PatientName", "PatientBirthDate", "PatientSex")
+PERSON = (*IDENTITY, "PatientBirthDate")  # a name may be spelled in several ways
 STUDY = ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName")
 DATES = ("PatientBirthDate", "StudyDate")
 SHORT = ("AccessionNumber", "StudyID")
@@ -43,6 +46,7 @@ class Instance(Strict):
 
     Args:
         texts: elements of the patient and the study, by keyword.
+        exact: whether the patient's identifier and its issuer are here as they are in the file.
         frames: images in the file.
         spacing_mm: between rows, then between columns.
         orientation: unit vectors along a row and along a column, LPS; empty for a projection image.
@@ -56,6 +60,7 @@ class Instance(Strict):
     frame_of_reference_uid: Uid | None = None
     modality: Annotated[str, Field(pattern=r"^[A-Z]{0,16}$")] = ""
     texts: dict[Annotated[str, Field(max_length=40)], Text] = Field(default_factory=dict)
+    exact: bool = True
     rows: Annotated[int, Field(ge=1, le=65535)]
     columns: Annotated[int, Field(ge=1, le=65535)]
     frames: Annotated[int, Field(ge=1, le=2**20)] = 1
@@ -104,6 +109,7 @@ def instance_of(dataset: Dataset) -> Instance:
         frame_of_reference_uid=reference if is_uid(reference) else None,
         modality=modality if re.fullmatch(r"[A-Z]{1,16}", modality) else "",
         texts={keyword: text for keyword in (*PATIENT, *STUDY) if (text := _text(dataset, keyword))},
+        exact=all(_is_exact(dataset, keyword) for keyword in IDENTITY),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
         frames=int(dataset.get("NumberOfFrames", 1) or 1),
@@ -134,14 +140,33 @@ def header_of(instance: Instance) -> Dataset:
 
 
 def check_one_series(instances: Sequence[Instance]) -> None:
-    """Check that instances are of one series; raises UnreadableImage if not."""
+    """Check that instances are of one series of one patient; raises UnreadableImage if not."""
     if len({(instance.study_uid, instance.series_uid) for instance in instances}) != 1:
         raise UnreadableImage("mixed-series", "the slices are of different series")
+    if len({tuple(instance.texts.get(keyword, "") for keyword in PERSON) for instance in instances}) != 1:
+        raise UnreadableImage("mixed-patients", "the slices of the series are of different patients")
+
+
+def sources_of(instances: Sequence[Instance]) -> str:
+    """Return what names source images in the identifiers of what is derived from them.
+
+    Broken devices give the same UIDs to images of different patients, and a patient's identifier may be corrected later.
+    """
+    first = instances[0]
+    patient = [first.texts.get(keyword, "") for keyword in IDENTITY]
+    return json.dumps([*patient, first.study_uid, first.series_uid, *(one.sop_instance_uid for one in instances)])
 
 
 def is_uid(text: str) -> bool:
     """Return whether a text can be a UID."""
     return re.fullmatch(r"[0-9][0-9.]{0,63}", text) is not None
+
+
+def _is_exact(dataset: Dataset, keyword: str) -> bool:
+    """Return whether an identifier is one value that `_text` returns unchanged, but for padding."""
+    value = dataset.get(keyword, "") or ""
+    text = str(value)
+    return not isinstance(value, MultiValue) and "\ufffd" not in text and _text(dataset, keyword) == text
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

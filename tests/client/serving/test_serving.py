@@ -25,6 +25,8 @@ from tests.packages import export
 from tests.processes import wait_until
 
 from salus.client.data.incoming.receiver import SUCCESS, DimseOptions
+from salus.client.serving.spool import Spool
+from salus.client.serving.studies import Study
 from salus.client.serving.working import Predicting
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -132,11 +134,73 @@ def test_a_study_that_comes_again_makes_no_second_object(node: Running) -> None:
 
 def test_what_is_no_image_or_our_own_is_taken_and_not_kept(node: Running) -> None:
     own, none = (dcmread(io.BytesIO(data)) for data in pictures(20))
-    own.Manufacturer = "Salus"
     del none.PixelData
+    own.Manufacturer, own.ContentQualification = "Salus", "RESEARCH"
+    own.SOPClassUID, own.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "2.25.7"
+    own.file_meta.MediaStorageSOPClassUID, own.file_meta.MediaStorageSOPInstanceUID = own.SOPClassUID, "2.25.7"
     assert node.push([saved(own), saved(none)]) == TWICE
     assert node.deliveries(20) == []
     assert node.studies.counts() == {"no-image": 1, "own-result": 1}
+    node.push(pictures(21))
+    node.wait(21, "sent")
+    before = node.studies.counts()["own-result"]
+    captures = [one for one in results(node, 21) if one.Modality == "OT"]
+    assert node.push([saved(one) for one in captures]) == TWICE  # what it really writes
+    assert node.studies.counts()["own-result"] == before + 2
+    node.push(pictures(22, Manufacturer="Salus"))  # a scanner of this name
+    node.wait(22, "sent")
+
+
+def test_results_are_of_the_patient_of_their_image(node: Running) -> None:
+    """A broken device gives one UID to images of two patients, and a PACS keeps one object of a UID."""
+    node.push(pictures(23))
+    node.wait(23, "sent")
+    same = [str(dcmread(io.BytesIO(data)).SOPInstanceUID) for data in pictures(23)]
+    other = pictures(23, 1, PatientID="OTHER", IssuerOfPatientID="WARD", StudyInstanceUID=study_of(24))
+    node.push(other)
+    node.wait(24, "sent")
+    assert {str(dcmread(io.BytesIO(data)).SOPInstanceUID) for data in other} < set(same)
+    assert {one.PatientID for one in results(node, 23)} == {f"{CANARY}23"}
+    assert [(one.PatientID, one.IssuerOfPatientID) for one in results(node, 24)] == [("OTHER", "WARD")] * 2
+    node.push(pictures(23, PatientID="CORRECTED"))
+    node.wait(23, "sent", "sent")
+    assert sorted({one.PatientID for one in results(node, 23)}) == [f"{CANARY}23", "CORRECTED"]
+
+
+@pytest.mark.parametrize(("patient", "identifier"), [(25, "A\\B"), (26, "X" * 70), (27, "12\x1b34"), (28, "12\n34")])
+def test_no_result_names_another_patient(node: Running, patient: int, identifier: str) -> None:
+    node.push(pictures(patient, PatientID=identifier))
+    (failed,) = node.wait(patient, "failed")
+    assert "unclear-patient" in failed.detail
+    assert results(node, patient) == []
+    salus("serve", "discard", node.folder, failed.id)
+
+
+def test_a_worker_outlives_its_own_errors(node: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("salus.client.serving.daemon.PAUSE_S", 0.0)
+    remove, calls = Spool.remove, []
+
+    def failing(self: Spool, study: Study, **options: bool) -> None:
+        calls.append(study.id)
+        if len(calls) == 1:
+            raise OSError(5, CANARY)
+        remove(self, study, **options)
+
+    monkeypatch.setattr(Spool, "remove", failing)
+    node.push(pictures(70))
+    node.push(pictures(71))
+    node.wait(71, "sent")
+    node.wait(70, "sent")
+    assert CANARY not in (node.folder / "events.jsonl").read_text()
+
+
+def test_a_study_whose_files_are_gone_fails_and_does_not_wait_for_ever(predicting: Predicting, tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    received(folder, 1, 2)
+    next((folder / "spool" / "00000001").iterdir()).unlink()
+    with running(serving_of(folder, predicting, Pacs())) as found:
+        (first,), _ = found.wait(1, "failed"), found.wait(2, "sent")
+    assert first.reason == "files-gone"
 
 
 def test_a_study_that_cannot_be_predicted_on_costs_only_itself(node: Running) -> None:

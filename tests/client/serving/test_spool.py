@@ -196,3 +196,57 @@ def test_a_study_that_is_tried_again_keeps_no_other_from_its_turn(
         studies.later(one, RECEIVED, "pacs", "away")
         clock.sleep(1)
     assert turns == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_study_is_whole_although_its_sender_keeps_the_connection_for_others(tmp_path: Path) -> None:
+    clock = ManualClock(MORNING)
+    studies, spool = opened(tmp_path, clock)
+    push(spool, "1.2", "1.5", 1)
+    clock.sleep(spool_module.LONGEST_QUIET_S - 1)
+    push(spool, "1.3", "1.6", 1)
+    assert spool.settle({1}) == 2
+    clock.sleep(1)
+    assert spool.settle({1}) == 1
+    assert [one.state for one in studies.listed()] == [RECEIVING, RECEIVED]
+
+
+def test_numbers_of_files_that_are_here_are_never_given_again(tmp_path: Path) -> None:
+    studies, spool = opened(tmp_path)
+    push(spool, "1.2", "1.5")
+    push(spool, "1.3", "1.5")
+    spool.settle_all()
+    for path in tmp_path.glob("studies.sqlite*"):  # lost, or an older copy of it was put back
+        path.unlink()
+    studies, spool = opened(tmp_path)
+    spool.tidy()
+    assert push(spool, "1.4", "1.7") == SUCCESS
+    assert [(one.id, one.study_uid) for one in studies.listed()] == [(3, "1.4")]
+    assert len(list((tmp_path / "spool" / "00000003").iterdir())) == 1
+
+
+def test_kept_files_are_never_mixed(tmp_path: Path) -> None:
+    studies, spool = opened(tmp_path)
+    push(spool, "1.2", "1.5")
+    (tmp_path / "kept" / "00000001").mkdir(parents=True)
+    (tmp_path / "kept" / "00000001" / "x").touch()
+    spool.remove(studies.get(1), keep=True)
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["00000001", "00000001-1"]
+
+
+def test_files_are_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "spool").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="link"):
+        opened(tmp_path / "node")
+
+
+def test_only_objects_on_disk_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studies, spool = opened(tmp_path)
+    push(spool, "1.2", "1.5")
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_module, "write_whole", lambda path, data: (_ for _ in ()).throw(OSError(28, "full")))
+        assert push(spool, "1.2", "1.6") == BUSY
+    push(spool, "1.2", "1.6")
+    spool.settle_all()
+    assert (studies.get(1).instances, spool.count(studies.get(1))) == (2, 2)

@@ -9,7 +9,7 @@ from tests.client.data.incoming.test_importing import hostile
 from tests.client.outgoing.series import series
 
 from salus.client.data.dicom.cleaning import Isolated
-from salus.client.data.dicom.instances import Instance, header_of, instance_of
+from salus.client.data.dicom.instances import Instance, check_one_series, header_of, instance_of, sources_of
 from salus.common.errors import UnreadableImage
 
 
@@ -73,3 +73,28 @@ def test_the_nearest_plane_is_named(orientation: str, plane: str) -> None:
     assert instance_of(series(orientation)[0]).plane == plane
     projection = make(np.zeros((2, 2), np.uint8))
     assert instance_of(projection).plane == ""
+
+
+@pytest.mark.parametrize("value", ["A\\B", "X" * 65, "12\x1b34", "1\n2"])
+@pytest.mark.parametrize("keyword", ["PatientID", "IssuerOfPatientID"])
+def test_an_identifier_that_cannot_be_repeated_exactly_is_noted(keyword: str, value: str) -> None:
+    assert instance_of(series(PatientID=" P 1", IssuerOfPatientID="WARD")[0]).exact
+    assert instance_of(series(PatientID="")[0]).exact
+    assert not instance_of(series(**{keyword: value})[0]).exact
+
+
+def test_slices_of_two_patients_are_no_series() -> None:
+    one, other = instance_of(series(PatientID="1")[0]), instance_of(series(PatientID="2")[1])
+    check_one_series([one, one])
+    with pytest.raises(UnreadableImage) as caught:
+        check_one_series([one, other])
+    assert caught.value.reason == "mixed-patients"
+
+
+def test_the_same_identifiers_of_another_patient_are_other_sources() -> None:
+    one = instance_of(series(PatientID="1")[0])
+    names = {
+        sources_of([one.model_copy(update=change)]) for change in ({}, {"study_uid": "1.9"}, {"series_uid": "1.9"})
+    }
+    names |= {sources_of([instance_of(series(PatientID="1", IssuerOfPatientID=who)[0])]) for who in ("A", "B", "")}
+    assert len(names) == 5

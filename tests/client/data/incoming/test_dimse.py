@@ -18,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from pydicom.uid import UID
+from pydicom.uid import UID, SecondaryCaptureImageStorage
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
@@ -209,6 +209,7 @@ def send(
 
     entity = AE(ae_title=title)
     entity.add_requested_context(CTImageStorage)
+    entity.add_requested_context(SecondaryCaptureImageStorage)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = BACKSTOP_S
     association = entity.associate(
         "127.0.0.1", port, ae_title=called, tls_args=(context, "127.0.0.1") if context else None
