@@ -69,6 +69,16 @@ def _ranks(values: torch.Tensor) -> torch.Tensor:
     return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
 
 
+def _shared_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the places of `_ranks` upwards, float64, where equal values share the mean of theirs.
+
+    Otherwise two maps that are 0 at the same pixels would be alike there for the order of the pixels alone.
+    """
+    ordered = values.contiguous().sort(dim=1).values
+    below, upto = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
+    return (below + upto - 1).double() / 2
+
+
 def _area(
     model: nn.Module, start: torch.Tensor, end: torch.Tensor, order: torch.Tensor, place: torch.Tensor, steps: int
 ) -> torch.Tensor:
@@ -84,7 +94,7 @@ def _area(
 
 def likeness(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return the rank correlation of each pair of rows ``[items, values]``, at least 0; 0 where a row is the same everywhere."""
-    ranks = [_ranks(values).double() for values in (one, other)]
+    ranks = [_shared_ranks(values) for values in (one, other)]
     centred = [values - values.mean(dim=1, keepdim=True) for values in ranks]
     found = (centred[0] * centred[1]).sum(dim=1) / (centred[0].norm(dim=1) * centred[1].norm(dim=1)).clamp(min=1e-12)
     flat = torch.stack([values.amax(dim=1) == values.amin(dim=1) for values in (one, other)]).any(dim=0)

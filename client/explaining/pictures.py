@@ -91,6 +91,11 @@ def strongest(found: FloatArray) -> float:
     return float(np.abs(found).max(initial=0.0))
 
 
+def peak_of(found: FloatArray) -> int | None:
+    """Return the slice of a volume's map ``[z, y, x]`` in which its largest absolute value lies; None for other maps."""
+    return int(np.unravel_index(int(np.abs(found).argmax()), found.shape)[0]) if found.ndim == 3 else None
+
+
 def _scale(rows: int, *, negative: bool) -> Pixels:
     """Return the colour scale ``[rows, GAP + SCALE, 3]``: at the top what speaks most for it, at the bottom most against it."""
     values = np.linspace(1, -1 if negative else 0, rows)[:, None, None]

@@ -28,9 +28,12 @@ from salus.client.predicting.inputs import (
 from salus.common.declaration import target_of
 from salus.common.errors import DataError
 from salus.common.job import TaskSettings
+from salus.common.tasks import make_task
+from salus.common.tasks.multilabel import MultiLabel
 from salus.common.vocabulary import OTHER
 
 BOXES = "Annotations"  # as PASCAL VOC calls it
+OF_CLASSES = ("classification", "explained-classification", "svm", "tabular")
 MOST_OBLIQUE = 30.0  # degrees, as in a prediction
 
 
@@ -119,9 +122,17 @@ def reading(inputs: Inputs, task: TaskSettings) -> Iterator[Reading]:
 
 
 def truth_of(label: str, task: TaskSettings) -> str:
-    """Return a label as the job names it, such as the class of a number; other labels as they are."""
+    """Return a label in the words of the model's answers; empty for one that is none of the job's classes or findings."""
+    if label and task.kind == "multilabel":  # its findings may be in any order
+        meaning = make_task(task)
+        assert isinstance(meaning, MultiLabel)  # Safe because of its kind.
+        target = meaning.target(label)
+        if target is None:
+            return ""
+        present = [name for name, found in zip(task.classes, target, strict=True) if found]
+        return "|".join(present) or next(iter(meaning.own.no_finding), "none")
     number = target_of(label, task.classes) if label else None
-    return label if number is None else task.classes[number]
+    return ("" if task.kind in OF_CLASSES else label) if number is None else task.classes[number]
 
 
 def region_of(sample: Sample, task: TaskSettings, structure: str) -> Bools | None:

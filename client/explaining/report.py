@@ -127,11 +127,11 @@ def _summary(found: Sequence[tuple[CaseResult, MapResult]]) -> dict[str, float |
 def _case(one: CaseResult) -> dict[str, Any]:
     return {
         "item": one.case.one.item,
-        "explained": one.asked.question.what,
+        "explained": one.what,
         "said": one.case.said,
         "probability": one.case.probability,
         "truth": one.case.truth or None,
-        "annotated": one.region is not None and bool(one.region.any()),
+        "annotated": bool(one.annotated),
         "slice": None if one.view is None else one.view.place,
         "maps": {name: _map(found, one) for name, found in one.maps.items()},
         "not_applied": dict(one.unfit),
@@ -145,7 +145,7 @@ def _case(one: CaseResult) -> dict[str, Any]:
 def _map(found: MapResult, case: CaseResult) -> dict[str, Any]:
     own = found.curves
     values: dict[str, Any] = {
-        "strongest": strongest(found.found),
+        "strongest": found.strongest,
         "deletion": own.deletion,
         "random_deletion": own.random_deletion,
         "insertion": own.insertion,
@@ -158,7 +158,7 @@ def _map(found: MapResult, case: CaseResult) -> dict[str, Any]:
         "pointing_game_random_weights": found.random_hit,
     }
     if case.view is None:
-        values["columns"] = dict(zip(case.asked.values, map(float, found.found), strict=True))
+        values["columns"] = dict(zip(case.values, map(float, found.found), strict=True))
     return values
 
 
@@ -208,18 +208,18 @@ def _checks(values: Mapping[str, Any]) -> list[str]:
 
 
 def _of_case(number: int, one: CaseResult, titles: Mapping[str, str]) -> list[Section]:
-    case, question = one.case, one.asked.question
+    case = one.case
     sure = "" if case.probability is None else f" (probability {case.probability:.0%})"
     truth = f"Truth: {case.truth}." if case.truth else "Truth: not known."
-    if not case.truth and one.region is not None:
-        truth = f"Annotated: {'the region with the cyan line' if one.region.any() else 'nothing'}."
+    if not case.truth and one.annotated is not None:
+        truth = f"Annotated: {'the region with the cyan line' if one.annotated else 'nothing'}."
     verdict = " The model is wrong." if case.wrong else ""
-    text = f"Prediction: {case.said}{sure}. {truth}{verdict} Explained is {question.what}."
+    text = f"Prediction: {case.said}{sure}. {truth}{verdict} Explained is {one.what}."
     sections = [Section(f"Case {number}: {case.one.item}", text, warns=case.wrong)]
     if one.view is not None:
         sections.append(Section("", pictures=_pictures(one, titles), large=True))
     else:
-        names = list(one.asked.values)
+        names = list(one.values)
         totals = (
             np.sum([np.abs(found.found) for found in one.maps.values()], axis=0) if one.maps else np.zeros(len(names))
         )
@@ -227,7 +227,7 @@ def _of_case(number: int, one: CaseResult, titles: Mapping[str, str]) -> list[Se
         rows = [
             [
                 names[place],
-                _value(one.asked.values[names[place]]),
+                _value(one.values[names[place]]),
                 *(f"{found.found[place]:+.3g}" for found in one.maps.values()),
             ]
             for place in order
@@ -250,12 +250,10 @@ def _pictures(one: CaseResult, titles: Mapping[str, str]) -> list[tuple[str, str
     if one.view.region is not None and one.view.region.any():
         found.append((f"Annotated{where}", one.view.annotated()))
     for name, own in one.maps.items():
-        part = one.shown(own.found)
         best = ""
         if one.view.place is not None:
-            peak = int(np.unravel_index(int(np.abs(own.found).argmax()), own.found.shape)[0])
-            best = "" if peak == one.view.place else f"; strongest in slice {peak + 1}"
-        found.append((f"{titles[name]}: scale to {strongest(part):.2g}{best}", one.view.overlay(part)))
+            best = "" if own.peak in (None, one.view.place) else f"; strongest in slice {own.peak + 1}"
+        found.append((f"{titles[name]}: scale to {strongest(own.found):.2g}{best}", one.view.overlay(own.found)))
     return found
 
 

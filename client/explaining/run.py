@@ -8,8 +8,9 @@ import torch
 
 from salus.client.explaining.asking import Asked, Asking, NetworkAsking
 from salus.client.explaining.asking_sums import SumsAsking
-from salus.client.explaining.cases import CaseResult, MapResult, view_of
+from salus.client.explaining.cases import CaseResult, MapResult, kept, view_of
 from salus.client.explaining.nearest import Compared, chosen, counterexamples
+from salus.client.explaining.pictures import peak_of, strongest
 from salus.client.explaining.reading import Known, Reading, reading, region_of, truth_of
 from salus.client.explaining.sanity import curves, hit, similarity, smoothed
 from salus.client.explaining.scores import check_task
@@ -192,7 +193,17 @@ class _Run:
         samples = [] if self._asking.columns else [self._read(one.other.one)[0] for one in counters]
         pictures = [view for other in samples if (view := view_of(other, None)) is not None]
         view = None if self._asking.columns else view_of(sample, region, maps)
-        return CaseResult(own, asked, region, view, maps, unfit, counters, tuple(pictures))
+        return CaseResult(
+            own,
+            asked.question.what,
+            asked.values,
+            None if region is None else float(region.mean()),
+            view,
+            {name: kept(one, view) for name, one in maps.items()},
+            unfit,
+            counters,
+            tuple(pictures),
+        )
 
     def _map(self, method: Method, subject: Subject, asked: Asked, region: Bools | None, own: Compared) -> MapResult:
         """Return a method's map of a case with its checks."""
@@ -203,11 +214,13 @@ class _Run:
         randoms = [self._shown(method, other) for other in others if other is not None]
         found = self._on_image(raw, asked)
         # A map of another class than the true one has no reason to mark the annotated region.
-        speaks = region is not None and (not self._speaks_of_labels or own.truth == own.answer)
-        played = hit(found, region) if speaks and region is not None else None
+        speaks = not self._speaks_of_labels or own.truth == own.answer
+        played = None if region is None or not speaks else hit(found, region)
         hits = [bool(hit(self._on_image(one, asked), region)) for one in randoms] if region is not None else []
         return MapResult(
             found,
+            strongest(found),
+            peak_of(found),
             curves(subject, raw),
             again,
             float(np.mean([similarity(raw, one) for one in randoms])) if randoms else None,

@@ -107,7 +107,10 @@ def ranks(found: FloatArray, subject: Subject) -> npt.NDArray[np.int64]:
 
 
 def hit(found: FloatArray, region: Bools) -> bool | None:
-    """Return whether the largest value lies in the region; None if there is no region, or the map says nothing."""
-    if not region.any() or region.all() or np.ptp(found) == 0:
+    """Return whether the largest value lies in the region; None if no place could miss, or none hit, the region.
+
+    A map that is the same everywhere points nowhere and misses.
+    """
+    if not region.any() or region.all():
         return None
-    return bool(region[np.unravel_index(int(np.argmax(found)), found.shape)])
+    return bool(np.ptp(found) > 0 and region[np.unravel_index(int(np.argmax(found)), found.shape)])

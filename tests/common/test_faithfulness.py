@@ -65,6 +65,10 @@ def test_the_likeness_is_spearmans() -> None:
     other[0] += 2 * one[0]
     exact = [max(0.0, float(spearmanr(a, b).statistic)) for a, b in zip(one, other, strict=True)]
     assert likeness(one, other).tolist() == pytest.approx(exact, abs=1e-6)
+    one, other = one.round(decimals=1), (other * 3).round()  # equal values
+    one[1, :25], other[1, :20] = 0.0, 0.0
+    exact = [max(0.0, float(spearmanr(a, b).statistic)) for a, b in zip(one, other, strict=True)]
+    assert likeness(one, other).tolist() == pytest.approx(exact, abs=1e-6)
     assert likeness(torch.ones(1, 9), torch.rand(1, 9)).tolist() == [0.0]
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from PIL import Image
 
 from salus.client.data.records import Sample
-from salus.client.explaining.cases import view_of
-from salus.client.explaining.pictures import GAP, SCALE, SIDE, View, strongest
+from salus.client.explaining.cases import MapResult, kept, view_of
+from salus.client.explaining.pictures import GAP, SCALE, SIDE, View, peak_of, strongest
+from salus.client.explaining.sanity import Curves
 
 
 def decoded(url: str) -> np.ndarray:  # type: ignore[type-arg]
@@ -58,3 +59,23 @@ def test_of_a_volume_the_slice_with_most_of_the_region_is_shown() -> None:
     assert middle is not None
     assert middle.place == 2
     assert view_of(Sample(np.zeros(2, np.float32), columns=("a", "b")), None) is None
+
+
+def test_of_a_volume_only_the_slice_that_is_shown_is_kept() -> None:
+    volume = Sample(np.random.default_rng(0).random((1, 5, 4, 4)).astype(np.float32))
+    found = np.zeros((5, 4, 4), np.float32)
+    found[1, 2, 3], found[4] = -2.0, 1.0
+    region = np.zeros((5, 4, 4), bool)
+    region[4] = True
+    curves = Curves(0.0, 1.0, 0.0, 1.0, (), ())
+    whole = MapResult(found, strongest(found), peak_of(found), curves, 0.0, None, None, None)
+    view = view_of(volume, region, {"m": whole})
+    assert view is not None
+    assert view.place == 4
+    one = kept(whole, view)
+    assert (one.strongest, one.peak) == (2.0, 1)
+    assert one.found.tolist() == found[4].tolist()
+    for part in (one.found, view.image, view.region):
+        assert part is not None
+        assert part.base is None  # a part of a volume would keep the whole of it in memory
+    assert kept(whole, None) is whole

@@ -20,9 +20,20 @@ def sample(kind: str, values: np.ndarray, names: tuple[str, ...] = ()) -> Sample
     return Sample(grid, targets={"t": values}, kinds={"t": kind}, names={"t": names} if names else {})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize(("label", "truth"), [("lesion", "lesion"), ("1", "lesion"), ("", ""), ("other", "other")])
+@pytest.mark.parametrize(("label", "truth"), [("lesion", "lesion"), ("1", "lesion"), ("", ""), ("other", "")])
 def test_labels_are_in_the_words_of_the_job(label: str, truth: str) -> None:
     assert truth_of(label, CLASSES) == truth
+
+
+@pytest.mark.parametrize(
+    ("label", "truth"),
+    [("a|b", "a|b"), ("b|a", "a|b"), ("b", "b"), ("none", "none"), ("a|c", ""), ("", ""), ("c", "")],
+)
+def test_findings_are_in_the_order_of_the_answers(label: str, truth: str) -> None:
+    job = TaskSettings(
+        kind="multilabel", model="cnn", dataset="d", classes=("a", "b"), shape=(8, 8), no_finding=("none",)
+    )
+    assert truth_of(label, job) == truth
 
 
 def test_the_region_is_that_of_the_structure_where_masks_tell_structures_apart() -> None:

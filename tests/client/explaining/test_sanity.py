@@ -42,12 +42,13 @@ def test_the_pointing_game() -> None:
     region = np.zeros((4, 4), bool)
     region[1, 2] = True
     found = np.zeros((4, 4), np.float32)
-    assert hit(found, region) is None  # it points nowhere
+    assert hit(found, region) is False  # it points nowhere, which is no reason to leave it out of the mean
     found[1, 2] = 1
     assert hit(found, region) is True
     found[0, 0] = 2
     assert hit(found, region) is False
     assert hit(found, region & False) is None
+    assert hit(found, region | True) is None
 
 
 def test_the_area_and_smoothing() -> None:
