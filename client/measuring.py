@@ -73,6 +73,8 @@ class Measurer:
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self._share = job.statistics.held_out
         self._rows = Rows(job)
+        self._gate = catalogue.withdrawals.gate()
+        self._read: set[str] = set()  # patients of the present step
         self.left_out: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
 
@@ -90,6 +92,7 @@ class Measurer:
         self.lost.clear()
         least = max(self._min_patients(), self._asked)
         numbers = self.sums.measure(step, state, self._by_patient(), least)
+        self._gate.require(self._read)
         return int(numbers[0]), to_limbs(numbers)
 
     def noised(self, step: int, state: Sequence[float], plan: Plan) -> Float64Vector:
@@ -136,6 +139,7 @@ class Measurer:
             ((image, groups.of(Subject(info, site))) for image, info in mine) for mine in self._images(held_out=True)
         )
         count, found = scored(self._job, self.sums, groups, blob, patients, least)
+        self._gate.require(self._read)
         return count, found.entries(self._job, least, sum(self.left_out.values()))
 
     def _by_patient(self) -> Iterator[Iterator[Measured]]:
@@ -150,7 +154,8 @@ class Measurer:
         source = self._catalogue.source(dataset)
         rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)
         ordered = sorted(rows, key=lambda row: row[0].patient)
-        gate = self._catalogue.withdrawals.gate()
+        gate = self._gate
+        self._read.clear()
         splits = self._catalogue.splits(dataset, share) if share else {}
         for patient, group in itertools.groupby(ordered, key=lambda row: row[0].patient):
             if share and splits.get(patient) != ("val" if held_out else "train"):
@@ -164,6 +169,7 @@ class Measurer:
                 if patient not in self._patients:
                     continue
                 mine = mine[: self._job.privacy.images_per_patient]
+            self._read.add(patient)
             read = ((self._measured(source, image, facts), facts.info) for image, facts in mine)
             yield ((image, info) for image, info in read if image is not None)  # one image in memory at a time
 

@@ -51,7 +51,7 @@ def _check_started(job: Job, layout: Layout, received: FloatVector, expected: Fl
     taken = set(taken_by(job, first_network(job, start), start.lines))
     wanted = layout.unflatten(expected)
     for name, values in layout.unflatten(received).items():
-        if name in taken and not np.array_equal(values, wanted[name]):
+        if name in taken and values.tobytes() != wanted[name].tobytes():  # bits: 0 and -0 are equal numbers
             raise Refused(
                 f"The parameter {name!r} in the model of round 1 is not that of the start whose hash the job names.",
                 remedy="The coordinator sends parameters other than the job's.",

@@ -234,8 +234,10 @@ class RunningJob:
         grouped = groups.totals(data.validation, self.least) if groups is not None and validated else None
         statistics = self._statistics(metrics, used, grouped, shape.kind)
         if shape.kind == "evaluate":
+            data.require()
             return Contribution(np.zeros(0, np.float32), 0.0, statistics, kinds)
         update = trainer.train(model, data.train, training_seed(job, site, request.round, self.order), rule)
+        data.require()  # whose last batch was before the withdrawal is in the update, too
         self._trained(request, data)
         bound = job.aggregation.max_patients
         return Contribution(update, min(data.train.patients, bound) / bound, statistics, kinds)

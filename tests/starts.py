@@ -11,13 +11,19 @@ PACKAGE = "sha256:" + "ab" * 32
 HEAD = "12."  # the last layer of the network `cnn`
 
 
-def trained_weights(seed: int = 7, classes: str = '["no", "yes"]') -> Weights:
-    """Return weights as a finished job of the network `cnn` would have them."""
+def trained_weights(seed: int = 7, classes: str = '["no", "yes"]', first: float | None = None) -> Weights:
+    """Return weights as a finished job of the network `cnn` would have them.
+
+    Args:
+        first: the very first number.
+    """
     job = parse_job(job_text(model="cnn").replace('["no", "yes"]', classes))
     network, draw = build_model(job.task, seed), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=draw), alpha=0.05)
+        if first is not None:
+            next(network.parameters()).view(-1)[0] = first
     return weights_of(network)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLUMN = "PatientID"
 MAX_LINES = 10_001  # each patient has a paper of its own
+MAX_BYTES = 4 * 2**20  # more than so many lines with identifiers of the longest kind
 PSEUDONYM_DIGITS = 32
 Confirmed = Annotated[bool, typer.Option("--yes", help="Withdraw without asking; needed with --json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -31,9 +32,11 @@ def read_identifiers(path: Path) -> list[tuple[int, str]]:
     from salus.common.cells import read_cell
 
     try:
-        lines = lines_of(path.read_bytes(), path.name)
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError:
         raise DataError(f"Cannot read {path.name!r}.", remedy="Check the path.") from None
+    lines = lines_of(data if len(data) <= MAX_BYTES else b"", path.name)
     header = [cell.strip() for cell in lines.lines[0]] if lines.lines else []
     if header != [COLUMN] or not 1 < len(lines.lines) <= MAX_LINES:
         raise DataError(

@@ -5,6 +5,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from salus.client.data.cache import ExampleCache
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.examples import annotations_of, lacking
@@ -100,6 +102,11 @@ class LocalData:
         before = len(self.train)
         kept = [part.without_withdrawn() for part in (self.train, self.validation)]
         return all(kept) and (len(self.train) > 0 or before == 0)
+
+    def require(self) -> None:
+        """Raise UnreadableImage if somebody has withdrawn whose samples these are."""
+        for part in (self.train, self.validation):
+            part.require(torch.arange(len(part)))
 
     def mended(self) -> None:
         """Clear the list of unreadable samples, so that they are tried again."""

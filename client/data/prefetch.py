@@ -17,7 +17,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the items of each group of rows, on `device`, in order; errors of reading are raised here.
 
-    Samples that are in memory are taken without a thread.
+    Samples that are in memory are taken without a thread. One that was read ahead is refused like any other if its patient has
+    withdrawn meanwhile.
 
     Args:
         use: the pass over the data, see `TensorSet.batch`.
@@ -27,10 +28,10 @@ def batches(
         for part in rows:
             yield _moved(data.batch(part, use), device, pinned=pinned)
         return
-    waiting: queue.Queue[Batch | BaseException | None] = queue.Queue(DEPTH)
+    waiting: queue.Queue[tuple[torch.Tensor, Batch] | BaseException | None] = queue.Queue(DEPTH)
     ended = threading.Event()
 
-    def give(item: Batch | BaseException | None) -> None:
+    def give(item: tuple[torch.Tensor, Batch] | BaseException | None) -> None:
         while not ended.is_set():
             try:
                 waiting.put(item, timeout=0.1)
@@ -43,7 +44,7 @@ def batches(
             for part in rows:
                 if ended.is_set():
                     return
-                give(_moved(data.batch(part, use), torch.device("cpu"), pinned=pinned))
+                give((part, _moved(data.batch(part, use), torch.device("cpu"), pinned=pinned)))
             give(None)
         except BaseException as problem:
             give(problem)
@@ -54,7 +55,9 @@ def batches(
         while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield _moved(item, device, pinned=False)
+            part, batch = item
+            data.require(part)
+            yield _moved(batch, device, pinned=False)
     finally:
         ended.set()  # so that the thread ends when the caller stops early
         thread.join()

@@ -170,6 +170,11 @@ class TensorSet:
         ragged = len({self._shapes[int(row)] for row in rows}) > 1
         yield from torch.split(rows, 1 if ragged else most)
 
+    def require(self, rows: torch.Tensor) -> None:
+        """Raise UnreadableImage if the patient of one of these positions has withdrawn."""
+        if self._preparer.gone():
+            self._preparer.require({self._items[int(row)].image.patient for row in rows})
+
     def batch(self, rows: torch.Tensor, use: Use | None = None) -> Batch:
         """Return the items at these positions; of a random chain, the job's number of copies of each, one after the other.
 
@@ -179,8 +184,7 @@ class TensorSet:
         Raises:
             UnreadableImage: an item's patient has withdrawn; this is the door of everything that is kept in memory.
         """
-        if self._preparer.gone():
-            self._preparer.require({self._items[int(row)].image.patient for row in rows})
+        self.require(rows)
         if self._whole is not None:
             return self._whole.rows(rows)
         if self._each is not None:

@@ -1,9 +1,11 @@
 """Checks before the first step of a job: the clipping is correct for this network and loss.
 
-The checks use random inputs, never data. They find what would silently break the guarantee: statistics shared between
-patients, losses that couple the items of a batch, and an engine that handles a layer incorrectly. What they cannot prove: a
-network or loss that couples patients only for inputs that no check tries is accepted. But the engines evaluate the loss for
-one image at a time (`calls`, `clipping.VmapClipper`), so such a loss couples at most the images of one patient.
+The checks use random inputs, never data, and random parameters, never the job's: a start may be crafted so that a layer passes
+nothing on for the inputs of a check, and then nothing could be seen of it (see `drawn_anew`). They find what would silently
+break the guarantee: statistics shared between patients, losses that couple the items of a batch, and an engine that handles a
+layer incorrectly. What they cannot prove: a network or loss that couples patients only for inputs or parameters that no check
+tries is accepted. But the engines evaluate the loss for one image at a time (`calls`, `clipping.VmapClipper`), so such a loss
+couples at most the images of one patient.
 """
 
 import copy
@@ -24,6 +26,8 @@ from salus.privacy.dp.plan import Plan
 
 TOLERANCE = 1e-5
 SHARED = (nn.modules.batchnorm._BatchNorm, nn.SyncBatchNorm)
+SPREAD = 0.1  # of the vectors of the trial network, such as biases
+DRAW_SEED = 1
 # Images of the patients in the check: one full row, one with a copy, one free row.
 TRIAL = (2, 1, 1, 0)
 
@@ -39,7 +43,7 @@ def checked_clipper(model: nn.Module, task: Task, step: Step | None = None) -> C
     """
     refuse_shared_statistics(model)
     # In training mode, as in training.
-    trial = without_dropout(model).double().cpu().train()
+    trial = drawn_anew(without_dropout(model)).double().cpu().train()
     loss: Loss = functools.partial(task.losses, step=step or task.steps[0])
     batch = example_batch(task.spec, sum(TRIAL)).double()
     with torch.random.fork_rng(devices=[]):
@@ -112,6 +116,24 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return trial
 
 
+def drawn_anew(model: nn.Module) -> nn.Module:
+    """Give a network parameters of this check's own, and return it; frozen ones, too.
+
+    What is zero in the given ones, such as the second factor of an adapter, is not. Matrices are drawn as He et al. 2015 (arXiv
+    1502.01852) do, so that deep networks neither fade nor explode.
+    """
+    draw = torch.Generator().manual_seed(DRAW_SEED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            value = torch.randn(parameter.shape, generator=draw)
+            if parameter.dim() >= 2:
+                value *= (2 / max(1, parameter[0].numel())) ** 0.5
+            else:
+                value = SPREAD * value + float(name.rpartition(".")[2] == "weight")  # norms multiply by about one
+            parameter.copy_(value)
+    return model
+
+
 def refuse_shared_statistics(model: nn.Module) -> None:
     """Raise ProtectionError if a layer shares statistics between patients."""
     for name, layer in model.named_modules():
@@ -145,7 +167,7 @@ def independent_rows(clipper: Clipper, task: Task, rows: int, places: int, devic
     almost surely; the choice of instructions depends on sizes, not on values.
 
     Args:
-        clipper: clipper for a network without dropout.
+        clipper: clipper for a network without dropout, with parameters that pass the inputs on, see `drawn_anew`.
         rows, places: size of the batch, see `patients.grid`.
     """
     batch = example_batch(task.spec, rows * places).to(device)

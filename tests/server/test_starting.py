@@ -1,5 +1,6 @@
 """Jobs that begin with a start: rounds over real sites, weights sent once, and everything that does not fit refused by name."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,8 +163,20 @@ def test_a_coordinator_that_sends_other_weights_gets_no_round(tmp_path: Path) ->
         assert "has not arrived at this site" in world.texts()
 
 
-def test_a_coordinator_that_changes_started_parameters_of_round_1_is_refused(tmp_path: Path) -> None:
-    weights = trained_weights()
+@pytest.mark.parametrize(
+    ("first", "change"),
+    [
+        (
+            0.5,
+            lambda value: value + np.float32(1e-6),
+        ),  # less than what rounding would explain in a model that a seed gives
+        (0.0, lambda value: -value),  # an equal number with other bits
+    ],
+)
+def test_a_coordinator_that_changes_started_parameters_of_round_1_is_refused(
+    tmp_path: Path, first: float, change: Callable[[np.float32], np.float32]
+) -> None:
+    weights = trained_weights(first=first)
     job = started_job(weights, task="", new="[]")
     world = Started(tmp_path, job, weights)
     events = EventLog(listeners=(world.events.append,))
@@ -180,7 +193,7 @@ def test_a_coordinator_that_changes_started_parameters_of_round_1_is_refused(tmp
     )
     run = JobRun(attempts)
     run.model = run.model.copy()
-    run.model[0] += np.float32(1e-6)  # also less than what rounding would explain in a model that a seed gives
+    run.model[0] = change(run.model[0])
     with pytest.raises(RoundError):
         run.run()
     assert "'0.weight' in the model of round 1 is not that of the start" in world.texts()

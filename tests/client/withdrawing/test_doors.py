@@ -1,5 +1,6 @@
 """Every way in which a site uses patients, and a withdrawal between two steps or in the middle of one, by another connection."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tests.server.test_rounds import World
 
 from salus.client import measuring, private_training
 from salus.client.data.catalogue import Catalogue, CataloguedImage
+from salus.client.data.prefetch import batches
 from salus.client.data.readiness import check
 from salus.client.data.tensors import TensorSet
 from salus.client.explaining.reading import known_dataset
@@ -20,7 +22,7 @@ from salus.client.predicting.evaluation import _held_out
 from salus.client.predicting.inputs import from_dataset
 from salus.client.running import RunningJob
 from salus.client.site import Site
-from salus.common.errors import RoundError
+from salus.common.errors import RoundError, UnreadableImage
 from salus.common.events import read_events
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
@@ -189,6 +191,41 @@ def test_without_noise_the_round_of_a_withdrawal_is_given_up(
     assert not any(patient in batch for batch in seen.batches[2:])
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_without_noise_the_round_is_given_up_also_if_the_patient_was_used_before_the_withdrawal(
+    site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    """Otherwise the vector with the patient would still be sent."""
+
+    def after_the_first() -> None:
+        if len(seen.batches) == 2:  # of validation, then of training
+            withdraw(tmp_path, min(seen.batches[0 if split == "val" else 1]))
+
+    seen = Seen(monkeypatch, after_the_first)
+    reply = ask(site, coordinator, tiny_job(rounds=3, training="local_epochs = 1"), 1)
+    assert len(seen.batches) > 2, "no later batch has the patient"
+    assert (reply.kind, reply.error) == ("refused", "UnreadableImage")
+
+
+def test_a_batch_that_was_read_ahead_is_not_used_after_a_withdrawal(
+    site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(site, coordinator, tiny_job(rounds=3), 1).kind == "ok"
+    running = site._running
+    assert isinstance(running, RunningJob)
+    assert running.data is not None
+    on_disk = TensorSet(running.data.train._items, running.data.train._preparer, 0)
+    ahead = threading.Event()
+    seen = Seen(monkeypatch, lambda: ahead.set() if len(seen.batches) == 3 else None)
+    given = batches(on_disk, torch.arange(len(on_disk)).split(1), torch.device("cpu"))
+    next(given)
+    assert ahead.wait(60)
+    (patient,) = seen.batches[1]
+    withdraw(tmp_path, patient)
+    with pytest.raises(UnreadableImage, match="withdrawn"):
+        next(given)
+
+
 def test_without_noise_later_updates_end_and_the_coordinator_is_not_told_why(
     site: Site, coordinator: Identity, tmp_path: Path
 ) -> None:
@@ -323,6 +360,23 @@ def test_statistics_in_the_middle_of_a_step(
         assert round(float(one.update[0]) * norm_of(sums_of(parse_job(text)), 1)) == 79
     else:
         assert (patients_in(one), one.data) == (0, DataKind.NONE)
+
+
+def test_statistics_of_a_patient_who_was_read_before_the_withdrawal(
+    site: Site, coordinator: Identity, tmp_path: Path, sent: list[Contribution], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    right = measuring.read_registered
+
+    def reading(source: object, image: CataloguedImage) -> object:
+        read.append(image.patient)
+        if len(set(read)) == 2:
+            withdraw(tmp_path, read[0])
+        return right(source, image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measuring, "read_registered", reading)
+    assert ask(site, coordinator, parse_job(STATISTICS), 1, "measure").kind == "ok"
+    assert [(patients_in(one), one.data) for one in sent] == [(0, DataKind.NONE)]
 
 
 def test_a_reservation_charges_only_who_is_left(site: Site, coordinator: Identity, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.cli import Result, salus
 from tests.people import write_people
 from tests.test_release_fixtures import RELEASES
 
+from salus.client.commands.withdrawing import read_identifiers
 from salus.client.config import init_site, open_catalogue, open_ledger
 from salus.client.data import withdrawals as listed
 from salus.client.data.sources.settings import SourceOptions
@@ -24,6 +25,7 @@ from salus.client.withdrawing import run
 from salus.client.withdrawing.jobs import again, influence
 from salus.common.canonical import canonical_json
 from salus.common.clock import SystemClock
+from salus.common.errors import DataError
 from salus.common.identity import Identity, Signed
 from salus.common.package.layout import ALWAYS, CONTEXT, MODEL, FileLine, Manifest
 from salus.privacy.contribution import DataKind
@@ -170,6 +172,11 @@ def test_files_that_name_nobody_change_nothing(site: Path, tmp_path: Path, conte
     assert "Traceback" not in refused.stderr
     assert "NOBODY" not in refused.stderr
     assert open_catalogue(site).withdrawals.all() == []
+
+
+def test_a_file_without_an_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(DataError, match="Expected a CSV with the one column"):
+        read_identifiers(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("words", [(), ("--pseudonym", "P0-1"), ("--pseudonym", "0" * 32), ("no-such.csv",)])

@@ -40,6 +40,29 @@ def test_hand_made_batch_statistics_are_refused() -> None:
         checked_clipper(network(Centre()), Classification(SETTINGS))
 
 
+class MeanOfBatch(nn.Module):
+    """Adds the mean of the batch, times a factor that may be zero at first."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((1,), factor))
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return given + self.factor * given.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize(("factor", "bias"), [(0.0, 0.0), (1.0, -1e4), (1e-9, 0.0), (float("nan"), 0.0)])
+def test_parameters_that_hide_a_coupling_from_the_check_do_not_help(factor: float, bias: float) -> None:
+    """A start may be crafted so that nothing passes for the inputs of the check, which are known."""
+    first = nn.Linear(64, 8)
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), MeanOfBatch(factor), nn.Linear(8, 2))
+    with torch.no_grad():
+        first.bias.fill_(bias)
+    with pytest.raises(ProtectionError, match="depends on the others"):
+        checked_clipper(model, Classification(SETTINGS))
+    assert float(first.bias.detach()[0]) == bias, "the network itself is unchanged"
+
+
 def test_statistics_that_are_shared_in_training_only_are_refused() -> None:
     class Centre(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
