@@ -7,38 +7,34 @@ noised   for each patient one row of norm at most one, and noise; a failure leav
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from salus.client.data.catalogue import Catalogue, CataloguedImage
-from salus.client.data.examples import IMAGE, example_of
 from salus.client.data.preparing import read_registered
-from salus.client.data.records import ImageFacts, Sample
+from salus.client.data.records import ImageFacts
 from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.data.withdrawals import withdrawn
+from salus.client.measured_rows import Rows, measured_of
 from salus.client.running import Account
 from salus.client.scoring import nothing, scored
 from salus.client.using import sums_ended
-from salus.common.columns import columns_of
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, UnreadableImage, describe, where
 from salus.common.events import EventSink
-from salus.common.examples import ROW
 from salus.common.job import Job
-from salus.common.outcomes import Outcome, outcome_of
+from salus.common.outcomes import outcome_of
 from salus.common.packets import Request
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Subject
 from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of
 from salus.common.sums.exact import to_limbs
-from salus.common.sums.images import chain_of
 from salus.common.sums.scoring import Evaluated
 from salus.common.sums.state import state_from_bytes
-from salus.common.vocabulary import OTHER
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.plan import Plan, sensitivity_l2
@@ -73,8 +69,7 @@ class Measurer:
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self._share = job.statistics.held_out
         self._rows = Rows(job)
-        self._gate = catalogue.withdrawals.gate()
-        self._read: set[str] = set()  # patients of the present step
+        self._gate, self._read = catalogue.withdrawals.gate(), set[str]()  # the patients of the present step
         self.left_out: Counter[str] = Counter()
         self.lost: dict[str, str] = {}
 
@@ -154,14 +149,13 @@ class Measurer:
         source = self._catalogue.source(dataset)
         rows = zip(self._catalogue.images(dataset), self._catalogue.facts(dataset), strict=True)
         ordered = sorted(rows, key=lambda row: row[0].patient)
-        gate = self._gate
         self._read.clear()
         splits = self._catalogue.splits(dataset, share) if share else {}
         for patient, group in itertools.groupby(ordered, key=lambda row: row[0].patient):
             if share and splits.get(patient) != ("val" if held_out else "train"):
                 continue
             mine = list(group)
-            if patient in gate.gone():  # since this step began
+            if patient in self._gate.gone():  # since this step began
                 if self._patients is None:
                     raise withdrawn()  # the other patients' rows cannot be told from those of a step without a withdrawal
                 continue
@@ -191,56 +185,6 @@ class Measurer:
             # The failure of a step on one image must not exclude all others.
             self.left_out[type(problem).__name__] += 1
         return None
-
-
-class Rows:
-    """The transforms of a job of statistics, and the names of the columns that they make, if they do.
-
-    Raises:
-        JobError, ConfigError: a step does not fit, or needs a package that is not installed.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self.task, self.chain = job.task, chain_of(job)
-        self.names = [column.name for column in columns_of(job.task)]
-
-
-def measured_of(
-    sample: Sample,
-    label: int | None,
-    info: dict[str, object],
-    rows: Rows | None = None,
-    outcome: Outcome | None = None,
-) -> Measured:
-    """Return a sample in the form that `Sums` take.
-
-    Args:
-        rows: of the job; without any, the sample as it is.
-        outcome: of a patient that was followed.
-
-    Raises:
-        UnreadableImage, DataError: a step of the job cannot use it.
-    """
-    if rows is not None and len(rows.chain):
-        return replace(_transformed(sample, label, info, rows), outcome=outcome)
-    modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
-    if sample.columns:
-        named = dict(zip(sample.columns, (float(value) for value in sample.values), strict=True))
-        return Measured(label, np.zeros(0, np.float32), columns=named, outcome=outcome)
-    return Measured(
-        label, sample.measured, sample.spacing_mm, modality, vendor, padding=sample.padding, outcome=outcome
-    )
-
-
-def _transformed(sample: Sample, label: int | None, info: dict[str, object], rows: Rows) -> Measured:
-    modality, vendor = str(info.get("modality", OTHER)), str(info.get("vendor", OTHER))
-    example = rows.chain.prefix(example_of(sample, rows.task, vendor, measured=True))
-    if IMAGE not in example:
-        named = dict(zip(rows.names, (float(value) for value in example[ROW]), strict=True))
-        return Measured(label, np.zeros(0, np.float32), columns=named)
-    image = example[IMAGE].astype(np.float32)
-    spacing = example.spacing_mm[-(image.ndim - 1) :] or sample.spacing_mm
-    return Measured(label, image, spacing, modality, vendor, padding=example.padding_of(IMAGE))
 
 
 @dataclass

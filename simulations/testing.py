@@ -13,7 +13,7 @@ from salus.client.data.preparing import Item, Preparer, order_of, target_for
 from salus.client.data.records import ImageFacts
 from salus.client.data.several import items_of
 from salus.client.data.tensors import TensorSet
-from salus.client.measuring import Rows, measured_of
+from salus.client.measured_rows import Rows, measured_of
 from salus.client.performance import Performance
 from salus.client.training import Trainer
 from salus.common.declaration import target_of

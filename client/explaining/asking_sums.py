@@ -11,7 +11,7 @@ from salus.client.data.records import Sample
 from salus.client.explaining.asking import Asked, check_row
 from salus.client.explaining.scores import Question
 from salus.client.explaining.subject import MISSING, FloatArray, Score, Subject
-from salus.client.measuring import Rows, measured_of
+from salus.client.measured_rows import Rows, measured_of
 from salus.client.predicting.from_sums import SumsModelFile, scored_of
 from salus.common.columns import columns_of
 from salus.common.errors import ConfigError, DataError, JobError, UnreadableImage

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from salus.client.data.records import Sample
-from salus.client.measuring import Rows, measured_of
+from salus.client.measured_rows import Rows, measured_of
 from salus.client.predicting.answering import Answer
 from salus.common.clock import Clock
 from salus.common.columns import columns_of

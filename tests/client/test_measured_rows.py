@@ -5,7 +5,7 @@ import pytest
 from tests.common.sums.builders import job_of
 
 from salus.client.data.records import Sample
-from salus.client.measuring import Rows, measured_of
+from salus.client.measured_rows import Rows, measured_of
 from salus.common.errors import JobError, UnreadableImage
 from salus.common.features.radiomics import radiomics_of, ranges_of
 from salus.common.sums import sums_of

@@ -12,7 +12,8 @@ from tests.simulations.sample_jobs.first import COLUMNS
 from tests.simulations.sample_jobs.trees import JOBS
 from tests.tiny import tiny_text
 
-from salus.client.measuring import Measurer, Rows, measured_of
+from salus.client.measured_rows import Rows, measured_of
+from salus.client.measuring import Measurer
 from salus.client.scoring import Scores, scored
 from salus.common.canonical import canonical_json
 from salus.common.declaration import target_of

@@ -23,7 +23,7 @@ from salus.client.data.examples import example_of
 from salus.client.data.records import ImageRecord, Sample
 from salus.client.data.sources import open_source
 from salus.client.data.sources.settings import SourceOptions
-from salus.client.measuring import measured_of
+from salus.client.measured_rows import measured_of
 from salus.common.sums import sums_of
 
 PADDED, LIMIT = -2000, -1990
