@@ -19,6 +19,7 @@ from salus.common.package.layout import CONTEXT, MANIFEST
 from salus.common.roster import Roster
 from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.start.weights import Weights
+from salus.privacy.audit.one_run import bound_of_counts
 from salus.privacy.records.card import ModelCard
 from salus.privacy.records.privacy import PrivacyRecord
 from salus.privacy.records.readable import Records, readable_files
@@ -50,13 +51,17 @@ def plain_job() -> Job:
 def audit_of(job: Job, **changes: Any) -> bytes:
     """Return what `salus audit` writes about a job."""
     noised = job.privacy.noised
+    delta = job.privacy.delta if noised else 0.0
+    counts = {"canaries": 500, "guesses": 500, "correct": 327}
     found = {
         "format": "salus/audit/1",
         "job_sha256": job.digest().hex(),
         "claimed_epsilon": job.privacy.epsilon if noised else None,
-        "delta": job.privacy.delta if noised else 0.0,
-        "lower_bound": 0.4,
+        "delta": delta,
+        "lower_bound": round(bound_of_counts(**counts, delta=delta, noised=noised), 4),
         "confidence": 0.95,
+        **counts,
+        "refuted": False,
     }
     return json.dumps({**found, **changes}).encode()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from salus.common.roster import Roster, read_roster, roster_hash
 from salus.common.strict import Strict, validate
 
 M = TypeVar("M", bound=Strict)
+MAX_DIGITS = 30  # of a whole number; longer ones are no sizes or counts
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,36 @@ def checked_package(path: Path, consortium_key: bytes | None = None) -> Iterator
 
 
 def json_of(data: bytes, name: str) -> Any:
-    """Return the value of JSON bytes; raises PackageError."""
+    """Return the value of JSON bytes that every program reads alike: UTF-8, each key once, numbers of ordinary size.
+
+    Raises:
+        PackageError: anything else.
+    """
     try:
-        return json.loads(data)
+        return json.loads(
+            data.decode(), object_pairs_hook=_each_once, parse_constant=_number, parse_float=_number, parse_int=_whole
+        )
     except (ValueError, RecursionError):
         raise changed(f"{name} is not JSON") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is repeated")  # of which every program would take another one
+    return found
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError("not a finite number")
+    return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError("too large a number")
+    return int(text)
 
 
 def _signed(files: Files, name: str) -> Signed:

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from scipy import special, stats
 
 LARGEST_EPSILON = 60.0  # beyond it a correct guess is certain to the last bit of a double
+CONFIDENCE = 0.95  # of the bound that an audit states
+FEWEST_CANARIES = 20  # fewer hardly refute anything
 STEPS = 40  # halvings of the interval: 60 / 2^40 is far below what is printed
 SHARES = (1.0, 0.5, 0.2, 0.1)  # of the canaries that are guessed: many for a small epsilon, few for a large one
 DoubleVector = npt.NDArray[np.float64]
@@ -57,7 +59,7 @@ def p_value(canaries: int, guesses: int, correct: int, epsilon: float, delta: fl
     return min(bound, 1.0)
 
 
-def lower_bound(canaries: int, guesses: int, correct: int, delta: float, *, confidence: float = 0.95) -> float:
+def lower_bound(canaries: int, guesses: int, correct: int, delta: float, *, confidence: float = CONFIDENCE) -> float:
     """Return an epsilon that so many correct guesses refute at this confidence (the largest if `delta` is 0); 0 if none.
 
     A mechanism with an epsilon has every larger one, too. So a refuted epsilon refutes all smaller ones, and any place
@@ -88,27 +90,42 @@ def correct_guesses(scores: DoubleVector, took_part: Flags, guesses: int) -> int
     return int((~took_part[order[:low]]).sum() + took_part[order[len(order) - high :]].sum())
 
 
+def auditors(*, noised: bool) -> int:
+    """Return how many auditors score the canaries of a job: one believes in the noise that the job states, one in none."""
+    return 2 if noised else 1
+
+
+def bound_of_counts(canaries: int, guesses: int, correct: int, delta: float, *, noised: bool) -> float:
+    """Return the bound that an audit of a job with these counts states, see `audited`; errors as in `p_value`."""
+    each = _corrected(CONFIDENCE, len(SHARES) * auditors(noised=noised))
+    return lower_bound(canaries, guesses, correct, delta, confidence=each)
+
+
+def _corrected(confidence: float, tries: int) -> float:
+    return 1 - (1 - confidence) / tries
+
+
 def audited(
-    auditors: Sequence[DoubleVector],
+    scores_of_each: Sequence[DoubleVector],
     took_part: Flags,
     delta: float,
     *,
-    confidence: float = 0.95,
+    confidence: float = CONFIDENCE,
     shares: Sequence[float] = SHARES,
 ) -> Found:
     """Return the best bound over several auditors and shares of guessed canaries, which together keep the confidence.
 
     Args:
-        auditors: the scores of each, ``[canaries]``.
+        scores_of_each: the scores of each auditor, ``[canaries]``.
         took_part: the coin flips, ``[canaries]``.
 
     Guarantees: with a mechanism of epsilon and delta, the bound exceeds epsilon with a probability of at most 1 - `confidence`
     (Bonferroni's correction for the number of tries).
     """
     count = len(took_part)
-    each = 1 - (1 - confidence) / (len(shares) * len(auditors))
+    each = _corrected(confidence, len(shares) * len(scores_of_each))
     found = []
-    for scores in auditors:
+    for scores in scores_of_each:
         for share in shares:
             guesses = min(count, max(1, round(share * count)))
             correct = correct_guesses(scores, took_part, guesses)

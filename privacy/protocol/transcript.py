@@ -139,6 +139,7 @@ class Verified:
 
     Args:
         job: the job of the sums; the sites' signatures cover it.
+        job_id: of its submission; empty without a session.
         sums: one line per finished sum: round, attempt, kind, sites, consents.
         sent: for each site, how many vectors of each kind it signed, including those of failed attempts.
         heads: for each site the newest head of its ledger that it signed, 104 bytes, and the session's id; empty without noise.
@@ -146,6 +147,7 @@ class Verified:
     """
 
     job: Job
+    job_id: str
     sums: list[dict[str, object]]
     sent: dict[int, dict[Kind, int]]
     heads: dict[int, tuple[bytes, bytes]]
@@ -185,7 +187,9 @@ def verify_transcript(entries: Iterable[Entry], keys: Mapping[int, bytes], kind:
             sent[site][check.kind] += 1
     heads = {site: (signed, check.session.id) for check in sessions for site, signed in check.signed_heads.items()}
     evaluated = [check.session.model_hash for check in sessions if check.summed and check.kind == "evaluate"]
-    return Verified(job, sums, sent, heads, evaluated[-1] if evaluated else None)
+    return Verified(
+        job, sessions[0].session.job_id if sessions else "", sums, sent, heads, evaluated[-1] if evaluated else None
+    )
 
 
 def _read(

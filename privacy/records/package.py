@@ -13,8 +13,10 @@ from salus.common.estimates import to_plain
 from salus.common.identity import unhex
 from salus.common.package import layout
 from salus.common.package.checking import Package
+from salus.common.package.describing import inputs_of
 from salus.common.package.files import changed
 from salus.common.roster import roster_hash
+from salus.common.subgroups.results import results_from_plain, results_to_plain
 from salus.common.sums.signed_model import open_model
 from salus.common.sums.xgboost_json import to_xgboost
 from salus.privacy.protection import protection_of
@@ -39,8 +41,8 @@ OTHER_FORMS = (
     "expressions in the bundle's configuration, so read it first"
 )
 OTHER_WORDS = (
-    "that model-card.md and documentation.json say what the records say: another version of Salus wrote them, perhaps in "
-    "other words"
+    "that model-card.md, documentation.json and inputs.json say what the records say: another version of Salus wrote "
+    "them, perhaps in other words"
 )
 FROM_SUMS = "that the model follows from the sites' sums: only the coordinator, who computed it, signed it"
 EVALUATED_SUMS = "that the model follows from the sites' sums: the sites evaluated it, but the coordinator computed it"
@@ -79,6 +81,7 @@ def evidence_of(package: Package) -> Evidence:
     checked = _transcript(package, privacy)
     _check_privacy(package, privacy, checked)
     _check_card(package, card, privacy, evaluation)
+    _check_evaluation(package, evaluation, checked)
     _check_inputs(package)
     unproven = list(checked.unproven) if checked else []
     if privacy.transcript is None:
@@ -119,6 +122,8 @@ def _transcript(package: Package, privacy: PrivacyRecord) -> Checked | None:
         raise changed(f"{layout.TRANSCRIPT} is of another roster than {layout.ROSTER}")
     if checked.verified.job != package.job:
         raise changed(f"{layout.TRANSCRIPT} is of another job than {layout.JOB}")
+    if checked.verified.job_id != package.manifest.job_id:
+        raise changed(f"{layout.TRANSCRIPT} is of another submission of the job than {layout.MANIFEST}")
     if not checked.verified.sums:
         raise changed(f"{layout.TRANSCRIPT} holds no finished sum")
     return checked
@@ -159,6 +164,21 @@ def _check_card(package: Package, card: ModelCard, privacy: PrivacyRecord, evalu
         raise changed(f"{layout.CARD} and {layout.EVALUATION} state different metrics")
 
 
+def _check_evaluation(package: Package, evaluation: dict[str, Any], checked: Checked | None) -> None:
+    """Check that the sites took part in what is called their evaluation, as far as a transcript can show it."""
+    groups = evaluation.get("subgroups")
+    found = results_from_plain(groups)
+    written = package.manifest.salus != __version__ or results_to_plain(found) == (groups or {})
+    if not written or bool(found) != bool(groups) or not all(one.groups for one in found):
+        raise changed(f"{layout.EVALUATION} has a table of subgroups that no export writes")
+    if found and {one.attribute for one in found} != set(package.job.evaluation.subgroups):
+        raise changed(f"{layout.EVALUATION} has other subgroups than {layout.JOB}")
+    if found and not evaluation.get("sites"):
+        raise changed(f"{layout.EVALUATION} has subgroups of an evaluation that it does not have")
+    if checked is not None and evaluation.get("sites") and checked.verified.evaluated is None:
+        raise changed(f"{layout.EVALUATION} has an evaluation at the sites, {layout.TRANSCRIPT} has none")
+
+
 def _check_inputs(package: Package) -> None:
     described, task = package.json(layout.INPUTS), package.job.task
     same = {
@@ -171,10 +191,14 @@ def _check_inputs(package: Package) -> None:
     }
     if not isinstance(described, dict) or any(described.get(key) != value for key, value in same.items()):
         raise changed(f"{layout.INPUTS} does not describe the model of {layout.JOB}")
+    if package.manifest.salus == __version__ and canonical_json(described) != canonical_json(inputs_of(package.job)):
+        raise changed(f"{layout.INPUTS} does not describe the inputs and outputs of {layout.JOB}")
 
 
 def _check_readable(package: Package, records: Records) -> list[str]:
     """Check that the files for people follow from the others; return what remains unproven."""
+    if not isinstance(records.software, dict) or records.software.get("salus") != package.manifest.salus:
+        raise changed(f"{layout.VERSIONS} names another version of Salus than {layout.MANIFEST}")
     if package.manifest.salus != __version__:
         return [OTHER_WORDS]
     if records.sums is None and records.privacy.transcript is not None:

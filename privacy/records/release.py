@@ -5,8 +5,7 @@ may be used on patients.
 """
 
 import hashlib
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AwareDatetime, Field
@@ -20,11 +19,13 @@ from salus.common.package.checking import Package, json_of
 from salus.common.package.files import changed
 from salus.common.roster import HexKey, SiteId
 from salus.common.strict import Strict, validate
+from salus.common.subgroups.results import results_from_plain
 from salus.privacy.records.architecture import revealing_layers
+from salus.privacy.records.audits import audit_gaps
+from salus.privacy.records.licences import licence_gaps
 from salus.privacy.records.package import Evidence
 
 CONTEXT, ENDORSEMENT_CONTEXT = "salus/release/1", "salus/endorsement/1"
-AUDIT_FORMAT = "salus/audit/1"
 NO_AUDIT = "a model from sums without noise is not audited: nothing limits what its numbers reveal about one patient"
 NO_CLAIM = "the job promises no epsilon, so there is no claim that an audit could refute"
 
@@ -76,16 +77,18 @@ def missing_for_release(package: Package, evidence: Evidence, audit: bytes | Non
     found = []
     if evidence.verified is None:
         found.append("there is no transcript that proves what the sites took part in")
+    if not package.has(layout.MODEL_CARD):
+        found.append(f"the file {layout.MODEL_CARD} is missing")
     if evidence.without_head:
         found.append(f"the ledger heads of {', '.join(evidence.without_head)} are missing from the privacy card")
     if not evidence.evaluation.get("sites"):
         why = evidence.evaluation.get("not_evaluated") or "the job had none"
         found.append(f"there is no evaluation at the sites ({why})")
-    if not evidence.evaluation.get("subgroups"):
+    if not results_from_plain(evidence.evaluation.get("subgroups")):
         found.append("there is no table of subgroups: the job names none in evaluation.subgroups")
     found += _audit_gaps(package.job, audit, reason)
     found += _architecture_gaps(package.job, reason)
-    found += _licence_gaps(package.json(layout.SBOM))
+    found += licence_gaps(package.json(layout.SBOM), package.json(layout.VERSIONS))
     return found
 
 
@@ -96,35 +99,16 @@ def unaudited(job: Job) -> bool:
 
 def _audit_gaps(job: Job, audit: bytes | None, reason: str) -> list[str]:
     if unaudited(job):
-        return [] if reason else ["salus audit does not attack models from sums; give a --reason"]
+        return [] if reason.strip() else ["salus audit does not attack models from sums; give a --reason"]
     if job.statistics is not None:
         return ["salus audit does not attack models from sums, so the claim of this one is not checked"]
     if audit is None:
         return ["there is no audit: run salus audit, which writes audit.json"]
-    found = json_of(audit, layout.AUDIT)
-    if not isinstance(found, dict) or found.get("format") != AUDIT_FORMAT:
-        return [f"{layout.AUDIT} is no audit of the format {AUDIT_FORMAT}"]
-    if found.get("job_sha256") != job.digest().hex():
-        return [f"{layout.AUDIT} is of another job"]
-    bound, claimed = found.get("lower_bound"), found.get("claimed_epsilon")
-    if not isinstance(bound, int | float) or not math.isfinite(bound):
-        return [f"{layout.AUDIT} states no lower bound"]
-    if not _share(found.get("confidence")):
-        return [f"{layout.AUDIT} states no confidence between 0 and 1"]
-    claim = job.privacy.epsilon if job.privacy.noised else None
-    if claimed != claim or (claim is not None and found.get("delta") != job.privacy.delta):
-        return [f"{layout.AUDIT} is of another claim than that of the job"]
-    if claim is not None and bound > claim:
-        return [f"the audit refutes the claim: epsilon is at least {bound:.2f}, the job promises {claim:g}"]
-    return []
-
-
-def _share(value: Any) -> bool:
-    return isinstance(value, float) and 0 < value < 1
+    return audit_gaps(job, json_of(audit, layout.AUDIT))
 
 
 def _architecture_gaps(job: Job, reason: str) -> list[str]:
-    if job.privacy.noised or job.statistics is not None or reason:
+    if job.privacy.noised or job.statistics is not None or reason.strip():
         return []
     try:
         layers = revealing_layers(job)
@@ -135,18 +119,6 @@ def _architecture_gaps(job: Job, reason: str) -> list[str]:
     return [
         f"the layer {layer} lies on the raw input and can reveal single samples; give a --reason" for layer in layers
     ]
-
-
-def _licence_gaps(bill: Any) -> list[str]:
-    components = bill.get("components") if isinstance(bill, Mapping) else None
-    if not isinstance(components, list) or not components:
-        return [f"{layout.SBOM} lists no software"]
-    without = [
-        str(one.get("name"))[:80]
-        for one in components
-        if isinstance(one, Mapping) and one.get("scope") == "required" and not one.get("licenses")
-    ]
-    return [f"{layout.SBOM} lists no licence of {', '.join(without[:5])}"] if without else []
 
 
 def statements_of(job: Job, audit: bytes | None) -> tuple[str, ...]:

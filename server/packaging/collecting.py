@@ -14,6 +14,7 @@ from salus.common.estimates import to_plain
 from salus.common.models import build_model
 from salus.common.models.lora import merged
 from salus.common.package import layout
+from salus.common.package.describing import inputs_of
 from salus.common.package.layout import Manifest
 from salus.common.package.writing import write_package
 from salus.common.roster import Roster, read_roster
@@ -28,7 +29,6 @@ from salus.privacy.records.privacy import privacy_record
 from salus.privacy.records.readable import Records, readable_files
 from salus.privacy.records.transcripts import verify_bytes
 from salus.server.checkpoints import METADATA_OF_FILE
-from salus.server.packaging.describing import inputs_of
 from salus.server.packaging.runs import FinishedRun
 from salus.server.packaging.software import bill_of_materials, versions
 from salus.server.quality import evaluation_in, figures_in, subgroups_in

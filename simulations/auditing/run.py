@@ -10,6 +10,7 @@ from typing import Protocol
 from salus.client.performance import Performance
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job
+from salus.privacy.audit.one_run import CONFIDENCE
 from salus.privacy.protocol.parameters import SMALLEST_COHORT
 from salus.simulations.auditing import ATTACKS, ORDER
 from salus.simulations.auditing.asked import Asked, Attack, Target
@@ -38,7 +39,7 @@ class Effort:
     attacks: Sequence[str]
     canaries: int = 500
     shadows: int = 5
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
 
 
 def all_attacks() -> list[str]:

@@ -199,11 +199,10 @@ def observed(
     checkpoints = Checkpoints(folder / "coordinator")
     job_id = checkpoints.submit(signed, job.job.name)
     events = EventLog(folder / "events.jsonl")
-    federation = InOneProcess(made)
-    watched = Watched(job, job_id, signed, federation, checkpoints, events, keys, craft=craft, done=done, rounds=rounds)
     watched = Watched(
-        job, job_id, signed, InOneProcess(made), checkpoints, events, keys, craft=craft, done=done, start=start
-    )
+        job, job_id, signed, InOneProcess(made), checkpoints, events, keys,
+        craft=craft, done=done, rounds=rounds, start=start,
+    )  # fmt: skip
     watched.run = run = JobRun(watched)
     with contextlib.suppress(_Enough):
         run.run()

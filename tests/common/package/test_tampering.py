@@ -16,6 +16,7 @@ from tests.packages import (
     content,
     export,
     kit,
+    readable_again,
     signed_again,
     write_folder,
     write_zip,
@@ -252,12 +253,17 @@ SIGNED_AGAIN: dict[str, tuple[Change, str]] = {
         field("documentation.json", "facts", 0, "value", value="x"),
         "documentation.json does not say what the records",
     ),
-    "versions that are a list": (raw_json("versions.json", b"[1]"), "its records hold values that no export writes"),
-    "a number that is none": (in_the_test_split(b"NaN"), "its records hold values that no export writes"),
-    "a number that no float holds": (
-        in_the_test_split(b"1" + b"0" * 400),
-        "its records hold values that no export writes",
+    "versions that are a list": (raw_json("versions.json", b"[1]"), "names another version of Salus"),
+    "another version": (field("versions.json", "salus", value="9"), "names another version of Salus"),
+    "a number that is none": (in_the_test_split(b"NaN"), "evaluation.json is not JSON"),
+    "a number beyond every float": (in_the_test_split(b"1e999"), "evaluation.json is not JSON"),
+    "a number that no float holds": (in_the_test_split(b"1" + b"0" * 400), "evaluation.json is not JSON"),
+    "a key that occurs twice": (in_the_test_split(b'1,"x":2'), "evaluation.json is not JSON"),
+    "another transform": (
+        field("inputs.json", "transforms", value=[{"kind": "rescale"}]),
+        "does not describe the inputs and outputs",
     ),
+    "another unit": (field("inputs.json", "units", "shape", value="mm"), "does not describe the inputs and outputs"),
     "another job in the card": (field("card.json", "job_id", value="other-0001"), "is of another job"),
 }
 
@@ -285,7 +291,9 @@ def test_the_same_files_signed_again_are_valid(private_run: Path, private_packag
 def test_files_for_people_of_another_version_are_not_vouched_for(
     private_run: Path, private_package: Path, tmp_path: Path
 ) -> None:
-    files = signed_again(content(private_package), private_run, lambda manifest: manifest.update(salus="0.0.9"))
+    files = content(private_package)
+    field("versions.json", "salus", value="0.0.9")(files)
+    files = signed_again(files, private_run, lambda manifest: manifest.update(salus="0.0.9"))
     with checked_package(write_folder(files, tmp_path / "p")) as package:
         assert OTHER_WORDS in evidence_of(package).unproven
     with checked_package(private_package) as package:
@@ -298,6 +306,18 @@ def test_a_package_from_before_it_had_a_card_for_people_opens(
     files = content(private_package)
     del files["model-card.md"]
     with checked_package(write_folder(signed_again(files, private_run), tmp_path / "p")) as package:
+        evidence_of(package)
+
+
+def test_a_transcript_of_another_submission_is_named(private_run: Path, private_package: Path, tmp_path: Path) -> None:
+    """The same job document, submitted twice, is two jobs; each has its own sums and its own cost."""
+    files = content(private_package)
+    field("card.json", "job_id", value="tiny-0002")(files)
+    files = signed_again(readable_again(files), private_run, lambda manifest: manifest.update(job_id="tiny-0002"))
+    with (
+        checked_package(write_folder(files, tmp_path / "p")) as package,
+        pytest.raises(PackageError, match="of another submission of the job"),
+    ):
         evidence_of(package)
 
 

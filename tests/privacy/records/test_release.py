@@ -5,12 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.builders import job_text
 from tests.cli import salus
 from tests.packages import (
+    NOISE,
+    SITES,
     audit_of,
     changed_json,
     consortium_key,
     content,
+    export,
     finish,
     kit,
     plain_job,
@@ -20,11 +24,14 @@ from tests.packages import (
     write_zip,
 )
 
+from salus import __version__
+from salus.common.canonical import canonical_json
 from salus.common.errors import PackageError
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job
 from salus.common.package.adding import add_files
 from salus.common.package.checking import checked_package
+from salus.privacy.records.licences import licence_gaps
 from salus.privacy.records.package import evidence_of
 from salus.privacy.records.release import (
     NO_CLAIM,
@@ -55,6 +62,27 @@ def released(private_run: Path, private_package: Path, tmp_path_factory: pytest.
     return folder
 
 
+def logistic(classes: int, noise: str) -> Job:
+    names = ", ".join(f'"{n}"' for n in range(classes))
+    return parse_job(f"""
+[job]
+name = "wide"
+rounds = 1
+min_sites = 5
+[task]
+kind = "classification"
+model = "logistic"
+dataset = "d"
+classes = [{names}]
+shape = [8, 8]
+[privacy]
+noise = "{noise}"
+""")
+
+
+WIDE = logistic(20, "none")
+
+
 def gaps(package: Path, audit: bytes | None, reason: str = "") -> list[str]:
     with checked_package(package) as found:
         return missing_for_release(found, evidence_of(found), audit, reason)
@@ -77,8 +105,19 @@ def test_each_gap_is_named(private_run: Path, private_package: Path, tmp_path: P
         ({"claimed_epsilon": 8.0}, "audit.json is of another claim than that of the job"),
         ({"delta": 0.01}, "audit.json is of another claim than that of the job"),
         ({"lower_bound": None}, "audit.json states no lower bound"),
-        ({"confidence": "high"}, "audit.json states no confidence between 0 and 1"),
-        ({"confidence": 1.0}, "audit.json states no confidence between 0 and 1"),
+        ({"lower_bound": -5.0}, "audit.json states no lower bound"),
+        ({"lower_bound": True}, "audit.json states no lower bound"),
+        ({"lower_bound": "0.1"}, "audit.json states no lower bound"),
+        ({"confidence": "high"}, "audit.json is not of the confidence 95%"),
+        ({"confidence": 0.0001}, "audit.json is not of the confidence 95%"),
+        ({"confidence": 0.999999}, "audit.json is not of the confidence 95%"),
+        ({"refuted": True}, "audit.json does not say that the claim is not refuted"),
+        ({"lower_bound": 0.0}, "the lower bound in audit.json does not follow from its guesses, which show 0.40"),
+        ({"correct": 500}, "the lower bound in audit.json does not follow from its guesses, which show 4.54"),
+        ({"correct": "327"}, "audit.json does not state the numbers of canaries, guesses and correct guesses"),
+        ({"guesses": 10**9, "canaries": 10**9}, "audit.json states numbers of guesses that cannot be"),
+        ({"canaries": 0, "guesses": 0, "correct": 0}, "audit.json states numbers of guesses that cannot be"),
+        ({"canaries": 1, "guesses": 1, "correct": 0}, "the audit had 1 canaries, at least 20 are needed"),
         ({"format": "salus/audit/9"}, "audit.json is no audit of the format salus/audit/1"),
     ]:
         assert gaps(private_package, audit_of(job, **changes)) == [sentence]
@@ -99,29 +138,103 @@ def test_each_gap_is_named(private_run: Path, private_package: Path, tmp_path: P
     ]
 
 
-def test_a_wide_layer_on_the_raw_input_needs_a_reason() -> None:
-    def job(classes: int, noise: str) -> Job:
-        names = ", ".join(f'"{n}"' for n in range(classes))
-        return parse_job(f"""
-[job]
-name = "wide"
-rounds = 1
-min_sites = 5
-[task]
-kind = "classification"
-model = "logistic"
-dataset = "d"
-classes = [{names}]
-shape = [8, 8]
-[privacy]
-noise = "{noise}"
-""")
+@pytest.mark.parametrize(
+    "bound", ["NaN", "Infinity", "1e999", "1" * 400, '9.5, "lower_bound": 0.3987'], ids=lambda text: text[:8]
+)
+def test_numbers_that_programs_read_differently_are_no_audit(
+    private_run: Path, private_package: Path, bound: str
+) -> None:
+    stated = audit_of(open_run(private_run).job)
+    text = json.dumps(json.loads(stated) | {"lower_bound": "here"}).replace('"here"', bound).encode()
+    for data in (text, stated.decode().encode("utf-16")):
+        with pytest.raises(PackageError, match=r"audit\.json is not JSON"):
+            gaps(private_package, data)
 
-    (gap,) = architecture_gaps(job(20, "none"), "")
+
+def bill(**changes: object) -> dict[str, object]:
+    component = {"name": "numpy", "scope": "optional", "licenses": [{"license": {"name": "BSD"}}], **changes}
+    return {"components": [{key: value for key, value in component.items() if value is not None}]}
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (bill(), ""),
+        (bill(licenses=[{"expression": "BSD-3-Clause"}]), ""),
+        (bill(licenses=None), "sbom.json lists no licence of numpy"),
+        (bill(licenses=[{}]), "sbom.json lists no licence of numpy"),
+        (bill(licenses="none"), "sbom.json lists no licence of numpy"),
+        (bill(licenses=[{"license": {"name": " "}}]), "sbom.json lists no licence of numpy"),
+        (bill(name="other", scope=None, licenses=None), "sbom.json does not list numpy"),
+        (bill(name=7), "sbom.json lists software without a name"),
+        ({"components": ["numpy"]}, "sbom.json lists software without a name"),
+        ({"components": []}, "sbom.json lists no software"),
+        ([], "sbom.json lists no software"),
+    ],
+)
+def test_software_without_a_licence_is_named(found: object, sentence: str) -> None:
+    assert licence_gaps(found, {"libraries": {"numpy": "2"}}) == ([sentence] if sentence else [])
+
+
+def test_software_without_a_scope_counts_as_required() -> None:
+    bare = {"components": [*bill()["components"], {"name": "hidden"}]}  # type: ignore[misc]
+    assert licence_gaps(bare, {"libraries": {"numpy": "2"}}) == ["sbom.json lists no licence of hidden"]
+    assert licence_gaps(bill(), {"libraries": {}}) == ["versions.json names no libraries"]
+
+
+def test_an_evaluation_that_no_site_took_part_in_is_found_out(
+    private_package: Path, private_run: Path, tmp_path: Path
+) -> None:
+    """A coordinator that adds numbers to the package of a job without an evaluation."""
+    privacy = NOISE.replace("evaluation_share = 0.4", "evaluation_share = 0.0")
+    text = job_text(rounds=1, min_sites=SITES, protection="masking", privacy=privacy)
+    run = finish(tmp_path / "run", parse_job(text))
+    files = content(export(run, tmp_path / "package"))
+    made_up = json.loads(content(private_package)["evaluation.json"])
+    for subgroups, sentence in [
+        ({}, "evaluation.json has an evaluation at the sites, transcript.jsonl has none"),
+        (made_up["subgroups"], "evaluation.json has other subgroups than job.json"),
+    ]:
+        lie = dict(files)
+        lie["evaluation.json"] = canonical_json({**made_up, "subgroups": subgroups})
+        lie["card.json"] = changed_json(lie["card.json"], lambda card: card.update(metrics=made_up["sites"]))
+        folder = write_folder(signed_again(readable_again(lie), run), tmp_path / sentence[:40].replace(" ", "-"))
+        with checked_package(folder) as package, pytest.raises(PackageError, match=sentence):
+            evidence_of(package)
+
+
+@pytest.mark.parametrize("table", ["yes", {"sex": {}}, {"sex": 7}, [1], {"sex": {"hidden": None, "groups": {}}}])
+@pytest.mark.parametrize("version", [__version__, "0.0.1"])
+def test_a_table_of_subgroups_without_groups_is_none(
+    private_package: Path, private_run: Path, tmp_path: Path, table: object, version: str
+) -> None:
+    files = content(private_package)
+    files["evaluation.json"] = changed_json(files["evaluation.json"], lambda e: e.update(subgroups=table))
+    files["versions.json"] = changed_json(files["versions.json"], lambda v: v.update(salus=version))
+    folder = write_folder(signed_again(files, private_run, lambda m: m.update(salus=version)), tmp_path / "p")
+    with checked_package(folder) as package, pytest.raises(PackageError, match="subgroups that no export writes"):
+        evidence_of(package)
+
+
+def test_a_package_without_a_card_for_people_is_not_released(
+    private_package: Path, private_run: Path, tmp_path: Path
+) -> None:
+    files = content(private_package)
+    del files["model-card.md"]
+    less = write_folder(signed_again(files, private_run), tmp_path / "p")
+    assert gaps(less, audit_of(open_run(private_run).job)) == ["the file model-card.md is missing"]
+
+
+def test_a_reason_has_words() -> None:
+    assert architecture_gaps(WIDE, " \n") != []
+
+
+def test_a_wide_layer_on_the_raw_input_needs_a_reason() -> None:
+    (gap,) = architecture_gaps(WIDE, "")
     assert "(20 outputs) lies on the raw input and can reveal single samples" in gap
-    assert architecture_gaps(job(20, "none"), "only public images") == []
-    assert architecture_gaps(job(20, "local"), "") == []
-    assert architecture_gaps(job(2, "none"), "") == []
+    assert architecture_gaps(WIDE, "only public images") == []
+    assert architecture_gaps(logistic(20, "local"), "") == []
+    assert architecture_gaps(logistic(2, "none"), "") == []
 
 
 def test_a_job_without_noise_says_that_it_has_no_claim() -> None:

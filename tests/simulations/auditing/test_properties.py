@@ -33,3 +33,10 @@ def test_an_update_shows_the_share_of_a_class_and_a_sum_less(
     assert noised.value is not None
     assert noised.value > 0.2  # usually 0.8: noise for patients does not hide what holds for many patients of a site
     assert noised.plainly.startswith("Whether a hospital has many patients of the class")
+
+
+def test_only_the_first_rounds_of_a_job_are_run(hospitals: Path, tmp_path: Path) -> None:  # noqa: F811
+    job = parse_job(job_text(rounds=3, min_sites=3).replace("[8, 8]", "[16, 16]"))
+    few = asked(job, hospitals, tmp_path / "few", sites=3)
+    assert len(few.observed(job, "one", rounds=1).rounds) == 1
+    assert len(few.observed(job, "all").rounds) == 3
