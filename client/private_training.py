@@ -26,7 +26,7 @@ from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Groups
 from salus.common.tasks.steps import noise_alone, stepping, trained_by, with_noise
-from salus.common.vectors import FloatVector, read_parameters, write_parameters
+from salus.common.vectors import LARGEST_PARAMETER, FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.calls import OtherCalls
 from salus.privacy.dp.checks import checked_clipper, drawn_anew, independent_rows, steps_under_noise, without_dropout
 from salus.privacy.dp.clipped import LARGEST_NORM
@@ -36,8 +36,6 @@ from salus.privacy.dp.plan import Plan, sensitivity_l2
 from salus.privacy.dp.sampling import capped, poisson_sample
 from salus.privacy.randomness import Random, Stream
 
-# Far beyond the parameters of any trained network, and far below what overflows within a few layers.
-LARGEST_PARAMETER = 1e6
 MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more rows per pass save little time, and unused rows cost time
 Grid = tuple[Batch, Patients]
 SECRET_BYTES = 32  # from which the random transforms of one step follow

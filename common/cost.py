@@ -26,7 +26,9 @@ from salus.common.sums.base import cells_of
 from salus.common.tasks import make_task
 
 BYTES_PER_PARAMETER = 80  # weights, gradients, two moments, the update and its protected form in double precision
-BYTES_PER_FROZEN = 8  # weights, and a copy while the model is checked
+BYTES_PER_FROZEN = (
+    24  # weights, those of the start as received and as decoded, and copies in both precisions for the checks
+)
 BYTES_PER_ACTIVATION = 12  # forward in single precision, backward, and a temporary copy
 BYTES_PER_PRIVATE_ACTIVATION = 32  # also in double precision, for norms that do not depend on other patients
 BYTES_PER_CELL = 64

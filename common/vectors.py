@@ -12,6 +12,8 @@ from salus.common.errors import JobError, WireError
 from salus.common.tensors import Array, TensorSpec, decode_tensors, encode_tensors
 
 FloatVector = npt.NDArray[np.float32]
+# Far beyond the parameters of any trained network, and far below what overflows within a few layers.
+LARGEST_PARAMETER = 1e6
 STATE_PREFIX = "strategy/"  # in a model's file: what the coordinator's strategy keeps, which is not part of the model
 
 

@@ -86,19 +86,23 @@ def taken_by(job: Job, network: nn.Module, lines: Sequence[Line]) -> list[str]:
 
 
 def check_new(task: TaskSettings, start: Start, network: nn.Module) -> None:
-    """Check that ``start.new`` names parameters, and that something of each is trained.
+    """Check that ``start.new`` names parameters, and that all of them are trained.
 
     Raises:
         JobError: a prefix with which no parameter's name begins.
         StartError: a part that is new and frozen would stay random.
     """
     check_prefixes(network, start.new, task, "start.new")
-    for prefix in start.new:
-        if not any(p.requires_grad for name, p in network.named_parameters() if name.startswith(prefix)):
+    for name, parameter in network.named_parameters():
+        if name.startswith(start.new or ("\0",)) and not parameter.requires_grad:
             raise StartError(
-                f"What begins with {prefix!r} is new and not trained, so it would stay random.",
-                remedy=f"Add {prefix!r} to task.trainable, or take it out of start.new.",
+                f"The parameter {name!r} is new and not trained, so it would stay random.",
+                remedy=f"Train it, too (task.trainable, task.frozen), or let start.new list less than {_listed(start, name)!r}.",
             )
+
+
+def _listed(start: Start, name: str) -> str:
+    return next(prefix for prefix in start.new if name.startswith(prefix))
 
 
 def stored_layout(job: Job, network: nn.Module) -> Layout:

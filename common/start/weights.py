@@ -20,6 +20,7 @@ from salus.common.canonical import canonical_json, u32
 from salus.common.errors import StartError, WireError
 from salus.common.models.lora import merged
 from salus.common.tensors import MAX_DIMENSIONS, MAX_TENSORS, Array, TensorSpec, decode_tensors, encode_tensors
+from salus.common.vectors import LARGEST_PARAMETER
 
 MAX_LIST_BYTES = 16 * 2**20
 MAX_BYTES = 2 * 2**30  # of all weights; half a billion parameters
@@ -78,7 +79,7 @@ def weights_of(network: nn.Module) -> Weights:
     """Return the weights of a trained network as a start, adapters added to the layers that have them.
 
     Raises:
-        StartError: more than `MAX_BYTES`, or a number that is not finite.
+        StartError: more than `MAX_BYTES`, or a number that no trained network has.
     """
     parameters = dict(merged(network).named_parameters())
     if sum(parameter.numel() for parameter in parameters.values()) * 4 > MAX_BYTES:
@@ -91,7 +92,7 @@ def weights_of(network: nn.Module) -> Weights:
         for name, parameter in parameters.items()
     }
     for name, values in tensors.items():
-        _check_finite(name, values)
+        _check_numbers(name, values)
     return Weights(tuple(Line(name, values.shape, hash_of(values)) for name, values in tensors.items()), tensors)
 
 
@@ -103,7 +104,7 @@ def decode(data: bytes, digest: str, wanted: Sequence[TensorSpec] | None = None)
         wanted: the parameters whose numbers must be there, and no others; None for all of the list.
 
     Raises:
-        StartError: other weights than those, or numbers that are not finite. Nothing is allocated before the list is checked.
+        StartError: other weights than those, or numbers that no trained network has. Nothing is allocated before the list is checked.
     """
     length = int.from_bytes(data[:4], "big") if len(data) >= 4 else 0
     document = data[4 : 4 + length]
@@ -122,7 +123,7 @@ def decode(data: bytes, digest: str, wanted: Sequence[TensorSpec] | None = None)
             raise StartError(
                 f"The start's parameter {name[:80]!r} is not the one whose hash the job names.", remedy=OTHER
             )
-        _check_finite(name, values)
+        _check_numbers(name, values)
     return Weights(found, tensors)
 
 
@@ -172,9 +173,9 @@ def hash_of(values: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").tobytes()).hexdigest()
 
 
-def _check_finite(name: str, values: Array) -> None:
-    if not np.isfinite(values).all():
+def _check_numbers(name: str, values: Array) -> None:
+    if values.size and not float(np.abs(values).max()) <= LARGEST_PARAMETER:  # also for NaN
         raise StartError(
-            f"The start's parameter {name[:80]!r} has numbers that are not finite.",
+            f"The start's parameter {name[:80]!r} has numbers that are not finite, or beyond {LARGEST_PARAMETER:g}.",
             remedy="Its training has diverged; start from another package.",
         )

@@ -79,13 +79,14 @@ def test_a_list_that_is_none_or_too_large_is_refused_before_anything_is_allocate
         decode(data, digest)
 
 
-def test_numbers_that_are_not_finite_are_refused_on_both_ways() -> None:
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1.1e6, -3e38])
+def test_numbers_that_no_trained_network_has_are_refused_on_both_ways(number: float) -> None:
     network = torch.nn.Sequential(torch.nn.Linear(2, 1))
     with torch.no_grad():
-        network[0].bias[0] = torch.nan  # type: ignore[index]
+        network[0].bias[0] = number  # type: ignore[index]
     with pytest.raises(StartError, match=r"0\.bias' has numbers that are not finite"):
         weights_of(network)
-    values = np.array([np.inf], np.float32)
+    values = np.array([number], np.float32)
     line = Line("w", (1,), hashlib.sha256(values.tobytes()).hexdigest())
     crafted = Weights((line,), {"w": values})
     with pytest.raises(StartError, match="not finite"):
@@ -126,7 +127,8 @@ def test_a_last_layer_for_other_classes_is_refused_unless_it_is_new() -> None:
     ("changes", "what"),
     [
         ({"new": '["13."]'}, "begins with '13.', which start.new lists"),
-        ({"new": '["0."]'}, "'0.' is new and not trained"),
+        ({"new": '["0."]'}, "'0.weight' is new and not trained"),
+        ({"task": 'trainable = ["12.weight"]'}, "'12.bias' is new and not trained"),
         ({"new": '["12.", "12."]'}, "every one of new only once"),
         ({"start": "sha256:12"}, "weights"),
         ({"start": "../../x"}, "weights"),
