@@ -104,7 +104,7 @@ def decode(data: bytes, digest: str, wanted: Sequence[TensorSpec] | None = None)
         wanted: the parameters whose numbers must be there, and no others; None for all of the list.
 
     Raises:
-        StartError: other weights than those, or numbers that no trained network has. Nothing is allocated before the list is checked.
+        StartError: other weights, or numbers that no trained network has. Nothing is allocated before the list is checked.
     """
     length = int.from_bytes(data[:4], "big") if len(data) >= 4 else 0
     document = data[4 : 4 + length]
