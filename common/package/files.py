@@ -22,6 +22,10 @@ MAX_DEPTH = 3
 MOST = MAX_FILES + MAX_ADDED
 MAX_ENTRY = 200  # bytes of a file's line in the table of contents of a zip: 46, its name, and what zip programs add
 _LOCATOR_SIZE = 20  # of a zip with extensions, right before the end record
+_HEAD = struct.Struct("<26xHH")  # before each file: its last two numbers are the sizes of its name and of further facts
+_EXTRA = struct.Struct("<HH")  # of one further fact: its kind and size
+_HARMLESS = (0x0001, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875)  # long sizes, times, owners; not another name
+_STREAMED, _DESCRIPTORS = 8, (16, 12, 24, 20)  # a flag: size and CRC stand behind the file, in one of these forms
 _END = struct.Struct("<4sHHHHIIH")  # the end record of a zip without extensions
 ASK_AGAIN = "Ask the sender for the original package."
 
@@ -128,9 +132,10 @@ class Zip:
             if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise changed(f"the file {name} in the zip is encrypted or packed in an unusual way")
             _bounded(name, member.file_size)
+            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+                raise changed(f"the file {name} in the zip is a link or a device")
             self._members[name] = member
-        if self._members and min(member.header_offset for member in self._members.values()) != 0:
-            raise changed("there is something before the first file of the zip")
+        _check_between(file, list(self._members.values()), self._zip.start_dir)
         self.sizes: Mapping[str, int] = {name: member.file_size for name, member in self._members.items()}
 
     def chunks(self, name: str) -> Iterator[bytes]:
@@ -161,6 +166,40 @@ def _check_end(file: IO[bytes]) -> None:
     if file.read(4) == b"PK\x06\x07":
         raise changed("the zip has a second table of contents")
     file.seek(0)
+
+
+def _check_between(file: IO[bytes], members: list[zipfile.ZipInfo], table: int) -> None:
+    """Check that a zip is its files one after the other, so that every program finds these and no others in it."""
+    at = 0
+    for member in sorted(members, key=lambda one: one.header_offset):
+        file.seek(member.header_offset)
+        head = file.read(_HEAD.size)
+        if len(head) < _HEAD.size or member.header_offset != at:
+            raise changed(f"there is something before the file {member.filename} in the zip")
+        name_size, extra_size = _HEAD.unpack(head)
+        _check_extra(member.extra, member.filename)
+        _check_extra(file.read(name_size + extra_size)[name_size:], member.filename)
+        at = member.header_offset + _HEAD.size + name_size + extra_size + member.compress_size
+        if member.flag_bits & _STREAMED:
+            at += _descriptor(file, at)
+    if at != table:
+        raise changed("there is something between the files of the zip and its table of contents")
+
+
+def _descriptor(file: IO[bytes], at: int) -> int:
+    """Return the size of what stands behind a file whose size was not known when it was written; 0 if there is nothing."""
+    file.seek(at)
+    found = file.read(max(_DESCRIPTORS) + 4)
+    return next((size for size in _DESCRIPTORS if found[size : size + 4] in (b"PK\x03\x04", b"PK\x01\x02")), 0)
+
+
+def _check_extra(data: bytes, name: str) -> None:
+    """Check that what stands beside a name is sizes, times and owners: other entries may give the file another name."""
+    while data:
+        kind, size = _EXTRA.unpack(data[:4]) if len(data) >= _EXTRA.size else (0, 0)
+        if kind not in _HARMLESS or _EXTRA.size + size > len(data):
+            raise changed(f"the zip says more about the file {name} than its size, time and owner")
+        data = data[_EXTRA.size + size :]
 
 
 def _known(name: str) -> str:

@@ -136,7 +136,8 @@ class Inversion:
                 tell = functools.partial(_part_of, asked, place, len(groups))
                 found |= attacker.inverted(last.each[group[0]] if alone else last.total, group, tell)
             text = "from one site's update, each site by itself" if against == PLAIN else TOGETHER[against]
-            results.append(self._answer(against, [attacker.judged(site, found[site]) for site in sites], text))
+            among = 1 if alone else len(sites)
+            results.append(self._answer(against, [attacker.judged(site, found[site], among) for site in sites], text))
         return results
 
     def _answer(self, against: str, judged: Sequence[Mapping[str, float]], text: str) -> Tried:
@@ -200,8 +201,12 @@ class Attacker:
         nearest: torch.Tensor = min(found, key=lambda image: float((image - truth).square().mean()))
         return nearest
 
-    def judged(self, site: int, image: torch.Tensor) -> dict[str, float]:
-        """Return how like a reconstruction is to the truth, beside the mean image, and whether it singles the patient out."""
+    def judged(self, site: int, image: torch.Tensor, among: int) -> dict[str, float]:
+        """Return how like a reconstruction is to the truth, beside the mean image, and whether it singles the patient out.
+
+        Args:
+            among: number of reconstructions of which this is the nearest to the truth; each has its own chance to be right.
+        """
         truth, reach = self._victims.fields[site][IMAGE][0], max(self._high - self._low, 1e-6)
         others = self._victims.others[site]
         candidates = torch.cat([truth[None], others]) if len(others) else truth[None]
@@ -213,7 +218,7 @@ class Attacker:
             "structural similarity": _similarity(image, truth, reach),
             "structural similarity of the mean image": _similarity(self._usual, truth, reach),
             "recognised": float(bool((likeness[0] > likeness[1:]).all())),
-            "recognised by chance": 1 / len(candidates),
+            "recognised by chance": min(1.0, among / len(candidates)),
         }
 
 

@@ -1,11 +1,14 @@
 """Single changes of a package, each named: bytes, fields, order, swapped files, an older roster, tricks of zip files."""
 
 import hashlib
+import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from tests.cli import salus
@@ -396,6 +399,57 @@ def link(files: Content, path: Path) -> None:
     (path / "card.json").symlink_to("evaluation.json")
 
 
+def with_members(change: Callable[[zipfile.ZipInfo], object]) -> Callable[[Content, Path], None]:
+    """Write a zip of the same files whose lines say something else beside the names."""
+
+    def make(files: Content, path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in files.items():
+                member = zipfile.ZipInfo(name)
+                change(member)
+                archive.writestr(member, data)
+
+    return make
+
+
+def links(member: zipfile.ZipInfo) -> None:
+    member.external_attr = 0o120777 << 16
+
+
+def another_name(member: zipfile.ZipInfo) -> None:
+    """As zip programs write names in Unicode: `unzip` prefers this one."""
+    name = b"../run.py"
+    data = b"\x01" + zlib.crc32(member.filename.encode()).to_bytes(4, "little") + name
+    member.extra = b"up" + len(data).to_bytes(2, "little") + data
+
+
+def half_a_fact(member: zipfile.ZipInfo) -> None:
+    member.extra = b"UT\xff\xff"
+
+
+def between(data: bytes) -> Callable[[Content, Path], None]:
+    """Hide bytes between the files and the table of contents, where a program that reads from the front finds a file."""
+
+    def make(files: Content, path: Path) -> None:
+        write_zip(files, path)
+
+        def edit(found: bytes) -> bytes:
+            table = int.from_bytes(found[-6:-2], "little")
+            return found[:table] + data + found[table:-6] + (table + len(data)).to_bytes(4, "little") + found[-2:]
+
+        raw(path, edit)
+
+    return make
+
+
+def hidden_file() -> bytes:
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("run.py", b"import os")
+            table = archive.start_dir
+        return file.getvalue()[:table]
+
+
 TRICKS: dict[str, tuple[Callable[[Content, Path], object], str]] = {
     "a name above the folder": (lambda f, p: write_zip({**f, "../evil.json": b"{}"}, p), "'../evil.json', which no"),
     "an absolute name": (lambda f, p: write_zip({**f, "/etc/passwd": b""}, p), "'/etc/passwd', which no"),
@@ -414,9 +468,50 @@ TRICKS: dict[str, tuple[Callable[[Content, Path], object], str]] = {
     "a damaged member": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[:60] + bytes(20) + d[80:])), "is damaged"),
     "too many members": (lambda f, p: write_zip({f"{n}.json": b"" for n in range(1100)}, p), "has 1100 files"),
     "half a zip": (lambda f, p: (write_zip(f, p), raw(p, lambda d: d[: len(d) // 2])), "does not end where it says"),
+    "links in a zip": (with_members(links), "in the zip is a link or a device"),
+    "another name beside the name": (with_members(another_name), "the zip says more about the file"),
+    "half of a fact beside the name": (with_members(half_a_fact), "the zip is damaged"),
+    "a file behind the others": (between(hidden_file()), "between the files of the zip and its table of contents"),
+    "a byte behind the files": (between(b"x"), "between the files of the zip and its table of contents"),
     "a link": (link, "'card.json' is a link"),
     "a large file": (lambda f, p: (write_folder(f, p), os.truncate(p / "job.json", 2**40)), "has 1099511627776 bytes"),
 }  # fmt: skip
+
+
+def test_zips_of_other_programs_open(private_package: Path, tmp_path: Path) -> None:
+    """With times and owners beside the names, long sizes, or written to a pipe, where sizes stand behind the files."""
+    files = content(private_package)
+
+    def times(member: zipfile.ZipInfo) -> None:
+        member.extra = b"UT\x05\x00\x03" + bytes(4) + b"ux\x0b\x00\x01\x04" + bytes(4) + b"\x04" + bytes(4)
+
+    with_members(times)(files, tmp_path / "times.zip")
+    with (tmp_path / "piped.zip").open("wb") as file:
+        unseekable = io.BufferedWriter(Pipe(file))
+        with zipfile.ZipFile(unseekable, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in files.items():
+                archive.writestr(name, data)
+        unseekable.flush()
+    with zipfile.ZipFile(tmp_path / "long.zip", "w") as archive:
+        for name, data in files.items():
+            with archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
+                member.write(data)
+    for name in ("times.zip", "piped.zip", "long.zip"):
+        with checked_package(tmp_path / name) as package:
+            assert package.has("card.json")
+
+
+class Pipe(io.RawIOBase):
+    """Takes bytes one after the other."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
 
 
 @pytest.mark.parametrize("name", TRICKS)
