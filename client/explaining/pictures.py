@@ -1,4 +1,4 @@
-"""Maps over images, as small pictures with their colour scale: red speaks for what is explained, blue against it."""
+"""Maps over images, as small pictures with their colour scale: orange speaks for what is explained, blue against it."""
 
 import base64
 import io

@@ -21,20 +21,24 @@ from salus.common.pages import Section, write_page
 
 FORMAT = "salus/explain/1"
 MOST_COLUMNS = 40  # of a row on the page; all are in the JSON
+NO_GAIN = 0.03  # deletion and insertion together, against random orders: below, a map is said to mark nothing
 ALIKE = 0.5  # similarity from which a map with random weights is said to be about the same
 HOW_TO_READ = (
-    "Each picture colours what speaks for the answer (red) and against it (blue); the bar on the right is the scale, and its "
+    "Each picture colours what speaks for the answer (orange) and against it (blue); the bar on the right is the scale, and its "
     "ends are the strength in the caption. A cyan line is what was annotated. A map shows what the model used, not whether that "
     "is right: look first whether the checks below hold."
 )
 CHECKS = (
-    "Deletion: how much of the answer's score is left while the marked pixels are blurred away, the strongest first; lower is "
-    "better. Insertion: how much comes back while they are put into an empty image; higher is better. In brackets the same for "
-    "random orders: a map that is no better than these marks nothing that the model uses. Random weights: how similar the map is "
-    "to that of a network that has learned nothing (1 is the same); a map that stays the same shows the image and not the model. "
-    "Same method again: the similarity when only the method's own random numbers change. Pointing game: whether the strongest "
-    "place lies in what was annotated, and in brackets the chance of a random place; played where the answer is right and "
-    "something is annotated."
+    "Deletion: how much of the answer's score is left while the marked pixels are blurred away, the strongest first. Lower is "
+    "better. In brackets the same for random orders.",
+    "Insertion: how much comes back while they are put into an empty image. Higher is better. In brackets the same for random "
+    "orders. A map that is no better than random orders marks nothing that the model uses.",
+    "Random weights: how similar the map is to that of a network that has learned nothing (1 is the same). A map that stays the "
+    "same shows the image and not the model.",
+    "Same method again: the similarity when only the method's own random numbers change. Far below 1, another run would show "
+    "another map.",
+    "Pointing game: whether the strongest place lies in what was annotated, and in brackets the chance of a random place. Played "
+    "where the answer is right and something is annotated.",
 )
 
 
@@ -166,8 +170,19 @@ def _sections(job: Job, finished: Finished, titles: Mapping[str, str], missing: 
     rows = [[titles[name], *_checks(values)] for name, values in summaries(finished.cases).items()]
     sections = [
         Section("How to read this page", HOW_TO_READ),
-        Section("Checks of the methods, means over all cases", CHECKS, columns=("method", *HEADS), rows=rows),
+        *(
+            Section("Checks of the methods, means over all cases" if place == 0 else "", text)
+            for place, text in enumerate(CHECKS)
+        ),
+        Section("", columns=("method", *HEADS), rows=rows),
     ]
+    empty = [titles[name] for name, values in summaries(finished.cases).items() if _gain(values) < NO_GAIN]
+    if empty:
+        text = (
+            f"Hardly better than random orders, so these maps do not show what the model uses: {', '.join(empty)}. If it is "
+            "all methods, the answers hardly depend on the image."
+        )
+        sections.append(Section("", text, warns=True))
     doubtful = [
         titles[name] for name, values in summaries(finished.cases).items() if (values["random_weights"] or 0.0) > ALIKE
     ]
@@ -195,6 +210,11 @@ def _sections(job: Job, finished: Finished, titles: Mapping[str, str], missing: 
 HEADS = ("deletion", "insertion", "random weights", "same method again", "pointing game")
 
 
+def _gain(values: Mapping[str, Any]) -> float:
+    """Return by how much deletion and insertion together are better than for random orders."""
+    return float(values["random_deletion"] - values["deletion"] + values["insertion"] - values["random_insertion"])
+
+
 def _checks(values: Mapping[str, Any]) -> list[str]:
     chance, game = values["pointing_chance"], values["pointing_game"]
     random = values["random_weights"]
@@ -210,7 +230,7 @@ def _checks(values: Mapping[str, Any]) -> list[str]:
 def _of_case(number: int, one: CaseResult, titles: Mapping[str, str]) -> list[Section]:
     case = one.case
     sure = "" if case.probability is None else f" (probability {case.probability:.0%})"
-    truth = f"Truth: {case.truth}." if case.truth else "Truth: not known."
+    truth = f"Truth: {case.truth}." if case.truth else "Truth: not known, because no label was found."
     if not case.truth and one.annotated is not None:
         truth = f"Annotated: {'the region with the cyan line' if one.annotated else 'nothing'}."
     verdict = " The model is wrong." if case.wrong else ""
@@ -253,7 +273,8 @@ def _pictures(one: CaseResult, titles: Mapping[str, str]) -> list[tuple[str, str
         best = ""
         if one.view.place is not None:
             best = "" if own.peak in (None, one.view.place) else f"; strongest in slice {own.peak + 1}"
-        found.append((f"{titles[name]}: scale to {strongest(own.found):.2g}{best}", one.view.overlay(own.found)))
+        scale = f"scale to {strongest(own.found):.2g}" if own.found.any() else "nothing is marked here"
+        found.append((f"{titles[name]}: {scale}{best}", one.view.overlay(own.found)))
     return found
 
 

@@ -54,8 +54,11 @@ def given_model(model: Path, job: Path | None, site: Path | None = None, signed_
     """
     if not is_package(model):
         if job is None:
+            what = (
+                "folder without a manifest.json" if model.is_dir() else "file, which does not say how its model is used"
+            )
             raise ConfigError(
-                f"{model.name!r} is a file, which does not say how its model is used.",
+                f"{model.name!r} is a {what}.",
                 remedy="Give its job file with --job, or the package of the model.",
             )
         settings = load_job(job)

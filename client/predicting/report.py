@@ -39,7 +39,8 @@ def write_report(folder: Path, job: Job, model_sha256: str, finished: Finished) 
     write_whole(folder / "predictions.json", (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     shown = "patients' images" if any(OVERLAYS in one.files for one in outcomes) else "results of patients"
     lead = (
-        f"Model {model_sha256[:16]} of the job {job.job.name}. This page shows {shown}: keep it where their data are."
+        f"{len(outcomes)} results, {len(finished.refused)} refused; model {model_sha256[:16]} of the job {job.job.name}. "
+        f"For research use only. This page shows {shown}: keep it where their data are."
     )
     write_page(
         folder / "predictions.html",
@@ -97,7 +98,7 @@ def _sections(folder: Path, finished: Finished, classes: Sequence[str]) -> list[
         else:
             text = f"{more}Of a volume, the slice with most of what was found. {legend(classes)}"
         sections.append(Section("Overlays", text, pictures=pictures, large=True))
-    sections.append(Section("All results", columns=columns, rows=rows))
+    sections.append(Section("All results", columns=[_words(column) for column in columns], rows=rows))
     return sections
 
 
@@ -106,6 +107,12 @@ def _caption(one: Outcome) -> str:
         return f"{one.item}: {one.values.get('count', 0):.0f} found"
     sizes = ", ".join(f"{name} {value:.3g} {one.unit}" for name, value in one.volumes.items())
     return f"{one.item}: {sizes or one.label}"
+
+
+def _words(column: str) -> str:
+    """Return the name of a column of the table for people."""
+    name = column.removeprefix("probability_")
+    return column if name == column else f"probability of {name}"
 
 
 def _shown(value: object) -> object:

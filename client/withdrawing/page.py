@@ -32,6 +32,7 @@ def write_patient_page(path: Path, paper: Paper, patients: Sequence[str]) -> Non
         ("paper", paper.number),
         ("day", paper.day),
         ("withdrawn", who),
+        ("hospital, to be filled in by hand", "_" * 40),
         *([("name, to be filled in by hand", "_" * 40)] if paper.who == "patient" else []),
         *(("pseudonym at this site", name) for name in patients),
         ("privacy spent over all jobs with noise", f"epsilon {paper.epsilon:.4g} at delta {paper.delta:.3g}"),

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from salus.common.errors import PackageError, storage_error
+from salus.common.errors import PackageError, StorageError, storage_error
 from salus.common.names import visible
 from salus.common.package.layout import MANIFEST, MAX_ADDED, MAX_FILES, limit_of
 
@@ -71,7 +71,13 @@ def opened(path: Path) -> Iterator[Files]:
 
 
 def is_package(path: Path) -> bool:
-    """Return whether a path is meant as a package: a folder with a manifest, or a zip."""
+    """Return whether a path is meant as a package: a folder with a manifest, or a zip.
+
+    Raises:
+        StorageError: there is nothing under this path.
+    """
+    if not path.exists():
+        raise StorageError(f"There is no file or folder {path.name!r}.", remedy="Check the path.")
     if path.is_dir():
         return (path / MANIFEST).exists()
     try:

@@ -16,7 +16,7 @@ from salus.common.job import Job
 from salus.common.vectors import FloatVector
 from salus.privacy.audit.imprint import combination, crafted, readable, recovered
 from salus.simulations.auditing.asked import Asked
-from salus.simulations.auditing.report import MASKED, NOISED, PLAIN, Tried
+from salus.simulations.auditing.report import NOISED, PLAIN, Tried
 from salus.simulations.auditing.world import AUDITED, Observed
 from salus.simulations.virtual import open_catalogue
 
@@ -53,13 +53,14 @@ class Imprint:
         found = []
         for against in asked.against:
             alone = against == PLAIN or (against == NOISED and asked.job.privacy.noise == "local")
-            truth, text = images[AUDITED] if alone else every, TEXTS.get(against, "the job's epsilon in two rounds")
+            truth = images[AUDITED] if alone else every
             count = self._count(asked.original, last.own if alone else last.total, truth)
+            spent = "; the job's epsilon was spent in two rounds" if against == NOISED else ""
             plainly = f"A coordinator that crafts a job could read {count} of {len(truth)} images."
             found.append(
                 Tried(
                     self.title, against, self.figure, round(count / len(truth), 4), self.nothing,
-                    f"{count} {text} ({len(truth)})", plainly=plainly,
+                    f"{count} of {len(truth)} {ONE if alone else ALL}{spent}", plainly=plainly,
                 )
             )  # fmt: skip
         return found
@@ -70,7 +71,7 @@ class Imprint:
         return recovered(readable(update, classes, RANGES, features), truth, TOLERANCE)
 
 
-TEXTS = {PLAIN: "of one site's images", MASKED: "of the images of all sites"}
+ONE, ALL = "images of one site", "images of all sites"
 NOBODYS = tuple(f"nobody-has-this-{number}" for number in range(RANGES))
 
 

@@ -66,6 +66,8 @@ def test_pictures_are_explained_with_truth_counterexamples_and_checks(place: Pat
         assert method["pointing_game"] is None  # nothing is annotated
     page = (place / "out" / "explain.html").read_text()
     assert "The model is wrong" in page
+    assert '<meta name="viewport"' in page
+    assert page.count('<div class="table"><table>') == page.count("</table></div>") == page.count("<table>") > 0
     assert "Tree SHAP was not applied: the model has no trees" in page
     assert str(place) not in page
     assert (place / "out" / "explain.html").stat().st_mode & 0o077 == 0
@@ -106,6 +108,10 @@ def test_flat_pictures_a_single_one_and_a_row_of_extremes_end_no_run(place: Path
     Image.new("L", (8, 8), 200).save(place / "flat" / "only.png")
     summary = summary_of(explained(place, "flat", "--json"))
     assert len(summary["cases"]) == 1
+    page = (place / "out" / "explain.html").read_text()
+    assert "nothing is marked here" in page
+    assert "Hardly better than random orders" in page
+    assert "scale to 0<" not in page
     assert summary["cases"][0]["counterexamples"] == []
 
 

@@ -16,7 +16,7 @@ def decoded(url: str) -> np.ndarray:  # type: ignore[type-arg]
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")).astype(int)
 
 
-def test_what_speaks_for_the_answer_is_red_and_what_speaks_against_it_blue() -> None:
+def test_what_speaks_for_the_answer_is_orange_and_what_speaks_against_it_blue() -> None:
     found = np.zeros((8, 8), np.float32)
     found[:4, :4], found[4:, 4:] = 1.0, -1.0
     picture = decoded(View(np.full((1, 8, 8), 0.5, np.float32), None).overlay(found))

@@ -34,6 +34,16 @@ def test_a_package_predicts_as_its_model_and_job_do(plain_run: Path, tmp_path: P
     bare = salus("predict", run.model, scans)
     assert bare.returncode == 11
     assert "--job" in bare.stderr
+    folder = salus("predict", scans, scans)
+    assert folder.returncode == 11
+    assert "folder without a manifest.json" in folder.stderr
+
+
+def test_a_mistyped_path_of_a_package_is_named(tmp_path: Path) -> None:
+    for words in (("predict", "no.zip", "scans"), ("explain", "no.zip", "scans"), ("verify", "no.zip")):
+        result = salus(*words, cwd=tmp_path)
+        assert result.returncode == 60
+        assert "no file or folder 'no.zip'" in " ".join(result.stderr.split())
 
 
 def test_a_changed_package_predicts_nothing(plain_run: Path, tmp_path: Path) -> None:
