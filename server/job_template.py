@@ -203,17 +203,20 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(argument)
 
 
-def _tables(place: str, values: Sequence[Strict], section: Strict, key: str) -> Iterator[str]:
+def _tables(place: str, value: Sequence[Strict] | Strict | None, section: Strict, key: str) -> Iterator[str]:
+    single = value is None or isinstance(value, Strict)
+    values = [value] if isinstance(value, Strict) else value or ()
+    head = f"[{place}]" if single else f"[[{place}]]"
     said = words_of(type(section)).get(key, NOTHING)
     yield ""
     yield from (f"# {line}" for line in textwrap.wrap(f"{said.meaning.rstrip('.')}.", WIDTH))
     if not values:
-        yield f"# [[{place}]]"
-    for value in values:
-        yield f"[[{place}]]"
-        for name in sorted(value.model_fields_set, key=list(type(value).model_fields).index):
-            note = words_of(type(value)).get(name, NOTHING).meaning
-            yield f"{name} = {_toml(getattr(value, name))}" + (f"  # {note}" if value is values[0] else "")
+        yield f"# {head}"
+    for one in values:
+        yield head
+        for name in sorted(one.model_fields_set, key=list(type(one).model_fields).index):
+            note = words_of(type(one)).get(name, NOTHING).meaning
+            yield f"{name} = {_toml(getattr(one, name))}" + (f"  # {note}" if one is values[0] else "")
 
 
 def _toml(value: object) -> str:
