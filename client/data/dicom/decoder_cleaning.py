@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pydicom
 from pydantic import Field
-from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import UID, ComprehensiveSRStorage, SecondaryCaptureImageStorage, SegmentationStorage
 
 from salus.client.data.dicom.annotations import MAX_FOUND, Annotation, annotations_of
 from salus.client.data.dicom.channel import Buffer
@@ -228,6 +228,10 @@ class Cleaning:
         if not all(is_uid(name) for name in names):
             raise UnreadableImage("no-identifiers", "an object without valid identifiers")
         image = "PixelData" in dataset and not is_annotation(data[:HEAD_BYTES])
+        kinds = (dataset.get("SOPClassUID", ""), dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+        if not image and any("Image Storage" in UID(str(kind or "")).name for kind in kinds):
+            # Not something else beside the images, which its sender may forget, but an image that was cut off.
+            raise UnreadableImage("no-pixels", "an image without its pixels")
         # Only what Salus writes: a scanner may have the same manufacturer's name.
         marks = [
             str(dataset.get(keyword, "") or "") for keyword in ("Manufacturer", "ContentQualification", "SOPClassUID")
