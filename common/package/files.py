@@ -80,6 +80,8 @@ def is_package(path: Path) -> bool:
         raise StorageError(f"There is no file or folder {path.name!r}.", remedy="Check the path.")
     if path.is_dir():
         return (path / MANIFEST).exists()
+    if not path.is_file():
+        return False
     try:
         with path.open("rb") as file:
             return file.read(4) == b"PK\x03\x04"

@@ -73,6 +73,8 @@ def _audit_of(path: Path, *, given: bool) -> bytes | None:
 
     if not path.exists() and not given:
         return None
+    if not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"Expected the audit {path.name!r} to be a file.", remedy="Check --audit.")
     try:
         with path.open("rb") as file:
             data = file.read(layout.LIMITS[layout.AUDIT] + 1)

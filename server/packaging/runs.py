@@ -125,8 +125,9 @@ def exported_package(folder: Path, job_id: str) -> Path:
 
 def _exported(folder: Path) -> dict[str, str]:
     """Return the places of packages by job; what is damaged is left out."""
+    file = folder / EXPORTED
     try:
-        found = json.loads((folder / EXPORTED).read_bytes())
+        found = json.loads(file.read_bytes()) if file.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     packages = found.get("packages") if isinstance(found, dict) else None

@@ -1,6 +1,7 @@
 """A package is released only if nothing is missing; each gap is named; sites endorse what they have checked."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -365,6 +366,20 @@ def test_a_release_finds_the_newest_package_of_the_run_by_itself(private_run: Pa
     assert released.returncode == 0, released.stderr
     assert json.loads(released.stdout)["path"] == str(tmp_path / "package")
     assert (tmp_path / "package" / "release.json").exists()
+
+
+def test_pipes_in_a_run_are_not_waited_for(private_run: Path, private_package: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(private_run, run)
+    os.mkfifo(run / "audit.json")
+    refused = salus("release", run, private_package)
+    assert refused.returncode == 11
+    assert "Expected the audit 'audit.json' to be a file" in refused.stderr
+    (run / "exported.json").unlink(missing_ok=True)
+    os.mkfifo(run / "exported.json")
+    unknown = salus("release", run)
+    assert unknown.returncode == 11
+    assert "No package of the job 'tiny-0001' is known" in unknown.stderr
 
 
 def test_a_site_whose_ledger_lacks_the_head_does_not_endorse(
