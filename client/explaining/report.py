@@ -227,9 +227,14 @@ def _checks(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _percent(share: float) -> str:
+    """Return a share in percent; no answer of a model is certain."""
+    return "above 99%" if share >= 0.995 else f"{share:.0%}"
+
+
 def _of_case(number: int, one: CaseResult, titles: Mapping[str, str]) -> list[Section]:
     case = one.case
-    sure = "" if case.probability is None else f" (probability {case.probability:.0%})"
+    sure = "" if case.probability is None else f" (probability {_percent(case.probability)})"
     truth = f"Truth: {case.truth}." if case.truth else "Truth: not known, because no label was found."
     if not case.truth and one.annotated is not None:
         truth = f"Annotated: {'the region with the cyan line' if one.annotated else 'nothing'}."

@@ -54,11 +54,13 @@ def given_model(model: Path, job: Path | None, site: Path | None = None, signed_
     """
     if not is_package(model):
         if job is None:
-            what = (
-                "folder without a manifest.json" if model.is_dir() else "file, which does not say how its model is used"
-            )
+            if model.is_dir():
+                raise ConfigError(
+                    f"{model.name!r} is a folder without a manifest.json, so it is no package.",
+                    remedy="Give the folder or the zip that salus model export wrote.",
+                )
             raise ConfigError(
-                f"{model.name!r} is a {what}.",
+                f"{model.name!r} is a file, which does not say how its model is used.",
                 remedy="Give its job file with --job, or the package of the model.",
             )
         settings = load_job(job)

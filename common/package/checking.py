@@ -133,7 +133,8 @@ def _check_pinned(stated: Manifest, pinned: bytes | None) -> None:
     if pinned is not None and pinned.hex() != stated.consortium_key:
         raise changed(
             f"it is of another consortium ({stated.consortium}) than the one whose key is pinned here",
-            "Give a kit of the package's consortium, or refuse the package.",
+            "Refuse the package, or use it apart from this site: with --kit and a kit of the package's consortium where the "
+            "command takes one, else without --site.",
         )
 
 

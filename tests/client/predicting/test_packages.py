@@ -36,7 +36,7 @@ def test_a_package_predicts_as_its_model_and_job_do(plain_run: Path, tmp_path: P
     assert "--job" in bare.stderr
     folder = salus("predict", scans, scans)
     assert folder.returncode == 11
-    assert "folder without a manifest.json" in folder.stderr
+    assert "it is no package" in " ".join(folder.stderr.split())
 
 
 def test_a_mistyped_path_of_a_package_is_named(tmp_path: Path) -> None:
