@@ -14,7 +14,7 @@ from salus.common.errors import ConfigError
 from salus.common.identity import unhex
 from salus.common.job import Job, load_job
 from salus.common.package.checking import checked_package
-from salus.common.package.files import is_package
+from salus.common.package.files import is_package, must_exist
 from salus.common.package.pinning import pinned_key
 from salus.common.trust import KIT, TRUST
 
@@ -54,6 +54,7 @@ def given_model(model: Path, job: Path | None, site: Path | None = None, signed_
     """
     if not is_package(model):
         if job is None:
+            must_exist(model)
             if model.is_dir():
                 raise ConfigError(
                     f"{model.name!r} is a folder without a manifest.json, so it is no package.",

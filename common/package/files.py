@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
-from salus.common.errors import PackageError, StorageError, storage_error
+from salus.common.errors import ConfigError, PackageError, storage_error
 from salus.common.names import visible
 from salus.common.package.layout import MANIFEST, MAX_ADDED, MAX_FILES, limit_of
 
@@ -71,13 +71,7 @@ def opened(path: Path) -> Iterator[Files]:
 
 
 def is_package(path: Path) -> bool:
-    """Return whether a path is meant as a package: a folder with a manifest, or a zip.
-
-    Raises:
-        StorageError: there is nothing under this path.
-    """
-    if not path.exists():
-        raise StorageError(f"There is no file or folder {path.name!r}.", remedy="Check the path.")
+    """Return whether a path is meant as a package: a folder with a manifest, or a zip."""
     if path.is_dir():
         return (path / MANIFEST).exists()
     if not path.is_file():
@@ -87,6 +81,12 @@ def is_package(path: Path) -> bool:
             return file.read(4) == b"PK\x03\x04"
     except OSError:
         return False
+
+
+def must_exist(path: Path) -> None:
+    """Raise ConfigError if there is nothing under the path of a package or a file that a command is given."""
+    if not path.exists():
+        raise ConfigError(f"There is no file or folder {path.name!r}.", remedy="Check the path.")
 
 
 class Folder:

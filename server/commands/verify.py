@@ -23,9 +23,10 @@ def verify(
     """Verify a package or a transcript of protected sums as a third party, with the roster of its job: hashes, signatures,
     thresholds, cohorts and ledgers. Print the privacy that each site has spent; exit code 14 if the package was changed,
     41 if the transcript is not valid."""
-    from salus.common.package.files import is_package
+    from salus.common.package.files import is_package, must_exist
     from salus.server.commands.model import show
 
+    must_exist(path)
     if is_package(path):
         show(path, kit, as_json)
     elif kit is None:

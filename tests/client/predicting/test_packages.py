@@ -42,7 +42,7 @@ def test_a_package_predicts_as_its_model_and_job_do(plain_run: Path, tmp_path: P
 def test_a_mistyped_path_of_a_package_is_named(tmp_path: Path) -> None:
     for words in (("predict", "no.zip", "scans"), ("explain", "no.zip", "scans"), ("verify", "no.zip")):
         result = salus(*words, cwd=tmp_path)
-        assert result.returncode == 60
+        assert result.returncode == 11
         assert "no file or folder 'no.zip'" in " ".join(result.stderr.split())
 
 
