@@ -51,10 +51,10 @@ def hold_at(point: str, hold: Callable[[], None]) -> None:
 
     def changing(self: Studies, number: int, *before: str, **values: Any) -> bool:
         state = values.get("state")
-        if (point, state) in (("received", "predicting"), ("all-sent", "sent")):
+        if (point, state) in (("received", "predicting"), ("predicted", "sending"), ("all-sent", "sent")):
             hold()
         done = change(self, number, *before, **values)
-        if (point, state) in (("predicted", "predicted"), ("sent", "sent")):
+        if (point, state) == ("sent", "sent"):
             hold()
         return done
 
