@@ -1,4 +1,4 @@
-"""Which job used which patient: on disk before the patient's data are read, and kept when the data set is removed.
+"""Which job used which patient: on disk before a round computes anything from the data, and kept when the data set is removed.
 
 The ledger knows this of jobs with noise, for their cost. Of jobs without noise nothing else at the site does, and a patient who
 withdraws must be told about them first of all.

@@ -54,8 +54,13 @@ class CoordinatorStarts:
         first_network(job, weights)
         return weights
 
+    @staticmethod
+    def name_of(start: Start) -> str:
+        """Return the name of the file of a start in the folder."""
+        return f"{_hex(start.package)}-{_hex(start.weights)}.start"
+
     def _path(self, start: Start) -> Path:
-        return self._folder / f"{_hex(start.package)}-{_hex(start.weights)}.start"
+        return self._folder / self.name_of(start)
 
 
 class SiteStarts:

@@ -6,7 +6,7 @@ a row of its gradient over the entry of its bias is a mean of images, and of one
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -160,8 +160,3 @@ def signal_to_noise_db(found: torch.Tensor, truth: torch.Tensor, reach: float) -
     if not math.isfinite(square):
         return 0.0
     return min(100.0, 10 * math.log10(reach**2 / max(square, 1e-30)))
-
-
-def matched(found: torch.Tensor, truth: torch.Tensor, reach: float) -> Sequence[float]:
-    """Return for each true image the peak signal-to-noise ratio of the found image that is nearest to it."""
-    return [max(signal_to_noise_db(one, image, reach) for one in found) for image in truth]

@@ -99,8 +99,15 @@ def _data(job: Job, roster: Roster) -> dict[str, Any]:
         "data set": job.task.dataset,
         "hospitals": [site.name for site in roster.sites],
         "modality": job.task.modality or "any",
-        "left the hospitals": "no images or records, only sums of updates and counts",
+        "left the hospitals": left_the_hospitals(job),
     }
+
+
+def left_the_hospitals(job: Job) -> str:
+    """Return what left the hospitals in a job, and who could read it."""
+    if job.aggregation.protection == "none":
+        return "the update of each hospital, which the coordinator could read; no images or records"
+    return "only protected sums of updates and counts; no images or records"
 
 
 def _validation(job: Job, share: float) -> str:

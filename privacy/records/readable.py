@@ -19,7 +19,7 @@ from salus.common.package import layout
 from salus.common.roster import Roster
 from salus.common.subgroups.results import results_from_plain, table_of
 from salus.privacy.records.card import ModelCard
-from salus.privacy.records.documentation import documentation_of
+from salus.privacy.records.documentation import documentation_of, left_the_hospitals
 from salus.privacy.records.privacy import PrivacyRecord
 
 MAX_TEXT = 300  # characters of a name in the card
@@ -154,16 +154,10 @@ def _training(records: Records) -> list[str]:
         f"- Data set: {_text(job.task.dataset)}, modality {_text(job.task.modality or 'any')}.",
         f"- Hospitals: {_text(', '.join(site.name for site in roster.sites[:50]))}"
         f"{f' and {len(roster.sites) - 50} more' if len(roster.sites) > 50 else ''}.",
-        f"- Left the hospitals: {_left(job)}. Sums that the hospitals signed: "
+        f"- Left the hospitals: {left_the_hospitals(job)}. Sums that the hospitals signed: "
         f"{UNSAID if records.sums is None else records.sums}.",
         f"- Patients, time span, selection and annotation: {UNSAID}.",
     ]
-
-
-def _left(job: Job) -> str:
-    if job.aggregation.protection == "none":
-        return "the update of each hospital, which the coordinator could read; no images or records"
-    return "only protected sums of updates and counts; no images or records"
 
 
 def _results(records: Records) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from salus.common.errors import ConfigError
+from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.server.checkpoints import Checkpoints
 from salus.simulations.auditing.asked import Target
 
@@ -21,6 +22,7 @@ def finished_run(run: Path, folder: Path) -> Target:
 
     Raises:
         ConfigError: the folder is not one of `salus simulate --output`, or holds links, or files that are too large.
+        StartError: the weights with which the job starts are damaged.
     """
     if not (run / "coordinator" / "coordinator.sqlite").is_file():
         raise ConfigError(
@@ -41,7 +43,10 @@ def finished_run(run: Path, folder: Path) -> Target:
         raise _odd(run, f"expected the folders site-1, site-2 and so on, of at most {MOST_SITES} sites")
     for site in sites:
         _copy(run / f"site-{site}", copied / f"site-{site}", "catalogue.sqlite")
-    return Target(jobs[-1], copied, len(sites))
+    job, starts = jobs[-1], Path("coordinator") / STARTS
+    if job.start is not None:
+        _copy(run / starts, copied / starts, CoordinatorStarts.name_of(job.start))
+    return Target(job, copied, len(sites), start=CoordinatorStarts(copied / starts).of(job))
 
 
 def _copy(source: Path, target: Path, name: str) -> None:

@@ -14,7 +14,6 @@ from salus.privacy.protection import protection_of
 
 FORMAT = "salus/audit/1"
 PLAIN, MASKED, NOISED = "plain update", "masked sum", "with noise"
-GUESSING = "epsilon, lower bound"
 
 
 @dataclass(frozen=True)

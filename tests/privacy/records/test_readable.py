@@ -52,6 +52,10 @@ def test_what_is_missing_is_said(records: Records) -> None:
     assert "Too few sites" in text
     open_job = plain_job()
     assert "Left the hospitals: only protected sums" in card_of(replace(records, job=open_job))
+    shown = {"aggregation": open_job.aggregation.changed(protection="none")}
+    both = readable_files(replace(records, job=open_job.model_copy(update=shown)))
+    for name in (layout.MODEL_CARD, layout.DOCUMENTATION):
+        assert "the update of each hospital, which the coordinator could read" in both[name].decode()
 
 
 @pytest.mark.parametrize("hostile", [{"sites": 7, "subgroups": [1], "test": "x"}, {"sites": {"a": {"value": "x"}}}])

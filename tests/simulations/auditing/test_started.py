@@ -9,10 +9,12 @@ from tests.starts import started_text, trained_weights
 from tests.tiny import CPU
 
 from salus.client.data.sources.settings import SourceOptions
-from salus.common.errors import NoStart
+from salus.common.errors import ConfigError, NoStart
 from salus.common.job import parse_job
+from salus.simulations.auditing.finished import finished_run
 from salus.simulations.auditing.one_run import flipped, guessed
 from salus.simulations.auditing.world import observed
+from salus.simulations.simulate import simulate
 from salus.simulations.virtual import make_hospitals
 
 SITES = 3
@@ -35,3 +37,28 @@ def test_the_one_run_audit_knows_the_frozen_parameters(tmp_path: Path) -> None:
     assert not np.allclose(scores, other), "the scores follow from the frozen parameters"
     with pytest.raises(NoStart):
         guessed(job, coins, seen, lambda one: one.own, SITES)
+
+
+def test_the_folder_of_a_simulation_has_the_start_of_its_job(tmp_path: Path) -> None:
+    weights, run = trained_weights(), tmp_path / "run"
+    job = parse_job(started_text(weights, rounds=1, dataset="toy").replace('["no", "yes"]', '["0", "1"]'))
+    data = write_npz(tmp_path / "toy.npz", images=60)
+    simulate(
+        job,
+        data,
+        sites=SITES,
+        partition="iid",
+        seed=0,
+        folder=run,
+        options=SourceOptions(),
+        performance=CPU,
+        start=weights,
+    )
+    found = finished_run(run, tmp_path / "work")
+    assert found.start is not None
+    assert found.start.digest == weights.digest
+    (kept,) = (run / "coordinator" / "starts").iterdir()
+    kept.rename(tmp_path / "elsewhere")
+    kept.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="link"):
+        finished_run(run, tmp_path / "again")
