@@ -73,7 +73,9 @@ class CoordinatorDaemon:
         for name in ("flwr", "uvicorn.error"):
             logging.getLogger(name).addFilter(is_news)
         self._folder = folder
-        self._link = Link(folder.node_keys(), mismatched=self._other_protocol)
+        self._link = Link(
+            folder.node_keys(), mismatched=self._other_protocol, roster=lambda: folder.trust.newest.serial
+        )
         self._checkpoints = Checkpoints(folder.folder)
         log = folder.folder / "events.jsonl"
         self._history = read_events(log) if log.exists() else []

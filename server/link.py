@@ -44,6 +44,7 @@ from salus.common.clock import Clock, SystemClock
 from salus.common.objects import MAX_OBJECTS
 from salus.server.link_auth import SignedRequests
 from salus.server.link_grid import Bell, LinkGrid
+from salus.server.probe import Probes
 
 LONG_POLL_S = 20.0  # below the client's 30 s read time-out and the usual limits of proxies
 
@@ -55,6 +56,7 @@ class Link:
         node_keys: PEM public key of each site's node, by site id.
         clock: clock that the time in a request's signature is checked against.
         mismatched: see `SignedRequests`.
+        roster: returns the serial of the coordinator's newest roster, for `salus doctor` at a site.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Link:
         node_keys: Mapping[int, str],
         clock: Clock | None = None,
         mismatched: Callable[[int], None] = lambda version: None,
+        roster: Callable[[], int] = lambda: 0,
     ) -> None:
         clock = clock or SystemClock()
+        self._probes = Probes(clock.now, clock.monotonic_s, roster)
         self._mismatched = mismatched
         self._factory = LinkStateFactory(
             FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
@@ -100,7 +104,9 @@ class Link:
         app.add_middleware(NodeAuthMiddleware)
         app.add_middleware(ProtobufTranslationMiddleware)
         app.add_middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
-        app.add_middleware(SignedRequests, node_keys=node_keys, clock=clock, mismatched=self._mismatched)
+        app.add_middleware(
+            SignedRequests, node_keys=node_keys, clock=clock, mismatched=self._mismatched, probes=self._probes
+        )
         return app
 
     async def _own_rules(self, request: Request, call_next: RequestResponseEndpoint) -> Response:

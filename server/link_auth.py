@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from salus.common.clock import Clock
 from salus.common.errors import LinkError
 from salus.common.link_signature import signed_body
+from salus.common.probe import MAX_PROBE_BYTES, PROBE
 from salus.common.versions import PROTOCOL, PROTOCOL_HEADER, check_protocol
+from salus.server.probe import Probes
 
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
 MAX_TREE_BYTES = 4 * 2**20  # names of as many objects as a reply may have
@@ -38,6 +40,7 @@ BODY_LIMITS = {
     FLEET + "confirm-message-received": MAX_CALL_BYTES,
     FLEET + "push-messages": MAX_TREE_BYTES,
     FLEET + "push-object": MAX_BODY_BYTES,
+    PROBE: MAX_PROBE_BYTES,
 }
 
 
@@ -48,6 +51,7 @@ class SignedRequests:
         node_keys: PEM public keys of the roster's nodes.
         mismatched: called with a protocol version that a caller states and that is not ours, once for each; 0 for none. The
             caller is not known, because the version is checked before the signature.
+        probes: answers `salus doctor`.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class SignedRequests:
         node_keys: Iterable[str],
         clock: Clock,
         mismatched: Callable[[int], None] = lambda version: None,
+        probes: Probes | None = None,
     ) -> None:
         self._app, self._mismatched = app, mismatched
+        self._probes = probes or Probes(clock.now, clock.monotonic_s, lambda: 0)
         self._reported: set[int] = set()
         self._clock = clock
         self._keys: dict[bytes, ec.EllipticCurvePublicKey] = {}
@@ -85,6 +91,10 @@ class SignedRequests:
             await _refuse(send, *refused)
             return
         assert body is not None  # Safe because every other case has returned.
+        if scope["path"] == PROBE:
+            status, answer = self._probes.answer(headers[FLEET_HTTP_PUBLIC_KEY_HEADER.lower()].encode(), body)
+            await _answer(send, status, answer)
+            return
         await self._app(scope, _replay(body, receive), send)
 
     def _report(self, status: int, headers: dict[str, str]) -> None:
@@ -157,6 +167,12 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return again
+
+
+async def _answer(send: Send, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _refuse(send: Send, status: int, detail: str) -> None:
