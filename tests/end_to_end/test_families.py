@@ -39,6 +39,9 @@ def test_a_family_runs_over_daemons(federation: Trial, tmp_path: Path, name: str
     sites = len(federation.sites)
     # One data set for each job, because in one cohort epoch a data set answers one question.
     change: dict[str, Any] = {**written.change, "task.dataset": name.removesuffix(".toml")}
+    if metric:
+        # Which patients validate follows from each federation's random keys: by chance it must not be none, or one class only.
+        change["training.validation_fraction"] = 0.5
     partition = written.partition if written.sites == sites else "iid"
     tiny = replace(written, sites=sites, partition=partition, change=change)
     job = tiny_job(name, tiny)
@@ -54,7 +57,8 @@ def test_a_family_runs_over_daemons(federation: Trial, tmp_path: Path, name: str
     assert last["sites"] == [1, 2, 3, 4, 5]
     if metric:
         evaluated = [event for event in told if event.kind == "evaluated"]
-        assert metric in evaluated[-1].fields["metrics"]  # type: ignore[operator]
+        shown = [read_events(site / "events.jsonl")[-5:] for site in federation.sites]
+        assert metric in evaluated[-1].fields["metrics"], (told, shown)  # type: ignore[operator]
     elif not job.privacy.noised:
         simulated = run_tiny(job, tiny, tmp_path / "run")
         assert last["model"] == simulated["model"], "the same sums, to the last bit"

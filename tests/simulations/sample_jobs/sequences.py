@@ -13,7 +13,7 @@ ENCODED = {**SMALL, "task.feature_width": 8}
 
 def of(kind: str, change: dict[str, Any]) -> Writer:
     def write(folder: Path) -> Tiny:
-        data = write_samples(folder / "p", (kind,), patients=30, seed=0, side=8)[kind]
+        data = write_samples(folder / "p", (kind,), patients=60, seed=0, side=8)[kind]
         return Tiny(data, change=change, metric="auc")
 
     return write
