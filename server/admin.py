@@ -8,13 +8,14 @@ from starlette.concurrency import run_in_threadpool
 
 from salus.common.errors import JobError, SalusError, describe
 from salus.server.checkpoints import JobRow
+from salus.server.scheduling import Place
 
 
 class Coordinator(Protocol):
     """What the admin API needs from the daemon."""
 
     def status(self) -> dict[str, Any]:
-        """Return the roster, the online sites and the running job."""
+        """Return the roster, the online sites, the running jobs and the length of the queue."""
 
     def submit(self, text: str, *, anyway: bool = False) -> str:
         """Accept a job file's text or a signed job and return its id; refuse it if too few sites can run it, unless `anyway`."""
@@ -28,8 +29,8 @@ class Coordinator(Protocol):
     def resume(self, job_id: str) -> int:
         """Queue a failed or cancelled job again and return how many rounds it has finished."""
 
-    def jobs(self) -> list[JobRow]:
-        """Return all jobs."""
+    def jobs(self) -> list[tuple[JobRow, Place | None]]:
+        """Return all jobs, with the place of those that wait in the queue."""
 
     def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
         """Return a job's events with their numbers, starting after `after`."""
@@ -63,10 +64,16 @@ def make_admin_app(coordinator: Coordinator) -> FastAPI:
         return coordinator.status()
 
     @app.get("/jobs")
-    def jobs() -> list[dict[str, str]]:
+    def jobs() -> list[dict[str, Any]]:
         return [
-            {"job": row.job_id, "status": row.status, "reason": row.reason, "submitted_at": row.submitted_at}
-            for row in coordinator.jobs()
+            {
+                "job": row.job_id,
+                "status": row.status,
+                "place": place.place if place else None,
+                "reason": place.reason if place else row.reason,
+                "submitted_at": row.submitted_at,
+            }
+            for row, place in coordinator.jobs()
         ]
 
     @app.post("/jobs")

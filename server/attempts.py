@@ -4,7 +4,8 @@ If too few sites finish a round, it is abandoned, nothing of it is kept, and a n
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,7 @@ from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
 from salus.server.participants import Participants, scope_of
 from salus.server.starting import StartSender
+from salus.server.turns import Turns
 
 MAX_ATTEMPTS = 5  # per round and run of the coordinator; after that, a person must look
 POLL_S = 0.2
@@ -45,6 +47,7 @@ class Attempts:
         participants: the members of that roster and why others cannot take part; None if there is only one roster.
         cancelled: called between and during exchanges.
         start: the weights with which the job starts; None for a job without a start.
+        turns: which job each site works for, if several run at once.
         seconds: duration of the last attempt, by step.
     """
 
@@ -61,11 +64,13 @@ class Attempts:
     seconds: dict[str, float] = field(default_factory=dict)
     clock: Clock = field(default_factory=SystemClock)
     start: Weights | None = None
+    turns: Turns = field(default_factory=Turns)
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
         self._who = self.participants or Participants(self.keys)
         self._told: dict[int, str] = {}
+        self._told_busy: dict[int, str] = {}
         self._advertised: set[int] = set()
         self._starts = StartSender(self.signed, self.job_id, self.federation, self.events, self.job, self.start)
 
@@ -84,26 +89,25 @@ class Attempts:
         """
         last = ""
         for _ in range(MAX_ATTEMPTS):
-            sites = self._wait_for_sites()
-            attempt = self.checkpoints.begin_attempt(self.job_id, round_)
-            self._starts.send(round_, sites, self.job.job.round_timeout_s)
-            self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
-            try:
-                total = self._attempt(round_, attempt, sites, kind, blob, shape)
-                if len(total.sites) < self._needed:
-                    raise RoundError(
-                        f"Expected answers from at least {self._needed} sites, got {len(total.sites)}.",
-                        remedy="",
-                    )
-                check(total)
-            except (RoundError, ProtectionError) as problem:
-                if isinstance(problem, Cancelled):
-                    raise
-                self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
-                last = problem.problem
-                self.clock.sleep(RETRY_PAUSE_S)
-                continue
-            return total
+            with self._sites_in_turn() as sites:
+                attempt = self.checkpoints.begin_attempt(self.job_id, round_)
+                self._starts.send(round_, sites, self.job.job.round_timeout_s)
+                self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
+                try:
+                    total = self._attempt(round_, attempt, sites, kind, blob, shape)
+                    if len(total.sites) < self._needed:
+                        raise RoundError(
+                            f"Expected answers from at least {self._needed} sites, got {len(total.sites)}.",
+                            remedy="",
+                        )
+                    check(total)
+                    return total
+                except (RoundError, ProtectionError) as problem:
+                    if isinstance(problem, Cancelled):
+                        raise
+                    self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
+                    last = problem.problem
+            self.clock.sleep(RETRY_PAUSE_S)
         raise RoundError(
             f"Round {round_} failed in {MAX_ATTEMPTS} attempts. The last failure: {last}",
             remedy="The job's events show each site's answer.",
@@ -208,6 +212,25 @@ class Attempts:
                 announced = True
             self.clock.sleep(POLL_S)
 
+    @contextmanager
+    def _sites_in_turn(self) -> Iterator[tuple[int, ...]]:
+        """Wait for enough sites and until they work for no other job; they work for this one until the block ends."""
+
+        def tell(busy: dict[int, str]) -> None:
+            if self._told_busy != busy:  # once, and not in every round of two jobs that alternate
+                self._told_busy = busy
+                others = sorted(set(busy.values()))
+                self.events.emit("waiting-for-turn", job=self.job_id, sites=sorted(busy), jobs=others)
+
+        while True:
+            sites = self._wait_for_sites()
+            with self.turns.hold(self.job_id, sites, self.cancelled, tell) as self._turn:
+                still = set(self._invited() or ())  # a site may have left during the wait
+                sites = tuple(site for site in sites if site in still)
+                if len(sites) >= self._needed and not self.cancelled():
+                    yield sites
+                    return
+
     def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: Kind, blob: bytes, shape: Shape) -> Sum:
         session = Session(
             self.job_id,
@@ -238,6 +261,7 @@ class Attempts:
             self.seconds["combine"] = self.seconds.get("combine", 0.0) + self.clock.monotonic_s() - started
             if following is None:
                 return end.result
+            self._turn.keep(following)
             further = Request.model_validate({"kind": "answer", **common})
             requests = {site: (further, part) for site, part in following.items()}
             step = f"exchange_{min(len(self.seconds), LAST_NAMED_EXCHANGE)}"
@@ -260,6 +284,7 @@ class Attempts:
                 problem = reply.text[:500]
                 closed = closed or reply.error == NotOpened.__name__
                 self._starts.refused(site, reply.error)
+                self._turn.release([site])
             else:
                 try:
                     end.receive(site, blob)

@@ -135,10 +135,11 @@ class Checkpoints:
             raise RoundError(f"There is no job {job_id[:80]!r}.", remedy="See `salus job list`.")
         return _row(row)
 
-    def next_active(self) -> JobRow | None:
-        """Return the job to work on: an interrupted one first, then the oldest waiting one."""
-        active = [row for row in self.jobs() if row.status in ACTIVE]
-        return next((row for row in active if row.status == "running"), active[0] if active else None)
+    def active(self) -> list[JobRow]:
+        """Return the jobs that have not ended, oldest first."""
+        mine = sa.select(JOBS).where(JOBS.c.status.in_(ACTIVE)).order_by(JOBS.c.number)
+        with self._engine.connect() as connection:
+            return [_row(row) for row in connection.execute(mine)]
 
     def set_status(self, job_id: str, status: str, reason: str = "") -> None:
         """Record a job's status; a job that has ended changes only through `reopen`."""

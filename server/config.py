@@ -29,6 +29,7 @@ CONFIG_TEMPLATE = """\
 listen = "{listen}"      # the address that sites connect to; 127.0.0.1 is reachable from this machine only
 port = {port}
 health_port = 0          # gRPC health service on loopback; 0 turns it off
+max_running_jobs = 4     # further jobs wait; each running one keeps its model and the sum of a round in memory
 """
 
 
@@ -39,11 +40,14 @@ class ServerConfig(Strict):
         listen: Address on which the coordinator accepts connections from sites.
         port: TCP port on which the coordinator accepts connections from sites.
         health_port: TCP port of the gRPC health service on loopback; 0 turns it off.
+        max_running_jobs: Most jobs that run at once; further ones wait.
     """
 
     listen: str = "127.0.0.1"  # reachable from this machine only, unless set otherwise
     port: Annotated[int, Field(ge=1, le=65535)]
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    # Each running job keeps its model and the sum of a round in memory, and a site works for one job at a time.
+    max_running_jobs: Annotated[int, Field(ge=1, le=64)] = 4
 
 
 def init_server(folder: Path, name: str, url: str, listen: str) -> MemberRequest:

@@ -1,22 +1,17 @@
-"""The coordinator's daemon: the port for sites, the local admin socket, and one job at a time, resumed after any crash.
+"""The coordinator's daemon: the port for sites, the local admin socket, and its jobs, resumed after any crash.
 
-waiting ──taken──> running ──all rounds──> finished
-                      │ too few sites, or a round that fails in every attempt ──> failed
-                      │ cancelled by the admin ──> cancelled
-                      └ the process ends, or the roster does ──> still running; resumed from the last checkpoint
+Which jobs run and which wait: `scheduling`. How one runs: `running`. Which job a site works for: `turns`.
 """
 
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from flwr.app import Context, RecordDict
-
-from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
-from salus.common.errors import SalusError, StorageError, describe, storage_error, where
+from salus.common.errors import StorageError, describe
 from salus.common.events import Event, EventLog, read_events
 from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
@@ -25,32 +20,25 @@ from salus.common.job import Job, open_job, seal_job
 from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
-from salus.privacy.records.card import model_card
-from salus.privacy.records.transcripts import ROSTER
 from salus.server.admin import make_admin_app
-from salus.server.app import make_server_app
-from salus.server.attempts import Attempts, Cancelled
-from salus.server.card import card_of_job
 from salus.server.checking import Checker
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.checks import check_job
 from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.door import raise_open_files
-from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
-from salus.server.measuring import keep_model
-from salus.server.participants import Participants, participants, scope_of
-from salus.server.quality import evaluation_in
-from salus.server.report import write_report
-from salus.server.rounds import run_of
-from salus.server.statistics_report import transforms_section, write_statistics_report
+from salus.server.participants import scope_of
+from salus.server.running import JobRunner
+from salus.server.scheduling import Place, Scheduler
+from salus.server.statistics_report import transforms_section
 from salus.server.submission import job_or_signed
-from salus.server.transcripts import Transcript
+from salus.server.turns import Turns
 
 IDLE_POLL_S = 0.2
 # An answer that came after its run had ended, and sites' long polls that end with the daemon.
 EXPECTED = ("Run is finished", "timeout graceful shutdown exceeded")
+GRIDS_AT_ONCE = 1  # as many runs as the link can have open
 STORAGE_RETRY_S = 30.0  # the longest that an operator waits after freeing space on the disk
 
 
@@ -83,9 +71,12 @@ class CoordinatorDaemon:
         self._dates = RosterWatch(folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
-        self._cancelled: set[str] = set()
+        self._runner = JobRunner(
+            folder, self._link, self._checkpoints, self._events, self._history, self._starts, Turns()
+        )
+        limit = min(folder.config.max_running_jobs, GRIDS_AT_ONCE)
+        self._scheduler = Scheduler(self._checkpoints, self._run_job, limit, self._dates.valid)
         self._stop = threading.Event()
-        self._running: str | None = None
         self._health: HealthServer | None = None
         self._trouble = ""
 
@@ -95,6 +86,7 @@ class CoordinatorDaemon:
 
     def stop(self) -> None:
         """Ask the daemon to stop; a running job is resumed at the next start. Callable from a signal handler."""
+        self._scheduler.stop()
         self._stop.set()
 
     def run(self) -> None:
@@ -119,6 +111,8 @@ class CoordinatorDaemon:
             while not self._stop.wait(pause_s):
                 pause_s = self._look_for_work(pause_s)
         finally:
+            self._scheduler.stop()
+            self._scheduler.join()
             if self._health is not None:
                 self._health.close()
             admin.close()
@@ -126,23 +120,25 @@ class CoordinatorDaemon:
             (self._folder.folder / ADMIN_SOCKET).unlink(missing_ok=True)
 
     def _look_for_work(self, pause_s: float) -> float:
-        """Run the next job, if there is one; return the seconds to wait before the next call.
+        """Begin the jobs that are due; return the seconds to wait before the next call.
 
-        A full disk or an unreadable database stops neither the coordinator nor the job: the job keeps its state and is
+        A full disk or an unreadable database stops neither the coordinator nor a job: the job keeps its state and is
         resumed when the machine can write again.
         """
         try:
-            self._checker.answer(self._stop.is_set)
-            row = self._checkpoints.next_active()
-            if self._dates.valid() and row is not None:
-                self._checkpoints.check_writable(row.job_id)
-                self._healthy("")
-                self._run_job(row)
+            if not self._scheduler.running():
+                self._checker.answer(self._stop.is_set)
+            self._scheduler.begin_due(lambda: self._healthy(""))
             self._healthy("")
         except (StorageError, OSError) as problem:
             self._healthy(describe(problem))
             return min(2 * max(pause_s, 1.0), STORAGE_RETRY_S)
         return IDLE_POLL_S
+
+    def _run_job(self, row: JobRow) -> None:
+        self._runner.run(
+            row, partial(self._scheduler.must_end, row.job_id), partial(self._scheduler.cancelled, row.job_id)
+        )
 
     def _healthy(self, trouble: str) -> None:
         """Report once, also to the health service, that the machine cannot store data, or that it can again."""
@@ -151,89 +147,6 @@ class CoordinatorDaemon:
         if trouble != self._trouble:
             self._trouble = trouble
             self._events.emit("storage-failed" if trouble else "storage-restored", text=trouble)
-
-    def _run_job(self, row: JobRow) -> None:
-        self._running = row.job_id
-        grid = self._link.begin_run()
-        try:
-            who = self._participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
-            self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
-            app = make_server_app(
-                lambda federation: self._work(row, federation, who),
-                lambda: who.present(self._link.directory()),
-                lambda: self._must_end(row.job_id),
-            )
-            app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
-            self._end(row.job_id, "finished")
-        except Cancelled:
-            if row.job_id in self._cancelled:
-                self._end(row.job_id, "cancelled")
-        except StorageError:
-            raise  # not caused by the job, which is resumed when the machine can write again
-        except SalusError as problem:
-            self._end(row.job_id, "failed", describe(problem))
-        except Exception as problem:  # a failed job never stops the coordinator
-            if isinstance(problem, OSError) and storage_error(problem) is not None:
-                raise  # as above
-            self._events.emit("unexpected", job=row.job_id, error=type(problem).__name__, where=where(problem))
-            self._end(row.job_id, "failed", describe(problem))
-        finally:
-            grid.close()
-            self._running = None
-
-    def _participants(self, roster: str) -> Participants:
-        trust = self._folder.trust
-        return participants(trust.roster(roster or trust.digest), trust.newest, roster or trust.digest)
-
-    def _work(self, row: JobRow, federation: Federation, who: Participants) -> None:
-        transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")
-        transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
-        attempts = Attempts(
-            row.job,
-            row.job_id,
-            row.signed,
-            federation,
-            self._checkpoints,
-            self._events,
-            who.keys,
-            transcript,
-            who,
-            cancelled=lambda: self._must_end(row.job_id),
-            start=self._starts.of(row.job),
-        )
-        run_of(attempts).run()
-        keep_model(attempts, self._folder.identity)
-
-    def _must_end(self, job_id: str) -> bool:
-        """Whether a running job must stop now; it is resumed later unless it was cancelled."""
-        return self._stop.is_set() or job_id in self._cancelled or not self._dates.valid()
-
-    def _end(self, job_id: str, status: str, reason: str = "") -> None:
-        if status == "finished":
-            self._report(job_id)
-        self._events.emit("job-ended", job=job_id, status=status, text=reason)
-        self._checkpoints.set_status(job_id, status, reason)
-
-    def _report(self, job_id: str) -> None:
-        """Write the report and the model card; on a full disk the report is lost, not the job."""
-        row = self._checkpoints.job(job_id)
-        job, folder, trust = row.job, self._folder.folder, self._folder.trust
-        try:
-            roster = trust.roster(row.roster or trust.digest)
-            card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
-            path, records = folder / "reports" / f"{job_id}.html", self._checkpoints.records(job_id)
-            events = [event for event in self._history if event.fields.get("job") == job_id]
-            if job.statistics is not None:
-                write_statistics_report(path, job, job_id, records, card, events)
-                return
-            write_report(path, job, job_id, records, events, card, consortium=roster.consortium)
-            whole = model_card(job_id, job, card, evaluation_in(events), roster.consortium)
-            (folder / "reports" / f"{job_id}.card.json").write_bytes(
-                canonical_json(whole.model_dump(mode="json")) + b"\n"
-            )
-        except (OSError, SalusError) as problem:
-            text = problem.strerror or "" if isinstance(problem, OSError) else describe(problem)
-            self._events.emit("no-report", job=job_id, text=text)
 
     # --- called by the admin API ---
 
@@ -245,7 +158,8 @@ class CoordinatorDaemon:
             "roster": roster.serial,
             "coordinator": roster.coordinator.name,
             "roster_valid_until": roster.valid_until.isoformat(),
-            "job": self._running,
+            "jobs": list(self._scheduler.running()),
+            "queue": len(self._scheduler.queue()),
             "sites": [
                 {"site": site_id, "name": roster.site(site_id).name, "online": site_id in online}
                 for site_id in roster.site_ids()
@@ -255,11 +169,11 @@ class CoordinatorDaemon:
     def submit(self, text: str, *, anyway: bool = False) -> str:
         job, signed = self._checked_job(text)
         if not anyway:
-            self._checker.check(job, signed, self._running).require_possible()
+            self._checker.check(job, signed, self._busy()).require_possible()
         return self._checkpoints.submit(signed, job.job.name)
 
     def check(self, text: str) -> dict[str, Any]:
-        return self._checker.check(*self._checked_job(text), self._running).to_json()
+        return self._checker.check(*self._checked_job(text), self._busy()).to_json()
 
     def _checked_job(self, text: str) -> tuple[Job, Signed]:
         found = job_or_signed(text)
@@ -269,20 +183,21 @@ class CoordinatorDaemon:
         self._starts.of(job)
         return job, signed
 
+    def _busy(self) -> str | None:
+        """Return the job because of which no site can be asked now, if any."""
+        return next(iter(self._scheduler.running()), None)
+
     def cancel(self, job_id: str) -> None:
-        self._checkpoints.job(job_id)
-        self._cancelled.add(job_id)
-        if job_id != self._running:
-            self._checkpoints.set_status(job_id, "cancelled")
+        self._scheduler.cancel(job_id)
 
     def resume(self, job_id: str) -> int:
         """Queue a failed or cancelled job again; returns the number of its finished rounds."""
-        self._checkpoints.reopen(job_id)
-        self._cancelled.discard(job_id)
+        self._scheduler.reopen(job_id)
         return len(self._checkpoints.records(job_id))
 
-    def jobs(self) -> list[JobRow]:
-        return self._checkpoints.jobs()
+    def jobs(self) -> list[tuple[JobRow, Place | None]]:
+        places = {place.row.job_id: place for place in self._scheduler.queue()}
+        return [(row, places.get(row.job_id)) for row in self._checkpoints.jobs()]
 
     def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
         self._checkpoints.job(job_id)
@@ -301,10 +216,12 @@ class CoordinatorDaemon:
         report = self._folder.folder / "reports" / f"{job_id}.html"
         records = self._checkpoints.records(job_id)
         found = records[-1].get("result") if records else None
+        place = next((place for place in self._scheduler.queue() if place.row.job_id == job_id), None)
         return {
             "job": job_id,
             "status": row.status,
-            "reason": row.reason,
+            "place": place.place if place else None,
+            "reason": place.reason if place else row.reason,
             "rounds": records,
             "statistics": found,
             "transforms": transforms_section(row.job, found) if isinstance(found, dict) else "",
@@ -317,7 +234,7 @@ class CoordinatorDaemon:
 
     def _absent(self, row: JobRow) -> list[dict[str, Any]]:
         """Return the sites that are not asked in a job now, with names and reasons."""
-        who = self._participants(row.roster)
+        who = self._runner.participants(row.roster)
         trust = self._folder.trust
         names = {**trust.roster(who.roster).names(), **trust.newest.names()}
         bound = protection_of(row.job).protects and not row.job.privacy.noised

@@ -103,8 +103,7 @@ def test_a_stopped_job_is_resumed_from_its_last_round(release: Path, tmp_path: P
     hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.safetensors")}
     assert hashes == facts(release)["models"]
     store = Checkpoints(folder)
-    row = store.next_active()
-    assert row is not None
+    (row,) = store.active()
     assert row.status == "running"
     job, _ = open_job(row.signed, bytes.fromhex(facts(release)["coordinator_key"]))
     layout = layout_of(build_model(job.task, job.job.seed))

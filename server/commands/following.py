@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WATCH_S = 0.3
 INCOMPLETE = ("not-evaluated", "no-report")  # the job finished all the same
-TOLD = ("left-out", "not-asked", "abandoned", "resumed", "waiting", *INCOMPLETE)
+TOLD = ("left-out", "not-asked", "abandoned", "resumed", "waiting", "waiting-for-turn", *INCOMPLETE)
 
 
 def watch(folder: Folder, job_id: JobId) -> None:
@@ -216,6 +216,8 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
         "attempt": f"{attempt}: asked {_count(fields.get('sites', ()))}.",
         "answered": f"Round {fields.get('round')}: {site} answered.",
         "left-out": f"Round {fields.get('round')}: {site} was left out: {text}",
+        "waiting-for-turn": "Waiting until sites have finished their step of another job: "
+        f"{', '.join(names.get(s, str(s)) for s in fields.get('sites', ()))}.",
         "not-asked": f"{site} is not asked: {text}",
         "abandoned": f"{attempt} was abandoned: {text}",
         "round": f"Round {fields.get('round')} of {fields.get('of')} is done. {measured}".strip(),

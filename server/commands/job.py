@@ -1,7 +1,7 @@
 """`salus job`: validate, check, sign and submit jobs; `following` has the commands for submitted ones."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -197,7 +197,7 @@ def _cost_of(text: str) -> str:
 
 @app.command("list", epilog=example("salus job list ./coordinator"))
 def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List all jobs."""
+    """List all jobs; one that waits shows its place in the queue and, below the table, why."""
     from salus.server.admin_client import AdminClient
 
     rows = AdminClient(folder).get("/jobs")
@@ -207,8 +207,13 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
         table(
             "",
             ["job", "status", "submitted (UTC)"],
-            [(r["job"], r["status"], r["submitted_at"][:19].replace("T", " ")) for r in rows],
+            [(r["job"], _status(r), r["submitted_at"][:19].replace("T", " ")) for r in rows],
         )
         for r in rows:
             if r["reason"]:  # below the table, so that ids are not broken
                 out.print(f"{shown(r['job'])}: {shown(r['reason'])}", highlight=False, soft_wrap=True)
+
+
+def _status(row: dict[str, Any]) -> str:
+    """Return a job's status with its place in the queue."""
+    return f"{row['status']}, place {row['place']}" if row.get("place") else str(row["status"])

@@ -82,7 +82,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
 @app.command(epilog=example("salus server status ./coordinator"))
 def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show which sites are online and which job is running."""
+    """Show which sites are online, which jobs are running and how many wait."""
     from salus.server.admin_client import AdminClient
 
     values = AdminClient(folder).get("/status")
@@ -91,7 +91,8 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         return
     out.print(
         f"[bold]{shown(values['consortium'])}[/], roster {shown(values['roster'])} valid until "
-        f"{shown(values['roster_valid_until'][:10])}, job: {shown(values['job'] or 'none')}"
+        f"{shown(values['roster_valid_until'][:10])}, running: "
+        f"{shown(', '.join(values['jobs']) or 'none')}, waiting: {shown(values['queue'])}"
     )
     table(
         "",

@@ -35,18 +35,16 @@ def test_an_attempt_number_is_never_given_twice_not_even_after_a_restart(tmp_pat
     assert store.begin_attempt(job, 2) == 0
 
 
-def test_the_interrupted_job_comes_first(tmp_path: Path) -> None:
+def test_active_jobs_are_those_that_have_not_ended_and_what_has_ended_stays_ended(tmp_path: Path) -> None:
     store, first = submitted(tmp_path)
     _, second = submitted(tmp_path)
     store.set_status(second, "running")
-    row = store.next_active()
-    assert row is not None
-    assert row.job_id == second
+    assert [row.job_id for row in store.active()] == [first, second]
     store.set_status(second, "finished")
-    store.set_status(second, "running")  # what has ended stays ended
+    store.set_status(second, "running")
     assert store.job(second).status == "finished"
     store.set_status(first, "cancelled")
-    assert store.next_active() is None
+    assert store.active() == []
 
 
 def test_model_state_and_records_round_trip_and_old_models_go(tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_a_stopped_job_is_queued_again_with_its_rounds_and_no_other(tmp_path: Pa
     store.reopen(job)
     assert (store.job(job).status, store.job(job).reason) == ("waiting", "")
     assert len(store.records(job)) == 1
-    assert store.next_active() is not None
+    assert len(store.active()) == 1
     store.set_status(job, "finished")
     with pytest.raises(JobError, match="is finished"):
         store.reopen(job)

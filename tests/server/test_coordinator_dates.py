@@ -25,18 +25,19 @@ def test_after_the_roster_has_ended_no_job_is_begun_and_a_running_one_must_end(
         ServerFolder.open(tmp_path / "server", clock), clock, lambda event: heard.append(event.kind)
     )
     begun: list[str] = []
-    monkeypatch.setattr(daemon, "_run_job", lambda row: begun.append(row.job_id))
+    monkeypatch.setattr(daemon._runner, "run", lambda row, *_: begun.append(row.job_id))
     job = daemon.submit(job_text(), anyway=True)
     daemon._look_for_work(0.1)
+    daemon._scheduler.join()
     assert begun == [job]
-    assert not daemon._must_end(job)
+    assert not daemon._scheduler.must_end(job)
     clock.sleep(11 * 86_400)
     daemon._look_for_work(0.1)
     assert begun == [job]
-    assert daemon._must_end(job)
+    assert daemon._scheduler.must_end(job)
     assert heard.count("roster-ends") == 1
     assert heard.count("roster-ended") == 1
-    assert [row.status for row in daemon.jobs()] == ["waiting"]
+    assert [row.status for row, _ in daemon.jobs()] == ["waiting"]
 
 
 def test_submit_tells_who_would_not_be_asked(tmp_path: Path) -> None:

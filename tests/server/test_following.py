@@ -128,6 +128,14 @@ def test_the_list_of_jobs_breaks_no_id_and_gives_each_reason(
     assert f"{row['job']}: too few sites too few" in listed
 
 
+def test_the_list_of_jobs_shows_the_place_in_the_queue(coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"job": "tiny-0002", "status": "waiting", "submitted_at": "2026-01-02T03:04:05.6", "place": 1}
+    monkeypatch.setattr(admin_client.AdminClient, "get", lambda self, path: [row | {"reason": "waits for tiny-0001"}])
+    listed = salus("job", "list", "c").stdout
+    assert "waiting, place 1" in listed
+    assert "tiny-0002: waits for tiny-0001" in listed
+
+
 def test_watch_of_a_failed_job_ends_with_50_and_the_way_on(coordinator: list[str]) -> None:
     watched = salus("job", "watch", "c", "x")
     assert watched.returncode == 50

@@ -34,18 +34,19 @@ def test_a_place_that_cannot_be_written_stops_the_job_from_starting_and_not_the_
     coordinator = daemon(trial, told)
     job_id = coordinator.submit(job_text(), anyway=True)
     begun: list[str] = []
-    coordinator._run_job = lambda row: begun.append(row.job_id)  # type: ignore[method-assign]
+    coordinator._runner.run = lambda row, *_: begun.append(row.job_id)  # type: ignore[method-assign]
     (trial.coordinator / "reports").touch()  # a file in place of the folder
     pause = IDLE_POLL_S
     for _ in range(10):
         pause = coordinator._look_for_work(pause)
     assert pause == STORAGE_RETRY_S
     assert begun == []
-    assert [row.status for row in coordinator.jobs()] == ["waiting"]
+    assert [row.status for row, _ in coordinator.jobs()] == ["waiting"]
     assert [event.kind for event in told] == ["storage-failed"], "it is said once"
     assert "'reports'" in str(told[0].fields["text"]) or "'.probe'" in str(told[0].fields["text"])
     (trial.coordinator / "reports").unlink()
     assert coordinator._look_for_work(pause) == IDLE_POLL_S
+    coordinator._scheduler.join()
     assert begun == [job_id]
     assert told[-1].kind == "storage-restored"
 
@@ -61,13 +62,17 @@ def test_a_disk_that_fills_while_a_job_runs_leaves_the_job_to_be_resumed(
     def fail(*_: object) -> None:
         raise problem
 
-    monkeypatch.setattr(coordinator, "_work", fail)
+    monkeypatch.setattr(coordinator._runner, "_work", fail)
     coordinator._look_for_work(IDLE_POLL_S)
-    assert [(row.job_id, row.status) for row in coordinator.jobs()] == [(job_id, "running")]
+    coordinator._scheduler.join()
+    assert coordinator._look_for_work(IDLE_POLL_S) > IDLE_POLL_S
+    assert [(row.job_id, row.status) for row, _ in coordinator.jobs()] == [(job_id, "running")]
     assert told[-1].kind == "storage-failed"
-    monkeypatch.setattr(coordinator, "_work", lambda *_: None)
+    monkeypatch.setattr(coordinator._runner, "_work", lambda *_: None)
     coordinator._look_for_work(IDLE_POLL_S)
-    assert [row.status for row in coordinator.jobs()] == ["finished"]
+    coordinator._scheduler.join()
+    assert [row.status for row, _ in coordinator.jobs()] == ["finished"]
+    assert "storage-restored" in [event.kind for event in told]
 
 
 def test_an_error_of_the_code_still_fails_the_job(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +82,10 @@ def test_an_error_of_the_code_still_fails_the_job(trial: Trial, monkeypatch: pyt
     def fail(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(coordinator, "_work", fail)
+    monkeypatch.setattr(coordinator._runner, "_work", fail)
     coordinator._look_for_work(IDLE_POLL_S)
-    assert [row.status for row in coordinator.jobs()] == ["failed"]
+    coordinator._scheduler.join()
+    assert [row.status for row, _ in coordinator.jobs()] == ["failed"]
 
 
 def test_a_model_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

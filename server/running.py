@@ -1,0 +1,140 @@
+"""Runs one job of the coordinator in its own thread: over the link, from its last checkpoint to its end."""
+
+from collections.abc import Callable, Sequence
+
+from flwr.app import Context, RecordDict
+
+from salus.common.canonical import canonical_json
+from salus.common.errors import SalusError, StorageError, describe, storage_error, where
+from salus.common.events import Event, EventSink
+from salus.common.start.store import CoordinatorStarts
+from salus.privacy.records.card import model_card
+from salus.privacy.records.transcripts import ROSTER
+from salus.server.app import make_server_app
+from salus.server.attempts import Attempts, Cancelled
+from salus.server.card import card_of_job
+from salus.server.checkpoints import Checkpoints, JobRow
+from salus.server.config import ServerFolder
+from salus.server.federation import Federation
+from salus.server.link import Link
+from salus.server.measuring import keep_model
+from salus.server.participants import Participants, participants
+from salus.server.quality import evaluation_in
+from salus.server.report import write_report
+from salus.server.rounds import run_of
+from salus.server.statistics_report import write_statistics_report
+from salus.server.transcripts import Transcript
+from salus.server.turns import Turns
+
+
+class JobRunner:
+    """Runs the jobs of one coordinator; callable from several threads, each with another job.
+
+    Args:
+        history: all events so far, for the report.
+        turns: which job each site works for.
+    """
+
+    def __init__(
+        self,
+        folder: ServerFolder,
+        link: Link,
+        checkpoints: Checkpoints,
+        events: EventSink,
+        history: Sequence[Event],
+        starts: CoordinatorStarts,
+        turns: Turns,
+    ) -> None:
+        self._folder, self._link, self._checkpoints = folder, link, checkpoints
+        self._events, self._history, self._starts, self._turns = events, history, starts, turns
+
+    def run(self, row: JobRow, must_end: Callable[[], bool], cancelled: Callable[[], bool]) -> None:
+        """Run a job to its end, which is then recorded.
+
+        Args:
+            must_end: whether it must stop now; it stays running, and continues later, unless `cancelled`.
+
+        Raises:
+            StorageError, OSError: the machine cannot store data; the job continues when it can again.
+        """
+        grid = self._link.begin_run()
+        try:
+            who = self.participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
+            self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
+            app = make_server_app(
+                lambda federation: self._work(row, federation, who, must_end),
+                lambda: who.present(self._link.directory()),
+                must_end,
+            )
+            app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
+            self._end(row.job_id, "finished")
+        except Cancelled:
+            if cancelled():
+                self._end(row.job_id, "cancelled")
+        except StorageError:
+            raise  # not caused by the job, which is resumed when the machine can write again
+        except SalusError as problem:
+            self._end(row.job_id, "failed", describe(problem))
+        except Exception as problem:  # a failed job never stops the coordinator
+            if isinstance(problem, OSError) and storage_error(problem) is not None:
+                raise  # as above
+            self._events.emit("unexpected", job=row.job_id, error=type(problem).__name__, where=where(problem))
+            self._end(row.job_id, "failed", describe(problem))
+        finally:
+            grid.close()
+
+    def participants(self, roster: str) -> Participants:
+        """Return who takes part in a job now.
+
+        Args:
+            roster: hash of the roster with which it began; empty for a job that has not begun.
+        """
+        trust = self._folder.trust
+        return participants(trust.roster(roster or trust.digest), trust.newest, roster or trust.digest)
+
+    def _work(self, row: JobRow, federation: Federation, who: Participants, must_end: Callable[[], bool]) -> None:
+        transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")
+        transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
+        attempts = Attempts(
+            row.job,
+            row.job_id,
+            row.signed,
+            federation,
+            self._checkpoints,
+            self._events,
+            who.keys,
+            transcript,
+            who,
+            cancelled=must_end,
+            start=self._starts.of(row.job),
+            turns=self._turns,
+        )
+        run_of(attempts).run()
+        keep_model(attempts, self._folder.identity)
+
+    def _end(self, job_id: str, status: str, reason: str = "") -> None:
+        if status == "finished":
+            self._report(job_id)
+        self._events.emit("job-ended", job=job_id, status=status, text=reason)
+        self._checkpoints.set_status(job_id, status, reason)
+
+    def _report(self, job_id: str) -> None:
+        """Write the report and the model card; on a full disk the report is lost, not the job."""
+        row = self._checkpoints.job(job_id)
+        job, folder, trust = row.job, self._folder.folder, self._folder.trust
+        try:
+            roster = trust.roster(row.roster or trust.digest)
+            card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
+            path, records = folder / "reports" / f"{job_id}.html", self._checkpoints.records(job_id)
+            events = [event for event in self._history if event.fields.get("job") == job_id]
+            if job.statistics is not None:
+                write_statistics_report(path, job, job_id, records, card, events)
+                return
+            write_report(path, job, job_id, records, events, card, consortium=roster.consortium)
+            whole = model_card(job_id, job, card, evaluation_in(events), roster.consortium)
+            (folder / "reports" / f"{job_id}.card.json").write_bytes(
+                canonical_json(whole.model_dump(mode="json")) + b"\n"
+            )
+        except (OSError, SalusError) as problem:
+            text = problem.strerror or "" if isinstance(problem, OSError) else describe(problem)
+            self._events.emit("no-report", job=job_id, text=text)

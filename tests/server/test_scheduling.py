@@ -1,0 +1,176 @@
+"""Which jobs run at once, which wait and why, and that a crash, a full disk or a cancelled job leaves the others alone."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from tests.builders import job_text
+
+from salus.common.errors import StorageError
+from salus.common.identity import Identity
+from salus.common.job import parse_job, seal_job
+from salus.server.checkpoints import Checkpoints, JobRow
+from salus.server.scheduling import Scheduler, plan
+
+KEY = Identity.generate()
+NOISED = 'noise = "local"\nepsilon = 8.0\ndelta = 1e-3\npatients_per_site = 20'
+
+
+def row(job_id: str, status: str = "waiting", **changes: object) -> JobRow:
+    return JobRow(job_id, seal_job(parse_job(job_text(**changes)), KEY), status, "", "")  # type: ignore[arg-type]
+
+
+def ids(rows: tuple[JobRow, ...]) -> list[str]:
+    return [found.job_id for found in rows]
+
+
+def test_jobs_over_different_data_run_at_once_up_to_the_limit() -> None:
+    found = plan([row("a", dataset="x"), row("b", dataset="y"), row("c", dataset="z")], [], limit=2)
+    assert ids(found.due) == ["a", "b"]
+    (waiting,) = found.queue
+    assert (waiting.row.job_id, waiting.place) == ("c", 1)
+    assert "2 run at once, see max_running_jobs" in waiting.reason
+
+
+def test_two_jobs_without_noise_over_the_same_data_and_epoch_never_run_at_once_and_the_next_overtakes() -> None:
+    jobs = [
+        row("a", "running", dataset="x"),
+        row("b", dataset="x", protection="masking", min_sites=3),
+        row("c", dataset="y"),
+    ]
+    found = plan(jobs, ["a"], limit=4)
+    assert ids(found.due) == ["c"]
+    assert [(place.row.job_id, place.place) for place in found.queue] == [("b", 1)]
+    assert "waits for a" in found.queue[0].reason
+    assert ids(plan(jobs[1:], [], limit=4).due) == ["b", "c"]
+
+
+def test_an_interrupted_job_comes_first_and_keeps_the_data() -> None:
+    jobs = [row("a", dataset="x"), row("b", "running", dataset="x"), row("c", "running", dataset="y")]
+    found = plan(jobs, [], limit=1)
+    assert ids(found.due) == ["b"]
+    assert [(place.row.job_id, place.place) for place in found.queue] == [("c", 1), ("a", 2)]
+    assert "waits for b" in found.queue[1].reason
+
+
+def test_jobs_with_noise_over_the_same_data_may_run_at_once() -> None:
+    jobs = [row("a", dataset="x", privacy=NOISED), row("b", dataset="x", privacy=NOISED), row("c", dataset="x")]
+    assert ids(plan(jobs, [], limit=4).due) == ["a", "b", "c"]
+
+
+class World:
+    """A scheduler whose jobs run until they are let go or must end."""
+
+    def __init__(self, folder: Path, limit: int = 4) -> None:
+        self.store = Checkpoints(folder)
+        self.begun: dict[str, threading.Event] = {}
+        self.go: dict[str, threading.Event] = {}
+        self.problems: dict[str, Exception] = {}
+        self.scheduler = Scheduler(self.store, self.run, limit, lambda: True)
+
+    def submit(self, dataset: str) -> str:
+        job = self.store.submit(seal_job(parse_job(job_text(dataset=dataset)), KEY), "tiny")
+        self.begun[job], self.go[job] = threading.Event(), threading.Event()
+        return job
+
+    def run(self, row: JobRow) -> None:
+        self.store.begin(row.job_id, "")
+        self.begun[row.job_id].set()
+        while not self.go[row.job_id].wait(0.01):
+            if self.scheduler.must_end(row.job_id):
+                if self.scheduler.cancelled(row.job_id):
+                    self.store.set_status(row.job_id, "cancelled")
+                return
+        if row.job_id in self.problems:
+            raise self.problems.pop(row.job_id)
+        self.store.set_status(row.job_id, "finished")
+
+    def status(self) -> list[str]:
+        return [row.status for row in self.store.jobs()]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_jobs_run_at_once_in_their_own_threads_and_one_that_ends_leaves_the_others(world: World) -> None:
+    first, second = world.submit("x"), world.submit("y")
+    world.scheduler.begin_due()
+    assert all(world.begun[job].wait(60) for job in (first, second))
+    assert world.scheduler.running() == (first, second)
+    world.scheduler.cancel(first)
+    world.go[second].set()
+    world.scheduler.join()
+    assert world.status() == ["cancelled", "finished"]
+
+
+def test_a_waiting_job_begins_when_the_one_over_its_data_ends(world: World) -> None:
+    first, second = world.submit("x"), world.submit("x")
+    world.scheduler.begin_due()
+    assert world.begun[first].wait(60)
+    assert [place.row.job_id for place in world.scheduler.queue()] == [second]
+    world.go[first].set()
+    world.scheduler.join()
+    world.scheduler.begin_due()
+    assert world.begun[second].wait(60)
+    world.scheduler.stop()
+    world.scheduler.join()
+    assert world.status() == ["finished", "running"], "stopped, to be resumed at the next start"
+
+
+def test_after_a_crash_all_running_jobs_are_resumed(world: World, tmp_path: Path) -> None:
+    jobs = [world.submit("x"), world.submit("y"), world.submit("x")]
+    world.scheduler.begin_due()
+    assert all(world.begun[job].wait(60) for job in jobs[:2])
+    world.scheduler.stop()  # as `kill -9` leaves the database
+    world.scheduler.join()
+    again = World(tmp_path)
+    again.begun, again.go = world.begun, world.go
+    for event in again.begun.values():
+        event.clear()
+    again.scheduler.begin_due()
+    assert all(again.begun[job].wait(60) for job in jobs[:2])
+    assert not again.begun[jobs[2]].is_set()
+    again.scheduler.stop()
+    again.scheduler.join()
+
+
+def test_a_job_that_the_machine_ended_continues_and_the_problem_is_reported_once(world: World) -> None:
+    job = world.submit("x")
+    world.problems[job] = StorageError("Cannot use it.", remedy="Free some space.")
+    world.go[job].set()
+    world.scheduler.begin_due()
+    world.scheduler.join()
+    with pytest.raises(StorageError, match="Cannot use it"):
+        world.scheduler.begin_due()
+    world.scheduler.begin_due()
+    world.scheduler.join()
+    assert world.status() == ["finished"]
+
+
+def test_a_job_that_was_cancelled_while_the_machine_ended_it_does_not_begin_again(world: World) -> None:
+    job = world.submit("x")
+    world.problems[job] = OSError(28, "full")
+    world.scheduler.begin_due()
+    assert world.begun[job].wait(60)
+    world.scheduler._cancelled.add(job)
+    world.go[job].set()
+    world.scheduler.join()
+    with pytest.raises(OSError, match="full"):
+        world.scheduler.begin_due()
+    world.scheduler.begin_due()
+    assert world.status() == ["cancelled"]
+
+
+def test_a_cancelled_job_can_be_queued_again(world: World) -> None:
+    job = world.submit("x")
+    world.scheduler.cancel(job)
+    assert world.status() == ["cancelled"]
+    world.scheduler.begin_due()
+    assert world.scheduler.running() == ()
+    world.scheduler.reopen(job)
+    world.go[job].set()
+    world.scheduler.begin_due()
+    world.scheduler.join()
+    assert world.status() == ["finished"]
