@@ -4,6 +4,7 @@ All output goes through `SafeConsole`, which lets no control character in any te
 with rich markup also goes through `shown`, so that it is never interpreted as markup.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -51,6 +52,17 @@ err: Console = SafeConsole(stderr=True)
 def shown(value: object) -> str:
     """Return a value as text for a string with rich markup: escaped markup, no control characters, one line."""
     return escape(visible(str(value)))
+
+
+def tell(line: str, *, alarm: bool = False) -> None:
+    """Print a line of a daemon; a full disk or a closed pipe behind standard output does not stop the daemon."""
+    with contextlib.suppress(OSError):
+        with (
+            out.capture() as captured
+        ):  # otherwise rich keeps a line that it could not write, and writes it with the next
+            out.print(line, style="bold red" if alarm else None, markup=False, highlight=False, soft_wrap=True)
+        out.file.write(captured.get())
+        out.file.flush()
 
 
 def _keep_help_of_arguments() -> None:

@@ -3,6 +3,7 @@
 Events never contain a secret, a patient's value or an absolute path; fields are plain values chosen by the code that emits them.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock, SystemClock
+from salus.common.files import append_line, drop_half_line
 
 Value = str | int | float | bool | None | list[str] | list[int] | Mapping[str, object]  # of a mapping: plain JSON
 
@@ -39,7 +41,7 @@ class EventSink(Protocol):
 
 
 class EventLog:
-    """Writes events to a file (one JSON object per line) and passes them to listeners."""
+    """Writes events to a file (one JSON object per line) and passes them to listeners; a line is whole or absent."""
 
     def __init__(
         self,
@@ -52,6 +54,9 @@ class EventLog:
         self._listeners = listeners
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
+        if path is not None:
+            with contextlib.suppress(OSError):
+                drop_half_line(path)
 
     def emit(self, kind: str, **fields: Value) -> None:
         """Record an event. A full disk does not stop a round: the listeners still receive the event."""
@@ -59,10 +64,10 @@ class EventLog:
         with self._lock:
             if self._path is not None:
                 try:
-                    with self._path.open("ab") as file:
-                        file.write(event.to_json() + b"\n")
+                    append_line(self._path, event.to_json())
                 except OSError as problem:
-                    os.write(2, f"salus: cannot write the event log: {problem.strerror}\n".encode())
+                    with contextlib.suppress(OSError):  # standard error may be a file on the same disk
+                        os.write(2, f"salus: cannot write the event log: {problem.strerror}\n".encode())
         for listener in self._listeners:
             listener(event)
 

@@ -1,11 +1,14 @@
 """Files that are written completely or not at all, even if the process is killed or the disk is full."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from salus.common.errors import ConfigError, storage_error
+
+BLOCK = 65536  # bytes that are read at once from the end of a file
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -33,6 +36,42 @@ def replace_whole(path: Path, write: Callable[[Path], object]) -> None:
         if isinstance(problem, OSError):
             raise storage_error(problem) or problem from None
         raise
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line and its end to a file, whole or not at all; other processes may append to it at the same time.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk; nothing of it is kept.
+    """
+    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        written = os.write(number, line + b"\n")
+        if written <= len(line):  # the disk has become full in the middle
+            end = os.lseek(number, 0, os.SEEK_CUR)
+            if end == os.fstat(number).st_size:  # otherwise somebody else's line stands behind it
+                os.ftruncate(number, end - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(number)
+
+
+def drop_half_line(path: Path) -> None:
+    """Remove an incomplete last line, left by a loss of power, so that the next line is not read as part of it."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = kept = file.seek(0, os.SEEK_END)
+        while kept:
+            first = max(0, kept - BLOCK)
+            file.seek(first)
+            found = file.read(kept - first).rfind(b"\n")
+            if found >= 0:
+                kept = first + found + 1
+                break
+            kept = first
+        if kept < end:
+            file.truncate(kept)
 
 
 def sync(path: Path) -> None:

@@ -147,6 +147,11 @@ class Checkpoints:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
             connection.execute(JOBS.update().where(mine).values(status=status, reason=reason))
 
+    def clear_reason(self, job_id: str) -> None:
+        """Forget the reason beside a job's status."""
+        with self._engine.begin() as connection:
+            connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(reason=""))
+
     def reopen(self, job_id: str) -> None:
         """Queue a failed or cancelled job again; its finished rounds stay. Raises JobError for any other job."""
         status = self.job(job_id).status

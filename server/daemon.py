@@ -29,6 +29,7 @@ from salus.server.door import raise_open_files
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
 from salus.server.participants import scope_of
+from salus.server.reporting import Reports
 from salus.server.running import JobRunner
 from salus.server.scheduling import Place, Scheduler
 from salus.server.statistics_report import transforms_section
@@ -71,8 +72,9 @@ class CoordinatorDaemon:
         self._dates = RosterWatch(folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
+        self._reports = Reports(folder, self._checkpoints, self._events, self._history)
         self._runner = JobRunner(
-            folder, self._link, self._checkpoints, self._events, self._history, self._starts, Turns()
+            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, Turns()
         )
         limit = min(folder.config.max_running_jobs, GRIDS_AT_ONCE)
         self._scheduler = Scheduler(self._checkpoints, self._run_job, limit, self._dates.valid)
@@ -128,6 +130,7 @@ class CoordinatorDaemon:
         try:
             if not self._scheduler.running():
                 self._checker.answer(self._stop.is_set)
+            self._reports.write_late()
             self._scheduler.begin_due(lambda: self._healthy(""))
             self._healthy("")
         except (StorageError, OSError) as problem:
@@ -160,6 +163,7 @@ class CoordinatorDaemon:
             "roster_valid_until": roster.valid_until.isoformat(),
             "jobs": list(self._scheduler.running()),
             "queue": len(self._scheduler.queue()),
+            "storage": self._trouble,
             "sites": [
                 {"site": site_id, "name": roster.site(site_id).name, "online": site_id in online}
                 for site_id in roster.site_ids()

@@ -10,6 +10,7 @@ from salus import __version__
 from salus.common.columns import columns_of
 from salus.common.estimates import metric_text
 from salus.common.events import Event
+from salus.common.files import write_whole
 from salus.common.job import Job
 from salus.common.subgroups.results import table_of
 from salus.privacy.protection import protection_of
@@ -134,4 +135,4 @@ def write_report(
         promise=protection_of(job).promise(len(card.sites)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text.encode())

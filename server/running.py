@@ -1,28 +1,23 @@
 """Runs one job of the coordinator in its own thread: over the link, from its last checkpoint to its end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from flwr.app import Context, RecordDict
 
-from salus.common.canonical import canonical_json
 from salus.common.errors import SalusError, StorageError, describe, storage_error, where
-from salus.common.events import Event, EventSink
+from salus.common.events import EventSink
 from salus.common.start.store import CoordinatorStarts
-from salus.privacy.records.card import model_card
 from salus.privacy.records.transcripts import ROSTER
 from salus.server.app import make_server_app
 from salus.server.attempts import Attempts, Cancelled
-from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.config import ServerFolder
 from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.measuring import keep_model
 from salus.server.participants import Participants, participants
-from salus.server.quality import evaluation_in
-from salus.server.report import write_report
+from salus.server.reporting import NO_REPORT, Reports
 from salus.server.rounds import run_of
-from salus.server.statistics_report import write_statistics_report
 from salus.server.transcripts import Transcript
 from salus.server.turns import Turns
 
@@ -31,7 +26,7 @@ class JobRunner:
     """Runs the jobs of one coordinator; callable from several threads, each with another job.
 
     Args:
-        history: all events so far, for the report.
+        reports: writes the report of a finished job.
         turns: which job each site works for.
     """
 
@@ -41,12 +36,12 @@ class JobRunner:
         link: Link,
         checkpoints: Checkpoints,
         events: EventSink,
-        history: Sequence[Event],
+        reports: Reports,
         starts: CoordinatorStarts,
         turns: Turns,
     ) -> None:
         self._folder, self._link, self._checkpoints = folder, link, checkpoints
-        self._events, self._history, self._starts, self._turns = events, history, starts, turns
+        self._events, self._reports, self._starts, self._turns = events, reports, starts, turns
 
     def run(self, row: JobRow, must_end: Callable[[], bool], cancelled: Callable[[], bool]) -> None:
         """Run a job to its end, which is then recorded.
@@ -113,28 +108,7 @@ class JobRunner:
         keep_model(attempts, self._folder.identity)
 
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
-        if status == "finished":
-            self._report(job_id)
-        self._events.emit("job-ended", job=job_id, status=status, text=reason)
+        if status == "finished" and not self._reports.write(job_id):
+            reason = NO_REPORT
         self._checkpoints.set_status(job_id, status, reason)
-
-    def _report(self, job_id: str) -> None:
-        """Write the report and the model card; on a full disk the report is lost, not the job."""
-        row = self._checkpoints.job(job_id)
-        job, folder, trust = row.job, self._folder.folder, self._folder.trust
-        try:
-            roster = trust.roster(row.roster or trust.digest)
-            card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
-            path, records = folder / "reports" / f"{job_id}.html", self._checkpoints.records(job_id)
-            events = [event for event in self._history if event.fields.get("job") == job_id]
-            if job.statistics is not None:
-                write_statistics_report(path, job, job_id, records, card, events)
-                return
-            write_report(path, job, job_id, records, events, card, consortium=roster.consortium)
-            whole = model_card(job_id, job, card, evaluation_in(events), roster.consortium)
-            (folder / "reports" / f"{job_id}.card.json").write_bytes(
-                canonical_json(whole.model_dump(mode="json")) + b"\n"
-            )
-        except (OSError, SalusError) as problem:
-            text = problem.strerror or "" if isinstance(problem, OSError) else describe(problem)
-            self._events.emit("no-report", job=job_id, text=text)
+        self._events.emit("job-ended", job=job_id, status=status, text=reason)

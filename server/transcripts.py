@@ -10,6 +10,7 @@ from typing import Any
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import ConfigError, storage_error
+from salus.common.files import append_line, drop_half_line
 from salus.privacy.protocol.transcript import Verified
 from salus.privacy.records.transcripts import FORMAT, HEAD, Checked, verify_bytes
 from salus.privacy.records.transcripts import verify_entries as _verify_entries
@@ -21,25 +22,16 @@ class Transcript:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        _drop_half_line(path)
+        drop_half_line(path)
         if not path.exists() or path.stat().st_size == 0:
             self(HEAD, format=FORMAT)
 
     def __call__(self, kind: str, **fields: Any) -> None:
         """Append an entry."""
         try:
-            with self._path.open("ab") as file:
-                file.write(canonical_json({"kind": kind, **fields}) + b"\n")
+            append_line(self._path, canonical_json({"kind": kind, **fields}))
         except OSError as problem:
             raise storage_error(problem) or problem from None
-
-
-def _drop_half_line(path: Path) -> None:
-    """Remove an incomplete last line left by a killed process, so that the next entry is not read as part of it."""
-    data = path.read_bytes() if path.exists() else b""
-    if data and not data.endswith(b"\n"):
-        with path.open("r+b") as file:
-            file.truncate(data.rfind(b"\n") + 1)
 
 
 def verify_file(path: Path, consortium_key: bytes) -> Checked:

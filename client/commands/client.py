@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, shown
+from salus.common.console import emit_json, example, group, out, shown, tell
 from salus.common.errors import DataError
 from salus.common.events import Event
 from salus.common.signals import Stopped
@@ -76,8 +76,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 def _say(line: str, alarm: bool) -> None:
     from datetime import datetime
 
-    style = "bold red" if alarm else None
-    out.print(f"{datetime.now():%H:%M:%S} {line}", style=style, markup=False, highlight=False, soft_wrap=True)
+    tell(f"{datetime.now():%H:%M:%S} {line}", alarm=alarm)
 
 
 @app.command(epilog=example("salus client status ./site"))

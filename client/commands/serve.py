@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from salus.client.commands.intake import HERE, Authority, Certificate, Key, Listen, Trusted
-from salus.common.console import emit_json, example, group, out, shown, table
+from salus.common.console import emit_json, example, group, out, shown, table, tell
 from salus.common.help import PACS
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _say(event: "Event") -> None:
     subject = f"study {number} " if number is not None else ""
     rest = ", ".join(f"{name} {value}" for name, value in fields.items() if value not in ({}, ""))
     line = f"{event.at.astimezone():%H:%M:%S} {subject}{event.kind}{': ' if rest else ''}{rest}"
-    out.print(line, style="bold red" if event.kind == "failed" else None, markup=False, highlight=False, soft_wrap=True)
+    tell(line, alarm=event.kind == "failed")
 
 
 @app.command(epilog=example("salus serve status ./node"))

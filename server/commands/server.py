@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, shown, table
+from salus.common.console import emit_json, example, group, out, shown, table, tell
 from salus.common.signals import unwinding
 
 app = group("Set up and run the coordinator.")
@@ -64,9 +64,7 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
     def say(event: Event) -> None:
         if not quiet:
             fields = " ".join(f"{key}={value}" for key, value in event.fields.items() if key != "metrics")
-            out.print(
-                f"{event.at.astimezone():%H:%M:%S} {event.kind} {fields}", markup=False, highlight=False, soft_wrap=True
-            )
+            tell(f"{event.at.astimezone():%H:%M:%S} {event.kind} {fields}")
 
     opened = ServerFolder.open(folder, SystemClock())
     lock = FolderLock(folder)
@@ -94,6 +92,10 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         f"{shown(values['roster_valid_until'][:10])}, running: "
         f"{shown(', '.join(values['jobs']) or 'none')}, waiting: {shown(values['queue'])}"
     )
+    if values["storage"]:
+        out.print(
+            f"This machine cannot store data: {values['storage']}", style="bold red", markup=False, soft_wrap=True
+        )
     table(
         "",
         ["site", "name", "online"],

@@ -94,3 +94,23 @@ def test_the_check_of_these_tests_can_fail() -> None:
 def test_a_title_is_one_line_also_above_a_narrow_table(screen: io.StringIO) -> None:
     console.table("What the coordinator and jobs may know about chest", ["", ""], [["a", 1]])
     assert "may know about chest" in screen.getvalue()
+
+
+class Full(io.StringIO):
+    """A file on a disk that is full."""
+
+    full = True
+
+    def flush(self) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_behind_the_console_stops_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Full()
+    monkeypatch.setattr(console, "out", SafeConsole(file=disk, width=80))
+    console.tell("connected")
+    console.tell("disconnected", alarm=True)
+    disk.full = False
+    console.tell("connected again")
+    assert disk.getvalue().count("connected again") == 1
