@@ -162,13 +162,20 @@ class CoordinatorDaemon:
             "coordinator": roster.coordinator.name,
             "roster_valid_until": roster.valid_until.isoformat(),
             "jobs": list(self._scheduler.running()),
-            "queue": len(self._scheduler.queue()),
+            "queue": self._waiting(),
             "storage": self._trouble,
             "sites": [
                 {"site": site_id, "name": roster.site(site_id).name, "online": site_id in online}
                 for site_id in roster.site_ids()
             ],
         }
+
+    def _waiting(self) -> int | None:
+        """Return how many jobs wait; None while the database cannot be read, as on a full disk."""
+        try:
+            return len(self._scheduler.queue())
+        except StorageError:
+            return None
 
     def submit(self, text: str, *, anyway: bool = False) -> str:
         job, signed = self._checked_job(text)

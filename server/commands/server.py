@@ -87,10 +87,11 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
     if as_json:
         emit_json(values)
         return
+    waiting = "unknown" if values["queue"] is None else values["queue"]
     out.print(
         f"[bold]{shown(values['consortium'])}[/], roster {shown(values['roster'])} valid until "
         f"{shown(values['roster_valid_until'][:10])}, running: "
-        f"{shown(', '.join(values['jobs']) or 'none')}, waiting: {shown(values['queue'])}"
+        f"{shown(', '.join(values['jobs']) or 'none')}, waiting: {shown(waiting)}"
     )
     if values["storage"]:
         out.print(
