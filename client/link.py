@@ -1,44 +1,28 @@
-"""The site's end of the link: Flower's Fleet protocol, outbound only, over mutual TLS, with the site's node key.
+"""The site's end of the link: outbound only, over mutual TLS, with the site's node key.
 
-Not `http_request_response` of Flower: it sends SIGINT to its own process on a 401, which is what a restarted coordinator
-answers to an old node id. The classes used here are not public API; `tests/server/test_link.py` holds the contract.
+A site speaks version 2 of the protocol (`link_direct.py`); with a coordinator that is not upgraded yet, it speaks version 1
+(`link_fleet.py`), and looks for the newer one each time it connects. Flower is imported only where a message of Flower is
+wanted, so a process that passes requests on as bytes stays small.
 """
 
 import ssl
-import time
-from collections import deque
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message, RecordDict
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest, PushMessagesRequest
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
-from flwr.proto.node_pb2 import Node
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from salus.client.link_guard import BodySignatureInterceptor, check_response
+from salus.client.link_direct import Delivery, DirectCalls, OlderCoordinator
 from salus.common.clock import Clock, SystemClock
-from salus.common.errors import LinkError, WireError
-from salus.common.objects import Incomplete, assemble
-from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
+from salus.common.errors import LinkError
+from salus.common.progress import Progress
 
-CALL_TIMEOUT_S = 30.0
+if TYPE_CHECKING:
+    from flwr.app import Message
+
+    from salus.client.link_fleet import FleetCalls
+
 MAX_MESSAGE_BYTES = 8 * 2**30
-UNAVAILABLE_WAIT_S = 0.05
-UNAVAILABLE_TRIES = 200
-REMEMBERED = 64  # answered messages that a coordinator may offer once more after a reconnection
+IDLE = Progress()
 
 
 class FleetLink:
@@ -60,26 +44,10 @@ class FleetLink:
         clock: Clock | None = None,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
-        public = node_key.public_key()
-        self._public = public_key_to_bytes(public)
-        self._client = FleetHttpClient(
-            url,
-            verify=tls,
-            timeout=CALL_TIMEOUT_S,
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-                NodeAuthHttpInterceptor(node_key, public),
-                BodySignatureInterceptor(node_key, clock or SystemClock()),
-            ],
-        )
-        http = self._client._client
-        http.follow_redirects = False
-        http.headers["accept-encoding"] = "identity"
-        http.headers[PROTOCOL_HEADER] = str(PROTOCOL)
-        http.event_hooks = {"response": [check_response]}
-        self._max_message_bytes = min(max_message_bytes, MAX_MESSAGE_BYTES)
-        self._node: Node | None = None
-        self._answered: deque[str] = deque(maxlen=REMEMBERED)
+        self._how = (url, tls, node_key, clock or SystemClock(), min(max_message_bytes, MAX_MESSAGE_BYTES))
+        self._direct = DirectCalls(*self._how)
+        self._fleet: FleetCalls | None = None
+        self._connected = False
 
     def __enter__(self) -> "FleetLink":
         return self
@@ -89,137 +57,77 @@ class FleetLink:
     ) -> None:
         self.close()
 
+    @property
+    def protocol(self) -> int:
+        """The version of the protocol that this connection speaks."""
+        return 2 if self._fleet is None else 1
+
     def activate(self) -> int:
         """Register this site, and return the node id that the coordinator assigned."""
-        request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-        with _translated():
-            self._node = Node(node_id=self._client.ActivateNode(request).node_id)
-        return self._node.node_id
+        try:
+            node = self._direct.hello()
+            if self._fleet is not None:
+                self._fleet.close()
+                self._fleet = None
+        except OlderCoordinator:
+            if self._fleet is None:
+                from salus.client.link_fleet import FleetCalls
 
-    def heartbeat(self) -> None:
-        """Send a heartbeat."""
-        request = SendNodeHeartbeatRequest(node=self._here(), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
-        with _translated():
-            alive = self._client.SendNodeHeartbeat(request).success
-        if not alive:
-            raise LinkError(
-                "The coordinator has forgotten this site's connection.", remedy="The site reconnects by itself."
-            )
+                self._fleet = FleetCalls(*self._how)
+            node = self._fleet.activate()
+        self._connected = True
+        return node
 
-    def receive(self) -> Message | None:
-        """Wait for one message, up to the coordinator's long-poll time; None if there was none."""
-        with _translated():
-            response = self._client.PullMessages(PullMessagesRequest(node=self._here()))
-            if not response.messages_list:
-                return None
-            bare = message_from_proto(response.messages_list[0])
-            if bare.metadata.message_id in self._answered:
-                return None
-            try:
-                root = response.message_object_trees[0].object_id
-                message = assemble(
-                    root, lambda name: self._pull_object(bare.metadata.run_id, name), self._max_message_bytes
-                )
-                content = message.content if message.has_content() else RecordDict()
-            except (WireError, IndexError):
-                content = RecordDict()  # an empty message is refused by the app, so that the coordinator hears of it
-            except Incomplete:
-                raise LinkError(
-                    "Part of a message is no longer available.",
-                    remedy="No action is needed: the coordinator has abandoned this message.",
-                ) from None
-        # No ConfirmMessageReceived: the coordinator keeps the parts until the reply, in case this process dies before it.
-        whole: Message = Message(metadata=bare.metadata, content=content)  # type: ignore[call-overload]
-        return whole
+    def heartbeat(self, progress: Progress = IDLE) -> None:
+        """Tell the coordinator that this site is there and what it does; while a poll waits, that says it already."""
+        self._check_connected()
+        if self._fleet is not None:
+            self._fleet.heartbeat()
+        elif not self._direct.waiting:
+            self._direct.heartbeat(progress)
 
-    def _pull_object(self, run_id: int, object_id: str) -> bytes | None:
-        request = PullObjectRequest(node=self._here(), run_id=run_id, object_id=object_id)
-        for _ in range(UNAVAILABLE_TRIES):
-            response = self._client.PullObject(request)
-            if not response.object_found:
-                break
-            if response.object_available:
-                return bytes(response.object_content)
-            time.sleep(UNAVAILABLE_WAIT_S)
-        raise LinkError(
-            "Part of a message is no longer available.",
-            remedy="No action is needed: the coordinator has abandoned this message.",
-        )
+    def take(self, progress: Progress = IDLE) -> Delivery | None:
+        """Wait for one request, up to the coordinator's long-poll time; None if there was none."""
+        self._check_connected()
+        return self._direct.poll(progress) if self._fleet is None else self._fleet.take()
 
-    def send(self, reply: Message) -> None:
-        """Send a reply: first the message, then its parts, as Flower's protocol requires."""
-        with no_object_id_recompute(), _translated():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            tree = get_object_tree(reply)
-            bare = Message(metadata=reply.metadata, content=RecordDict())  # type: ignore[call-overload]
-            response = self._client.PushMessages(
-                PushMessagesRequest(
-                    node=self._here(), messages_list=[message_to_proto(bare)], message_object_trees=[tree]
-                )
-            )
-            wanted = set(response.objects_to_push)
-            for object_id, part in get_all_nested_objects(reply).items():
-                if object_id in wanted:
-                    self._client.PushObject(
-                        PushObjectRequest(
-                            node=self._here(),
-                            run_id=reply.metadata.run_id,
-                            object_id=object_id,
-                            object_content=part.deflate(),
-                            session_id=response.session_id,
-                        )
-                    )
-        self._answered.append(reply.metadata.reply_to_message_id)
+    def answer(self, delivery: Delivery, header: bytes, blob: bytes) -> bool:
+        """Send the reply to a request; return False if the coordinator no longer wants it.
+
+        Can be repeated after an error: what has arrived is not lost, and a reply counts once.
+        """
+        self._check_connected()
+        if self._fleet is None:
+            return self._direct.reply(delivery.meta.message, header, blob)
+        self._fleet.answer(delivery, header, blob)
+        return True
+
+    def receive(self) -> "Message | None":
+        """Wait for one request, as a message of Flower; see `take`."""
+        delivery = self.take()
+        if delivery is None:
+            return None
+        from salus.client.link_message import message_of
+
+        return message_of(delivery)
+
+    def send(self, reply: "Message") -> bool:
+        """Send a reply, as a message of Flower; see `answer`."""
+        from salus.client.link_message import answer_of
+
+        return self.answer(*answer_of(reply))
 
     def close(self) -> None:
         """Sign off from the coordinator, if it can be reached, and close the connection."""
-        if self._node is not None:
-            try:
-                with _translated():
-                    self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
-            except LinkError:
-                pass  # the coordinator notices the missing heartbeat
-        self._client.close()
+        try:
+            if self._connected:
+                (self._direct if self._fleet is None else self._fleet).bye()
+        except LinkError:
+            pass  # the coordinator notices that it hears nothing more
+        self._direct.close()
+        if self._fleet is not None:
+            self._fleet.close()
 
-    def _here(self) -> Node:
-        if self._node is None:
+    def _check_connected(self) -> None:
+        if not self._connected:
             raise LinkError("The site is not connected yet.", remedy="Call activate first.")
-        return self._node
-
-
-class _translated:
-    """Turns what httpx and Flower raise into a LinkError with a remedy, without their text."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, httpx.HTTPError | RuntimeError | OSError):
-            raise translate(error) from None
-
-
-def translate(error: BaseException) -> LinkError:
-    """Return a link failure as an error with our own text."""
-    text = str(error)
-    if isinstance(error, httpx.HTTPStatusError):
-        if error.response.status_code in (401, 403):
-            return LinkError(
-                "The coordinator refuses this site's node key, or has restarted.",
-                remedy="Check that this site is on the coordinator's roster, and that both clocks are right.",
-            )
-        return LinkError(f"The coordinator answered with status {error.response.status_code}.", remedy="See its log.")
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return LinkError(
-            "The coordinator's certificate has expired, is for another host, or is not from the consortium's authority.",
-            remedy="Check the clock and the URL; if both are right, stop the site and call the coordinator.",
-        )
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return LinkError(
-            "The coordinator cannot be reached.", remedy="Check the URL, the network and the proxy settings."
-        )
-    if "alert" in text or isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
-        return LinkError(
-            "The coordinator closed the connection.",
-            remedy="If this keeps happening, the site's certificate may have expired: ask the consortium for a new kit.",
-        )
-    return LinkError(f"The connection failed ({type(error).__name__}).", remedy="The site reconnects by itself.")

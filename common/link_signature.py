@@ -18,15 +18,22 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from salus.common.canonical import hash_parts
 
 CONTEXT = "salus/link/1"
 TIME, BODY, SIGNATURE = "salus-time", "salus-body", "salus-signature"
+NODE = "salus-node"  # which key has signed: the SHA-256, in hex, of its SubjectPublicKeyInfo
 TOLERANCE_S = 300.0  # difference between the two clocks; hospital clocks are rarely worse
 MAX_VALUE = 256  # length of one of these headers; a P-384 signature in base64 has at most 140
+
+
+def fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Return the name of a node key in the header `NODE`."""
+    spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def sign_request(key: ec.EllipticCurvePrivateKey, method: str, path: str, body: bytes, now: datetime) -> dict[str, str]:

@@ -27,7 +27,7 @@ from salus.common.canonical import canonical_json
 from salus.common.errors import WireError
 from salus.common.identity import Signed
 from salus.common.strict import Strict, validate
-from salus.common.versions import PROTOCOL, check_format
+from salus.common.versions import PACKET_FORMAT, check_format
 
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
@@ -94,13 +94,25 @@ def refusal(site: int, problem: BaseException, text: str) -> Reply:
 
 def pack(header: Request | Reply, blob: bytes = b"") -> RecordDict:
     """Return the content of a Flower message."""
+    return content_of(canonical_json(header.model_dump(mode="json")), blob)
+
+
+def content_of(header: bytes, blob: bytes) -> RecordDict:
+    """Return the content of a Flower message with a header that is bytes already; it is checked when it is unpacked."""
     array = Array("uint8", (len(blob),), BLOB_TYPE, blob)
-    return RecordDict(
-        {
-            "salus": ConfigRecord({"header": canonical_json(header.model_dump(mode="json"))}),
-            "blob": ArrayRecord({"0": array}),
-        }
-    )
+    return RecordDict({"salus": ConfigRecord({"header": header}), "blob": ArrayRecord({"0": array})})
+
+
+def parts_of(content: RecordDict) -> tuple[bytes, bytes]:
+    """Return header and blob of a packet as bytes; raises WireError for other content."""
+    try:
+        raw = content.config_records["salus"]["header"]
+        array = content.array_records["blob"]["0"]
+    except KeyError:
+        raise WireError("Expected a Salus message.", remedy="Both sides must run Salus.") from None
+    if not isinstance(raw, bytes) or len(raw) > MAX_HEADER_BYTES or array.stype != BLOB_TYPE:
+        raise WireError("Expected a header and raw bytes.", remedy="Both sides must run the same version of Salus.")
+    return raw, array.data
 
 
 def unpack_request(content: RecordDict) -> tuple[Request, bytes]:
@@ -116,17 +128,11 @@ def unpack_reply(content: RecordDict) -> tuple[Reply, bytes]:
 
 
 def _unpack(content: RecordDict) -> tuple[object, bytes]:
-    try:
-        raw = content.config_records["salus"]["header"]
-        array = content.array_records["blob"]["0"]
-    except KeyError:
-        raise WireError("Expected a Salus message.", remedy="Both sides must run Salus.") from None
-    if not isinstance(raw, bytes) or len(raw) > MAX_HEADER_BYTES or array.stype != BLOB_TYPE:
-        raise WireError("Expected a header and raw bytes.", remedy="Both sides must run the same version of Salus.")
+    raw, blob = parts_of(content)
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
         raise WireError("Expected a JSON header.", remedy="Both sides must run the same version of Salus.") from None
     if isinstance(header, dict):
-        check_format(header.get("protocol"), PROTOCOL, what="message", error=WireError)
-    return header, array.data
+        check_format(header.get("protocol"), PACKET_FORMAT, what="message", error=WireError)
+    return header, blob

@@ -11,10 +11,13 @@ from collections.abc import Mapping
 from salus import __version__
 from salus.common.errors import LinkError, SalusError
 
-PROTOCOL = 1  # of the requests and replies between coordinator and site; raised when either side must change
+PROTOCOL = 2  # of the requests and replies between coordinator and site; raised when either side must change
+OLDEST_PROTOCOL = 1  # that this Salus still speaks, so that coordinator and sites need not be upgraded on the same day
+PACKET_FORMAT = 1  # of the header inside a request or reply (`common/packets.py`)
 MODEL_FORMAT = 1  # of model files; the key ``format`` of their metadata states it
 LARGEST_SHOWN = 999_999  # a number of thousands of digits cannot be turned into text
 PROTOCOL_HEADER = "salus-protocol"
+OLDEST_HEADER = "salus-protocol-oldest"
 UPGRADE = "Install the newest version of Salus on the machine that refused it."
 
 
@@ -59,22 +62,30 @@ def check_model_format(
     check_format(number, MODEL_FORMAT, what=f"model file {file!r}", error=error)
 
 
-def check_protocol(stated: str, *, other: str, me: str) -> None:
-    """Check the protocol version that the other side of a connection states.
+def check_protocol(stated: str, oldest: str = "", *, other: str, me: str) -> int:
+    """Return the newest protocol version that both sides of a connection speak.
 
     Args:
-        stated: its version as decimal text; empty if it states none, as versions of Salus before 1 did.
+        stated: the other side's newest version as decimal text; empty if it states none, as versions of Salus before 1 did.
+        oldest: the oldest version that it still speaks; empty if it speaks one version only.
         other, me: the two sides, such as ``the coordinator`` and ``this site``.
 
     Raises:
-        LinkError: another version; the message says which side is too old.
+        LinkError: there is no such version; the message says which side is too old.
     """
-    theirs = int(stated) if re.fullmatch(r"[0-9]{1,6}", stated) else 0
-    if theirs == PROTOCOL:
-        return
-    too_old = other if theirs < PROTOCOL else me
+    newest_theirs = _version(stated)
+    oldest_theirs = _version(oldest) or newest_theirs
+    agreed = min(newest_theirs, PROTOCOL)
+    if agreed >= max(OLDEST_PROTOCOL, oldest_theirs):
+        return agreed
+    too_old = other if newest_theirs < OLDEST_PROTOCOL else me
+    spoken = f"{OLDEST_PROTOCOL} to {PROTOCOL}" if OLDEST_PROTOCOL < PROTOCOL else str(PROTOCOL)
     raise LinkError(
-        f"Expected protocol version {PROTOCOL} of {other}, as {me} (Salus {__version__}) speaks it, got "
-        f"{theirs or 'no version'}: {too_old} is too old.",
+        f"Expected protocol version {spoken} of {other}, as {me} (Salus {__version__}) speaks it, got "
+        f"{newest_theirs or 'no version'}: {too_old} is too old.",
         remedy=f"Install the newest version of Salus at {too_old.removeprefix('the ')}.",
     )
+
+
+def _version(text: str) -> int:
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else 0

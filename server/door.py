@@ -24,6 +24,8 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from salus.server.link_members import CONNECTION
+
 ACCEPTS_AT_ONCE = 64
 ACCEPT_RETRY_S = 0.5
 TELL_EVERY_S = 60.0
@@ -214,6 +216,7 @@ class GuardedProtocol(H11Protocol):
 
     def __init__(self, door: Door, **arguments: Any) -> None:
         super().__init__(**arguments)
+        self.app_state = {**self.app_state, CONNECTION: self}  # so that the app can end this connection, see `Members`
         self._door = door
         self._step = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -224,6 +227,11 @@ class GuardedProtocol(H11Protocol):
         shown = tls.getpeercert(binary_form=True) if tls is not None else None
         self._door.entered(self, hashlib.sha256(shown).digest() if shown else LOCAL)
         self._at("head", self._door.limits.head_s)
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if not self.transport.is_closing():
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._at("")
@@ -266,5 +274,4 @@ class GuardedProtocol(H11Protocol):
             self._timer = self.loop.call_later(seconds, self._too_late)
 
     def _too_late(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
+        self.abort()

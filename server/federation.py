@@ -10,7 +10,7 @@ from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
 
-POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Grid cannot wait, so memory is polled
+POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Flower's grids cannot wait, so they are polled; the link's can, see `_pause`
 POLL_SHARE = 0.05  # of the time since the last reply: so a round is at most this much longer for it
 HELLO_TIMEOUT_S = 300.0  # ends as soon as every node has answered; its process may still be starting
 
@@ -83,12 +83,20 @@ class GridFederation:
                     yield (site_of[asked_by], *_read(message, site_of[asked_by]))
             if waiting:
                 silent_s = self._clock.monotonic_s() - heard
-                self._clock.sleep(min(max(POLL_S, POLL_SHARE * silent_s), LONGEST_POLL_S))
+                self._pause(min(max(POLL_S, POLL_SHARE * silent_s), LONGEST_POLL_S))
         if self._cancelled():
             return  # whoever had not answered yet was not given the time to
         for identifier in waiting:
             site = site_of[identifier]
             yield site, WireError(f"Site {site} did not answer in time.", remedy="The round continues without it."), b""
+
+    def _pause(self, seconds: float) -> None:
+        """Wait until a reply has arrived, at most until it is time to look whether the job was cancelled."""
+        wait: Callable[[float], None] | None = getattr(self._grid, "wait", None)
+        if wait is None:
+            self._clock.sleep(seconds)
+        else:
+            wait(LONGEST_POLL_S)
 
 
 def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:

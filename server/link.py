@@ -1,62 +1,46 @@
-"""The coordinator's end of the link: only Flower's Fleet routes, over Flower's own state, in this process.
+"""The coordinator's end of the link: the nodes of the roster, the runs that are open, and the app that serves them.
 
 Flower's SuperLink serves its unauthenticated control API together with the Fleet API; anyone who reaches it can run code at every
-site. Here only the Fleet router is mounted, under mutual TLS and node keys from the roster; no node can register itself.
-Flower's classes used here are not public API: the version is pinned, and `tests/server/test_link.py` tests the contract.
+site. Here there are only the routes that a site needs, under mutual TLS and node keys from the roster; no node can register
+itself. Both versions of the protocol are served, so that coordinator and sites need not be upgraded on the same day.
 
-    middlewares, outermost first     what each does
-    signed requests                  a roster node's signature over the body, and its size, before the body is read
-    error translator (Flower)        errors to JSON without internals
-    protobuf translation (Flower)
-    node authentication (Flower)     signature over the time; the claimed node id must belong to the key
-    own rules                        a reply must come from its own node; a restarted site is accepted again at once
-    long poll                        a pull waits for a message instead of returning empty
+    link_auth      a member's signature over a request, and its size, before the body is read
+    link_direct    version 2: small plain routes                          link_mail: requests and replies
+    link_fleet     version 1: Flower's Fleet routes over Flower's state   link_fleet_run: a run in that state
+    link_grid      what the rounds see: Flower's `Grid`
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from flwr.common.constant import (
-    HEARTBEAT_DEFAULT_INTERVAL,
-    HEARTBEAT_MAX_INTERVAL,
-    HEARTBEAT_MIN_INTERVAL,
-    NOOP_ACCOUNT_NAME,
-    NOOP_FLWR_AID,
-)
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse, PullMessagesRequest, PushMessagesRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse, PushObjectRequest
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-from flwr.supercore.error import http_error_translator
-from flwr.supercore.inflatable.inflatable_object import (
-    iterate_object_tree,
-)
 from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.superlink.federation import NoOpFederationManager
-from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
-from flwr.superlink.routers.fleet.router import router as fleet_router
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.types import Receive, Scope, Send
 
 from salus.common.clock import Clock, SystemClock
-from salus.common.objects import MAX_OBJECTS
-from salus.server.link_auth import SignedRequests
-from salus.server.link_grid import Bell, LinkGrid
+from salus.common.progress import Seen
+from salus.server.link_auth import Gate
+from salus.server.link_direct import DIRECT, DirectRoutes
+from salus.server.link_fleet import FleetRoutes
+from salus.server.link_fleet_run import FleetRun
+from salus.server.link_grid import LinkGrid
+from salus.server.link_mail import Mailbox
+from salus.server.link_members import Members
 from salus.server.probe import Probes
-
-LONG_POLL_S = 20.0  # below the client's 30 s read time-out and the usual limits of proxies
 
 
 class Link:
-    """Flower's link state with the roster's nodes, and the app that serves them.
+    """The roster's nodes, the open runs, and the app that serves them.
 
     Args:
         node_keys: PEM public key of each site's node, by site id.
         clock: clock that the time in a request's signature is checked against.
-        mismatched: see `SignedRequests`.
+        mismatched: see `Gate`.
         roster: returns the serial of the coordinator's newest roster, for `salus doctor` at a site.
+        folder: where large replies are kept until they are used; None for the system's folder for temporary files.
     """
 
     def __init__(
@@ -65,109 +49,86 @@ class Link:
         clock: Clock | None = None,
         mismatched: Callable[[int], None] = lambda version: None,
         roster: Callable[[], int] = lambda: 0,
+        folder: Path | None = None,
     ) -> None:
-        clock = clock or SystemClock()
-        self._probes = Probes(clock.now, clock.monotonic_s, roster)
-        self._mismatched = mismatched
-        self._factory = LinkStateFactory(
+        factory = LinkStateFactory(
             FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
         )
-        self._state = self._factory.state()
-        self._site_of = {
-            self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key.encode(), HEARTBEAT_DEFAULT_INTERVAL): site
-            for site, key in node_keys.items()
-        }
-        self._bell = Bell()
-        self._grid: LinkGrid | None = None
-        self.app = self._make_app(list(node_keys.values()), clock)
+        self._state = factory.state()
+        self._nodes: dict[str, int] = {}
+        self._grids: tuple[LinkGrid, ...] = ()
+        self._members = Members()
+        self._mail = Mailbox(self._members, folder)
+        self.set_members(node_keys)
+        clock = clock or SystemClock()
+        gate = Gate(self._members, clock, mismatched)
+        probes = Probes(clock.now, clock.monotonic_s, roster)
+        self._direct = DirectRoutes(gate, self._mail)
+        self._fleet = FleetRoutes(factory, gate, probes, self._mail, lambda: self._grids)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; the ASGI app."""
+        if scope["type"] == "http" and scope["path"].startswith(DIRECT):
+            await self._direct(scope, receive, send)
+        else:
+            await self._fleet.app(scope, receive, send)
+
+    def set_members(self, node_keys: Mapping[int, str]) -> None:
+        """Make the sites with these node keys the members, from now on.
+
+        A site that is no longer one is cut off at once: its connections are closed, its long poll ends, and a request that it
+        has not answered is given up. A site whose key was replaced is another node.
+        """
+        for key in node_keys.values():
+            if key not in self._nodes:
+                self._nodes[key] = self._state.create_node(
+                    NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key.encode(), HEARTBEAT_DEFAULT_INTERVAL
+                )
+        for node in self._members.replace(node_keys, self._nodes):
+            self._state.deactivate_node(node)
+            self._mail.forget_site(node)
+            self._mail.ring(node)
+        self._wake()
 
     def directory(self) -> dict[int, int]:
         """Return the node ids of the sites that are online now, by site id."""
-        if self._grid is not None:
-            self._grid.revive()
-        online = self._state.get_node_info(statuses=["online"])
-        return {self._site_of[node.node_id]: node.node_id for node in online if node.node_id in self._site_of}
+        for grid in self._grids:
+            grid.fleet.revive()
+        found = {}
+        for node in self._present():
+            member = self._members.at(node)
+            if member is not None:
+                found[member.site] = node
+        return found
 
-    def begin_run(self) -> "LinkGrid":
-        """Start a new run and return the grid that drives it; only one may be open at a time."""
-        self._grid = LinkGrid(self._factory, self._bell)
-        return self._grid
+    def progress(self) -> Mapping[int, Seen]:
+        """Return what each site said last about its work, by site id; sites that speak version 1 say nothing."""
+        found = {}
+        for node, seen in self._mail.progress().items():
+            member = self._members.at(node)
+            if member is not None:
+                found[member.site] = seen
+        return found
 
-    def _make_app(self, node_keys: list[str], clock: Clock) -> FastAPI:
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        app.state.linkstate_factory = self._factory
-        app.state.enable_supernode_auth = True
-        app.include_router(fleet_router)
-        # Added innermost first.
-        app.add_middleware(BaseHTTPMiddleware, dispatch=self._long_poll)
-        app.add_middleware(BaseHTTPMiddleware, dispatch=self._own_rules)
-        app.add_middleware(NodeAuthMiddleware)
-        app.add_middleware(ProtobufTranslationMiddleware)
-        app.add_middleware(BaseHTTPMiddleware, dispatch=http_error_translator)
-        app.add_middleware(
-            SignedRequests, node_keys=node_keys, clock=clock, mismatched=self._mismatched, probes=self._probes
-        )
-        return app
+    def begin_run(self) -> LinkGrid:
+        """Start a new run and return the grid that drives it; several may be open, and each must be closed."""
+        grid = LinkGrid(self._mail, FleetRun(self._state), self._speaks_fleet, self._present, self._end_run)
+        self._grids = (*self._grids, grid)
+        return grid
 
-    async def _own_rules(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        body = getattr(request.state, "protobuf_request", None)
-        if isinstance(body, PushMessagesRequest) and not self._acceptable(body):
-            return JSONResponse(
-                {
-                    "detail": "Expected one reply of this node, with its own object tree, to a request that is still open"
-                },
-                403,
-            )
-        if isinstance(body, PushObjectRequest) and not self._within_budget(body):
-            return JSONResponse({"detail": "The reply is larger than allowed"}, status_code=413)
-        if isinstance(body, ConfirmMessageReceivedRequest):
-            # Flower would drop the message's parts now; they are kept until the reply, in case the site stops before that.
-            request.state.protobuf_response = ConfirmMessageReceivedResponse()
-            return Response()
-        if isinstance(body, ActivateNodeRequest):
-            answer = await run_in_threadpool(self._take_back, body)
-            if answer is not None:
-                request.state.protobuf_response = answer
-                return Response()
-        return await call_next(request)
+    def _end_run(self, grid: LinkGrid) -> None:
+        self._grids = tuple(other for other in self._grids if other is not grid)
 
-    def _acceptable(self, body: PushMessagesRequest) -> bool:
-        """Check that a reply comes from its own node, only once, with its own small tree."""
-        if len(body.messages_list) != 1 or len(body.message_object_trees) != 1:
-            return False
-        metadata, tree = body.messages_list[0].metadata, body.message_object_trees[0]
-        answered = self._state.message_ins_id_to_message_res_id.get(  # type: ignore[attr-defined]
-            metadata.reply_to_message_id, metadata.message_id
-        )
-        return (
-            metadata.src_node_id == body.node.node_id
-            and metadata.message_id == tree.object_id == answered
-            and sum(1 for _ in iterate_object_tree(tree)) <= MAX_OBJECTS
-        )
+    def _wake(self) -> None:
+        for grid in self._grids:
+            grid.wake()
 
-    def _within_budget(self, body: PushObjectRequest) -> bool:
-        return self._grid is not None and self._grid.charge(body.node.node_id, len(body.object_content))
+    def _online_in_fleet(self) -> set[int]:
+        return {info.node_id for info in self._state.get_node_info(statuses=["online"])}
 
-    def _take_back(self, body: ActivateNodeRequest) -> ActivateNodeResponse | None:
-        """Activate a node that may still count as online from before a restart; the signature proves that it is the same site.
+    def _present(self) -> set[int]:
+        nodes = self._online_in_fleet() | self._mail.present()
+        return {node for node in nodes if self._members.at(node) is not None}
 
-        Both steps happen under one lock: even briefly offline, the site would be dropped from a running exchange.
-        """
-        with self._state.lock:  # type: ignore[attr-defined]
-            node = self._state.get_node_id_by_public_key(body.public_key)
-            if node is None or not HEARTBEAT_MIN_INTERVAL <= body.heartbeat_interval <= HEARTBEAT_MAX_INTERVAL:
-                return None  # Flower's own handler refuses it with its own text
-            self._state.deactivate_node(node)
-            self._state.activate_node(node, body.heartbeat_interval)
-            if self._grid is not None:
-                self._grid.offer_again(node)
-        return ActivateNodeResponse(node_id=node)
-
-    async def _long_poll(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
-        body = getattr(request.state, "protobuf_request", None)
-        if isinstance(body, PullMessagesRequest):
-            await self._bell.wait(body.node.node_id, LONG_POLL_S)
-            if await request.is_disconnected():
-                self._bell.ring(body.node.node_id)  # leave the message for the site's next connection
-                return Response(status_code=499)
-        return await call_next(request)
+    def _speaks_fleet(self, node: int) -> bool:
+        return node not in self._mail.present() and node in self._online_in_fleet()

@@ -1,57 +1,30 @@
-"""The coordinator's `Grid`: puts requests into Flower's link state and takes complete replies from it, one exchange at a time.
+"""The coordinator's `Grid`: offers requests to sites and takes complete replies, one exchange at a time; several may be open.
 
-Part of the link (`server/link.py`), in a separate file; the same contract test covers both.
+Part of the link (`server/link.py`), in a separate file; the same contract test covers both. A site that speaks version 2 of
+the protocol finds its request in the mailbox; for one that speaks version 1, it is in Flower's own state, too.
 """
 
-import asyncio
+import secrets
 import threading
-from collections.abc import Iterable
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
 
-from flwr.app import Message, RecordDict
-from flwr.common.constant import NOOP_FLWR_AID, SUPERLINK_NODE_ID, Status, SubStatus
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
-from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.serverapp import Grid
-from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, no_object_id_recompute
 from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
-from salus.common.errors import WireError
-from salus.common.objects import Incomplete, assemble
+from salus.common.packets import content_of, parts_of
+from salus.server.link_fleet_run import FleetRun
+from salus.server.link_mail import Letter, Mailbox
 
-TASK_HEARTBEAT_S = 10.0
 BASE_BUDGET_BYTES = 64 * 2**20  # a site may always send this much in one exchange; larger models raise it
-
-
-class Bell:
-    """Wakes a waiting pull when a message for its node has been stored; callable from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: dict[int, int] = {}
-        self._events: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
-
-    def ring(self, node: int) -> None:
-        with self._lock:
-            self._waiting[node] = self._waiting.get(node, 0) + 1
-            waiter = self._events.get(node)
-        if waiter is not None:
-            waiter[0].call_soon_threadsafe(waiter[1].set)
-
-    async def wait(self, node: int, timeout_s: float) -> None:
-        """Return when there is a message for `node`, or after the time-out."""
-        event = asyncio.Event()
-        with self._lock:
-            self._events[node] = (asyncio.get_running_loop(), event)
-            if self._waiting.get(node, 0) > 0:
-                event.set()
-        try:
-            await asyncio.wait_for(event.wait(), timeout_s)
-        except TimeoutError:
-            return
-        with self._lock:
-            self._waiting[node] = max(0, self._waiting.get(node, 0) - 1)
+BATCH_BYTES = (
+    8 * 2**20
+)  # replies are taken out together up to this size, so that large ones are in memory one at a time
+LOOK_EVERY_S = 0.2  # whether the sites that have not answered are still there
 
 
 class RunGrid(Grid):
@@ -73,149 +46,145 @@ class RunGrid(Grid):
 
 
 class LinkGrid(RunGrid):
-    """Flower's `Grid` over the link state of this process; a reply is passed on when all its parts have arrived."""
+    """Flower's `Grid` over the mailbox of this process; a reply is passed on when all its parts have arrived.
 
-    def __init__(self, factory: LinkStateFactory, bell: Bell) -> None:
-        self._state = factory.state()
-        self._store = self._state.object_store
-        self._bell = bell
-        self.reply_budget_bytes = BASE_BUDGET_BYTES
-        self._spent: dict[int, int] = {}
-        self._incomplete: dict[str, Message] = {}
-        self._open_run()
-        self._ended = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-        self._heart.start()
+    Args:
+        speaks_fleet: whether a node spoke version 1 of the protocol last.
+        present: returns the nodes that are online now.
+        closed: called with this grid when it is closed.
+    """
 
-    def _open_run(self) -> None:
-        run_id = self._state.create_run(
-            None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+    def __init__(
+        self,
+        mail: Mailbox,
+        fleet: FleetRun,
+        speaks_fleet: Callable[[int], bool],
+        present: Callable[[], set[int]],
+        closed: Callable[["LinkGrid"], None],
+    ) -> None:
+        self._mail, self.fleet, self._speaks_fleet, self._present, self._closed = (
+            mail,
+            fleet,
+            speaks_fleet,
+            present,
+            closed,
         )
-        self._run = self._state.get_run_info(run_ids=[run_id])[0]
-        task = self._run.primary_task_id
-        assert task is not None  # Safe because create_run makes the primary task.
-        self._task = task
-        self._state.claim_task(task)
-        self._state.activate_task(task)
-        # Flower stamps these onto every message made in this process.
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, SUPERLINK_NODE_ID, task
+        self.reply_budget_bytes = BASE_BUDGET_BYTES
+        self._lock = threading.Lock()
+        self._letters: dict[str, Letter] = {}
+        self._arrived: deque[Letter] = deque()
+        self._woken = threading.Event()
+        self._looked_s = float("-inf")
 
-    def revive(self) -> None:
-        """Open a new run if Flower has ended this one, as it does when the heartbeat of a suspended machine is late."""
-        run_id = self._run.run_id
-        if not self._ended.is_set() and self._state.get_run_status({run_id})[run_id].status == Status.FINISHED:
-            self._state.cleanup_run(run_id)
-            self._incomplete.clear()
-            self._open_run()
-
-    def charge(self, node: int, size: int) -> bool:
-        """Count the bytes that a node sends in this exchange; return False once it exceeds its budget."""
-        self._spent[node] = self._spent.get(node, 0) + size
-        return self._spent[node] <= self.reply_budget_bytes
-
-    def offer_again(self, node: int) -> None:
-        """Offer a returning site the requests that it has not fully answered; the process that took them may have stopped."""
-        answered = self._state.message_ins_id_to_message_res_id  # type: ignore[attr-defined]
-        replies = self._state.message_res_store  # type: ignore[attr-defined]
-        for identifier, message in list(self._state.message_ins_store.items()):  # type: ignore[attr-defined]
-            if message.metadata.dst_node_id != node or not message.metadata.delivered_at:
-                continue
-            if identifier in answered:
-                try:
-                    assemble(answered[identifier], self._store.get, self.reply_budget_bytes)
-                    continue  # the reply is complete
-                except WireError:
-                    continue
-                except Incomplete:  # the upload was interrupted
-                    reply = answered.pop(identifier)
-                    replies.pop(reply, None)
-                    self._incomplete.pop(identifier, None)
-                    self._store.delete(reply)
-            self._spent[node] = 0
-            message.metadata.delivered_at = ""
-            self._bell.ring(node)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(TASK_HEARTBEAT_S):
-            self._state.acknowledge_task_heartbeat(self._task)
+    @property
+    def run(self) -> Run:
+        return self.fleet.run
 
     def close(self) -> None:
         """End the run: undelivered messages and their objects are dropped."""
-        self._ended.set()
-        self._heart.join()
-        self._state.finish_task(self._task, SubStatus.COMPLETED, "")
-        self._state.cleanup_run(self._run.run_id)
+        for letter in list(self._letters.values()):
+            self._forget(letter)
+        self.fleet.close()
+        self._closed(self)
 
     def get_node_ids(self) -> Iterable[int]:
-        return self._state.get_nodes(self._run.run_id)
+        return self._present()
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        return self._state.get_node_info(node_ids=list(self.get_node_ids()))
+        return [NodeInfo(node_id=node) for node in self.get_node_ids()]
+
+    def wait(self, seconds: float) -> None:
+        """Return when a reply may have arrived, or after that time."""
+        self._woken.wait(seconds)
+        self._woken.clear()
+
+    def wake(self) -> None:
+        """End the present `wait`, or the next one."""
+        self._woken.set()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Store objects first and the message last, so that a site never sees a message without its parts.
+        """Offer requests to their sites.
 
-        Exchanges follow one another: requests of the last one that are still unanswered are dropped here.
+        Exchanges follow one another: requests of the last one that are still unanswered are dropped here. The run is stamped
+        here, too: Flower's own stamp is one for the whole process, in which several runs may be open.
         """
-        for stale in self._state.get_message_ids_from_run_id(self._run.run_id):
+        for stale in list(self._letters.values()):
             self._forget(stale)
-        self._incomplete.clear()
-        self._spent.clear()
-        identifiers = []
-        with no_object_id_recompute():
-            for message in messages:
-                identifier = message.object_id
-                message.metadata.__dict__["_message_id"] = identifier
-                missing = set(self._store.preregister(self._run.run_id, get_object_tree(message)))
-                size = 0
-                for object_id, part in get_all_nested_objects(message).items():
-                    content = part.deflate()
-                    size += len(content)
-                    if object_id in missing:
-                        self._store.put(object_id, content)
-                self.reply_budget_bytes = max(self.reply_budget_bytes, BASE_BUDGET_BYTES + 4 * size)
-                bare = Message(metadata=message.metadata, content=RecordDict())  # type: ignore[call-overload]
-                if self._state.store_message_ins(bare) is not None:
-                    identifiers.append(identifier)
-                    self._bell.ring(message.metadata.dst_node_id)
-        return identifiers
+        self.fleet.begin_exchange()
+        letters = []
+        for message in messages:
+            header, blob = parts_of(message.content)
+            self.reply_budget_bytes = max(self.reply_budget_bytes, BASE_BUDGET_BYTES + 4 * len(blob))
+            stamps = {"_run_id": self.run.run_id, "_src_node_id": SUPERLINK_NODE_ID, "_src_task_id": self.fleet.task}
+            message.metadata.__dict__.update(stamps)
+            letters.append((message, header, blob))
+        self.fleet.budget_bytes = self.reply_budget_bytes
+        return [self._post(*letter) for letter in letters]
+
+    def _post(self, message: Message, header: bytes, blob: bytes) -> str:
+        if self._speaks_fleet(message.metadata.dst_node_id):
+            self.fleet.store(message)
+        else:
+            message.metadata.__dict__["_message_id"] = secrets.token_hex(16)  # cannot be guessed by another site
+        bare: Message = Message(metadata=message.metadata, content=RecordDict())  # type: ignore[call-overload]
+        letter = Letter(bare, header, blob, self.reply_budget_bytes, self._arrive)
+        with self._lock:
+            self._letters[letter.identifier] = letter
+        self._mail.put(letter)
+        return letter.identifier
+
+    def _arrive(self, letter: Letter) -> None:
+        with self._lock:
+            if letter.identifier in self._letters:
+                self._arrived.append(letter)
+        self._woken.set()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = set(message_ids)
-        for reply in self._state.get_message_res(wanted - set(self._incomplete), self._run.run_id):
-            self._incomplete[reply.metadata.reply_to_message_id] = reply
-        complete = []
-        for asked in wanted & set(self._incomplete):
-            reply = self._incomplete[asked]
-            message = reply if reply.has_error() else self._assemble(reply)
-            if message is not None:
-                del self._incomplete[asked]
-                self._forget(asked)
-                complete.append(message)
+        complete = [*self._take_arrived(), *self._lost(wanted)]
+        for message in self.fleet.pull({name for name in wanted if name in self._letters}):
+            self._forget(self._letters[message.metadata.reply_to_message_id])
+            complete.append(message)
         return complete
 
-    def _forget(self, asked: str) -> None:
-        """Drop a request with its parts, and whatever has arrived of a reply to it."""
-        reply = self._state.message_ins_id_to_message_res_id.get(asked)  # type: ignore[attr-defined]
-        self._state.delete_messages({asked})
-        self._store.delete(asked)
-        if reply is not None:
-            self._store.delete(reply)
+    def _take_arrived(self) -> list[Message]:
+        taken, size = [], 0
+        while self._arrived and size < BATCH_BYTES:
+            letter = self._arrived.popleft()
+            reply = letter.reply
+            if letter.identifier not in self._letters or reply is None:
+                continue
+            size += reply.total
+            try:
+                content = content_of(*reply.read())
+            except (ValueError, OSError):
+                content = RecordDict()  # not a packet: the round continues without this site
+            taken.append(Message(content, reply_to=letter.message))
+            self._forget(letter)
+        if self._arrived:
+            self._woken.set()
+        return taken
 
-    def _assemble(self, reply: Message) -> Message | None:
-        """Return the complete reply, with the metadata that were authenticated; None while parts are missing."""
-        identifier = reply.metadata.message_id
-        try:
-            inflated = assemble(identifier, self._store.get, self.reply_budget_bytes)
-        except Incomplete:
-            return None
-        except WireError:
-            content = RecordDict()  # not a packet: the round continues without this site
-        else:
-            content = inflated.content if inflated.has_content() else RecordDict()
-        self._store.delete(identifier)
-        whole: Message = Message(metadata=reply.metadata, content=content)  # type: ignore[call-overload]
-        return whole
+    def _lost(self, wanted: set[str]) -> list[Message]:
+        """Return an error for each request whose site is no longer there."""
+        now = time.monotonic()
+        if now - self._looked_s < LOOK_EVERY_S:
+            return []
+        self._looked_s = now
+        present = self._present()
+        lost = []
+        for letter in list(self._letters.values()):
+            if letter.identifier in wanted and letter.node not in present and not letter.answered:
+                lost.append(Message(Error(ErrorCode.NODE_UNAVAILABLE), reply_to=letter.message))
+                self._forget(letter)
+        return lost
+
+    def _forget(self, letter: Letter) -> None:
+        """Drop a request with its parts, and whatever has arrived of a reply to it."""
+        with self._lock:
+            self._letters.pop(letter.identifier, None)
+        self._mail.drop(letter)
+        self.fleet.forget(letter.identifier)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         raise NotImplementedError("Salus takes replies one at a time: use push_messages and pull_messages.")

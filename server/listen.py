@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from salus.common.errors import ConfigError
 from salus.server.door import Door, GuardedProtocol, Limits
@@ -55,7 +55,7 @@ class Listener:
 
     def __init__(
         self,
-        app: FastAPI,
+        app: ASGIApp,
         listening: socket.socket,
         tls: ssl.SSLContext | None,
         tell: Callable[[str], None] = lambda text: None,
@@ -63,6 +63,8 @@ class Listener:
     ) -> None:
         config = uvicorn.Config(
             app,
+            interface="asgi3",
+            proxy_headers=False,
             loop="asyncio",
             ws="none",
             log_config=None,
@@ -95,7 +97,7 @@ class Listener:
 
 
 def listen_tcp(
-    app: FastAPI,
+    app: ASGIApp,
     host: str,
     port: int,
     tls: ssl.SSLContext,
@@ -118,7 +120,7 @@ def listen_tcp(
     return Listener(app, listening, tls, tell, limits)
 
 
-def listen_unix(app: FastAPI, path: Path) -> Listener:
+def listen_unix(app: ASGIApp, path: Path) -> Listener:
     """Serve on a socket file that only this user can open; a file left by a dead process is replaced."""
     path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

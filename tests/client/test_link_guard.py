@@ -4,7 +4,7 @@ import httpx
 import pytest
 import zstandard
 
-from salus.client.link_guard import MAX_RESPONSE_BYTES, check_response
+from salus.client.link_guard import MAX_RESPONSE_BYTES, ResponseGuard
 from salus.common.errors import LinkError
 from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
 
@@ -25,7 +25,7 @@ class Endless(httpx.SyncByteStream):
 
 def answer(response: httpx.Response) -> httpx.Response:
     with httpx.Client(
-        transport=httpx.MockTransport(lambda request: response), event_hooks={"response": [check_response]}
+        transport=httpx.MockTransport(lambda request: response), event_hooks={"response": [ResponseGuard()]}
     ) as client:
         return client.post("https://coordinator/v1/fleet/pull-object")
 
@@ -59,7 +59,7 @@ def test_an_ordinary_answer_passes() -> None:
 
 @pytest.mark.parametrize("status", [200, 426])
 @pytest.mark.parametrize(
-    ("stated", "too_old"), [(None, "the coordinator"), ("0", "the coordinator"), ("2", "this site")]
+    ("stated", "too_old"), [(None, "the coordinator"), ("0", "the coordinator"), ("3", "this site")]
 )
 def test_a_coordinator_of_another_protocol_version_is_left(status: int, stated: str | None, too_old: str) -> None:
     headers = {} if stated is None else {PROTOCOL_HEADER: stated}

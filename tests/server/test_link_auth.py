@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from base64 import b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,12 +18,17 @@ from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import ManualClock
 from salus.common.link_signature import TOLERANCE_S, sign_request
 from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
-from salus.server.link_auth import MAX_BODY_BYTES, MOST_REPORTED, SignedRequests
+from salus.server.link_auth import MAX_BODY_BYTES, MOST_REPORTED, Gate, SignedRequests
+from salus.server.link_members import Members
 
 KEY, OTHER = new_node_key(), new_node_key()
 NOW = datetime(2026, 5, 1, 12, tzinfo=UTC)
 PATH = "/v1/fleet/push-object"
 BODY = b"the body that was signed"
+
+
+def gate(mismatched: Callable[[int], None] = lambda version: None) -> Gate:
+    return Gate(Members(node_keys={1: public_pem(KEY)}), ManualClock(NOW), mismatched)
 
 
 class Reached(Exception):
@@ -62,7 +68,7 @@ def call(
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": raw}
-    app = SignedRequests(inner, [public_pem(KEY)], ManualClock(NOW))
+    app = SignedRequests(inner, gate())
     asyncio.run(app(scope, receive, send))
     if sent[0]["status"] != 200:
         assert (b"connection", b"close") in sent[0]["headers"]
@@ -95,7 +101,7 @@ def test_a_site_of_another_protocol_version_is_refused_and_told_before_its_signa
         headers = {**head(), "salus-signature": "in the form of another version", PROTOCOL_HEADER: stated}
         raw = [(name.encode(), value.encode()) for name, value in headers.items() if value is not None]
         scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": raw}
-        asyncio.run(SignedRequests(inner, [public_pem(KEY)], ManualClock(NOW))(scope, receive, send))
+        asyncio.run(SignedRequests(inner, gate())(scope, receive, send))
         assert sent[0]["status"] == 426
         assert (PROTOCOL_HEADER.encode(), str(PROTOCOL).encode()) in sent[0]["headers"]
         assert f"{too_old} is too old" in json.loads(sent[1]["body"])["detail"]
@@ -103,7 +109,7 @@ def test_a_site_of_another_protocol_version_is_refused_and_told_before_its_signa
 
 def test_another_version_is_reported_once_and_no_caller_can_fill_the_log() -> None:
     told: list[int] = []
-    app = SignedRequests(_nobody, [public_pem(KEY)], ManualClock(NOW), told.append)
+    app = SignedRequests(_nobody, gate(told.append))
 
     async def send(message: Message) -> None:
         pass
@@ -183,4 +189,4 @@ def test_a_connection_that_ends_within_the_body_reaches_nobody() -> None:
 
     raw = [(name.encode(), value.encode()) for name, value in head().items()]
     scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": raw}
-    asyncio.run(SignedRequests(nobody, [public_pem(KEY)], ManualClock(NOW))(scope, gone, nobody))
+    asyncio.run(SignedRequests(nobody, gate())(scope, gone, nobody))

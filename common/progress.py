@@ -1,0 +1,78 @@
+"""What a site is doing now: a step from a fixed vocabulary and a percentage, and nothing that depends on a patient.
+
+The site sends it with its heartbeat while it works on a request (`client/link.py`); the coordinator keeps the newest of each
+site, with the time of arrival on its own clock (`server/link.py`). A coordinator can wait longer for a site that reports.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from salus.common.strict import Strict
+
+Step = Literal[
+    "waiting", "receiving", "checking", "loading", "training", "evaluating", "measuring", "protecting", "sending"
+]
+STEPS: tuple[Step, ...] = get_args(Step)
+MAX_REQUEST = 64
+
+
+class Progress(Strict):
+    """What one site is doing.
+
+    Args:
+        request: Identifier of the coordinator's message that it works on; empty if none.
+        step: What it does now.
+        percent: Share of this step that is done.
+    """
+
+    request: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+    step: Step = "waiting"
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A site's progress and when it arrived, in seconds of the coordinator's monotonic clock."""
+
+    progress: Progress
+    at_s: float
+
+
+class Reporter:
+    """Where the code that works on a request says how far it is; may be used from any thread.
+
+    Args:
+        tell: called with each change of step or percentage, from the thread that reports it.
+    """
+
+    def __init__(self, tell: Callable[[Progress], None] = lambda progress: None) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._current = Progress()
+
+    @property
+    def current(self) -> Progress:
+        """What the site is doing now."""
+        return self._current
+
+    def begin(self, request: str) -> None:
+        """Begin work on a request."""
+        self._set(Progress(request=request, step="checking"))
+
+    def at(self, step: Step, done: float = 0.0) -> None:
+        """Report the step and the share of it that is done, from 0 to 1."""
+        self._set(Progress(request=self._current.request, step=step, percent=int(100 * min(1.0, max(0.0, done)))))
+
+    def end(self) -> None:
+        """Report that no request is being worked on."""
+        self._set(Progress())
+
+    def _set(self, progress: Progress) -> None:
+        with self._lock:
+            changed, self._current = progress != self._current, progress
+        if changed:
+            self._tell(progress)
