@@ -201,7 +201,7 @@ def open_ledger(folder: Path, clock: Clock) -> Ledger:
     return Ledger(folder / LEDGER, clock)
 
 
-@dataclass(frozen=True)
+@dataclass
 class SiteFolder:
     """Everything that the daemon needs, checked: settings, installed kit, identity, transport."""
 
@@ -241,6 +241,11 @@ class SiteFolder:
     def site_id(self) -> int:
         """This site's id, which the consortium gave it."""
         return self.roster.id_of(self.identity.public_key)
+
+    def renew(self) -> bool:
+        """Use the kit that is installed now; return whether it is another one."""
+        before, self.trust = self.trust, self.trust.current()
+        return self.trust is not before
 
     def tls(self) -> ssl.SSLContext:
         """Return the TLS context for the coordinator's port."""

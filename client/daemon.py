@@ -67,7 +67,7 @@ class SiteDaemon:
         self._clock = clock
         self._tell = listener
         self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,))
-        self._dates = RosterWatch(folder.roster, clock, self._say_dates)
+        self._dates = RosterWatch(lambda: folder.roster, clock, self._say_dates)
         self._site = site = folder.site(self._events, clock)
         self._attempts = Attempts(folder.folder / "working.json")
         self._app: ClientApp = make_client_app(lambda context: site)

@@ -3,7 +3,8 @@
     first request of a job    it must name the newest roster that is installed here, which is recorded on disk
     later requests            they must name the recorded one, whatever was installed since
 
-So a coordinator can neither begin a job with a roster that was replaced, nor change the roster of a running job.
+So a coordinator can neither begin a job with a roster that was replaced, nor change the roster of a running job. A member that
+was removed, or has new keys, is not part of a running job's next session: a request that names it is refused.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salus.common.errors import Refused
+from salus.common.identity import unhex
 from salus.common.roster import Roster
 from salus.common.sqlite import open_database
 from salus.common.trust import Trust
@@ -53,8 +55,18 @@ class JobRosters:
         self._engine = open_database(path, METADATA, FORMAT)
         self._trust, self._public_key = trust, public_key
 
+    @property
+    def trust(self) -> Trust:
+        """The kit that is installed now: also one that came while the daemon runs."""
+        self._trust = self._trust.current()
+        return self._trust
+
+    def coordinator_key(self) -> bytes:
+        """Return the Ed25519 key of the coordinator on the newest roster, which must have signed a job."""
+        return unhex(self.trust.newest.coordinator.public_key)
+
     def keys(self, job: str, digest: str) -> Mapping[int, bytes]:
-        """Return the Ed25519 keys of a job's roster, by site id.
+        """Return the Ed25519 keys of the sites of a job's roster that are still members, by site id.
 
         Args:
             job: names the job and its contents.
@@ -64,15 +76,15 @@ class JobRosters:
             Refused: another roster than the job's own, or one that does not have this site's key.
             RosterError: a roster that was never installed here.
         """
-        known = self._begun(job)
+        known, trust = self._begun(job), self.trust
         if known is not None and known != digest:
             raise Refused(
                 "This job began at this site with another roster.",
                 remedy="Submit it again as a new job; its events show the details.",
             )
-        if known is None and digest != self._trust.digest:
-            raise self._not_newest(digest)
-        roster = self._trust.roster(digest)
+        if known is None and digest != trust.digest:
+            raise _not_newest(trust, digest)
+        roster = trust.roster(digest)
         if self._public_key not in roster.keys().values():
             raise Refused(
                 f"This site's key is not on roster {roster.serial}, with which the job began.",
@@ -82,26 +94,25 @@ class JobRosters:
             with self._engine.begin() as connection:
                 connection.execute(BEGUN.insert().values(job=job, roster=digest))
                 connection.execute(RECORDED.insert().values(job=job))
-        return roster.keys()
+        now = trust.newest.keys()
+        return {site: key for site, key in roster.keys().items() if now.get(site) == key}
 
     def _begun(self, job: str) -> str | None:
         with self._engine.connect() as connection:
             found: str | None = connection.scalar(sa.select(BEGUN.c.roster).where(BEGUN.c.job == job))
         return found
 
-    def _not_newest(self, digest: str) -> Refused:
-        newest: Roster = self._trust.newest
-        try:
-            other = self._trust.roster(digest)
-        except Exception:
-            return Refused(
-                f"The coordinator uses a roster that is not installed at this site, which has roster {newest.serial}.",
-                remedy="Install the newest kit at this site and at the coordinator, then restart both.",
-            )
-        older_here = other.serial > newest.serial  # the newer kit was installed after this daemon started
+
+def _not_newest(trust: Trust, digest: str) -> Refused:
+    newest: Roster = trust.newest
+    try:
+        other = trust.roster(digest)
+    except Exception:
         return Refused(
-            f"A new job needs the newest roster: the coordinator has roster {other.serial}, this site {newest.serial}.",
-            remedy="Restart this site's daemon."
-            if older_here
-            else "Install the newest kit at the coordinator and restart it.",
+            f"The coordinator uses a roster that is not installed at this site, which has roster {newest.serial}.",
+            remedy="The coordinator sends its roster to every site; if this goes on, install the newest kit at both sides.",
         )
+    return Refused(
+        f"A new job needs the newest roster: the coordinator has roster {other.serial}, this site {newest.serial}.",
+        remedy="Install the newest kit at the coordinator: salus server join.",
+    )

@@ -127,7 +127,7 @@ class Site:
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
         match request.kind:
-            case "hello":
+            case "hello" | "roster":  # a daemon answers the second one itself, see `renewing`
                 return b""
             case "answer":
                 return self._continue(request, blob)
@@ -202,7 +202,8 @@ class Site:
             known = job.task.dataset in self._catalogue.names()
             self._limit.admit(job.task.dataset if known else "", self._policy().checks_per_hour)
         running = self._running.account.name if self._running is not None and self._running.account is not None else ""
-        verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, len(self._keys), running)
+        sites = self._rosters.trust.newest.sites if self._rosters else self._keys
+        verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, len(sites), running)
         if verdict.fits:
             try:
                 self._question(job, remember=False)
@@ -223,7 +224,7 @@ class Site:
         if request.job is None:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
         self._catalogue.withdrawals.require_site()
-        return open_job(request.job, self._coordinator_key)
+        return open_job(request.job, self._rosters.coordinator_key() if self._rosters else self._coordinator_key)
 
     def _accept(self, request: Request) -> Running:
         """Return the job, after every check that can be made without reading data.

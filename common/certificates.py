@@ -71,15 +71,8 @@ def only_certificate(pem: str, what: str) -> str:
     return _parse(pem, what).public_bytes(serialization.Encoding.PEM).decode()
 
 
-def check_issued(certificate_pem: str, authority_pem: str, own: ec.EllipticCurvePublicKey, now: datetime) -> None:
-    """Check a member's new transport certificate before it replaces the old one.
-
-    Args:
-        own: the public half of this member's transport key.
-
-    Raises:
-        IdentityError: not signed by this authority, made for another key, or not valid at `now`.
-    """
+def check_signed(certificate_pem: str, authority_pem: str) -> tuple[x509.Certificate, x509.Certificate]:
+    """Return a certificate and its authority; raises IdentityError unless the authority signed it."""
     certificate, authority = _parse(certificate_pem, "transport"), _parse(authority_pem, "authority")
     try:
         certificate.verify_directly_issued_by(authority)
@@ -88,6 +81,23 @@ def check_issued(certificate_pem: str, authority_pem: str, own: ec.EllipticCurve
             "The transport certificate in this kit is not signed by the consortium's certificate authority.",
             remedy="Ask the consortium for the kit again; the installed one stays in place.",
         ) from None
+    return certificate, authority
+
+
+def check_issued(
+    certificate_pem: str, authority_pem: str, own: ec.EllipticCurvePublicKey, now: datetime, until: datetime
+) -> None:
+    """Check a member's new transport certificate before it replaces the old one.
+
+    Args:
+        own: the public half of this member's transport key.
+        until: end of the roster with which it was issued.
+
+    Raises:
+        IdentityError: not signed by this authority, made for another key, not valid at `now`, or an older certificate, which
+            ends before the roster: whoever passes on a new roster could cut a member off with it later.
+    """
+    certificate, authority = check_signed(certificate_pem, authority_pem)
     if certificate.public_key() != own:
         raise IdentityError(
             "The transport certificate in this kit is for another key: this is another member's kit.",
@@ -95,6 +105,11 @@ def check_issued(certificate_pem: str, authority_pem: str, own: ec.EllipticCurve
         )
     _check_dates(certificate, "transport.crt", now)
     _check_dates(authority, "authority.crt", now)
+    if certificate.not_valid_after_utc < min(until, authority.not_valid_after_utc) - BACKDATE:
+        raise IdentityError(
+            "The transport certificate in this kit ends before its roster: it belongs to an older kit.",
+            remedy="Ask the consortium for the kit again; the installed one stays in place.",
+        )
 
 
 def make_authority(key: ec.EllipticCurvePrivateKey, name: str, now: datetime, days: int) -> x509.Certificate:

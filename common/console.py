@@ -123,6 +123,15 @@ def run(app: Callable[[], None]) -> None:
         sys.exit(1)
 
 
+def show_fingerprint(public_key: bytes, title: str = "Fingerprint") -> None:
+    """Print a key's fingerprint as digits and as words; people compare either, both are the same 128 bits."""
+    from salus.common.identity import fingerprint
+    from salus.common.words import fingerprint_words
+
+    out.print(f"{shown(title)}: [bold]{fingerprint(public_key)}[/]", highlight=False, soft_wrap=True)
+    out.print(f"In words: [bold]{fingerprint_words(public_key)}[/]", highlight=False, soft_wrap=True)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; title and cells are plain text, and columns that are all without a name have no header."""
     if title:  # not as the grid's own, which is wrapped to the width of a narrow grid

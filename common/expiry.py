@@ -14,19 +14,20 @@ class RosterWatch:
     """Checks the dates of the newest roster repeatedly.
 
     Args:
+        roster: returns the newest roster, which may be replaced while the daemon runs.
         tell: called with the event kind and the remedy, at most once a day for each kind.
     """
 
-    def __init__(self, roster: Roster, clock: Clock, tell: Callable[[str, str], None]) -> None:
+    def __init__(self, roster: Callable[[], Roster], clock: Clock, tell: Callable[[str, str], None]) -> None:
         self._roster, self._clock, self._tell = roster, clock, tell
         self._told: tuple[str, date] | None = None
 
     def valid(self) -> bool:
         """Return whether this member may take part now; tell its operator if the roster has expired or soon will."""
-        now = self._clock.now()
+        now, roster = self._clock.now(), self._roster()
         try:
-            self._roster.check_dates(now)
-            kind, text = ENDS, self._roster.warning(now)
+            roster.check_dates(now)
+            kind, text = ENDS, roster.warning(now)
         except RosterError as problem:
             kind, text = ENDED, str(problem)
         if text and self._told != (kind, now.date()):
@@ -37,4 +38,4 @@ class RosterWatch:
     def check(self) -> None:
         """Raise RosterError unless this member may take part now."""
         if not self.valid():
-            self._roster.check_dates(self._clock.now())
+            self._roster().check_dates(self._clock.now())

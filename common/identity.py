@@ -18,6 +18,7 @@ from salus.common.canonical import canonical_json, hash_parts
 from salus.common.errors import IdentityError
 from salus.common.strict import Strict
 from salus.common.versions import check_format
+from salus.common.words import fingerprint_bytes
 
 KEY_FILE_MODE = 0o600
 SIGNATURE_BYTES = 64
@@ -94,7 +95,7 @@ def verify_raw(public_key: bytes, signature: bytes, message: bytes, *, what: str
 
 def fingerprint(public_key: bytes) -> str:
     """Return a fingerprint that two people can compare by telephone: 8 groups of 4 hex digits."""
-    digest = hash_parts("salus/fingerprint", public_key).hex()
+    digest = fingerprint_bytes(public_key).hex()
     return " ".join(digest[i : i + 4] for i in range(0, 32, 4))
 
 

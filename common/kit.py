@@ -8,15 +8,16 @@ from pydantic import Field
 
 from salus.common.canonical import canonical_json
 from salus.common.certificates import make_request, new_node_key, new_transport_key, public_pem
-from salus.common.errors import ConfigError
+from salus.common.errors import ConfigError, WireError
 from salus.common.files import write_whole
 from salus.common.identity import Identity, Signed, save_private_key
 from salus.common.names import DisplayName
-from salus.common.roster import HexKey
-from salus.common.strict import Strict, read_text, validate
+from salus.common.roster import MAX_SITES, HexKey, SiteId
+from salus.common.strict import MAX_FILE_BYTES, Strict, read_text, validate
 
 SIGNING_KEY, TRANSPORT_KEY, NODE_KEY = "signing.pem", "transport.pem", "node.pem"
 MAX_PEM = 20_000
+MAX_KIT_BYTES = 16 * 2**20  # of a roster with as many sites as it may have, and their certificates
 
 
 class MemberRequest(Strict):
@@ -33,8 +34,19 @@ class MemberRequest(Strict):
     certificate_request: Annotated[str, Field(max_length=MAX_PEM)]
 
 
+class SiteCertificate(Strict):
+    """The transport certificate of one site."""
+
+    site: SiteId
+    certificate: Annotated[str, Field(min_length=1, max_length=MAX_PEM)]
+
+
 class Kit(Strict):
-    """What the consortium sends to a member: the signed roster, the TLS authority and the member's own certificate."""
+    """What the consortium sends to a member: the signed roster, the TLS authority and the member's own certificate.
+
+    Args:
+        sites: in the coordinator's kit, the certificates that it passes on to the sites; empty in a site's kit.
+    """
 
     newest_format: ClassVar[int] = 1
 
@@ -44,6 +56,18 @@ class Kit(Strict):
     authority: Annotated[str, Field(min_length=1, max_length=MAX_PEM)]
     certificate: Annotated[str, Field(min_length=1, max_length=MAX_PEM)]
     roster: Signed
+    sites: Annotated[tuple[SiteCertificate, ...], Field(max_length=MAX_SITES)] = ()
+
+    def for_site(self, site: int, name: str) -> "Kit | None":
+        """Return the kit of a site whose certificate is in this kit of the coordinator; None if it is not."""
+        for own in self.sites:
+            if own.site == site:
+                return self.model_copy(update={"name": name, "certificate": own.certificate, "sites": ()})
+        return None
+
+    def to_bytes(self) -> bytes:
+        """Return the form that is stored and sent; a site's kit has no key that Salus 1 does not know."""
+        return canonical_json(self.model_dump(mode="json", exclude=None if self.sites else {"sites"}))
 
 
 def create_keys(folder: Path, role: Literal["site", "coordinator"], name: str, url: str = "") -> MemberRequest:
@@ -76,13 +100,24 @@ def read_request(path: Path) -> MemberRequest:
 
 def read_kit(path: Path) -> Kit:
     """Read a kit file; raises ConfigError for anything else."""
-    return validate(Kit, read_json(path, "kit"), error=ConfigError, what="kit", received=True)
+    return validate(Kit, read_json(path, "kit", MAX_KIT_BYTES), error=ConfigError, what="kit", received=True)
 
 
-def read_json(path: Path, what: str) -> object:
-    """Return the contents of a JSON file; raises ConfigError."""
+def received_kit(data: bytes) -> Kit:
+    """Return a kit that came over the network; raises WireError for anything else."""
+    if len(data) > MAX_KIT_BYTES:
+        raise WireError(f"Expected a kit of at most {MAX_KIT_BYTES} bytes.", remedy="Call the coordinator.")
     try:
-        return json.loads(read_text(path, error=ConfigError, what=what))
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise WireError("Expected a kit in JSON.", remedy="Call the coordinator.") from None
+    return validate(Kit, values, error=WireError, what="kit", received=True)
+
+
+def read_json(path: Path, what: str, most: int = MAX_FILE_BYTES) -> object:
+    """Return the contents of a JSON file of at most `most` bytes; raises ConfigError."""
+    try:
+        return json.loads(read_text(path, error=ConfigError, what=what, most=most))
     except (ValueError, RecursionError):
         raise ConfigError(
             f"Expected a {what} file, but {path.name!r} is not JSON.",
@@ -92,4 +127,5 @@ def read_json(path: Path, what: str) -> object:
 
 def write_json(path: Path, document: Strict) -> None:
     """Write a request or a kit, completely or not at all."""
-    write_whole(path, canonical_json(document.model_dump(mode="json")) + b"\n")
+    data = document.to_bytes() if isinstance(document, Kit) else canonical_json(document.model_dump(mode="json"))
+    write_whole(path, data + b"\n")

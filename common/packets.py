@@ -10,6 +10,7 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
     measure      coordinator   job, round, attempt        state of the statistics
     check        coordinator   job                        -             (could this site run it? answered with a verdict)
     start        coordinator   job                        weights       (with which it starts; none asks whether they are there)
+    roster       coordinator   roster                     kit           (the newest roster; none asks which one is there)
     hello        coordinator   -                          -
     ok           site          -                          reply
     refused      site          code and text              -
@@ -39,6 +40,7 @@ MESSAGE_TYPES = {
     "measure": "query.measure",
     "check": "query.check",
     "start": "query.start",
+    "roster": "query.roster",
     "hello": "query.hello",
 }
 
@@ -63,7 +65,7 @@ def _nonce() -> str:
 class Request(Strict):
     """The coordinator's request to one site."""
 
-    kind: Literal["train", "answer", "evaluate", "measure", "check", "start", "hello"]
+    kind: Literal["train", "answer", "evaluate", "measure", "check", "start", "roster", "hello"]
     protocol: Literal[1] = 1
     nonce: Nonce = Field(default_factory=_nonce)
     job_id: JobId = ""

@@ -7,6 +7,7 @@ the authority in transit could otherwise decide who may connect.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -126,6 +127,36 @@ class Roster(Strict):
             f"The consortium's roster ends on {self.valid_until:%Y-%m-%d}, in {max(0, left.days)} days. After that, this member "
             "cannot take part in jobs. Ask the consortium for a new kit."
         )
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a new roster changes, by names of sites, for the operators.
+
+    Args:
+        rekeyed: sites with new keys.
+    """
+
+    joined: list[str]
+    left: list[str]
+    rekeyed: list[str]
+
+    def sentence(self) -> str:
+        """Return the changes in words."""
+        said = (("joined", self.joined), ("left", self.left), ("has new keys", self.rekeyed))
+        parts = [f"{', '.join(names)} {word}" for word, names in said if names]
+        return "; ".join(parts) or "the same sites"
+
+
+def changes(before: Roster, after: Roster) -> Changes:
+    """Return what changed from one roster to the next."""
+    old, new = ({site.id: site for site in roster.sites} for roster in (before, after))
+    keys = {number: (site.public_key, site.node_key) for number, site in old.items()}
+    return Changes(
+        joined=[site.name for site in after.sites if site.id not in old],
+        left=[site.name for site in before.sites if site.id not in new],
+        rekeyed=[s.name for s in after.sites if s.id in old and (s.public_key, s.node_key) != keys[s.id]],
+    )
 
 
 def seal_roster(roster: Roster, consortium: Identity) -> Signed:

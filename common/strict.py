@@ -66,13 +66,11 @@ def load_toml(model: type[M], path: Path, *, error: type[SalusError], what: str)
     return parse_toml(model, read_text(path, error=error, what=what), error=error, what=what)
 
 
-def read_text(path: Path, *, error: type[SalusError], what: str) -> str:
-    """Return the text of a small file, or raise `error`, which names the file without its folder."""
+def read_text(path: Path, *, error: type[SalusError], what: str, most: int = MAX_FILE_BYTES) -> str:
+    """Return the text of a file of at most `most` bytes, or raise `error`, which names the file without its folder."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise error(
-                f"Expected the {what} {path.name!r} to be at most {MAX_FILE_BYTES} bytes.", remedy="Check the path."
-            )
+        if path.stat().st_size > most:
+            raise error(f"Expected the {what} {path.name!r} to be at most {most} bytes.", remedy="Check the path.")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         reason = getattr(problem, "strerror", None) or "it is not UTF-8 text"

@@ -88,7 +88,7 @@ def _port_of(url: str) -> int:
     return port
 
 
-@dataclass(frozen=True)
+@dataclass
 class ServerFolder:
     """The daemon's configuration, trust and keys, all checked."""
 
@@ -119,6 +119,13 @@ class ServerFolder:
     def roster(self) -> Roster:
         """The newest roster that is installed."""
         return self.trust.newest
+
+    def renew(self) -> bool:
+        """Use the kit that is installed now; return whether it is another one. Errors as in `open`; then nothing changes."""
+        if not self.trust.replaced:
+            return False
+        self.trust = ServerFolder.open(self.folder, self.trust.clock).trust
+        return True
 
     def tls(self) -> ssl.SSLContext:
         """Return the TLS context of the port for sites."""

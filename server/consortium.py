@@ -4,12 +4,13 @@
     add-site        records the request of a new member; replaces a known member only with --replace
     remove-site     ends a membership; the site's id is never reused
     issue           signs a new roster and writes one kit per member; run it after every change and before the roster expires
+    status          members, dates, and what the next `issue` changes
 
 It never sees a member's private key.
 """
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -23,11 +24,12 @@ from salus.common.certificates import authority_hash, check_certificate, issue, 
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, IdentityError
 from salus.common.files import check_new_folder
-from salus.common.identity import Identity, fingerprint, load_private_key, save_private_key, unhex
-from salus.common.kit import Kit, MemberRequest, write_json
+from salus.common.identity import Identity, Signed, fingerprint, load_private_key, save_private_key, unhex
+from salus.common.kit import MAX_KIT_BYTES, Kit, MemberRequest, SiteCertificate, read_json, write_json
 from salus.common.names import DisplayName, check_name, same_name
-from salus.common.roster import Roster, RosterCoordinator, RosterSite, SiteId, seal_roster
+from salus.common.roster import Roster, RosterCoordinator, RosterSite, SiteId, read_roster, seal_roster
 from salus.common.strict import Strict, read_text, validate
+from salus.common.trust import ROSTERS
 
 AUTHORITY_DAYS = 3650
 STATE = "consortium.json"
@@ -66,7 +68,7 @@ class Consortium:
     def __init__(self, folder: Path, clock: Clock) -> None:
         self._folder = folder
         self._clock = clock
-        text = read_text(folder / STATE, error=ConfigError, what="consortium's file")
+        text = read_text(folder / STATE, error=ConfigError, what="consortium's file", most=MAX_KIT_BYTES)
         try:
             values = json.loads(text)
         except (ValueError, RecursionError):
@@ -183,18 +185,41 @@ class Consortium:
         signed = seal_roster(roster, self._identity)
         # The serial is used up before anything signed with it can leave, so no two rosters share a serial.
         self._save(self.state.model_copy(update={"serial": roster.serial}))
+        (self._folder / ROSTERS).mkdir(mode=0o700, exist_ok=True)
+        write_json(self._folder / ROSTERS / f"{roster.serial:06d}.json", signed)
         output.mkdir(parents=True, exist_ok=True)
-        members = [("coordinator.kit", coordinator), *((f"site-{m.id}.kit", m.request) for m in self.state.sites)]
-        for name, member in members:
-            kit = Kit(
-                name=member.name,
-                consortium_key=self.public_key.hex(),
-                authority=authority,
-                certificate=self._certificate(certificate, member, days),
-                roster=signed,
-            )
-            write_json(output / name, kit)
-        return [output / name for name, _ in members]
+        sites = tuple(
+            SiteCertificate(site=member.id, certificate=self._certificate(certificate, member.request, days))
+            for member in self.state.sites
+        )
+        kit = Kit(
+            name=coordinator.name,
+            consortium_key=self.public_key.hex(),
+            authority=authority,
+            certificate=self._certificate(certificate, coordinator, days),
+            roster=signed,
+            sites=sites,
+        )
+        kits = {"coordinator.kit": kit}
+        for member in self.state.sites:
+            own = kit.for_site(member.id, member.request.name)
+            assert own is not None  # Safe because the kit has the certificate of every site.
+            kits[f"site-{member.id}.kit"] = own
+        for name, made in kits.items():
+            write_json(output / name, made)
+        return [output / name for name in kits]
+
+    def newest_roster(self) -> Roster | None:
+        """Return the roster that was issued last; None before the first one, or if an older version of Salus issued it."""
+        path = self._folder / ROSTERS / f"{self.state.serial:06d}.json"
+        if not path.exists():
+            return None
+        signed = validate(Signed, read_json(path, "roster", MAX_KIT_BYTES), error=ConfigError, what="roster")
+        return read_roster(signed, self.public_key)
+
+    def authority_until(self) -> datetime:
+        """Return until when the TLS authority is valid; raises IdentityError if it has expired."""
+        return check_certificate(self._folder / "authority.crt", self._clock.now()).not_valid_after_utc
 
     def _roster(self, coordinator: MemberRequest, authority: str, days: int) -> Roster:
         now = self._clock.now()

@@ -69,7 +69,7 @@ class CoordinatorDaemon:
         log = folder.folder / "events.jsonl"
         self._history = read_events(log) if log.exists() else []
         self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
-        self._dates = RosterWatch(folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
+        self._dates = RosterWatch(lambda: folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
         self._reports = Reports(folder, self._checkpoints, self._events, self._history)

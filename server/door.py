@@ -91,8 +91,8 @@ class Door:
         tell: Callable[[str], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._listening, self._tls, self._make, self._tell = listening, tls, make, tell
-        self.limits = limits
+        self._listening, self._make, self._tell = listening, make, tell
+        self.tls, self.limits = tls, limits
         self._waiting: OrderedDict[socket.socket, str] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._inside: OrderedDict[asyncio.Protocol, bytes] = OrderedDict()
@@ -173,11 +173,10 @@ class Door:
             connection.shutdown(socket.SHUT_RDWR)  # the transport that owns it sees the end and closes it
 
     async def _let_in(self, connection: socket.socket) -> None:
+        tls = self.tls
         times = {"ssl_handshake_timeout": self.limits.handshake_s, "ssl_shutdown_timeout": self.limits.head_s}
         try:
-            await self._loop.connect_accepted_socket(
-                self._make, connection, ssl=self._tls, **(times if self._tls else {})
-            )
+            await self._loop.connect_accepted_socket(self._make, connection, ssl=tls, **(times if tls else {}))
         except (OSError, asyncio.CancelledError):
             connection.close()  # refused, too slow, or not TLS: an unknown client gets no answer
         finally:

@@ -89,6 +89,12 @@ class Listener:
                 "The server did not start.", remedy="See its log; the machine may be short of memory or open files."
             )
 
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Use another context for all connections from now on; the open ones stay."""
+        for door in self._server.servers:
+            assert isinstance(door, Door)  # Safe because `startup` puts nothing else there.
+            door.tls = tls
+
     def close(self) -> None:
         """Stop serving and wait for it."""
         self._server.should_exit = True

@@ -4,8 +4,8 @@ A running job continues over the roster with which it began. A member that has l
 member that has joined since takes part from the next job on.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from salus.common.job import Job
 from salus.common.roster import Roster
@@ -24,17 +24,18 @@ class Participants:
 
     Args:
         keys: Ed25519 keys of the whole roster with which the job began, by site id.
-        outside: sites that cannot take part because of their membership, with the reason.
+        outside: returns the sites that cannot take part now because of their membership, with the reason.
         roster: hash of that roster, which every request names; empty without a roster, as in a simulation.
     """
 
     keys: Mapping[int, bytes]
-    outside: Mapping[int, str] = field(default_factory=dict)
+    outside: Callable[[], Mapping[int, str]] = dict
     roster: str = ""
 
     def present(self, nodes: Mapping[int, int]) -> dict[int, int]:
         """Return the nodes of the online sites that may take part."""
-        return {site: node for site, node in nodes.items() if site in self.keys and site not in self.outside}
+        outside = self.outside()
+        return {site: node for site, node in nodes.items() if site in self.keys and site not in outside}
 
     def absent(self, job: Job, online: Collection[int], cohort: Collection[int]) -> dict[int, str]:
         """Return the reason for each site that is not asked, by site id.
@@ -42,7 +43,7 @@ class Participants:
         Args:
             cohort: sites of earlier sums without noise over this data set; empty if none restricts this job.
         """
-        reasons = dict(self.outside)
+        reasons = dict(self.outside())
         for site in self.keys:
             if site in reasons:
                 continue
@@ -56,12 +57,27 @@ class Participants:
         return dict(sorted(reasons.items()))
 
 
-def participants(began: Roster, newest: Roster, digest: str = "") -> Participants:
-    """Return the sites of a job that began with one roster and runs while another is the newest.
+def participants(
+    began: Roster,
+    newest: Callable[[], Roster],
+    digest: str = "",
+    waiting: Callable[[str], Mapping[int, str]] = lambda digest: {},
+) -> Participants:
+    """Return the sites of a job that began with one roster and runs while others become the newest.
 
     Args:
+        newest: returns the newest roster, which may be replaced while the job runs.
         digest: hash of `began`.
+        waiting: returns the sites that are known to lack the roster with this hash, with the reason.
     """
+
+    def outside() -> dict[int, str]:
+        return {**waiting(digest), **_outside(began, newest())}
+
+    return Participants(began.keys(), outside, digest)
+
+
+def _outside(began: Roster, newest: Roster) -> dict[int, str]:
     reasons: dict[int, str] = {}
     now = {site.id: site for site in newest.sites}
     for site in began.sites:
@@ -71,4 +87,4 @@ def participants(began: Roster, newest: Roster, digest: str = "") -> Participant
             reasons[site.id] = "has new keys since the job began; it takes part from the next job on"
     for number in set(now) - set(began.site_ids()):
         reasons[number] = "joined the consortium after the job began; it takes part from the next job on"
-    return Participants(began.keys(), reasons, digest)
+    return reasons

@@ -85,7 +85,7 @@ class JobRunner:
             roster: hash of the roster with which it began; empty for a job that has not begun.
         """
         trust = self._folder.trust
-        return participants(trust.roster(roster or trust.digest), trust.newest, roster or trust.digest)
+        return participants(trust.roster(roster or trust.digest), lambda: self._folder.roster, roster or trust.digest)
 
     def _work(self, row: JobRow, federation: Federation, who: Participants, must_end: Callable[[], bool]) -> None:
         transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")

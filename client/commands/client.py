@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, shown, tell
+from salus.common.console import emit_json, example, group, out, show_fingerprint, shown, tell
 from salus.common.errors import DataError
 from salus.common.events import Event
 from salus.common.signals import Stopped
@@ -22,21 +22,19 @@ def init(
 ) -> None:
     """Create a site's folder with its own keys, and a membership request for the consortium."""
     from salus.client.config import REQUEST, init_site
-    from salus.common.identity import fingerprint, unhex
+    from salus.common.identity import unhex
 
     request = init_site(folder, name)
     out.print(
         f"Created [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium; it contains no secret."
     )
-    out.print(
-        f"Key fingerprint, to compare by telephone: [bold]{fingerprint(unhex(request.public_key))}[/]", soft_wrap=True
-    )
+    show_fingerprint(unhex(request.public_key), "Key fingerprint, to compare by telephone")
 
 
 @app.command(epilog=example("salus client join ./site ./site-1.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium sent.")]) -> None:
     """Install the consortium's kit. The first one pins the consortium's key."""
-    from salus.common.identity import fingerprint, unhex
+    from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.common.trust import install_kit
 
@@ -46,7 +44,7 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
         f"Joined [bold]{shown(roster.consortium)}[/], roster {roster.serial}, {len(roster.sites)} sites, "
         f"valid until {roster.valid_until:%Y-%m-%d}."
     )
-    out.print(f"Consortium's fingerprint, to compare by telephone: [bold]{fingerprint(unhex(read.consortium_key))}[/]")
+    show_fingerprint(unhex(read.consortium_key), "Consortium's fingerprint, to compare by telephone")
     out.print("Restart the site's daemon if it is running. Running jobs keep the roster that they began with.")
 
 

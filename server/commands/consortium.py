@@ -1,12 +1,13 @@
-"""`salus consortium`: create a consortium, add and remove members, issue rosters and kits."""
+"""`salus consortium`: create a consortium, add and remove members, issue rosters and kits, show its state."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import example, group, out, shown, table
+from salus.common.console import emit_json, example, group, out, show_fingerprint, shown, table
 
 app = group("Manage the consortium: its members, roster and kits.")
 Folder = Annotated[
@@ -17,14 +18,13 @@ Folder = Annotated[
 @app.command(epilog=example("salus consortium init ./consortium --name 'Paediatric imaging'"))
 def init(folder: Folder, name: Annotated[str, typer.Option(help="The consortium's name.")]) -> None:
     """Create a consortium with its signing key and certificate authority."""
-    from salus.common.identity import fingerprint
     from salus.server.consortium import Consortium
 
     made = Consortium.create(folder, name, SystemClock())
     out.print(
-        f"Created the consortium [bold]{shown(name)}[/]. Every member should compare this fingerprint: "
-        f"[bold]{fingerprint(made.public_key)}[/]"
+        f"Created the consortium [bold]{shown(name)}[/]. Every member should compare its fingerprint by telephone:"
     )
+    show_fingerprint(made.public_key)
 
 
 @app.command("add-site", epilog=example("salus consortium add-site ./consortium ./site/site.request"))
@@ -36,7 +36,7 @@ def add_site(
     ] = False,
 ) -> None:
     """Add a member. Compare its fingerprint by telephone first. It takes part after the next `issue`."""
-    from salus.common.identity import fingerprint, unhex
+    from salus.common.identity import unhex
     from salus.common.kit import read_request
     from salus.server.consortium import Consortium
 
@@ -44,16 +44,13 @@ def add_site(
     before = consortium.member(member)
     number = consortium.add(member, replace=replace)
     role = f"site {number}" if number else "the COORDINATOR"
-    new = fingerprint(unhex(member.public_key))
     if before is not None and before.public_key != member.public_key:
         out.print(f"Replaced the keys of [bold]{shown(member.name)}[/], {shown(role)}.")
-        out.print(f"Old key fingerprint: {fingerprint(unhex(before.public_key))}")
-        out.print(f"New key fingerprint: [bold]{shown(new)}[/]")
+        show_fingerprint(unhex(before.public_key), "Old key fingerprint")
+        show_fingerprint(unhex(member.public_key), "New key fingerprint")
     else:
-        out.print(
-            f"Added [bold]{shown(member.name)}[/] as {shown(role)}. Key fingerprint: [bold]{shown(new)}[/]",
-            soft_wrap=True,
-        )
+        out.print(f"Added [bold]{shown(member.name)}[/] as {shown(role)}.")
+        show_fingerprint(unhex(member.public_key), "Key fingerprint")
     out.print("Run salus consortium issue and send every member its new kit.")
 
 
@@ -83,3 +80,49 @@ def issue(
     coordinator = consortium.state.coordinator
     names = [coordinator.name if coordinator else "", *(site.request.name for site in consortium.state.sites)]
     table(f"Roster {consortium.state.serial}", ["member", "kit"], zip(names, kits, strict=True))
+
+
+@app.command(epilog=example("salus consortium status ./consortium --fetched ./coordinator"))
+def status(
+    folder: Folder,
+    fetched: Annotated[
+        Path | None,
+        typer.Option(help="The coordinator's folder, or a copy of its trust/fetched.json: who has which roster."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the members, the roster's dates, what the next `issue` changes, and which site has fetched which roster."""
+    from salus.server.consortium import Consortium
+    from salus.server.consortium_status import status_of
+    from salus.server.fetched import read_fetched
+
+    clock = SystemClock()
+    known = read_fetched(fetched) if fetched else {}
+    values = status_of(Consortium(folder, clock), known, clock.now())
+    if as_json:
+        emit_json(values)
+        return
+    until = f", valid until {values['valid_until'][:10]}" if values["valid_until"] else ""
+    out.print(f"[bold]{shown(values['consortium'])}[/], roster {shown(values['serial'])}{shown(until)}.")
+    out.print(f"Fingerprint: {shown(values['fingerprint'])}", highlight=False, soft_wrap=True)
+    out.print(f"In words: {shown(values['words'])}", highlight=False, soft_wrap=True)
+    rows = [("", values["coordinator"])] if values["coordinator"] else []
+    rows += [(str(site["site"]), site) for site in values["sites"]]
+    table(
+        "",
+        ["site", "member", "on the roster", "has roster", "key fingerprint"],
+        [(number, m["name"], m["roster"], _has(m, number), m["fingerprint"]) for number, m in rows],
+    )
+    for gone in values["removed"]:
+        out.print(f"Removed since: [bold]{shown(gone['name'])}[/], site {shown(gone['site'])}.")
+    for sentence in values["to_do"]:
+        out.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def _has(member: Mapping[str, Any], number: str) -> str:
+    """Return which roster a site has, for the table."""
+    if not number:
+        return ""
+    if member["fetched"] is None:
+        return "not known here"
+    return f"{member['fetched']}: {member['problem']}" if member["problem"] else str(member["fetched"])

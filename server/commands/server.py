@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from salus.common.clock import SystemClock
-from salus.common.console import emit_json, example, group, out, shown, table, tell
+from salus.common.console import emit_json, example, group, out, show_fingerprint, shown, table, tell
 from salus.common.signals import unwinding
 
 app = group("Set up and run the coordinator.")
@@ -23,18 +23,18 @@ def init(
     ] = "127.0.0.1",
 ) -> None:
     """Create the coordinator's folder with its keys and a request to join the consortium."""
-    from salus.common.identity import fingerprint, unhex
+    from salus.common.identity import unhex
     from salus.server.config import REQUEST, init_server
 
     request = init_server(folder, name, url, listen)
     out.print(f"Created [bold]{shown(folder)}[/]. Send [bold]{shown(folder / REQUEST)}[/] to the consortium.")
-    out.print(f"Key fingerprint: [bold]{fingerprint(unhex(request.public_key))}[/]", soft_wrap=True)
+    show_fingerprint(unhex(request.public_key), "Key fingerprint, to compare by telephone")
 
 
 @app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file that the consortium issued.")]) -> None:
     """Install the kit from the consortium; restart the daemon afterwards."""
-    from salus.common.identity import fingerprint, unhex
+    from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.common.trust import install_kit
 
@@ -44,9 +44,7 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file 
         f"Joined [bold]{shown(roster.consortium)}[/] as coordinator, roster {roster.serial}, {len(roster.sites)} sites, "
         f"valid until {roster.valid_until:%Y-%m-%d}."
     )
-    out.print(
-        f"Fingerprint of the consortium, to compare by telephone: [bold]{fingerprint(unhex(read.consortium_key))}[/]"
-    )
+    show_fingerprint(unhex(read.consortium_key), "Fingerprint of the consortium, to compare by telephone")
     out.print("Restart the coordinator's daemon if it is running. Running jobs keep the roster with which they began.")
 
 

@@ -44,7 +44,7 @@ def test_a_job_goes_on_over_the_roster_it_began_with_and_new_ones_use_the_newest
     world.consortium.remove("2")
     world.consortium.add(init_site(tmp_path / "site-4", "Site 4"))
     second = world.join()
-    assert set(world.rosters().keys("job", world.first)) == {1, 2, 3}
+    assert set(world.rosters().keys("job", world.first)) == {1, 3}, "a removed member is in no further session"
     assert set(world.rosters().keys("next", second)) == {1, 3, 4}
 
 
@@ -57,11 +57,15 @@ def test_a_new_job_over_a_replaced_roster_is_refused(tmp_path: Path) -> None:
         world.rosters().keys("job", world.first)
 
 
-def test_a_site_that_runs_with_the_kit_before_is_told_to_restart_itself(tmp_path: Path) -> None:
+def test_a_kit_that_is_installed_while_the_daemon_runs_is_used_at_once(tmp_path: Path) -> None:
     world = World(tmp_path)
     running = world.rosters()
-    with pytest.raises(Refused, match=r"roster 2, this site 1\. Restart this site's daemon"):
-        running.keys("job", world.join())
+    assert set(running.keys("job", world.first)) == {1, 2, 3}
+    world.consortium.remove("2")
+    second = world.join()
+    assert set(running.keys("next", second)) == {1, 3}
+    with pytest.raises(Refused, match="coordinator has roster 1, this site 2"):
+        running.keys("another", world.first)
 
 
 def test_the_roster_of_a_running_job_cannot_be_changed(tmp_path: Path) -> None:

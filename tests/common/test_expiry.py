@@ -12,7 +12,7 @@ def test_a_daemon_is_warned_a_month_before_once_a_day_and_ends_with_its_roster()
     roster = make()[0].model_copy(update={"valid_until": NOW + timedelta(days=60)})
     clock = ManualClock(NOW)
     told: list[str] = []
-    watch = RosterWatch(roster, clock, lambda kind, text: told.append(f"{kind}: {text}"))
+    watch = RosterWatch(lambda: roster, clock, lambda kind, text: told.append(f"{kind}: {text}"))
     for _ in range(29 * 24):
         clock.sleep(3600)
         assert watch.valid()
