@@ -129,7 +129,7 @@ def show_fingerprint(public_key: bytes, title: str = "Fingerprint") -> None:
     from salus.common.words import fingerprint_words
 
     out.print(f"{shown(title)}: [bold]{fingerprint(public_key)}[/]", highlight=False, soft_wrap=True)
-    out.print(f"In words: [bold]{fingerprint_words(public_key)}[/]", highlight=False, soft_wrap=True)
+    out.print(f"In words: [bold]{shown(fingerprint_words(public_key))}[/]", highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
