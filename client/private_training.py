@@ -227,6 +227,11 @@ class PrivateTrainer:
             except OtherCalls:
                 return False  # the task's inputs to the network are other ones, in the last bits, for a single image
 
+    def clipped(self, batch: Batch, patients: Patients) -> list[torch.Tensor]:
+        """Return the clipped sum of a batch, to time it; nothing of it may leave the site without noise."""
+        with stepping(self._trainer.model, self._step):
+            return self._clipped(batch, patients)
+
     def _clipped(self, batch: Batch, patients: Patients) -> list[torch.Tensor]:
         """Return the clipped sum of a batch; if that fails, the sum over those patients for whom it succeeds."""
         try:

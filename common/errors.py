@@ -20,6 +20,7 @@
     │   └── NotOpened              45  too few sites contributed data to a sum, so it is not opened
     ├── RoundError                 50  a round or a job that cannot go on
     └── StorageError               60  this machine cannot read or write: disk full, read-only, damaged, no permission
+                                   70  `salus doctor` found something that does not work
 
 A message says what was expected, what was received, and what to do. It never contains a secret, a patient's value or an
 absolute path, because it may be sent to the other side of the federation or written to a log.

@@ -19,6 +19,7 @@ from salus.client.commands import (
 )
 from salus.common import signals
 from salus.common.console import out, run
+from salus.common.doctor import command as doctor
 from salus.common.process import protect_memory
 from salus.server.commands import consortium, job, model, release, server, statistics, verify
 from salus.simulations import audit_command, preview
@@ -39,6 +40,7 @@ audit_command.register(app)
 process.register(app)
 generate.register(app)
 verify.register(app)
+doctor.register(app, {"site.toml": "salus.client.doctor", "server.toml": "salus.server.doctor"})
 release.register(app)
 preview.register(job.app)
 endorsing.register(client.app)

@@ -1,0 +1,130 @@
+"""Asks the coordinator the question of `common/probe.py`, with this site's own certificate and node key.
+
+A connection of its own: the daemon's is not touched, and the node is not activated, so a running job is not disturbed.
+"""
+
+import base64
+import ssl
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from salus.common.clock import Clock
+from salus.common.errors import WireError
+from salus.common.link_signature import sign_request
+from salus.common.probe import (
+    MAX_PADDING,
+    MAX_PROBE_BYTES,
+    PROBE,
+    ProbeAnswer,
+    ProbeRequest,
+    pack_probe,
+    read_probe_answer,
+)
+
+CALL_TIMEOUT_S = 60.0  # 4 MiB at 70 KiB/s
+TRIPS = 5
+SIZES = (64 * 2**10, 512 * 2**10, MAX_PADDING)
+LONG_ENOUGH_S = 0.5  # a transfer that took this long is measured well enough
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer.
+
+    Args:
+        status: of HTTP.
+        headers: names in small letters.
+        before, after: monotonic seconds before and after the call.
+        at: this machine's time in the middle of the call.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    before: float
+    after: float
+    at: datetime
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.after - self.before
+
+    def said(self) -> ProbeAnswer | None:
+        """Return the answer to the probe, or None if it was not understood."""
+        try:
+            return read_probe_answer(self.body) if self.status == 200 else None
+        except WireError:
+            return None
+
+    def offset_s(self) -> float | None:
+        """Return by how many seconds the coordinator's clock is ahead of this one; to the second if the probe was refused."""
+        said = self.said()
+        try:
+            theirs = datetime.fromisoformat(said.time) if said else parsedate_to_datetime(self.headers.get("date", ""))
+            return (theirs - self.at).total_seconds()
+        except (ValueError, TypeError, OverflowError):
+            return None
+
+
+class Asker:
+    """One connection for the questions of `salus doctor`; closes itself as a context manager.
+
+    Args:
+        protocol: header and value with which this side states its version of the protocol.
+    """
+
+    def __init__(
+        self, url: str, tls: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, clock: Clock, protocol: Mapping[str, str]
+    ) -> None:
+        from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+
+        shown = base64.b64encode(public_key_to_bytes(key.public_key())).decode()
+        headers = {FLEET_HTTP_PUBLIC_KEY_HEADER: shown, "accept-encoding": "identity", **protocol}
+        self._url, self._key, self._clock = url.rstrip("/"), key, clock
+        self._client = httpx.Client(verify=tls, timeout=CALL_TIMEOUT_S, follow_redirects=False, headers=headers)
+
+    def __enter__(self) -> "Asker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def ask(self, send_bytes: int = 0, answer_bytes: int = 0) -> Answered:
+        """Ask once; raises httpx.HTTPError or OSError if there is no answer, WireError if it is too large."""
+        body = pack_probe(ProbeRequest(answer_bytes=answer_bytes), send_bytes)
+        begun, before = self._clock.now(), self._clock.monotonic_s()
+        headers = sign_request(self._key, "POST", PROBE, body, begun)
+        got = bytearray()
+        with self._client.stream("POST", self._url + PROBE, content=body, headers=headers) as response:
+            for part in response.iter_raw():
+                got += part
+                if len(got) > MAX_PROBE_BYTES:
+                    raise WireError("The answer is larger than asked for.", remedy="See the coordinator's version.")
+            known = {name.lower(): value for name, value in response.headers.items()}
+            status = response.status_code
+        after, ended = self._clock.monotonic_s(), self._clock.now()
+        return Answered(status, known, bytes(got), before, after, begun + (ended - begun) / 2)
+
+    def round_trip_s(self) -> float:
+        """Return the median time of a small question on an open connection."""
+        return statistics.median(self.ask().seconds for _ in range(TRIPS))
+
+    def bytes_per_s(self, *, up: bool, round_trip_s: float) -> float | None:
+        """Return the throughput towards the coordinator (`up`) or from it; None if it answers no more questions now."""
+        rate = None
+        for size in SIZES:
+            answered = self.ask(send_bytes=size) if up else self.ask(answer_bytes=size)
+            if answered.status != 200:
+                return rate
+            rate = size / max(answered.seconds - round_trip_s, 1e-6)
+            if answered.seconds >= LONG_ENOUGH_S:
+                break
+        return rate
