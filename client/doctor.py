@@ -24,7 +24,6 @@ from salus.common.kit import NODE_KEY, TRANSPORT_KEY
 from salus.common.lock import is_running
 from salus.common.strict import load_toml
 from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST
-from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
 
 LATER = "Not tried: an earlier step failed."
 
@@ -97,7 +96,7 @@ def _network(
     except SalusError as problem:
         keys = Finding("link", "failed", problem.problem, "wrong-key", problem.remedy)
         return [*way.findings, keys, *no_link()[1:]], None
-    with Asker(url, tls, node, clock, {PROTOCOL_HEADER: str(PROTOCOL)}) as asker:
+    with Asker(url, tls, node, clock) as asker:
         found, line = link_checks(asker, member.roster.serial)
     return [*way.findings, *found], line
 

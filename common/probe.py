@@ -15,6 +15,7 @@ from pydantic import Field
 from salus.common.canonical import canonical_json
 from salus.common.errors import WireError
 from salus.common.strict import Strict
+from salus.common.versions import OLDEST_PROTOCOL, PROTOCOL
 
 PROBE = "/v1/salus/probe"
 MAX_PADDING = 4 * 2**20
@@ -41,12 +42,15 @@ class ProbeAnswer(Strict):
         time: its time, ISO 8601 with a time zone.
         version: of its Salus.
         roster: serial of its newest roster.
+        protocol, oldest_protocol: the newest and the oldest version of the link's protocol that it speaks.
     """
 
     format: Literal[1] = 1
     time: Annotated[str, Field(max_length=40)]
     version: Annotated[str, Field(max_length=40, pattern=r"^[0-9A-Za-z.+-]+$")]
     roster: Annotated[int, Field(ge=0, le=10**9)]
+    protocol: Annotated[int, Field(ge=0, le=10**6)] = PROTOCOL
+    oldest_protocol: Annotated[int, Field(ge=0, le=10**6)] = OLDEST_PROTOCOL
 
 
 def pack_probe(document: ProbeRequest | ProbeAnswer, padding: int) -> bytes:

@@ -3,7 +3,6 @@
 A connection of its own: the daemon's is not touched, and the node is not activated, so a running job is not disturbed.
 """
 
-import base64
 import ssl
 import statistics
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from salus.common.clock import Clock
 from salus.common.errors import WireError
-from salus.common.link_signature import sign_request
+from salus.common.link_signature import NODE, fingerprint, sign_request
 from salus.common.probe import (
     MAX_PADDING,
     MAX_PROBE_BYTES,
@@ -26,6 +25,7 @@ from salus.common.probe import (
     pack_probe,
     read_probe_answer,
 )
+from salus.common.versions import OLDEST_HEADER, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 
 CALL_TIMEOUT_S = 60.0  # 4 MiB at 70 KiB/s
 TRIPS = 5
@@ -77,17 +77,17 @@ class Asker:
     """One connection for the questions of `salus doctor`; closes itself as a context manager.
 
     Args:
-        protocol: header and value with which this side states its version of the protocol.
+        tls: context with the consortium's authority and this site's certificate.
+        key: this site's node key.
     """
 
-    def __init__(
-        self, url: str, tls: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, clock: Clock, protocol: Mapping[str, str]
-    ) -> None:
-        from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
-        from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-
-        shown = base64.b64encode(public_key_to_bytes(key.public_key())).decode()
-        headers = {FLEET_HTTP_PUBLIC_KEY_HEADER: shown, "accept-encoding": "identity", **protocol}
+    def __init__(self, url: str, tls: ssl.SSLContext, key: ec.EllipticCurvePrivateKey, clock: Clock) -> None:
+        headers = {
+            NODE: fingerprint(key.public_key()),
+            "accept-encoding": "identity",
+            PROTOCOL_HEADER: str(PROTOCOL),
+            OLDEST_HEADER: str(OLDEST_PROTOCOL),
+        }
         self._url, self._key, self._clock = url.rstrip("/"), key, clock
         self._client = httpx.Client(verify=tls, timeout=CALL_TIMEOUT_S, follow_redirects=False, headers=headers)
 

@@ -8,7 +8,7 @@ from salus.common.doctor.asking import Answered, Asker
 from salus.common.doctor.findings import Finding, skipped
 from salus.common.errors import LinkError, WireError
 from salus.common.link_signature import TOLERANCE_S
-from salus.common.versions import PROTOCOL_HEADER, check_protocol
+from salus.common.versions import OLDEST_HEADER, PROTOCOL_HEADER, check_protocol
 
 CLOCK_NOTICE_S = (
     30.0  # requests are accepted up to `TOLERANCE_S`; a clock that is set by the network is never this far off
@@ -110,13 +110,17 @@ def _clock(answered: Answered) -> Finding:
 
 
 def _protocol(answered: Answered) -> Finding:
-    stated = answered.headers.get(PROTOCOL_HEADER, "")
+    said = answered.said()
+    stated = answered.headers.get(PROTOCOL_HEADER, ""), answered.headers.get(OLDEST_HEADER, "")
+    if said is not None:  # the answer's head states the version of its route only
+        stated = str(said.protocol), str(said.oldest_protocol)
     try:
-        check_protocol(stated, other="the coordinator", me="this site")
+        agreed = check_protocol(*stated, other="the coordinator", me="this site")
     except LinkError as problem:
         cause = "older-site" if "this site is too old" in problem.problem else "older-coordinator"
         return Finding("protocol", "failed", problem.problem, cause, problem.remedy)
-    return Finding("protocol", "ok", "Both sides speak a common version of the protocol.")
+    text = f"Both sides speak version {agreed} of the protocol."
+    return Finding("protocol", "ok", text, values={"agreed": agreed})
 
 
 def _newest(answered: Answered, roster: int) -> Finding:
