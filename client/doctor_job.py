@@ -27,7 +27,7 @@ from salus.common.cost import check_cost, megabytes
 from salus.common.doctor.findings import Finding, skipped
 from salus.common.doctor.link import Line
 from salus.common.doctor.load import bytes_of, seconds_of
-from salus.common.doctor.machine import LOW_MEMORY_BYTES, memory
+from salus.common.doctor.machine import LOW_MEMORY_BYTES, available_memory
 from salus.common.errors import Refused, SalusError
 from salus.common.job import Job, load_job
 from salus.common.models import build_model
@@ -77,7 +77,7 @@ def job_checks(
             later,
         ]
     values = {"memory_bytes": cost.memory_bytes, "parameters": cost.parameters}
-    free = int(memory().values["available_bytes"] or 0)
+    free = available_memory()[0]
     if cost.memory_bytes > free - LOW_MEMORY_BYTES // 2:
         text = f"The job fits this site's data and rules, but needs about {megabytes(cost.memory_bytes)} MB of memory."
         found = Finding("job", "notice", text, "low", "Stop other programs before it runs.", values=values)

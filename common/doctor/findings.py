@@ -44,7 +44,7 @@ class Finding:
     cause: str = ""
     remedy: str = ""
     network_team: str = ""
-    values: Mapping[str, int | float | bool | str | None] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.check in CHECKS, self.check

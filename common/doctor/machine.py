@@ -45,17 +45,21 @@ def storage(folder: Path) -> Finding:
 
 def memory() -> Finding:
     """Return how much memory is free, within the limit of a container if there is one."""
-    machine_has = psutil.virtual_memory()
-    total, free, limit = machine_has.total, machine_has.available, container_limit()
-    if limit is not None:
-        total, free = min(total, limit), min(free, limit)
+    free, total, limit = available_memory()
     values = {"total_bytes": total, "available_bytes": free, "container_limit_bytes": limit}
     text = f"{_gib(free)} of {_gib(total)} are available"
-    text += " within this container's limit." if limit is not None and limit < machine_has.total else "."
+    text += " within this container's limit." if limit is not None and limit == total else "."
     if free < LOW_MEMORY_BYTES:
         remedy = "Stop other programs, or use a machine with more memory."
         return Finding("memory", "notice", f"Only {text}", "low", remedy, values=values)
     return Finding("memory", "ok", text, values=values)
+
+
+def available_memory() -> tuple[int, int, int | None]:
+    """Return available and total memory in bytes, and the container's limit, which both respect; None without one."""
+    machine_has, limit = psutil.virtual_memory(), container_limit()
+    most = machine_has.total if limit is None else limit
+    return min(machine_has.available, most), min(machine_has.total, most), limit
 
 
 def container_limit() -> int | None:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment
 
 TIMEOUT_S = 10.0
 MAX_HEAD = 16 * 1024  # bytes of a proxy's answer to CONNECT
@@ -104,8 +103,13 @@ def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _bypassed(target: Target, known: Mapping[str, str]) -> bool:
-    """Whether ``no_proxy`` names this host: the host itself, a domain above it, or ``*``."""
-    return bool(proxy_bypass_environment(target.host, dict(known)))
+    """Whether ``no_proxy`` names this host: the host itself, a domain above it, or ``*``; with a port, only for that."""
+    host = target.host.lower()
+    for word in known.get("no", "").lower().split(","):
+        name = word.strip().removesuffix(f":{target.port}")
+        if name == "*" or (name and (host == name or host.endswith("." + name.removeprefix(".")))):
+            return True
+    return False
 
 
 def addresses(host: str, port: int, timeout_s: float = TIMEOUT_S) -> list[str]:

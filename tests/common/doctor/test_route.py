@@ -229,6 +229,10 @@ ENVIRONMENTS: list[dict[str, str]] = [
     {"https_proxy": "http://p.example:3128", "NO_PROXY": ".example.org"},
     {"https_proxy": "http://p.example:3128", "no_proxy": "*"},
     {"https_proxy": "http://p.example:3128", "no_proxy": "other.org, salus.example"},
+    {"https_proxy": "http://p.example:3128", "no_proxy": "example.org"},
+    {"https_proxy": "http://p.example:3128", "no_proxy": "ample.org"},
+    {"https_proxy": "http://p.example:3128", "no_proxy": "salus.example.org:8443"},
+    {"https_proxy": "http://p.example:3128", "no_proxy": "salus.example.org:1"},
 ]
 
 
