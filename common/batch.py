@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
+from salus.common.optional_torch import torch
 
 THERE = ".there"
 EXAMPLE_SEED = 1

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import psutil
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from salus.common.batch import empty_batch
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job, TaskSettings
 from salus.common.models import MODELS, input_features, prepare
+from salus.common.optional_torch import torch
 from salus.common.subgroups import groups_of
 from salus.common.sums import sums_of
 from salus.common.sums.base import cells_of
@@ -153,7 +152,7 @@ def _measured(settings: TaskSettings) -> tuple[int, int, int]:
     return parameters, frozen, max(sum(numbers), largest.numbers)
 
 
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Largest(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes how many numbers the largest tensor has that is computed meanwhile."""
 
     numbers = 0

@@ -6,9 +6,7 @@ likeness to the map of a network with random weights (Adebayo et al. 2018, arXiv
 of an image depend on that image only. Needs no package beside torch.
 """
 
-import torch
-from torch import nn
-from torch.nn import functional
+from salus.common.optional_torch import functional, nn, torch
 
 MEASURES = ("deletion", "insertion", "random_weights")
 PART = 16  # images at once: their gradients need the memory of a step of training

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from salus.common.errors import JobError, WireError
+from salus.common.optional_torch import torch
 from salus.common.tensors import Array, TensorSpec, decode_tensors, encode_tensors
 
 FloatVector = npt.NDArray[np.float32]

@@ -59,8 +59,12 @@ class Protection(Interface):
     )
     transcript: bool  # whether its transcript shows how many vectors each site has sent
 
-    def check(self, job: Job, sites: int) -> None:
-        """Raise ProtectionError for a job that can never run over a roster of `sites`: it checks every shape of `shapes_of`."""
+    def check(self, job: Job, sites: int, parameters: int | None = None) -> None:
+        """Raise ProtectionError for a job that can never run over a roster of `sites`: it checks every shape of `shapes_of`.
+
+        Args:
+            parameters: trained ones of the network, if that is known without building it.
+        """
 
     def promise(self, sites: int) -> str:
         """Return what the coordinator can read, in a sentence for people, for a roster of `sites`."""

@@ -27,8 +27,11 @@ TAIL = 8.0  # the norm of Gaussian noise exceeds its root mean square by more th
 
 
 @functools.lru_cache(maxsize=64)
-def shapes_of(job: Job) -> tuple[Shape, ...]:
+def shapes_of(job: Job, parameters: int | None = None) -> tuple[Shape, ...]:
     """Return every shape that a job can ask for: each step of statistics, or training and then the evaluation, if there is one.
+
+    Args:
+        parameters: trained ones of the network, if that is known without building it.
 
     Raises:
         JobError: unknown names, settings that the network does not support, or an epsilon that cannot be reached.
@@ -41,7 +44,7 @@ def shapes_of(job: Job) -> tuple[Shape, ...]:
             if isinstance(sums, Evaluated) and job.statistics.held_out
             else measured
         )
-    task, parameters = make_task(job.task), cost_of(job).parameters
+    task, parameters = make_task(job.task), cost_of(job).parameters if parameters is None else parameters
     evaluated = not job.privacy.noised or job.privacy.evaluation_share > 0
     kinds: tuple[Kind, ...] = ("train", "evaluate") if evaluated else ("train",)
     return tuple(shape_of(job, kind, parameters, task) for kind in kinds)

@@ -82,7 +82,7 @@ class Unprotected:
     protects = False
     transcript = False
 
-    def check(self, job: Job, sites: int) -> None:
+    def check(self, job: Job, sites: int, parameters: int | None = None) -> None:
         """Every job can run without protection."""
 
     def promise(self, sites: int) -> str:

@@ -23,6 +23,7 @@ from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.transcript import Recorder, no_record
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
+from salus.server.outline import Outline
 from salus.server.participants import Participants, scope_of
 from salus.server.starting import StartSender
 from salus.server.turns import Turns
@@ -48,6 +49,7 @@ class Attempts:
         cancelled: called between and during exchanges.
         start: the weights with which the job starts; None for a job without a start.
         turns: which job each site works for, if several run at once.
+        outline: of the network; without it, the network is built.
         seconds: duration of the last attempt, by step.
     """
 
@@ -65,6 +67,7 @@ class Attempts:
     clock: Clock = field(default_factory=SystemClock)
     start: Weights | None = None
     turns: Turns = field(default_factory=Turns)
+    outline: Outline | None = None
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)

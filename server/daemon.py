@@ -28,6 +28,7 @@ from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.door import raise_open_files
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
+from salus.server.outline import OUTLINES, Outlines
 from salus.server.participants import scope_of
 from salus.server.reporting import Reports
 from salus.server.running import JobRunner
@@ -71,6 +72,7 @@ class CoordinatorDaemon:
         self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
         self._dates = RosterWatch(lambda: folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
+        self._outlines = Outlines(folder.folder / OUTLINES)
         self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
         self._reports = Reports(folder, self._checkpoints, self._events, self._history)
         self._runner = JobRunner(
@@ -190,8 +192,10 @@ class CoordinatorDaemon:
         found = job_or_signed(text)
         signed = seal_job(found, self._folder.identity) if isinstance(found, Job) else found
         job, _ = open_job(signed, self._folder.identity.public_key)
-        check_job(job, self._folder.roster.site_ids())
-        self._starts.of(job)
+        outline = self._outlines.of(job)
+        check_job(job, self._folder.roster.site_ids(), outline)
+        if outline is None:
+            self._starts.of(job)
         return job, signed
 
     def _busy(self) -> str | None:

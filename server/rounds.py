@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from salus.common.errors import RoundError
-from salus.common.start.applying import first_network
 from salus.common.strategies import strategy_of
 from salus.common.strategies.base import Mean, Sent
 from salus.common.strategies.wire import encode_model
 from salus.common.sums.exact import from_limbs
 from salus.common.tasks import make_task
-from salus.common.vectors import FloatVector, frozen_of, layout_of, read_parameters
+from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.shapes import COHORT, shape_of
 from salus.server.attempts import Attempts, Cancelled
 from salus.server.evaluating import EvaluationSums
+from salus.server.outline import outline_of
 
 Evaluator = Callable[[FloatVector], dict[str, float]]
 
@@ -56,11 +56,8 @@ class JobRun:
         self.job, self.job_id, self.events = self.attempts.job, self.attempts.job_id, self.attempts.events
         self.checkpoints = self.attempts.checkpoints
         self.task = make_task(self.job.task)
-        initial = first_network(self.job, self.attempts.start)
-        self.layout = layout_of(initial)
-        self.model = read_parameters(initial, self.layout)
-        # A model file of a job with a start is complete: what is frozen follows from no seed.
-        self.frozen = {} if self.job.start is None else frozen_of(initial)
+        outline = self.attempts.outline or outline_of(self.job, self.attempts.start)
+        self.layout, self.model, self.frozen = outline.layout, outline.first, outline.frozen
         self.strategy = strategy_of(self.job)
         self.evaluation = EvaluationSums(self.job, self.task, len(self.attempts.keys))
 

@@ -15,6 +15,7 @@ from salus.server.config import ServerFolder
 from salus.server.federation import Federation
 from salus.server.link import Link
 from salus.server.measuring import keep_model
+from salus.server.outline import OUTLINES, Outlines
 from salus.server.participants import Participants, participants
 from salus.server.reporting import NO_REPORT, Reports
 from salus.server.rounds import run_of
@@ -42,6 +43,7 @@ class JobRunner:
     ) -> None:
         self._folder, self._link, self._checkpoints = folder, link, checkpoints
         self._events, self._reports, self._starts, self._turns = events, reports, starts, turns
+        self._outlines = Outlines(folder.folder / OUTLINES)
 
     def run(self, row: JobRow, must_end: Callable[[], bool], cancelled: Callable[[], bool]) -> None:
         """Run a job to its end, which is then recorded.
@@ -90,6 +92,7 @@ class JobRunner:
     def _work(self, row: JobRow, federation: Federation, who: Participants, must_end: Callable[[], bool]) -> None:
         transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")
         transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
+        outline = self._outlines.of(row.job)
         attempts = Attempts(
             row.job,
             row.job_id,
@@ -101,8 +104,9 @@ class JobRunner:
             transcript,
             who,
             cancelled=must_end,
-            start=self._starts.of(row.job),
+            start=self._starts.of(row.job) if outline is None else outline.start,
             turns=self._turns,
+            outline=outline,
         )
         run_of(attempts).run()
         keep_model(attempts, self._folder.identity)

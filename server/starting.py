@@ -44,8 +44,12 @@ class StartSender:
         if self._weights is None:
             return
         if missing := self._ask(round_, [site for site in sites if site not in self._have], b"", timeout_s):
-            taken = taken_by(self._job, build_model(self._job.task, self._job.job.seed), self._weights.lines)
-            self._ask(round_, missing, self._weights.encode(taken), timeout_s)
+            self._ask(round_, missing, self._weights.encode(self._taken(self._weights)), timeout_s)
+
+    def _taken(self, weights: Weights) -> Sequence[str]:
+        if weights.taken is not None:
+            return weights.taken
+        return taken_by(self._job, build_model(self._job.task, self._job.job.seed), weights.lines)
 
     def refused(self, site: int, error: str) -> None:
         """Note a site's refusal: one that has lost the start is asked again."""

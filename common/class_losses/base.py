@@ -7,12 +7,12 @@ Labels are one class of each item, int64 ``[items]`` (the classes compete, softm
 from collections.abc import Sequence
 from typing import Annotated, Protocol
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from salus.common.errors import JobError
 from salus.common.job_sections import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 
 Count = Annotated[float, Field(gt=0, le=1e12)]
 

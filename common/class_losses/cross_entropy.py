@@ -1,10 +1,9 @@
 """Cross-entropy, weighted by class."""
 
-import torch
-import torch.nn.functional as F
-
 from salus.common.class_losses.base import weights_of
 from salus.common.job_sections import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 
 
 class CrossEntropy:

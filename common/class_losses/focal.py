@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from salus.common.class_losses.base import log_of_truth, weighted, weights_of
 from salus.common.job_sections import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 

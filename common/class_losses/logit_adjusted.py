@@ -6,12 +6,12 @@ classes that are equally frequent.
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from salus.common.class_losses.base import log_of_truth, one_for_each_class, weighted, weights_of
 from salus.common.errors import JobError
 from salus.common.job_sections import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 

@@ -10,11 +10,11 @@ gradient depend on the labels of all others at the site, so with noise the loss 
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from salus.common.class_losses.base import log_of_truth, weighted, weights_of
 from salus.common.job_sections import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 

@@ -7,12 +7,12 @@ own (sigmoid): one structure alone, or structures that may overlap.
 
 from typing import Annotated, ClassVar, Protocol
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.strict import Strict
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]

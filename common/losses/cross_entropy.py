@@ -1,9 +1,8 @@
 """Cross-entropy of voxels: softmax with a background channel, otherwise one binary cross-entropy for each structure."""
 
-import torch
-
 from salus.common.job import TaskSettings
 from salus.common.losses.base import WeightSettings, checked_weights, log_probability_of_truth, voxel_mean
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 

@@ -1,9 +1,8 @@
 """Soft Dice (Milletari et al. 2016, arXiv 1606.04797; here with plain sums in the denominator, as in MONAI's DiceLoss)."""
 
-import torch
-
 from salus.common.job import TaskSettings
 from salus.common.losses.base import OverlapSettings, checked_weights, compared, weighted_mean
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 

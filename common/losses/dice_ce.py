@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from salus.common.job import TaskSettings
 from salus.common.losses.cross_entropy import CrossEntropy, CrossEntropySettings
 from salus.common.losses.dice import Dice, DiceSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 

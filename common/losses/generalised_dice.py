@@ -1,9 +1,8 @@
 """Generalised Dice (Sudre et al. 2017, arXiv 1707.03237): each structure counts by the inverse of its squared volume."""
 
-import torch
-
 from salus.common.job import TaskSettings
 from salus.common.losses.base import OverlapSettings, checked_weights, compared
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
 
 from salus.common.job import TaskSettings
 from salus.common.losses.base import OverlapSettings, checked_weights, compared, weighted_mean
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 

@@ -7,8 +7,8 @@ PASCAL VOC since 2010 (Everingham et al. 2015) but with scores in bins: objects 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 
 BINS = 50

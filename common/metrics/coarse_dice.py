@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from salus.common.estimates import NOTHING, Estimate, Metric
 from salus.common.metrics.histograms import one_hot_bins
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 
 # Few points cost little noise; two near 1, where good models are, keep the spread close (chosen by the error at 0.8).

@@ -8,8 +8,8 @@ are averaged to few parts: a copy that was moved or turned is not found.
 
 from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 
 LARGEST_SIDE = {2: 32, 3: 16}  # as for the scores of generation
 NEAR = 0.05  # quantile of held-out images' distances to training images, below which a generated image is near

@@ -12,8 +12,9 @@ import itertools
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
+
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 
 FEATURES = 16  # of the small space: 152 sums hold their mean and covariance
 PRODUCTS = FEATURES * (FEATURES + 1) // 2

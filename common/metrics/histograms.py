@@ -3,8 +3,7 @@
 import math
 from collections.abc import Sequence
 
-import torch
-
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 
 

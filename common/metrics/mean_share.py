@@ -2,9 +2,8 @@
 
 import math
 
-import torch
-
 from salus.common.estimates import NOTHING, Estimate, Metric
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 
 SIZE = 2

@@ -7,9 +7,9 @@ over pooling the voxels, where large structures would hide small ones).
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from salus.common.metrics.histograms import one_hot_bins, quantile
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 
 DICE_EDGES = tuple(place / 20 for place in range(21))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from salus.common.metrics.histograms import one_hot_bins, quantile
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 
 SURFACE_DICE_EDGES = tuple(place / 20 for place in range(21))

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+from salus.common.optional_torch import torch
 
 RISK_LOW, RISK_HIGH = (
     -7.0,

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 from salus.common.trackers.base import FORBIDDEN, FloatArray, overlap_of
 

@@ -7,12 +7,11 @@ import difflib
 import math
 from collections.abc import Sequence
 
-import torch
-
 from salus.common.columns import columns_of
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.lora import adapt, is_adapter
+from salus.common.optional_torch import torch
 from salus.common.registry import Registry
 from salus.common.vectors import layout_of
 

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.norms import group_norm
+from salus.common.optional_torch import nn, torch
 
 SMALL = 64  # up to this many pixels a side, a first layer that halves the image twice would lose too much
 MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS = 6, 1024, 36  # the largest published networks of these families are within

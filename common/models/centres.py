@@ -2,13 +2,12 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.object_masks import with_masks
 from salus.common.models.unet import UNet
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 from salus.common.tasks.centres import MAPS, CentreMaps

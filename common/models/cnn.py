@@ -1,9 +1,8 @@
 """A small convolutional network with GroupNorm, 2-D or 3-D; about 15 000 parameters for one channel in 2-D."""
 
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import GlobalMean
+from salus.common.optional_torch import nn
 
 WIDTHS = (16, 32, 32)
 GROUPS = 8

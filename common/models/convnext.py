@@ -7,11 +7,11 @@ of the branches are left out: a parameter of no layer would need the slow clippi
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import MAX_LEVELS, MAX_WIDTH, Blocks, GlobalMean, halvings, is_small
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import nn
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -1,9 +1,8 @@
 """DenseNet-121 (Huang et al. 2017, arXiv 1608.06993) from MONAI, with GroupNorm in place of BatchNorm."""
 
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.norms import with_group_norm
+from salus.common.optional_torch import nn
 
 
 def build(task: TaskSettings) -> nn.Module:

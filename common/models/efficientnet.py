@@ -3,12 +3,12 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import convolution, is_small
 from salus.common.models.norms import with_group_norm
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import nn
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

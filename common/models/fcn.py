@@ -5,14 +5,13 @@ Each of the last levels gives scores through a convolution of size 1; coarser sc
 
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.norms import group_norm
 from salus.common.models.outputs import dimensions, output_channels
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -6,13 +6,12 @@ auxiliary classifiers.
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import MAX_LEVELS, MAX_WIDTH, GlobalMean, halvings, is_small, normalised
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

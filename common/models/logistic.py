@@ -1,8 +1,7 @@
 """Logistic regression: one linear layer from the features to the classes."""
 
-from torch import nn
-
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import nn
 
 
 def build(task: TaskSettings) -> nn.Module:

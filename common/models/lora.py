@@ -8,11 +8,9 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import nn
-
 from salus.common.errors import JobError
 from salus.common.job_start import Lora
+from salus.common.optional_torch import nn, torch
 
 DOWN, UP = "lora_down", "lora_up"
 

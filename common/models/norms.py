@@ -1,6 +1,6 @@
 """GroupNorm in place of BatchNorm (Wu and He 2018, arXiv 1803.08494): no statistics shared between patients."""
 
-from torch import nn
+from salus.common.optional_torch import nn
 
 GROUP_WIDTH = 8  # channels per group; divides the widths of the usual architectures
 

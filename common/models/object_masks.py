@@ -7,11 +7,10 @@ A network sees pictures ``[pictures, channels, rows, columns]`` and gives ``[pic
 from collections.abc import Callable
 from typing import Protocol
 
-import torch
-
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models import MODELS
+from salus.common.optional_torch import torch
 
 LEAST_PIXELS = 4  # smaller objects are noise
 Build = Callable[[TaskSettings], torch.nn.Module]

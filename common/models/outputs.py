@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 
 
 def output_channels(task: TaskSettings) -> int:

@@ -5,10 +5,8 @@ The logit of interval k is ``baseline[k] + w x`` (Cox 1972, section 6: proportio
 
 import math
 
-import torch
-from torch import nn
-
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import nn, torch
 
 FIRST_HAZARD = 0.05  # of every interval before training; zero would begin at one half
 

@@ -7,11 +7,10 @@ Rahimi and Recht 2007 (NeurIPS): the mean over random frequencies of ``2 cos(w x
 import math
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

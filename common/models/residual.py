@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import is_small
 from salus.common.models.norms import with_group_norm
 from salus.common.models.outputs import dimensions, without_inplace
+from salus.common.optional_torch import nn
 
 
 def residual(

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import Width
 from salus.common.models.residual import residual
+from salus.common.optional_torch import nn
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.outputs import Padded, dimensions, output_channels, stacked_heads
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -6,13 +6,12 @@ convolution maps a level and its skip connection to the level above. All layers 
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.norms import group_norm
 from salus.common.models.outputs import cropped, dimensions, output_channels, stacked_heads
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -3,11 +3,11 @@
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.outputs import Padded, dimensions, output_channels, without_inplace
+from salus.common.optional_torch import nn
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

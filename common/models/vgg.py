@@ -6,11 +6,11 @@ Unlike in the paper, a mean over positions stands before the linear layers: they
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import GlobalMean, Width, Widths, halvings, normalised
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import nn
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -7,14 +7,13 @@ token: parameters that belong to no layer would need the slow clipping engine.
 import math
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import is_small
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from torch import nn
 
 from salus.common.errors import PackageError, StartError
 from salus.common.job_start import Start
 from salus.common.models import build_model
 from salus.common.models.lora import merged
+from salus.common.optional_torch import nn
 from salus.common.package.checking import Package
 from salus.common.package.files import changed
 from salus.common.package.layout import MODEL, START

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import nn
 
 from salus.common.errors import NoStart, StartError
 from salus.common.job import Job, TaskSettings
 from salus.common.job_start import Start
 from salus.common.models import build_model, check_prefixes
 from salus.common.models.lora import is_adapter
+from salus.common.optional_torch import nn, torch
 from salus.common.start.weights import Line, Weights
 from salus.common.tensors import TensorSpec
 from salus.common.vectors import Layout, layout_of, whole_layout

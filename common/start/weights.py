@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import nn
 
 from salus.common.canonical import canonical_json, u32
 from salus.common.errors import StartError, WireError
 from salus.common.models.lora import merged
+from salus.common.optional_torch import nn
 from salus.common.tensors import MAX_DIMENSIONS, MAX_TENSORS, Array, TensorSpec, decode_tensors, encode_tensors
 from salus.common.vectors import LARGEST_PARAMETER
 
@@ -49,10 +49,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Weights:
-    """A start: the list of all its parameters, and those whose numbers are here."""
+    """A start: the list of all its parameters, and those whose numbers are here.
+
+    Args:
+        taken: names of those that a job takes, in its network's order; None if that is not known yet.
+    """
 
     lines: tuple[Line, ...]
     tensors: Mapping[str, Array]
+    taken: tuple[str, ...] | None = None
 
     @property
     def document(self) -> bytes:
@@ -93,7 +98,12 @@ def weights_of(network: nn.Module) -> Weights:
     }
     for name, values in tensors.items():
         _check_numbers(name, values)
-    return Weights(tuple(Line(name, values.shape, hash_of(values)) for name, values in tensors.items()), tensors)
+    return Weights(lines_of(tensors), tensors)
+
+
+def lines_of(tensors: Mapping[str, Array]) -> tuple[Line, ...]:
+    """Return the list of these parameters."""
+    return tuple(Line(name, values.shape, hash_of(values)) for name, values in tensors.items())
 
 
 def decode(data: bytes, digest: str, wanted: Sequence[TensorSpec] | None = None) -> Weights:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import numpy as np
-import torch
 
 from salus.common.batch import Batch, Field
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.sums.base import Float64Vector, Measured
 from salus.common.tasks.base import Said, Task
 from salus.common.tasks.classification import Classification

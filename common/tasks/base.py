@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from salus.common.batch import Batch, Spec
 from salus.common.estimates import Metric
 from salus.common.examples import Example
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.strict import Strict
 from salus.common.transforms.chain import Chain
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy import special
 
 from salus.common.estimates import NOTHING, Estimate
 
@@ -81,9 +81,9 @@ def _fitted(counts: Numbers, noise_sd: float) -> tuple[Numbers, float, float, fl
 def _larger_side(area: float, error: float) -> float:
     """Return the standard error towards 0.5; near 1 the area's distribution is skewed, but not its normal quantile's."""
     distance = abs(area - 0.5)
-    at = torch.special.ndtri(torch.tensor(0.5 + min(distance, 0.4999), dtype=torch.float64))
-    density = torch.exp(-(at**2) / 2) / np.sqrt(2 * np.pi)
-    return 0.5 + distance - float(torch.special.ndtr(at - error / density)) if error < density else error
+    at = float(special.ndtri(0.5 + min(distance, 0.4999)))
+    density = np.exp(-(at**2) / 2) / np.sqrt(2 * np.pi)
+    return 0.5 + distance - float(special.ndtr(at - error / density)) if error < density else error
 
 
 def area_of(curve: Curve | None) -> Estimate:
@@ -147,5 +147,5 @@ def _slope(function: Callable[[Numbers], Numbers], at: Numbers) -> Numbers:
 
 
 def _phi(x: Numbers) -> Numbers:
-    result: Numbers = torch.special.ndtr(torch.as_tensor(x, dtype=torch.float64)).numpy()
+    result: Numbers = special.ndtr(x)
     return result

@@ -5,11 +5,10 @@ distance down and right to the centre of the pixel's object. So pixels that touc
 different centres (Cheng et al. 2020, arXiv 1911.10194; Zhou et al. 2019, arXiv 1904.07850).
 """
 
-import torch
-import torch.nn.functional as F
-
 from salus.common.job import TaskSettings
 from salus.common.models.object_masks import kept_objects
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 
 MAPS = 4
 REACH = 16.0  # pixels; distances are in this unit, so that all parts of the loss are of one size

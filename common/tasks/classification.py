@@ -4,18 +4,18 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from pydantic import Field as Key
 from pydantic import model_validator
 
 from salus.common.batch import Batch, Field
 from salus.common.class_losses import make_class_loss
+from salus.common.class_losses.base import ClassLoss
 from salus.common.declaration import target_of
 from salus.common.errors import DataError, JobError
 from salus.common.estimates import Metric
@@ -23,6 +23,8 @@ from salus.common.examples import Example
 from salus.common.figures import Figures, one_against_the_rest
 from salus.common.imbalance import ImbalanceSettings
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import TORCH, torch
+from salus.common.optional_torch import functional as F
 from salus.common.registry import Registry
 from salus.common.tasks.base import ONE_STEP, Said, Step, Totals, finite, full
 from salus.common.tasks.coarse import Coarse
@@ -94,8 +96,18 @@ class Classification:
         self.spec = {**inputs, "label": Field((), "int64", 0, self.classes)}
         self.coarse = Coarse(settings.classes)
         self.scores = self.coarse.scores
-        self.loss = make_class_loss(getattr(settings, "class_loss", "cross-entropy"), settings)
-        self.weights = torch.tensor(getattr(settings, "class_weights", ()) or (1.0,) * self.classes)
+        if TORCH:
+            assert self.loss  # built now, so that wrong settings are refused when the job is checked
+
+    @functools.cached_property
+    def loss(self) -> ClassLoss:
+        """The loss that the job names."""
+        return make_class_loss(getattr(self.settings, "class_loss", "cross-entropy"), self.settings)
+
+    @functools.cached_property
+    def weights(self) -> torch.Tensor:
+        """The job's factor for each class, float32 ``[classes]``."""
+        return torch.tensor(getattr(self.settings, "class_weights", ()) or (1.0,) * self.classes)
 
     def target(self, label: str) -> npt.NDArray[Any] | None:
         """Return what a label means to this task, as the spec's field ``label``; None if it means nothing to it."""

@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from scipy import special
 
 from salus.common.estimates import NOTHING, Estimate, Metric
 from salus.common.figures import MAX_CURVES, Curve, Figures
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Totals
 from salus.common.tasks.binormal import area_of, fit_curve
 
@@ -126,11 +127,9 @@ class Coarse:
 
 def typical_histogram(patients: float, rare: float) -> Totals:
     """Return the counts ``[2, CELLS]`` of a typical model with two classes, of which the first has a share of `rare`."""
-    edges = torch.tensor(EDGES, dtype=torch.float64)
+    edges = np.asarray(EDGES, dtype=np.float64)
     shares = [
-        np.diff(
-            np.concatenate([[0.0], torch.special.ndtr((edges - sign * TYPICAL_SHIFT) / TYPICAL_SPREAD).numpy(), [1.0]])
-        )
+        np.diff(np.concatenate([[0.0], special.ndtr((edges - sign * TYPICAL_SHIFT) / TYPICAL_SPREAD), [1.0]]))
         for sign in (-1, 1)
     ]
     return patients * np.stack([rare * shares[0], (1 - rare) * shares[1]])

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field as Key
 
 from salus.common.batch import THERE, Batch, Field, Spec
@@ -21,6 +20,7 @@ from salus.common.metrics.average_precision import BINS, AveragePrecision, partn
 from salus.common.metrics.mean_share import SIZE, mean_of, private_rows_of
 from salus.common.models import MODELS
 from salus.common.models.detectors.base import Detector, Found
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import ONE_STEP, Step, Totals, full
 from salus.common.tasks.classification import DEFAULT_CHAIN

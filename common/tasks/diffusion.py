@@ -7,12 +7,12 @@ steps of DDIM (Song et al. 2020, arXiv 2010.02502) suffice. Time and noise are f
 import math
 from typing import Annotated, Any, Literal, Self
 
-import torch
 from pydantic import Field as Key
 from pydantic import model_validator
 
 from salus.common.batch import Batch, Field
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Step, full
 from salus.common.tasks.generation import Generation, GenerationSettings, normal

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field as Key
 
 from salus.common.batch import Batch
@@ -20,6 +19,7 @@ from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 from salus.common.metrics.mean_share import NORM_L2, mean_of
 from salus.common.models import build_model
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Said, Step, Totals, finite, full
 from salus.common.tasks.classification import Classification, LabelSettings

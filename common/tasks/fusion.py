@@ -14,8 +14,6 @@ from hashlib import blake2b
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from pydantic import Field as Key
 from pydantic import model_validator
 
@@ -23,6 +21,8 @@ from salus.common.batch import THERE, Batch, Field
 from salus.common.errors import DataError, JobError, UnreadableImage
 from salus.common.examples import ROW, Array, Example
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Step, full
 from salus.common.tasks.classification import Classification, ClassificationSettings
 from salus.common.tasks.encoding import encoded_row, row_width

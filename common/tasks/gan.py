@@ -6,12 +6,12 @@ arXiv 1802.06739); what the generator learns, it learns from the discriminator.
 
 from typing import Annotated, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field as Key
 
 from salus.common.batch import Batch, Field
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Step, full
 from salus.common.tasks.generation import Generation, GenerationSettings, normal, one_hot, with_class

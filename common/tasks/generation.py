@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy.typing as npt
-import torch
 from pydantic import Field as Key
 from pydantic import model_validator
 
@@ -32,6 +31,7 @@ from salus.common.metrics.generated import (
     frechet_distance,
     moments,
 )
+from salus.common.optional_torch import torch
 from salus.common.strict import Strict
 from salus.common.tasks.base import ONE_STEP, Step, Totals, finite
 from salus.common.tasks.classification import Classification

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field as Limits
 
 from salus.common.batch import Batch, Field, Spec
@@ -20,6 +19,7 @@ from salus.common.job import TaskSettings
 from salus.common.metrics.average_precision import AveragePrecision, matched
 from salus.common.metrics.mean_share import SIZE, mean_of, private_rows_of
 from salus.common.models.object_masks import ObjectMasks, masks_of
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.base import ONE_STEP, Step, Totals, full

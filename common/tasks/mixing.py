@@ -4,10 +4,9 @@ Who trains mixes the inputs and adds the other item's label and the share of the
 depends on item i of the batch only.
 """
 
-import torch
-
 from salus.common.batch import Batch
 from salus.common.class_losses.base import ClassLoss
+from salus.common.optional_torch import torch
 
 OTHER = "label.other"
 SHARE = "label.share"

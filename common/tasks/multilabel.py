@@ -9,8 +9,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from pydantic import model_validator
 
 from salus.common.batch import Batch, Field
@@ -20,6 +18,8 @@ from salus.common.figures import MAX_CURVES, Curve, Figures, one_against_the_res
 from salus.common.imbalance import ImbalanceSettings
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.registry import Registry, settings_of
 from salus.common.tasks.base import Said, Step, Totals, finite, full
 from salus.common.tasks.binormal import area_of, fit_curve

@@ -5,11 +5,11 @@ number from 0. Pixel 0 covers 0 to 1.
 """
 
 import numpy as np
-import torch
 
 from salus.common.batch import THERE, Field
 from salus.common.errors import UnreadableImage
 from salus.common.examples import BOXES, Array
+from salus.common.optional_torch import torch
 
 LEAST_SIDE = 1.0  # pixels; a box that a crop or a resize left thinner is no object to find
 

@@ -4,14 +4,14 @@ Soft targets after Diaz and Marathe 2019 ("Soft Labels for Ordinal Regression"):
 softmax(-distance to k / softness). Quadratic weighted kappa after Cohen 1968.
 """
 
+import functools
 from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field as Key
 
-from salus.common.batch import Batch, Field
-from salus.common.job import TaskSettings
+from salus.common.batch import Batch
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Step, Totals, full
 from salus.common.tasks.classification import ClassificationSettings
@@ -34,11 +34,12 @@ class Ordinal(ImagesOrRows):
     Settings = OrdinalSettings
     headline = ("kappa", "mean_grade_error", "auc")
 
-    def _set(self, settings: TaskSettings, inputs: dict[str, Field]) -> None:
-        super()._set(settings, inputs)
-        own = settings_of(settings, OrdinalSettings)
+    @functools.cached_property
+    def targets(self) -> torch.Tensor:
+        """The soft target of each grade, float64 ``[grades, grades]``."""
+        own = settings_of(self.settings, OrdinalSettings)
         grades = torch.arange(self.classes, dtype=torch.float64)
-        self.targets = torch.softmax(-(grades[:, None] - grades).abs() / own.softness, dim=1)
+        return torch.softmax(-(grades[:, None] - grades).abs() / own.softness, dim=1)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:
         """Return each item's cross-entropy with the soft target of its grade."""

@@ -8,8 +8,6 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from pydantic import Field as Key
 from pydantic import model_validator
 
@@ -17,6 +15,8 @@ from salus.common.batch import Batch, Field
 from salus.common.estimates import NOTHING, Estimate, Metric
 from salus.common.figures import Figures
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Said, Step, Totals, full
 from salus.common.tasks.tabular import ImagesOrRows

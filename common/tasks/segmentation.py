@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field as Limits
 
 from salus.common.batch import Batch, Field, Spec
@@ -21,6 +20,7 @@ from salus.common.losses import make_loss
 from salus.common.metrics.coarse_dice import CoarseDice
 from salus.common.metrics.overlap import Overlap
 from salus.common.metrics.surface import Surface
+from salus.common.optional_torch import torch
 from salus.common.registry import Registry, settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.base import ONE_STEP, Step, Totals, full

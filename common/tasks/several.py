@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
-import torch
 from pydantic import Field as Key
 from pydantic import model_validator
 
 from salus.common.batch import THERE, Batch, Field, Spec
 from salus.common.examples import Array, Example
 from salus.common.job import MAX_INPUT_NUMBERS, TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.classification import Classification, ClassificationSettings
 

@@ -3,10 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-import torch
-
 from salus.common.batch import Batch, Spec, example_batch
 from salus.common.errors import JobError
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Step, Task
 
 

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from pydantic import Field as Key
 from pydantic import model_validator
 
@@ -21,6 +19,8 @@ from salus.common.figures import Figures
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Label
 from salus.common.metrics.survival import RISK_LOW, Brier, Concordance
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.outcomes import outcome_of
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Said, Step, Totals, finite, full

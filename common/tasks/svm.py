@@ -4,10 +4,9 @@ Cortes and Vapnik 1995 (Machine Learning 20(3)). The margin's penalty is ``train
 `random-features` it is a kernel machine.
 """
 
-import torch
-import torch.nn.functional as F
-
 from salus.common.batch import Batch
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.tasks.base import Step, full
 from salus.common.tasks.classification import ClassificationSettings
 from salus.common.tasks.tabular import ImagesOrRows

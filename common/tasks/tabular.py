@@ -3,13 +3,12 @@
 The constants come from the job and not from the data, because a mean computed at a site would itself be a release.
 """
 
-import torch
-
 from salus.common.batch import Field
 from salus.common.columns import columns_of
 from salus.common.errors import DataError, JobError
 from salus.common.examples import Example
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.tasks.classification import Classification
 from salus.common.tasks.encoding import encoded_row, row_width
 

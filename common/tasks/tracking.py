@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field as Limits
 
 from salus.common.batch import Batch
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.metrics.tracking import Tracking as Ruler
+from salus.common.optional_torch import torch
 from salus.common.registry import Registry, settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.base import Totals

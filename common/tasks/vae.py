@@ -5,11 +5,11 @@ Its noise is a field of the batch, so that an item's loss is a function of the i
 
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field as Key
 
 from salus.common.batch import Batch, Field
 from salus.common.job import TaskSettings
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Step, full
 from salus.common.tasks.generation import Generation, GenerationSettings, normal, one_hot, with_class

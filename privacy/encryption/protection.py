@@ -25,9 +25,9 @@ class Encryption:
     protects = True
     transcript = False
 
-    def check(self, job: Job, sites: int) -> None:
+    def check(self, job: Job, sites: int, parameters: int | None = None) -> None:
         """Refuse a job whose sums are too large, or that can never have enough sites."""
-        for shape in shapes_of(job):
+        for shape in shapes_of(job, parameters):
             choose_packing(sites, shape.clip_norm_l2)
         if sites < self.needed(job, sites):
             raise ProtectionError(

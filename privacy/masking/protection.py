@@ -27,7 +27,7 @@ class Masking:
     protects = True
     transcript = True
 
-    def check(self, job: Job, sites: int) -> None:
+    def check(self, job: Job, sites: int, parameters: int | None = None) -> None:
         """Refuse a job whose sums are too large, or that can never have enough sites."""
         needed = self.needed(job, sites)
         if sites < needed:
@@ -36,7 +36,7 @@ class Masking:
                 f"{'with' if job.privacy.noised else 'without'} differential privacy, found {sites}.",
                 remedy="Add sites; with fewer, a sum reveals too much about each site.",
             )
-        for shape in shapes_of(job):
+        for shape in shapes_of(job, parameters):
             noise_share(job, shape, sites)
 
     def promise(self, sites: int) -> str:

@@ -9,7 +9,7 @@ from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.errors import JobError
 from salus.common.job import Job
 from salus.server.commands import following, job_files
-from salus.server.commands.arguments import Folder, JobFile, StartOption
+from salus.server.commands.arguments import Folder, JobFile, OutlineOption, StartOption
 
 if TYPE_CHECKING:  # its import takes seconds, and most commands do not need it
     from salus.privacy.dp.plan import Plan
@@ -114,6 +114,7 @@ def submit(
     folder: Folder,
     path: JobFile,
     start: StartOption = None,
+    outline: OutlineOption = None,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
 ) -> None:
@@ -124,7 +125,7 @@ def submit(
     from salus.server.submission import job_in
 
     client, text = AdminClient(folder), read_text(path, error=JobError, what="job file")
-    _keep_start(folder, text, start)
+    _keep(folder, text, start, outline)
     if sentence := exactness(job_in(text), len(client.get("/status")["sites"])):
         out.print(sentence, soft_wrap=True)
     job_id = client.post("/jobs", text, anyway=anyway)["job"]
@@ -135,16 +136,17 @@ def submit(
         following.watch(folder, job_id)
 
 
-def _keep_start(folder: Path, text: str, path: Path | None) -> None:
-    """Put the start of a job into the coordinator's folder, where its daemon looks for it; it may be there already."""
+def _keep(folder: Path, text: str, start: Path | None, outline: Path | None) -> None:
+    """Put a job's start and outline into the coordinator's folder, where its daemon looks for them; they may be there already."""
     from salus.common.package.starting import start_from
     from salus.common.start.store import STARTS, CoordinatorStarts
+    from salus.server.outline import OUTLINES, Outlines, read_file
     from salus.server.submission import job_in
 
-    if path is None:
-        return
     job = job_in(text)
-    weights = start_from(job, path)
+    if outline is not None:
+        Outlines(folder / OUTLINES).put(job, read_file(outline))
+    weights = start_from(job, start) if start is not None else None
     if job.start is not None and weights is not None:
         CoordinatorStarts(folder / STARTS).put(job.start, weights)
 
@@ -154,6 +156,7 @@ def check(
     folder: Folder,
     path: JobFile,
     start: StartOption = None,
+    outline: OutlineOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask all sites whether they could run a job, without queueing it; exit code 44 if too few could."""
@@ -166,7 +169,7 @@ def check(
 
     text = read_text(path, error=JobError, what="job file")
     client = AdminClient(folder)
-    _keep_start(folder, text, start)
+    _keep(folder, text, start, outline)
     found = client.post("/check", text)
     if as_json:
         emit_json(found)

@@ -1,4 +1,4 @@
-"""`salus job new` and `salus job schema`: help for whoever writes a job file."""
+"""`salus job new`, `schema` and `outline`: help for whoever writes a job file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,14 @@ import typer
 
 from salus.common.console import emit_json, example, out, shown
 from salus.common.errors import JobError
+from salus.server.commands.arguments import JobFile, StartOption
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `salus job`."""
     app.command(epilog=example("salus job new --task classification --output job.toml"))(new)
     app.command(epilog=example("salus job schema"))(schema)
+    app.command(epilog=example("salus job outline simulations/jobs/pneumonia.toml --output pneumonia.outline"))(outline)
 
 
 def new(
@@ -60,3 +62,29 @@ def schema() -> None:
     from salus.common.job_schema import job_schema
 
     emit_json(job_schema())
+
+
+def outline(
+    path: JobFile,
+    output: Annotated[Path, typer.Option(help="File to write.")],
+    start: StartOption = None,
+) -> None:
+    """Check a job's network and write its names, shapes and first numbers, for a coordinator that has no torch."""
+    from salus.common.files import write_whole
+    from salus.common.package.starting import start_from
+    from salus.common.strict import read_text
+    from salus.server.checks import check_network
+    from salus.server.outline import outline_of
+    from salus.server.submission import job_in
+
+    job = job_in(read_text(path, error=JobError, what="job file"))
+    if job.statistics is not None:
+        raise JobError("A job with statistics has no network.", remedy="Submit it without an outline.")
+    check_network(job)
+    found = outline_of(job, start_from(job, start))
+    write_whole(output, found.encode(job))
+    out.print(
+        f"Wrote {shown(output)}, {found.layout.size:,} trained parameters. Submit the same job file with it: "
+        f"salus job submit FOLDER {shown(path)} --outline {shown(output)}",
+        soft_wrap=True,
+    )

@@ -4,16 +4,18 @@ An anchor belongs to the object that it overlaps most, if by at least a half, an
 (Ren et al. 2015, arXiv 1506.01497). Everything is done for each image by itself.
 """
 
+import functools
 import itertools
+import math
 from typing import Annotated, ClassVar
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
 
 from salus.common.job import TaskSettings
-from salus.common.models.detectors.base import DetectorSettings, Found, best, centres_of
+from salus.common.models.detectors.base import DetectorSettings, Found, best, centres_of, reduced
 from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors, shares
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 FINEST = 2  # halvings of the resolution at the finest level
@@ -77,9 +79,24 @@ class AnchorDetector:
 
     def __init__(self, task: TaskSettings) -> None:
         self.dims, self.classes = len(task.shape), len(task.classes)
-        self.anchors = anchors_of(task)
+        self.task = task
+
+    @functools.cached_property
+    def count(self) -> int:
+        """Number of all anchors."""
+        levels = zip(levels_of(self.task), anchors_at(self.task), strict=True)
+        return sum(each * math.prod(reduced(self.task.shape, halvings)) for halvings, each in levels)
+
+    @functools.cached_property
+    def anchors(self) -> torch.Tensor:
+        """All anchors, see `anchors_of`."""
+        return anchors_of(self.task)
+
+    @functools.cached_property
+    def corners(self) -> torch.Tensor:
+        """All anchors as lowest and highest corner, ``[anchors, 2 dims]``."""
         centre, size = torch.split(self.anchors, self.dims, dim=1)
-        self.corners = torch.cat([centre - size / 2, centre + size / 2], dim=1)
+        return torch.cat([centre - size / 2, centre + size / 2], dim=1)
 
     @property
     def numbers(self) -> int:

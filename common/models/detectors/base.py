@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import normalised
 from salus.common.models.outputs import cropped
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.strict import Strict
 
 RANKED = 1000  # places of a class with the highest scores that are decoded; each object has tens of them, so 300 missed cells

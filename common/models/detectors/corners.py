@@ -7,11 +7,8 @@ the other detectors, and there is one resolution only. Crowded objects of one cl
 one another, and one number for each must tell them apart.
 """
 
+import functools
 import math
-
-import torch
-import torch.nn.functional as F
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
@@ -27,6 +24,8 @@ from salus.common.models.detectors.base import (
 )
 from salus.common.models.detectors.centres import ALPHA, BETA, HALVINGS
 from salus.common.models.detectors.networks import RARE, with_detector
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 STEP = 2.0**HALVINGS
@@ -52,7 +51,12 @@ class CornerDetector:
             )
         self.classes = len(task.classes)
         self.sides = reduced(task.shape, HALVINGS)
-        self.places = centres_of(task.shape, HALVINGS) / STEP  # in places; the middle of the first is at 0.5
+        self.shape = task.shape
+
+    @functools.cached_property
+    def places(self) -> torch.Tensor:
+        """The centre of each place of the features, in places, ``[places, dims]``; the middle of the first is at 0.5."""
+        return centres_of(self.shape, HALVINGS) / STEP
 
     @property
     def numbers(self) -> int:

@@ -1,7 +1,7 @@
 """What the losses of all detectors share: how far a box is off, and that small objects count as much as large ones."""
 
-import torch
-import torch.nn.functional as F
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import torch
 
 BOX_WEIGHT = 2.0  # of `box_errors` beside what an object is; as in DETR (Carion et al. 2020, arXiv 2005.12872)
 

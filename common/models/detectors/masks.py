@@ -11,10 +11,7 @@ Outputs of a picture are the rows of `two_stage` behind each other, and then the
 from collections.abc import Sequence
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
@@ -22,6 +19,8 @@ from salus.common.models.blocks import convolution, normalised
 from salus.common.models.detectors.anchors import POSITIVE
 from salus.common.models.detectors.two_stage import TwoStage, TwoStageNetwork, TwoStageSettings, aligned, overlaps
 from salus.common.models.object_masks import LEAST_PIXELS, kept_objects, with_masks
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.tasks.centres import pixels
 
@@ -58,11 +57,11 @@ class RegionMasks:
         own = settings_of(task, MaskSettings)
         self.shape = task.shape[-2:]
         self.boxes, self.size, self.box_overlap = TwoStage(of_pictures(task)), own.mask_size, own.box_overlap
-        self.proposals = min(own.proposals, len(self.boxes.first.anchors))
+        self.proposals = min(own.proposals, self.boxes.first.count)
 
     def split(self, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rows of `two_stage`, ``[..., anchors + proposals, numbers]``, and masks ``[..., proposals, size, size]``."""
-        rows = len(self.boxes.first.anchors) + self.proposals
+        rows = self.boxes.first.count + self.proposals
         end, lead = rows * self.boxes.numbers, outputs.shape[:-1]
         first, masks = outputs[..., :end].reshape(*lead, rows, -1), outputs[..., end:]
         return first, masks.reshape(*lead, self.proposals, self.size, self.size)

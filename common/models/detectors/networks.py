@@ -3,9 +3,6 @@
 import math
 from collections.abc import Callable
 
-import torch
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import normalised
 from salus.common.models.detectors.anchors import (
@@ -20,6 +17,7 @@ from salus.common.models.detectors.anchors import (
 from salus.common.models.detectors.base import Backbone, DetectorSettings
 from salus.common.models.detectors.centres import HALVINGS, CentreDetector
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 RARE = (

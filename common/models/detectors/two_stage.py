@@ -10,10 +10,7 @@ class, and how to move the proposal. Shorter rows end with zeros.
 
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.detectors.anchors import (
@@ -28,6 +25,8 @@ from salus.common.models.detectors.base import Backbone, Found, best
 from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors
 from salus.common.models.detectors.networks import Head, with_detector
 from salus.common.models.outputs import dimensions
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 SAMPLES = {2: 5, 3: 3}  # points along each axis of a proposal, by dimensions

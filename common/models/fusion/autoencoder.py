@@ -4,11 +4,9 @@ Because each modality is rebuilt from the mean of those that are there, a descri
 missing (after Wu and Goodman 2018, arXiv 1802.05335, without their variational part).
 """
 
-import torch
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.fusion.encoders import Encoders, FusionModelSettings, check_task, mean_of_present
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.tasks.encoding import row_width
 

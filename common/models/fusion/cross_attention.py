@@ -5,12 +5,11 @@ Every part is one token; absent ones get no weight. Attention is made of linear 
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.fusion.encoders import FusionModelSettings, ImageMap, by_modality, check_task, pooled
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.tasks.encoding import row_width
 

@@ -1,10 +1,8 @@
 """Early fusion: the features of all modalities side by side, with which of them are there, into one network."""
 
-import torch
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.fusion.encoders import Encoders, FusionModelSettings
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 

@@ -8,14 +8,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import halvings, normalised
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.encoding import row_width

@@ -1,10 +1,8 @@
 """Late fusion: each modality is classified by itself, and the logits of those that are there are averaged."""
 
-import torch
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.fusion.encoders import Encoders, FusionModelSettings, mean_of_present
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 

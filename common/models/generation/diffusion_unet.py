@@ -2,15 +2,14 @@
 
 from typing import Annotated
 
-import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.generation.parts import own_task
 from salus.common.models.norms import GROUP_WIDTH
 from salus.common.models.outputs import cropped, dimensions, without_inplace
+from salus.common.optional_torch import functional as F
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 from salus.common.tasks.diffusion import DiffusionSettings

@@ -5,15 +5,14 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, TypeVar
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import Widths, convolution
 from salus.common.models.norms import group_norm
 from salus.common.models.outputs import cropped, dimensions
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of
 from salus.common.strict import Strict
 

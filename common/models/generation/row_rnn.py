@@ -5,12 +5,11 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.generation.parts import own_task
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 from salus.common.tasks.generation_rnn import RowSettings

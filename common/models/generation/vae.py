@@ -1,9 +1,8 @@
 """The networks of a variational autoencoder: ``encoder`` and ``decoder``."""
 
-from torch import nn
-
 from salus.common.job import TaskSettings
 from salus.common.models.generation.parts import CodeSettings, Decoder, Encoder, own_task
+from salus.common.optional_torch import nn
 from salus.common.registry import settings_of, with_settings
 from salus.common.tasks.vae import VaeSettings
 

@@ -3,12 +3,11 @@ or the largest or the mean value of each feature."""
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.sequence.frames import UNSEEN, EncoderSettings, Frames
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 

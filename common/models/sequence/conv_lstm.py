@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.blocks import convolution, normalised
 from salus.common.models.sequence.frames import check_task
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 from salus.common.strict import Strict
 

@@ -5,14 +5,13 @@ A network is called with images ``[items, frames, channels, *sides]`` and with w
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.job_statistics import Name
 from salus.common.models.encoders import ENCODERS
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import Registry, settings_of
 from salus.common.strict import Strict
 from salus.common.tasks.several import ItemSettings

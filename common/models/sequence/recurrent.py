@@ -6,12 +6,11 @@ depends on the input runs once for all images, the recurrent part once for each.
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.job import TaskSettings
 from salus.common.models.sequence.frames import EncoderSettings, Frames
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 

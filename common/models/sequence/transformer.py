@@ -2,13 +2,12 @@
 
 from typing import Annotated
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from salus.common.errors import JobError
 from salus.common.job import TaskSettings
 from salus.common.models.sequence.frames import UNSEEN, EncoderSettings, Frames, check_task, places
+from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 
