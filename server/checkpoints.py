@@ -1,4 +1,4 @@
-"""What survives `kill -9` of the coordinator: jobs, attempts, rounds and models, in SQLite and safetensors.
+"""What survives `kill -9` of the coordinator: jobs, attempts, rounds and models, in a database and in safetensors files.
 
 An attempt is written before anything is sent, so that no attempt number is used twice; a round is written after its
 model file is on disk, so that a recorded round always has its model.
@@ -6,6 +6,7 @@ model file is on disk, so that a recorded round always has its model.
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,53 +24,14 @@ from salus.common.errors import JobError, RoundError, StorageError, storage_erro
 from salus.common.files import replace_whole
 from salus.common.identity import Signed
 from salus.common.job import Job, job_from_canonical
-from salus.common.sqlite import open_database
 from salus.common.strategies.base import State
 from salus.common.strict import validate
 from salus.common.tensors import Array
 from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
 from salus.common.versions import MODEL_FORMAT, check_model_format
+from salus.server.database import Claim, open_engine, patient
+from salus.server.tables import ATTEMPTS, COHORTS, DECLARATIONS, JOBS, ROUNDS
 
-METADATA = sa.MetaData()
-JOBS = sa.Table(
-    "jobs",
-    METADATA,
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("job_id", sa.String, unique=True, nullable=False),
-    sa.Column("signed", sa.String, nullable=False),
-    sa.Column("status", sa.String, nullable=False),
-    sa.Column("reason", sa.String, nullable=False, server_default=""),
-    sa.Column("submitted_at", sa.String, nullable=False),
-    sa.Column("roster", sa.String, nullable=False, server_default=""),
-)
-ATTEMPTS = sa.Table(
-    "attempts",
-    METADATA,
-    sa.Column("job_id", sa.ForeignKey("jobs.job_id"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("attempt", sa.Integer, primary_key=True),
-)
-ROUNDS = sa.Table(
-    "rounds",
-    METADATA,
-    sa.Column("job_id", sa.ForeignKey("jobs.job_id"), primary_key=True),
-    sa.Column("round", sa.Integer, primary_key=True),
-    sa.Column("record", sa.String, nullable=False),
-)
-COHORTS = sa.Table(
-    "cohorts",
-    METADATA,
-    sa.Column("scope", sa.String, primary_key=True),
-    sa.Column("sites", sa.String, nullable=False),
-)
-DECLARATIONS = sa.Table(
-    "declarations",
-    METADATA,
-    sa.Column("site_key", sa.String, primary_key=True),  # the site's signing key: site numbers may change, keys do not
-    sa.Column("declared", sa.String, nullable=False),
-    sa.Column("heard_at", sa.String, nullable=False),
-)
-FORMAT = 1  # of the database
 METADATA_OF_FILE = {"format": str(MODEL_FORMAT)}
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
@@ -99,16 +61,34 @@ class JobRow:
 
 
 class Checkpoints:
-    """The coordinator's stored state, in one folder."""
+    """The coordinator's stored state; callable from several threads.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of the models, and of the SQLite file.
+        engine: the database; None for the SQLite file.
+    """
+
+    def __init__(self, folder: Path, engine: sa.Engine | None = None) -> None:
         self._folder = folder
-        self._engine = open_database(folder / "coordinator.sqlite", METADATA, FORMAT)
+        self._engine = engine or open_engine(folder)
+        self._claim = Claim(self._engine)
+        self._numbers = threading.Lock()  # a job's number is the next one
+        self.stopping = threading.Event()  # set when nobody should wait for the database any longer
         self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job stops before a model no longer fits
+
+    def claim(self) -> None:
+        """Make sure that no other coordinator uses the database; raises DatabaseTaken or DatabaseGone, see `Claim`."""
+        self._claim.hold()
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self.stopping.set()
+        self._claim.end()
+        self._engine.dispose()
 
     def submit(self, signed: Signed, name: str) -> str:
         """Record a new job and return its id, which is never reused."""
-        with self._engine.begin() as connection:
+        with self._numbers, self._engine.begin() as connection:
             last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
             job_id = f"{name}-{last + 1:04d}"
             connection.execute(
@@ -143,6 +123,7 @@ class Checkpoints:
 
     def set_status(self, job_id: str, status: str, reason: str = "") -> None:
         """Record a job's status; a job that has ended changes only through `reopen`."""
+        reason = reason.replace("\0", "").encode("utf-8", "replace").decode()  # a database takes no other text
         with self._engine.begin() as connection:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
             connection.execute(JOBS.update().where(mine).values(status=status, reason=reason))
@@ -173,6 +154,7 @@ class Checkpoints:
             connection.execute(JOBS.update().where(running).values(status="running", reason=""))
         return self.job(job_id).roster
 
+    @patient
     def begin_attempt(self, job_id: str, round_: int) -> int:
         """Reserve and return the next attempt number of a round, from 0; on disk when this returns."""
         with self._engine.begin() as connection:
@@ -204,6 +186,7 @@ class Checkpoints:
                 probe.unlink(missing_ok=True)
                 raise storage_error(problem) or problem from None
 
+    @patient
     def set_cohort(self, scope: str, sites: Sequence[int]) -> None:
         """Store the sites for which a sum over a data set is announced; the first set of a scope is kept."""
         row = {"scope": scope, "sites": json.dumps(sorted(sites))}
@@ -211,6 +194,7 @@ class Checkpoints:
             if connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope)) is None:
                 connection.execute(COHORTS.insert().values(row))
 
+    @patient
     def cohort(self, scope: str) -> tuple[int, ...]:
         """Return the sites of a scope's sums, empty before the first."""
         with self._engine.connect() as connection:
@@ -266,12 +250,14 @@ class Checkpoints:
             self.model_path(job_id, old).unlink(missing_ok=True)
         return path
 
+    @patient
     def save_record(self, job_id: str, round_: int, record: Mapping[str, object]) -> None:
         """Write the record of a round, replacing an earlier one."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(ROUNDS).where(ROUNDS.c.job_id == job_id, ROUNDS.c.round == round_))
             connection.execute(ROUNDS.insert().values(job_id=job_id, round=round_, record=json.dumps(record)))
 
+    @patient
     def records(self, job_id: str) -> list[dict[str, object]]:
         """Return the records of a job's rounds, in order."""
         with self._engine.connect() as connection:

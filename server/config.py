@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field
+import sqlalchemy as sa
+from pydantic import Field, field_validator
 
 from salus.common.certificates import check_certificate, server_context
 from salus.common.clock import Clock
@@ -19,6 +20,7 @@ from salus.common.names import check_name
 from salus.common.roster import Roster
 from salus.common.strict import Strict, load_toml
 from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
+from salus.server.database import FILE, check_url, open_engine
 
 ADMIN_SOCKET = "admin.sock"
 REQUEST = "coordinator.request"
@@ -29,6 +31,8 @@ CONFIG_TEMPLATE = """\
 listen = "{listen}"      # the address that sites connect to; 127.0.0.1 is reachable from this machine only
 port = {port}
 health_port = 0          # gRPC health service on loopback; 0 turns it off
+# database = "postgresql+psycopg://salus@db.example.org/salus"   # instead of SQLite in this folder
+# database_password_file = "database.password"
 max_running_jobs = 4     # further jobs wait; each running one keeps its model and the sum of a round in memory
 """
 
@@ -41,6 +45,8 @@ class ServerConfig(Strict):
         port: TCP port on which the coordinator accepts connections from sites.
         health_port: TCP port of the gRPC health service on loopback; 0 turns it off.
         max_running_jobs: Most jobs that run at once; further ones wait.
+        database: URL of a PostgreSQL database, without the password; empty for a SQLite file in this folder.
+        database_password_file: File with the database's password; empty for the environment variable SALUS_DATABASE_PASSWORD.
     """
 
     listen: str = "127.0.0.1"  # reachable from this machine only, unless set otherwise
@@ -48,6 +54,15 @@ class ServerConfig(Strict):
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     # Each running job keeps its model and the sum of a round in memory, and a site works for one job at a time.
     max_running_jobs: Annotated[int, Field(ge=1, le=64)] = 4
+    database: Annotated[str, Field(max_length=500)] = ""
+    database_password_file: Annotated[str, Field(max_length=1000)] = ""
+
+    @field_validator("database")
+    @classmethod
+    def _checked(cls, value: str) -> str:
+        if value:
+            check_url(value)
+        return value
 
 
 def init_server(folder: Path, name: str, url: str, listen: str) -> MemberRequest:
@@ -88,6 +103,16 @@ def _port_of(url: str) -> int:
     return port
 
 
+def database_of(folder: Path) -> sa.Engine | None:
+    """Return an engine over the database of a coordinator's folder or of a simulation; None if there is none yet."""
+    config = ServerConfig(port=1)
+    if (folder / "server.toml").exists():
+        config = load_toml(ServerConfig, folder / "server.toml", error=ConfigError, what="server file")
+    if not config.database and not (folder / FILE).exists():
+        return None
+    return open_engine(folder, config.database, config.database_password_file)
+
+
 @dataclass
 class ServerFolder:
     """The daemon's configuration, trust and keys, all checked."""
@@ -114,6 +139,10 @@ class ServerFolder:
                 remedy="Install the kit that the consortium issued for this coordinator.",
             )
         return cls(folder, config, trust, identity)
+
+    def engine(self) -> sa.Engine:
+        """Return an engine over the coordinator's database, see `open_engine`."""
+        return open_engine(self.folder, self.config.database, self.config.database_password_file)
 
     @property
     def roster(self) -> Roster:

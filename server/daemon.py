@@ -66,7 +66,7 @@ class CoordinatorDaemon:
         self._link = Link(
             folder.node_keys(), mismatched=self._other_protocol, roster=lambda: folder.trust.newest.serial
         )
-        self._checkpoints = Checkpoints(folder.folder)
+        self._checkpoints = Checkpoints(folder.folder, folder.engine())
         log = folder.folder / "events.jsonl"
         self._history = read_events(log) if log.exists() else []
         self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
@@ -116,11 +116,13 @@ class CoordinatorDaemon:
                 pause_s = self._look_for_work(pause_s)
         finally:
             self._scheduler.stop()
+            self._checkpoints.stopping.set()
             self._scheduler.join()
             if self._health is not None:
                 self._health.close()
             admin.close()
             hospitals.close()
+            self._checkpoints.close()
             (self._folder.folder / ADMIN_SOCKET).unlink(missing_ok=True)
 
     def _look_for_work(self, pause_s: float) -> float:

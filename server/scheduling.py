@@ -3,7 +3,7 @@
     waiting ──a place is free──> running ──all rounds──> finished
                                    │ too few sites, or a round that fails in every attempt ──> failed
                                    │ cancelled by the admin ──> cancelled
-                                   └ the process ends, the roster ends, or the disk is full ──> still running; it continues later
+                                   └ the process or the roster ends, the disk is full, the database is gone ──> it continues later
 
 Two jobs without noise over the same data set and epoch never run at once: all of their sums must be over the same sites, and
 the first sum decides which. A job that waits for another one does not stop a later job over other data.
@@ -17,6 +17,7 @@ from functools import lru_cache
 from salus.common.errors import StorageError
 from salus.common.job import job_from_canonical
 from salus.server.checkpoints import Checkpoints, JobRow
+from salus.server.database import DatabaseTaken
 from salus.server.participants import scope_of
 
 
@@ -105,7 +106,7 @@ class Scheduler:
         self._threads: dict[str, threading.Thread] = {}
         self._cancelled: set[str] = set()
         self._problems: list[Exception] = []
-        self._stopped = False
+        self._stopped = self._taken = False
 
     def begin_due(self, before: Callable[[], None] = lambda: None) -> None:
         """Begin the jobs that may begin now.
@@ -121,6 +122,12 @@ class Scheduler:
             self._problems.clear()
         if problem is not None:
             raise problem
+        try:
+            self._checkpoints.claim()
+        except DatabaseTaken:
+            self._taken = True  # running jobs stop: they are the other coordinator's now
+            raise
+        self._taken = False
         if not self.valid():
             return
         for row in self._plan().due:
@@ -163,7 +170,7 @@ class Scheduler:
 
     def must_end(self, job_id: str) -> bool:
         """Whether a running job must stop now; it continues later unless it was cancelled."""
-        return self._stopped or job_id in self._cancelled or not self.valid()
+        return self._stopped or self._taken or job_id in self._cancelled or not self.valid()
 
     def valid(self) -> bool:
         """Whether this coordinator may take part now."""

@@ -93,7 +93,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
     )
     if values["storage"]:
         out.print(
-            f"This machine cannot store data: {values['storage']}", style="bold red", markup=False, soft_wrap=True
+            f"Jobs wait, because nothing can be stored: {values['storage']}", style="bold red", markup=False, soft_wrap=True
         )
     table(
         "",

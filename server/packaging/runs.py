@@ -18,6 +18,8 @@ from salus.common.start.weights import Weights
 from salus.common.trust import KIT, TRUST
 from salus.privacy.records.transcripts import roster_in
 from salus.server.checkpoints import Checkpoints
+from salus.server.config import database_of
+from salus.server.database import FILE
 
 EXPORTED = (
     "exported.json"  # in the folder of a run: where each job's newest package was written, as seen from that folder
@@ -67,8 +69,8 @@ def open_run(folder: Path, job_id: str = "") -> FinishedRun:
         ConfigError: no such folder or job, or a simulation of an older version, which kept no keys.
         JobError: the job is not finished, or it has no model.
     """
-    home = folder / SIMULATED if (folder / SIMULATED / "coordinator.sqlite").exists() else folder
-    if not (home / "coordinator.sqlite").exists():
+    home = folder / SIMULATED if (folder / SIMULATED / FILE).exists() else folder
+    if (database := database_of(home)) is None:
         raise ConfigError(
             f"{folder.name!r} is neither a coordinator's folder nor that of a simulation.",
             remedy="Give the folder of salus simulate --output, or the coordinator's folder.",
@@ -78,7 +80,7 @@ def open_run(folder: Path, job_id: str = "") -> FinishedRun:
             f"{folder.name!r} has no key of a coordinator, or no kit of a consortium.",
             remedy="Run the simulation again with this version of Salus, or install the coordinator's kit.",
         )
-    checkpoints = Checkpoints(home)
+    checkpoints = Checkpoints(home, database)
     row = checkpoints.job(job_id or _only(checkpoints))
     if row.status != "finished":
         raise JobError(f"The job {row.job_id!r} is {row.status}.", remedy="Wait until it has finished.")
