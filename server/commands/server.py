@@ -93,7 +93,10 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
     )
     if values["storage"]:
         out.print(
-            f"Jobs wait, because nothing can be stored: {values['storage']}", style="bold red", markup=False, soft_wrap=True
+            f"Jobs wait, because nothing can be stored: {values['storage']}",
+            style="bold red",
+            markup=False,
+            soft_wrap=True,
         )
     table(
         "",
