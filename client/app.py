@@ -1,4 +1,4 @@
-"""A site as a Flower `ClientApp`; the daemon, the simulation and Flower's own engines all call this one object."""
+"""A site as a Flower `ClientApp`; the simulation and Flower's own engines all call this one object."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 
 from salus.client.site import Site
 from salus.common.errors import SalusError, describe
-from salus.common.packets import MESSAGE_TYPES, Reply, pack, refusal, unpack_request
+from salus.common.packets import Reply, pack, refusal, require_type, unpack_request
 
 SiteOf = Callable[[Context], Site]
 
@@ -16,7 +16,7 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
     """Return the app.
 
     Args:
-        site_of: returns the site that a message is for; a daemon has one, a virtual engine one per node.
+        site_of: returns the site that a message is for; a virtual engine has one per node.
     """
     app = ClientApp()
 
@@ -37,10 +37,7 @@ def _answer(site_of: SiteOf, message: Message, context: Context) -> tuple[Reply,
     site = site_of(context)
     try:
         request, blob = unpack_request(message.content)
+        require_type(request, message.metadata.message_type)
     except SalusError as problem:
         return refusal(site.site_id, problem, describe(problem)), b""
-    if MESSAGE_TYPES[request.kind] != message.metadata.message_type:
-        return Reply(
-            kind="refused", site=site.site_id, error="WireError", text="The message's type does not match its content."
-        ), b""
     return site.handle(request, blob)

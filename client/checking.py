@@ -1,16 +1,20 @@
 """A site's answer to whether it could run a job: by its policy, its declarations and its budget (as yes or no)."""
 
-from collections import deque
 from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import TypeAdapter
 
 from salus.client.data.approval import sentence
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.grey_values import flat_here
 from salus.client.ledger.store import Budget, Ledger
 from salus.client.policy import OtherEpoch, Policy
+from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.declaration import Declaration
 from salus.common.errors import Refused, SalusError, describe
+from salus.common.files import write_whole
 from salus.common.fit import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict, problems_of
 from salus.common.job import Job
 from salus.common.packets import Request
@@ -20,6 +24,7 @@ from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protection import protection_of
 
 HOUR_S = 3600.0
+TIMES = TypeAdapter(dict[str, list[float]])
 NO_BUDGET = "The privacy budget of this site's patients does not allow the job; its operator sees the numbers."
 
 
@@ -28,26 +33,41 @@ class TooManyChecks(Refused):
 
 
 class CheckLimit:
-    """Counts the checks about each data set within the last hour; a restart forgets them.
+    """Counts the checks about each data set within the last hour.
 
     Without a limit, a coordinator could find out by bisection how much of the patients' budget is left.
+
+    Args:
+        path: where the times are kept, so that no end of a process forgets them; None keeps them in memory.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._answered: dict[str, deque[float]] = {}
+    def __init__(self, clock: Clock, path: Path | None = None) -> None:
+        self._clock, self._path = clock, path
+        self._answered = self._stored()
 
     def admit(self, dataset: str, per_hour: int) -> None:
         """Count one check; raises TooManyChecks if `per_hour` were answered within the last hour."""
-        now, answered = self._clock.monotonic_s(), self._answered.setdefault(dataset, deque())
-        while answered and answered[0] <= now - HOUR_S:
-            answered.popleft()
+        now = self._clock.now().timestamp()
+        for name, times in list(self._answered.items()):
+            kept = [min(time, now) for time in times if time > now - HOUR_S]  # a clock set back frees nothing
+            self._answered[name] = kept
+            if not kept:
+                del self._answered[name]
+        answered = self._answered.setdefault(dataset, [])
         if len(answered) >= per_hour:
             raise TooManyChecks(
                 f"This site answers at most {per_hour} checks about one data set in an hour.",
                 remedy="Wait, or ask its operator to raise checks_per_hour in policy.toml.",
             )
         answered.append(now)
+        if self._path is not None:
+            write_whole(self._path, canonical_json(self._answered))
+
+    def _stored(self) -> dict[str, list[float]]:
+        try:
+            return TIMES.validate_json(self._path.read_bytes()) if self._path is not None else {}
+        except (OSError, ValueError):
+            return {}  # the first start, or a file that only this site's own user can have damaged
 
 
 def offered(catalogue: Catalogue, policy: Policy) -> dict[str, Declaration | None]:

@@ -2,26 +2,18 @@
 
 import contextlib
 import os
-import sqlite3
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import Field
 
-from salus.client.checking import CheckLimit
-from salus.client.data.catalogue import Catalogue
-from salus.client.data.dicom.isolation import ACCEPTED, Decoding
-from salus.client.data.sandbox import LAYERS
-from salus.client.ledger.key import bind_key
-from salus.client.ledger.store import Ledger
+from salus.client.data.accepted import ACCEPTED
+from salus.client.executors.settings import ExecutorSettings
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
-from salus.client.rosters import JobRosters
-from salus.client.session_store import SqliteSessionStore
-from salus.client.site import Site
 from salus.common.certificates import check_certificate, client_context
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, IdentityError
@@ -31,9 +23,14 @@ from salus.common.identity import Identity, load_private_key, save_secret, unhex
 from salus.common.kit import NODE_KEY, SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
 from salus.common.names import check_name
 from salus.common.roster import Roster
-from salus.common.start.store import STARTS
 from salus.common.strict import Strict, load_toml
 from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
+
+if TYPE_CHECKING:  # imported where they are used: a site at rest reads its settings, and nothing else
+    from salus.client.data.catalogue import Catalogue
+    from salus.client.data.dicom.isolation import Decoding
+    from salus.client.ledger.store import Ledger
+    from salus.client.site import Site
 
 PSEUDONYM_KEY_BYTES = 32
 CONFIG_TEMPLATE = """\
@@ -48,6 +45,13 @@ disk_cache_mb = 20000    # prepared samples kept on disk, in the folder cache
 threads = 0              # CPU threads for training; 0 leaves the choice to torch
 decode_memory_mb = 6144  # for the process that decodes images
 max_job_memory_mb = 0    # a job that needs more memory is refused; 0: three quarters of this machine's memory
+
+[executor]
+kind = "process"         # process | slurm; work for jobs runs in a process of its own, which ends when there is none
+idle_minutes = 10.0      # without a request, until it ends and its memory is free
+memory_mb = 0            # most memory of that process; 0: no limit
+gpu_share = 1.0          # the part of a GPU's memory that it may use
+hours = []               # local hours in which it begins to work, such as ["20:00-06:00"]; empty: always
 """
 POLICY_TEMPLATE = """\
 # What this site allows. Nothing the coordinator sends can widen it; an unreadable file refuses every job.
@@ -73,6 +77,7 @@ period_days = 365
 
 CACHE = "cache"
 CATALOGUE = "catalogue.sqlite"
+CHECKS = "checks.json"  # when checks of jobs were answered
 STATES = "states"  # what a job keeps between rounds
 LEDGER = "ledger.sqlite"
 PSEUDONYM_KEY = "pseudonym.key"
@@ -88,15 +93,20 @@ class SiteConfig(Strict):
         decode_without_sandbox: decode files without a sandbox; the value states the risk and must be written exactly as shown.
             Empty: nothing is decoded without a sandbox.
         performance: settings that affect only speed and memory.
+        executor: where work for jobs runs, and what it may use.
     """
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     reconnect_max_s: Annotated[float, Field(gt=0)] = 60.0  # a restarted coordinator is found within a minute
     decode_without_sandbox: Literal["", ACCEPTED] = ""  # type: ignore[valid-type]  # needed only if the kernel offers no seccomp filter
     performance: Performance = Performance()
+    executor: ExecutorSettings = ExecutorSettings()
 
-    def decoding(self) -> Decoding:
+    def decoding(self) -> "Decoding":
         """Return how this site decodes files."""
+        from salus.client.data.dicom.isolation import Decoding
+        from salus.client.data.sandbox import LAYERS
+
         layers = () if self.decode_without_sandbox else LAYERS
         return Decoding(layers=layers, memory_mb=self.performance.decode_memory_mb)
 
@@ -128,6 +138,8 @@ def pseudonym_key(folder: Path) -> bytes:
         ConfigError: the folder is not a site's, or its key is missing or damaged.
         LedgerError: the ledger was started with another key.
     """
+    from salus.client.ledger.key import bind_key
+
     secret = _stored_key(folder)
     bind_key(folder / LEDGER, secret)
     return secret
@@ -162,13 +174,15 @@ def _config(folder: Path) -> SiteConfig:
     return load_toml(SiteConfig, settings, error=ConfigError, what="site file") if settings.exists() else SiteConfig()
 
 
-def open_catalogue(folder: Path) -> Catalogue:
+def open_catalogue(folder: Path) -> "Catalogue":
     """Open a site's catalogue; errors as in `pseudonym_key`."""
+    from salus.client.data.catalogue import Catalogue
+
     config = _config(folder)
     return Catalogue(folder / CATALOGUE, pseudonym_key(folder), config.decoding())
 
 
-def copied_catalogue(folder: Path, copy: Path) -> Catalogue:
+def copied_catalogue(folder: Path, copy: Path) -> "Catalogue":
     """Open a copy of a site's catalogue as it is now, beside a running daemon, too; the site's ledger is not opened.
 
     Args:
@@ -177,6 +191,10 @@ def copied_catalogue(folder: Path, copy: Path) -> Catalogue:
     Raises:
         ConfigError: as in `pseudonym_key`, or no catalogue that can be read.
     """
+    import sqlite3
+
+    from salus.client.data.catalogue import Catalogue
+
     config, secret = _config(folder), _stored_key(folder)
     source = folder / CATALOGUE
     if not source.is_file():
@@ -195,8 +213,10 @@ def copied_catalogue(folder: Path, copy: Path) -> Catalogue:
     return Catalogue(copy, secret, config.decoding())
 
 
-def open_ledger(folder: Path, clock: Clock) -> Ledger:
+def open_ledger(folder: Path, clock: Clock) -> "Ledger":
     """Open a site's privacy ledger; errors as in `pseudonym_key`."""
+    from salus.client.ledger.store import Ledger
+
     pseudonym_key(folder)
     return Ledger(folder / LEDGER, clock)
 
@@ -252,8 +272,14 @@ class SiteFolder:
         trust = self.folder / TRUST
         return client_context(trust / AUTHORITY, trust / CERTIFICATE, self.folder / "keys" / TRANSPORT_KEY)
 
-    def site(self, events: EventSink, clock: Clock) -> Site:
-        """Return the site that handles requests."""
+    def site(self, events: EventSink, clock: Clock) -> "Site":
+        """Return the site that handles requests; this imports everything that training needs."""
+        from salus.client.checking import CheckLimit
+        from salus.client.rosters import JobRosters
+        from salus.client.session_store import SqliteSessionStore
+        from salus.client.site import Site
+        from salus.common.start.store import STARTS
+
         return Site(
             site_id=self.site_id,
             identity=self.identity,
@@ -270,5 +296,5 @@ class SiteFolder:
             states=self.folder / STATES,
             starts=self.folder / STARTS,
             order=self.identity.sign("salus/training-order/1"),  # known to nobody else, and the same after a restart
-            limit=CheckLimit(clock),
+            limit=CheckLimit(clock, self.folder / CHECKS),
         )

@@ -3,6 +3,9 @@
 disconnected ──activate──> waiting ──message──> working ──reply sent──> waiting
      ^                        │                    │
      └──── any link error ────┴────────────────────┘     back-off: doubling from 1 s to the configured limit
+
+It holds the link and looks at dates, hours and stopped jobs. Everything else is the worker's, see `executors`: this process
+imports no torch, and lives through whatever happens to the other.
 """
 
 import logging
@@ -11,18 +14,20 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from flwr.app import Context, Message, RecordDict
-from flwr.clientapp import ClientApp
-
-from salus.client.app import make_client_app
 from salus.client.config import SiteFolder
+from salus.client.executors.base import Backend, Executor, Listener, NotStarted
+from salus.client.executors.hours import check_hours
+from salus.client.executors.process import ProcessBackend
+from salus.client.executors.stopped import WORKING
 from salus.client.link import FleetLink
+from salus.client.link_direct import Delivery
 from salus.common.clock import Clock
-from salus.common.errors import LinkError, Refused, describe
-from salus.common.events import Event, EventLog
+from salus.common.errors import ConfigError, LinkError, Refused, describe
+from salus.common.events import Event, EventLog, Value
 from salus.common.expiry import RosterWatch
 from salus.common.health import DATA, HealthServer
-from salus.common.packets import pack, refusal
+from salus.common.packets import Reply, Request, header_of, refusal, reply_of, request_of, require_type
+from salus.common.progress import Progress, Step
 
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
 FIRST_PAUSE_S = 1.0
@@ -36,15 +41,19 @@ class Attempts:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def begin(self, identifier: str) -> bool:
-        """Record that work begins; return False if this request was begun `MAX_BEGUN` times and never finished."""
+    def begin(self, identifier: str, job: str = "") -> bool:
+        """Record that work begins; return False if this request was begun `MAX_BEGUN` times and never finished.
+
+        Args:
+            job: id of its job, for `salus client stop-job`.
+        """
         begun = 1
         if self._path.exists():
-            last, _, count = self._path.read_text().partition(" ")
+            last, count, *_ = [*self._path.read_text().split(), "", ""]
             begun = int(count) + 1 if last == identifier and count.isdecimal() else 1
         if begun > MAX_BEGUN:
             return False
-        self._path.write_text(f"{identifier} {begun}")
+        self._path.write_text(f"{identifier} {begun} {job}")
         return True
 
     def end(self) -> None:
@@ -57,10 +66,18 @@ class SiteDaemon:
 
     Args:
         listener: called with each line for the operator's console, and whether it is an alarm.
+        backend: where it works; None for what ``site.toml`` says.
+
+    Raises:
+        ConfigError: the worker cannot start, for the reason that it names.
     """
 
     def __init__(
-        self, folder: SiteFolder, clock: Clock, listener: Callable[[str, bool], None] = lambda line, alarm: None
+        self,
+        folder: SiteFolder,
+        clock: Clock,
+        listener: Callable[[str, bool], None] = lambda line, alarm: None,
+        backend: Backend | None = None,
     ) -> None:
         logging.getLogger("flwr").setLevel(logging.WARNING)
         self._folder = folder
@@ -68,15 +85,22 @@ class SiteDaemon:
         self._tell = listener
         self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,))
         self._dates = RosterWatch(lambda: folder.roster, clock, self._say_dates)
-        self._site = site = folder.site(self._events, clock)
-        self._attempts = Attempts(folder.folder / "working.json")
-        self._app: ClientApp = make_client_app(lambda context: site)
+        self._attempts = Attempts(folder.folder / WORKING)
+        self._troubles: list[str] = []
+        self._progress = Progress()
+        told = Listener(self._event, self._progressed, self._data_state)
+        minutes = folder.config.executor.idle_minutes
+        self._executor = Executor(folder.folder, backend or backend_of(folder), minutes, clock, told)
         self._stop = threading.Event()
         self._health = HealthServer(folder.config.health_port) if folder.config.health_port else None
-        self._site.recheck()
-        self._data_state()
-        for trouble in self._site.troubles():
-            self._tell(trouble.line, True)
+        try:
+            self._executor.try_start()
+        except NotStarted as problem:
+            error = ConfigError(problem.text, remedy="")
+            error.exit_code = problem.exit_code
+            raise error from None
+        for line in self._troubles:
+            self._tell(line, True)
 
     def stop(self) -> None:
         """Ask the daemon to stop after the current message; may be called from a signal handler."""
@@ -84,6 +108,15 @@ class SiteDaemon:
 
     def run(self) -> None:
         """Serve until stopped; link errors never end it."""
+        try:
+            self._connect()
+        finally:
+            self._executor.close()
+        self._state("stopped")
+        if self._health is not None:
+            self._health.close()
+
+    def _connect(self) -> None:
         pause_s = FIRST_PAUSE_S
         limit = self._folder.config.performance.job_limit_bytes()
         with FleetLink(
@@ -93,50 +126,67 @@ class SiteDaemon:
             heart.start()
             while not self._stop.is_set():
                 try:
-                    node = link.activate()
+                    link.activate()
                     self._state("connected")
                     pause_s = FIRST_PAUSE_S
-                    self._serve(link, node)
+                    self._serve(link)
                 except Exception as problem:  # no message may stop a hospital's daemon
                     self._state("disconnected", text=describe(problem))
+                    self._look()
                     # Jitter, so that all sites of a restarted coordinator do not return in the same instant.
                     self._stop.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
                     pause_s = min(pause_s * 2, self._folder.config.reconnect_max_s)
-        self._state("stopped")
-        if self._health is not None:
-            self._health.close()
 
-    def _serve(self, link: FleetLink, node: int) -> None:
-        context = Context(0, node, {}, RecordDict(), {})
+    def _serve(self, link: FleetLink) -> None:
         while not self._stop.is_set():
             self._dates.valid()  # warns well before the roster expires
-            message = link.receive()
-            if message is None:
-                self._site.recheck()
+            delivery = link.take()
+            if delivery is None:
+                self._look()
                 continue
             self._state("working")
-            self._deliver(link, self._answer(message, context))
+            self._progress = Progress(request=delivery.meta.message, step="checking")
+            header, blob = self._answer(delivery)
+            self._progressed("sending", 0)
+            self._deliver(link, delivery, header, blob)
+            self._progress = Progress()
             self._state("connected")
 
-    def _answer(self, message: Message, context: Context) -> Message:
-        """Return the app's reply, or a refusal; a request that has crashed this process twice is not tried again."""
+    def _look(self) -> None:
+        """Let the worker look at its data, or end it after a long rest."""
+        try:
+            self._executor.look()
+        except Refused as problem:
+            self._events.emit("worker-ended", text=text_of(problem))
+
+    def _answer(self, delivery: Delivery) -> tuple[bytes, bytes]:
+        """Return the worker's reply, or a refusal; a request that has crashed this process twice is not tried again."""
         try:
             self._dates.check()
-            if not self._attempts.begin(message.metadata.message_id):
+            request = request_of(delivery.header)
+            require_type(request, delivery.meta.type)
+            if not self._attempts.begin(delivery.meta.message, request.job_id):
                 raise Refused(
                     "This request has crashed the site's process before.", remedy="See the site's system log."
                 )
-            return self._app(message, context)
+            return self._reply(request, delivery.blob)
         except Exception as problem:
-            self._events.emit("refused", error=type(problem).__name__, text=describe(problem))
-            return Message(pack(refusal(self._folder.site_id, problem, describe(problem))), reply_to=message)
+            self._events.emit("refused", error=type(problem).__name__, text=text_of(problem))
+            return header_of(refusal(self._folder.site_id, problem, describe(problem))), b""
         finally:
             self._attempts.end()
 
-    def _deliver(self, link: FleetLink, reply: Message) -> None:
+    def _reply(self, request: Request, blob: bytes) -> tuple[bytes, bytes]:
+        if request.kind == "hello":
+            return header_of(Reply(kind="ok", site=self._folder.site_id)), b""
+        check_hours(self._folder.config.executor.hours, request.kind, self._clock.now())
+        header, answer = self._executor.ask(request.job_id, header_of(request), blob)
+        return header_of(reply_of(header)), answer
+
+    def _deliver(self, link: FleetLink, delivery: Delivery, header: bytes, blob: bytes) -> None:
         for attempt in range(1, SEND_TRIES + 1):
             try:
-                link.send(reply)
+                link.answer(delivery, header, blob)
                 return
             except LinkError:
                 if attempt == SEND_TRIES:
@@ -146,7 +196,7 @@ class SiteDaemon:
     def _beat(self, link: FleetLink) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                link.heartbeat()
+                link.heartbeat(self._progress)
             except LinkError:
                 continue  # the main loop meets the same error and connects again
 
@@ -162,16 +212,38 @@ class SiteDaemon:
         self._tell(f"{state}: {text}" if text else state, False)
 
     def _show(self, event: Event) -> None:
-        """Show urgent events on the console, and report the data's state to the health service."""
+        """Show urgent events on the console."""
         line = console_line(event)
         if line:
             self._tell(line, event.kind == "data-trouble")
-        if event.kind in ("data-trouble", "data-mended"):
-            self._data_state()
 
-    def _data_state(self) -> None:
+    def _event(self, kind: str, fields: dict[str, Value]) -> None:
+        self._events.emit(kind, **fields)
+
+    def _progressed(self, step: Step, percent: int) -> None:
+        """Keep how far the work is, for the next heartbeat."""
+        self._progress = Progress(request=self._progress.request, step=step, percent=percent)
+
+    def _data_state(self, troubles: list[str]) -> None:
+        """Report the data's state to the health service."""
+        self._troubles = troubles
         if self._health is not None:
-            self._health.set(serving=not self._site.troubles(), service=DATA)
+            self._health.set(serving=not troubles, service=DATA)
+
+
+def backend_of(folder: SiteFolder) -> Backend:
+    """Return where a site works, as its settings say."""
+    settings = folder.config.executor
+    if settings.kind == "slurm":
+        from salus.client.executors.slurm import SlurmBackend
+
+        return SlurmBackend(folder.folder, settings)
+    return ProcessBackend(folder.folder, memory_mb=settings.memory_mb, threads=folder.config.performance.threads)
+
+
+def text_of(problem: BaseException) -> str:
+    """Return a problem for the site's operator."""
+    return problem.text if isinstance(problem, NotStarted) else describe(problem)
 
 
 def console_line(event: Event) -> str:
@@ -190,5 +262,7 @@ def console_line(event: Event) -> str:
             )
         case "refused":
             return f"Refused: {fields['text']}"
+        case "worker-ended":
+            return f"The process for work has ended. {fields['text']}"
         case _:
             return ""

@@ -1,13 +1,15 @@
 """Settings that affect only speed and memory, never a guarantee; kept apart from every rule for that reason."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from pydantic import Field
 
-from salus.common.cost import MEBIBYTE, machine_limit_bytes
 from salus.common.errors import ConfigError
+from salus.common.machine import MEBIBYTE, machine_limit_bytes
 from salus.common.strict import Strict
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Performance(Strict):
@@ -36,8 +38,10 @@ class Performance(Strict):
         """Return how much memory a job may need, as estimated before it is built."""
         return self.max_job_memory_mb * MEBIBYTE or machine_limit_bytes()
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """Return the device; raises ConfigError if a GPU was requested and there is none."""
+        import torch  # here: a site at rest reads these settings, too
+
         available = torch.cuda.is_available()
         if self.device == "cuda" and not available:
             raise ConfigError("Expected a CUDA device, found none.", remedy='Set device = "auto" in site.toml.')

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from salus.client.ledger.store import Budget
+from salus.client.ledger.budget import Budget
 from salus.common.errors import ConfigError, Refused
 from salus.common.job import Job
 from salus.common.strict import Strict, load_toml

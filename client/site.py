@@ -8,13 +8,11 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from salus.client.checking import (
     CheckLimit,
     check_round,
     check_sites,
-    cost_of,
     offered,
     scope_of,
     too_large,
@@ -32,6 +30,7 @@ from salus.client.performance import Performance
 from salus.client.policy import Policy
 from salus.client.private_training import PrivateTrainer
 from salus.client.refusing import refused
+from salus.client.reserving import reserve
 from salus.client.rosters import JobRosters
 from salus.client.running import Account, Private, Running, RunningJob
 from salus.client.starting import received
@@ -55,7 +54,7 @@ from salus.common.tasks import make_task
 from salus.common.transforms.checks import check_chain
 from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
-from salus.privacy.dp.plan import Plan, plan_of
+from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import SiteEnd, protection_of
 from salus.privacy.protocol.contributors import late_data
 from salus.privacy.protocol.party import SiteParty
@@ -216,6 +215,11 @@ class Site:
         """Return the current problems with this site's data sets."""
         return self._catalogue.troubles.all()
 
+    @property
+    def session_open(self) -> bool:
+        """Whether a protected sum waits for the coordinator's next request: its secrets are in this process only."""
+        return self._open is not None and not self._open[1].finished
+
     def recheck(self) -> None:
         """Forget who has withdrawn, and check whether problems with data sets are resolved; called when the site is idle."""
         self._watch.recheck(self._running)
@@ -271,7 +275,8 @@ class Site:
         account, patients = None, None
         if plan is not None:
             account = Account(plan, self._ledger, ledger_name(job_id, document))
-            patients = self._reserve(job, plan, account.name)
+            budget = self._policy().budget
+            patients = reserve(account, job, budget, self._catalogue, self._store, self.site_id, self._events)
         if sums is None:
             return self._prepare_training(job, document, job_id, account, patients)
         least = lambda: self._policy().min_patients_per_cell  # noqa: E731  # as it is at every step
@@ -301,29 +306,18 @@ class Site:
             data = None  # the site takes part without data, see `RunningJob.contribution`
             self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))
         if data is not None:
-            found: dict[str, Any] = {
-                "patients": data.train.patients,
-                "images": len(data.train),
-                "left_out": data.left_out,
-            }
-            self._events.emit("job-accepted", job=job.job.name, **found)
+            self._events.emit(
+                "job-accepted",
+                job=job.job.name,
+                patients=data.train.patients,
+                images=len(data.train),
+                left_out=data.left_out,
+            )
         return RunningJob(
             job, job_id, document, protection, trainer, data, self._events, account, private, local,
             finding=finding, order=self._order, least=self._least(job) if job.evaluation.subgroups else 1,
             start=lambda: self._starts.of(job),
         )  # fmt: skip
-
-    def _reserve(self, job: Job, plan: Plan, account: str) -> frozenset[str]:
-        """Reserve the whole job's cost for every patient of the data set; raises LedgerError if the budget is too small."""
-        patients, budget = self._catalogue.patients(job.task.dataset), self._policy().budget
-        # A ledger that was restored from a backup is shorter than the head that this site stores elsewhere.
-        self._ledger.check_holds(self.site_id, self._store.ledger_head(self.site_id))
-        self._store.ledger_seen(self.site_id, self._ledger.head())
-        self._ledger.close_finished(but=account)
-        self._ledger.merge(self._catalogue.merges.all())
-        reserved = self._ledger.reserve(account, job.task.dataset, patients, plan, job.job.rounds, budget)
-        self._events.emit("reserved", **cost_of(job, plan, budget))
-        return reserved
 
 
 def _key(request: Request) -> tuple[str, int, int]:

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import psutil
-
 from salus.common.batch import empty_batch
 from salus.common.errors import JobError, SalusError
 from salus.common.job import Job, TaskSettings
+from salus.common.machine import MEBIBYTE
 from salus.common.models import MODELS, input_features, prepare
 from salus.common.optional_torch import torch
 from salus.common.subgroups import groups_of
@@ -33,7 +32,6 @@ BYTES_PER_PRIVATE_ACTIVATION = 32  # also in double precision, for norms that do
 BYTES_PER_CELL = 64
 MOST_PRIVATE_ROWS = 64
 UNKNOWN_ACTIVATIONS = 64  # per input value, for a network whose activations cannot be counted on the meta device
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -99,11 +97,6 @@ def check_cost(job: Job, limit_bytes: int, refuse: Callable[[str, str], SalusErr
             "Choose a smaller shape, model or batch_size.",
         )
     return cost
-
-
-def machine_limit_bytes() -> int:
-    """Return the default limit for a job on this machine: three quarters of its memory."""
-    return 3 * psutil.virtual_memory().total // 4
 
 
 def megabytes(size_bytes: int) -> str:

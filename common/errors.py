@@ -13,6 +13,7 @@
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
     ├── LinkError                  31  the other side cannot be reached or refuses us
     ├── Refused                    40  a site refuses what was asked
+    │   ├── OutsideHours           46  a site that works at other hours, which are named
     │   ├── UnfitError             44  a job needs what a site's data set does not declare
     │   └── LedgerError            42  nothing is reserved, or the ledger is not valid
     │       └── BudgetError        43  a patient's privacy budget would be exceeded
@@ -27,6 +28,7 @@ absolute path, because it may be sent to the other side of the federation or wri
 """
 
 import errno
+from datetime import datetime, timedelta
 
 
 class SalusError(Exception):
@@ -126,6 +128,24 @@ class Refused(SalusError):
     """A site refuses a request; it decides this before any data are read."""
 
     exit_code = 40
+
+
+class OutsideHours(Refused):
+    """A site works at other hours.
+
+    Args:
+        at: when it works again, in its local time.
+        now: the current time.
+    """
+
+    exit_code = 46
+
+    def __init__(self, at: datetime, now: datetime) -> None:
+        when = f"{at:%H:%M}" if at - now < timedelta(days=1) else f"{at:%Y-%m-%d %H:%M}"
+        super().__init__(
+            f"This site works at other hours and waits until {when} of its local time ({at:%Y-%m-%dT%H:%M:%S%z}).",
+            remedy="No action is needed: the coordinator asks again.",
+        )
 
 
 class UnfitError(Refused):

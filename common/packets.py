@@ -19,9 +19,8 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
 import json
 import re
 import secrets
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from pydantic import Field
 
 from salus.common.canonical import canonical_json
@@ -29,6 +28,9 @@ from salus.common.errors import WireError
 from salus.common.identity import Signed
 from salus.common.strict import Strict, validate
 from salus.common.versions import PACKET_FORMAT, check_format
+
+if TYPE_CHECKING:  # a site at rest passes requests on as bytes, without Flower
+    from flwr.app import RecordDict
 
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
@@ -94,18 +96,41 @@ def refusal(site: int, problem: BaseException, text: str) -> Reply:
     return Reply(kind="refused", site=site, error=error[:64], text=plain[:MAX_TEXT])
 
 
-def pack(header: Request | Reply, blob: bytes = b"") -> RecordDict:
+def require_type(request: Request, message_type: str) -> None:
+    """Raise WireError unless a request came in a message of its own type."""
+    if MESSAGE_TYPES[request.kind] != message_type:
+        raise WireError("The message's type does not match its content.", remedy="")
+
+
+def header_of(header: Request | Reply) -> bytes:
+    """Return the bytes of a header."""
+    return canonical_json(header.model_dump(mode="json"))
+
+
+def request_of(raw: bytes) -> Request:
+    """Return a request from the bytes of its header; raises WireError for anything else."""
+    return validate(Request, _parsed(raw), error=WireError, what="request", received=True)
+
+
+def reply_of(raw: bytes) -> Reply:
+    """Return a reply from the bytes of its header; raises WireError for anything else."""
+    return validate(Reply, _parsed(raw), error=WireError, what="reply", received=True)
+
+
+def pack(header: Request | Reply, blob: bytes = b"") -> "RecordDict":
     """Return the content of a Flower message."""
-    return content_of(canonical_json(header.model_dump(mode="json")), blob)
+    return content_of(header_of(header), blob)
 
 
-def content_of(header: bytes, blob: bytes) -> RecordDict:
+def content_of(header: bytes, blob: bytes) -> "RecordDict":
     """Return the content of a Flower message with a header that is bytes already; it is checked when it is unpacked."""
+    from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
     array = Array("uint8", (len(blob),), BLOB_TYPE, blob)
     return RecordDict({"salus": ConfigRecord({"header": header}), "blob": ArrayRecord({"0": array})})
 
 
-def parts_of(content: RecordDict) -> tuple[bytes, bytes]:
+def parts_of(content: "RecordDict") -> tuple[bytes, bytes]:
     """Return header and blob of a packet as bytes; raises WireError for other content."""
     try:
         raw = content.config_records["salus"]["header"]
@@ -117,24 +142,23 @@ def parts_of(content: RecordDict) -> tuple[bytes, bytes]:
     return raw, array.data
 
 
-def unpack_request(content: RecordDict) -> tuple[Request, bytes]:
+def unpack_request(content: "RecordDict") -> tuple[Request, bytes]:
     """Return header and blob of a request; raises WireError for anything else."""
-    header, blob = _unpack(content)
-    return validate(Request, header, error=WireError, what="request", received=True), blob
-
-
-def unpack_reply(content: RecordDict) -> tuple[Reply, bytes]:
-    """Return header and blob of a reply; raises WireError for anything else."""
-    header, blob = _unpack(content)
-    return validate(Reply, header, error=WireError, what="reply", received=True), blob
-
-
-def _unpack(content: RecordDict) -> tuple[object, bytes]:
     raw, blob = parts_of(content)
+    return request_of(raw), blob
+
+
+def unpack_reply(content: "RecordDict") -> tuple[Reply, bytes]:
+    """Return header and blob of a reply; raises WireError for anything else."""
+    raw, blob = parts_of(content)
+    return reply_of(raw), blob
+
+
+def _parsed(raw: bytes) -> object:
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
         raise WireError("Expected a JSON header.", remedy="Both sides must run the same version of Salus.") from None
     if isinstance(header, dict):
         check_format(header.get("protocol"), PACKET_FORMAT, what="message", error=WireError)
-    return header, blob
+    return header

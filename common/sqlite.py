@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from salus.common.errors import StorageError, storage_error
 from salus.common.versions import check_format
 
+SHARED = "slurm"  # a folder beside the databases of a site whose worker runs on another machine
 BUSY_TIMEOUT_S = 30.0  # a second process (the command line beside the daemon) waits for the lock instead of failing
 # SQLite's result codes in the operator's words; any other code is an error in our own SQL.
 PROBLEMS: tuple[tuple[str, str, str], ...] = (
@@ -40,12 +41,14 @@ def open_sqlite(path: Path) -> sa.Engine:
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as problem:
         raise storage_error(problem) or problem from None
+    # The write-ahead log needs memory that all users of a file share, so that on two machines only the other journal is right.
+    journal = "DELETE" if (path.parent / SHARED).is_dir() else "WAL"
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S}, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in (f"journal_mode={journal}", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

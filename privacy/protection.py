@@ -25,6 +25,10 @@ from salus.privacy.protocol.transcript import Recorder
 class SiteEnd(Interface):
     """One site's side of one session; used once."""
 
+    @property
+    def finished(self) -> bool:
+        """Whether no further request is expected, so that nothing is lost if it is forgotten."""
+
     def open(self, contribution: Contribution) -> bytes:
         """Take the site's contribution and return the reply to the training task."""
 

@@ -24,6 +24,11 @@ class UnprotectedSite:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
 
+    @property
+    def finished(self) -> bool:
+        """Always: there is only one exchange."""
+        return True
+
     def open(self, contribution: Contribution) -> bytes:
         """Return the vector as float32, little-endian."""
         return to_vector(contribution, self._shape).astype(WIRE).tobytes()

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from salus.client.data.dicom import isolation
+from salus.client.executors.worker import Opener, main, open_site
 from salus.simulations import engine
 
 BACKSTOP_S = 900.0
@@ -23,6 +25,7 @@ PR_SET_PDEATHSIG = 1
 FORKED = multiprocessing.get_context("forkserver")  # children begin with everything imported, which takes seconds
 engine.PRELOADED += [
     "pytest", "salus.client.daemon", "salus.server.daemon", "salus.cli", "dp_accounting.pld", "dp_accounting.rdp",
+    "salus.client.executors.worker", "salus.client.site", "salus.client.rosters", "salus.client.session_store",
 ]  # fmt: skip
 FORKED.set_forkserver_preload(engine.PRELOADED)
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -122,10 +125,58 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
+class ForkedWorker:
+    """A site's worker without the start of an interpreter; see `salus.client.executors.process.Process`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        return self._ended(os.WNOHANG)
+
+    def wait(self) -> int:
+        code = self._ended(0)
+        assert code is not None  # It was waited for.
+        return code
+
+    def kill(self) -> None:
+        if self._code is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _ended(self, options: int) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, options)
+            self._code = os.waitstatus_to_exitcode(status) if pid else None
+        return self._code
+
+
+def fork_worker(
+    words: Sequence[str], descriptor: int, environment: Mapping[str, str], opener: Opener = open_site
+) -> ForkedWorker:
+    """Start a site's worker with everything imported."""
+    isolation.shared_child.cache_clear()  # a decoder of this process is not the worker's
+    isolation._starter.cache_clear()
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.closerange(3, descriptor)  # above all the daemon's lock
+            os.closerange(descriptor + 1, 4096)
+            os.setsid()
+            main(words, opener)
+        finally:
+            os._exit(1)
+    return ForkedWorker(pid)
+
+
 def _daemon(words: Sequence[str], log: Path, lifeline: Connection) -> None:
     """What `salus.simulations.trial.launch` does in a new interpreter."""
     from salus.__main__ import main
+    from salus.client.executors import process
     from salus.common.lifeline import watch
+
+    process.spawn = fork_worker
 
     os.dup2(lifeline.fileno(), sys.stdin.fileno())
     with log.open("ab") as output:

@@ -35,8 +35,9 @@ def catches(process: psutil.Process) -> bool:
 
 
 def importing(process: psutil.Process) -> bool:
-    """Whether the largest library is being loaded."""
-    return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+    """Whether the largest library is being loaded, by the process or the one that it has for its work."""
+    pids = [process.pid, *(child.pid for child in process.children())]
+    return any("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids)
 
 
 def has_children(process: psutil.Process) -> bool:

@@ -81,6 +81,7 @@ def _say(line: str, alarm: bool) -> None:
 def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show whether the daemon is running and connected, and its last activity; exit code 20 if a data set cannot be read."""
     from salus.client.config import SiteFolder, open_catalogue
+    from salus.client.executors.stopped import StoppedJobs, job_at_work
     from salus.common.events import read_events
     from salus.common.lock import is_running
 
@@ -100,11 +101,13 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         "roster_valid_until": opened.roster.valid_until.isoformat(),
         "warning": opened.roster.warning(clock.now()),
         "running": running,
+        "working_for": job_at_work(folder) if running else "",
         "link": links[-1].kind if running and links else "stopped",
         "last_trained": dict(last["trained"].fields) if "trained" in last else None,
         "last_refused": dict(last["refused"].fields) if "refused" in last else None,
     }
     catalogue = open_catalogue(folder)
+    values["stopped_jobs"] = StoppedJobs(folder).all()
     values["withdrawn"] = catalogue.withdrawals.site_left()
     troubles = catalogue.troubles.all()
     if as_json:
@@ -132,6 +135,10 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
     }
     running = link.get(str(values["link"]), "The daemon is running but has not connected yet.")
     yield running if values["running"] else "The daemon is not running. Start it: salus client start FOLDER."
+    if values["working_for"]:
+        yield f"It works for job {values['working_for']} now. To stop that here: salus client stop-job FOLDER."
+    for job in _listed(values["stopped_jobs"]):
+        yield f"Job {job} is stopped at this site."
     yield f"Roster {values['roster']} is valid until {str(values['roster_valid_until'])[:10]}."
     if "trained" in last:
         fields = last["trained"].fields
@@ -145,6 +152,10 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
         fields = last["refused"].fields
         what = f"job {fields['job']}" if fields.get("job") else "a request"  # the check of a job has no id yet
         yield f"Last refused {_when(last['refused'])}, {what}: {fields.get('text')}"
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list) else []
 
 
 def _when(event: Event) -> str:

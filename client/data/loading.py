@@ -19,10 +19,10 @@ from salus.client.data.troubles import Finding, unreadable
 from salus.client.data.withdrawals import REASON as WITHDRAWN
 from salus.client.performance import Performance
 from salus.common.canonical import canonical_json
-from salus.common.cost import MEBIBYTE
 from salus.common.errors import DataError
 from salus.common.examples import Array
 from salus.common.job import Job
+from salus.common.machine import MEBIBYTE
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Subject
 from salus.common.tasks.base import Task

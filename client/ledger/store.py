@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from pydantic import Field, TypeAdapter
 
 from salus.client.ledger.accounts import committed_of, finished_of, last_sent_of, minus, reserved_of
+from salus.client.ledger.budget import Budget as Budget
 from salus.client.ledger.entries import FORMAT, NOTHING, Close, Commit, Entry, Reserve, check_chain, entry_hash
 from salus.client.ledger.spending import Group, groups_of, persons
 from salus.client.ledger.tables import APPEND_ONLY, ENTRIES, MERGES, METADATA, PATIENTS
@@ -24,26 +25,11 @@ from salus.common.canonical import canonical_json
 from salus.common.clock import Clock
 from salus.common.errors import BudgetError, LedgerError
 from salus.common.sqlite import open_database
-from salus.common.strict import Strict
 from salus.privacy.dp.accounting import Release
-from salus.privacy.dp.plan import BUDGET_DAYS, BUDGET_DELTA, BUDGET_EPSILON, Plan
+from salus.privacy.dp.plan import Plan
 from salus.privacy.protocol.head import Head, went_back
 
 ENTRY: TypeAdapter[Entry] = TypeAdapter(Annotated[Entry, Field(discriminator="kind")])
-
-
-class Budget(Strict):
-    """What one patient may spend, from ``policy.toml``.
-
-    Args:
-        epsilon: most that one patient may spend over all jobs of one period together.
-        delta: the delta at which this epsilon is computed.
-        period_days: days for which a job counts after its last release; an open job always counts in full.
-    """
-
-    epsilon: Annotated[float, Field(gt=0)] = BUDGET_EPSILON
-    delta: Annotated[float, Field(gt=0, lt=0.1)] = BUDGET_DELTA
-    period_days: Annotated[int, Field(ge=1)] = BUDGET_DAYS
 
 
 class Ledger:

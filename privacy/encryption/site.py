@@ -92,6 +92,12 @@ class EncryptedSite:
         """The current state."""
         return self._state
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last request was answered, or one failed."""
+        last = State.DONE if self._me.site == self._holder else State.CONSENTED
+        return self._state in (last, State.DONE, State.FAILED)
+
     def open(self, contribution: Contribution) -> bytes:
         """Encode the contribution, remember the session on disk, and return this site's keys."""
         if self._state is not State.NEW:

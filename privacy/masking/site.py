@@ -87,6 +87,11 @@ class MaskingSite:
         """The current state."""
         return self._state
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last request was answered, or one failed."""
+        return self._state in (State.DONE, State.FAILED)
+
     def open(self, contribution: Contribution) -> bytes:
         """Encode the contribution, remember the session on disk, and return the advert (reply 1)."""
         words = encode(contribution, self._shape, self._encoding, self._me.random)

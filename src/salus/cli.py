@@ -15,6 +15,7 @@ from salus.client.commands import (
     predict,
     process,
     serve,
+    stopping,
     withdrawing,
 )
 from salus.common import signals
@@ -44,6 +45,7 @@ doctor.register(app, {"site.toml": "salus.client.doctor", "server.toml": "salus.
 release.register(app)
 preview.register(job.app)
 endorsing.register(client.app)
+stopping.register(client.app)
 withdrawing.register_site(client.app)
 app.add_typer(job.app, name="job")
 app.add_typer(model.app, name="model")

@@ -1,23 +1,53 @@
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
-from flwr.app import Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.builders import write_npz
+from tests.processes import start
 from tests.server.test_consortium import found
 
 from salus.client.config import SiteFolder, open_catalogue
 from salus.client.daemon import MAX_BEGUN, Attempts, SiteDaemon
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.troubles import Finding
+from salus.client.executors.base import Run
+from salus.client.executors.process import ProcessBackend
+from salus.client.link_direct import Delivery, Meta
 from salus.common.clock import ManualClock
 from salus.common.health import DATA
 from salus.common.kit import read_kit
-from salus.common.packets import Request, pack, unpack_reply
+from salus.common.packets import Request, header_of, reply_of
 from salus.common.trust import install_kit
 from salus.simulations.trial import free_port
+
+
+class Nowhere:
+    """A place for work that is not needed."""
+
+    local, start_s = False, 0.0
+
+    def start(self) -> Run:
+        raise AssertionError
+
+
+EARLIER = """
+import sys
+from datetime import UTC, datetime
+from salus.client.config import SiteFolder
+from salus.client.executors.worker import main
+from salus.common.clock import ManualClock
+clock = ManualClock(datetime(2026, 11, 1, tzinfo=UTC))
+main(sys.argv[1:], lambda folder, events: SiteFolder.open(folder, clock).site(events, clock))
+"""
+
+
+def earlier(words: Sequence[str], descriptor: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a worker that lives by the clock of these tests. Not by a fork: the health service has threads."""
+    return start([sys.executable, "-c", EARLIER, *words], pass_fds=(descriptor,))
 
 
 def test_a_request_that_kills_the_process_is_tried_twice_at_most(tmp_path: Path) -> None:
@@ -42,15 +72,18 @@ def test_nothing_is_answered_after_the_roster_has_ended(tmp_path: Path) -> None:
     _, kits = found(tmp_path)
     install_kit(tmp_path / "site-1", read_kit(kits[1]), clock)
     lines: list[str] = []
-    daemon = SiteDaemon(SiteFolder.open(tmp_path / "site-1", clock), clock, lambda line, alarm: lines.append(line))
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-    message = Message(pack(Request(kind="hello")), 7, "query.hello", ttl=60.0)
-    message.metadata.__dict__["_message_id"] = "m"
-    context = Context(0, 7, {}, RecordDict(), {})
-    assert unpack_reply(daemon._answer(message, context).content)[0].kind == "ok"
+    backend = Nowhere()
+    opened = SiteFolder.open(tmp_path / "site-1", clock)
+    daemon = SiteDaemon(opened, clock, lambda line, alarm: lines.append(line), backend)
+    hello = Delivery(
+        Meta(message="a" * 32, type="query.hello", run="1", node="7", group="", created=0.0, ttl=60.0),
+        header_of(Request(kind="hello")),
+        b"",
+    )
+    assert reply_of(daemon._answer(hello)[0]).kind == "ok"
     assert [line for line in lines if "in 10 days" in line] == lines
     clock.sleep(11 * 86_400)
-    refused, _ = unpack_reply(daemon._answer(message, context).content)
+    refused = reply_of(daemon._answer(hello)[0])
     assert refused.kind == "refused"
     assert refused.error == "RosterError"
     assert "ask the consortium for a new kit" in refused.text
@@ -70,7 +103,8 @@ def test_data_that_cannot_be_read_are_an_alarm_on_the_console_and_in_the_health_
     catalogue.troubles.put("toy", Finding("It cannot be read."))
     toy_npz.rename(tmp_path / "moved.npz")
     lines: list[tuple[str, bool]] = []
-    daemon = SiteDaemon(SiteFolder.open(site, clock), clock, lambda line, alarm: lines.append((line, alarm)))
+    backend, opened = ProcessBackend(site, launch=earlier), SiteFolder.open(site, clock)
+    daemon = SiteDaemon(opened, clock, lambda line, alarm: lines.append((line, alarm)), backend)
     assert daemon._health is not None
     with grpc.insecure_channel(f"127.0.0.1:{daemon._health.port}") as channel:
 
@@ -81,7 +115,8 @@ def test_data_that_cannot_be_read_are_an_alarm_on_the_console_and_in_the_health_
         assert [alarm for line, alarm in lines if "'toy'" in line] == [True]
         assert state(DATA) == health_pb2.HealthCheckResponse.NOT_SERVING
         (tmp_path / "moved.npz").rename(toy_npz)
-        daemon._site.recheck()
+        daemon._executor.look()
         assert state(DATA) == health_pb2.HealthCheckResponse.SERVING
         assert lines[-1] == ("Data set 'toy' can be read again.", False)
     daemon._health.close()
+    daemon._executor.close()

@@ -7,10 +7,11 @@ import pytest
 from tests.builders import job_text, tiny_job, toy_site
 
 from salus.client.performance import Performance
-from salus.common.cost import MEBIBYTE, cost_of
+from salus.common.cost import cost_of
 from salus.common.errors import JobError
 from salus.common.identity import Identity
 from salus.common.job import Job, load_job, parse_job, seal_job
+from salus.common.machine import MEBIBYTE
 from salus.common.models import build_model
 from salus.common.packets import Request
 from salus.common.vectors import layout_of

@@ -21,6 +21,7 @@ from typing import Annotated, TypeVar
 import numpy as np
 from pydantic import Field
 
+from salus.client.data.accepted import ACCEPTED as ACCEPTED
 from salus.client.data.dicom.channel import Buffer, Channel, ProtocolError, cpu_clock
 from salus.client.data.dicom.messages import (
     ANSWER,
@@ -45,7 +46,6 @@ from salus.common.strict import Strict
 START_SECONDS = 20.0  # of processor time: the imports take about two
 SLOWEST_BYTES_PER_S = 10e6  # large files get more time, by this rate
 MAX_QUESTIONS = 100_000  # in one operation; a series has some thousand files
-ACCEPTED = "I accept that a damaged file may take over this site"
 BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from salus.client.data.dicom.decoder_process import main; main()"
 F_SETPIPE_SZ, PIPE_BYTES = 1031, 2**20  # Linux; the most that an unprivileged process may have
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # never the rest: a PACS's password is among them
