@@ -9,19 +9,22 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salus.common.errors import DataError
+from salus.common.keeping import keep_before
 from salus.common.versions import check_format
 
 HEAD = "0009"
+SEALED = "0003"  # before it, paths and names stood in the file in plain text: no copy of such a file is kept
 
 
 def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
-    """Bring a catalogue to the newest schema, in one transaction; an up-to-date one is not touched.
+    """Bring a catalogue to the newest schema, in one transaction, after keeping a copy; an up-to-date one is not touched.
 
     Args:
         seal: hides a text that may name a person, see `sealing`.
 
     Raises:
         DataError: the file was written by a newer version, or has tables of no known version.
+        StorageError: not enough free space for the copy.
     """
     with engine.connect() as connection:
         known = sa.inspect(connection).get_table_names()
@@ -33,6 +36,8 @@ def migrate(engine: sa.Engine, seal: Callable[[str], str]) -> None:
     if (known and not version) or version > HEAD:
         stated = int(version) if version.isdecimal() else None
         check_format(stated, int(HEAD), what="catalogue", error=DataError)
+    if version >= SEALED:
+        keep_before(Path(str(engine.url.database)), version)
     from alembic.config import Config  # takes a moment to import, and is needed once per version
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory
