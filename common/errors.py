@@ -12,6 +12,7 @@
     │   └── UnreadableImage        21  one file that cannot be read; quarantined and counted, never fatal
     ├── WireError                  30  bytes from the other side that do not parse or do not fit
     ├── LinkError                  31  the other side cannot be reached or refuses us
+    │   └── Outdated               32  the other side speaks newer versions of the protocol only
     ├── Refused                    40  a site refuses what was asked
     │   ├── OutsideHours           46  a site that works at other hours, which are named
     │   ├── UnfitError             44  a job needs what a site's data set does not declare
@@ -122,6 +123,12 @@ class LinkError(SalusError):
     """The other side cannot be reached, or refuses the connection."""
 
     exit_code = 31
+
+
+class Outdated(LinkError):
+    """This side is too old for the other side of a connection; it works again when it is upgraded."""
+
+    exit_code = 32
 
 
 class Refused(SalusError):

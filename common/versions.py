@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 from salus import __version__
-from salus.common.errors import LinkError, SalusError
+from salus.common.errors import LinkError, Outdated, SalusError
 
 PROTOCOL = 2  # of the requests and replies between coordinator and site; raised when either side must change
 OLDEST_PROTOCOL = 1  # that this Salus still speaks, so that coordinator and sites need not be upgraded on the same day
@@ -72,6 +72,7 @@ def check_protocol(stated: str, oldest: str = "", *, other: str, me: str) -> int
 
     Raises:
         LinkError: there is no such version; the message says which side is too old.
+        Outdated: this side is.
     """
     newest_theirs = _version(stated)
     oldest_theirs = _version(oldest) or newest_theirs
@@ -80,7 +81,8 @@ def check_protocol(stated: str, oldest: str = "", *, other: str, me: str) -> int
         return agreed
     too_old = other if newest_theirs < OLDEST_PROTOCOL else me
     spoken = f"{OLDEST_PROTOCOL} to {PROTOCOL}" if OLDEST_PROTOCOL < PROTOCOL else str(PROTOCOL)
-    raise LinkError(
+    kind = Outdated if too_old == me else LinkError
+    raise kind(
         f"Expected protocol version {spoken} of {other}, as {me} (Salus {__version__}) speaks it, got "
         f"{newest_theirs or 'no version'}: {too_old} is too old.",
         remedy=f"Install the newest version of Salus at {too_old.removeprefix('the ')}.",

@@ -6,7 +6,7 @@ import httpx
 
 from salus.common.doctor.asking import Answered, Asker
 from salus.common.doctor.findings import Finding, skipped
-from salus.common.errors import LinkError, WireError
+from salus.common.errors import LinkError, Outdated, WireError
 from salus.common.link_signature import TOLERANCE_S
 from salus.common.versions import OLDEST_HEADER, PROTOCOL_HEADER, check_protocol
 
@@ -117,7 +117,7 @@ def _protocol(answered: Answered) -> Finding:
     try:
         agreed = check_protocol(*stated, other="the coordinator", me="this site")
     except LinkError as problem:
-        cause = "older-site" if "this site is too old" in problem.problem else "older-coordinator"
+        cause = "older-site" if isinstance(problem, Outdated) else "older-coordinator"
         return Finding("protocol", "failed", problem.problem, cause, problem.remedy)
     text = f"Both sides speak version {agreed} of the protocol."
     return Finding("protocol", "ok", text, values={"agreed": agreed})
