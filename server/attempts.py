@@ -1,41 +1,38 @@
 """One protected sum over the sites: wait for sites, ask them, combine the answers, and retry if too few answered.
 
-If too few sites finish a round, it is abandoned, nothing of it is kept, and a new attempt begins.
+If too few sites finish a round, it is abandoned, nothing of it is kept, and a new attempt begins after a pause, see `patience`.
+
+A protected sum without noise is over the sites of the first one, in every attempt: two sums over different sites would show what
+one site sent. So the job waits for a site that fails. With noise, or without protection, it goes on without the site.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from salus.common.clock import Clock, SystemClock
-from salus.common.errors import NotOpened, ProtectionError, RoundError, SalusError
+from salus.common.errors import LedgerError, NotOpened, ProtectionError, RoundError, SalusError
 from salus.common.events import EventSink
 from salus.common.identity import Signed
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.start.weights import Weights
 from salus.privacy.contribution import Kind, Shape, Sum
-from salus.privacy.protection import CoordinatorEnd, key_holder_of, protection_of
+from salus.privacy.protection import CoordinatorEnd, protection_of
 from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.session import Session, manifest_hash
 from salus.privacy.protocol.transcript import Recorder, no_record
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation
+from salus.server.inviting import Cancelled, Inviting
 from salus.server.outline import Outline
-from salus.server.participants import Participants, scope_of
+from salus.server.participants import Participants
+from salus.server.patience import DECISIONS, EVALUATION_PATIENCE_S, Patience
 from salus.server.starting import StartSender
-from salus.server.turns import Turns
+from salus.server.turns import Turn, Turns
 
-MAX_ATTEMPTS = 5  # per round and run of the coordinator; after that, a person must look
-POLL_S = 0.2
 LAST_NAMED_EXCHANGE = 5  # encryption has many exchanges; the later ones share one name
-RETRY_PAUSE_S = 0.5
-
-
-class Cancelled(RoundError):
-    """The job was cancelled."""
 
 
 @dataclass
@@ -50,6 +47,7 @@ class Attempts:
         start: the weights with which the job starts; None for a job without a start.
         turns: which job each site works for, if several run at once.
         outline: of the network; without it, the network is built.
+        patience_s: how long a round may take to succeed after its first failure; None for the job's own `join_timeout_s`.
         seconds: duration of the last attempt, by step.
     """
 
@@ -68,13 +66,27 @@ class Attempts:
     start: Weights | None = None
     turns: Turns = field(default_factory=Turns)
     outline: Outline | None = None
+    patience_s: float | None = None
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
         self._who = self.participants or Participants(self.keys)
-        self._told: dict[int, str] = {}
-        self._told_busy: dict[int, str] = {}
+        self._inviting = Inviting(
+            self.job,
+            self.job_id,
+            self._who,
+            self.federation,
+            self.checkpoints,
+            self.events,
+            self.clock,
+            self.cancelled,
+            self.turns,
+        )
+        self._turn: Turn
         self._advertised: set[int] = set()
+        self._problems: dict[int, str] = {}
+        self._decided: set[int] = set()
+        self._used_up: set[int] = set()
         self._starts = StartSender(self.signed, self.job_id, self.federation, self.events, self.job, self.start)
 
     def sum(
@@ -88,45 +100,55 @@ class Attempts:
 
         Raises:
             Cancelled: the job was cancelled.
-            RoundError: too few sites online in time, or a round that failed in every attempt.
+            RoundError: too few sites online in time, or no attempt succeeded in that time.
         """
-        last = ""
-        for _ in range(MAX_ATTEMPTS):
-            with self._sites_in_turn() as sites:
+        patience = self._patience(round_, kind)
+        while True:
+            with self._inviting.in_turn(patience) as (sites, turn):
                 attempt = self.checkpoints.begin_attempt(self.job_id, round_)
+                self._turn = turn
                 self._starts.send(round_, sites, self.job.job.round_timeout_s)
                 self.events.emit("attempt", job=self.job_id, round=round_, attempt=attempt, sites=list(sites))
+                began_s = self.clock.monotonic_s()
+                self._problems, self._decided, self._used_up = {}, set(), set()
                 try:
                     total = self._attempt(round_, attempt, sites, kind, blob, shape)
-                    if len(total.sites) < self._needed:
+                    if len(total.sites) < self._inviting.needed:
                         raise RoundError(
-                            f"Expected answers from at least {self._needed} sites, got {len(total.sites)}.",
+                            f"Expected answers from at least {self._inviting.needed} sites, got {len(total.sites)}.",
                             remedy="",
                         )
                     check(total)
+                    self._note_failures(sites, total.sites, began_s)
                     return total
+                except Cancelled:
+                    raise
                 except (RoundError, ProtectionError) as problem:
-                    if isinstance(problem, Cancelled):
-                        raise
+                    self._note_failures(sites, (), began_s)
                     self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=str(problem))
-                    last = problem.problem
-            self.clock.sleep(RETRY_PAUSE_S)
-        raise RoundError(
-            f"Round {round_} failed in {MAX_ATTEMPTS} attempts. The last failure: {last}",
-            remedy="The job's events show each site's answer.",
+                    decided = self._inviting.hopeless(sites, self._decided)
+                    final = self._inviting.hopeless(sites, self._used_up)
+                    pause_s = patience.failed(round_, problem, decided=decided, final=final)
+            self._inviting.rest(pause_s, self._problems)
+
+    def _patience(self, round_: int, kind: Kind) -> Patience:
+        limit_s = self.job.job.join_timeout_s if self.patience_s is None else self.patience_s
+        evaluates = kind == "evaluate"
+        return Patience(
+            self.clock,
+            min(limit_s, EVALUATION_PATIENCE_S) if evaluates else limit_s,
+            costly=self.job.privacy.noise == "distributed",
+            first=round_ == 1 or evaluates,
         )
 
-    @property
-    def _needed(self) -> int:
-        return max(self.job.job.min_sites, self.protection.needed(self.job, len(self.keys)))
-
-    @property
-    def _same_cohort(self) -> bool:
-        return self.protection.protects and not self.job.privacy.noised
-
-    @property
-    def _scope(self) -> str:
-        return scope_of(self.job)
+    def _note_failures(self, asked: Collection[int], summed: Collection[int], began_s: float) -> None:
+        """Count who failed in an attempt, and forget the failures of who did not."""
+        spent_s = self.clock.monotonic_s() - began_s
+        for site in asked:
+            if site in self._problems:
+                self._inviting.failures.failed(site, self._problems[site], spent_s)
+            elif site in summed:
+                self._inviting.failures.answered(site)
 
     def _recorded(self, kind: str, **fields: Any) -> None:
         """Record an entry of the transcript.
@@ -138,101 +160,32 @@ class Attempts:
         elif kind == "advert":
             self._advertised.add(fields["site"])
         elif kind == "survivors" and not self.job.privacy.noised:
-            self._check_first_cohort(set(fields["sites"]))
+            self._check_cohort(set(fields["sites"]))
             self.record(kind, **fields)
-            self.checkpoints.set_cohort(self._scope, fields["sites"])
+            self.checkpoints.set_cohort(self._inviting.scope, fields["sites"])
             return
         self.record(kind, **fields)
 
-    def _check_first_cohort(self, survivors: set[int]) -> None:
-        """Refuse a first sum that would fix the cohort of a data set without a site that began it.
+    def _check_cohort(self, survivors: set[int]) -> None:
+        """Refuse a sum over other sites than before, or a first one without a site that began it; nothing is announced then.
+
+        The sites would refuse the first of these themselves, but a refusal of everybody would hide who failed.
 
         A malicious site can make another site stop in the middle, with a box that does not open. If that fixed the
         cohort, the other site would be excluded from every sum of this epoch. So a malicious site can stop a job, and the
         refusal names it, but it cannot exclude another site.
         """
-        lost = sorted(self._advertised - survivors)
-        if lost and not self.checkpoints.cohort(self._scope):
+        scope = self._inviting.scope
+        cohort = set(self.checkpoints.cohort(scope))
+        if lost := sorted((cohort or self._advertised) - survivors):
+            named = ", ".join(map(str, lost))
             raise ProtectionError(
-                f"Sites {', '.join(map(str, lost))} began the first sum over {self._scope} and did not finish it; that sum "
-                "would fix which sites take part in this epoch.",
+                f"Sites {named} did not finish this sum over {scope}, which is always over the same sites."
+                if cohort
+                else f"Sites {named} began the first sum over {scope} and did not finish it; that sum would fix which sites take "
+                "part in this epoch.",
                 remedy="See each site's answer in the events. Stop a faulty site, or remove it from the consortium.",
             )
-
-    def _tell_absent(self, online: tuple[int, ...]) -> None:
-        """Report why a site is not asked, once for each site and reason."""
-        cohort = self.checkpoints.cohort(self._scope) if self._same_cohort else ()
-        absent = self._who.absent(self.job, online, cohort)
-        for site, reason in absent.items():
-            if self._told.get(site) != reason:
-                self.events.emit("not-asked", job=self.job_id, site=site, text=reason)
-        self._told = absent
-
-    def _invited(self) -> tuple[int, ...] | None:
-        """Return the sites to ask now, or None while too few are online.
-
-        Without noise, the sites of the first sum over a data set are its cohort: the difference between sums over different
-        sites would expose single sites, and the sites themselves refuse such a sum. A new site waits for the next cohort
-        epoch. With noise, such differences are covered, and every site that is online is asked.
-        """
-        online = self.federation.online()
-        holder = key_holder_of(self.job)
-        if holder and holder not in online:
-            return None
-        if self._same_cohort:
-            cohort = self.checkpoints.cohort(self._scope)
-            if cohort and holder and holder not in cohort:
-                raise RoundError(
-                    f"The key holder {holder} was not part of the earlier sums over this data set: {list(cohort)}.",
-                    remedy="Choose one of these as key holder, or agree with all operators on a new cohort_epoch.",
-                )
-            if cohort:
-                return cohort if set(cohort) <= set(online) else None
-        return online if len(online) >= self._needed else None
-
-    def _wait_for_sites(self) -> tuple[int, ...]:
-        deadline = self.clock.monotonic_s() + self.job.job.join_timeout_s
-        announced = False
-        while True:
-            if self.cancelled():
-                raise Cancelled("The job was cancelled.", remedy="")
-            sites = self._invited()
-            if sites is not None:
-                self._tell_absent(self.federation.online())
-                return sites
-            online, holder = self.federation.online(), key_holder_of(self.job)
-            if self.clock.monotonic_s() > deadline:
-                raise RoundError(
-                    f"Expected at least {self._needed} sites online within {self.job.job.join_timeout_s:.0f} s"
-                    f"{f', including the key holder {holder}' if holder else ''}"
-                    f"{', including those of the earlier rounds' if self._same_cohort else ''}, "
-                    f"found {len(online)}.",
-                    remedy="Start the missing sites and submit the job again.",
-                )
-            if not announced:
-                self.events.emit("waiting", job=self.job_id, online=list(online), needed=self._needed)
-                self._tell_absent(online)
-                announced = True
-            self.clock.sleep(POLL_S)
-
-    @contextmanager
-    def _sites_in_turn(self) -> Iterator[tuple[int, ...]]:
-        """Wait for enough sites and until they work for no other job; they work for this one until the block ends."""
-
-        def tell(busy: dict[int, str]) -> None:
-            if self._told_busy != busy:  # once, and not in every round of two jobs that alternate
-                self._told_busy = busy
-                others = sorted(set(busy.values()))
-                self.events.emit("waiting-for-turn", job=self.job_id, sites=sorted(busy), jobs=others)
-
-        while True:
-            sites = self._wait_for_sites()
-            with self.turns.hold(self.job_id, sites, self.cancelled, tell) as self._turn:
-                still = set(self._invited() or ())  # a site may have left during the wait
-                sites = tuple(site for site in sites if site in still)
-                if len(sites) >= self._needed and not self.cancelled():
-                    yield sites
-                    return
 
     def _attempt(self, round_: int, attempt: int, sites: tuple[int, ...], kind: Kind, blob: bytes, shape: Shape) -> Sum:
         session = Session(
@@ -252,7 +205,7 @@ class Attempts:
         step = "train"
         while True:
             started = self.clock.monotonic_s()
-            closed = self._collect(requests, end, round_)
+            closed = self._collect(requests, end, round_, first=step == "train")
             self.seconds[step] = self.seconds.get(step, 0.0) + self.clock.monotonic_s() - started
             started = self.clock.monotonic_s()
             try:
@@ -273,8 +226,13 @@ class Attempts:
     def _contributors_needed(self) -> int:
         return max(self.job.job.min_sites, thresholds(len(self.keys)).minimum_cohort)
 
-    def _collect(self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int) -> bool:
+    def _collect(
+        self, requests: dict[int, tuple[Request, bytes]], end: CoordinatorEnd, round_: int, *, first: bool
+    ) -> bool:
         """Ask the sites and pass each answer to the protection as it arrives, so that it can be added and freed.
+
+        Args:
+            first: whether this is the first exchange, in which a site decides whether it takes part.
 
         Returns whether a site refused because too few sites contributed data.
         """
@@ -288,6 +246,10 @@ class Attempts:
                 closed = closed or reply.error == NotOpened.__name__
                 self._starts.refused(site, reply.error)
                 self._turn.release([site])
+                if first and reply.error in DECISIONS:
+                    self._decided.add(site)
+                if first and reply.error == LedgerError.__name__:
+                    self._used_up.add(site)
             else:
                 try:
                     end.receive(site, blob)
@@ -296,6 +258,7 @@ class Attempts:
                 except ProtectionError as refused:
                     problem = str(refused)
             if problem is not None:
+                self._problems.setdefault(site, problem)
                 self.events.emit("left-out", job=self.job_id, round=round_, site=site, text=problem)
         if self.cancelled():
             raise Cancelled("The job was cancelled.", remedy="")

@@ -1,4 +1,8 @@
-"""Access to the sites by id, over any Flower `Grid` (our own link, the simulation, or Flower's engines)."""
+"""Access to the sites by id, over any Flower `Grid` (our own link, the simulation, or Flower's engines).
+
+A deadline follows progress: a site has `timeout_s` from its last sign of progress on the request, not from the request. So the
+largest hospital is not dropped for being slow, and one that is silent, or reports the same again and again, is.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
@@ -9,9 +13,12 @@ from flwr.serverapp import Grid
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
+from salus.common.progress import Seen
 
 POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Flower's grids cannot wait, so they are polled; the link's can, see `_pause`
 POLL_SHARE = 0.05  # of the time since the last reply: so a round is at most this much longer for it
+CONTINUES = "The round continues without it."
+TTL_S = 30 * 86_400.0  # an exchange ends by its own clock; Flower compares times of day, which may be set meanwhile
 HELLO_TIMEOUT_S = 300.0  # ends as soon as every node has answered; its process may still be starting
 
 
@@ -26,8 +33,44 @@ class Federation(Protocol):
     ) -> Iterator[tuple[int, Reply | SalusError, bytes]]:
         """Ask these sites and yield each answer as it arrives; a site that does not answer in time yields a WireError.
 
+        Args:
+            timeout_s: for each site, since it was asked or since its last progress.
+
         When the job is cancelled in the meantime, nothing more is yielded.
         """
+
+
+def nobody() -> Mapping[int, Seen]:
+    """Return the progress of sites that report none, as in a simulation."""
+    return {}
+
+
+class Deadlines:
+    """When each site's time is up.
+
+    Progress is a new step of the fixed vocabulary, or a larger whole percentage in a step; so who lies gains a bounded time.
+
+    Args:
+        waiting: site by message.
+    """
+
+    def __init__(self, waiting: Mapping[str, int], timeout_s: float, now_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._until_s = dict.fromkeys(waiting.values(), now_s + timeout_s)
+        self._message_of = {site: message for message, site in waiting.items()}
+        self._most: dict[tuple[int, str], int] = {}
+
+    def follow(self, reports: Mapping[int, Seen], now_s: float) -> None:
+        """Move the deadline of every site that got on since the last call."""
+        for site, seen in reports.items():
+            said = seen.progress
+            if self._message_of.get(site) == said.request and said.percent > self._most.get((site, said.step), -1):
+                self._most[site, said.step] = said.percent
+                self._until_s[site] = now_s + self._timeout_s
+
+    def over(self, site: int, now_s: float) -> bool:
+        """Whether a site's time is up."""
+        return now_s >= self._until_s[site]
 
 
 class GridFederation:
@@ -36,6 +79,7 @@ class GridFederation:
     Args:
         directory: returns the current node of each site, by site id.
         cancelled: called while waiting, so that a cancelled job ends promptly.
+        progress: returns what each site last reported, by site id.
     """
 
     def __init__(
@@ -44,7 +88,9 @@ class GridFederation:
         directory: Callable[[], Mapping[int, int]],
         cancelled: Callable[[], bool] = lambda: False,
         clock: Clock | None = None,
+        progress: Callable[[], Mapping[int, Seen]] = nobody,
     ) -> None:
+        self._progress = progress
         self._clock = clock or SystemClock()
         self._grid = grid
         self._directory = directory
@@ -65,30 +111,36 @@ class GridFederation:
             key = (id(header), id(blob))
             if key not in packed:
                 packed[key] = pack(header, blob)
-            messages.append(Message(packed[key], node, MESSAGE_TYPES[header.kind], ttl=timeout_s + 60.0))
+            messages.append(Message(packed[key], node, MESSAGE_TYPES[header.kind], ttl=TTL_S))
         del packed
         waiting = set(self._grid.push_messages(messages))
         site_of = {message.metadata.message_id: site for message, site in zip(messages, asked, strict=True)}
         del messages
+        for site in sorted(set(requests) - set(asked)):
+            yield site, WireError(f"Site {site} is not connected.", remedy=CONTINUES), b""
         heard = self._clock.monotonic_s()
-        deadline = heard + timeout_s
-        while waiting and self._clock.monotonic_s() < deadline and not self._cancelled():
+        withdraw = False
+        deadlines = Deadlines({name: site for name, site in site_of.items() if name in waiting}, timeout_s, heard)
+        while waiting and not self._cancelled():
             arrived = list(self._grid.pull_messages(waiting))
-            heard = self._clock.monotonic_s() if arrived else heard
+            now_s = self._clock.monotonic_s()
+            heard = now_s if arrived else heard
             while arrived:
                 message = arrived.pop()
                 asked_by = message.metadata.reply_to_message_id  # Flower's own error replies carry no site's node
                 waiting.discard(asked_by)
                 if asked_by in site_of:
                     yield (site_of[asked_by], *_read(message, site_of[asked_by]))
+            deadlines.follow(self._progress(), now_s)
+            for late in [name for name in waiting if deadlines.over(site_of[name], now_s)]:
+                waiting.discard(late)
+                withdraw = True
+                yield site_of[late], _silent(site_of[late], timeout_s), b""
             if waiting:
-                silent_s = self._clock.monotonic_s() - heard
-                self._pause(min(max(POLL_S, POLL_SHARE * silent_s), LONGEST_POLL_S))
-        if self._cancelled():
-            return  # whoever had not answered yet was not given the time to
-        for identifier in waiting:
-            site = site_of[identifier]
-            yield site, WireError(f"Site {site} did not answer in time.", remedy="The round continues without it."), b""
+                self._pause(min(max(POLL_S, POLL_SHARE * (now_s - heard)), LONGEST_POLL_S))
+        # Whoever has not answered when a job is cancelled was not given the time to. Nobody works on what is left.
+        if withdraw or waiting:
+            self._grid.push_messages([])
 
     def _pause(self, seconds: float) -> None:
         """Wait until a reply has arrived, at most until it is time to look whether the job was cancelled."""
@@ -99,9 +151,16 @@ class GridFederation:
             wait(LONGEST_POLL_S)
 
 
+def _silent(site: int, timeout_s: float) -> WireError:
+    return WireError(
+        f"Site {site} did not answer in time: there was no answer and no progress for {timeout_s:.0f} s.",
+        remedy=CONTINUES,
+    )
+
+
 def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
     if message.has_error():
-        return WireError(f"Site {site} did not answer.", remedy="The round continues without it."), b""
+        return WireError(f"Site {site} did not answer.", remedy=CONTINUES), b""
     try:
         reply, blob = unpack_reply(message.content)
     except SalusError as problem:

@@ -62,6 +62,7 @@ class JobRunner:
                 lambda federation: self._work(row, federation, who, must_end),
                 lambda: who.present(self._link.directory()),
                 must_end,
+                self._link.progress,
             )
             app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
             self._end(row.job_id, "finished")

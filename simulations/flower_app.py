@@ -48,7 +48,14 @@ from salus.server.federation import Federation
 from salus.server.rounds import run_of
 from salus.server.transcripts import Transcript
 from salus.simulations.testing import split_evaluator
-from salus.simulations.virtual import OPEN_POLICY, make_hospitals, open_catalogue, virtual_identity, virtual_keys
+from salus.simulations.virtual import (
+    OPEN_POLICY,
+    PATIENCE_S,
+    make_hospitals,
+    open_catalogue,
+    virtual_identity,
+    virtual_keys,
+)
 
 KEY = "coordinator.key"
 _sites: dict[tuple[Path, int], Site] = {}
@@ -112,6 +119,7 @@ def _run(grid: Grid, context: Context) -> None:
             EventLog(settings.folder / "events.jsonl"),
             virtual_keys(secret, settings.sites),
             Transcript(settings.folder / "transcripts" / f"{job_id}.jsonl"),
+            patience_s=PATIENCE_S,
         )
         run_of(attempts, evaluate).run()
         checkpoints.set_status(job_id, "finished")

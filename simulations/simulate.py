@@ -37,6 +37,7 @@ from salus.simulations.members import begin_transcript, found_consortium
 from salus.simulations.testing import SplitEvaluator, score, split_evaluator
 from salus.simulations.virtual import (
     OPEN_POLICY,
+    PATIENCE_S,
     WorkerSetup,
     app_factory,
     make_hospitals,
@@ -131,7 +132,18 @@ def simulate(
 
         def work(federation: Federation) -> None:
             transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
-            attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript, start=start)
+            attempts = Attempts(
+                job,
+                job_id,
+                signed,
+                federation,
+                checkpoints,
+                events,
+                keys,
+                transcript,
+                start=start,
+                patience_s=PATIENCE_S,
+            )
             run_of(attempts, evaluate).run()
             keep_model(attempts, coordinator)
 

@@ -33,6 +33,7 @@ from salus.privacy.protocol.store import MemoryStore
 from salus.simulations.engine import AppFactory
 from salus.simulations.partitioners import Patient, divide
 
+PATIENCE_S = 10.0  # for a round that fails: nobody mends a virtual hospital meanwhile
 TEST_FRACTION = 0.2  # share of patients, if the data define no test split
 # Virtual hospitals accept what a real site's operator must allow; each simulation has new, empty ledgers.
 OPEN_POLICY = Policy(

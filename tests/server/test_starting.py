@@ -157,7 +157,7 @@ def test_a_coordinator_that_sends_other_weights_gets_no_round(tmp_path: Path) ->
     for noised in (False, True):
         more = {"privacy": NOISE.format("local"), "protection": "masking"} if noised else {}
         world = Started(tmp_path / str(noised), started_job(weights, task="", **more), other)  # type: ignore[arg-type]
-        with pytest.raises(RoundError, match="failed in 5 attempts"):
+        with pytest.raises(RoundError, match="failed in"):
             world.run()
         assert "the job names" in world.texts()
         assert "has not arrived at this site" in world.texts()
