@@ -34,8 +34,9 @@ class JobHead(Strict):
         cohort_epoch: The epoch that a job without noise runs in. Within one epoch every such sum over a data set is taken
             over the same sites, so no two sums can be subtracted to expose one site.
         seed: Seed of the first model.
-        round_timeout_s: Seconds that the coordinator waits for the sites in one round before it repeats the round.
-        join_timeout_s: Seconds that the coordinator waits for ``min_sites`` sites to be online before it ends the job.
+        round_timeout_s: Seconds after which a site that neither answers nor gets on is left out of a round.
+        join_timeout_s: Seconds that the coordinator waits for sites to be online, and repeats a round that fails, before it ends
+            the job.
     """
 
     name: Name

@@ -1,5 +1,6 @@
 """One job on one machine: virtual sites with the same rounds and site code, and a test split that no site holds."""
 
+import dataclasses
 import os
 import resource
 import threading
@@ -132,19 +133,8 @@ def simulate(
 
         def work(federation: Federation) -> None:
             transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
-            attempts = Attempts(
-                job,
-                job_id,
-                signed,
-                federation,
-                checkpoints,
-                events,
-                keys,
-                transcript,
-                start=start,
-                patience_s=PATIENCE_S,
-            )
-            run_of(attempts, evaluate).run()
+            attempts = Attempts(job, job_id, signed, federation, checkpoints, events, keys, transcript, start=start)
+            run_of(dataclasses.replace(attempts, patience_s=PATIENCE_S), evaluate).run()
             keep_model(attempts, coordinator)
 
         # A virtual site's node id is the site id, so sites need not be asked for it: on a busy machine the answer would be late.

@@ -208,11 +208,12 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
     metrics = fields.get("metrics") or {}
     measured = ", ".join(f"{name} {metric_text(metric)}" for name, metric in from_plain(metrics).items())
     text = str(fields.get("text", ""))
+    needed = f"({fields.get('needed')} sites are needed, {len(fields.get('online', ()))} are online.)"
     attempt = f"Round {fields.get('round')}, attempt {fields.get('attempt', 0) + 1}"
     words = {
         "started": "The job started.",
         "resumed": f"Resumed after round {fields.get('round')}.",
-        "waiting": f"Waiting for sites: {fields.get('needed')} are needed, {len(fields.get('online', ()))} are online.",
+        "waiting": f"{text or 'Waiting for sites.'} {needed}",
         "attempt": f"{attempt}: asked {_count(fields.get('sites', ()))}.",
         "answered": f"Round {fields.get('round')}: {site} answered.",
         "left-out": f"Round {fields.get('round')}: {site} was left out: {text}",
