@@ -18,8 +18,9 @@ from salus.common.sums.state import state_to_bytes
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import measured_shape, scored_shape
-from salus.server.attempts import Attempts, Cancelled
+from salus.server.attempts import Attempts
 from salus.server.evaluating import EvaluationSums
+from salus.server.inviting import Cancelled
 
 
 @dataclass

@@ -16,8 +16,9 @@ from salus.common.tasks import make_task
 from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.shapes import COHORT, shape_of
-from salus.server.attempts import Attempts, Cancelled
+from salus.server.attempts import Attempts
 from salus.server.evaluating import EvaluationSums
+from salus.server.inviting import Cancelled
 from salus.server.outline import outline_of
 
 Evaluator = Callable[[FloatVector], dict[str, float]]

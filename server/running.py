@@ -9,10 +9,11 @@ from salus.common.events import EventSink
 from salus.common.start.store import CoordinatorStarts
 from salus.privacy.records.transcripts import ROSTER
 from salus.server.app import make_server_app
-from salus.server.attempts import Attempts, Cancelled
+from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.config import ServerFolder
 from salus.server.federation import Federation
+from salus.server.inviting import Cancelled
 from salus.server.link import Link
 from salus.server.measuring import keep_model
 from salus.server.outline import OUTLINES, Outlines

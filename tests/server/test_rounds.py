@@ -16,8 +16,9 @@ from salus.common.events import Event, EventLog, read_events
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
-from salus.server.attempts import Attempts, Cancelled
+from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
+from salus.server.inviting import Cancelled
 from salus.server.rounds import JobRun
 from salus.server.transcripts import Transcript
 
