@@ -1,14 +1,16 @@
 """Which sites could run a job: online sites are asked; for the others, their last known declarations are used.
 
 asked        a definite answer: the site checked its policy, its declarations and its budget
-remembered   no site can be asked while another job runs: declarations from an earlier check are compared here
+remembered   a site that works for a job is not asked: declarations from an earlier check are compared here
 offline      declarations from an earlier check are shown, but decide nothing
 """
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -27,10 +29,12 @@ from salus.privacy.protection import key_holder_of, protection_of
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation, GridFederation
 from salus.server.link import Link
+from salus.server.turns import Turns
 
 ASK_TIMEOUT_S = 10.0  # a site answers from its catalogue and ledger, without reading data
 WAIT_S = 14.0  # for the daemon's own thread; below the admin client's time limit
 MOST_SAID = 3
+CHECK = "a check"  # what a job that waits for it reads
 
 
 class SiteAnswer(Strict):
@@ -61,7 +65,7 @@ class Check(Strict):
     """The answers of all sites.
 
     Args:
-        busy: the running job, because of which no site could be asked; otherwise empty.
+        busy: the jobs for which sites work that were therefore not asked; empty if all online sites were.
         needed: fewest sites with which a round of the job can finish.
         key_holder: the site without which it cannot finish, or 0.
     """
@@ -99,12 +103,22 @@ class Check(Strict):
 
 
 def ask_sites(
-    job: Job, signed: Signed, roster: Roster, federation: Federation, checkpoints: Checkpoints, clock: Clock
+    job: Job,
+    signed: Signed,
+    roster: Roster,
+    federation: Federation,
+    checkpoints: Checkpoints,
+    clock: Clock,
+    busy: Mapping[int, str] = MappingProxyType({}),
 ) -> Check:
-    """Ask every online site, and store what it has declared."""
-    online = federation.online()
+    """Ask every online site, and store what it has declared.
+
+    Args:
+        busy: the job of each site that works for one; it is not asked.
+    """
+    online = [site for site in federation.online() if site not in busy]
     request = Request(kind="check", job=signed)
-    answers = remembered(job, roster, set(), checkpoints)
+    answers = remembered(job, roster, set(federation.online()) & set(busy), checkpoints)
     for site, reply, blob in federation.exchange(dict.fromkeys(online, (request, b"")), ASK_TIMEOUT_S):
         if site not in answers:
             continue
@@ -118,7 +132,7 @@ def ask_sites(
             answers[site] = known.model_copy(update={"source": "asked", "problems": (refusal,)})
         else:
             answers[site] = _heard(known, blob, roster, checkpoints, clock)
-    return _check(job, roster, answers, "")
+    return _check(job, roster, answers, ", ".join(sorted(set(busy.values()))))
 
 
 def _heard(known: SiteAnswer, blob: bytes, roster: Roster, checkpoints: Checkpoints, clock: Clock) -> SiteAnswer:
@@ -174,36 +188,50 @@ class _Question:
 
 
 class Checker:
-    """Runs the checks of one coordinator: requested in the admin API's threads, answered in the daemon's."""
+    """Runs the checks of one coordinator: requested in the admin API's threads, answered in the daemon's.
 
-    def __init__(self, roster: Roster, link: Link, checkpoints: Checkpoints, clock: Clock, events: EventSink) -> None:
+    Args:
+        turns: which job each site works for.
+    """
+
+    def __init__(
+        self, roster: Roster, link: Link, checkpoints: Checkpoints, clock: Clock, events: EventSink, turns: Turns
+    ) -> None:
         self._roster, self._link, self._checkpoints = roster, link, checkpoints
-        self._clock, self._events = clock, events
+        self._clock, self._events, self._turns = clock, events, turns
         self._waiting: queue.SimpleQueue[_Question] = queue.SimpleQueue()
 
-    def check(self, job: Job, signed: Signed, running: str | None) -> Check:
-        """Return the sites' answers, or what they declared before while a job runs."""
-        if not running:
-            question = _Question(job, signed)
-            self._waiting.put(question)
-            question.done.wait(WAIT_S)
-            if question.answer is not None:
-                return question.answer
+    def check(self, job: Job, signed: Signed) -> Check:
+        """Return the sites' answers, and what those that work for a job declared before."""
+        question = _Question(job, signed)
+        self._waiting.put(question)
+        question.done.wait(WAIT_S)
+        if question.answer is not None:
+            return question.answer
         online = set(self._link.directory())
-        return remember_sites(job, self._roster, online, self._checkpoints, running or "another task")
+        return remember_sites(job, self._roster, online, self._checkpoints, "another task")
 
     def answer(self, stopped: Callable[[], bool]) -> None:
-        """Run the waiting checks; only one exchange may be open at a time, so never while a job runs."""
+        """Run the waiting checks; no site is asked in the middle of an attempt, because a refusal would end it."""
         while not self._waiting.empty():
             question = self._waiting.get()
             grid = self._link.begin_run()
             try:
-                federation = GridFederation(grid, self._link.directory, stopped)
-                question.answer = ask_sites(
-                    question.job, question.signed, self._roster, federation, self._checkpoints, self._clock
-                )
+                with self._free() as busy:
+                    federation = GridFederation(grid, self._link.directory, stopped)
+                    question.answer = ask_sites(
+                        question.job, question.signed, self._roster, federation, self._checkpoints, self._clock, busy
+                    )
             except Exception as problem:  # a failed check never stops the coordinator
                 self._events.emit("not-checked", error=type(problem).__name__, text=describe(problem))
             finally:
                 grid.close()
                 question.done.set()
+
+    @contextmanager
+    def _free(self) -> Iterator[Mapping[int, str]]:
+        """Hold the sites that are free, and give the job of each other one."""
+        everybody = self._roster.site_ids()
+        with self._turns.hold_free(CHECK, everybody) as mine:
+            busy = self._turns.busy()
+            yield {site: busy.get(site, "another job") for site in everybody if site not in mine.sites}

@@ -40,7 +40,6 @@ from salus.server.turns import Turns
 IDLE_POLL_S = 0.2
 # An answer that came after its run had ended, and sites' long polls that end with the daemon.
 EXPECTED = ("Run is finished", "timeout graceful shutdown exceeded")
-GRIDS_AT_ONCE = 1  # as many runs as the link can have open
 STORAGE_RETRY_S = 30.0  # the longest that an operator waits after freeing space on the disk
 
 
@@ -73,13 +72,13 @@ class CoordinatorDaemon:
         self._dates = RosterWatch(lambda: folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._outlines = Outlines(folder.folder / OUTLINES)
-        self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events)
+        turns = Turns()
+        self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events, turns)
         self._reports = Reports(folder, self._checkpoints, self._events, self._history)
         self._runner = JobRunner(
-            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, Turns()
+            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, turns
         )
-        limit = min(folder.config.max_running_jobs, GRIDS_AT_ONCE)
-        self._scheduler = Scheduler(self._checkpoints, self._run_job, limit, self._dates.valid)
+        self._scheduler = Scheduler(self._checkpoints, self._run_job, folder.config.max_running_jobs, self._dates.valid)
         self._stop = threading.Event()
         self._health: HealthServer | None = None
         self._trouble = ""
@@ -132,8 +131,7 @@ class CoordinatorDaemon:
         resumed when the machine can write again.
         """
         try:
-            if not self._scheduler.running():
-                self._checker.answer(self._stop.is_set)
+            self._checker.answer(self._stop.is_set)
             self._reports.write_late()
             self._scheduler.begin_due(lambda: self._healthy(""))
             self._healthy("")
@@ -184,11 +182,11 @@ class CoordinatorDaemon:
     def submit(self, text: str, *, anyway: bool = False) -> str:
         job, signed = self._checked_job(text)
         if not anyway:
-            self._checker.check(job, signed, self._busy()).require_possible()
+            self._checker.check(job, signed).require_possible()
         return self._checkpoints.submit(signed, job.job.name)
 
     def check(self, text: str) -> dict[str, Any]:
-        return self._checker.check(*self._checked_job(text), self._busy()).to_json()
+        return self._checker.check(*self._checked_job(text)).to_json()
 
     def _checked_job(self, text: str) -> tuple[Job, Signed]:
         found = job_or_signed(text)
@@ -199,10 +197,6 @@ class CoordinatorDaemon:
         if outline is None:
             self._starts.of(job)
         return job, signed
-
-    def _busy(self) -> str | None:
-        """Return the job because of which no site can be asked now, if any."""
-        return next(iter(self._scheduler.running()), None)
 
     def cancel(self, job_id: str) -> None:
         self._scheduler.cancel(job_id)

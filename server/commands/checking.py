@@ -24,7 +24,7 @@ def show_check(found: dict[str, Any], cost: str, dataset: str = "") -> None:
     """
     if found["busy"]:
         out.print(
-            f"No site was asked, because {shown(found['busy'])} is running. The table shows their earlier declarations.",
+            f"Sites that work for {shown(found['busy'])} were not asked: the table shows what they declared earlier.",
             style="yellow",
             soft_wrap=True,
         )

@@ -118,6 +118,16 @@ def test_who_is_offline_or_silent_settles_nothing(store: Checkpoints) -> None:
     assert asked(store, {n: Silent() for n in range(1, 6)}).possible
 
 
+def test_a_site_that_works_for_a_job_is_not_asked_and_what_it_declared_before_counts(store: Checkpoints) -> None:
+    asked(store, {n: Site() for n in range(1, 6)})
+    sites = {n: Site() for n in range(1, 6)}
+    signed = seal_job(misspelt(), Identity.generate())
+    found = ask_sites(misspelt(), signed, roster(), Sites(sites, misspelt()), store, CLOCK, {2: "tiny-0001"})
+    assert [site.source for site in found.sites] == ["asked", "remembered", *["asked"] * 3]
+    assert found.busy == "tiny-0001"
+    assert all(site.refuses for site in found.sites)
+
+
 def test_what_an_offline_site_declared_before_is_shown_and_settles_nothing(store: Checkpoints) -> None:
     asked(store, {n: Site() for n in range(1, 6)})
     found = asked(store, {1: Site()}, misspelt())
