@@ -63,7 +63,10 @@ class CoordinatorDaemon:
             logging.getLogger(name).addFilter(is_news)
         self._folder = folder
         self._link = Link(
-            folder.node_keys(), mismatched=self._other_protocol, roster=lambda: folder.trust.newest.serial
+            folder.node_keys(),
+            mismatched=self._other_protocol,
+            roster=lambda: folder.trust.newest.serial,
+            folder=folder.folder,
         )
         self._checkpoints = Checkpoints(folder.folder, folder.engine())
         log = folder.folder / "events.jsonl"

@@ -272,7 +272,7 @@ def bench(
     ] = None,
 ) -> None:
     """Compare Salus with a peer or a lower bound in the same run: cache, device, dp, encryption, evaluation,
-    harmonisation, importing, link, masking, memory, privacy, text."""
+    harmonisation, importing, link, masking, memory, privacy, scale, text."""
     from salus.simulations.benchmarks import BENCHMARKS
 
     options = {"parameters": params, "sites": sites, "net": net, "every": every, "data": data}

@@ -3,6 +3,7 @@
 Any t shares reconstruct the secret; t - 1 shares are independent of it, because the coefficients are uniform in the field.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from salus.common.errors import ProtectionError
@@ -44,25 +45,34 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
     """
     if len(shares) < threshold:
         raise ProtectionError(f"Expected {threshold} shares, got {len(shares)}.", remedy="Wait for more sites.")
-    chosen = sorted(shares)[:threshold]
+    chosen = tuple(sorted(shares)[:threshold])
     secret = 0
-    for i in chosen:
+    for i, weight in zip(chosen, _weights(chosen), strict=True):
         value = int.from_bytes(shares[i], "big")
         if len(shares[i]) != SHARE_BYTES or value >= PRIME:
             raise ProtectionError(f"The share of site {i} is not in the field.", remedy="Leave that site out.")
-        secret = (secret + value * _weight(i, chosen)) % PRIME
+        secret = (secret + value * weight) % PRIME
     if secret >> (8 * SECRET_BYTES):
         raise ProtectionError("The shares are inconsistent.", remedy="A site sent a wrong share; see the transcript.")
     return secret.to_bytes(SECRET_BYTES, "big")
 
 
-def _weight(i: int, chosen: Sequence[int]) -> int:
-    numerator = denominator = 1
-    for j in chosen:
-        if j != i:
-            numerator = numerator * j % PRIME
-            denominator = denominator * (j - i) % PRIME
-    return numerator * pow(denominator, -1, PRIME) % PRIME
+@functools.lru_cache(maxsize=256)
+def _weights(chosen: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the Lagrange weights at zero of these indices.
+
+    They depend on who holds the shares only, so a coordinator that opens hundreds of secrets with the shares of the same
+    sites computes them once.
+    """
+    weights = []
+    for i in chosen:
+        numerator = denominator = 1
+        for j in chosen:
+            if j != i:
+                numerator = numerator * j % PRIME
+                denominator = denominator * (j - i) % PRIME
+        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
+    return tuple(weights)
 
 
 def _evaluate(coefficients: Sequence[int], x: int) -> int:

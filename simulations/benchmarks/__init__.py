@@ -21,6 +21,7 @@ BENCHMARKS = Registry(
         "masking": "salus.simulations.benchmarks.masking:run",
         "memory": "salus.simulations.benchmarks.memory:run",
         "privacy": "salus.simulations.benchmarks.privacy:run",
+        "scale": "salus.simulations.benchmarks.scale:run",
         "text": "salus.simulations.benchmarks.text:run",
     },
 )

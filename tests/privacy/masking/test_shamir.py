@@ -1,6 +1,7 @@
 """Shares of a secret."""
 
 import os
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -18,6 +19,28 @@ def test_any_threshold_of_shares_gives_the_secret(secret: bytes, threshold: int,
     chosen = indices[:]
     shuffle.shuffle(chosen)  # type: ignore[attr-defined]
     assert combine({i: shares[i] for i in chosen[:threshold]}, threshold) == secret
+
+
+def interpolated_at_zero(shares: dict[int, bytes]) -> Fraction:
+    """Lagrange's formula with fractions, from the definition; a multiple of the modulus away from the secret."""
+    total = Fraction(0)
+    for i, share in shares.items():
+        term = Fraction(int.from_bytes(share, "big"))
+        for j in shares:
+            if j != i:
+                term *= Fraction(-j, i - j)
+        total += term
+    return total
+
+
+@given(st.sets(st.integers(1, 200), min_size=2, max_size=6), st.lists(st.binary(min_size=32, max_size=32), min_size=3))
+def test_many_secrets_of_the_same_holders_agree_with_the_formula(holders: set[int], secrets: list[bytes]) -> None:
+    """The weights of a set of holders are computed once, and used for every secret and for no other set."""
+    for secret in secrets:
+        shares = split(secret, len(holders), sorted(holders), os.urandom)
+        found = interpolated_at_zero(shares)
+        assert combine(shares, len(holders)) == secret
+        assert found.numerator * pow(found.denominator, -1, PRIME) % PRIME == int.from_bytes(secret, "big")
 
 
 def test_one_share_fewer_says_nothing() -> None:
