@@ -11,12 +11,13 @@ from typing import Annotated
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field
 
 from salus.client.link_guard import CALL_TIMEOUT_S, MAX_RESPONSE_BYTES, ResponseGuard, translated
 from salus.common.clock import Clock
 from salus.common.errors import LinkError, WireError
-from salus.common.link_signature import NODE, fingerprint, sign_request
+from salus.common.link_signature import NODE, fingerprint, mac_request, public_bytes, session_key, sign_request
 from salus.common.progress import Progress
 from salus.common.strict import Strict, validate
 from salus.common.versions import OLDEST_HEADER, OLDEST_PROTOCOL, PROTOCOL_HEADER
@@ -26,7 +27,6 @@ DIRECT_PROTOCOL = 2
 NUMBER = 4
 MAX_META_BYTES = 10_000
 PART_BYTES = 16 * 2**20  # of a reply in one request, as in `server/link_direct.py`
-READ_BYTES = 256 * 2**10
 RESUMES = 20  # interruptions of one transfer, each after at least one byte has arrived
 KEEP_ALIVE_S = 50.0  # below the coordinator's 60 s: a new TLS handshake costs more than everything else
 
@@ -41,6 +41,14 @@ class Meta(Strict):
     group: Annotated[str, Field(max_length=256)]
     created: float
     ttl: float
+
+
+class Greeting(Strict):
+    """The coordinator's answer to a hello."""
+
+    node: Annotated[str, Field(pattern=r"^[0-9]{1,20}$")]
+    session: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class OlderCoordinator(LinkError):
@@ -83,26 +91,41 @@ class DirectCalls:
                 NODE: fingerprint(node_key.public_key()),
             },
         )
+        self._session: tuple[str, bytes] | None = None
         self._held: dict[str, None] = {}
+        self._sent: dict[str, int] = {}
         self._lock = threading.Lock()
         self.waiting = False
 
     def hello(self) -> int:
-        """Say that this site is there, and return its node.
+        """Say that this site is there, agree on a session key, and return this site's node.
 
         Raises:
             OlderCoordinator: the coordinator has no such call, because it speaks version 1 of the protocol only.
         """
+        mine = X25519PrivateKey.generate()
+        half = public_bytes(mine)
+        body = json.dumps({"key": half.hex()}).encode()
+        signed = sign_request(self._key, "POST", DIRECT + "hello", body, self._clock.now())
         with translated():
-            response = self._post("hello", b"{}")
+            response = self._client.send(self._request("hello", body, signed), stream=True)
+            try:
+                ResponseGuard()(response)
+                response.read()
+            finally:
+                response.close()
             older = response.status_code in (httpx.codes.NOT_FOUND, httpx.codes.UPGRADE_REQUIRED)
             if older and response.headers.get(PROTOCOL_HEADER) == "1":
                 raise OlderCoordinator("The coordinator speaks version 1 of the protocol.", remedy="Upgrade it.")
             response.raise_for_status()
-            try:
-                return int(response.json()["node"])
-            except (ValueError, TypeError, KeyError):
-                raise _strange() from None
+        try:
+            found = validate(Greeting, response.json(), error=WireError, what="answer", received=True)
+            theirs = bytes.fromhex(found.key)
+            key = session_key(mine, theirs, site=half, coordinator=theirs)
+        except (WireError, ValueError, RecursionError):
+            raise _strange() from None
+        self._session = found.session, key
+        return int(found.node)
 
     def heartbeat(self, progress: Progress) -> None:
         """Say that this site is there, and what it does."""
@@ -134,9 +157,9 @@ class DirectCalls:
         return delivery
 
     def reply(self, identifier: str, header: bytes, blob: bytes) -> bool:
-        """Send a reply; return False if the coordinator no longer wants it."""
+        """Send a reply; return False if the coordinator no longer wants it. After an error, it goes on where it stopped."""
         prefix = len(header).to_bytes(NUMBER, "big") + header
-        total, there = len(prefix) + len(blob), 0
+        total, there = len(prefix) + len(blob), self._sent.get(identifier, 0)
         view = memoryview(blob)
         wanted = True
         while there < total and wanted:
@@ -144,26 +167,28 @@ class DirectCalls:
             part = prefix[there:] + bytes(view[begin : begin + PART_BYTES - len(prefix[there:])])
             with translated():
                 response = self._post(f"reply/{identifier}/{there}/{total}", part)
+                if response.status_code == httpx.codes.CONFLICT and there:
+                    there = 0  # the coordinator has lost what was there
+                    continue
                 wanted = response.status_code != httpx.codes.GONE
                 if wanted:
                     response.raise_for_status()
-                    there = _received(response, there, total)
-        with self._lock:
-            self._held.pop(identifier, None)
+                    there = self._sent[identifier] = _received(response, there, total)
+        self.drop(identifier)
         return wanted
 
     def drop(self, identifier: str) -> None:
         """No longer hold a request, so that the coordinator offers it again."""
         with self._lock:
             self._held.pop(identifier, None)
+            self._sent.pop(identifier, None)
 
     def _call(self, name: str, body: object = None) -> None:
         with translated():
             self._post(name, json.dumps(body or {}).encode()).raise_for_status()
 
     def _post(self, name: str, body: bytes) -> httpx.Response:
-        request = self._request(name, body)
-        response = self._client.send(request, stream=True)
+        response = self._send(name, body)
         try:
             ResponseGuard()(response)
             response.read()
@@ -171,8 +196,24 @@ class DirectCalls:
             response.close()
         return response
 
-    def _request(self, name: str, body: bytes) -> httpx.Request:
-        signed = sign_request(self._key, "POST", DIRECT + name, body, self._clock.now())
+    def _send(self, name: str, body: bytes) -> httpx.Response:
+        """Send a request of the session; if the coordinator has forgotten the session, begin another one first."""
+        response = self._try(name, body)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            response.close()
+            self.hello()
+            response = self._try(name, body)
+        return response
+
+    def _try(self, name: str, body: bytes) -> httpx.Response:
+        if self._session is None:
+            self.hello()
+        assert self._session is not None  # Safe because hello has set it, or raised.
+        session, key = self._session
+        maced = mac_request(key, session, "POST", DIRECT + name, body, self._clock.now())
+        return self._client.send(self._request(name, body, maced), stream=True)
+
+    def _request(self, name: str, body: bytes, signed: dict[str, str]) -> httpx.Request:
         return self._client.build_request("POST", DIRECT + name, content=body, headers=signed)
 
     def _fetch(self, body: bytes) -> bytearray | None:
@@ -191,7 +232,7 @@ class DirectCalls:
         raise _strange()
 
     def _stream(self, name: str, body: bytes, whole: bytearray) -> int:
-        response = self._client.send(self._request(name, body), stream=True)
+        response = self._send(name, body)
         try:
             ResponseGuard(self._largest - len(whole))(response)
             self.waiting = False
@@ -200,7 +241,7 @@ class DirectCalls:
             if not response.is_success:
                 response.read()
                 response.raise_for_status()
-            for part in response.iter_raw(READ_BYTES):
+            for part in response.iter_raw():
                 whole += part
         finally:
             response.close()

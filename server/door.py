@@ -30,6 +30,7 @@ ACCEPTS_AT_ONCE = 64
 ACCEPT_RETRY_S = 0.5
 TELL_EVERY_S = 60.0
 WANTED_FILES = 65_536
+GATHERED_BYTES = 16 * 1024
 LOCAL = b""  # in place of a certificate: the admin socket, which only its owner can open
 
 
@@ -210,6 +211,44 @@ def _reset(connection: socket.socket) -> None:
     connection.close()
 
 
+class Gathered:
+    """A transport that sends what is written in one turn of the event loop together.
+
+    uvicorn writes head, body and end of a response one by one; with TLS each of them would be a record and a system call.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._waiting: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Keep small pieces until the end of this turn; more than `GATHERED_BYTES` goes out at once."""
+        if not data:
+            return
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        self._waiting.append(data)
+        self._size += len(data)
+        if self._size > GATHERED_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            whole = self._waiting[0] if len(self._waiting) == 1 else b"".join(self._waiting)
+            self._waiting, self._size = [], 0
+            if not self._transport.is_closing():
+                self._transport.write(whole)
+
+    def close(self) -> None:
+        """Send what waits, then close."""
+        self._flush()
+        self._transport.close()
+
+
 class GuardedProtocol(H11Protocol):
     """uvicorn's HTTP/1.1 over h11, with a time limit for each step of a request; h11 itself limits the size of a head."""
 
@@ -221,7 +260,7 @@ class GuardedProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(Gathered(transport, self.loop))  # type: ignore[arg-type]
         tls = transport.get_extra_info("ssl_object")
         shown = tls.getpeercert(binary_form=True) if tls is not None else None
         self._door.entered(self, hashlib.sha256(shown).digest() if shown else LOCAL)

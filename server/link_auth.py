@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from salus.common.clock import Clock
 from salus.common.errors import LinkError
-from salus.common.link_signature import NODE, signed_body
+from salus.common.link_signature import NODE, SESSION, maced_body, signed_body
 from salus.common.probe import MAX_PROBE_BYTES, PROBE
 from salus.common.versions import OLDEST_HEADER, PROTOCOL, PROTOCOL_HEADER, check_protocol
 from salus.server.link_members import Member, Members
+from salus.server.link_sessions import Sessions
 from salus.server.probe import Probes
 
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
@@ -85,6 +86,7 @@ class Gate:
     ) -> None:
         self._members, self._clock, self._mismatched = members, clock, mismatched
         self._reported: set[int] = set()
+        self.sessions = Sessions()
 
     def admit(self, scope: Scope, headers: Headers, limit: int | None, protocol: int) -> Admitted | Refusal:
         """Return who signed the request, or why it is refused.
@@ -108,9 +110,13 @@ class Gate:
             return Refusal(OTHER_VERSION, str(problem))
         if spoken < protocol:
             return NOT_FOUND
-        member = self._claimed(headers)
-        digest = member and signed_body(member.key, scope["method"], scope["path"], headers, self._clock.now())
-        if member is None or not digest or not self._members.heard(scope, member):
+        session = self.sessions.find(headers[SESSION]) if SESSION in headers else None
+        member = session.member if session else self._claimed(headers)
+        if member is None:
+            return UNSIGNED
+        statement = scope["method"], scope["path"], headers, self._clock.now()
+        digest = maced_body(session.key, *statement) if session else signed_body(member.key, *statement)
+        if not digest or not self._members.heard(scope, member):
             return UNSIGNED
         return Admitted(member, length, digest)
 

@@ -1,9 +1,9 @@
 """Version 2 of the protocol: a small set of plain routes over the coordinator's mailbox, without a web framework.
 
-Part of the link (`server/link.py`). Each request is signed (`server/link_auth.py`), and the key that signed it is the only
-statement of who calls: no call names its own node. All bodies are bounded before they are read.
+Part of the link (`server/link.py`). Each request is signed (`server/link_auth.py`), the first one with the node key, and that
+is the only statement of who calls: no call names its own node. All bodies are bounded before they are read.
 
-    POST /v2/link/hello                              a site is there; answered with its node
+    POST /v2/link/hello            key               a site is there; answered with its node and the session's key half
     POST /v2/link/poll             held, progress    waits for a request; answered with one whole request, or nothing
     POST /v2/link/request/ID/FROM                    the rest of a request whose transfer was interrupted
     POST /v2/link/reply/ID/FROM/OF part              a reply, or a part of a large one; answered with the bytes that are there
@@ -21,12 +21,13 @@ import json
 import re
 from typing import Annotated
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
-from salus.common.errors import WireError
+from salus.common.link_signature import public_bytes, session_key
 from salus.common.progress import Progress
-from salus.common.strict import Strict, validate
+from salus.common.strict import Strict
 from salus.common.versions import PROTOCOL_HEADER
 from salus.server.link_auth import (
     MAX_CALL_BYTES,
@@ -40,6 +41,7 @@ from salus.server.link_auth import (
     refuse,
 )
 from salus.server.link_mail import Incoming, Letter, Mailbox
+from salus.server.link_members import Member
 
 DIRECT = "/v2/link/"
 DIRECT_PROTOCOL = 2
@@ -50,8 +52,15 @@ _STATED = (PROTOCOL_HEADER.encode(), str(DIRECT_PROTOCOL).encode())
 _REQUEST = re.compile(r"request/([0-9a-f]{32}|[0-9a-f]{64})/(0|[1-9][0-9]{0,14})")
 _REPLY = re.compile(r"reply/([0-9a-f]{32}|[0-9a-f]{64})/(0|[1-9][0-9]{0,14})/([1-9][0-9]{0,14})")
 GONE = Refusal(410, "This request is no longer open, or it is another site's")
+MISSING = Refusal(409, "Parts in front of this one are missing")
 TOO_LARGE = Refusal(413, "The reply is larger than allowed")
 NO_SPACE = Refusal(507, "The coordinator cannot store the reply; its operator has been told")
+
+
+class Hello(Strict):
+    """The body of a hello: the site's half of the session key."""
+
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Poll(Strict):
@@ -86,13 +95,32 @@ class DirectRoutes:
         elif rest:
             letter = self._mail.find(admitted.member.node, rest[1])
             await (_send_letter(send, letter, int(rest[2])) if letter else refuse(send, GONE, DIRECT_PROTOCOL))
+        elif call == "hello":
+            await self._hello(admitted.member, body, send)
         else:
             await self._call(call, admitted.member.node, body, receive, send)
 
+    async def _hello(self, member: Member, body: bytes, send: Send) -> None:
+        """Agree on a session key; the key of the node has signed the site's half."""
+        try:
+            theirs = bytes.fromhex(Hello.model_validate_json(body).key)
+            mine = X25519PrivateKey.generate()
+            key = session_key(mine, theirs, site=theirs, coordinator=public_bytes(mine))
+        except ValueError:
+            await refuse(send, Refusal(400, "Expected a key of 32 bytes"), DIRECT_PROTOCOL)
+            return
+        self._mail.heard(member.node)
+        answer = {
+            "node": str(member.node),
+            "session": self._gate.sessions.open(member, key),
+            "key": public_bytes(mine).hex(),
+        }
+        await _answer(send, json.dumps(answer).encode())
+
     async def _call(self, call: str, node: int, body: bytes, receive: Receive, send: Send) -> None:
         try:
-            poll = validate(Poll, json.loads(body or b"{}"), error=WireError, what="call", received=True)
-        except (WireError, ValueError, RecursionError):
+            poll = Poll.model_validate_json(body)
+        except ValueError:  # not JSON, or not as expected
             await refuse(send, Refusal(400, "Expected what the site holds and what it does"), DIRECT_PROTOCOL)
             return
         if call == "bye":
@@ -145,7 +173,7 @@ class DirectRoutes:
         elif not letter.answered:
             with contextlib.suppress(OSError):
                 incoming = self._mail.incoming(letter, offset, total)
-                refused = None if incoming else GONE
+                refused = None if incoming else MISSING
             refused = refused or (None if incoming else NO_SPACE)
         if refused is not None:
             await refuse(send, refused, DIRECT_PROTOCOL)

@@ -86,4 +86,5 @@ class Members:
         with self._lock:
             if connection is not None:
                 self._heard[connection] = (asyncio.get_running_loop(), member.node)
-            return self._by_node.get(member.node) is member
+            present = self._by_node.get(member.node)
+            return present is not None and present.pem == member.pem
