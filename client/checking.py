@@ -156,15 +156,15 @@ def check_round(request: Request, job: Job) -> None:
 
 
 def check_sites(request: Request, job: Job, known: Collection[int], mine: int) -> None:
-    """Raise Refused unless a request names enough different sites of the job's roster, this one among them, all still members.
+    """Raise Refused unless a request names enough different sites of the job's roster, this one among them.
 
     Args:
-        known: the sites on the roster that are still members.
+        known: the sites on the roster.
     """
     others = set(request.sites)
     if not others <= set(known) or mine not in others or len(others) < max(job.job.min_sites, len(request.sites)):
         raise Refused(
-            f"Expected this site among at least {job.job.min_sites} different sites of the job's roster, all still members.",
+            f"Expected this site among at least {job.job.min_sites} different sites of the job's roster.",
             remedy="Wait until enough sites take part.",
         )
 

@@ -21,12 +21,13 @@ from salus.client.executors.process import ProcessBackend
 from salus.client.executors.stopped import WORKING
 from salus.client.link import FleetLink
 from salus.client.link_direct import Delivery
+from salus.client.renewing import RosterReceiver
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, LinkError, Refused, describe
 from salus.common.events import Event, EventLog, Value
 from salus.common.expiry import RosterWatch
 from salus.common.health import DATA, HealthServer
-from salus.common.packets import Reply, Request, header_of, refusal, reply_of, request_of, require_type
+from salus.common.packets import MESSAGE_TYPES, Reply, Request, header_of, refusal, reply_of, request_of, require_type
 from salus.common.progress import Progress, Step
 
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
@@ -85,6 +86,7 @@ class SiteDaemon:
         self._tell = listener
         self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,))
         self._dates = RosterWatch(lambda: folder.roster, clock, self._say_dates)
+        self._rosters = RosterReceiver(folder, clock, self._events, listener)
         self._attempts = Attempts(folder.folder / WORKING)
         self._troubles: list[str] = []
         self._progress = Progress()
@@ -132,6 +134,7 @@ class SiteDaemon:
                     self._serve(link)
                 except Exception as problem:  # no message may stop a hospital's daemon
                     self._state("disconnected", text=describe(problem))
+                    self._rosters.follow(link)
                     self._look()
                     # Jitter, so that all sites of a restarted coordinator do not return in the same instant.
                     self._stop.wait(pause_s * random.uniform(0.5, 1.0))  # noqa: S311
@@ -141,8 +144,13 @@ class SiteDaemon:
         while not self._stop.is_set():
             self._dates.valid()  # warns well before the roster expires
             delivery = link.take()
+            self._rosters.follow(link)
             if delivery is None:
                 self._look()
+                continue
+            if delivery.meta.type == MESSAGE_TYPES["roster"]:
+                self._deliver(link, delivery, *self._rosters.answer(delivery.header, delivery.blob))
+                self._rosters.follow(link)
                 continue
             self._state("working")
             self._progress = Progress(request=delivery.meta.message, step="checking")

@@ -62,6 +62,21 @@ class FleetLink:
         """The version of the protocol that this connection speaks."""
         return 2 if self._fleet is None else 1
 
+    def renew(self, url: str, tls: ssl.SSLContext) -> None:
+        """Use another context for all connections from now on; to be called between two requests.
+
+        The site stays connected, unless the URL is another one or the coordinator speaks version 1: then the next call raises
+        LinkError, and the site connects again.
+        """
+        moved = url != self._how[0]
+        self._how = url, tls, *self._how[2:]
+        self._direct.renew(url, tls)
+        if self._fleet is not None:
+            self._fleet.close()
+            self._fleet = None
+            moved = True
+        self._connected = self._connected and not moved
+
     def activate(self) -> int:
         """Register this site, and return the node id that the coordinator assigned."""
         try:

@@ -78,7 +78,15 @@ class DirectCalls:
         self._key, self._clock = node_key, clock
         self._guard = ResponseGuard()
         self._largest = max_message_bytes + MAX_RESPONSE_BYTES
-        self._client = httpx.Client(
+        self._client = self._open(url, tls)
+        self._session: tuple[str, bytes] | None = None
+        self._held: dict[str, None] = {}
+        self._sent: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self.waiting = False
+
+    def _open(self, url: str, tls: ssl.SSLContext) -> httpx.Client:
+        return httpx.Client(
             base_url=url,
             verify=tls,
             timeout=CALL_TIMEOUT_S,
@@ -88,14 +96,14 @@ class DirectCalls:
                 "accept-encoding": "identity",
                 PROTOCOL_HEADER: str(DIRECT_PROTOCOL),
                 OLDEST_HEADER: str(OLDEST_PROTOCOL),
-                NODE: fingerprint(node_key.public_key()),
+                NODE: fingerprint(self._key.public_key()),
             },
         )
-        self._session: tuple[str, bytes] | None = None
-        self._held: dict[str, None] = {}
-        self._sent: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self.waiting = False
+
+    def renew(self, url: str, tls: ssl.SSLContext) -> None:
+        """Use another context for all connections from now on; the session and the requests that are held stay."""
+        before, self._client = self._client, self._open(url, tls)
+        before.close()
 
     def hello(self) -> int:
         """Say that this site is there, agree on a session key, and return this site's node.

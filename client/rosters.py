@@ -3,8 +3,8 @@
     first request of a job    it must name the newest roster that is installed here, which is recorded on disk
     later requests            they must name the recorded one, whatever was installed since
 
-So a coordinator can neither begin a job with a roster that was replaced, nor change the roster of a running job. A member that
-was removed, or has new keys, is not part of a running job's next session: a request that names it is refused.
+So a coordinator can neither begin a job with a roster that was replaced, nor change the roster of a running job. No further sum
+of a running job is opened with a member that was removed since, or has new keys.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ class JobRosters:
         return unhex(self.trust.newest.coordinator.public_key)
 
     def keys(self, job: str, digest: str) -> Mapping[int, bytes]:
-        """Return the Ed25519 keys of the sites of a job's roster that are still members, by site id.
+        """Return the Ed25519 keys of a job's roster, by site id.
 
         Args:
             job: names the job and its contents.
@@ -94,8 +94,12 @@ class JobRosters:
             with self._engine.begin() as connection:
                 connection.execute(BEGUN.insert().values(job=job, roster=digest))
                 connection.execute(RECORDED.insert().values(job=job))
-        now = trust.newest.keys()
-        return {site: key for site, key in roster.keys().items() if now.get(site) == key}
+        return roster.keys()
+
+    def removed(self, keys: Mapping[int, bytes]) -> frozenset[int]:
+        """Return the sites among `keys` that the newest roster no longer has, or has with another key."""
+        now = self.trust.newest.keys()
+        return frozenset(site for site, key in keys.items() if now.get(site) != key)
 
     def _begun(self, job: str) -> str | None:
         with self._engine.connect() as connection:

@@ -105,8 +105,7 @@ class Site:
         self._identity, self._keys, self._store = identity, keys, store
         self._coordinator_key = coordinator_key
         self._catalogue = catalogue
-        self._policy, self._performance = policy, performance
-        self._events, self._ledger = events, ledger
+        self._policy, self._performance, self._events, self._ledger = policy, performance, events, ledger
         self._cache, self._order, self._limit, self._rosters = cache, order, limit, rosters
         self._states = JobStates(states)
         self._starts = SiteStarts(starts)
@@ -188,6 +187,7 @@ class Site:
             # Sums with noise do not fix a cohort, so they are kept apart from those that do.
             scope=f"noised/{request.job_id}" if running.account else scope_of(running.job),
             head=self._ledger.head if running.account else None,
+            removed=self._rosters.removed(self._keys) if self._rosters else frozenset(),
         )
         end = running.protection.site_end(session, shape, running.job, party)
         reply = end.open(contribution)

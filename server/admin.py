@@ -17,6 +17,9 @@ class Coordinator(Protocol):
     def status(self) -> dict[str, Any]:
         """Return the roster, the online sites, the running jobs and the length of the queue."""
 
+    def take_roster(self) -> dict[str, Any]:
+        """Use the kit that is installed now, and return its serial, the number of sites and what changed."""
+
     def submit(self, text: str, *, anyway: bool = False) -> str:
         """Accept a job file's text or a signed job and return its id; refuse it if too few sites can run it, unless `anyway`."""
 
@@ -62,6 +65,10 @@ def make_admin_app(coordinator: Coordinator) -> FastAPI:
     @app.get("/status")
     def status() -> dict[str, Any]:
         return coordinator.status()
+
+    @app.post("/roster")
+    def take_roster() -> dict[str, Any]:
+        return coordinator.take_roster()
 
     @app.get("/jobs")
     def jobs() -> list[dict[str, Any]]:

@@ -195,7 +195,13 @@ class Checker:
     """
 
     def __init__(
-        self, roster: Roster, link: Link, checkpoints: Checkpoints, clock: Clock, events: EventSink, turns: Turns
+        self,
+        roster: Callable[[], Roster],
+        link: Link,
+        checkpoints: Checkpoints,
+        clock: Clock,
+        events: EventSink,
+        turns: Turns,
     ) -> None:
         self._roster, self._link, self._checkpoints = roster, link, checkpoints
         self._clock, self._events, self._turns = clock, events, turns
@@ -209,7 +215,7 @@ class Checker:
         if question.answer is not None:
             return question.answer
         online = set(self._link.directory())
-        return remember_sites(job, self._roster, online, self._checkpoints, "another task")
+        return remember_sites(job, self._roster(), online, self._checkpoints, "another task")
 
     def answer(self, stopped: Callable[[], bool]) -> None:
         """Run the waiting checks; no site is asked in the middle of an attempt, because a refusal would end it."""
@@ -220,7 +226,7 @@ class Checker:
                 with self._free() as busy:
                     federation = GridFederation(grid, self._link.directory, stopped)
                     question.answer = ask_sites(
-                        question.job, question.signed, self._roster, federation, self._checkpoints, self._clock, busy
+                        question.job, question.signed, self._roster(), federation, self._checkpoints, self._clock, busy
                     )
             except Exception as problem:  # a failed check never stops the coordinator
                 self._events.emit("not-checked", error=type(problem).__name__, text=describe(problem))

@@ -28,6 +28,7 @@ from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.door import raise_open_files
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
+from salus.server.membership import Membership
 from salus.server.outline import OUTLINES, Outlines
 from salus.server.participants import scope_of
 from salus.server.reporting import Reports
@@ -75,12 +76,14 @@ class CoordinatorDaemon:
         self._dates = RosterWatch(lambda: folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._outlines = Outlines(folder.folder / OUTLINES)
+        self._membership = Membership(folder, self._link, self._events, clock)
         turns = Turns()
-        self._checker = Checker(folder.roster, self._link, self._checkpoints, clock, self._events, turns)
+        self._checker = Checker(lambda: folder.roster, self._link, self._checkpoints, clock, self._events, turns)
         self._reports = Reports(folder, self._checkpoints, self._events, self._history)
         self._runner = JobRunner(
-            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, turns
-        )
+            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, turns,
+            self._membership.waiting,
+        )  # fmt: skip
         self._scheduler = Scheduler(self._checkpoints, self._run_job, folder.config.max_running_jobs, self._dates.valid)
         self._stop = threading.Event()
         self._health: HealthServer | None = None
@@ -108,7 +111,10 @@ class CoordinatorDaemon:
             self._events.emit("connections-refused", text=text)
 
         hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls(), turned_away)
+        self._membership.port = hospitals.renew
         admin = listen_unix(make_admin_app(self), self._folder.folder / ADMIN_SOCKET)
+        members = threading.Thread(target=self._membership.run, args=(self._stop,), daemon=True)
+        members.start()
         self._health = HealthServer(config.health_port) if config.health_port else None
         self._healthy("")
         self._events.emit("listening", port=config.port, sites=len(self._folder.roster.sites))
@@ -117,9 +123,10 @@ class CoordinatorDaemon:
             while not self._stop.wait(pause_s):
                 pause_s = self._look_for_work(pause_s)
         finally:
-            self._scheduler.stop()
+            self.stop()
             self._checkpoints.stopping.set()
             self._scheduler.join()
+            members.join()
             if self._health is not None:
                 self._health.close()
             admin.close()
@@ -160,7 +167,7 @@ class CoordinatorDaemon:
 
     def status(self) -> dict[str, Any]:
         roster = self._folder.roster
-        online = self._link.directory()
+        online, fetched = self._link.directory(), self._membership.rosters()
         return {
             "consortium": roster.consortium,
             "roster": roster.serial,
@@ -170,7 +177,13 @@ class CoordinatorDaemon:
             "queue": self._waiting(),
             "storage": self._trouble,
             "sites": [
-                {"site": site_id, "name": roster.site(site_id).name, "online": site_id in online}
+                {
+                    "site": site_id,
+                    "name": roster.site(site_id).name,
+                    "online": site_id in online,
+                    "roster": fetched[site_id].serial if site_id in fetched else None,
+                    "roster_problem": fetched[site_id].problem if site_id in fetched else "",
+                }
                 for site_id in roster.site_ids()
             ],
         }
@@ -181,6 +194,9 @@ class CoordinatorDaemon:
             return len(self._scheduler.queue())
         except StorageError:
             return None
+
+    def take_roster(self) -> dict[str, Any]:
+        return self._membership.take()
 
     def submit(self, text: str, *, anyway: bool = False) -> str:
         job, signed = self._checked_job(text)

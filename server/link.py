@@ -101,6 +101,11 @@ class Link:
                 found[member.site] = node
         return found
 
+    def older(self) -> set[int]:
+        """Return the sites that are online and speak version 1, whose daemons know only the requests of that time."""
+        nodes = ((node, self._members.at(node)) for node in self._present())
+        return {member.site for node, member in nodes if member is not None and self._speaks_fleet(node)}
+
     def progress(self) -> Mapping[int, Seen]:
         """Return what each site said last about its work, by site id; sites that speak version 1 say nothing."""
         found = {}

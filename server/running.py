@@ -1,6 +1,6 @@
 """Runs one job of the coordinator in its own thread: over the link, from its last checkpoint to its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flwr.app import Context, RecordDict
 
@@ -30,6 +30,7 @@ class JobRunner:
     Args:
         reports: writes the report of a finished job.
         turns: which job each site works for.
+        waiting: see `participants`.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class JobRunner:
         reports: Reports,
         starts: CoordinatorStarts,
         turns: Turns,
+        waiting: Callable[[str], Mapping[int, str]] = lambda digest: {},
     ) -> None:
         self._folder, self._link, self._checkpoints = folder, link, checkpoints
         self._events, self._reports, self._starts, self._turns = events, reports, starts, turns
         self._outlines = Outlines(folder.folder / OUTLINES)
+        self._waiting = waiting
 
     def run(self, row: JobRow, must_end: Callable[[], bool], cancelled: Callable[[], bool]) -> None:
         """Run a job to its end, which is then recorded.
@@ -89,7 +92,8 @@ class JobRunner:
             roster: hash of the roster with which it began; empty for a job that has not begun.
         """
         trust = self._folder.trust
-        return participants(trust.roster(roster or trust.digest), lambda: self._folder.roster, roster or trust.digest)
+        began = roster or trust.digest
+        return participants(trust.roster(began), lambda: self._folder.roster, began, self._waiting)
 
     def _work(self, row: JobRow, federation: Federation, who: Participants, must_end: Callable[[], bool]) -> None:
         transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")

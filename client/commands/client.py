@@ -33,7 +33,7 @@ def init(
 
 @app.command(epilog=example("salus client join ./site ./site-1.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that the consortium sent.")]) -> None:
-    """Install the consortium's kit. The first one pins the consortium's key."""
+    """Install the consortium's kit. The first one pins the consortium's key; later ones come through the coordinator."""
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.common.trust import install_kit
@@ -45,7 +45,7 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
         f"valid until {roster.valid_until:%Y-%m-%d}."
     )
     show_fingerprint(unhex(read.consortium_key), "Consortium's fingerprint, to compare by telephone")
-    out.print("Restart the site's daemon if it is running. Running jobs keep the roster that they began with.")
+    out.print("A running daemon uses it within a minute. Running jobs keep the roster that they began with.")
 
 
 @app.command(epilog=example("salus client start ./site"))

@@ -17,12 +17,16 @@ def check_adverts(adverts: Mapping[int, Advert], own: Advert, session: bytes, me
         own: what this site advertised.
         threshold: number of sites that must share, see `Thresholds`.
 
-    Guarantees: all sites are on the roster, there are enough of them, this site's own advert is unchanged, no key occurs twice,
-    and every signature is for this session.
+    Guarantees: all sites are on the roster and still members, there are enough of them, this site's own advert is unchanged,
+    no key occurs twice, and every signature is for this session.
     """
     strangers = [site for site in adverts if site not in me.keys]
     if strangers:
         raise ProtectionError(f"Site {strangers[0]} advertised but is not on the roster.", remedy=REMEDY)
+    if gone := me.removed & set(adverts):
+        raise ProtectionError(
+            f"Site {min(gone)} advertised but was removed from the consortium.", remedy="Begin a new attempt."
+        )
     if len(adverts) < threshold:
         raise ProtectionError(
             f"Expected adverts of {threshold} sites, got {len(adverts)}.", remedy="Wait for more sites."

@@ -51,7 +51,11 @@ class SiteConsent:
             )
 
     def check_survivors(self, survivors: frozenset[int]) -> None:
-        """Raise ProtectionError for too few survivors or, without noise, for other ones than in an earlier sum."""
+        """Raise ProtectionError for too few survivors, a removed member or, without noise, other ones than in an earlier sum."""
+        if gone := survivors & self._me.removed:
+            raise ProtectionError(
+                f"Site {min(gone)} was removed from the consortium since the job began.", remedy="Begin a new attempt."
+            )
         self.check_count(len(survivors))
         if not self._me.noised:
             check_survivors(survivors, self._way, self._me.store.consents(self._me.scope))

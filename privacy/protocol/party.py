@@ -20,6 +20,7 @@ class SiteParty:
         random: source of cryptographic randomness.
         scope: data set and epoch for which all sums must be over the same sites.
         head: the head of the site's privacy ledger, for jobs with differential privacy; None for others.
+        removed: sites of the roster that are no longer members; no sum with one of them is opened.
     """
 
     site: int
@@ -30,6 +31,7 @@ class SiteParty:
     random: Random
     scope: str
     head: Callable[[], Head] | None = None
+    removed: frozenset[int] = frozenset()
 
     @property
     def noised(self) -> bool:

@@ -51,7 +51,9 @@ def add_site(
     else:
         out.print(f"Added [bold]{shown(member.name)}[/] as {shown(role)}.")
         show_fingerprint(unhex(member.public_key), "Key fingerprint")
-    out.print("Run salus consortium issue and send every member its new kit.")
+    out.print(
+        "Run salus consortium issue. A new member needs its first kit; the others fetch theirs through the coordinator."
+    )
 
 
 @app.command("remove-site", epilog=example("salus consortium remove-site ./consortium 'St. Mary'"))
@@ -61,7 +63,9 @@ def remove_site(folder: Folder, site: Annotated[str, typer.Argument(help="The si
 
     removed = Consortium(folder, SystemClock()).remove(site)
     out.print(f"Removed [bold]{shown(removed.request.name)}[/], site {removed.id}.")
-    out.print("Run salus consortium issue and send every other member its new kit; the removal takes effect only then.")
+    out.print(
+        "Run salus consortium issue and install coordinator.kit at the coordinator; the removal takes effect only then."
+    )
 
 
 @app.command(epilog=example("salus consortium issue ./consortium ./kits"))
@@ -72,7 +76,7 @@ def issue(
         int, typer.Option(min=1, max=3650, help="Days for which the roster and the certificates are valid.")
     ] = 365,
 ) -> None:
-    """Sign a new roster and write a kit for every member."""
+    """Sign a new roster and write the kits; the coordinator passes them on, but for a new member's first one."""
     from salus.server.consortium import Consortium
 
     consortium = Consortium(folder, SystemClock())
@@ -80,6 +84,7 @@ def issue(
     coordinator = consortium.state.coordinator
     names = [coordinator.name if coordinator else "", *(site.request.name for site in consortium.state.sites)]
     table(f"Roster {consortium.state.serial}", ["member", "kit"], zip(names, kits, strict=True))
+    out.print("Install coordinator.kit with salus server join. New members install theirs with salus client join.")
 
 
 @app.command(epilog=example("salus consortium status ./consortium --fetched ./coordinator"))

@@ -1,7 +1,8 @@
 """`salus server`: create the coordinator's folder, install its kit, run the daemon, show its status."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,10 +34,12 @@ def init(
 
 @app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file that the consortium issued.")]) -> None:
-    """Install the kit from the consortium; restart the daemon afterwards."""
+    """Install the kit from the consortium; a running daemon uses it at once and passes it on to the sites."""
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
+    from salus.common.lock import is_running
     from salus.common.trust import install_kit
+    from salus.server.admin_client import AdminClient
 
     read = read_kit(kit)
     roster = install_kit(folder, read, SystemClock())
@@ -45,7 +48,15 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file 
         f"valid until {roster.valid_until:%Y-%m-%d}."
     )
     show_fingerprint(unhex(read.consortium_key), "Fingerprint of the consortium, to compare by telephone")
-    out.print("Restart the coordinator's daemon if it is running. Running jobs keep the roster with which they began.")
+    if is_running(folder):
+        taken = AdminClient(folder).post("/roster")
+        out.print(
+            f"The running daemon uses roster {shown(taken['serial'])} now: {shown(taken['changed'])}. "
+            "The sites fetch it by themselves. Running jobs keep the roster with which they began.",
+            soft_wrap=True,
+        )
+    else:
+        out.print("The daemon is not running; it uses this roster from its next start.")
 
 
 @app.command(epilog=example("salus server start ./coordinator"))
@@ -100,6 +111,13 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         )
     table(
         "",
-        ["site", "name", "online"],
-        [(site["site"], site["name"], "yes" if site["online"] else "no") for site in values["sites"]],
+        ["site", "name", "online", "has roster"],
+        [(site["site"], site["name"], "yes" if site["online"] else "no", _roster(site)) for site in values["sites"]],
     )
+
+
+def _roster(site: Mapping[str, Any]) -> str:
+    """Return which roster a site has, for the table."""
+    if site["roster_problem"]:
+        return str(site["roster_problem"])
+    return "not said yet" if site["roster"] is None else str(site["roster"])

@@ -44,7 +44,9 @@ def test_a_job_goes_on_over_the_roster_it_began_with_and_new_ones_use_the_newest
     world.consortium.remove("2")
     world.consortium.add(init_site(tmp_path / "site-4", "Site 4"))
     second = world.join()
-    assert set(world.rosters().keys("job", world.first)) == {1, 3}, "a removed member is in no further session"
+    keys = world.rosters().keys("job", world.first)
+    assert set(keys) == {1, 2, 3}, "a session is always over the whole roster of its job"
+    assert world.rosters().removed(keys) == {2}
     assert set(world.rosters().keys("next", second)) == {1, 3, 4}
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,14 @@ def test_different_adverts_for_different_sites_break_the_channel() -> None:
     box = read_table(replies[2], BOX_BYTES, "boxes")[1]
     boxes = {site: read_table(replies[site], BOX_BYTES, "boxes")[1] for site in range(2, 7)}
     refused(lambda: world.sites[1].answer(write_table({**boxes, 2: box})), "shown different keys")
+
+
+def test_a_removed_member_gets_no_share() -> None:
+    world = World(6)
+    everyone = write_table(table(world))
+    site = world.sites[1]
+    site._me = replace(site._me, removed=frozenset({4}))
+    refused(lambda: site.answer(everyone), "Site 4 advertised but was removed")
 
 
 @pytest.mark.parametrize("kind", ["few", "stranger", "without-me", "changed-me", "double-key", "twice"])

@@ -103,3 +103,11 @@ def test_with_noise_nothing_is_stated_and_nobody_is_counted() -> None:
 def test_a_session_over_another_roster_is_refused() -> None:
     other = Session("job-1", 1, 0, b"m" * 32, b"g" * 32, (1, 2, 3, 4, 5, 6))
     refused(lambda: SiteConsent(other, party(1), "masking", 0), "whole pinned roster")
+
+
+@pytest.mark.parametrize("noised", [False, True])
+def test_no_sum_is_opened_with_a_member_that_was_removed(noised: bool) -> None:
+    """The coordinator could otherwise go on with a job whose roster still has the removed hospital."""
+    mine = SiteConsent(SESSION, replace(party(1, noised=noised), removed=frozenset({2, 5})), "masking", 0)
+    refused(lambda: mine.check_survivors(EVERYONE - {5}), "Site 2 was removed")
+    mine.check_survivors(EVERYONE - {2, 5})
