@@ -237,7 +237,7 @@ class Checker:
     @contextmanager
     def _free(self) -> Iterator[Mapping[int, str]]:
         """Hold the sites that are free, and give the job of each other one."""
-        everybody = self._roster.site_ids()
+        everybody = self._roster().site_ids()
         with self._turns.hold_free(CHECK, everybody) as mine:
             busy = self._turns.busy()
             yield {site: busy.get(site, "another job") for site in everybody if site not in mine.sites}
