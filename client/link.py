@@ -78,7 +78,11 @@ class FleetLink:
         self._connected = self._connected and not moved
 
     def activate(self) -> int:
-        """Register this site, and return the node id that the coordinator assigned."""
+        """Register this site, and return the node id that the coordinator assigned.
+
+        A request that was taken and not answered is offered again afterwards.
+        """
+        self._direct.forget()
         try:
             node = self._direct.hello()
             if self._fleet is not None:

@@ -162,6 +162,7 @@ class DirectCalls:
         delivery = _parsed(whole)
         with self._lock:
             self._held[delivery.meta.message] = None
+            self._sent.pop(delivery.meta.message, None)  # a reply to it that was begun is not this one
         return delivery
 
     def reply(self, identifier: str, header: bytes, blob: bytes) -> bool:
@@ -182,11 +183,16 @@ class DirectCalls:
                 if wanted:
                     response.raise_for_status()
                     there = self._sent[identifier] = _received(response, there, total)
-        self.drop(identifier)
+        self._drop(identifier)
         return wanted
 
-    def drop(self, identifier: str) -> None:
-        """No longer hold a request, so that the coordinator offers it again."""
+    def forget(self) -> None:
+        """Hold no request any more: whatever is not answered is offered again."""
+        with self._lock:
+            self._held.clear()
+            self._sent.clear()
+
+    def _drop(self, identifier: str) -> None:
         with self._lock:
             self._held.pop(identifier, None)
             self._sent.pop(identifier, None)

@@ -163,6 +163,23 @@ def test_a_site_that_took_a_message_and_died_gets_it_again_when_it_comes_back(wo
         assert not replies[0].has_error(), replies[0]
 
 
+def test_a_site_whose_reply_was_lost_gets_the_message_again_when_it_connects_again(world: World) -> None:
+    with world.connect(1) as one:
+        one.activate()
+        node = world.link.directory()[1]
+        waiting = list(world.grid.push_messages([Message(pack(REQUEST, b"work"), node, "query.hello")]))
+        first = one.receive()
+        assert first is not None
+        one.activate()  # what it had in hand is gone
+        again = one.receive()
+        assert again is not None
+        assert again.metadata.message_id == first.metadata.message_id
+        one.send(echo(1)(again, Context(0, 1, {}, RecordDict(), {})))
+        replies: list[Message] = []
+        wait_until(lambda: bool(replies.extend(world.grid.pull_messages(waiting)) or replies), "the reply")
+        assert not replies[0].has_error()
+
+
 def test_an_answered_message_is_not_taken_twice_after_a_reconnection(world: World) -> None:
     with world.connect(1) as one:
         one.activate()
