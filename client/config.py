@@ -22,6 +22,7 @@ from salus.common.files import check_new_folder, write_whole
 from salus.common.identity import Identity, load_private_key, save_secret, unhex
 from salus.common.kit import NODE_KEY, SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
 from salus.common.names import check_name
+from salus.common.progress import Reporter
 from salus.common.roster import Roster
 from salus.common.strict import Strict, load_toml
 from salus.common.trust import AUTHORITY, CERTIFICATE, TRUST, Trust
@@ -272,7 +273,7 @@ class SiteFolder:
         trust = self.folder / TRUST
         return client_context(trust / AUTHORITY, trust / CERTIFICATE, self.folder / "keys" / TRANSPORT_KEY)
 
-    def site(self, events: EventSink, clock: Clock) -> "Site":
+    def site(self, events: EventSink, clock: Clock, reporter: Reporter | None = None) -> "Site":
         """Return the site that handles requests; this imports everything that training needs."""
         from salus.client.checking import CheckLimit
         from salus.client.rosters import JobRosters
@@ -297,4 +298,5 @@ class SiteFolder:
             starts=self.folder / STARTS,
             order=self.identity.sign("salus/training-order/1"),  # known to nobody else, and the same after a restart
             limit=CheckLimit(clock, self.folder / CHECKS),
+            reporter=reporter,
         )

@@ -84,7 +84,7 @@ class SiteDaemon:
         self._folder = folder
         self._clock = clock
         self._tell = listener
-        self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,))
+        self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,), rotates=True)
         self._dates = RosterWatch(lambda: folder.roster, clock, self._say_dates)
         self._rosters = RosterReceiver(folder, clock, self._events, listener)
         self._attempts = Attempts(folder.folder / WORKING)

@@ -29,6 +29,7 @@ from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.outcomes import outcome_of
 from salus.common.packets import Request
+from salus.common.progress import Reporter
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Subject
 from salus.common.sums.base import Float64Vector, Measured, Sums, cells_of, mean_row, norm_of
@@ -62,10 +63,12 @@ class Measurer:
         patients: frozenset[str] | None,
         min_patients: Callable[[], int],
         random: Callable[[int], bytes],
+        reporter: Reporter | None = None,
     ) -> None:
         assert job.statistics is not None  # Safe because only jobs with statistics are measured.
         self._catalogue, self._job, self.sums = catalogue, job, sums
         self._patients, self._random = patients, random
+        self._reporter = reporter or Reporter()
         self._min_patients, self._asked = min_patients, job.statistics.min_patients
         self._share = job.statistics.held_out
         self._rows = Rows(job)
@@ -151,10 +154,13 @@ class Measurer:
         ordered = sorted(rows, key=lambda row: row[0].patient)
         self._read.clear()
         splits = self._catalogue.splits(dataset, share) if share else {}
+        seen = 0
         for patient, group in itertools.groupby(ordered, key=lambda row: row[0].patient):
+            mine = list(group)
+            self._reporter.at("measuring", seen / len(ordered))
+            seen += len(mine)
             if share and splits.get(patient) != ("val" if held_out else "train"):
                 continue
-            mine = list(group)
             if patient in self._gate.gone():  # since this step began
                 if self._patients is None:
                     raise withdrawn()  # the other patients' rows cannot be told from those of a step without a withdrawal

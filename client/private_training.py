@@ -112,7 +112,8 @@ class PrivateTrainer:
         free = [(step, make_optimizer(trained_by(trainer.model, step), trainer.job.training)) for step in self._free]
         noise = self._noise(stream)
         with self._dropout_seeded(stream):
-            for _ in range(self._plan.steps):
+            for number in range(self._plan.steps):
+                trainer.reporter.at("training", number / self._plan.steps)
                 optimizer.zero_grad(set_to_none=True)
                 with stepping(trainer.model, self._step):
                     for batch in self._sampled(data, stream, noise):

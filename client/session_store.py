@@ -83,8 +83,10 @@ class SqliteSessionStore:
             raise consented_before() from None
 
     def consents(self, scope: str) -> list[Consent]:
-        """Return every consent given in a scope, whatever the job."""
-        query = sa.select(CONSENTS).join(SESSIONS).where(SESSIONS.c.scope == scope)
+        """Return every different consent given in a scope, whatever the job."""
+        columns = CONSENTS.c.survivors, CONSENTS.c.way, CONSENTS.c.contributors
+        # Thousands of rounds with the same sites are one answer.
+        query = sa.select(*columns).join(SESSIONS).where(SESSIONS.c.scope == scope).distinct()
         with self._engine.connect() as connection:
             return [
                 Consent(frozenset(json.loads(row.survivors)), row.way, _read(row.contributors))

@@ -4,6 +4,7 @@ The same object runs in the daemon, in a simulation and in Flower's engines. Eve
 before data are read; only a `Reply` and a protected vector leave the site.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -45,6 +46,7 @@ from salus.common.fit import MAX_TEXT, Problem, require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.packets import Reply, Request
+from salus.common.progress import Reporter
 from salus.common.start.applying import first_network
 from salus.common.start.store import SiteStarts
 from salus.common.strategies import strategy_of
@@ -79,6 +81,7 @@ class Site:
         states: folder for what a job keeps between rounds; None keeps it in memory.
         starts: folder for the weights with which jobs start; None keeps them in memory.
         policy: called for every job, so that a changed policy file takes effect at once.
+        reporter: is told how far the work is.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Site:
         limit: CheckLimit | None = None,
         states: Path | None = None,
         starts: Path | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self.site_id = site_id
         self._identity, self._keys, self._store = identity, keys, store
@@ -107,7 +111,7 @@ class Site:
         self._catalogue = catalogue
         self._policy, self._performance, self._events, self._ledger = policy, performance, events, ledger
         self._cache, self._order, self._limit, self._rosters = cache, order, limit, rosters
-        self._states = JobStates(states)
+        self._states, self._reporter = JobStates(states), reporter or Reporter()
         self._starts = SiteStarts(starts)
         self._watch = DataWatch(catalogue, events)
         self._record = UseRecord(catalogue.uses, store, site_id)
@@ -137,7 +141,7 @@ class Site:
                 return self._ask(request, blob, request.kind)
 
     def _continue(self, request: Request, blob: bytes) -> bytes:
-        if self._open is None or self._open[0] != _key(request):
+        if self._open is None or self._open[0] != request.session:
             raise Refused("There is no open session for this request.", remedy="Begin a new attempt.")
         return self._open[1].answer(blob)
 
@@ -177,6 +181,7 @@ class Site:
             hashlib.sha256(model).digest(),
             request.sites,
         )
+        self._reporter.at("protecting")
         party = SiteParty(
             self.site_id,
             self._identity,
@@ -191,7 +196,7 @@ class Site:
         )
         end = running.protection.site_end(session, shape, running.job, party)
         reply = end.open(contribution)
-        self._open = (_key(request), end)
+        self._open = (request.session, end)
         return reply
 
     def _verdict(self, request: Request) -> bytes:
@@ -280,7 +285,7 @@ class Site:
         if sums is None:
             return self._prepare_training(job, document, job_id, account, patients)
         least = lambda: self._policy().min_patients_per_cell  # noqa: E731  # as it is at every step
-        measurer = Measurer(self._catalogue, job, sums, patients, least, self._random)
+        measurer = Measurer(self._catalogue, job, sums, patients, least, self._random, self._reporter)
         return MeasuringJob(job, job_id, document, protection_of(job), measurer, self._events, account)
 
     def _prepare_training(
@@ -289,15 +294,16 @@ class Site:
         task = make_task(job.task)
         check_chain(task)
         model = first_network(job, self._starts.of(job))
-        trainer = Trainer(model, layout_of(model), task, job, self._performance)
+        trainer = Trainer(model, layout_of(model), task, job, self._performance, self._reporter)
         protection = protection_of(job)
         name = ledger_name(job_id, document).replace("/", "-")
         local = LocalHalf(strategy_of(job), trainer.layout, self._states, name)
         private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
         finding: Finding | None = None
+        loading = functools.partial(self._reporter.at, "loading")
         memory = Memory.of(self._performance, self._cache)
         try:
-            data: LocalData | None = local_data(self._catalogue, job, task, memory, patients, self.site_id)
+            data: LocalData | None = local_data(self._catalogue, job, task, memory, patients, self.site_id, loading)
         except Exception as problem:
             finding = Finding(describe(problem))
             self._watch.note(job.task.dataset, finding)
@@ -318,7 +324,3 @@ class Site:
             finding=finding, order=self._order, least=self._least(job) if job.evaluation.subgroups else 1,
             start=lambda: self._starts.of(job),
         )  # fmt: skip
-
-
-def _key(request: Request) -> tuple[str, int, int]:
-    return request.job_id, request.round, request.attempt

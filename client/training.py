@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from salus.common.batch import Batch
 from salus.common.canonical import hash_parts, u32, u64
 from salus.common.job import Job
 from salus.common.optimizers import make_optimizer
+from salus.common.progress import Reporter
 from salus.common.strategies.base import PLAIN, LocalRule
 from salus.common.tasks.base import Step, Task, Totals
 from salus.common.tasks.steps import check_steps, given, stepping, trained_by, with_noise
@@ -35,6 +36,7 @@ class Trainer:
     task: Task
     job: Job
     performance: Performance
+    reporter: Reporter = field(default_factory=Reporter)
 
     def __post_init__(self) -> None:
         if self.performance.threads:
@@ -60,10 +62,13 @@ class Trainer:
             self.model.train()
             left = rule.steps
             balance = Balance(self.task, data, self._losses)
+            steps = settings.epochs * -(-len(data) // settings.batch_size) if left is None else left
+            taken = itertools.count()
             for epoch in range(settings.epochs) if left is None else itertools.count():
                 order = balance.order(epoch, seed, shuffle)
                 rows = torch.split(order, settings.batch_size)[:left]
                 for batch in batches(data, rows, self.device, Use(seed.to_bytes(8), epoch)):
+                    self.reporter.at("training", next(taken) / max(1, steps))
                     batch = balance.changed(batch, noise)
                     for step, optimizer in zip(self.task.steps, optimizers, strict=True):
                         self.step(step, optimizer, given(self.task.spec, step, batch, noise), correct)
@@ -105,7 +110,8 @@ class Trainer:
         size = max(1, min(size, LARGEST_ROWS // self.task.statistics_size))
         noise = torch.Generator().manual_seed(0)  # one draw for all rounds, so that their metrics can be compared
         with torch.inference_mode():
-            for rows in data.parts(torch.arange(len(data)), size):
+            for number, rows in enumerate(data.parts(torch.arange(len(data)), size)):
+                self.reporter.at("evaluating", number * size / len(data))
                 batch = with_noise(data.batch(rows).to(self.device), self.task.spec, noise)
                 found = self.task.rows(self.task.infer(self.model, batch), batch)
                 totals += found.sum(dim=0).numpy()

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Protocol
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock, SystemClock
 from salus.common.files import append_line, drop_half_line
+from salus.common.segments import numbered_lines, rotate
 
 Value = str | int | float | bool | None | list[str] | list[int] | Mapping[str, object]  # of a mapping: plain JSON
 
@@ -41,7 +42,11 @@ class EventSink(Protocol):
 
 
 class EventLog:
-    """Writes events to a file (one JSON object per line) and passes them to listeners; a line is whole or absent."""
+    """Writes events to a file (one JSON object per line) and passes them to listeners; a line is whole or absent.
+
+    Args:
+        rotates: begin a new file when it is full, and delete the oldest ones, see `segments`; for a daemon.
+    """
 
     def __init__(
         self,
@@ -49,8 +54,9 @@ class EventLog:
         *,
         listeners: tuple[Callable[[Event], None], ...] = (),
         clock: Clock | None = None,
+        rotates: bool = False,
     ) -> None:
-        self._path = path
+        self._path, self._rotates = path, rotates
         self._listeners = listeners
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -64,7 +70,10 @@ class EventLog:
         with self._lock:
             if self._path is not None:
                 try:
-                    append_line(self._path, event.to_json())
+                    line = event.to_json()
+                    if self._rotates:
+                        rotate(self._path, len(line) + 1)
+                    append_line(self._path, line)
                 except OSError as problem:
                     with contextlib.suppress(OSError):  # standard error may be a file on the same disk
                         os.write(2, f"salus: cannot write the event log: {problem.strerror}\n".encode())
@@ -73,12 +82,15 @@ class EventLog:
 
 
 def read_events(path: Path) -> list[Event]:
-    """Read an event log; an incomplete last line is skipped."""
-    events = []
-    for line in path.read_bytes().splitlines():
+    """Read an event log with its older files; lines that are no event are skipped. Empty if there is none."""
+    return [event for _, event in numbered_events(path)]
+
+
+def numbered_events(path: Path) -> Iterator[tuple[int, Event]]:
+    """Yield the events of a log with their numbers, which stay the same when older ones are deleted."""
+    for number, line in numbered_lines(path):
         try:
             fields = json.loads(line)
-            events.append(Event(datetime.fromisoformat(fields.pop("at")), fields.pop("kind"), fields))
-        except (ValueError, KeyError):
+            yield number, Event(datetime.fromisoformat(fields.pop("at")), fields.pop("kind"), fields)
+        except (ValueError, KeyError, AttributeError, TypeError):
             continue
-    return events

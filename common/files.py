@@ -8,6 +8,8 @@ from pathlib import Path
 
 from salus.common.errors import ConfigError, storage_error
 
+SHARED = "slurm"  # a folder beside the databases of a site whose worker runs on another machine
+
 BLOCK = 65536  # bytes that are read at once from the end of a file
 
 

@@ -77,6 +77,11 @@ class Request(Strict):
     sites: Annotated[tuple[SiteId, ...], Field(max_length=10_000)] = ()
     roster: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""  # hash of the roster that the job began with
 
+    @property
+    def session(self) -> tuple[str, int, int]:
+        """What names the protected sum to which this request belongs."""
+        return self.job_id, self.round, self.attempt
+
 
 class Reply(Strict):
     """A site's answer; nothing in it depends on the site's data."""

@@ -18,6 +18,8 @@ Step = Literal[
 ]
 STEPS: tuple[Step, ...] = get_args(Step)
 MAX_REQUEST = 64
+Report = Callable[[float], None]  # takes the share that is done, from 0 to 1
+SILENT: Report = lambda done: None  # noqa: E731
 
 
 class Progress(Strict):

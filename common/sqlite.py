@@ -8,9 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from salus.common.errors import StorageError, storage_error
+from salus.common.files import SHARED
 from salus.common.versions import check_format
 
-SHARED = "slurm"  # a folder beside the databases of a site whose worker runs on another machine
 BUSY_TIMEOUT_S = 30.0  # a second process (the command line beside the daemon) waits for the lock instead of failing
 # SQLite's result codes in the operator's words; any other code is an error in our own SQL.
 PROBLEMS: tuple[tuple[str, str, str], ...] = (

@@ -12,9 +12,10 @@ from typing import Any
 
 from salus.common.clock import Clock
 from salus.common.errors import StorageError, describe
-from salus.common.events import Event, EventLog, read_events
+from salus.common.events import Event, EventLog
 from salus.common.expiry import RosterWatch
 from salus.common.health import HealthServer
+from salus.common.history import History
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, seal_job
 from salus.common.start.store import STARTS, CoordinatorStarts
@@ -71,8 +72,8 @@ class CoordinatorDaemon:
         )
         self._checkpoints = Checkpoints(folder.folder, folder.engine())
         log = folder.folder / "events.jsonl"
-        self._history = read_events(log) if log.exists() else []
-        self._events = EventLog(log, listeners=(self._history.append, listener), clock=clock)
+        self._history = History(log)
+        self._events = EventLog(log, listeners=(self._history, listener), clock=clock, rotates=True)
         self._dates = RosterWatch(lambda: folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._outlines = Outlines(folder.folder / OUTLINES)
@@ -231,11 +232,9 @@ class CoordinatorDaemon:
 
     def events(self, job_id: str, after: int) -> list[dict[str, Any]]:
         self._checkpoints.job(job_id)
-        numbered = enumerate(list(self._history), start=1)
         return [
             {"number": number, **asdict(event), "at": event.at.isoformat()}
-            for number, event in numbered
-            if number > after and event.fields.get("job") == job_id
+            for number, event in self._history.of(job_id, after)
         ]
 
     def result(self, job_id: str) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """The report and the model card of a finished job, written when it ends or, if the disk is full then, when there is space."""
 
-from collections.abc import Sequence
-
 from salus.common.canonical import canonical_json
 from salus.common.errors import SalusError, StorageError, describe
-from salus.common.events import Event, EventSink
+from salus.common.events import EventSink
 from salus.common.files import write_whole
+from salus.common.history import History
 from salus.privacy.records.card import model_card
 from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints
@@ -21,12 +20,10 @@ class Reports:
     """Writes reports.
 
     Args:
-        history: all events so far, which grows.
+        history: all events so far.
     """
 
-    def __init__(
-        self, folder: ServerFolder, checkpoints: Checkpoints, events: EventSink, history: Sequence[Event]
-    ) -> None:
+    def __init__(self, folder: ServerFolder, checkpoints: Checkpoints, events: EventSink, history: History) -> None:
         self._folder, self._checkpoints, self._events, self._history = folder, checkpoints, events, history
         self._late = True  # an earlier process may have left some
 
@@ -66,7 +63,7 @@ class Reports:
         roster = trust.roster(row.roster or trust.digest)
         card = card_of_job(job, folder / "transcripts" / f"{job_id}.jsonl", roster.keys(), roster.names())
         path, records = folder / "reports" / f"{job_id}.html", self._checkpoints.records(job_id)
-        events = [event for event in self._history if event.fields.get("job") == job_id]
+        events = [event for _, event in self._history.of(job_id)]
         if job.statistics is not None:
             write_statistics_report(path, job, job_id, records, card, events)
             return

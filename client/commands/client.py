@@ -87,8 +87,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
 
     clock = SystemClock()
     opened = SiteFolder.open(folder, clock)
-    log = folder / "events.jsonl"
-    events = read_events(log) if log.exists() else []
+    events = read_events(folder / "events.jsonl")
     last = {event.kind: event for event in events}
     links = [event for event in events if event.kind in ("connected", "disconnected", "stopped")]
     running = is_running(folder)

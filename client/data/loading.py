@@ -23,6 +23,7 @@ from salus.common.errors import DataError
 from salus.common.examples import Array
 from salus.common.job import Job
 from salus.common.machine import MEBIBYTE
+from salus.common.progress import SILENT, Report
 from salus.common.subgroups import groups_of
 from salus.common.subgroups.base import Subject
 from salus.common.tasks.base import Task
@@ -121,11 +122,13 @@ def local_data(
     memory: Memory,
     patients: frozenset[str] | None = None,
     site: int = 0,
+    report: Report = SILENT,
 ) -> LocalData:
     """Read a job's data set, or the part of it that is of these patients.
 
     Args:
         site: number of the site on the roster, which may be a subgroup of the evaluation.
+        report: called with the share that is read, from 0 to 1.
 
     All samples of a patient are in one split, the same in every job, see `split`.
 
@@ -162,12 +165,13 @@ def local_data(
     for split, images_of_split in parts.items():
         parts[split], outside = items_of(task, images_of_split)
         left_out += outside
-    train = TensorSet(parts["train"], preparer, memory.cache_bytes, training=True)
+    first = len(parts["train"]) / max(1, len(parts["train"]) + len(parts["val"]))
+    train = TensorSet(parts["train"], preparer, memory.cache_bytes, training=True, report=_part(report, 0.0, first))
     # Plain statistics are divided by this bound, so that each stays within 0 .. 1. Private ones have no such limit: leaving out
     # the last patients would let one patient push out another.
     bound = len(images) if private else job.aggregation.max_patients
     left_out["beyond-validation-bound"] += max(0, len(parts["val"]) - bound)
-    validation = TensorSet(parts["val"][:bound], preparer, memory.cache_bytes)
+    validation = TensorSet(parts["val"][:bound], preparer, memory.cache_bytes, report=_part(report, first, 1.0))
     for reason, count in (train.unreadable + validation.unreadable).items():
         left_out[reason] += count if reason != WITHDRAWN else 0
     if len(train) == 0 and not private:
@@ -176,6 +180,11 @@ def local_data(
             remedy="Compare its labels with the job's classes: salus dataset show.",
         )
     return LocalData(train, validation, {reason: count for reason, count in left_out.items() if count})
+
+
+def _part(report: Report, begin: float, end: float) -> Report:
+    """Return what reports a part of the work as the share of all of it."""
+    return lambda done: report(begin + (end - begin) * done)
 
 
 def _meaning(task: Task, label: str) -> Array | int | None:

@@ -11,6 +11,7 @@ from salus.client.data.withdrawals import REASON as WITHDRAWN
 from salus.common.batch import Batch, stacked
 from salus.common.errors import DataError, UnreadableImage
 from salus.common.examples import Example
+from salus.common.progress import SILENT, Report
 from salus.common.transforms.streams import stream
 
 
@@ -34,12 +35,21 @@ class TensorSet:
         items: samples that were readable when the set was made.
         cache_bytes: of memory; what is random about a sample is drawn for each use and not kept.
         training: whether the chain's random steps are run.
+        report: called with the share of the items that is read.
 
     Attributes:
         lost: samples that could not be read when they were last asked for, by key, with the reason.
     """
 
-    def __init__(self, items: Sequence[Item], preparer: Preparer, cache_bytes: int, *, training: bool = False) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        preparer: Preparer,
+        cache_bytes: int,
+        *,
+        training: bool = False,
+        report: Report = SILENT,
+    ) -> None:
         self._preparer = preparer
         self.random = training and preparer.chain.random
         self.copies = preparer.task.settings.copies if self.random else 1
@@ -50,7 +60,8 @@ class TensorSet:
         kept: list[Fields] = []
         self._shapes: list[tuple[torch.Size, ...]] = []
         left = cache_bytes
-        for item in map(self._readable, items):
+        for number, item in enumerate(map(self._readable, items), start=1):
+            report(number / len(items))
             if item is None:
                 continue
             try:

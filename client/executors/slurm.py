@@ -21,7 +21,7 @@ from salus.client.executors.channels import FolderChannel
 from salus.client.executors.frames import TO_DAEMON
 from salus.client.executors.settings import ExecutorSettings
 from salus.client.executors.worker import ALIVE
-from salus.common.sqlite import SHARED
+from salus.common.files import SHARED
 
 NUMBER = re.compile(r"(\d{1,18})(;[\w.-]{1,100})?")
 SCRIPT = '#!/bin/sh\nexec "$@"\n'

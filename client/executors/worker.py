@@ -25,6 +25,7 @@ from salus.client.executors.frames import (
     EVENT_BYTES,
     FAILED,
     LOOK,
+    PROGRESS,
     READY,
     REPLY,
     SMALL,
@@ -38,6 +39,7 @@ from salus.common.errors import ConfigError, SalusError, WireError, describe, wh
 from salus.common.events import EventSink, Value
 from salus.common.packets import Reply, Request, header_of, request_of
 from salus.common.process import prctl, protect_memory
+from salus.common.progress import Progress, Reporter
 
 if TYPE_CHECKING:
     from salus.client.data.troubles import Trouble
@@ -81,10 +83,10 @@ class Works(Protocol):
         """Look whether they are resolved."""
 
 
-Opener = Callable[[Path, EventSink], Works]
+Opener = Callable[[Path, EventSink, Reporter], Works]
 
 
-def open_site(folder: Path, events: EventSink) -> Works:
+def open_site(folder: Path, events: EventSink, reporter: Reporter) -> Works:
     """Open a site's folder; this imports everything that training needs."""
     from salus.client.config import SiteFolder
     from salus.common.clock import SystemClock
@@ -92,7 +94,7 @@ def open_site(folder: Path, events: EventSink) -> Works:
     clock = SystemClock()
     opened = SiteFolder.open(folder, clock)
     _share_gpu(opened.config.executor.gpu_share)
-    return opened.site(events, clock)
+    return opened.site(events, clock, reporter)
 
 
 def serve(channel: Channel, folder: Path, frames: Callable[[], Frame], opener: Opener) -> None:
@@ -102,7 +104,7 @@ def serve(channel: Channel, folder: Path, frames: Callable[[], Frame], opener: O
         frames: waits for the next frame.
     """
     try:
-        site = opener(folder, Events(channel))
+        site = opener(folder, Events(channel), Reporter(lambda progress: _report(channel, progress)))
         site.recheck()
     except Exception as problem:
         code = problem.exit_code if isinstance(problem, SalusError) else 1
@@ -132,6 +134,11 @@ def _answer(site: Works, frame: Frame) -> tuple[bytes, bytes]:
 def _state(site: Works) -> Frame:
     lines = [trouble.line[:500] for trouble in site.troubles()[:20]]
     return frame_of(STATE, troubles=lines, open=site.session_open)
+
+
+def _report(channel: Channel, progress: Progress) -> None:
+    with contextlib.suppress(Ended):  # as in `Events`
+        channel.send(frame_of(PROGRESS, step=progress.step, percent=progress.percent))
 
 
 def _share_gpu(share: float) -> None:

@@ -59,7 +59,7 @@ class ServeDaemon:
         self, serving: Serving, clock: Clock | None = None, listener: Callable[[Event], None] = lambda event: None
     ) -> None:
         self._serving, self._clock = serving, clock or SystemClock()
-        self._events = EventLog(serving.folder / EVENTS, clock=self._clock, listeners=(listener,))
+        self._events = EventLog(serving.folder / EVENTS, clock=self._clock, listeners=(listener,), rotates=True)
         self._stop = threading.Event()
         self.port = 0
         self.finished = True

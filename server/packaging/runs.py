@@ -102,7 +102,7 @@ def open_run(folder: Path, job_id: str = "") -> FinishedRun:
         checkpoints,
         data,
         checkpoints.records(row.job_id),
-        [event for event in read_events(log) if event.fields.get("job") == row.job_id] if log.exists() else [],
+        [event for event in read_events(log) if event.fields.get("job") == row.job_id],
         CoordinatorStarts(home / STARTS).of(job),
     )
 

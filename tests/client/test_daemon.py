@@ -41,7 +41,7 @@ from salus.client.config import SiteFolder
 from salus.client.executors.worker import main
 from salus.common.clock import ManualClock
 clock = ManualClock(datetime(2026, 11, 1, tzinfo=UTC))
-main(sys.argv[1:], lambda folder, events: SiteFolder.open(folder, clock).site(events, clock))
+main(sys.argv[1:], lambda folder, events, reporter: SiteFolder.open(folder, clock).site(events, clock))
 """
 
 

@@ -13,15 +13,16 @@ from salus.client.executors.worker import main
 from salus.common.errors import LedgerError
 from salus.common.events import EventSink
 from salus.common.packets import Reply, Request
+from salus.common.progress import Reporter
 
 
 class LightSite:
     """Notes what it has seen in the folder, before it does anything else."""
 
-    def __init__(self, folder: Path, events: EventSink) -> None:
+    def __init__(self, folder: Path, events: EventSink, reporter: Reporter) -> None:
         if (folder / "broken").exists():
             raise LedgerError("The ledger is not valid.", remedy="Restore it.")
-        self._folder, self._events = folder, events
+        self._folder, self._events, self._reporter = folder, events, reporter
         self.session_open = False
         self._count("starts")
 
@@ -38,6 +39,7 @@ class LightSite:
             bytearray(2 * 2**30)
         self.session_open = blob == b"open"
         if blob == b"report":
+            self._reporter.at("training", 0.25)
             self._events.emit("trained", job=request.job_id, round=request.round)
         return Reply(kind="ok", site=1), blob * 2
 

@@ -64,7 +64,12 @@ class World:
 
     def __init__(self, folder: Path, backend: Backend, clock: ManualClock | SystemClock) -> None:
         self.folder, self.events = folder, list[tuple[str, object]]()
-        listener = Listener(lambda kind, fields: self.events.append((kind, fields)), lambda *_: None, lambda _: None)
+        self.steps = list[tuple[str, int]]()
+        listener = Listener(
+            lambda kind, fields: self.events.append((kind, fields)),
+            lambda step, percent: self.steps.append((step, percent)),
+            lambda _: None,
+        )
         self.executor = Executor(folder, backend, MINUTES, clock, listener)
 
     def ask(self, blob: bytes, job: str = "job-1") -> bytes:
@@ -109,6 +114,7 @@ def test_one_worker_answers_every_request_and_tells_what_happened(world: World) 
     assert world.ask(big) == big * 2
     assert world.ask(b"") == b""
     assert world.events == [("trained", {"job": "job-1", "round": 2})]
+    assert world.steps == [("training", 25)]
     world.executor.look()
     assert (world.seen("starts"), world.seen("requests"), world.seen("looks")) == (1, 3, 2)
 
