@@ -21,6 +21,8 @@ from salus.common.events import EventSink
 from salus.common.files import check_new_folder, write_whole
 from salus.common.identity import Identity, load_private_key, save_secret, unhex
 from salus.common.kit import NODE_KEY, SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
+from salus.common.logs import LogFormat
+from salus.common.monitoring import MonitoringSettings
 from salus.common.names import check_name
 from salus.common.progress import Reporter
 from salus.common.roster import Roster
@@ -95,6 +97,8 @@ class SiteConfig(Strict):
             Empty: nothing is decoded without a sandbox.
         performance: settings that affect only speed and memory.
         executor: where work for jobs runs, and what it may use.
+        monitoring: who may ask over HTTP how the daemon is doing.
+        log_format: what the daemon prints: ``text`` for people, or ``json`` with the fields of an allow-list.
     """
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -102,6 +106,8 @@ class SiteConfig(Strict):
     decode_without_sandbox: Literal["", ACCEPTED] = ""  # type: ignore[valid-type]  # needed only if the kernel offers no seccomp filter
     performance: Performance = Performance()
     executor: ExecutorSettings = ExecutorSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
+    log_format: LogFormat = "text"
 
     def decoding(self) -> "Decoding":
         """Return how this site decodes files."""

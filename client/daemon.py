@@ -13,6 +13,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from salus.client.config import SiteFolder
 from salus.client.executors.base import Backend, Executor, Listener, NotStarted
@@ -23,16 +24,21 @@ from salus.client.link import FleetLink
 from salus.client.link_direct import Delivery
 from salus.client.renewing import RosterReceiver
 from salus.common.clock import Clock
-from salus.common.errors import ConfigError, LinkError, Refused, describe
+from salus.common.errors import ConfigError, LinkError, Outdated, Refused, describe
 from salus.common.events import Event, EventLog, Value
 from salus.common.expiry import RosterWatch
-from salus.common.health import DATA, HealthServer
+from salus.common.health import DATA
+from salus.common.monitoring import Monitoring
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, header_of, refusal, reply_of, request_of, require_type
 from salus.common.progress import Progress, Step
+
+if TYPE_CHECKING:
+    from salus.client.metrics import SiteMetrics
 
 HEARTBEAT_S = 12.0  # the coordinator forgets a silent site after 60 s
 FIRST_PAUSE_S = 1.0
 MAX_BEGUN = 2
+AWAY = ("disconnected", "outdated")
 SEND_TRIES = 4  # after that, the round has continued without this reply
 
 
@@ -68,6 +74,7 @@ class SiteDaemon:
     Args:
         listener: called with each line for the operator's console, and whether it is an alarm.
         backend: where it works; None for what ``site.toml`` says.
+        watch: called with every event.
 
     Raises:
         ConfigError: the worker cannot start, for the reason that it names.
@@ -79,12 +86,16 @@ class SiteDaemon:
         clock: Clock,
         listener: Callable[[str, bool], None] = lambda line, alarm: None,
         backend: Backend | None = None,
+        watch: Callable[[Event], None] = lambda event: None,
     ) -> None:
         logging.getLogger("flwr").setLevel(logging.WARNING)
         self._folder = folder
         self._clock = clock
         self._tell = listener
-        self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=(self._show,), rotates=True)
+        metrics = metrics_of(folder)
+        listeners = (self._show, watch, metrics.event) if metrics is not None else (self._show, watch)
+        self._events = EventLog(folder.folder / "events.jsonl", clock=clock, listeners=listeners, rotates=True)
+        self._last_state = "", ""
         self._dates = RosterWatch(lambda: folder.roster, clock, self._say_dates)
         self._rosters = RosterReceiver(folder, clock, self._events, listener)
         self._attempts = Attempts(folder.folder / WORKING)
@@ -94,7 +105,8 @@ class SiteDaemon:
         minutes = folder.config.executor.idle_minutes
         self._executor = Executor(folder.folder, backend or backend_of(folder), minutes, clock, told)
         self._stop = threading.Event()
-        self._health = HealthServer(folder.config.health_port) if folder.config.health_port else None
+        text = metrics.text if metrics is not None else bytes
+        self._health = Monitoring(folder.config.health_port, folder.config.monitoring, text)
         try:
             self._executor.try_start()
         except NotStarted as problem:
@@ -115,8 +127,7 @@ class SiteDaemon:
         finally:
             self._executor.close()
         self._state("stopped")
-        if self._health is not None:
-            self._health.close()
+        self._health.close()
 
     def _connect(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -133,7 +144,8 @@ class SiteDaemon:
                     pause_s = FIRST_PAUSE_S
                     self._serve(link)
                 except Exception as problem:  # no message may stop a hospital's daemon
-                    self._state("disconnected", text=describe(problem))
+                    state = "outdated" if isinstance(problem, Outdated) else "disconnected"
+                    self._state(state, text=describe(problem))
                     self._rosters.follow(link)
                     self._look()
                     # Jitter, so that all sites of a restarted coordinator do not return in the same instant.
@@ -213,11 +225,14 @@ class SiteDaemon:
         self._tell(text, True)
 
     def _state(self, state: str, text: str = "") -> None:
-        if self._health is not None:
-            self._health.set(serving=state in ("connected", "working"))
+        """Say in what state the link is; a state that lasts, such as the wait for an upgrade, is said once."""
+        self._health.set(serving=state in ("connected", "working"))
+        if state in AWAY and self._last_state == (state, text):
+            return
         if state != "working":
+            self._last_state = state, text
             self._events.emit(state, text=text)
-        self._tell(f"{state}: {text}" if text else state, False)
+        self._tell(f"{state}: {text}" if text else state, state == "outdated")
 
     def _show(self, event: Event) -> None:
         """Show urgent events on the console."""
@@ -235,8 +250,16 @@ class SiteDaemon:
     def _data_state(self, troubles: list[str]) -> None:
         """Report the data's state to the health service."""
         self._troubles = troubles
-        if self._health is not None:
-            self._health.set(serving=not troubles, service=DATA)
+        self._health.set(serving=not troubles, service=DATA)
+
+
+def metrics_of(folder: SiteFolder) -> "SiteMetrics | None":
+    """Return what counts for Prometheus; None unless the operator opened the port."""
+    if not folder.config.monitoring.http_port:
+        return None
+    from salus.client.metrics import SiteMetrics
+
+    return SiteMetrics(folder.folder)
 
 
 def backend_of(folder: SiteFolder) -> Backend:

@@ -108,6 +108,10 @@ def _daemon(folder: Path) -> Finding:
     if not running:
         text = "The daemon is not running."
         return Finding("daemon", "notice", text, "not-running", "Start it: salus client start FOLDER.", values=values)
+    if last == "outdated":
+        text = "The daemon is running and waits: this site's Salus is too old for the coordinator."
+        remedy = "Install the newest version and start the daemon again; see docs/upgrade.md."
+        return Finding("daemon", "failed", text, "older-site", remedy, values=values)
     if last == "disconnected":
         text = "The daemon is running, but is not connected; it keeps trying."
         return Finding("daemon", "failed", text, "not-connected", "See the checks of the network.", values=values)

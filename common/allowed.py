@@ -6,7 +6,6 @@ field of events is left out of all three until it is listed here.
 
 import builtins
 import functools
-import math
 import re
 from collections.abc import Mapping
 from datetime import UTC
@@ -17,11 +16,12 @@ from salus.common.events import Event
 
 OTHER = "other"
 KINDS = frozenset((
-    "connected", "disconnected", "stopped", "working", "refused", "unexpected", "data-trouble", "data-mended",
-    "reserved", "job-accepted", "no-data", "trained", "contributed-nothing", "measured", "not-measured",
-    "roster-ends", "roster-ended", "roster-installed", "listening", "connections-refused", "protocol-mismatch",
-    "outdated", "started", "resumed", "attempt", "abandoned", "not-asked", "waiting", "answered", "left-out", "round",
-    "evaluated", "not-evaluated", "job-ended", "no-report", "storage-failed", "storage-restored", "not-checked",
+    "abandoned", "answered", "attempt", "connected", "connections-refused", "contributed-nothing", "data-mended",
+    "data-trouble", "disconnected", "evaluated", "job-accepted", "job-ended", "left-out", "listening", "measured",
+    "no-data", "no-report", "not-asked", "not-checked", "not-evaluated", "not-measured", "outdated",
+    "protocol-mismatch", "refused", "reported", "reserved", "resumed", "roster-ended", "roster-ends",
+    "roster-installed", "round", "started", "stopped", "storage-failed", "storage-restored", "trained", "unexpected",
+    "waiting", "waiting-for-turn", "worker-ended", "working",
 ))  # fmt: skip
 LARGEST = 10**12
 NUMBERS = frozenset(("round", "rounds", "of", "attempt", "needed", "port", "theirs", "ours", "percent", "seconds"))
@@ -41,14 +41,14 @@ def reduced(event: Event) -> dict[str, str | int | float | list[str]]:
     """Return what may leave of an event: time, kind, and fields that are on the list and have the listed form."""
     kept: dict[str, str | int | float | list[str]] = {
         "at": event.at.astimezone(UTC).isoformat(timespec="seconds"),
-        "kind": event.kind if event.kind in KINDS else OTHER,
+        "kind": event.kind if _one_of(event.kind, KINDS) else OTHER,
     }
     for name, value in sorted(event.fields.items()):
         if name in NUMBERS and _number(value):
             kept[name] = value  # type: ignore[assignment]  # a number, see above
         elif name in COUNTED and isinstance(value, list | tuple):
             kept[f"{name}_count"] = len(value)
-        elif name == "status" and value in STATUSES:
+        elif name == "status" and _one_of(value, STATUSES):
             kept[name] = str(value)
         elif name == "error" and isinstance(value, str):
             kept[name] = value if value in ERRORS else OTHER
@@ -60,7 +60,11 @@ def reduced(event: Event) -> dict[str, str | int | float | list[str]]:
 def _number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and abs(value) <= LARGEST
+    return abs(value) <= LARGEST  # not for NaN
+
+
+def _one_of(value: object, words: frozenset[str]) -> bool:
+    return isinstance(value, str) and value in words
 
 
 def places(trace: str) -> list[str]:
@@ -83,6 +87,6 @@ def fixed_numbers(values: Mapping[str, object], words: Mapping[str, frozenset[st
     """Return of measured values the numbers, and text that is one of the words listed for its name."""
     kept: dict[str, object] = {}
     for name, value in values.items():
-        if value is None or isinstance(value, bool) or _number(value) or value in words.get(name, ()):
+        if value is None or isinstance(value, bool) or _number(value) or _one_of(value, words.get(name, frozenset())):
             kept[name] = value
     return kept

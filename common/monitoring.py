@@ -58,6 +58,11 @@ class Monitoring:
             self.close_grpc()
             raise
 
+    @property
+    def port(self) -> int:
+        """The port of the gRPC health service; 0 if it is off."""
+        return self._grpc.port if self._grpc is not None else 0
+
     def set(self, *, serving: bool, service: str = "") -> None:
         """Set whether this daemon can do its work; see `HealthServer.set`."""
         if not service:

@@ -16,6 +16,8 @@ from salus.common.errors import ConfigError, IdentityError
 from salus.common.files import check_new_folder, write_whole
 from salus.common.identity import Identity
 from salus.common.kit import SIGNING_KEY, TRANSPORT_KEY, MemberRequest, create_keys, write_json
+from salus.common.logs import LogFormat
+from salus.common.monitoring import MonitoringSettings
 from salus.common.names import check_name
 from salus.common.roster import Roster
 from salus.common.strict import Strict, load_toml
@@ -46,6 +48,8 @@ class ServerConfig(Strict):
         health_port: TCP port of the gRPC health service on loopback; 0 turns it off.
         max_running_jobs: Most jobs that run at once; further ones wait.
         database: URL of a PostgreSQL database, without the password; empty for a SQLite file in this folder.
+        monitoring: Who may ask over HTTP how the daemon is doing, and read its metrics.
+        log_format: What the daemon prints: ``text`` for people, or ``json`` with the fields of an allow-list.
         database_password_file: File with the database's password; empty for the environment variable SALUS_DATABASE_PASSWORD.
     """
 
@@ -56,6 +60,8 @@ class ServerConfig(Strict):
     max_running_jobs: Annotated[int, Field(ge=1, le=64)] = 4
     database: Annotated[str, Field(max_length=500)] = ""
     database_password_file: Annotated[str, Field(max_length=1000)] = ""
+    monitoring: MonitoringSettings = MonitoringSettings()
+    log_format: LogFormat = "text"
 
     @field_validator("database")
     @classmethod

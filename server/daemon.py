@@ -14,10 +14,10 @@ from salus.common.clock import Clock
 from salus.common.errors import StorageError, describe
 from salus.common.events import Event, EventLog
 from salus.common.expiry import RosterWatch
-from salus.common.health import HealthServer
 from salus.common.history import History
 from salus.common.identity import Signed
 from salus.common.job import Job, open_job, seal_job
+from salus.common.monitoring import Monitoring
 from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
@@ -30,6 +30,7 @@ from salus.server.door import raise_open_files
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
 from salus.server.membership import Membership
+from salus.server.metrics import CoordinatorMetrics
 from salus.server.outline import OUTLINES, Outlines
 from salus.server.participants import scope_of
 from salus.server.reporting import Reports
@@ -73,7 +74,9 @@ class CoordinatorDaemon:
         self._checkpoints = Checkpoints(folder.folder, folder.engine())
         log = folder.folder / "events.jsonl"
         self._history = History(log)
-        self._events = EventLog(log, listeners=(self._history, listener), clock=clock, rotates=True)
+        self._metrics = CoordinatorMetrics(folder.folder, self._online, self._job_states)
+        listeners = (self._history, listener, self._metrics.event)
+        self._events = EventLog(log, listeners=listeners, clock=clock, rotates=True)
         self._dates = RosterWatch(lambda: folder.roster, clock, lambda kind, text: self._events.emit(kind, text=text))
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._outlines = Outlines(folder.folder / OUTLINES)
@@ -87,7 +90,7 @@ class CoordinatorDaemon:
         )  # fmt: skip
         self._scheduler = Scheduler(self._checkpoints, self._run_job, folder.config.max_running_jobs, self._dates.valid)
         self._stop = threading.Event()
-        self._health: HealthServer | None = None
+        self._health: Monitoring | None = None
         self._trouble = ""
 
     def _other_protocol(self, version: int) -> None:
@@ -111,12 +114,13 @@ class CoordinatorDaemon:
         def turned_away(text: str) -> None:
             self._events.emit("connections-refused", text=text)
 
-        hospitals = listen_tcp(self._link.app, config.listen, config.port, self._folder.tls(), turned_away)
+        app = self._metrics.counting(self._link.app)
+        hospitals = listen_tcp(app, config.listen, config.port, self._folder.tls(), turned_away)
         self._membership.port = hospitals.renew
         admin = listen_unix(make_admin_app(self), self._folder.folder / ADMIN_SOCKET)
         members = threading.Thread(target=self._membership.run, args=(self._stop,), daemon=True)
         members.start()
-        self._health = HealthServer(config.health_port) if config.health_port else None
+        self._health = Monitoring(config.health_port, config.monitoring, self._metrics.text)
         self._healthy("")
         self._events.emit("listening", port=config.port, sites=len(self._folder.roster.sites))
         pause_s = IDLE_POLL_S
@@ -155,6 +159,12 @@ class CoordinatorDaemon:
         self._runner.run(
             row, partial(self._scheduler.must_end, row.job_id), partial(self._scheduler.cancelled, row.job_id)
         )
+
+    def _online(self) -> tuple[int, int]:
+        return len(self._link.directory()), len(self._folder.roster.sites)
+
+    def _job_states(self) -> list[str]:
+        return [row.status for row in self._checkpoints.jobs()]
 
     def _healthy(self, trouble: str) -> None:
         """Report once, also to the health service, that the machine cannot store data, or that it can again."""

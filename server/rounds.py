@@ -97,8 +97,9 @@ class JobRun:
             shown = record.get("metrics", metrics)
             assert isinstance(shown, dict)  # Safe because both branches are metric dictionaries.
             self.events.emit(
-                "round", job=self.job_id, round=round_, of=self.job.job.rounds, sites=list(total.sites), metrics=shown
-            )
+                "round", job=self.job_id, round=round_, of=self.job.job.rounds, sites=list(total.sites), metrics=shown,
+                seconds=dict(self.attempts.seconds),
+            )  # fmt: skip
         self._final_metrics()
         return self.model
 

@@ -1,6 +1,6 @@
 """`salus client`: create a site, join a consortium, run the daemon, show its status."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, show_fingerprint, shown, tell
 from salus.common.errors import DataError
 from salus.common.events import Event
+from salus.common.logs import LogFormat, json_log
 from salus.common.signals import Stopped
 
 app = group("The hospital: create a site, join a consortium, run the daemon.")
@@ -49,7 +50,13 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
 
 
 @app.command(epilog=example("salus client start ./site"))
-def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
+def start(
+    folder: Folder,
+    quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="What to print; json has no names and no texts. Default: site.toml.")
+    ] = None,
+) -> None:
     """Run the site's daemon until it is stopped; it makes outgoing connections only and reconnects by itself.
 
     SIGTERM or Ctrl-C stops it with exit code 0; the coordinator offers an unfinished round again at the next start.
@@ -60,12 +67,17 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
     opened = SiteFolder.open(folder, SystemClock())
     lock = FolderLock(folder)
-    daemon = SiteDaemon(opened, SystemClock(), (lambda line, alarm: None) if quiet else _say)
+    as_json = (log_format or opened.config.log_format) == "json"
+    nothing: Callable[..., None] = lambda *_: None  # noqa: E731
+    say, watch = (nothing, json_log("site")) if as_json else (_say, nothing)
+    if quiet:
+        say, watch = nothing, nothing
+    daemon = SiteDaemon(opened, SystemClock(), say, watch=watch)
 
     try:
         daemon.run()
     except Stopped:  # ends a long poll or a round's training at once; the round is offered again at the next start
-        if not quiet:
+        if not quiet and not as_json:
             out.print("Stopped.")
     finally:
         lock.close()
@@ -89,7 +101,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
     opened = SiteFolder.open(folder, clock)
     events = read_events(folder / "events.jsonl")
     last = {event.kind: event for event in events}
-    links = [event for event in events if event.kind in ("connected", "disconnected", "stopped")]
+    links = [event for event in events if event.kind in ("connected", "disconnected", "outdated", "stopped")]
     running = is_running(folder)
     values = {
         "site": opened.site_id,
@@ -132,6 +144,11 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
         "connected": f"The daemon is running and connected to {values['coordinator']}.",
         "disconnected": f"The daemon is running but cannot reach {values['coordinator']}; it keeps trying.",
     }
+    if values["link"] == "outdated":
+        link["outdated"] = (
+            "The daemon is running, but this site's Salus is too old for the coordinator: it takes part in nothing and waits "
+            "for its upgrade. Install the newest version and start the daemon again."
+        )
     running = link.get(str(values["link"]), "The daemon is running but has not connected yet.")
     yield running if values["running"] else "The daemon is not running. Start it: salus client start FOLDER."
     if values["working_for"]:

@@ -43,7 +43,7 @@ DATABASES = (
 FILES = (*DATABASES, LOG, "site.toml", "policy.toml", "server.toml", "daemon.lock", "working.json", "admin.sock")
 FOLDERS = ("keys", "trust", "cache", "states", "starts", "checkpoints", "transcripts", "reports", "withdrawals")
 WORDS = {
-    "link": frozenset(("", "connected", "disconnected", "stopped")),
+    "link": frozenset(("", "connected", "disconnected", "outdated", "stopped")),
     "version": frozenset(("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")),
 }
 NUMERIC = re.compile(r"[0-9]+(\.[0-9]+){0,3}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from salus.common.events import read_events
 
-LINK_KINDS = ("connected", "disconnected", "stopped")
+LINK_KINDS = ("connected", "disconnected", "outdated", "stopped")
 
 
 def last_link(log: Path) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, show_fingerprint, shown, table, tell
+from salus.common.logs import LogFormat, json_log
 from salus.common.signals import unwinding
 
 app = group("Set up and run the coordinator.")
@@ -60,7 +61,13 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file 
 
 
 @app.command(epilog=example("salus server start ./coordinator"))
-def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False) -> None:
+def start(
+    folder: Folder,
+    quiet: Annotated[bool, typer.Option(help="Print nothing.")] = False,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="What to print; json has no names and no texts. Default: server.toml.")
+    ] = None,
+) -> None:
     """Run the coordinator's daemon until it is stopped; the next start resumes an interrupted job.
 
     SIGTERM or Ctrl-C stops it with exit code 0; a second one stops it without waiting for the current step.
@@ -77,13 +84,14 @@ def start(folder: Folder, quiet: Annotated[bool, typer.Option(help="Print nothin
 
     opened = ServerFolder.open(folder, SystemClock())
     lock = FolderLock(folder)
-    daemon = CoordinatorDaemon(opened, SystemClock(), say)
+    as_json = (log_format or opened.config.log_format) == "json"
+    daemon = CoordinatorDaemon(opened, SystemClock(), json_log("coordinator") if as_json and not quiet else say)
     try:
         with unwinding(daemon.stop):
             daemon.run()
     finally:
         lock.close()
-    if not quiet:
+    if not quiet and not as_json:
         out.print("Stopped.")
 
 

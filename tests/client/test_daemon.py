@@ -5,8 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.builders import write_npz
+from tests.cli import salus
 from tests.processes import start
 from tests.server.test_consortium import found
 
@@ -16,12 +18,14 @@ from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.troubles import Finding
 from salus.client.executors.base import Run
 from salus.client.executors.process import ProcessBackend
+from salus.client.link import FleetLink
 from salus.client.link_direct import Delivery, Meta
 from salus.common.clock import ManualClock
 from salus.common.health import DATA
 from salus.common.kit import read_kit
 from salus.common.packets import Request, header_of, reply_of
 from salus.common.trust import install_kit
+from salus.common.versions import check_protocol
 from salus.simulations.trial import free_port
 
 
@@ -105,7 +109,6 @@ def test_data_that_cannot_be_read_are_an_alarm_on_the_console_and_in_the_health_
     lines: list[tuple[str, bool]] = []
     backend, opened = ProcessBackend(site, launch=earlier), SiteFolder.open(site, clock)
     daemon = SiteDaemon(opened, clock, lambda line, alarm: lines.append((line, alarm)), backend)
-    assert daemon._health is not None
     with grpc.insecure_channel(f"127.0.0.1:{daemon._health.port}") as channel:
 
         def state(service: str) -> object:
@@ -120,3 +123,36 @@ def test_data_that_cannot_be_read_are_an_alarm_on_the_console_and_in_the_health_
         assert lines[-1] == ("Data set 'toy' can be read again.", False)
     daemon._health.close()
     daemon._executor.close()
+
+
+def test_a_site_that_is_too_old_waits_and_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ManualClock(datetime(2026, 11, 1, tzinfo=UTC))
+    _, kits = found(tmp_path)
+    site = tmp_path / "site-1"
+    install_kit(site, read_kit(kits[1]), clock)
+    lines: list[tuple[str, bool]] = []
+    seen: list[str] = []
+    daemon = SiteDaemon(
+        SiteFolder.open(site, clock), clock, lambda line, alarm: lines.append((line, alarm)), Nowhere(),
+        lambda event: seen.append(event.kind),
+    )  # fmt: skip
+    tries = []
+
+    def too_old(link: FleetLink) -> int:
+        tries.append(link)
+        if len(tries) == 50:
+            daemon.stop()
+        check_protocol("99", "98", other="the coordinator", me="this site")
+        raise AssertionError
+
+    monkeypatch.setattr(FleetLink, "activate", too_old)
+    monkeypatch.setattr(daemon._stop, "wait", lambda seconds: daemon._stop.is_set())
+    monkeypatch.setattr(daemon, "_beat", lambda link: None)
+    daemon.run()
+    assert len(tries) == 50
+    assert [kind for kind in seen if kind != "roster-ends"] == ["outdated", "stopped"]
+    assert [alarm for line, alarm in lines if "this site is too old" in line] == [True]
+    (site / "events.jsonl").write_bytes((site / "events.jsonl").read_bytes().splitlines(keepends=True)[0])
+    monkeypatch.setattr("salus.common.lock.is_running", lambda folder: True)
+    monkeypatch.setattr("salus.client.commands.client.SystemClock", lambda: clock)
+    assert "too old for the coordinator" in salus("client", "status", site).stdout
