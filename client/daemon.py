@@ -291,6 +291,11 @@ def console_line(event: Event) -> str:
                 f"Accepted {fields['job']!r}: it reserves epsilon {fields['epsilon']:.3g} of the {fields['budget_epsilon']:g} "
                 f"that each patient of {fields['dataset']!r} may spend in {fields['period_days']} days ({share:.0%})."
             )
+        case "job-accepted" if fields.get("validation_patients") == 0:
+            return (
+                f"{fields['job']!r}: no patient validates here, so this site trains, and adds nothing to the job's metrics. "
+                "See docs/data.md, Which patients train and which validate."
+            )
         case "refused":
             return f"Refused: {fields['text']}"
         case "worker-ended":

@@ -317,6 +317,7 @@ class Site:
                 job=job.job.name,
                 patients=data.train.patients,
                 images=len(data.train),
+                validation_patients=data.validation.patients,
                 left_out=data.left_out,
             )
         return RunningJob(

@@ -206,11 +206,20 @@ class RoundError(SalusError):
 
 
 class StorageError(SalusError):
-    """This machine cannot read or write a file: full, read-only, damaged, locked, or not permitted."""
+    """This machine cannot read or write a file: full, read-only, damaged, locked, or not permitted.
+
+    Args:
+        no_space: whether the disk cannot take data: full, over its quota, or read-only.
+    """
 
     exit_code = 60
 
+    def __init__(self, problem: str, *, remedy: str, no_space: bool = False) -> None:
+        super().__init__(problem, remedy=remedy)
+        self.no_space = no_space
 
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 STORAGE_PROBLEMS: dict[int, tuple[str, str]] = {
     errno.ENOSPC: ("the disk is full", "Free some space and run the command again; data written earlier are intact."),
     errno.EDQUOT: (
@@ -244,7 +253,14 @@ def storage_error(problem: OSError) -> StorageError | None:
         return None
     name = str(problem.filename or "").rstrip("/").rsplit("/", 1)[-1]
     what = f"Cannot use the file {name!r}" if name else "Cannot read or write a file"
-    return StorageError(f"{what}: {known[0]}.", remedy=known[1])
+    return StorageError(f"{what}: {known[0]}.", remedy=known[1], no_space=problem.errno in NO_SPACE)
+
+
+def no_space(problem: BaseException) -> bool:
+    """Whether this machine's own disk cannot take data: full, over its quota, or read-only. It says nothing about a patient."""
+    if isinstance(problem, StorageError):
+        return problem.no_space
+    return isinstance(problem, OSError) and problem.errno in NO_SPACE
 
 
 def describe(error: BaseException) -> str:

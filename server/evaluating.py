@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from salus.common.estimates import to_plain
 from salus.common.figures import Figures
 from salus.common.job import Job
@@ -15,6 +17,8 @@ from salus.common.tasks.base import Task, Totals
 from salus.privacy.contribution import Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import COHORT
+
+NOBODY = "No site had a patient to validate with, so there are no metrics. Raise training.validation_fraction."
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class EvaluationSums:
     task: Task
     roster: int
 
+    def empty(self, total: Sum, shape: Shape) -> bool:
+        """Whether no site had a patient to validate with; with noise nobody can know, and it is False."""
+        return not self.job.privacy.noised and not np.any(self._statistics(total, shape))
+
     def fields(self, total: Sum, shape: Shape) -> dict[str, Any]:
         """Return the fields of the event ``evaluated``."""
         grouped = {"subgroups": results_to_plain(self._subgroups(total, shape))} if groups_of(self.job).count else {}
@@ -43,7 +51,8 @@ class EvaluationSums:
     def metrics(self, total: Sum, shape: Shape) -> dict[str, object]:
         """Return the metrics in a sum: with noise, only an evaluation has metrics, each with its standard error."""
         if not self.job.privacy.noised:
-            return to_plain(self.task.metrics(self._statistics(total, shape)))
+            found = self._statistics(total, shape)
+            return to_plain(self.task.metrics(found)) if np.any(found) else {}
         return to_plain(self.task.private_metrics(*self._noised(total, shape))) if shape.kind == "evaluate" else {}
 
     def _figures(self, total: Sum, shape: Shape) -> Figures:

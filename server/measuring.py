@@ -19,7 +19,7 @@ from salus.privacy.contribution import Shape, Sum
 from salus.privacy.noise_in_sum import noise_in_sum
 from salus.privacy.shapes import measured_shape, scored_shape
 from salus.server.attempts import Attempts
-from salus.server.evaluating import EvaluationSums
+from salus.server.evaluating import NOBODY, EvaluationSums
 from salus.server.inviting import Cancelled
 
 
@@ -93,6 +93,9 @@ class StatisticsRun:
             attempts.events.emit("not-evaluated", job=job_id, text=str(problem))
             return
         evaluation = EvaluationSums(self.job, self.sums.evaluation, len(attempts.keys))
+        if evaluation.empty(total, shape):
+            attempts.events.emit("not-evaluated", job=job_id, text=NOBODY)
+            return
         attempts.events.emit("evaluated", job=job_id, **evaluation.fields(total, shape))
 
     def _totals(self, step: int, total: Sum, shape: Shape) -> Totals:

@@ -17,7 +17,7 @@ from salus.common.vectors import FloatVector
 from salus.privacy.contribution import Kind, Shape, Sum
 from salus.privacy.shapes import COHORT, shape_of
 from salus.server.attempts import Attempts
-from salus.server.evaluating import EvaluationSums
+from salus.server.evaluating import NOBODY, EvaluationSums
 from salus.server.inviting import Cancelled
 from salus.server.outline import outline_of
 
@@ -120,7 +120,11 @@ class JobRun:
         except RoundError as problem:
             self.events.emit("not-evaluated", job=self.job_id, text=str(problem))
             return
-        self.events.emit("evaluated", job=self.job_id, **self.evaluation.fields(total, self._shape("evaluate")))
+        shape = self._shape("evaluate")
+        if self.evaluation.empty(total, shape):
+            self.events.emit("not-evaluated", job=self.job_id, text=NOBODY)
+            return
+        self.events.emit("evaluated", job=self.job_id, **self.evaluation.fields(total, shape))
 
     def _round(self, round_: int, kind: Kind, sent: Sent) -> tuple[Sum, dict[str, object]]:
         """Return the sum of one round and the metrics of the model that the sites received.

@@ -109,12 +109,20 @@ class Trial:
         policy: text of every site's ``policy.toml``.
         threads: CPU threads of each site.
         launcher: starts the daemons.
+        host: name or address of the coordinator.
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], *, policy: str, threads: int = 1, launcher: Launcher = launch
+        self,
+        folder: Path,
+        names: Sequence[str],
+        *,
+        policy: str,
+        threads: int = 1,
+        launcher: Launcher = launch,
+        host: str = "127.0.0.1",
     ) -> None:
-        self.folder = folder.resolve()
+        self.folder, self._host = folder.resolve(), host
         self.port = free_port()
         self.coordinator = self.folder / "coordinator"
         self.sites: list[Path] = []
@@ -126,7 +134,7 @@ class Trial:
     def _found(self, names: Sequence[str]) -> None:
         consortium = Consortium.create(self.folder / "consortium", "Trial consortium", self._clock)
         consortium.add(
-            init_server(self.coordinator, "Trial coordinator", f"https://127.0.0.1:{self.port}", "127.0.0.1")
+            init_server(self.coordinator, "Trial coordinator", f"https://{self._host}:{self.port}", self._host)
         )
         for name in names:
             self.admit(name)

@@ -93,11 +93,15 @@ def salus(*words: object, cwd: Path | None = None) -> "subprocess.CompletedProce
 
 
 class Forked:
-    """A `salus` daemon without the start of an interpreter; see `salus.simulations.trial.Daemon`."""
+    """A `salus` daemon without the start of an interpreter; see `salus.simulations.trial.Daemon`.
 
-    def __init__(self, words: Sequence[str], log: Path) -> None:
+    Args:
+        before: called in the new process before anything else; a function of a module, or a `functools.partial` of one.
+    """
+
+    def __init__(self, words: Sequence[str], log: Path, before: Callable[[], None] | None = None) -> None:
         ends, self._lifeline = FORKED.Pipe(duplex=False)
-        self._process = FORKED.Process(target=_daemon, args=(words, log, ends), daemon=True)
+        self._process = FORKED.Process(target=_daemon, args=(words, log, ends, before), daemon=True)
         self._process.start()
         ends.close()
 
@@ -170,7 +174,7 @@ def fork_worker(
     return ForkedWorker(pid)
 
 
-def _daemon(words: Sequence[str], log: Path, lifeline: Connection) -> None:
+def _daemon(words: Sequence[str], log: Path, lifeline: Connection, before: Callable[[], None] | None = None) -> None:
     """What `salus.simulations.trial.launch` does in a new interpreter."""
     from salus.__main__ import main
     from salus.client.executors import process
@@ -184,4 +188,6 @@ def _daemon(words: Sequence[str], log: Path, lifeline: Connection) -> None:
             os.dup2(output.fileno(), stream.fileno())
     sys.argv = ["salus", *words]
     watch()
+    if before is not None:
+        before()
     main()

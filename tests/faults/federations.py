@@ -1,0 +1,70 @@
+"""Federations of real daemons in network namespaces, whose limits of time may be shorter."""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from tests.builders import write_npz
+from tests.faults.networks import Network, enter
+from tests.processes import Forked
+
+from salus.client.config import open_catalogue
+from salus.client.data.sources.settings import SourceOptions
+from salus.simulations.trial import Daemon, Trial, empty
+
+POLICY = "allow_unprotected = true\nallow_without_noise = true\nchecks_per_hour = 1000\n[budget]\nepsilon = 30.0\n"
+COORDINATOR = "c"
+# Limits of time in the daemons' processes, so that hours become seconds; the code that waits is the same.
+SHORT: Mapping[str, object] = {}
+
+
+def hosts(sites: int) -> list[str]:
+    """Return the names of the hosts of a federation."""
+    return [COORDINATOR, *(f"s{number}" for number in range(1, sites + 1))]
+
+
+def begin(namespace: str, limits: Mapping[str, object]) -> None:
+    """Move a new process into a namespace and set limits: values by dotted name, as ``salus.client.link.CALL_TIMEOUT_S``."""
+    enter(namespace)
+    for name, value in limits.items():
+        module, _, attribute = name.rpartition(".")
+        found = importlib.import_module(module)
+        assert hasattr(found, attribute), name
+        setattr(found, attribute, value)
+
+
+def launcher(net: Network, limits: Mapping[str, object]) -> Callable[[Sequence[str], Path], Daemon]:
+    """Return what starts each daemon on its own host."""
+
+    def start(words: Sequence[str], log: Path) -> Daemon:
+        member = Path(words[2]).name
+        host = COORDINATOR if member == "coordinator" else f"s{member.removeprefix('site-')}"
+        return Forked(words, log, partial(begin, net.namespace(host), dict(limits)))
+
+    return start
+
+
+def federation(
+    folder: Path,
+    net: Network,
+    *,
+    datasets: Sequence[str] = ("toy",),
+    images: int = 40,
+    limits: Mapping[str, object] = SHORT,
+    host: str = "",
+) -> Trial:
+    """Return a federation whose daemons are not started yet.
+
+    Args:
+        host: name of the coordinator; empty for its address.
+    """
+    empty(folder)
+    names = [f"Site {number}" for number in range(1, len(net.hosts))]
+    found = host or net.address(COORDINATOR)
+    trial = Trial(folder, names, policy=POLICY, launcher=launcher(net, limits), host=found)
+    for number, site in enumerate(trial.sites, start=1):
+        data = write_npz(site / "toy.npz", seed=number, images=images)
+        for name in datasets:
+            open_catalogue(site).add(name, "medmnist", data, SourceOptions())
+    return trial
