@@ -119,7 +119,14 @@ def translate(error: BaseException) -> LinkError:
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return LinkError(
             "The coordinator's certificate has expired, is for another host, or is not from the consortium's authority.",
-            remedy="Check the clock and the URL; if both are right, stop the site and call the coordinator.",
+            remedy="Run `salus doctor FOLDER`: it shows who issued the certificate that arrives. If that is your network's "
+            "inspection, exempt the coordinator from it; if clock and URL are right otherwise, call the coordinator.",
+        )
+    if isinstance(error, httpx.ProxyError):
+        said = " with status 407: it asks for a user name and password" if text.startswith("407") else ""
+        return LinkError(
+            f"The proxy does not connect this site to the coordinator{said}.",
+            remedy="Correct HTTPS_PROXY (http://user:password@host:port), or ask the network team; see `salus doctor FOLDER`.",
         )
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return LinkError(

@@ -43,7 +43,7 @@ def test_a_bad_line_costs_time_and_changes_nothing(tmp_path: Path) -> None:
         good = model(trial, trial.submit(JOB))
         net.set(delay_s=0.15, loss=0.02, twice=0.02)
         bad = model(trial, trial.submit(JOB))
-    print(max(np.abs(good[n]-bad[n]).max() for n in good))
+    print(max(np.abs(good[n] - bad[n]).max() for n in good))
     assert same(good, bad)
 
 
