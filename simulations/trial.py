@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
@@ -59,14 +59,14 @@ class _Interpreter(subprocess.Popen[bytes]):
     Its standard input is a pipe that is never written to: it closes when this process dies, see `lifeline`.
     """
 
-    def __init__(self, words: Sequence[str], log: Path) -> None:
+    def __init__(self, words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         with log.open("ab") as output:
             super().__init__(
                 [sys.executable, "-c", DAEMON, *words],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             )
 
     def wait(self, timeout: float | None = None) -> int:
@@ -76,9 +76,13 @@ class _Interpreter(subprocess.Popen[bytes]):
         return code
 
 
-def launch(words: Sequence[str], log: Path) -> Daemon:
-    """Start `salus` with these arguments in a new interpreter; its output is appended to `log`."""
-    return _Interpreter(words, log)
+def launch(words: Sequence[str], log: Path, environment: Mapping[str, str] = MappingProxyType({})) -> Daemon:
+    """Start `salus` with these arguments in a new interpreter; its output is appended to `log`.
+
+    Args:
+        environment: variables beside those of this process.
+    """
+    return _Interpreter(words, log, environment)
 
 
 def free_port() -> int:

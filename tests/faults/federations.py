@@ -16,7 +16,13 @@ from salus.simulations.trial import Daemon, Trial, empty
 POLICY = "allow_unprotected = true\nallow_without_noise = true\nchecks_per_hour = 1000\n[budget]\nepsilon = 30.0\n"
 COORDINATOR = "c"
 # Limits of time in the daemons' processes, so that hours become seconds; the code that waits is the same.
-SHORT: Mapping[str, object] = {}
+LONG: Mapping[str, object] = {}
+SHORT: Mapping[str, object] = {
+    "salus.client.link_direct:CALL_TIMEOUT_S": 5.0,  # 30
+    "salus.server.link_direct:DirectRoutes.__init__.__defaults__": (2.0,),  # LONG_POLL_S, 20
+    "salus.server.link_mail:PRESENT_S": 6.0,  # 60
+    "salus.client.daemon:HEARTBEAT_S": 2.0,  # 12
+}
 
 
 def hosts(sites: int) -> list[str]:
@@ -25,11 +31,14 @@ def hosts(sites: int) -> list[str]:
 
 
 def begin(namespace: str, limits: Mapping[str, object]) -> None:
-    """Move a new process into a namespace and set limits: values by dotted name, as ``salus.client.link.CALL_TIMEOUT_S``."""
+    """Move a new process into a namespace and set limits: values by name, as ``salus.client.link_direct:CALL_TIMEOUT_S``."""
     enter(namespace)
     for name, value in limits.items():
-        module, _, attribute = name.rpartition(".")
-        found = importlib.import_module(module)
+        module, _, path = name.partition(":")
+        *parents, attribute = path.split(".")
+        found: object = importlib.import_module(module)
+        for parent in parents:
+            found = getattr(found, parent)
         assert hasattr(found, attribute), name
         setattr(found, attribute, value)
 
@@ -51,15 +60,18 @@ def federation(
     *,
     datasets: Sequence[str] = ("toy",),
     images: int = 40,
-    limits: Mapping[str, object] = SHORT,
+    limits: Mapping[str, object] = LONG,
     host: str = "",
+    emptied: bool = False,
 ) -> Trial:
     """Return a federation whose daemons are not started yet.
 
     Args:
         host: name of the coordinator; empty for its address.
+        emptied: the folder was emptied before, and members' folders may be mounted in it.
     """
-    empty(folder)
+    if not emptied:
+        empty(folder)
     names = [f"Site {number}" for number in range(1, len(net.hosts))]
     found = host or net.address(COORDINATOR)
     trial = Trial(folder, names, policy=POLICY, launcher=launcher(net, limits), host=found)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 from tests.builders import job_text
-from tests.faults.federations import federation, hosts
+from tests.faults.federations import SHORT, federation, hosts
 from tests.faults.networks import network
 
 from salus.common.events import read_events
@@ -15,7 +15,6 @@ from salus.simulations.trial import Trial
 JOB = job_text(rounds=4, min_sites=5, protection="masking", model="cnn", training='optimizer = "sgd"')
 JOB = JOB.replace("batch_size = 8", "batch_size = 4096").replace("max_patients = 50", "")
 ROUNDING = 1e-4
-FAST = {"salus.client.link.CALL_TIMEOUT_S": 2.0}
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -43,12 +42,11 @@ def test_a_bad_line_costs_time_and_changes_nothing(tmp_path: Path) -> None:
         good = model(trial, trial.submit(JOB))
         net.set(delay_s=0.15, loss=0.02, twice=0.02)
         bad = model(trial, trial.submit(JOB))
-    print(max(np.abs(good[n] - bad[n]).max() for n in good))
     assert same(good, bad)
 
 
 def test_a_silent_line_is_noticed_and_the_site_comes_back_without_a_person(tmp_path: Path) -> None:
-    with network(tmp_path, hosts(5)) as net, federation(tmp_path / "t", net, limits=FAST) as trial:
+    with network(tmp_path, hosts(5)) as net, federation(tmp_path / "t", net, limits=SHORT) as trial:
         trial.start_all()
         good = model(trial, trial.submit(JOB))
         job = trial.submit(JOB)
