@@ -24,7 +24,7 @@ from salus.client.running import Account
 from salus.client.scoring import nothing, scored
 from salus.client.using import sums_ended
 from salus.common.declaration import target_of
-from salus.common.errors import DataError, UnreadableImage, describe, where
+from salus.common.errors import DataError, UnreadableImage, describe, no_space, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.outcomes import outcome_of
@@ -253,7 +253,7 @@ class MeasuringJob:
             kind = wanted if patients else DataKind.NONE
             self._measured(request)
         except Exception as problem:
-            if not self.protection.protects:
+            if not self.protection.protects or no_space(problem):
                 self.finding = Finding(describe(problem))
                 raise
             self._nothing(request, problem)  # a refusal would reveal something about its patients
@@ -268,6 +268,8 @@ class MeasuringJob:
                 self._measured(request)
                 return numbers
             except Exception as problem:
+                if no_space(problem):
+                    raise
                 self._nothing(request, problem)
                 self.broken = True  # from now on noise only, see `RunningJob`
         return self.measurer.with_noise(np.zeros(2 + cells_of(self.measurer.sums, request.round)), plan)

@@ -22,7 +22,7 @@ from salus.client.model_checks import check_first_model
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
 from salus.client.using import sums_ended
-from salus.common.errors import DataError, describe, where
+from salus.common.errors import DataError, describe, no_space, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
@@ -204,8 +204,8 @@ class RunningJob:
             self.local.finished(request.round, rule, contribution.update, shape)
             return contribution
         except Exception as problem:
-            # A refusal would tell the coordinator something about the site's patients.
-            if not self.protection.protects:
+            # A refusal would tell the coordinator something about the site's patients; that of a full disk does not.
+            if not self.protection.protects or no_space(problem):
                 raise
             self._nothing(request, problem)
             size = self.trainer.task.statistics_size
@@ -266,6 +266,8 @@ class RunningJob:
                 self._trained(request, self.data, private.trainer.left_out)
             self._tell(private.trainer.left_out)
         except Exception as problem:
+            if no_space(problem):
+                raise
             # Unreadable patients were left out one by one before this. What is left is a fault of the machine; from now on the
             # site sends noise, because occasional silence would reveal which samples make it fail.
             self._nothing(request, problem)

@@ -40,7 +40,7 @@ from salus.client.training import Trainer
 from salus.client.using import UseRecord, ledger_name
 from salus.client.watch import DataWatch
 from salus.common.cost import check_cost
-from salus.common.errors import IdentityError, Refused, describe, where
+from salus.common.errors import IdentityError, Refused, describe, no_space, where
 from salus.common.events import EventSink
 from salus.common.fit import MAX_TEXT, Problem, require_fit
 from salus.common.identity import Identity
@@ -307,7 +307,7 @@ class Site:
         except Exception as problem:
             finding = Finding(describe(problem))
             self._watch.note(job.task.dataset, finding)
-            if not protection.protects and private is None:
+            if no_space(problem) or (not protection.protects and private is None):
                 raise
             data = None  # the site takes part without data, see `RunningJob.contribution`
             self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))

@@ -25,6 +25,8 @@ PROBLEMS: tuple[tuple[str, str, str], ...] = (
     ("SQLITE_IOERR", "the disk reports an error", "Check the free space and the disk, then start again."),
     ("SQLITE_PROTOCOL", "another process has locked it", "Wait for the other command to end, and try again."),
 )
+# A full disk is also reported as an error of the write-ahead log's files.
+NO_SPACE = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")
 
 
 def open_sqlite(path: Path) -> sa.Engine:
@@ -89,5 +91,6 @@ def sqlite_problem(problem: BaseException, name: str) -> StorageError | None:
         return None
     for prefix, meaning, remedy in PROBLEMS:
         if code.startswith(prefix):
-            return StorageError(f"Cannot use the database {name!r}: {meaning}.", remedy=remedy)
+            full = prefix in NO_SPACE
+            return StorageError(f"Cannot use the database {name!r}: {meaning}.", remedy=remedy, no_space=full)
     return None

@@ -181,6 +181,10 @@ def test_a_job_survives_chaos_and_ends_with_the_same_model(world: World, seed: i
         assert [record["round"] for record in result["rounds"]] == list(range(1, rounds + 1))
         check_transcript(world, submitted, rounds)
     result = trial.wait_for(job)
+    for site in trial.sites:
+        assert world.count(site, "contributed-nothing") == 0, site.name
+    patients = [record["cohort"]["patients"] for record in result["rounds"]]
+    assert len(set(patients)) == 1, "a site took part without its data"
     assert all(record["sites"] == list(range(1, SITES + 1)) for record in result["rounds"])
     path = Path(result["model"])
     print(
