@@ -1,11 +1,12 @@
 """A site's refusal: everything for its operator, and only what reveals no patient for the coordinator."""
 
-from salus.common.errors import BudgetError, DataError, NotOpened, SalusError, StorageError, describe, where
+from salus.common.errors import BudgetError, DataError, NotOpened, SalusError, StorageError, describe, no_space, where
 from salus.common.events import EventSink
 from salus.common.packets import Reply, Request, refusal
 
 BUDGET_REFUSED = "This site's privacy budget does not allow the job. Its operator sees the numbers in the site's log."
 DATA_REFUSED = "This site's data cannot be used for this job. Its operator sees the reason in the site's log."
+SPACE_REFUSED = "This site's disk is full or read-only. Its operator sees more in the site's log."
 
 
 def refused(site: int, request: Request, problem: Exception, events: EventSink) -> Reply:
@@ -24,7 +25,7 @@ def refused(site: int, request: Request, problem: Exception, events: EventSink) 
     # Only the operator learns what is wrong with the data; the coordinator learns only that something is.
     text = describe(problem)
     if isinstance(problem, DataError | StorageError | OSError):  # the name of a file may be a person's
-        text = DATA_REFUSED
+        text = SPACE_REFUSED if no_space(problem) else DATA_REFUSED
     elif isinstance(problem, BudgetError):
         text = BUDGET_REFUSED
     return refusal(site, problem, text)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.builders import write_npz
-from tests.faults.networks import Network, enter
+from tests.faults.networks import Network, enter, in_place_of
 from tests.processes import Forked
 
 from salus.client.config import open_catalogue
@@ -30,9 +30,17 @@ def hosts(sites: int) -> list[str]:
     return [COORDINATOR, *(f"s{number}" for number in range(1, sites + 1))]
 
 
-def begin(namespace: str, limits: Mapping[str, object]) -> None:
-    """Move a new process into a namespace and set limits: values by name, as ``salus.client.link_direct:CALL_TIMEOUT_S``."""
+def begin(namespace: str, limits: Mapping[str, object], names: Path | None = None) -> None:
+    """Move a new process into a namespace and set limits: values by name, as ``salus.client.link_direct:CALL_TIMEOUT_S``.
+
+    Args:
+        names: takes the place of ``/etc/hosts``, for this process; no other name can be resolved then.
+    """
     enter(namespace)
+    if names is not None:
+        nobody = names.with_suffix(".resolv")
+        nobody.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+        in_place_of({"/etc/hosts": names, "/etc/resolv.conf": nobody})
     for name, value in limits.items():
         module, _, path = name.partition(":")
         *parents, attribute = path.split(".")
@@ -43,13 +51,15 @@ def begin(namespace: str, limits: Mapping[str, object]) -> None:
         setattr(found, attribute, value)
 
 
-def launcher(net: Network, limits: Mapping[str, object]) -> Callable[[Sequence[str], Path], Daemon]:
+def launcher(
+    net: Network, limits: Mapping[str, object], names: Path | None = None
+) -> Callable[[Sequence[str], Path], Daemon]:
     """Return what starts each daemon on its own host."""
 
     def start(words: Sequence[str], log: Path) -> Daemon:
         member = Path(words[2]).name
         host = COORDINATOR if member == "coordinator" else f"s{member.removeprefix('site-')}"
-        return Forked(words, log, partial(begin, net.namespace(host), dict(limits)))
+        return Forked(words, log, partial(begin, net.namespace(host), dict(limits), names))
 
     return start
 
@@ -63,18 +73,20 @@ def federation(
     limits: Mapping[str, object] = LONG,
     host: str = "",
     emptied: bool = False,
+    names: Path | None = None,
 ) -> Trial:
     """Return a federation whose daemons are not started yet.
 
     Args:
         host: name of the coordinator; empty for its address.
+        names: takes the place of ``/etc/hosts``.
         emptied: the folder was emptied before, and members' folders may be mounted in it.
     """
     if not emptied:
         empty(folder)
     names = [f"Site {number}" for number in range(1, len(net.hosts))]
     found = host or net.address(COORDINATOR)
-    trial = Trial(folder, names, policy=POLICY, launcher=launcher(net, limits), host=found)
+    trial = Trial(folder, names, policy=POLICY, launcher=launcher(net, limits, names), host=found)
     for number, site in enumerate(trial.sites, start=1):
         data = write_npz(site / "toy.npz", seed=number, images=images)
         for name in datasets:

@@ -65,7 +65,7 @@ def test_a_full_disk_of_a_site_fails_no_job_and_the_site_comes_back(tmp_path: Pa
     disk.fill()
     left_out = trial._wait(lambda: answers(trial, job) or None, "the site's refusal", 600)
     disk.free()
-    assert "the disk is full" in left_out[0]
+    assert "disk is full" in left_out[0]
     result = trial.wait_for(job)
     assert result["status"] == "finished"
     again = trial.wait_for(trial.submit(JOB))

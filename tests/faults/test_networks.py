@@ -57,3 +57,22 @@ def test_a_silent_line_is_noticed_and_the_site_comes_back_without_a_person(tmp_p
         net.mend("s3")
         cut = model(trial, job)
     assert same(good, cut)
+
+
+def test_a_name_that_cannot_be_resolved_for_a_while_costs_nothing_but_the_while(tmp_path: Path) -> None:
+    names = tmp_path / "hosts"
+    with network(tmp_path, hosts(3)) as net:
+        known = f"127.0.0.1 localhost\n{net.address('c')} coordinator.test\n"
+        names.write_text(known)
+        with federation(tmp_path / "t", net, limits=SHORT, host="coordinator.test", names=names) as trial:
+            trial.start_all()
+            names.write_text("127.0.0.1 localhost\n")
+            trial.kill(trial.sites[1])
+            trial.start(trial.sites[1])
+            trial._wait(lambda: "disconnected" in kinds(trial.sites[1]) or None, "the site to find no address", 600)
+            last = [event for event in read_events(trial.sites[1] / "events.jsonl") if event.kind == "disconnected"][-1]
+            assert "cannot be reached" in str(last.fields["text"])
+            names.write_text(known)
+            trial.wait_online(3)
+            result = trial.wait_for(trial.submit(job_text(rounds=1)))
+            assert result["rounds"][0]["sites"] == [1, 2, 3]
