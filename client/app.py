@@ -28,7 +28,9 @@ def make_client_app(site_of: SiteOf) -> ClientApp:
     app.query("measure")(handle)
     app.query("answer")(handle)
     app.query("check")(handle)
+    app.query("canary")(handle)
     app.query("start")(handle)
+    app.query("end")(handle)
     app.query("hello")(handle)
     return app
 

@@ -1,6 +1,7 @@
 """A site's answer to whether it could run a job: by its policy, its declarations and its budget (as yes or no)."""
 
-from collections.abc import Collection
+import hashlib
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -22,6 +23,7 @@ from salus.privacy.contribution import Kind
 from salus.privacy.dp.accounting import epsilon
 from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protection import protection_of
+from salus.privacy.protocol.session import Session
 
 HOUR_S = 3600.0
 TIMES = TypeAdapter(dict[str, list[float]])
@@ -110,6 +112,35 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, s
     return Verdict(problems=tuple(problems[:MAX_PROBLEMS]), declarations=declarations)
 
 
+def limited_verdict(
+    job: Job,
+    policy: Policy,
+    catalogue: Catalogue,
+    ledger: Ledger,
+    sites: int,
+    running: str,
+    limit: CheckLimit | None,
+    ask: Callable[[Job], None],
+) -> Verdict:
+    """Return the verdict, see `verdict_on`, also about what was asked before about the same data.
+
+    Args:
+        ask: raises Refused for a job that asks in another way than an earlier one.
+
+    Raises:
+        TooManyChecks: this site answers no further check now.
+    """
+    if limit is not None:
+        limit.admit(job.task.dataset if job.task.dataset in catalogue.names() else "", policy.checks_per_hour)
+    verdict = verdict_on(job, policy, catalogue, ledger, sites, running)
+    if verdict.fits:
+        try:
+            ask(job)
+        except Refused as problem:  # an earlier job without noise asked in another way, which the coordinator knows
+            verdict = verdict.model_copy(update={"problems": (_problem("epoch", describe(problem)),)})
+    return verdict
+
+
 def _protected(job: Job, sites: int) -> list[Problem]:
     """Return the problem with the job's protection, if there is one: too few sites, or sums that are too large."""
     try:
@@ -172,3 +203,10 @@ def check_sites(request: Request, job: Job, known: Collection[int], mine: int) -
 def scope_of(job: Job) -> str:
     """Return the scope in which all sums without noise must be over the same sites: data set and epoch."""
     return f"{job.task.dataset}/{job.job.cohort_epoch}"
+
+
+def session_of(request: Request, manifest: bytes, model: bytes) -> Session:
+    """Return the session of a request, over the model that this site received."""
+    return Session(
+        request.job_id, request.round, request.attempt, manifest, hashlib.sha256(model).digest(), request.sites
+    )

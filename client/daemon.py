@@ -296,6 +296,12 @@ def console_line(event: Event) -> str:
                 f"{fields['job']!r}: no patient validates here, so this site trains, and adds nothing to the job's metrics. "
                 "See docs/data.md, Which patients train and which validate."
             )
+        case "canary-failed":
+            return f"A job was tried out, {fields['job']!r}, and would receive nothing from this site's data: {fields['text']}"
+        case "canary":
+            return f"A job was tried out, {fields['job']!r}: it would receive this site's part."
+        case "job-aborted":
+            return f"The coordinator ended {fields['job']!r} for good; what was reserved for it and never sent is given back."
         case "refused":
             return f"Refused: {fields['text']}"
         case "worker-ended":

@@ -8,21 +8,25 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from salus.client.canary import one_step_of, try_out
 from salus.client.checking import (
     CheckLimit,
     check_round,
     check_sites,
+    limited_verdict,
     offered,
     scope_of,
+    session_of,
     too_large,
-    verdict_on,
 )
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.grey_values import require_range
 from salus.client.data.loading import LocalData, Memory, local_data
 from salus.client.data.troubles import Finding, Trouble
+from salus.client.ending import forget
 from salus.client.ledger.store import Ledger
 from salus.client.local_half import LocalHalf
 from salus.client.measuring import Measurer, MeasuringJob
@@ -42,7 +46,7 @@ from salus.client.watch import DataWatch
 from salus.common.cost import check_cost
 from salus.common.errors import IdentityError, Refused, describe, no_space, where
 from salus.common.events import EventSink
-from salus.common.fit import MAX_TEXT, Problem, require_fit
+from salus.common.fit import Verdict, require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.packets import Reply, Request
@@ -60,7 +64,7 @@ from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import SiteEnd, protection_of
 from salus.privacy.protocol.contributors import late_data
 from salus.privacy.protocol.party import SiteParty
-from salus.privacy.protocol.session import Session, manifest_hash
+from salus.privacy.protocol.session import manifest_hash
 from salus.privacy.protocol.store import SessionStore
 
 
@@ -134,7 +138,13 @@ class Site:
             case "answer":
                 return self._continue(request, blob)
             case "check":
-                return self._verdict(request)
+                return self._verdict(request).encode()
+            case "end":
+                return self._ended(request)
+            case "canary":
+                reply, end = try_out(self, request, blob)
+                self._open = (request.session, end)
+                return reply
             case "start":
                 return received(self._opened(request)[0], blob, self._starts, self._policy(), self._performance)
             case "train" | "evaluate" | "measure":
@@ -164,23 +174,12 @@ class Site:
     def _question(self, job: Job, *, remember: bool = True) -> None:
         """Refuse a job without noise that asks about the same data in another way than an earlier one; else remember it."""
         if not job.privacy.noised and (job.statistics is not None or protection_of(job).protects):
-            self._store.ask(scope_of(job), questions_of(job, self._least(job)), remember=remember)
-
-    def _least(self, job: Job) -> int:
-        """Return the fewest patients of this site in a cell of statistics or a subgroup that it does not hide."""
-        return self._policy().least(job)
+            self._store.ask(scope_of(job), questions_of(job, self._policy().least(job)), remember=remember)
 
     def _protect(
         self, request: Request, running: Running, model: bytes, shape: Shape, contribution: Contribution
     ) -> bytes:
-        session = Session(
-            request.job_id,
-            request.round,
-            request.attempt,
-            manifest_hash(running.document, shape.kind, shape.parameters, shape.statistics),
-            hashlib.sha256(model).digest(),
-            request.sites,
-        )
+        manifest = manifest_hash(running.document, shape.kind, shape.parameters, shape.statistics)
         self._reporter.at("protecting")
         party = SiteParty(
             self.site_id,
@@ -194,27 +193,29 @@ class Site:
             head=self._ledger.head if running.account else None,
             removed=self._rosters.removed(self._keys) if self._rosters else frozenset(),
         )
-        end = running.protection.site_end(session, shape, running.job, party)
+        end = running.protection.site_end(session_of(request, manifest, model), shape, running.job, party)
         reply = end.open(contribution)
         self._open = (request.session, end)
         return reply
 
-    def _verdict(self, request: Request) -> bytes:
+    def _verdict(self, request: Request) -> Verdict:
         """Return whether this site could run a job, and its declarations."""
         job, _ = self._opened(request)
-        if self._limit is not None:
-            known = job.task.dataset in self._catalogue.names()
-            self._limit.admit(job.task.dataset if known else "", self._policy().checks_per_hour)
         running = self._running.account.name if self._running is not None and self._running.account is not None else ""
-        sites = self._rosters.trust.newest.sites if self._rosters else self._keys
-        verdict = verdict_on(job, self._policy(), self._catalogue, self._ledger, len(sites), running)
-        if verdict.fits:
-            try:
-                self._question(job, remember=False)
-            except Refused as problem:  # an earlier job without noise asked in another way, which the coordinator knows
-                asked = Problem(requirement="epoch", text=describe(problem)[:MAX_TEXT])
-                verdict = verdict.model_copy(update={"problems": (asked,)})
-        return verdict.encode()
+        ask = partial(self._question, remember=False)
+        policy, catalogue, ledger = self._policy(), self._catalogue, self._ledger
+        return limited_verdict(job, policy, catalogue, ledger, len(self._newest_keys()), running, self._limit, ask)
+
+    def _newest_keys(self) -> Mapping[int, bytes]:
+        return self._rosters.trust.newest.keys() if self._rosters else self._keys
+
+    def _ended(self, request: Request) -> bytes:
+        """Forget a job that was aborted."""
+        job, document = self._opened(request)
+        if self._running is not None and self._running.job_id == request.job_id:
+            self._running, self._open = None, None
+        forget(request.job_id, job, document, self._ledger, self._states, self._starts, self._events)
+        return b""
 
     def troubles(self) -> list[Trouble]:
         """Return the current problems with this site's data sets."""
@@ -268,7 +269,7 @@ class Site:
         self._running = running
         return running
 
-    def _prepare(self, job: Job, document: bytes, job_id: str) -> Running:
+    def _prepare(self, job: Job, document: bytes, job_id: str, *, reserving: bool = True) -> Running:
         """Refuse a job that is too large for this machine, reserve its privacy cost, then read its data."""
         check_cost(job, self._performance.job_limit_bytes(), too_large)
         if job.statistics is None:
@@ -276,12 +277,14 @@ class Site:
         sums = sums_of(job) if job.statistics is not None else None  # refused before anything is spent
         protection_of(job).check(job, len(self._keys))
         self._starts.of(job)  # refused if it has not arrived
-        plan = plan_of(job)
+        plan = plan_of(job) if reserving else one_step_of(job)
         account, patients = None, None
         if plan is not None:
             account = Account(plan, self._ledger, ledger_name(job_id, document))
-            budget = self._policy().budget
-            patients = reserve(account, job, budget, self._catalogue, self._store, self.site_id, self._events)
+            patients = self._catalogue.patients(job.task.dataset)
+            if reserving:
+                budget = self._policy().budget
+                patients = reserve(account, job, budget, self._catalogue, self._store, self.site_id, self._events)
         if sums is None:
             return self._prepare_training(job, document, job_id, account, patients)
         least = lambda: self._policy().min_patients_per_cell  # noqa: E731  # as it is at every step
@@ -322,6 +325,6 @@ class Site:
             )
         return RunningJob(
             job, job_id, document, protection, trainer, data, self._events, account, private, local,
-            finding=finding, order=self._order, least=self._least(job) if job.evaluation.subgroups else 1,
+            finding=finding, order=self._order, least=self._policy().least(job) if job.evaluation.subgroups else 1,
             start=lambda: self._starts.of(job),
         )  # fmt: skip

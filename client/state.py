@@ -64,6 +64,13 @@ class JobStates:
         for old in (number for number in self._rounds(job) if number < round_ - 1):
             self._drop(job, old)
 
+    def forget(self, job: str) -> None:
+        """Remove everything that is kept for a job."""
+        for number in self._rounds(job):
+            self._drop(job, number)
+        if self._folder is not None and (self._folder / job).is_dir():
+            (self._folder / job).rmdir()
+
     def _rounds(self, job: str) -> list[int]:
         if self._folder is None:
             return [number for name, number in self._memory if name == job]

@@ -11,6 +11,8 @@ each blob one chunked array of raw bytes; nothing is decoded by numpy or unpickl
     check        coordinator   job                        -             (could this site run it? answered with a verdict)
     start        coordinator   job                        weights       (with which it starts; none asks whether they are there)
     roster       coordinator   roster                     kit           (the newest roster; none asks which one is there)
+    canary       coordinator   job, round, attempt        model         (one round with a vector of zeros; nothing is kept)
+    end          coordinator   job                        -             (it was aborted; nothing more comes for it)
     hello        coordinator   -                          -
     ok           site          -                          reply
     refused      site          code and text              -
@@ -41,7 +43,9 @@ MESSAGE_TYPES = {
     "evaluate": "evaluate",
     "measure": "query.measure",
     "check": "query.check",
+    "canary": "query.canary",
     "start": "query.start",
+    "end": "query.end",
     "roster": "query.roster",
     "hello": "query.hello",
 }
@@ -67,7 +71,7 @@ def _nonce() -> str:
 class Request(Strict):
     """The coordinator's request to one site."""
 
-    kind: Literal["train", "answer", "evaluate", "measure", "check", "start", "roster", "hello"]
+    kind: Literal["train", "answer", "evaluate", "measure", "check", "canary", "start", "end", "roster", "hello"]
     protocol: Literal[1] = 1
     nonce: Nonce = Field(default_factory=_nonce)
     job_id: JobId = ""

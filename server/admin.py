@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from salus.common.errors import JobError, SalusError, describe
 from salus.server.checkpoints import JobRow
+from salus.server.farewell import ABORTED
 from salus.server.scheduling import Place
 
 
@@ -26,8 +27,17 @@ class Coordinator(Protocol):
     def check(self, text: str) -> dict[str, Any]:
         """Return which sites could run a job, and why others could not; nothing is queued."""
 
+    def canary(self, text: str) -> dict[str, Any]:
+        """Try a job out with one round of zeros and return what would stop it at each site; nothing is kept."""
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job."""
+
+    def pause(self, job_id: str, *, after_round: bool) -> bool:
+        """Pause a job, now or after the round in progress, and return whether it still runs."""
+
+    def abort(self, job_id: str) -> bool:
+        """End a job for good and return whether it still runs."""
 
     def resume(self, job_id: str) -> int:
         """Queue a failed or cancelled job again and return how many rounds it has finished."""
@@ -92,14 +102,11 @@ def make_admin_app(coordinator: Coordinator) -> FastAPI:
     async def check(request: Request) -> dict[str, Any]:
         return await run_in_threadpool(coordinator.check, await _text(request))
 
-    @app.post("/jobs/{job_id}/cancel")
-    def cancel(job_id: str) -> dict[str, str]:
-        coordinator.cancel(job_id)
-        return {"job": job_id}
+    @app.post("/canary")
+    async def canary(request: Request) -> dict[str, Any]:
+        return await run_in_threadpool(coordinator.canary, await _text(request))
 
-    @app.post("/jobs/{job_id}/resume")
-    def resume(job_id: str) -> dict[str, int]:
-        return {"rounds": coordinator.resume(job_id)}
+    _add_stopping(app, coordinator)
 
     @app.get("/jobs/{job_id}/events")
     def events(job_id: str, after: int = 0) -> list[dict[str, Any]]:
@@ -110,3 +117,24 @@ def make_admin_app(coordinator: Coordinator) -> FastAPI:
         return coordinator.result(job_id)
 
     return app
+
+
+def _add_stopping(app: FastAPI, coordinator: Coordinator) -> None:
+    """Add what stops a job and lets it continue."""
+
+    @app.post("/jobs/{job_id}/cancel")
+    def cancel(job_id: str) -> dict[str, str]:
+        coordinator.cancel(job_id)
+        return {"job": job_id}
+
+    @app.post("/jobs/{job_id}/pause")
+    def pause(job_id: str, after_round: bool = False) -> dict[str, bool]:
+        return {"runs": coordinator.pause(job_id, after_round=after_round)}
+
+    @app.post("/jobs/{job_id}/abort")
+    def abort(job_id: str) -> dict[str, bool | str]:
+        return {"runs": coordinator.abort(job_id), "text": ABORTED}
+
+    @app.post("/jobs/{job_id}/resume")
+    def resume(job_id: str) -> dict[str, int]:
+        return {"rounds": coordinator.resume(job_id)}

@@ -15,7 +15,8 @@ TIMEOUT_S = 600.0  # on the same machine: a stopped daemon refuses at once, and 
 class AdminClient:
     """Talks to the coordinator's daemon of one folder; raises LinkError if it is not running."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         path = folder / ADMIN_SOCKET
         # The kernel limits socket paths to about 100 bytes; a relative path is usually short enough.
         short = min(str(path), os.path.relpath(path), key=len)
@@ -33,7 +34,7 @@ class AdminClient:
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         transport = httpx.HTTPTransport(uds=self._socket, verify=False)  # no TLS: a socket file of this user
         try:
-            with httpx.Client(transport=transport, base_url="http://coordinator", timeout=TIMEOUT_S) as client:
+            with httpx.Client(transport=transport, base_url="http://coordinator", timeout=self._timeout_s) as client:
                 response = client.request(method, path, **arguments)
         except httpx.HTTPError:
             if not (self._folder / "server.toml").exists():

@@ -48,6 +48,7 @@ class Attempts:
         turns: which job each site works for, if several run at once.
         outline: of the network; without it, the network is built.
         patience_s: how long a round may take to succeed after its first failure; None for the job's own `join_timeout_s`.
+        draining: called between attempts; no further one begins when it returns True.
         seconds: duration of the last attempt, by step.
     """
 
@@ -67,6 +68,7 @@ class Attempts:
     turns: Turns = field(default_factory=Turns)
     outline: Outline | None = None
     patience_s: float | None = None
+    draining: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
@@ -79,7 +81,7 @@ class Attempts:
             self.checkpoints,
             self.events,
             self.clock,
-            self.cancelled,
+            lambda: self.cancelled() or self.draining(),
             self.turns,
         )
         self._turn: Turn

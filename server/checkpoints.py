@@ -35,13 +35,13 @@ from salus.server.tables import ATTEMPTS, COHORTS, DECLARATIONS, JOBS, ROUNDS
 METADATA_OF_FILE = {"format": str(MODEL_FORMAT)}
 LEAST_ROOM_BYTES = 2**20  # a disk with less space than this counts as full
 
-STOPPED = ("failed", "cancelled")
+STOPPED = ("failed", "cancelled", "paused")
 ACTIVE = ("waiting", "running")
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A submitted job and its status: waiting, running, finished, failed or cancelled.
+    """A submitted job and its status: waiting, running, finished, failed, cancelled, paused or aborted.
 
     Args:
         roster: hash of the roster with which it began; empty while waiting.
@@ -134,16 +134,27 @@ class Checkpoints:
             connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(reason=""))
 
     def reopen(self, job_id: str) -> None:
-        """Queue a failed or cancelled job again; its finished rounds stay. Raises JobError for any other job."""
+        """Queue a failed, cancelled or paused job again; its finished rounds stay. Raises JobError for any other job."""
         status = self.job(job_id).status
         if status not in STOPPED:
             raise JobError(
-                f"Expected a failed or cancelled job, but {job_id!r} is {status}.",
-                remedy="A waiting or running job continues by itself, and a finished job cannot be resumed.",
+                f"Expected a failed, cancelled or paused job, but {job_id!r} is {status}.",
+                remedy="A waiting or running job continues by itself, and a finished or aborted job cannot be resumed.",
             )
         with self._engine.begin() as connection:
             mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(STOPPED))
             connection.execute(JOBS.update().where(mine).values(status="waiting", reason=""))
+
+    def abort(self, job_id: str, reason: str) -> None:
+        """End a job for good; raises JobError for one that has finished or was aborted already."""
+        with self._engine.begin() as connection:
+            mine = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE + STOPPED))
+            changed = connection.execute(JOBS.update().where(mine).values(status="aborted", reason=reason)).rowcount
+        if not changed:
+            raise JobError(
+                f"Expected a job that has not ended for good, but {job_id!r} is {self.job(job_id).status}.",
+                remedy="There is nothing to abort.",
+            )
 
     def begin(self, job_id: str, roster: str) -> str:
         """Record that a job is running and with which roster; return the roster with which it first began."""

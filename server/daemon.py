@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from salus.common.clock import Clock
-from salus.common.errors import StorageError, describe
+from salus.common.errors import JobError, StorageError, describe
 from salus.common.events import Event, EventLog
 from salus.common.expiry import RosterWatch
 from salus.common.history import History
@@ -22,25 +22,29 @@ from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
+from salus.server.canary import Canary
 from salus.server.checking import Checker
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.checks import check_job
 from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.door import raise_open_files
+from salus.server.farewell import Farewells
+from salus.server.federation import GridFederation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
 from salus.server.membership import Membership
 from salus.server.metrics import CoordinatorMetrics
-from salus.server.outline import OUTLINES, Outlines
+from salus.server.outline import OUTLINES, Outlines, outline_of
 from salus.server.participants import scope_of
 from salus.server.reporting import Reports
-from salus.server.running import JobRunner
-from salus.server.scheduling import Place, Scheduler
+from salus.server.running import Control, JobRunner
+from salus.server.scheduling import DRAINING, Place, Scheduler
 from salus.server.statistics_report import transforms_section
 from salus.server.submission import job_or_signed
 from salus.server.turns import Turns
 
 IDLE_POLL_S = 0.2
+ENDED = ("finished", "aborted")
 # An answer that came after its run had ended, and sites' long polls that end with the daemon.
 EXPECTED = ("Run is finished", "timeout graceful shutdown exceeded")
 STORAGE_RETRY_S = 30.0  # the longest that an operator waits after freeing space on the disk
@@ -81,11 +85,12 @@ class CoordinatorDaemon:
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._outlines = Outlines(folder.folder / OUTLINES)
         self._membership = Membership(folder, self._link, self._events, clock)
-        turns = Turns()
+        self._turns = turns = Turns()
         self._checker = Checker(lambda: folder.roster, self._link, self._checkpoints, clock, self._events, turns)
         self._reports = Reports(folder, self._checkpoints, self._events, self._history)
+        self._farewells = Farewells(folder.folder, self._link, self._checkpoints, self._events, turns)
         self._runner = JobRunner(
-            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, turns,
+            folder, self._link, self._checkpoints, self._events, self._reports, self._starts, turns, self._aborted,
             self._membership.waiting,
         )  # fmt: skip
         self._scheduler = Scheduler(self._checkpoints, self._run_job, folder.config.max_running_jobs, self._dates.valid)
@@ -132,6 +137,7 @@ class CoordinatorDaemon:
             self._checkpoints.stopping.set()
             self._scheduler.join()
             members.join()
+            self._farewells.join()
             if self._health is not None:
                 self._health.close()
             admin.close()
@@ -147,6 +153,7 @@ class CoordinatorDaemon:
         """
         try:
             self._checker.answer(self._stop.is_set)
+            self._farewells.look(self._stop.is_set)
             self._reports.write_late()
             self._scheduler.begin_due(lambda: self._healthy(""))
             self._healthy("")
@@ -156,8 +163,9 @@ class CoordinatorDaemon:
         return IDLE_POLL_S
 
     def _run_job(self, row: JobRow) -> None:
+        job, jobs = row.job_id, self._scheduler
         self._runner.run(
-            row, partial(self._scheduler.must_end, row.job_id), partial(self._scheduler.cancelled, row.job_id)
+            row, Control(partial(jobs.must_end, job), partial(jobs.must_pause, job), partial(jobs.wish, job))
         )
 
     def _online(self) -> tuple[int, int]:
@@ -165,6 +173,10 @@ class CoordinatorDaemon:
 
     def _job_states(self) -> list[str]:
         return [row.status for row in self._checkpoints.jobs()]
+
+    def _aborted(self, row: JobRow) -> None:
+        """End a job for good, when it has stopped."""
+        self._farewells.abort(row, self._folder.roster.site_ids())
 
     def _healthy(self, trouble: str) -> None:
         """Report once, also to the health service, that the machine cannot store data, or that it can again."""
@@ -218,6 +230,23 @@ class CoordinatorDaemon:
     def check(self, text: str) -> dict[str, Any]:
         return self._checker.check(*self._checked_job(text)).to_json()
 
+    def canary(self, text: str) -> dict[str, Any]:
+        """Try a job out over the sites that are online, see `canary`."""
+        job, signed = self._checked_job(text)
+        outline = self._outlines.of(job)
+        if outline is None and job.statistics is None:
+            outline = outline_of(job, self._starts.of(job))
+        grid, trust = self._link.begin_run(), self._folder.trust
+        who = self._runner.participants(trust.digest)
+        try:
+            federation = GridFederation(
+                grid, lambda: who.present(self._link.directory()), self._stop.is_set, progress=self._link.progress
+            )
+            tried = Canary(job, signed, federation, who.keys, trust.digest, outline, self._turns, self._stop.is_set)
+            return tried.run()
+        finally:
+            grid.close()
+
     def _checked_job(self, text: str) -> tuple[Job, Signed]:
         found = job_or_signed(text)
         signed = seal_job(found, self._folder.identity) if isinstance(found, Job) else found
@@ -230,6 +259,24 @@ class CoordinatorDaemon:
 
     def cancel(self, job_id: str) -> None:
         self._scheduler.cancel(job_id)
+
+    def pause(self, job_id: str, *, after_round: bool) -> bool:
+        """Pause a job and return whether it still runs.
+
+        Args:
+            after_round: let the round in progress end first.
+        """
+        return self._scheduler.end(job_id, DRAINING if after_round else "paused")
+
+    def abort(self, job_id: str) -> bool:
+        """End a job for good and return whether it still runs; sites that are offline are told when they come back."""
+        row = self._checkpoints.job(job_id)
+        if row.status in ENDED:
+            raise JobError(f"The job {job_id!r} is {row.status}.", remedy="There is nothing to abort.")
+        runs = self._scheduler.end(job_id, "aborted")
+        if not runs:
+            self._aborted(row)
+        return runs
 
     def resume(self, job_id: str) -> int:
         """Queue a failed or cancelled job again; returns the number of its finished rounds."""

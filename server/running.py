@@ -1,6 +1,7 @@
 """Runs one job of the coordinator in its own thread: over the link, from its last checkpoint to its end."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from flwr.app import Context, RecordDict
 
@@ -24,12 +25,28 @@ from salus.server.transcripts import Transcript
 from salus.server.turns import Turns
 
 
+@dataclass(frozen=True)
+class Control:
+    """What the admin wants of a running job.
+
+    Args:
+        must_end: whether it must stop now.
+        must_pause: whether it must stop before the next round.
+        wish: the status with which it ends then; empty if it continues later.
+    """
+
+    must_end: Callable[[], bool]
+    must_pause: Callable[[], bool]
+    wish: Callable[[], str]
+
+
 class JobRunner:
     """Runs the jobs of one coordinator; callable from several threads, each with another job.
 
     Args:
         reports: writes the report of a finished job.
         turns: which job each site works for.
+        aborted: called when a job was aborted, after it has stopped.
         waiting: see `participants`.
     """
 
@@ -42,18 +59,20 @@ class JobRunner:
         reports: Reports,
         starts: CoordinatorStarts,
         turns: Turns,
+        aborted: Callable[[JobRow], None],
         waiting: Callable[[str], Mapping[int, str]] = lambda digest: {},
     ) -> None:
         self._folder, self._link, self._checkpoints = folder, link, checkpoints
         self._events, self._reports, self._starts, self._turns = events, reports, starts, turns
+        self._aborted = aborted
         self._outlines = Outlines(folder.folder / OUTLINES)
         self._waiting = waiting
 
-    def run(self, row: JobRow, must_end: Callable[[], bool], cancelled: Callable[[], bool]) -> None:
+    def run(self, row: JobRow, control: Control) -> None:
         """Run a job to its end, which is then recorded.
 
         Args:
-            must_end: whether it must stop now; it stays running, and continues later, unless `cancelled`.
+            control: whether it must stop now; it stays running, and continues later, unless the admin wishes otherwise.
 
         Raises:
             StorageError, OSError: the machine cannot store data; the job continues when it can again.
@@ -63,16 +82,16 @@ class JobRunner:
             who = self.participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
             self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
             app = make_server_app(
-                lambda federation: self._work(row, federation, who, must_end),
+                lambda federation: self._work(row, federation, who, control),
                 lambda: who.present(self._link.directory()),
-                must_end,
+                control.must_end,
                 self._link.progress,
             )
             app(grid, Context(grid.run.run_id, 1, {}, RecordDict(), {}))
             self._end(row.job_id, "finished")
         except Cancelled:
-            if cancelled():
-                self._end(row.job_id, "cancelled")
+            if wish := control.wish():
+                self._end(row.job_id, wish)
         except StorageError:
             raise  # not caused by the job, which is resumed when the machine can write again
         except SalusError as problem:
@@ -95,7 +114,7 @@ class JobRunner:
         began = roster or trust.digest
         return participants(trust.roster(began), lambda: self._folder.roster, began, self._waiting)
 
-    def _work(self, row: JobRow, federation: Federation, who: Participants, must_end: Callable[[], bool]) -> None:
+    def _work(self, row: JobRow, federation: Federation, who: Participants, control: Control) -> None:
         transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")
         transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
         outline = self._outlines.of(row.job)
@@ -109,7 +128,8 @@ class JobRunner:
             who.keys,
             transcript,
             who,
-            cancelled=must_end,
+            cancelled=control.must_end,
+            draining=control.must_pause,
             start=self._starts.of(row.job) if outline is None else outline.start,
             turns=self._turns,
             outline=outline,
@@ -120,5 +140,8 @@ class JobRunner:
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
         if status == "finished" and not self._reports.write(job_id):
             reason = NO_REPORT
+        if status == "aborted":
+            self._aborted(self._checkpoints.job(job_id))
+            return
         self._checkpoints.set_status(job_id, status, reason)
         self._events.emit("job-ended", job=job_id, status=status, text=reason)

@@ -2,7 +2,7 @@
 
     waiting ──a place is free──> running ──all rounds──> finished
                                    │ too few sites, or a round that fails in every attempt ──> failed
-                                   │ cancelled by the admin ──> cancelled
+                                   │ cancelled, paused or aborted by the admin ──> cancelled, paused, aborted
                                    └ the process or the roster ends, the disk is full, the database is gone ──> it continues later
 
 Two jobs without noise over the same data set and epoch never run at once: all of their sums must be over the same sites, and
@@ -19,6 +19,8 @@ from salus.common.job import job_from_canonical
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.database import DatabaseTaken
 from salus.server.participants import scope_of
+
+DRAINING = "draining"  # the round in progress ends, and the job is paused
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Scheduler:
         self._checkpoints, self._run, self._limit, self._valid = checkpoints, run, limit, valid
         self._lock, self._dates = threading.Lock(), threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
-        self._cancelled: set[str] = set()
+        self._wishes: dict[str, str] = {}  # the status with which the admin ends a job, by job
         self._problems: list[Exception] = []
         self._stopped = self._taken = False
 
@@ -131,8 +133,8 @@ class Scheduler:
         if not self.valid():
             return
         for row in self._plan().due:
-            if row.job_id in self._cancelled:  # it ended because of the machine in the same moment
-                self._checkpoints.set_status(row.job_id, "cancelled")
+            if row.job_id in self._wishes:  # it ended because of the machine in the same moment
+                self._checkpoints.set_status(row.job_id, self.wish(row.job_id))
                 continue
             self._checkpoints.check_writable(row.job_id)
             before()
@@ -144,7 +146,7 @@ class Scheduler:
     def _begin(self, row: JobRow) -> None:
         thread = threading.Thread(target=self._thread, args=(row,), name=row.job_id, daemon=True)
         with self._lock:
-            if self._stopped or row.job_id in self._cancelled:
+            if self._stopped or row.job_id in self._wishes:
                 return
             self._threads[row.job_id] = thread
         thread.start()
@@ -169,31 +171,46 @@ class Scheduler:
         return self._plan().queue
 
     def must_end(self, job_id: str) -> bool:
-        """Whether a running job must stop now; it continues later unless it was cancelled."""
-        return self._stopped or self._taken or job_id in self._cancelled or not self.valid()
+        """Whether a running job must stop now; it continues later unless the admin ended it."""
+        return self._stopped or self._wishes.get(job_id, DRAINING) != DRAINING or not self.valid()
+
+    def must_pause(self, job_id: str) -> bool:
+        """Whether a running job begins no further round."""
+        return self._wishes.get(job_id) == DRAINING
+
+    def wish(self, job_id: str) -> str:
+        """Return the status with which the admin ends a job that has stopped; empty if it continues later."""
+        wish = self._wishes.get(job_id, "")
+        return "paused" if wish == DRAINING else wish
 
     def valid(self) -> bool:
         """Whether this coordinator may take part now."""
         with self._dates:
             return self._valid()
 
-    def cancelled(self, job_id: str) -> bool:
-        """Whether the admin cancelled this job."""
-        return job_id in self._cancelled
+    def end(self, job_id: str, wish: str) -> bool:
+        """End a job as the admin wishes, and return whether it still runs; a waiting one never begins.
 
-    def cancel(self, job_id: str) -> None:
-        """End a job; a waiting one never begins."""
+        Args:
+            wish: the status with which it ends, ``cancelled``, ``paused`` or ``aborted``; or `DRAINING`, to pause it after the
+                round in progress. A later wish replaces an earlier one.
+        """
         self._checkpoints.job(job_id)
         with self._lock:  # from here on it does not begin
-            self._cancelled.add(job_id)
+            self._wishes[job_id] = wish
             runs = job_id in self._threads
         if not runs:
-            self._checkpoints.set_status(job_id, "cancelled")
+            self._checkpoints.set_status(job_id, self.wish(job_id))
+        return runs
+
+    def cancel(self, job_id: str) -> None:
+        """End a job, which can be queued again."""
+        self.end(job_id, "cancelled")
 
     def reopen(self, job_id: str) -> None:
-        """Queue a failed or cancelled job again."""
+        """Queue a failed, cancelled or paused job again."""
         self._checkpoints.reopen(job_id)
-        self._cancelled.discard(job_id)
+        self._wishes.pop(job_id, None)
 
     def stop(self) -> None:
         """Let every job end at its next step; callable from a signal handler."""

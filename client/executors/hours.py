@@ -15,6 +15,7 @@ WORK = (
     "train",
     "evaluate",
     "measure",
+    "canary",
 )  # requests that begin something; the others cost next to nothing, or end a session
 
 

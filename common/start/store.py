@@ -119,5 +119,11 @@ class SiteStarts:
             os.utime(self._folder / name)
         return weights
 
+    def forget(self, job: Job) -> None:
+        """Remove the start of a job, if it is here."""
+        self._memory.pop(self._name(job), None)
+        if self._folder is not None:
+            (self._folder / self._name(job)).unlink(missing_ok=True)
+
     def _name(self, job: Job) -> str:
         return f"{job.digest().hex()}.start"

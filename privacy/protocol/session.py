@@ -22,6 +22,11 @@ def manifest_hash(document: bytes, kind: str, parameters: int, statistics: int) 
     return hash_parts("salus/manifest/1", hashlib.sha256(document).digest(), kind, u64(parameters), u64(statistics))
 
 
+def canary_hash(document: bytes, kind: str, parameters: int, statistics: int) -> bytes:
+    """Return the same for a canary, in which every vector is zero; no message of it fits a session of the job."""
+    return hash_parts("salus/canary/1", manifest_hash(document, kind, parameters, statistics))
+
+
 @dataclass(frozen=True)
 class Session:
     """One attempt at one round of one job, as one site sees it.

@@ -1,4 +1,4 @@
-"""`salus job watch | show | events | cancel | resume`: follow a job, and stop or resume it."""
+"""`salus job watch | show | events`: follow a job; `stopping` has the commands that stop or resume it."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from salus.common.console import emit_json, example, out, shown, table
-from salus.common.errors import JobError, RoundError
+from salus.common.errors import RoundError
 from salus.common.estimates import from_plain, metric_text
 from salus.common.signals import saying
 from salus.server.commands.arguments import Folder, JobId
@@ -113,11 +113,9 @@ def show(
         out.print(shown(refusal_text(problem, names)), soft_wrap=True)
     for line in dict.fromkeys(in_words(event, names) for event in happened if event["kind"] in INCOMPLETE):
         out.print(f"[bold red]{shown(line)}[/]", soft_wrap=True)
-    if result["status"] in ("failed", "cancelled"):
-        out.print(
-            f"After removing the cause, resume the job with: salus job resume {shown(folder)} {shown(job_id)}",
-            soft_wrap=True,
-        )
+    if result["status"] in ("failed", "cancelled", "paused"):
+        first = "Resume" if result["status"] == "paused" else "After removing the cause, resume"
+        out.print(f"{shown(first)} the job with: salus job resume {shown(folder)} {shown(job_id)}", soft_wrap=True)
 
 
 def events(
@@ -140,29 +138,6 @@ def events(
         ["number", "time (UTC)", "event"],
         [(event["number"], event["at"][:19].replace("T", " "), text) for event, text in once(found, names)],
     )
-
-
-def cancel(folder: Folder, job_id: JobId) -> None:
-    """Cancel a waiting or running job; privacy budget that it has spent stays spent."""
-    from salus.server.admin_client import AdminClient
-
-    client = AdminClient(folder)
-    status = client.get(f"/jobs/{job_id}")["status"]
-    if status not in ("waiting", "running"):
-        raise JobError(
-            f"Expected a waiting or running job, but {shown(job_id)} is {status}.", remedy="There is nothing to cancel."
-        )
-    client.post(f"/jobs/{job_id}/cancel")
-    out.print(f"{shown(job_id)} is cancelled." if status == "waiting" else f"{shown(job_id)} will stop shortly.")
-
-
-def resume(folder: Folder, job_id: JobId) -> None:
-    """Resume a failed or cancelled job after its last finished round; no finished round is repeated."""
-    from salus.server.admin_client import AdminClient
-
-    client = AdminClient(folder)
-    done = client.post(f"/jobs/{job_id}/resume")["rounds"]
-    out.print(f"[bold]{shown(job_id)}[/] is queued again and will continue after round {shown(done)}.")
 
 
 def once(found: Iterable[Mapping[str, Any]], names: Mapping[int, str]) -> Iterable[tuple[Mapping[str, Any], str]]:
@@ -232,7 +207,7 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
 
 def ended(status: str) -> str:
     """Return how a job ended, as the verb of a sentence."""
-    return "was cancelled" if status == "cancelled" else status
+    return f"was {status}" if status in ("cancelled", "paused", "aborted") else status
 
 
 def _count(sites: object) -> str:
@@ -244,7 +219,5 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to `salus job`."""
     name = "paediatric-pneumonia-0001"
     app.command(epilog=example(f"salus job watch ./coordinator {name}"))(watch)
-    app.command(epilog=example(f"salus job cancel ./coordinator {name}"))(cancel)
     app.command(epilog=example(f"salus job show ./coordinator {name}"))(show)
     app.command(epilog=example(f"salus job events ./coordinator {name}"))(events)
-    app.command(epilog=example(f"salus job resume ./coordinator {name}"))(resume)

@@ -8,14 +8,16 @@ import typer
 from salus.common.console import emit_json, example, group, out, shown, table
 from salus.common.errors import JobError
 from salus.common.job import Job
-from salus.server.commands import following, job_files
+from salus.server.commands import following, job_files, stopping
 from salus.server.commands.arguments import Folder, JobFile, OutlineOption, StartOption
+from salus.server.commands.canary import try_out
 
 if TYPE_CHECKING:  # its import takes seconds, and most commands do not need it
     from salus.privacy.dp.plan import Plan
 
 app = group("Check, sign, submit, follow and cancel jobs.")
 following.register(app)
+stopping.register(app)
 job_files.register(app)
 
 
@@ -117,6 +119,10 @@ def submit(
     outline: OutlineOption = None,
     follow: Annotated[bool, typer.Option("--watch", help="Follow the job until it ends.")] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Queue the job even if too few sites can run it.")] = False,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Only try it out: one round of zeros, of which nothing is kept.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --canary: print JSON.")] = False,
 ) -> None:
     """Submit a job file or a signed job to the running coordinator; exit code 44 if too few sites can run it."""
     from salus.common.strict import read_text
@@ -128,6 +134,9 @@ def submit(
     _keep(folder, text, start, outline)
     if sentence := exactness(job_in(text), len(client.get("/status")["sites"])):
         out.print(sentence, soft_wrap=True)
+    if canary:
+        try_out(folder, text, as_json=as_json)
+        return
     job_id = client.post("/jobs", text, anyway=anyway)["job"]
     out.print(f"Submitted [bold]{shown(job_id)}[/].")
     for absent in client.get(f"/jobs/{job_id}")["absent"]:

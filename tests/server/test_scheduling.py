@@ -78,8 +78,8 @@ class World:
         self.begun[row.job_id].set()
         while not self.go[row.job_id].wait(0.01):
             if self.scheduler.must_end(row.job_id):
-                if self.scheduler.cancelled(row.job_id):
-                    self.store.set_status(row.job_id, "cancelled")
+                if wish := self.scheduler.wish(row.job_id):
+                    self.store.set_status(row.job_id, wish)
                 return
         if row.job_id in self.problems:
             raise self.problems.pop(row.job_id)
@@ -154,7 +154,7 @@ def test_a_job_that_was_cancelled_while_the_machine_ended_it_does_not_begin_agai
     world.problems[job] = OSError(28, "full")
     world.scheduler.begin_due()
     assert world.begun[job].wait(60)
-    world.scheduler._cancelled.add(job)
+    world.scheduler._wishes[job] = "cancelled"
     world.go[job].set()
     world.scheduler.join()
     with pytest.raises(OSError, match="full"):
