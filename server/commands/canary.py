@@ -35,7 +35,7 @@ def show(found: dict[str, Any], names: dict[int, str]) -> None:
     ]
     table("Canary", ["site", "name", ""], rows)
     for site, text in problems.items():
-        out.print(f"site {site}: {shown(text)}", style="red", highlight=False, soft_wrap=True)
+        out.print(f"site {shown(site)}: {shown(text)}", style="red", highlight=False, soft_wrap=True)
     if found["why"]:
         out.print(f"The round did not come about: {shown(found['why'])}", style="red", highlight=False, soft_wrap=True)
     out.print(
