@@ -118,5 +118,6 @@ def _not_newest(trust: Trust, digest: str) -> Refused:
         )
     return Refused(
         f"A new job needs the newest roster: the coordinator has roster {other.serial}, this site {newest.serial}.",
-        remedy="Install the newest kit at the coordinator: salus server join.",
+        remedy="If the job began before this site had its newest roster, the site takes part in the next job; otherwise install "
+        "the newest kit at the coordinator: salus server join.",
     )

@@ -79,14 +79,19 @@ class Membership:
             ConfigError, IdentityError, RosterError: the kit cannot be used; the coordinator keeps the one before.
         """
         with self._lock:
-            before = self._folder.roster
+            trust = self._folder.trust
             changed = self._folder.renew()
-            after = self._folder.roster
+            before, after = trust.newest, self._folder.roster
             found = changes(before, after)
             if changed:
+                try:
+                    tls = self._folder.tls()
+                except SalusError:
+                    self._folder.trust = trust
+                    raise
                 self._known, self._changed = {}, found.sentence()
                 self._link.set_members(self._folder.node_keys())
-                self.port(self._folder.tls())
+                self.port(tls)
                 self._fetched = {site: one for site, one in self._fetched.items() if site in after.site_ids()}
         if changed:
             self._events.emit(

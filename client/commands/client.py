@@ -1,6 +1,6 @@
 """`salus client`: create a site, join a consortium, run the daemon, show its status."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -116,6 +116,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         "link": links[-1].kind if running and links else "stopped",
         "last_trained": dict(last["trained"].fields) if "trained" in last else None,
         "last_refused": dict(last["refused"].fields) if "refused" in last else None,
+        "roster_refused": _roster_refused(events),
     }
     catalogue = open_catalogue(folder)
     values["stopped_jobs"] = StoppedJobs(folder).all()
@@ -129,10 +130,19 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
             out.print(sentence, markup=False, highlight=False, soft_wrap=True)
         if values["warning"]:
             out.print(values["warning"], style="yellow", markup=False, highlight=False, soft_wrap=True)
+        if values["roster_refused"]:
+            text = f"REFUSED a roster that the coordinator sent: {values['roster_refused']}"
+            out.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)
         for trouble in troubles:
             out.print(trouble.line, style="bold red", markup=False, highlight=False, soft_wrap=True)
     if troubles:
         raise typer.Exit(DataError.exit_code)
+
+
+def _roster_refused(events: Sequence[Event]) -> str | None:
+    """Return why the coordinator's last roster was refused; None if another one has been installed since."""
+    last = next((e for e in reversed(events) if e.kind in ("roster-installed", "roster-refused")), None)
+    return str(last.fields.get("text")) if last is not None and last.kind == "roster-refused" else None
 
 
 def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Iterator[str]:

@@ -60,3 +60,15 @@ def test_a_refused_check_has_no_job_and_none_is_named(tmp_path: Path) -> None:
     log = EventLog(site / "events.jsonl", clock=ManualClock(datetime(2026, 11, 1, 12, tzinfo=UTC)))
     log.emit("refused", job="", text="policy.toml is missing")
     assert ", a request: policy.toml is missing" in salus("client", "status", site).stdout
+
+
+def test_a_refused_roster_is_an_alarm_until_a_good_one_has_come(tmp_path: Path) -> None:
+    site = joined(tmp_path, days=365)
+    log = EventLog(site / "events.jsonl", clock=ManualClock(datetime(2026, 11, 1, 12, tzinfo=UTC)))
+    log.emit("roster-refused", error="RosterError", text=f"rolled back {EVIL}")
+    shown = salus("client", "status", site).stdout
+    assert "REFUSED a roster that the coordinator sent: rolled back" in shown
+    assert "\x1b" not in shown
+    log.emit("roster-installed", serial=2)
+    assert "REFUSED" not in salus("client", "status", site).stdout
+    assert json.loads(salus("client", "status", site, "--json").stdout)["roster_refused"] is None
