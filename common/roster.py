@@ -118,6 +118,10 @@ class Roster(Strict):
                 remedy="Check the clock, or ask the consortium for a new kit.",
             )
 
+    def due(self, now: datetime) -> bool:
+        """Return whether a new roster should be issued: no more than a third of this one's time is left."""
+        return self.valid_until - now <= (self.valid_until - self.valid_from) / 3
+
     def warning(self, now: datetime) -> str:
         """Return a warning for the operator if the roster ends within 30 days; otherwise an empty string."""
         left = self.valid_until - now

@@ -120,7 +120,9 @@ def _seen_from_here(
     found = [finding for finding in way.findings if finding.status != "ok" or finding.check != "proxy"]
     if way.peer is not None and way.peer.ours and way.peer.certificate != installed:
         text = "Another certificate than this folder's answers under the coordinator's URL."
-        remedy = "A running daemon takes a new kit with salus server join; check that name and port lead to this machine, not to another one."
+        remedy = (
+            "A running daemon takes a new kit with salus server join; check that name and port lead to this machine."
+        )
         found = [finding for finding in found if finding.check != "tls"]
         found.append(Finding("tls", "failed", text, "other-certificate", remedy))
     return found

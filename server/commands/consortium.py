@@ -75,11 +75,22 @@ def issue(
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="Days for which the roster and the certificates are valid.")
     ] = 365,
+    if_due: Annotated[
+        bool,
+        typer.Option(
+            "--if-due", help="Do nothing while more than a third of the newest roster's time is left; for cron."
+        ),
+    ] = False,
 ) -> None:
     """Sign a new roster and write the kits; the coordinator passes them on, but for a new member's first one."""
     from salus.server.consortium import Consortium
 
-    consortium = Consortium(folder, SystemClock())
+    clock = SystemClock()
+    consortium = Consortium(folder, clock)
+    newest = consortium.newest_roster()
+    if if_due and newest is not None and not newest.due(clock.now()):
+        out.print(f"Roster {newest.serial} is valid until {newest.valid_until:%Y-%m-%d}: nothing to do.")
+        return
     kits = consortium.issue(output, days=days)
     coordinator = consortium.state.coordinator
     names = [coordinator.name if coordinator else "", *(site.request.name for site in consortium.state.sites)]

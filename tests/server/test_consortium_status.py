@@ -73,6 +73,23 @@ def test_the_command_prints_members_and_json(tmp_path: Path) -> None:
     assert missing.returncode == ConfigError.exit_code
 
 
+def test_a_roster_is_renewed_when_it_is_due_and_not_before(tmp_path: Path) -> None:
+    issued = ManualClock(datetime.now(UTC) - timedelta(days=70))
+    consortium = found(tmp_path, issued)
+    consortium.issue(tmp_path / "kits", days=90)
+    roster = consortium.newest_roster()
+    assert roster is not None
+    assert not roster.due(roster.valid_from + timedelta(days=59))
+    assert roster.due(roster.valid_from + timedelta(days=61))
+    issue = ("consortium", "issue", tmp_path / "consortium", tmp_path / "kits", "--if-due")
+    assert "Roster 2" in salus(*issue).stdout
+    again = salus(*issue)
+    assert again.returncode == 0, again.stderr
+    assert "Roster 2 is valid until" in again.stdout
+    assert "nothing to do" in again.stdout
+    assert Consortium(tmp_path / "consortium", issued).state.serial == 2
+
+
 def test_the_coordinators_kit_has_every_sites_kit_and_a_sites_kit_nothing_new(tmp_path: Path) -> None:
     clock = ManualClock(NOW)
     kits = found(tmp_path, clock).issue(tmp_path / "kits", days=365)
