@@ -84,9 +84,9 @@ def federation(
     """
     if not emptied:
         empty(folder)
-    names = [f"Site {number}" for number in range(1, len(net.hosts))]
+    members = [f"Site {number}" for number in range(1, len(net.hosts))]
     found = host or net.address(COORDINATOR)
-    trial = Trial(folder, names, policy=POLICY, launcher=launcher(net, limits, names), host=found)
+    trial = Trial(folder, members, policy=POLICY, launcher=launcher(net, limits, names), host=found)
     for number, site in enumerate(trial.sites, start=1):
         data = write_npz(site / "toy.npz", seed=number, images=images)
         for name in datasets:
