@@ -38,12 +38,8 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     def remount(self, how: str) -> None:
-        """Mount it again, ``ro`` or ``rw``; ``ro`` fails while a file is open for writing, so that waits for the moment."""
+        """Mount it again as ``ro`` or ``rw``; ``ro`` fails while a file is open for writing."""
         subprocess.run(["mount", "-o", f"remount,{how}", self.folder], check=True)
-
-    def read_only(self) -> None:
-        """Make every write fail, also through files that are open, as after an error of the disk."""
-        subprocess.run(["mount", "-o", "remount,ro,bind", self.folder], check=True)
 
 
 @contextlib.contextmanager
