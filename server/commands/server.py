@@ -79,7 +79,11 @@ def start(
 
     def say(event: Event) -> None:
         if not quiet:
-            fields = " ".join(f"{key}={value}" for key, value in event.fields.items() if key not in ("metrics", "figures", "subgroups"))
+            fields = " ".join(
+                f"{key}={value}"
+                for key, value in event.fields.items()
+                if key not in ("metrics", "figures", "subgroups")
+            )
             tell(f"{event.at.astimezone():%H:%M:%S} {event.kind} {fields}")
 
     opened = ServerFolder.open(folder, SystemClock())

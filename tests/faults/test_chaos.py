@@ -30,7 +30,6 @@ from salus.server.transcripts import verify_file
 from salus.simulations.trial import Trial, empty
 
 SITES, ROUNDS, NOISY_ROUNDS = 8, 20, 3
-FAULTS_PER_RUN = 8
 ROUNDING = 1e-4  # a logistic model keeps the rounding of 20 rounds below 1e-5, and moves by more than 1e-3 in one round
 PLAIN = (
     job_text(rounds=ROUNDS, min_sites=5, protection="masking", training='optimizer = "sgd"')
@@ -171,7 +170,7 @@ def progress(world: World, rounds: int) -> None:
 def test_a_job_survives_chaos_and_ends_with_the_same_model(world: World, seed: int) -> None:
     draw, trial = random.Random(seed), world.trial
     job, noisy = trial.submit(PLAIN), trial.submit(NOISY)
-    chosen = draw.sample(FAULTS, k=min(FAULTS_PER_RUN, len(FAULTS)))
+    chosen = draw.sample(FAULTS, k=len(FAULTS) if seed else 5)  # each once, in any order; fewer in the everyday run
     for fault in chosen:
         progress(world, draw.randint(1, 2))
         fault(world, draw)
@@ -187,11 +186,6 @@ def test_a_job_survives_chaos_and_ends_with_the_same_model(world: World, seed: i
     assert len(set(patients)) == 1, "a site took part without its data"
     assert all(record["sites"] == list(range(1, SITES + 1)) for record in result["rounds"])
     path = Path(result["model"])
-    print(
-        seed,
-        difference(world.undisturbed, load_file(path)),
-        difference(world.undisturbed, load_file(path.with_name(f"round-{ROUNDS - 1:05d}.safetensors"))),
-    )
     assert difference(world.undisturbed, load_file(path)) < ROUNDING
     before = load_file(path.with_name(f"round-{ROUNDS - 1:05d}.safetensors"))
     assert difference(world.undisturbed, before) > ROUNDING, "the comparison would notice one round"
