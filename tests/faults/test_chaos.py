@@ -6,6 +6,7 @@ the model of the undisturbed run, up to the random rounding of masked sums. A se
 its ledgers must hold.
 """
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -204,6 +205,14 @@ def check_transcript(world: World, job: str, rounds: int) -> None:
     """Check that the transcript verifies, that each round and the evaluation were summed once, and nobody consented twice."""
     path = world.trial.coordinator / "transcripts" / f"{job}.jsonl"
     key = ServerFolder.open(world.trial.coordinator, SystemClock()).trust.consortium_key
-    verified = verify_file(path, key).verified  # refuses a second consent of a site in one session
+    verified = verify_file(path, key).verified
+    consented: set[int] = set()
+    for entry in map(json.loads, path.read_text().splitlines()):
+        if entry["kind"] == "session":
+            consented = set()
+        elif entry["kind"] == "consent":
+            assert entry["site"] not in consented, "a site consented twice in one session"
+            consented.add(entry["site"])
+    assert consented, "the transcript has consents"
     assert [line["round"] for line in verified.sums] == list(range(1, rounds + 2))
     assert salus("verify", path, "--kit", world.trial.folder / "kits" / "site-1.kit").returncode == 0
