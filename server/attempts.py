@@ -131,7 +131,7 @@ class Attempts:
                     decided = self._inviting.hopeless(sites, self._decided)
                     final = self._inviting.hopeless(sites, self._used_up)
                     pause_s = patience.failed(round_, problem, decided=decided, final=final)
-            self._inviting.rest(pause_s, self._problems)
+            self._inviting.rest(patience.at_hours(pause_s, self._problems.values()), self._problems)
 
     def _patience(self, round_: int, kind: Kind) -> Patience:
         limit_s = self.job.job.join_timeout_s if self.patience_s is None else self.patience_s

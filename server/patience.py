@@ -7,16 +7,18 @@
 With distributed noise every attempt costs each site part of its reserved budget, so its pauses begin longer.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from salus.common.clock import Clock
 from salus.common.errors import NotOpened, RoundError
+from salus.common.waiting import wait_s
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = (
     0.5,
     300.0,
 )  # a restarted site is soon asked again; a full disk is not asked every second
+LONGEST_SAID_S = 3600.0
 FIRST_COSTLY_PAUSE_S = 15.0  # with distributed noise
 ASIDE_AFTER = 2  # failures in a row: a single one may be a restart
 ASIDE_S, LONGEST_ASIDE_S = 30.0, 1800.0  # half an hour: a site that was mended takes part again soon
@@ -104,6 +106,15 @@ class Patience:
             )
         first_s = FIRST_COSTLY_PAUSE_S if self.costly else FIRST_PAUSE_S
         return min(first_s * 2.0 ** min(self.failures - 1, 30), LONGEST_PAUSE_S, self.left_s + 1e-3)
+
+    def at_hours(self, pause_s: float, problems: Iterable[str]) -> float:
+        """Return a pause that is longer if sites said that they work at other hours; at most an hour, whatever they say.
+
+        Args:
+            problems: what the sites answered.
+        """
+        said_s = min(wait_s(problems, self.clock.now()), LONGEST_SAID_S, self.left_s + 1e-3)
+        return max(pause_s, said_s)
 
 
 @dataclass

@@ -17,6 +17,8 @@ from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 from typing import Protocol as Interface
 
+import psutil
+
 from salus.client.config import init_site
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError, RoundError
@@ -222,6 +224,11 @@ class Trial:
     def process_id(self, member: Path) -> int:
         """Return the process id of a member's daemon."""
         return self._processes[member].pid
+
+    def worker_id(self, site: Path) -> int:
+        """Return the process id of the process that works for a site; of its daemon if it does not work now."""
+        children = psutil.Process(self.process_id(site)).children()
+        return children[0].pid if children else self.process_id(site)
 
     def wait_online(self, count: int, timeout_s: float = BACKSTOP_S) -> None:
         """Wait until this many sites are online; raises LinkError with the end of the daemons' logs."""

@@ -18,7 +18,7 @@ SETTLED = 5  # rounds after which every buffer has been allocated once
 
 
 def run(*, quick: bool = False) -> dict[str, Any]:
-    """Return the resident memory of one site's daemon after each round of a real federation."""
+    """Return the resident memory of one site's process for work after each round of a real federation."""
     rounds = 8 if quick else ROUNDS
     with tempfile.TemporaryDirectory(prefix="salus-bench-") as temporary:
         folder = Path(temporary) / "trial"
@@ -31,7 +31,7 @@ def run(*, quick: bool = False) -> dict[str, Any]:
             trial.start_all()
             job_id = trial.submit(demo_job(rounds)[1])
             sizes = _sizes(trial, job_id, rounds)
-            process = trial.process_id(trial.sites[0])
+            process = trial.worker_id(trial.sites[0])
             values = {
                 "ours_cpu_s": round(cpu_seconds([process]), 2),
                 "ours_peak_mb": round(peak_rss_mb(process), 1),
@@ -55,6 +55,6 @@ def _sizes(trial: Trial, job_id: str, rounds: int) -> list[float]:
     while trial.admin.get(f"/jobs/{job_id}")["status"] in ("waiting", "running"):
         done = len(trial.admin.get(f"/jobs/{job_id}")["rounds"])
         while len(sizes) < min(done, rounds):
-            sizes.append(rss_mb(trial.process_id(trial.sites[0])))
+            sizes.append(rss_mb(trial.worker_id(trial.sites[0])))
         time.sleep(0.05)
     return sizes

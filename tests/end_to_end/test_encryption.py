@@ -108,8 +108,8 @@ def test_an_eleven_million_parameter_job_over_daemons_stays_small(federation: Tr
     result = federation.wait_for(job)
     peaks = {
         "coordinator": peak_rss_mb(federation.process_id(federation.coordinator)),
-        "key_holder": peak_rss_mb(federation.process_id(federation.sites[1])),
-        "site": peak_rss_mb(federation.process_id(federation.sites[2])),
+        "key_holder": peak_rss_mb(federation.worker_id(federation.sites[1])),
+        "site": peak_rss_mb(federation.worker_id(federation.sites[2])),
     }
     assert result["status"] == "finished"
     print(json.dumps({"peak_mb": peaks, "seconds": result["rounds"][0]["seconds"]}))
