@@ -36,22 +36,21 @@ def pause(folder: Folder, job_id: JobId) -> None:
     """Pause a job at once: the round in progress is abandoned, and complete rounds stay."""
     client, _ = _going(folder, job_id, "pause")
     runs = client.post(f"/jobs/{job_id}/pause")["runs"]
-    when = "will stop shortly" if runs else "is paused"
-    out.print(
-        f"{shown(job_id)} {when}. {SPENT}\nContinue with: salus job resume {shown(folder)} {shown(job_id)}",
-        soft_wrap=True,
-    )
+    out.print(f"{shown(job_id)} {'will stop shortly' if runs else 'is paused'}.", soft_wrap=True)
+    _say_how_to_continue(folder, job_id)
 
 
 def drain(folder: Folder, job_id: JobId) -> None:
     """Pause a job when its round in progress is complete, for maintenance without a lost round."""
     client, _ = _going(folder, job_id, "drain")
     runs = client.post(f"/jobs/{job_id}/pause", after_round=True)["runs"]
-    when = "will stop after the round in progress" if runs else "is paused"
-    out.print(
-        f"{shown(job_id)} {when}. {SPENT}\nContinue with: salus job resume {shown(folder)} {shown(job_id)}",
-        soft_wrap=True,
-    )
+    out.print(f"{shown(job_id)} {'will stop after the round in progress' if runs else 'is paused'}.", soft_wrap=True)
+    _say_how_to_continue(folder, job_id)
+
+
+def _say_how_to_continue(folder: Folder, job_id: JobId) -> None:
+    out.print(SPENT, soft_wrap=True)
+    out.print(f"Continue with: salus job resume {shown(folder)} {shown(job_id)}", soft_wrap=True)
 
 
 def abort(folder: Folder, job_id: JobId) -> None:
