@@ -31,8 +31,10 @@ from salus.privacy.protection import CoordinatorEnd, key_holder_of, protection_o
 from salus.privacy.protocol.session import Session, canary_hash
 from salus.privacy.protocol.transcript import no_record
 from salus.privacy.shapes import measured_shape, shape_of
-from salus.server.federation import Federation
+from salus.server.federation import Federation, GridFederation
+from salus.server.link import Link
 from salus.server.outline import Outline
+from salus.server.participants import Participants
 from salus.server.starting import StartSender
 from salus.server.turns import Turns
 
@@ -147,3 +149,22 @@ class Canary:
         request = Request(kind="end", job_id=self.job_id, job=self.signed)
         for _ in self.federation.exchange(dict.fromkeys(online, (request, b"")), CANARY_TIMEOUT_S):
             pass
+
+
+def try_out(
+    job: Job,
+    signed: Signed,
+    link: Link,
+    who: Participants,
+    roster: str,
+    outline: Outline | None,
+    turns: Turns,
+    stopped: Callable[[], bool],
+) -> dict[str, Any]:
+    """Run a canary over the link, in a run of its own; arguments as of `Canary`."""
+    grid = link.begin_run()
+    try:
+        federation = GridFederation(grid, lambda: who.present(link.directory()), stopped, progress=link.progress)
+        return Canary(job, signed, federation, who.keys, roster, outline, turns, stopped).run()
+    finally:
+        grid.close()

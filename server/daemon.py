@@ -22,14 +22,13 @@ from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.versions import PROTOCOL
 from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
-from salus.server.canary import Canary
+from salus.server.canary import try_out
 from salus.server.checking import Checker
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.checks import check_job
 from salus.server.config import ADMIN_SOCKET, ServerFolder
 from salus.server.door import raise_open_files
 from salus.server.farewell import Farewells
-from salus.server.federation import GridFederation
 from salus.server.link import Link
 from salus.server.listen import listen_tcp, listen_unix
 from salus.server.membership import Membership
@@ -236,16 +235,9 @@ class CoordinatorDaemon:
         outline = self._outlines.of(job)
         if outline is None and job.statistics is None:
             outline = outline_of(job, self._starts.of(job))
-        grid, trust = self._link.begin_run(), self._folder.trust
-        who = self._runner.participants(trust.digest)
-        try:
-            federation = GridFederation(
-                grid, lambda: who.present(self._link.directory()), self._stop.is_set, progress=self._link.progress
-            )
-            tried = Canary(job, signed, federation, who.keys, trust.digest, outline, self._turns, self._stop.is_set)
-            return tried.run()
-        finally:
-            grid.close()
+        digest, stopped = self._folder.trust.digest, self._stop.is_set
+        who = self._runner.participants(digest)
+        return try_out(job, signed, self._link, who, digest, outline, self._turns, stopped)
 
     def _checked_job(self, text: str) -> tuple[Job, Signed]:
         found = job_or_signed(text)
@@ -314,9 +306,16 @@ class CoordinatorDaemon:
             "classes": row.job.task.classes,
             "of": row.job.job.rounds,
             "absent": self._absent(row),
+            "progress": self._progress() if row.status == "running" else [],
             "model": str(model) if model.exists() else None,
             "report": str(report) if report.exists() else None,
         }
+
+    def _progress(self) -> list[dict[str, Any]]:
+        """Return what each site said last about its work, without those at rest."""
+        said = sorted(self._link.progress().items())
+        found = [(site, seen.progress) for site, seen in said if seen.progress.request]
+        return [{"site": site, "step": one.step, "percent": one.percent} for site, one in found]
 
     def _absent(self, row: JobRow) -> list[dict[str, Any]]:
         """Return the sites that are not asked in a job now, with names and reasons."""

@@ -14,7 +14,7 @@ from salus.common.files import write_whole
 from salus.common.job import Job
 from salus.common.subgroups.results import table_of
 from salus.privacy.protection import protection_of
-from salus.privacy.records.card import PrivacyCard
+from salus.privacy.records.card import LeftOut, PrivacyCard
 from salus.server.plots import confusion_rows, further_plots, roc_plot, round_plots
 from salus.server.quality import evaluation_in, figures_in, subgroups_in
 from salus.server.summary import plain_lines, why_no_confusion, why_no_roc
@@ -90,6 +90,7 @@ def write_report(
     sites: Sequence[SiteRow] = (),
     *,
     consortium: str = "",
+    left_out: Sequence[LeftOut] = (),
 ) -> None:
     """Write the report of a finished job to `path`.
 
@@ -97,6 +98,7 @@ def write_report(
         records, events: records of rounds and events of this job.
         sites: results from the sites' own logs, if all sites run on one machine.
         consortium: name of the consortium.
+        left_out: sites that were not in every round.
     """
     metrics, figures = evaluation_in(events), figures_in(events)
     final = next((event.fields.get("metrics") for event in reversed(events) if event.kind == "evaluated"), {})
@@ -129,6 +131,7 @@ def write_report(
         why_no_confusion="" if confusion else why_no_confusion(job, bool(metrics)),
         plots=round_plots(records, final),
         phases=phases(records),
+        left_out=left_out,
         incidents=[event for event in events if event.kind in INCIDENTS],
         sites=sites,
         card=card,

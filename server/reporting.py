@@ -9,6 +9,7 @@ from salus.privacy.records.card import model_card
 from salus.server.card import card_of_job
 from salus.server.checkpoints import Checkpoints
 from salus.server.config import ServerFolder
+from salus.server.dropped import left_out_of
 from salus.server.quality import evaluation_in
 from salus.server.report import write_report
 from salus.server.statistics_report import write_statistics_report
@@ -67,7 +68,8 @@ class Reports:
         if job.statistics is not None:
             write_statistics_report(path, job, job_id, records, card, events)
             return
-        whole = model_card(job_id, job, card, evaluation_in(events), roster.consortium)
+        missing = left_out_of(records, events, roster.names())
+        whole = model_card(job_id, job, card, evaluation_in(events), roster.consortium, missing)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path.with_suffix(".card.json"), canonical_json(whole.model_dump(mode="json")) + b"\n")
-        write_report(path, job, job_id, records, events, card, consortium=roster.consortium)
+        write_report(path, job, job_id, records, events, card, consortium=roster.consortium, left_out=missing)

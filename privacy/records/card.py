@@ -1,7 +1,9 @@
 """The privacy part of the model card: what each site's patients have spent, computed from signed transcripts."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from salus.common.estimates import Estimate, Metrics
 from salus.common.job import Job
@@ -10,6 +12,7 @@ from salus.privacy.contribution import Kind
 from salus.privacy.dp.plan import Plan, plan_of, spent
 from salus.privacy.protocol.parameters import thresholds
 
+MAX_REASON = 300
 NONE = "no formal privacy: nothing limits what the model reveals about one patient"
 
 
@@ -50,26 +53,66 @@ class PrivacyCard(Strict):
     sites: tuple[SitePrivacy, ...]
 
 
-class ModelCard(Strict):
-    """The card of a finished model: its privacy guarantee and its metrics.
+class LeftOut(Strict):
+    """A site that was not in every sum of the job; as the coordinator recorded it.
 
     Args:
-        format: version of this format; a version that writes another format uses another name and still reads this one.
+        rounds: in how many rounds it was missing; the evaluation of the final model is not counted.
+        last: the last of them.
+        reason: why in that round: the site's own answer, that it did not answer, or why it was not asked.
+    """
+
+    site: int
+    name: str
+    rounds: Annotated[int, Field(ge=1)]
+    last: Annotated[int, Field(ge=1)]
+    reason: Annotated[str, Field(max_length=MAX_REASON)]
+
+
+class ModelCard(Strict):
+    """The card of a finished model: its privacy guarantee, its metrics, and who was not in every round.
+
+    Args:
+        format: version of this format. The first one has no ``left_out``; it is still written if no site is in it, so that older
+            versions read the card.
         metrics: of the final model on the sites' validation patients; noised ones with their standard errors.
     """
 
-    format: Literal["salus/card/1"] = "salus/card/1"
+    format: Literal["salus/card/1", "salus/card/2"] = "salus/card/1"
     job_id: str
     job_sha256: str
     consortium: str
     dataset: str
     metrics: dict[str, Estimate | float]
     privacy: PrivacyCard
+    left_out: Annotated[tuple[LeftOut, ...], Field(max_length=10_000)] = ()
+
+    @model_validator(mode="after")
+    def _second_format(self) -> Self:
+        if bool(self.left_out) != (self.format == "salus/card/2"):
+            raise ValueError("expected left_out in a card of the second format only, and there with a site")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_nobody(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = write(self)
+        if not self.left_out:
+            del found["left_out"]
+        return found
 
 
-def model_card(job_id: str, job: Job, privacy: PrivacyCard, metrics: Metrics, consortium: str) -> ModelCard:
+def model_card(
+    job_id: str,
+    job: Job,
+    privacy: PrivacyCard,
+    metrics: Metrics,
+    consortium: str,
+    left_out: tuple[LeftOut, ...] = (),
+) -> ModelCard:
     """Return the card of a finished model."""
     return ModelCard(
+        format="salus/card/2" if left_out else "salus/card/1",
+        left_out=left_out,
         job_id=job_id,
         job_sha256=job.digest().hex(),
         consortium=consortium,

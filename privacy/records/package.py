@@ -160,6 +160,9 @@ def _check_card(package: Package, card: ModelCard, privacy: PrivacyRecord, evalu
         raise changed(f"{layout.CARD} is of another job than {layout.MANIFEST}")
     if card.privacy != privacy.card:
         raise changed(f"{layout.CARD} and {layout.PRIVACY} state different privacy")
+    names = package.roster.names()
+    if any(names.get(row.site) != row.name or row.last > package.job.job.rounds for row in card.left_out):
+        raise changed(f"{layout.CARD} names a site that was left out of no round of {layout.JOB}")
     if to_plain(card.metrics) != evaluation.get("sites"):
         raise changed(f"{layout.CARD} and {layout.EVALUATION} state different metrics")
 

@@ -156,6 +156,10 @@ def _training(records: Records) -> list[str]:
         f"{f' and {len(roster.sites) - 50} more' if len(roster.sites) > 50 else ''}.",
         f"- Left the hospitals: {left_the_hospitals(job)}. Sums that the hospitals signed: "
         f"{UNSAID if records.sums is None else records.sums}.",
+        *(
+            f"- Not in every round: {_text(row.name)}, missing in {row.rounds}, last in round {row.last}: {_text(row.reason)}"
+            for row in records.card.left_out[:50]
+        ),
         f"- Patients, time span, selection and annotation: {UNSAID}.",
     ]
 

@@ -106,6 +106,12 @@ def show(
     for what in ("model", "report"):  # below the table, so that a path stays in one piece
         if result[what]:
             out.print(f"{shown(what.capitalize())}: {shown(result[what])}", soft_wrap=True)
+    for working in result.get("progress", []):
+        who, percent = names.get(working["site"], str(working["site"])), int(working["percent"])
+        out.print(f"Now: {shown(who)}: {shown(working['step'])}, {shown(percent)} %", highlight=False, soft_wrap=True)
+    waiting = [event for event in happened if event["kind"] in ("waiting", "attempt", "job-ended")]
+    if result["status"] == "running" and waiting and waiting[-1]["kind"] == "waiting":
+        out.print(shown(in_words(waiting[-1], names)), style="yellow", soft_wrap=True)
     for absent in result["absent"]:
         who = f"site {absent['site']} ({absent['name']})"
         out.print(f"Not asked now: {shown(who)}: {shown(absent['reason'])}", soft_wrap=True)

@@ -29,6 +29,7 @@ from salus.privacy.records.privacy import privacy_record
 from salus.privacy.records.readable import Records, readable_files
 from salus.privacy.records.transcripts import verify_bytes
 from salus.server.checkpoints import METADATA_OF_FILE
+from salus.server.dropped import left_out_of
 from salus.server.packaging.runs import FinishedRun
 from salus.server.packaging.software import bill_of_materials, versions
 from salus.server.quality import evaluation_in, figures_in, subgroups_in
@@ -90,7 +91,8 @@ def contents_of(run: FinishedRun, roster: Roster) -> Contents:
     included = kept and len(run.transcript) <= layout.LIMITS[layout.TRANSCRIPT]
     privacy = privacy_record(run.job, roster, verified, run.transcript if kept else None, included=included)
     metrics = evaluation_in(run.events)
-    card = model_card(run.job_id, run.job, privacy.card, metrics, roster.consortium)
+    missing = left_out_of(run.records, run.events, roster.names())
+    card = model_card(run.job_id, run.job, privacy.card, metrics, roster.consortium, missing)
     evaluation, software = _evaluation(run), versions()
     sums = None if verified is None else len(verified.sums)
     found: Contents = {
