@@ -163,6 +163,17 @@ def unpack_reply(content: "RecordDict") -> tuple[Reply, bytes]:
     return reply_of(raw), blob
 
 
+def release(content: "RecordDict") -> None:
+    """Empty a packet that is no longer needed.
+
+    Flower's records refer to themselves, so Python frees them, and the blob with them, only when it next looks for cycles; by
+    then, the replies of many sites would be in memory together.
+    """
+    for record in content.array_records.values():
+        record.clear()
+    content.clear()
+
+
 def _parsed(raw: bytes) -> object:
     try:
         header = json.loads(raw)

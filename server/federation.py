@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
-from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, unpack_reply
+from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, release, unpack_reply
 from salus.common.progress import Seen
 
 POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Flower's grids cannot wait, so they are polled; the link's can, see `_pause`
@@ -165,6 +165,8 @@ def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
         reply, blob = unpack_reply(message.content)
     except SalusError as problem:
         return problem, b""
+    finally:
+        release(message.content)
     if reply.site != site:
         return WireError(f"Site {site} answered as site {reply.site}.", remedy="Check that site's kit and keys."), b""
     return reply, blob

@@ -16,7 +16,7 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
-from salus.common.packets import content_of, parts_of
+from salus.common.packets import content_of, parts_of, release
 from salus.server.link_fleet_run import FleetRun
 from salus.server.link_mail import Letter, Mailbox
 
@@ -119,7 +119,10 @@ class LinkGrid(RunGrid):
             message.metadata.__dict__.update(stamps)
             letters.append((message, header, blob))
         self.fleet.budget_bytes = self.reply_budget_bytes
-        return [self._post(*letter) for letter in letters]
+        posted = [self._post(*letter) for letter in letters]
+        for message, _, _ in letters:  # the letters have header and blob
+            release(message.content)
+        return posted
 
     def _post(self, message: Message, header: bytes, blob: bytes) -> str:
         if self._speaks_fleet(message.metadata.dst_node_id):

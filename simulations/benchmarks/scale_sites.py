@@ -5,6 +5,7 @@ A site here is a real one as far as the coordinator can see: its own folder, key
 it contributes the same small update at once, and it keeps its sessions in memory.
 """
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -60,6 +61,7 @@ AT_ONCE = 2  # large vectors that a process of sites works on at the same time
 SMALL = 100_000
 BYTES_PER_PARAMETER = 4
 RETRY_S = 0.2
+HEARTBEAT_S = 12.0  # as a site's daemon
 
 
 def shape_for(parameters: int) -> Shape:
@@ -110,11 +112,13 @@ def run_coordinator(folder: Path, pipe: Connection) -> None:
 def run_sites(folders: Sequence[Path], port: int) -> None:
     """Run these sites, one thread each, until the process is killed."""
     turn = threading.Semaphore(AT_ONCE)
-    threads = [threading.Thread(target=_Site(folder, port, turn).run, daemon=True) for folder in folders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    sites = [_Site(folder, port, turn) for folder in folders]
+    for site in sites:
+        threading.Thread(target=site.run, daemon=True).start()
+    while True:
+        time.sleep(HEARTBEAT_S)
+        for site in sites:
+            site.beat()
 
 
 class _Site:
@@ -126,9 +130,14 @@ class _Site:
         self._coordinator = bytes.fromhex(self._folder.roster.coordinator.public_key)
         self._end: MaskingSite | None = None
         self._large = False
+        self._link = FleetLink(self._url, self._folder.tls(), self._folder.node_key)
+
+    def beat(self) -> None:
+        with contextlib.suppress(SalusError):  # the other thread meets the same error and connects again
+            self._link.heartbeat()
 
     def run(self) -> None:
-        with FleetLink(self._url, self._folder.tls(), self._folder.node_key) as link:
+        with self._link as link:
             while True:
                 try:
                     link.activate()

@@ -1,12 +1,15 @@
 """Every field of a request and of a reply is bounded; a site's refusal always fits."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import Refused, WireError
-from salus.common.packets import MAX_TEXT, Reply, Request, pack, refusal, unpack_reply, unpack_request
+from salus.common.packets import MAX_TEXT, Reply, Request, pack, refusal, release, unpack_reply, unpack_request
 
 LONG = "a" * 900_000
 
@@ -67,3 +70,15 @@ def test_whatever_a_site_has_to_say_its_refusal_can_be_read(text: str) -> None:
 def test_an_ordinary_request_is_accepted() -> None:
     request = Request(kind="train", job_id="a" * 63 + "-0001", round=10_000, attempt=7, sites=tuple(range(1, 200)))
     assert unpack_request(pack(request, b"blob")) == (request, b"blob")
+
+
+def test_a_released_packet_is_free_at_once_although_flowers_records_refer_to_themselves() -> None:
+
+    made = pack(Request(kind="hello"), b"x" * 1000)
+    array = weakref.ref(made.array_records["blob"]["0"])
+    gc.disable()
+    try:
+        release(made)
+        assert array() is None
+    finally:
+        gc.enable()
