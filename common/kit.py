@@ -17,6 +17,8 @@ from salus.common.strict import MAX_FILE_BYTES, Strict, read_text, validate
 
 SIGNING_KEY, TRANSPORT_KEY, NODE_KEY = "signing.pem", "transport.pem", "node.pem"
 MAX_PEM = 20_000
+MAX_RECEIVED_BYTES = 8 * 2**20  # the same without the certificates of others
+MAX_LISTS, MAX_VALUES = 10, 100_000  # a kit has one list, and about four values for each site
 MAX_KIT_BYTES = 16 * 2**20  # of a roster with as many sites as it may have, and their certificates
 
 
@@ -105,8 +107,10 @@ def read_kit(path: Path) -> Kit:
 
 def received_kit(data: bytes) -> Kit:
     """Return a kit that came over the network; raises WireError for anything else."""
-    if len(data) > MAX_KIT_BYTES:
-        raise WireError(f"Expected a kit of at most {MAX_KIT_BYTES} bytes.", remedy="Call the coordinator.")
+    if len(data) > MAX_RECEIVED_BYTES:
+        raise WireError(f"Expected a kit of at most {MAX_RECEIVED_BYTES} bytes.", remedy="Call the coordinator.")
+    if data.count(b"[") > MAX_LISTS or data.count(b",") > MAX_VALUES:  # before memory is spent on them
+        raise WireError("Expected a kit, got more lists or values than one has.", remedy="Call the coordinator.")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):

@@ -144,7 +144,9 @@ def test_two_rosters_with_one_serial_are_refused(tmp_path: Path) -> None:
     ("blob", "why"),
     [
         (b"no json", "Expected a kit in JSON"),
-        (b"[" * 100_000, "Expected a kit in JSON"),
+        (b"[" * 100_000, "more lists or values"),
+        (b"[" + b"1," * 1_000_000 + b"1]", "more lists or values"),
+        (b'{"a":' * 100_000, "Expected a kit in JSON"),
         (b"{}", "does not state a format"),
         (json.dumps({"format": 2}).encode(), "format 2"),
         (json.dumps({"format": 1, "name": "x"}).encode(), "missing key"),
@@ -158,7 +160,7 @@ def test_malformed_kits_are_refused(tmp_path: Path, blob: bytes, why: str) -> No
 
 def test_an_oversize_kit_is_refused_before_it_is_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hospital = Hospital(tmp_path)
-    monkeypatch.setattr("salus.common.kit.MAX_KIT_BYTES", 1000)
+    monkeypatch.setattr("salus.common.kit.MAX_RECEIVED_BYTES", 1000)
     hospital.refuses(b"[" * 1001, "at most 1000 bytes")
 
 

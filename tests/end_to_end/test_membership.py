@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from tests.builders import job_text, write_npz
 from tests.cli import salus
 from tests.processes import Forked
@@ -26,6 +27,7 @@ def masked(rounds: int, epoch: int = 0) -> str:
     return text.replace("min_sites", f"cohort_epoch = {epoch}\nmin_sites", 1)
 
 
+@pytest.mark.slow  # `test_joining` does it every day without a restart
 def test_members_join_and_leave_while_a_job_runs_and_its_transcript_is_checked_afterwards(tmp_path: Path) -> None:
     empty(tmp_path / "t")
     trial = Trial(tmp_path / "t", [f"Site {number}" for number in range(1, 6)], policy=POLICY, launcher=Forked)
