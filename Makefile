@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PRIVACY_FLOOR := 95
 
-.PHONY: install demo test test-slow coverage lint types docs build bench clean
+.PHONY: install demo test test-slow coverage lint types docs build offline-bundle images bench clean
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Salus needs Python 3.11 or newer, found %d.%d; set PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -43,6 +43,19 @@ docs: install
 
 build: install
 	$(BIN)/python -m build --outdir dist .
+
+# Wheels and hashes for machines without internet; torch for CPUs unless TORCH_INDEX is empty.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+offline-bundle: install
+	rm -rf dist/bundle
+	$(BIN)/python deploy/bundle.py dist/bundle $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+# Images of a site and of a coordinator from that bundle; ENGINE may be podman, docker or buildah.
+ENGINE ?= podman
+BASE ?= docker.io/library/python:3.11-slim
+images: offline-bundle
+	$(ENGINE) build --build-arg BASE=$(BASE) -f deploy/Containerfile -t salus-site dist/bundle
+	$(ENGINE) build --build-arg BASE=$(BASE) --build-arg PART=coordinator -f deploy/Containerfile -t salus-coordinator dist/bundle
 
 bench: install
 	$(BIN)/salus bench link --json

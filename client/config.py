@@ -91,7 +91,7 @@ class SiteConfig(Strict):
     """Settings of a site, from ``site.toml``.
 
     Args:
-        health_port: port of the gRPC health service on the loopback address; 0 turns it off.
+        health_port: port of the gRPC health service; 0 turns it off.
         reconnect_max_s: longest pause between two attempts to reach the coordinator, in seconds.
         decode_without_sandbox: decode files without a sandbox; the value states the risk and must be written exactly as shown.
             Empty: nothing is decoded without a sandbox.

@@ -11,7 +11,7 @@ DATA = "salus.data"  # separate from the daemon's own state: the restart after a
 
 
 class HealthServer:
-    """Serves ``grpc.health.v1.Health`` on loopback without TLS, because it reveals only SERVING or NOT_SERVING."""
+    """Serves ``grpc.health.v1.Health``, on loopback by default; without TLS, because it says only SERVING or NOT_SERVING."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._servicer = health.HealthServicer()

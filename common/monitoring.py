@@ -31,10 +31,12 @@ class MonitoringSettings(Strict):
 
     Args:
         http_port: TCP port for ``/healthz``, ``/readyz`` and ``/metrics``; 0 turns it off.
+        health_listen: Address of the gRPC health service; Kubernetes probes the address of a pod, so 0.0.0.0 there.
         http_listen: Address of this port. Anybody who reaches it may read the numbers; there is no password.
     """
 
     http_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    health_listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")] = "127.0.0.1"  # this machine only
     http_listen: Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")] = "127.0.0.1"  # this machine only
 
 
@@ -51,7 +53,7 @@ class Monitoring:
 
     def __init__(self, health_port: int, settings: MonitoringSettings, metrics: Callable[[], bytes]) -> None:
         self._ready = False
-        self._grpc = HealthServer(health_port) if health_port else None
+        self._grpc = HealthServer(health_port, settings.health_listen) if health_port else None
         try:
             self._http = _HttpServer(settings, lambda: self._ready, metrics) if settings.http_port else None
         except BaseException:

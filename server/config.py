@@ -45,7 +45,7 @@ class ServerConfig(Strict):
     Args:
         listen: Address on which the coordinator accepts connections from sites.
         port: TCP port on which the coordinator accepts connections from sites.
-        health_port: TCP port of the gRPC health service on loopback; 0 turns it off.
+        health_port: TCP port of the gRPC health service; 0 turns it off.
         max_running_jobs: Most jobs that run at once; further ones wait.
         database: URL of a PostgreSQL database, without the password; empty for a SQLite file in this folder.
         monitoring: Who may ask over HTTP how the daemon is doing, and read its metrics.

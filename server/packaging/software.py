@@ -36,7 +36,11 @@ def bill_of_materials() -> dict[str, Any]:
     """Return every installed distribution with version and licence; those that Salus needs have the scope ``required``."""
     found = {_key(one.metadata["Name"]): one for one in metadata.distributions() if one.metadata["Name"]}
     needed = set(_needed(found))
-    components = [_component(one, required=key in needed) for key, one in sorted(found.items()) if key != "salus"]
+    return document([_component(one, required=key in needed) for key, one in sorted(found.items()) if key != "salus"])
+
+
+def document(components: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a bill of materials with these components."""
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
@@ -56,7 +60,7 @@ def bill_of_materials() -> dict[str, Any]:
 
 
 def _component(one: metadata.Distribution, *, required: bool) -> dict[str, Any]:
-    name, licence = one.metadata["Name"], _licence(one)
+    name, licence = one.metadata["Name"], licence_of(one.metadata)
     return {
         "type": "library",
         "bom-ref": f"pkg:pypi/{_key(name)}@{one.version}",
@@ -68,14 +72,14 @@ def _component(one: metadata.Distribution, *, required: bool) -> dict[str, Any]:
     }
 
 
-def _licence(one: metadata.Distribution) -> dict[str, Any] | None:
+def licence_of(stated_in: metadata.PackageMetadata) -> dict[str, Any] | None:
     """Return the licence that a distribution states: an SPDX expression, or else a name."""
-    if "License-Expression" in one.metadata:
-        return {"expression": one.metadata["License-Expression"]}
-    stated = one.metadata["License"].strip() if "License" in one.metadata else ""
+    if "License-Expression" in stated_in:
+        return {"expression": stated_in["License-Expression"]}
+    stated = stated_in["License"].strip() if "License" in stated_in else ""
     classified = [
         line.rpartition(" :: ")[2]
-        for line in one.metadata.get_all("Classifier") or []
+        for line in stated_in.get_all("Classifier") or []
         if line.startswith("License ::") and line != "License :: OSI Approved"
     ]
     usable = stated not in ("", "UNKNOWN") and len(stated) <= MAX_LICENCE and "\n" not in stated

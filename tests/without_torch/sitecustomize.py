@@ -3,7 +3,7 @@
 import sys
 from importlib.abc import MetaPathFinder
 
-ABSENT = ("torch", "monai", "opacus", "captum", "nibabel", "pydicom", "gdcm", "pynetdicom", "openjpeg", "jpeg_ls")
+ABSENT = ("torch", "monai", "opacus", "captum", "einops", "nibabel", "gdcm", "pynetdicom")
 
 
 class Absent(MetaPathFinder):
