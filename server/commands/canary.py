@@ -16,6 +16,10 @@ def try_out(folder: Path, text: str, *, as_json: bool) -> None:
     from salus.server.admin_client import AdminClient
 
     client = AdminClient(folder, LONGEST_S)
+    if not as_json:
+        out.print(
+            "Trying the job out; sites that work for another job are tried when they are free ...", soft_wrap=True
+        )
     found = client.post("/canary", text)
     if as_json:
         emit_json(found)

@@ -18,7 +18,7 @@ from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
 from salus.server.attempts import Attempts
 from salus.server.checkpoints import Checkpoints
-from salus.server.inviting import Cancelled
+from salus.server.inviting import Cancelled, Inviting
 from salus.server.rounds import JobRun
 from salus.server.transcripts import Transcript
 
@@ -468,3 +468,21 @@ def test_a_hospital_that_gets_data_later_leaves_them_out_until_the_next_epoch(tm
     assert [record["cohort"]["patients"] for record in world.store.records(world.job_id)] == [200, 200]  # type: ignore[index]
     events = read_events(tmp_path / "s6" / "events.jsonl")
     assert any("contributed no training data to an earlier sum" in str(event.fields.get("text")) for event in events)
+
+
+def test_a_mutant_that_leaves_a_site_aside_in_a_sum_without_noise_gets_no_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator's rules only save it useless attempts; that two sums differ in a site is prevented by the sites."""
+    job = tiny_job(rounds=2, protection="masking", min_sites=5)
+    world = World(tmp_path, job.model_copy(update={"job": job.job.model_copy(update={"join_timeout_s": 5.0})}), sites=6)
+    announced: list[tuple[int, ...]] = []
+    monkeypatch.setattr(Inviting, "_invited", lambda self: (1, 2, 3, 4, 5) if announced else (1, 2, 3, 4, 5, 6))
+    monkeypatch.setattr(Attempts, "_check_cohort", lambda self, survivors: announced.append(tuple(sorted(survivors))))
+    with pytest.raises(RoundError, match="Round 2 failed"):
+        world.run()
+    assert set(announced) == {(1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5)}
+    assert [record["sites"] for record in world.store.records(world.job_id)] == [[1, 2, 3, 4, 5, 6]]
+    sums = [line for line in (tmp_path / "transcript.jsonl").read_text().splitlines() if '"kind":"sum"' in line]
+    assert len(sums) <= 1
+    assert any("earlier" in str(event.fields.get("text")) for event in world.events if event.kind == "left-out")
