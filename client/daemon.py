@@ -176,7 +176,7 @@ class SiteDaemon:
         """Let the worker look at its data, or end it after a long rest."""
         try:
             self._executor.look()
-        except Refused as problem:
+        except Exception as problem:  # whatever happens to the worker, the daemon goes on
             self._events.emit("worker-ended", text=text_of(problem))
 
     def _answer(self, delivery: Delivery) -> tuple[bytes, bytes]:

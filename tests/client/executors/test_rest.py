@@ -60,10 +60,11 @@ def test_a_site_is_as_small_after_thirty_jobs_as_before(tmp_path: Path) -> None:
     with trial:
         trial.start_all()
         daemon = psutil.Process(trial.process_id(trial.sites[0]))
-        before, during, after = [], [], []
+        before, during, after, resident = [], [], [], []
         for number in range(JOBS):
             rest(daemon)
             (before if number == 0 else after).append(pss_mb(daemon.pid))
+            resident.append(daemon.memory_info().rss / 2**20)  # with what it shares with others
             result = trial.wait_for(trial.submit(job_text()))
             assert result["status"] == "finished"
             during.append(sum(pss_mb(child.pid) for child in daemon.children(recursive=True)))
