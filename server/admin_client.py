@@ -16,12 +16,11 @@ class AdminClient:
     """Talks to the coordinator's daemon of one folder; raises LinkError if it is not running."""
 
     def __init__(self, folder: Path, timeout_s: float = TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
         path = folder / ADMIN_SOCKET
         # The kernel limits socket paths to about 100 bytes; a relative path is usually short enough.
         short = min(str(path), os.path.relpath(path), key=len)
         self._socket = short
-        self._folder = folder
+        self._folder, self._timeout_s = folder, timeout_s
 
     def get(self, path: str, **query: int) -> Any:
         """Return the answer to a GET."""

@@ -12,6 +12,7 @@ from salus.common.logs import LogFormat, json_log
 from salus.common.signals import unwinding
 
 app = group("Set up and run the coordinator.")
+ANSWERS_S = 10.0  # a running daemon takes a roster at once, and looks for a new one several times a second
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
 
 
@@ -36,6 +37,7 @@ def init(
 @app.command(epilog=example("salus server join ./coordinator ./kits/coordinator.kit"))
 def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file that the consortium issued.")]) -> None:
     """Install the kit from the consortium; a running daemon uses it at once and passes it on to the sites."""
+    from salus.common.errors import LinkError
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.common.lock import is_running
@@ -50,7 +52,11 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file 
     )
     show_fingerprint(unhex(read.consortium_key), "Fingerprint of the consortium, to compare by telephone")
     if is_running(folder):
-        taken = AdminClient(folder).post("/roster")
+        try:
+            taken = AdminClient(folder, ANSWERS_S).post("/roster")
+        except LinkError:
+            out.print("The daemon does not answer now; it uses this roster as soon as it can.")
+            return
         out.print(
             f"The running daemon uses roster {shown(taken['serial'])} now: {shown(taken['changed'])}. "
             "The sites fetch it by themselves. Running jobs keep the roster with which they began.",

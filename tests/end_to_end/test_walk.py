@@ -4,9 +4,7 @@ The researcher misspells, the coordinator founds a consortium of five, runs the 
 sixth hospital while it runs and removes one, and an auditor checks the old transcript.
 """
 
-import os
 import re
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,11 +171,9 @@ def test_the_walk(tmp_path: Path) -> None:
         identifier = submitted(good("job", "submit", coordinator, job))
 
         walk.wait_for_round(identifier, 1)
-        # Held still while people exchange files: the job is running, and cannot end before the sixth hospital is there.
-        os.kill(walk.process_id(coordinator), signal.SIGSTOP)
+        walk.kill(coordinator)  # while people exchange files: the job cannot end before the sixth hospital is there
         sixth = walk.admit("Site 6")
         walk.issue()
-        walk.kill(coordinator)
         walk.start_missing()
         assert walk.wait_for(identifier)["status"] == "finished"
         shown = good("job", "show", coordinator, identifier)
@@ -199,7 +195,6 @@ def test_the_walk(tmp_path: Path) -> None:
         mistaken(folder, 11, "consortium", "remove-site", folder / "consortium", "Site 2", says=["3 Site 3"])
         walk.sites.pop(1)
         walk.issue()
-        walk.kill(coordinator)
         walk.start_missing()
         walk.wait_online(5)
         checked = good("job", "check", coordinator, job)
