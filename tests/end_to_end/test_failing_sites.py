@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 from tests.builders import job_text
 
 from salus.common.errors import SalusError
@@ -20,6 +21,7 @@ def wait_for(federation: Trial, job: str, text: str) -> None:
     federation._wait(told, f"an event with {text!r}", 120)
 
 
+@pytest.mark.slow
 def test_a_sum_without_noise_waits_for_the_site_that_left_and_names_it(federation: Trial) -> None:
     job = federation.submit(job_text(rounds=30, dataset="masked", protection="masking", min_sites=5))
     federation.wait_for_round(job, 1)
@@ -31,6 +33,7 @@ def test_a_sum_without_noise_waits_for_the_site_that_left_and_names_it(federatio
     assert {tuple(record["sites"]) for record in result["rounds"]} == {(1, 2, 3, 4, 5)}
 
 
+@pytest.mark.slow
 def test_a_site_that_hangs_is_left_out_after_the_time_out_and_the_job_goes_on(federation: Trial) -> None:
     """Its process is stopped, so it sends neither an answer nor progress."""
     job = federation.submit(job_text(rounds=3, round_timeout_s=5.0, training="local_epochs = 3"))
