@@ -22,6 +22,7 @@ from rich.table import Table
 from typer.core import TyperArgument
 
 from salus.common.errors import SalusError, storage_error
+from salus.common.extras import error_of
 from salus.common.help import use_option_tables
 from salus.common.names import visible
 from salus.common.signals import Stopped, unwinding
@@ -106,7 +107,9 @@ def run(app: Callable[[], None]) -> None:
         err.print(shown(stopped.line), soft_wrap=True)
         sys.exit(stopped.exit_code)
     except Exception as problem:
-        known = storage_error(problem) if isinstance(problem, OSError) else None
+        known: SalusError | None = storage_error(problem) if isinstance(problem, OSError) else None
+        if isinstance(problem, ModuleNotFoundError):
+            known = error_of(problem)
         if known is not None:
             err.print(f"[bold red]Error:[/] {shown(str(known))}", soft_wrap=True)
             sys.exit(known.exit_code)

@@ -7,7 +7,7 @@ see a stand-in: classes can be derived from it and named in annotations; calling
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from salus.common.errors import ConfigError
+from salus.common.extras import needs_torch
 
 if TYPE_CHECKING:
     import torch as torch
@@ -23,14 +23,6 @@ class _Absent(type):
 
     def __getattr__(cls, name: str) -> Any:
         return _stand_in(name)
-
-
-def needs_torch() -> ConfigError:
-    """Return the error of a step that computes with networks where torch is not installed."""
-    return ConfigError(
-        "This installation has no torch, so it cannot build or run networks.",
-        remedy="Run this command where Salus is installed in full: pip install salus",
-    )
 
 
 def _stand_in(name: str) -> _Absent:

@@ -1,6 +1,7 @@
 """What deploy/ has: commands that exist, services that can do little, manifests that Kubernetes knows, bundles with hashes."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -242,6 +243,18 @@ def test_what_a_coordinator_lacks_is_what_the_tests_take_away() -> None:
     assert {modules.get(name, name) for name in bundle.NOT_AT_A_COORDINATOR} <= names
     for name in bundle.NOT_AT_A_COORDINATOR:
         assert Requirement(name).name == name
+
+
+def test_a_command_that_needs_torch_says_so_where_there_is_none(tmp_path: Path) -> None:
+    job = ROOT / "simulations" / "jobs" / "pneumonia.toml"
+    done = subprocess.run(
+        [sys.executable, "-m", "salus.cli", "job", "outline", job, "--output", tmp_path / "outline"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests" / "without_torch"), "COLUMNS": "200"},
+    )
+    assert done.returncode == 11
+    assert "has no torch" in done.stderr
 
 
 def test_packages_of_the_base_are_in_the_bill_of_materials() -> None:

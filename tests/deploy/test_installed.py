@@ -87,6 +87,23 @@ def test_a_bundle_is_installed_without_internet(bundle: Path, tmp_path: Path, pa
     )
 
 
+def test_an_upgrade_is_another_link_and_going_back_is_the_former_one(bundle: Path, tmp_path: Path) -> None:
+    current = tmp_path / "current"
+    for version in ("old", "new"):
+        run("sh", bundle / "install.sh", tmp_path / version, "coordinator")
+    folder = tmp_path / "c"
+    for version in ("old", "new", "old"):
+        run("ln", "-sfn", tmp_path / version, current)
+        if not folder.exists():
+            run(current / "bin" / "salus", "server", "init", folder, "--name", "C", "--url", "https://127.0.0.1:8443")
+        prefix = run(current / "bin" / "python", "-c", "import salus; print(salus.__file__)").stdout
+        assert prefix.startswith((str(tmp_path / version), str(current)))
+        run(current / "bin" / "salus", "server", "--help")
+    again = subprocess.run(["sh", bundle / "install.sh", tmp_path / "old"], capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "upgrade beside it" in again.stderr
+
+
 def test_a_changed_byte_stops_the_installation(bundle: Path, tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
     shutil.copytree(bundle, copy, copy_function=os.link)
