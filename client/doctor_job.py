@@ -16,6 +16,7 @@ import torch
 from salus.client.checking import verdict_on
 from salus.client.config import LEDGER, SiteConfig
 from salus.client.data.catalogue import Catalogue
+from salus.client.executors.stopped import WORKING
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
@@ -39,7 +40,6 @@ from salus.privacy.dp.plan import plan_of
 
 LONGEST_S = 10.0  # of the trial steps
 TRIES = 3
-BUSY = "working.json"  # a site that works on a request has this file
 
 
 def job_checks(
@@ -106,7 +106,7 @@ def _copied_ledger(folder: Path, copies: Path, clock: Clock) -> Ledger:
 
 def _round(folder: Path, config: SiteConfig, catalogue: Catalogue, job: Job, line: Line | None) -> Finding:
     """Return how long a round will take here: computing, by a few steps with random numbers, and sending."""
-    if (folder / BUSY).exists():
+    if (folder / WORKING).exists():
         return Finding(
             "round", "skipped", "The site works on a request now, and is not disturbed by a trial.", "not-measured"
         )

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -24,6 +24,7 @@ class SiteMetrics:
     """
 
     def __init__(self, folder: Path) -> None:
+        disable_created_metrics()  # a series of its own for the time at which each counter began
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._lost = Counter("salus_connections_lost", "Times at which the link was lost.", registry=self._registry)

@@ -19,12 +19,15 @@ KINDS = frozenset((
     "abandoned", "answered", "attempt", "connected", "connections-refused", "contributed-nothing", "data-mended",
     "data-trouble", "disconnected", "evaluated", "job-accepted", "job-ended", "left-out", "listening", "measured",
     "no-data", "no-report", "not-asked", "not-checked", "not-evaluated", "not-measured", "outdated",
-    "protocol-mismatch", "refused", "reported", "reserved", "resumed", "roster-ended", "roster-ends",
-    "roster-installed", "round", "started", "stopped", "storage-failed", "storage-restored", "trained", "unexpected",
+    "protocol-mismatch", "refused", "reported", "reserved", "resumed", "roster-ended", "roster-ends", "roster-fetched",
+    "roster-installed", "roster-not-taken", "roster-refused", "round", "started", "stopped",
+    "storage-failed", "storage-restored", "trained", "unexpected",
     "waiting", "waiting-for-turn", "worker-ended", "working",
 ))  # fmt: skip
 LARGEST = 10**12
-NUMBERS = frozenset(("round", "rounds", "of", "attempt", "needed", "port", "theirs", "ours", "percent", "seconds"))
+NUMBERS = frozenset(
+    ("round", "rounds", "of", "attempt", "needed", "port", "theirs", "ours", "percent", "seconds", "serial")
+)
 COUNTED = frozenset(("sites", "online"))  # lists of roster numbers, of which only the length leaves
 STATUSES = frozenset(("finished", "failed", "cancelled", "running", "waiting", "paused", "aborted"))
 PLACE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*\.py):([0-9]{1,6})")

@@ -8,7 +8,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +39,7 @@ class CoordinatorMetrics:
     """
 
     def __init__(self, folder: Path, online: Callable[[], tuple[int, int]], jobs: Callable[[], Iterable[str]]) -> None:
+        disable_created_metrics()  # a series of its own for the time at which each counter began
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._counted = {

@@ -14,6 +14,7 @@ from types import ModuleType
 
 FILES = Path(__file__).parent / "fixtures" / "link-1"
 PACKAGE = "salus_v1"
+COMMIT = "1a53d70"
 THERE = sorted(str(path.relative_to(FILES).with_suffix("")).replace("/", ".") for path in FILES.rglob("*.py"))
 OWN = re.compile(rf"^from salus\.({'|'.join(map(re.escape, THERE))}) import", re.MULTILINE)
 

@@ -27,7 +27,8 @@ from salus.common.probe import (
 )
 from salus.common.versions import OLDEST_HEADER, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 
-CALL_TIMEOUT_S = 60.0  # 4 MiB at 70 KiB/s
+CALL_TIMEOUT_S = 30.0  # of silence
+LONGEST_CALL_S = 120.0  # 4 MiB at 35 KiB/s
 TRIPS = 5
 SIZES = (64 * 2**10, 512 * 2**10, MAX_PADDING)
 LONG_ENOUGH_S = 0.5  # a transfer that took this long is measured well enough
@@ -98,7 +99,7 @@ class Asker:
         self._client.close()
 
     def ask(self, send_bytes: int = 0, answer_bytes: int = 0) -> Answered:
-        """Ask once; raises httpx.HTTPError or OSError if there is no answer, WireError if it is too large."""
+        """Ask once; raises httpx.HTTPError or OSError if there is no answer, WireError if it is too large or too slow."""
         body = pack_probe(ProbeRequest(answer_bytes=answer_bytes), send_bytes)
         begun, before = self._clock.now(), self._clock.monotonic_s()
         headers = sign_request(self._key, "POST", PROBE, body, begun)
@@ -106,8 +107,11 @@ class Asker:
         with self._client.stream("POST", self._url + PROBE, content=body, headers=headers) as response:
             for part in response.iter_raw():
                 got += part
-                if len(got) > MAX_PROBE_BYTES:
-                    raise WireError("The answer is larger than asked for.", remedy="See the coordinator's version.")
+                if len(got) > MAX_PROBE_BYTES or self._clock.monotonic_s() - before > LONGEST_CALL_S:
+                    raise WireError(
+                        "The answer is larger, or comes more slowly, than asked for.",
+                        remedy="See the coordinator's version.",
+                    )
             known = {name.lower(): value for name, value in response.headers.items()}
             status = response.status_code
         after, ended = self._clock.monotonic_s(), self._clock.now()

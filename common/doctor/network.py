@@ -8,7 +8,7 @@ from cryptography import x509
 
 from salus.common.doctor.findings import Finding, skipped
 from salus.common.doctor.peer import Peer, look
-from salus.common.doctor.route import Proxy, RouteError, Target, addresses, dial, proxy_of
+from salus.common.doctor.route import STEP_S, Proxy, RouteError, Target, addresses, dial, proxy_of, within
 from salus.common.doctor.sentences import intercepted, words_of
 from salus.common.names import visible
 
@@ -51,9 +51,9 @@ def way_to(url: str, authority: x509.Certificate | None, environment: Mapping[st
             )
         else:
             found.append(Finding("dns", "ok", f"The proxy resolves {target.host}.", values={"addresses": 0}))
-        connection = dial(target, proxy)
+        connection = within(STEP_S, lambda: dial(target, proxy), "proxy-failed" if proxy else "tcp-no-answer")
         found.append(Finding("connection", "ok", f"{target.place} answers{' through the proxy' if proxy else ''}."))
-        peer = look(connection, target.host, authority)
+        peer = within(STEP_S, lambda: look(connection, target.host, authority), "closed")
     except RouteError as problem:
         words = words_of(problem.cause, problem.detail, target, proxy, ips)
         check = CHECK_OF[problem.cause.partition("-")[0]]

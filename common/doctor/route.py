@@ -7,12 +7,15 @@ import base64
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 TIMEOUT_S = 10.0
+STEP_S = 45.0  # for a whole step, however slowly the other end sends
 MAX_HEAD = 16 * 1024  # bytes of a proxy's answer to CONNECT
+Found = TypeVar("Found")
 VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -112,29 +115,50 @@ def _bypassed(target: Target, known: Mapping[str, str]) -> bool:
     return False
 
 
+def within(seconds: float, step: Callable[[], Found], cause: str) -> Found:
+    """Return the result of a step; who answers byte by byte cannot hold it longer than this.
+
+    Raises:
+        RouteError: the time is over, with this cause; or of the step.
+    """
+    done: list[Found] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            done.append(step())
+        except BaseException as problem:
+            failed.append(problem)
+
+    working = threading.Thread(target=work, daemon=True)  # given up when it is late
+    working.start()
+    working.join(seconds)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise RouteError(cause)
+    return done[0]
+
+
 def addresses(host: str, port: int, timeout_s: float = TIMEOUT_S) -> list[str]:
     """Return the addresses of a host.
 
     Raises:
         RouteError: there is no such name, or no answer.
     """
-    found: list[str] = []
-    problem: list[OSError] = []
 
-    def ask() -> None:
+    def ask() -> list[str]:
         try:
-            found.extend(str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as failure:
-            problem.append(failure if isinstance(failure, OSError) else OSError())
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise RouteError("dns-no-such-name") from None
+        except socket.gaierror as problem:
+            raise RouteError("dns-no-answer" if problem.errno == socket.EAI_AGAIN else "dns-no-such-name") from None
+        except OSError:
+            raise RouteError("dns-no-answer") from None
+        return list(dict.fromkeys(str(each[4][0]) for each in found))
 
-    asking = threading.Thread(target=ask, daemon=True)  # the system's resolver has no time limit of its own
-    asking.start()
-    asking.join(timeout_s)
-    if found:
-        return list(dict.fromkeys(found))
-    if problem and isinstance(problem[0], socket.gaierror) and problem[0].errno != socket.EAI_AGAIN:
-        raise RouteError("dns-no-such-name")
-    raise RouteError("dns-no-answer")
+    return within(timeout_s, ask, "dns-no-answer")  # the system's resolver has no time limit of its own
 
 
 def dial(target: Target, proxy: Proxy | None, timeout_s: float = TIMEOUT_S) -> socket.socket:

@@ -9,6 +9,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from salus.common.errors import StorageError
+from salus.common.keeping import keep_before
 from salus.common.versions import check_format
 
 FIRST = "0001"  # the tables of SQLite files from before alembic
@@ -18,7 +19,8 @@ LOCK = 0x53414C5553  # "SALUS"; of PostgreSQL's advisory locks, which are number
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring a database to the newest tables, in one transaction; an up-to-date one is not touched.
+    """Bring a database to the newest tables, in one transaction, after keeping a copy of an older file; an up-to-date one is not
+    touched.
 
     Raises:
         StorageError: it was written by a newer version, it has tables of no known version, or it cannot be read or written.
@@ -34,6 +36,8 @@ def migrate(engine: sa.Engine) -> None:
         if (known and not version) or version > HEAD:
             stated = int(version) if version.isdecimal() else None
             check_format(stated, int(HEAD), what=what, error=StorageError)
+        if version and engine.dialect.name == "sqlite":
+            keep_before(Path(str(engine.url.database)), version)
         _upgrade(connection)
         if engine.dialect.name == "sqlite" and not known:
             connection.exec_driver_sql(f"PRAGMA user_version = {SQLITE_FORMAT:d}")

@@ -270,3 +270,17 @@ def test_every_cause_has_a_sentence_of_its_own_and_the_network_team_gets_address
     assert len({words.found for words in every}) == len(every)
     assert all("TCP to salus.example.org:8443" in words.network_team for words in every)
     assert all(words.remedy and words.network_team.startswith("Please ") for words in every)
+
+
+def test_who_answers_byte_by_byte_cannot_hold_the_command(serve, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    from salus.common.doctor import network
+
+    done = threading.Event()
+    monkeypatch.setattr(network, "STEP_S", 0.2)
+    server = serve(lambda connection: done.wait() and None)  # accepts, and says nothing
+    try:
+        assert found(server.url)["tls"].cause == "closed"
+        checks = found("https://salus.invalid", {"https_proxy": f"http://127.0.0.1:{server.port}"})
+        assert checks["proxy"].cause == "proxy-failed"
+    finally:
+        done.set()
