@@ -24,7 +24,7 @@ class SiteMetrics:
     """
 
     def __init__(self, folder: Path) -> None:
-        disable_created_metrics()  # a series of its own for the time at which each counter began
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._lost = Counter("salus_connections_lost", "Times at which the link was lost.", registry=self._registry)

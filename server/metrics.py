@@ -39,7 +39,7 @@ class CoordinatorMetrics:
     """
 
     def __init__(self, folder: Path, online: Callable[[], tuple[int, int]], jobs: Callable[[], Iterable[str]]) -> None:
-        disable_created_metrics()  # a series of its own for the time at which each counter began
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._counted = {
