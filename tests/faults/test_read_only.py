@@ -1,9 +1,13 @@
-"""File systems that the kernel has made read-only, as after an error of a disk."""
+"""File systems that the kernel has made read-only, as after an error of a disk, and a disk that fills during training."""
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.builders import job_text, tiny_job, toy_site
 from tests.faults.disks import small_disk
+from tests.server.test_rounds import World
 
 from salus.client.refusing import SPACE_REFUSED
 from salus.common.clock import SystemClock
@@ -59,3 +63,34 @@ def test_a_site_refuses_names_its_disk_and_answers_again(tmp_path: Path) -> None
         assert ask(0) == ("refused", SPACE_REFUSED)
         disk.remount("rw")
         assert ask(1)[0] == "ok"
+
+
+def test_a_site_whose_disk_fills_while_it_trains_never_takes_part_without_its_data(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=1, min_sites=5, protection="masking"), sites=6)
+    full = iter([True])
+
+    def once_full(answer: Callable[..., object]) -> Callable[..., object]:
+        def once(*words: object, **named: object) -> object:
+            if next(full, False):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "state.json")
+            return answer(*words, **named)
+
+        return once
+
+    site = world.sites.sites[4]
+    prepare = site._prepare_training
+
+    def prepared(*words: object) -> object:
+        running = prepare(*words)  # type: ignore[arg-type]
+        running._trained = once_full(running._trained)  # type: ignore[method-assign, assignment]
+        return running
+
+    site._prepare_training = prepared  # type: ignore[method-assign, assignment]
+    world.run()
+    assert next(full, False) is False, "the disk was full once"
+    log = (tmp_path / "s4" / "events.jsonl").read_text()
+    assert "contributed-nothing" not in log
+    assert "the disk is full" in log
+    told = [event.fields["text"] for event in world.events if event.kind == "left-out"]
+    assert SPACE_REFUSED in told
+    assert world.store.records(world.job_id)[0]["sites"] == [1, 2, 3, 5, 6]
