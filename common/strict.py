@@ -5,6 +5,7 @@ is coerced, nothing changes after parsing.
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self, TypeVar, get_args
@@ -64,6 +65,15 @@ def parse_toml(model: type[M], text: str, *, error: type[SalusError], what: str)
 def load_toml(model: type[M], path: Path, *, error: type[SalusError], what: str) -> M:
     """Read and parse a TOML file; errors as in `parse_toml`, and for an unreadable file."""
     return parse_toml(model, read_text(path, error=error, what=what), error=error, what=what)
+
+
+def load_json(model: type[M], path: Path, *, error: type[SalusError], what: str, most: int = MAX_FILE_BYTES) -> M:
+    """Read a JSON file that a program wrote, of at most `most` bytes, into `model`; errors as in `parse_toml`."""
+    try:
+        values = json.loads(read_text(path, error=error, what=what, most=most))
+    except (ValueError, RecursionError):
+        raise error(f"Expected the {what} to be JSON.", remedy="It is damaged; take another copy of it.") from None
+    return validate(model, values, error=error, what=what, received=True)
 
 
 def read_text(path: Path, *, error: type[SalusError], what: str, most: int = MAX_FILE_BYTES) -> str:

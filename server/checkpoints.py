@@ -30,6 +30,7 @@ from salus.common.tensors import Array
 from salus.common.vectors import STATE_PREFIX, FloatVector, Layout
 from salus.common.versions import MODEL_FORMAT, check_model_format
 from salus.server.database import Claim, open_engine, patient
+from salus.server.restored import restored
 from salus.server.tables import ATTEMPTS, COHORTS, DECLARATIONS, JOBS, ROUNDS
 
 METADATA_OF_FILE = {"format": str(MODEL_FORMAT)}
@@ -72,6 +73,7 @@ class Checkpoints:
         self._folder = folder
         self._engine = engine or open_engine(folder)
         self._claim = Claim(self._engine)
+        self._restored = restored(folder)
         self._numbers = threading.Lock()  # a job's number is the next one
         self.stopping = threading.Event()  # set when nobody should wait for the database any longer
         self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job stops before a model no longer fits
@@ -90,10 +92,11 @@ class Checkpoints:
         """Record a new job and return its id, which is never reused."""
         with self._numbers, self._engine.begin() as connection:
             last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
-            job_id = f"{name}-{last + 1:04d}"
+            number = max(last + 1, self._restored.first_job)
+            job_id = f"{name}-{number:04d}"
             connection.execute(
                 JOBS.insert().values(
-                    number=last + 1,
+                    number=number,
                     job_id=job_id,
                     signed=signed.to_bytes().decode(),
                     status="waiting",
@@ -171,7 +174,7 @@ class Checkpoints:
         with self._engine.begin() as connection:
             mine = sa.and_(ATTEMPTS.c.job_id == job_id, ATTEMPTS.c.round == round_)
             last = connection.scalar(sa.select(sa.func.max(ATTEMPTS.c.attempt)).where(mine))
-            attempt = 0 if last is None else last + 1
+            attempt = max(0 if last is None else last + 1, self._restored.first_attempt)
             connection.execute(ATTEMPTS.insert().values(job_id=job_id, round=round_, attempt=attempt))
         return attempt
 

@@ -80,15 +80,26 @@ class Postgres:
 
     def new_database(self) -> str:
         """Create an empty database and return its name."""
-        import psycopg
-
         self._databases += 1
         name = f"trial{self._databases}"
+        self.create(name)
+        return name
+
+    def create(self, name: str) -> None:
+        """Create an empty database."""
+        self._execute(f"CREATE DATABASE {name}")
+
+    def drop(self, name: str) -> None:
+        """Remove a database that nobody uses."""
+        self._execute(f"DROP DATABASE {name}")
+
+    def _execute(self, statement: str) -> None:
+        import psycopg
+
         with psycopg.connect(
             host=str(self.folder), port=self.port, user=USER, password=PASSWORD, dbname="postgres", autocommit=True
         ) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return name
+            connection.execute(statement.encode())
 
     def close(self) -> None:
         """Stop it and remove its data."""

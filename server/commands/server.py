@@ -10,10 +10,12 @@ from salus.common.clock import SystemClock
 from salus.common.console import emit_json, example, group, out, show_fingerprint, shown, table, tell
 from salus.common.logs import LogFormat, json_log
 from salus.common.signals import unwinding
+from salus.server.commands import backups
 
 app = group("Set up and run the coordinator.")
 ANSWERS_S = 10.0  # a running daemon takes a roster at once, and looks for a new one several times a second
 Folder = Annotated[Path, typer.Argument(help="The coordinator's folder.")]
+backups.register(app)
 
 
 @app.command(epilog=example("salus server init ./coordinator --name 'University' --url https://localhost:8443"))

@@ -1,8 +1,13 @@
-"""Several jobs at once over real daemons: they alternate at the sites, drop nobody, survive `kill -9`, and learn the same."""
+"""Several jobs at once over real daemons, and a coordinator that comes back from its backup: the jobs learn the same."""
+
+import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file
 from tests.builders import job_text
+from tests.cli import salus
 
 from salus.common.events import read_events
 from salus.simulations.trial import Trial
@@ -36,5 +41,35 @@ def test_jobs_over_different_data_run_at_once_and_survive_a_killed_coordinator(f
     left_out = [event for event in mine if event.kind == "left-out" and "answer" in str(event.fields["text"])]
     assert left_out == [], "nobody is left out because it works for the other job"
     assert {event.fields["job"] for event in mine if event.kind == "waiting-for-turn"} == {first, second}
+    together, before = load_file(result["model"]), load_file(alone["model"])
+    assert all(np.allclose(together[name], before[name], atol=1e-5) for name in before)
+
+
+def test_a_coordinator_that_is_lost_during_a_job_comes_back_from_its_backup(federation: Trial, tmp_path: Path) -> None:
+    """The rehearsal: back up during a job, destroy, restore; the job resumes, and its transcript verifies."""
+    alone = federation.wait_for(federation.submit(masked(6)))
+    job = federation.submit(masked(6))
+    federation.wait_for_round(job, 2)
+    made = salus("server", "backup", federation.coordinator, tmp_path / "b")
+    assert made.returncode == 0, made.stderr
+    saved = json.loads((tmp_path / "b" / "backup.json").read_text())["jobs"][job]
+    federation.wait_for_round(job, min(saved["rounds"] + 1, 6))
+    federation.kill(federation.coordinator)
+    shutil.rmtree(federation.coordinator)
+    back = salus("server", "restore", federation.coordinator, tmp_path / "b")
+    assert back.returncode == 0, back.stderr
+    federation.start(federation.coordinator)
+    result = federation.wait_for(job)
+    assert result["status"] == "finished", result["reason"]
+    assert [record["round"] for record in result["rounds"]] == [1, 2, 3, 4, 5, 6]
+    happened = [
+        event for event in read_events(federation.coordinator / "events.jsonl") if event.fields.get("job") == job
+    ]
+    if saved["status"] == "running" and saved["rounds"] < 6:
+        assert any(event.kind == "resumed" and event.fields["round"] == saved["rounds"] for event in happened)
+    assert not any("opened" in str(event.fields.get("text")) for event in happened if event.kind == "left-out")
+    kit = federation.folder / "kits" / "site-1.kit"
+    checked = salus("verify", federation.coordinator / "transcripts" / f"{job}.jsonl", "--kit", kit)
+    assert checked.returncode == 0, checked.stderr
     together, before = load_file(result["model"]), load_file(alone["model"])
     assert all(np.allclose(together[name], before[name], atol=1e-5) for name in before)

@@ -1,0 +1,145 @@
+"""Restores a coordinator from a backup into a new folder, after every hash was compared."""
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from salus.common.errors import ConfigError, StorageError, storage_error
+from salus.common.files import check_new_folder
+from salus.common.sqlite import open_sqlite
+from salus.common.strict import load_json, load_toml
+from salus.server.backup import FILES, MANIFEST, Entry, Manifest, entry_of, move_rows, write_private
+from salus.server.config import ServerConfig
+from salus.server.database import FILE, open_engine
+from salus.server.restored import FILE as RESTORED
+from salus.server.restored import Restored, restored
+from salus.server.tables import JOBS, METADATA
+
+SETTINGS = "server.toml"
+MOST_BYTES = 256 * 2**20  # of a manifest with a million files
+
+
+def restore(folder: Path, source: Path) -> tuple[Manifest, Restored]:
+    """Restore a backup into a new folder, and into PostgreSQL if its settings name it.
+
+    Guarantees: nothing that exists is overwritten. The settings are written last, so a folder that was not restored to the end
+    is no coordinator's folder.
+
+    Raises:
+        ConfigError: the folder is not new, the database has jobs already, or there is no backup.
+        StorageError: the backup is incomplete or damaged, or something cannot be read or written.
+    """
+    manifest = read_manifest(source)
+    check_new_folder(folder, SETTINGS, "keys")
+    config = load_toml(ServerConfig, source / FILES / SETTINGS, error=ConfigError, what="server file")
+    made = not folder.exists()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        for name, entry in sorted(manifest.files.items(), key=lambda item: item[0] == SETTINGS):
+            if name == SETTINGS:
+                numbers = _database(folder, source / FILE, config)
+            _copy(source / FILES / name, folder / name, entry)
+    except BaseException as problem:
+        _remove(folder, itself=made)
+        if isinstance(problem, OSError):
+            raise storage_error(problem) or problem from None
+        raise
+    return manifest, numbers
+
+
+def read_manifest(source: Path) -> Manifest:
+    """Return the manifest of a complete and intact backup; errors as in `restore`."""
+    if not (source / MANIFEST).is_file():
+        raise ConfigError(
+            f"{source.name!r} is no complete backup of a coordinator: it has no {MANIFEST}.",
+            remedy="Give the folder that `salus server backup` wrote to its end.",
+        )
+    manifest = load_json(
+        Manifest, source / MANIFEST, error=StorageError, what="backup's list of files", most=MOST_BYTES
+    )
+    if SETTINGS not in manifest.files:
+        raise _damaged(SETTINGS)
+    _check(source / FILE, manifest.database, FILE, source)
+    for name, entry in manifest.files.items():
+        _check(source / FILES / name, entry, name, source)
+    _check_tables(source / FILE)
+    return manifest
+
+
+def _check(path: Path, entry: Entry, name: str, source: Path) -> None:
+    """Compare one file with the manifest; a link, which could lead out of the backup, is none of its files."""
+    if path.resolve() != source.resolve() / path.relative_to(source) or not path.is_file() or entry_of(path) != entry:
+        raise _damaged(name)
+
+
+def _damaged(name: str) -> StorageError:
+    return StorageError(
+        f"The file {name[:200]!r} of the backup is missing or was changed since it was written.",
+        remedy="Use another backup.",
+    )
+
+
+def _check_tables(path: Path) -> None:
+    """Refuse a database with anything but the coordinator's tables, such as a trigger, or one that is damaged."""
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        try:
+            found = list(connection.execute("SELECT type, tbl_name FROM sqlite_master"))
+            intact = connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        raise _damaged(FILE) from None
+    known = {*METADATA.tables, "alembic_version"}
+    if not intact or any(kind not in ("table", "index") or table not in known for kind, table in found):
+        raise _damaged(FILE)
+
+
+def _copy(source: Path, target: Path, entry: Entry) -> None:
+    with os.fdopen(os.open(source, os.O_RDONLY | os.O_NOFOLLOW), "rb") as reading:
+        write_private(target, reading)
+    if entry_of(target) != entry:
+        raise _damaged(target.name)
+
+
+def _database(folder: Path, copy: Path, config: ServerConfig) -> Restored:
+    """Restore the database; return the numbers from which the coordinator goes on, which are in the folder."""
+    with copy.open("rb") as reading:
+        write_private(folder / FILE, reading)
+    engine = open_sqlite(folder / FILE)
+    with engine.connect() as connection:
+        last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
+    numbers = restored(folder).again(last)
+    numbers.write(folder)
+    (folder / RESTORED).chmod(0o600)
+    if config.database:
+        elsewhere = open_engine(folder, config.database, config.database_password_file)
+        try:
+            with elsewhere.connect() as connection:
+                if connection.scalar(sa.select(sa.func.count()).select_from(JOBS)):
+                    raise ConfigError(
+                        "The database that server.toml of the backup names has jobs already; nothing is overwritten.",
+                        remedy="Create an empty database of that name, or rename the old one.",
+                    )
+            move_rows(engine, elsewhere)
+        finally:
+            elsewhere.dispose()
+    engine.dispose()
+    if config.database:
+        for left in folder.glob(f"{FILE}*"):
+            left.unlink()
+    return numbers
+
+
+def _remove(folder: Path, *, itself: bool) -> None:
+    """Remove what a restore has written before it failed; the folder was new or empty."""
+    for path in list(folder.iterdir()):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if itself:
+        folder.rmdir()
