@@ -1,10 +1,11 @@
 """That this folder was restored from a backup, so that nothing that may have happened after it is given the same number.
 
 A site refuses a session that it has opened before, and a job's number names it at every site. What the coordinator did between
-the backup and its loss is unknown here. So every attempt, and every job, after a restore has a number above all that can
-have been given in that time.
+the backup and its loss is unknown here, also whether the same backup was restored before. So attempts after a restore are
+numbered from a random number, and jobs from one above all that can have been given in that time.
 """
 
+import secrets
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +17,8 @@ from salus.common.files import write_whole
 from salus.common.strict import Strict, load_json
 
 FILE = "restored.json"
-ATTEMPTS = 1000  # in one round between a backup and its restore; a round that fails makes a few dozen in an hour
+FEWEST, MOST = 1000, 900_000  # first attempt after a restore; a round has a few dozen, and attempts end at 1 000 000
 JOBS = 1000  # submitted between a backup and its restore
-MOST = 900  # restores; attempts are numbered up to 1 000 000
 
 
 class Restored(Strict):
@@ -30,8 +30,8 @@ class Restored(Strict):
         first_job: lowest number of the next job.
     """
 
-    times: Annotated[int, Field(ge=0, le=MOST)] = 0
-    first_attempt: Annotated[int, Field(ge=0, le=MOST * ATTEMPTS)] = 0
+    times: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    first_attempt: Annotated[int, Field(ge=0, le=MOST)] = 0
     first_job: Annotated[int, Field(ge=0, le=2**31)] = 1
 
     def again(self, last_job: int) -> "Restored":
@@ -40,8 +40,8 @@ class Restored(Strict):
         Args:
             last_job: highest number of a job in the backup.
         """
-        times = self.times + 1
-        return Restored(times=times, first_attempt=times * ATTEMPTS, first_job=max(self.first_job, last_job) + JOBS)
+        first = FEWEST + secrets.randbelow(MOST - FEWEST)
+        return Restored(times=self.times + 1, first_attempt=first, first_job=max(self.first_job, last_job) + JOBS)
 
     def write(self, folder: Path) -> None:
         """Write it into a coordinator's folder."""

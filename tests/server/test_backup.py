@@ -75,8 +75,8 @@ def test_a_restored_coordinator_is_the_same_but_for_half_lines_and_the_numbers(t
     assert again.jobs() == store.jobs()
     assert again.records(job) == store.records(job)
     assert np.array_equal(again.load_model(job, 3, LAYOUT)[0], MODEL + 3)
-    assert again.begin_attempt(job, 4) == numbers.first_attempt == 1000
-    assert again.begin_attempt(job, 4) == 1001
+    assert again.begin_attempt(job, 4) == numbers.first_attempt >= 1000
+    assert again.begin_attempt(job, 4) == numbers.first_attempt + 1
     assert again.submit(seal_job(JOB, Identity.generate()), "tiny") == f"tiny-{numbers.first_job:04d}" == "tiny-1001"
 
 
@@ -262,11 +262,11 @@ def test_from_postgresql_and_back_into_an_empty_database_only(tmp_path: Path, po
     store.close()
     postgres.drop(name)
     postgres.create(name)
-    restore(tmp_path / "r", tmp_path / "b")
+    _, numbers = restore(tmp_path / "r", tmp_path / "b")
     assert not list((tmp_path / "r").glob("coordinator.sqlite*"))
     again = Checkpoints(tmp_path / "r", database_of(tmp_path / "r"))
     assert (again.jobs(), again.records(job), again.cohort("toy/1")) == (rows, records, (1, 2))
-    assert again.begin_attempt(job, 2) == 1000
+    assert again.begin_attempt(job, 2) == numbers.first_attempt
     assert np.array_equal(again.load_model(job, 1, LAYOUT)[0], MODEL + 1)
     again.close()
 

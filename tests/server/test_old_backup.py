@@ -15,7 +15,7 @@ from salus.privacy.protocol.contributors import Consent
 from salus.server.backup import backup
 from salus.server.checkpoints import Checkpoints
 from salus.server.participants import scope_of
-from salus.server.restored import FILE
+from salus.server.restored import FILE, restored
 from salus.server.restoring import restore
 from salus.server.transcripts import Transcript, verify_entries
 
@@ -66,10 +66,8 @@ def test_the_job_goes_on_from_the_backup_with_attempts_that_no_site_knows(tmp_pa
     again = world.run()
     assert np.allclose(again, final, atol=1e-5), "without noise the rounds that are made again are the same"
     assert refusals(world) == []
-    assert {(round_, attempt) for kind, round_, attempt in world.sites.asked if kind == "train"} == {
-        (2, 1000),
-        (3, 1000),
-    }
+    first = restored(tmp_path / "r").first_attempt
+    assert {(round_, n) for kind, round_, n in world.sites.asked if kind == "train"} == {(2, first), (3, first)}
     assert {number: len(found) for number, found in consents(world).items()} == {n: k + 3 for n, k in before.items()}
     verify_entries(tmp_path / "r" / "transcripts" / f"{world.job_id}.jsonl", world.keys)
 
@@ -90,15 +88,20 @@ def test_a_site_refuses_a_session_that_it_knows_and_the_next_attempt_succeeds(tm
 def test_a_backup_from_before_the_first_sum_cannot_choose_other_sites_now(tmp_path: Path) -> None:
     world = World(tmp_path, JOB, sites=SITES)
     final = lost(world, tmp_path, after_round=0)
+    before = consents(world)
     away = world.sites.sites.pop(SITES)
     with pytest.raises(RoundError, match="failed in"):
         world.run()
     assert any("other sites than in an earlier sum over the same data" in text for text in refusals(world))
     assert world.store.records(world.job_id) == []
     world.sites.sites[SITES] = away
-    assert all(found.survivors == frozenset(range(1, SITES + 1)) for site in consents(world).values() for found in site)
-    world.store.set_status(world.job_id, "waiting")
+    assert consents(world) == before, "nobody has agreed to open anything"
+    restore(tmp_path / "again", tmp_path / "b")  # the first one has chosen the wrong cohort for good
+    world.store = Checkpoints(tmp_path / "again")
+    world.transcript = Transcript(tmp_path / "again" / "transcripts" / f"{world.job_id}.jsonl")
+    world.events.clear()
     assert np.allclose(world.run(), final, atol=1e-5)
+    assert refusals(world) == []
 
 
 @pytest.mark.slow
