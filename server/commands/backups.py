@@ -25,8 +25,9 @@ def backup(folder: Folder, target: Annotated[Path, typer.Argument(help="A new fo
     active = sum(job.status in ("waiting", "running") for job in manifest.jobs.values())
     out.print(
         f"Backed up {len(manifest.jobs)} jobs, {active} of them unfinished, and {len(manifest.files)} files "
-        f"({size / 1e6:.1f} MB) to {shown(target)}.",
+        f"({size / 1e6:.1f} MB) to {target}.",
         soft_wrap=True,
+        markup=False,
     )
     out.print(
         "[bold red]The backup holds the coordinator's secret keys:[/] whoever can read it can sign jobs in its name. Its files "
@@ -45,14 +46,16 @@ def restore(
     manifest, numbers = bring_back(folder, source)
     running = [job for job, saved in manifest.jobs.items() if saved.status in ("waiting", "running")]
     out.print(
-        f"Restored {len(manifest.jobs)} jobs as of {manifest.made:%Y-%m-%d %H:%M} UTC to {shown(folder)}; "
+        f"Restored {len(manifest.jobs)} jobs as of {manifest.made:%Y-%m-%d %H:%M} UTC to {folder}; "
         f"{len(running)} of them continue when the coordinator starts.",
         soft_wrap=True,
+        markup=False,
     )
     out.print(
         f"New attempts are numbered from {numbers.first_attempt} and new jobs from {numbers.first_job}, so that no site takes "
         "them for one that it knows.",
         soft_wrap=True,
+        markup=False,
     )
     out.print(
         "[bold red]Never start two coordinators with the same keys.[/] Make sure that the old one is gone, then: "
