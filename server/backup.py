@@ -32,13 +32,14 @@ from salus.common.files import check_new_folder, drop_half_line, sync, write_who
 from salus.common.lock import NAME as LOCK
 from salus.common.sqlite import open_sqlite
 from salus.common.strict import Strict
-from salus.server.checkpoints import Checkpoints
+from salus.server.checkpoints import ACTIVE, Checkpoints
 from salus.server.config import ADMIN_SOCKET, database_of
 from salus.server.database import FILE, open_engine
 from salus.server.tables import METADATA
 
 MANIFEST, FILES = "backup.json", "files"
 STAGE = ".backup-"
+UNFINISHED = (*ACTIVE, "paused")
 TRIES = 20  # a job whose rounds end faster than its models can be linked
 CHUNK = 2**20
 MOST_PARTS = 16  # of a path in a backup
@@ -190,7 +191,7 @@ def _snapshot(folder: Path, database: sa.Engine, copy: Path, stage: Path) -> dic
         for row in store.jobs():
             rounds = len(store.records(row.job_id))
             jobs[row.job_id] = Saved(status=row.status, rounds=rounds)
-            resumes = row.status in ("waiting", "running") and rounds and row.job.statistics is None
+            resumes = row.status in UNFINISHED and rounds and row.job.statistics is None
             complete = complete and (not resumes or store.model_path(row.job_id, rounds).exists())
         engine.dispose()
         _one_file(copy)

@@ -18,11 +18,12 @@ def register(app: typer.Typer) -> None:
 
 def backup(folder: Folder, target: Annotated[Path, typer.Argument(help="A new folder for the backup.")]) -> None:
     """Back up a coordinator, also while it runs: database, models, transcripts, reports, rosters, settings and keys."""
+    from salus.server.backup import UNFINISHED
     from salus.server.backup import backup as make
 
     manifest = make(folder, target, SystemClock())
     size = sum(entry.bytes for entry in manifest.files.values()) + manifest.database.bytes
-    active = sum(job.status in ("waiting", "running") for job in manifest.jobs.values())
+    active = sum(job.status in UNFINISHED for job in manifest.jobs.values())
     out.print(
         f"Backed up {len(manifest.jobs)} jobs, {active} of them unfinished, and {len(manifest.files)} files "
         f"({size / 1e6:.1f} MB) to {target}.",

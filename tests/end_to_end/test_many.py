@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 from tests.builders import job_text
 from tests.cli import salus
@@ -45,6 +46,7 @@ def test_jobs_over_different_data_run_at_once_and_survive_a_killed_coordinator(f
     assert all(np.allclose(together[name], before[name], atol=1e-5) for name in before)
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_is_lost_during_a_job_comes_back_from_its_backup(federation: Trial, tmp_path: Path) -> None:
     """The rehearsal: back up during a job, destroy, restore; the job resumes, and its transcript verifies."""
     alone = federation.wait_for(federation.submit(masked(6)))
