@@ -477,3 +477,18 @@ def test_what_a_site_does_is_seen_at_the_coordinator(world: World) -> None:
         later = world.link.progress()[1]
         assert later.progress == Progress()
         assert later.at_s >= seen.at_s
+
+
+def test_progress_names_the_message_that_the_coordinator_waits_for(world: World) -> None:
+    """So a deadline follows progress on this request, see `server/federation.py`."""
+    if world.protocol == 1:
+        pytest.skip("version 1 has no words for progress")
+    with world.connect(1) as one:
+        one.activate()
+        asked = Message(pack(REQUEST, b"abc"), world.link.directory()[1], "query.hello", ttl=60.0)
+        (name,) = world.grid.push_messages([asked])
+        delivery = None
+        while delivery is None:
+            delivery = one.take()
+        one.heartbeat(Progress(request=delivery.meta.message, step="training", percent=1))
+        assert world.link.progress()[1].progress.request == name == asked.metadata.message_id
