@@ -17,7 +17,8 @@ from salus.common.events import Event
 OTHER = "other"
 KINDS = frozenset((
     "abandoned", "answered", "attempt", "connected", "connections-refused", "contributed-nothing", "data-mended",
-    "data-trouble", "disconnected", "evaluated", "job-accepted", "job-ended", "left-out", "listening", "measured",
+    "data-trouble", "disconnected", "evaluated", "canary", "canary-failed",
+    "job-aborted", "not-told", "job-accepted", "job-ended", "left-out", "listening", "measured",
     "no-data", "no-report", "not-asked", "not-checked", "not-evaluated", "not-measured", "outdated",
     "protocol-mismatch", "refused", "reported", "reserved", "resumed", "roster-ended", "roster-ends", "roster-fetched",
     "roster-installed", "roster-not-taken", "roster-refused", "round", "started", "stopped",
