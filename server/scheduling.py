@@ -172,7 +172,8 @@ class Scheduler:
 
     def must_end(self, job_id: str) -> bool:
         """Whether a running job must stop now; it continues later unless the admin ended it."""
-        return self._stopped or self._wishes.get(job_id, DRAINING) != DRAINING or not self.valid()
+        ended = self._wishes.get(job_id, DRAINING) != DRAINING
+        return self._stopped or self._taken or ended or not self.valid()
 
     def must_pause(self, job_id: str) -> bool:
         """Whether a running job begins no further round."""
