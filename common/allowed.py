@@ -17,7 +17,7 @@ from salus.common.events import Event
 OTHER = "other"
 KINDS = frozenset((
     "abandoned", "answered", "attempt", "connected", "connections-refused", "contributed-nothing", "data-mended",
-    "data-trouble", "disconnected", "evaluated", "canary", "canary-failed",
+    "data-trouble", "disconnected", "disk", "evaluated", "failed", "predicted", "repeated", "sent", "canary", "canary-failed",
     "job-aborted", "not-told", "job-accepted", "job-ended", "left-out", "listening", "measured",
     "no-data", "no-report", "not-asked", "not-checked", "not-evaluated", "not-measured", "outdated",
     "protocol-mismatch", "refused", "reported", "reserved", "resumed", "roster-ended", "roster-ends", "roster-fetched",

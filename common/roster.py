@@ -21,7 +21,7 @@ from salus.common.names import DisplayName, name_key
 from salus.common.strict import Strict, validate
 
 CONTEXT = "salus/roster/2"
-WARN_BEFORE = timedelta(days=30)  # long enough to issue and install new kits at every hospital
+WARN_BEFORE = timedelta(days=30)  # long enough to issue a new one, and for hospitals that are away to come back for it
 MAX_SITES = 10_000  # ids are never reused, so this also limits how many sites can ever join
 HexKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 SiteId = Annotated[int, Field(ge=1, le=MAX_SITES)]
@@ -129,7 +129,8 @@ class Roster(Strict):
             return ""
         return (
             f"The consortium's roster ends on {self.valid_until:%Y-%m-%d}, in {max(0, left.days)} days. After that, this member "
-            "cannot take part in jobs. Ask the consortium for a new kit."
+            "cannot take part in jobs. The consortium issues a new one; the coordinator installs it, and connected sites receive "
+            "it by themselves. If none has come a week before the end, ask the consortium."
         )
 
 

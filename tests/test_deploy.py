@@ -37,6 +37,8 @@ def used() -> Iterator[tuple[str, list[str]]]:
     for name, service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].items():
         if service["command"]:
             yield f"compose {name}", service["command"]
+    for service, line in in_comments():
+        yield f"comment {service}", shlex.split(line)
     for path in UNITS:
         line = re.findall(r"^ExecStart=\S+/salus (.*)$", path.read_text(), re.M)[0]
         yield path.name, shlex.split(line)
@@ -47,6 +49,11 @@ def used() -> Iterator[tuple[str, list[str]]]:
             for container in containers(found):
                 if "args" in container:
                     yield f"{overlay} {container['name']}", container["args"]
+
+
+def in_comments() -> list[tuple[str, str]]:
+    """Return service and command of every `salus` that the comments of the trial run in a container."""
+    return re.findall(r"^# .*exec (\S+) salus (.*)$", (DEPLOY / "compose.yaml").read_text(), re.M)
 
 
 def manifests(overlay: str) -> list[dict[str, Any]]:
@@ -91,6 +98,20 @@ def test_the_trial_has_five_sites_that_can_do_little() -> None:
         assert service["user"] == "10001:10001"
         assert "ports" not in service
         assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).resolve().exists()
+
+
+def test_the_comments_of_the_trial_make_an_outline_where_torch_is_and_submit_it_where_it_is_not() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    images = {line.split(" /")[0]: services[service]["image"] for service, line in in_comments()}
+    assert images == {
+        "server status": "salus-coordinator",
+        "job outline": "salus-site",
+        "job submit": "salus-coordinator",
+    }
+    commands = {line.split(" /")[0]: line.split() for _, line in in_comments()}
+    assert commands["job outline"][-1] == commands["job submit"][-1], "what one writes is what the other sends"
+    for _, line in in_comments():
+        assert line in (ROOT / "docs" / "deploy.md").read_text() or line.startswith("server status")
 
 
 def test_the_image_takes_nothing_from_the_network_and_runs_as_nobody_special() -> None:

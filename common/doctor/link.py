@@ -8,7 +8,7 @@ from salus.common.doctor.asking import Answered, Asker
 from salus.common.doctor.findings import Finding, skipped
 from salus.common.errors import LinkError, Outdated, WireError
 from salus.common.link_signature import TOLERANCE_S
-from salus.common.versions import OLDEST_HEADER, PROTOCOL_HEADER, check_protocol
+from salus.common.versions import OLDEST_HEADER, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER, check_protocol
 
 CLOCK_NOTICE_S = (
     30.0  # requests are accepted up to `TOLERANCE_S`; a clock that is set by the network is never this far off
@@ -25,11 +25,13 @@ class Line:
     Args:
         round_trip_s: of a small question on an open connection.
         up_bytes_s, down_bytes_s: towards the coordinator, and from it; None if not measured.
+        protocol: the version that both sides speak.
     """
 
     round_trip_s: float
     up_bytes_s: float | None
     down_bytes_s: float | None
+    protocol: int = PROTOCOL
 
 
 def no_link() -> list[Finding]:
@@ -45,8 +47,10 @@ def link_checks(asker: Asker, roster: int) -> tuple[list[Finding], Line | None]:
     """
     try:
         answered = asker.ask()
-        found = [_link(answered), _clock(answered), _protocol(answered), _newest(answered, roster)]
-        line = _measure(asker) if answered.said() is not None else None
+        protocol = _protocol(answered)
+        found = [_link(answered), _clock(answered), protocol, _newest(answered, roster)]
+        agreed = int(protocol.values.get("agreed", OLDEST_PROTOCOL))
+        line = _measure(asker, agreed) if answered.said() is not None else None
     except (httpx.HTTPError, OSError, WireError) as problem:
         text = f"The coordinator's certificate arrives, but it does not answer this site ({type(problem).__name__})."
         remedy = (
@@ -139,9 +143,10 @@ def _newest(answered: Answered, roster: int) -> Finding:
     return Finding("newest roster", "ok", f"Both sides have roster {roster}.", values=values)
 
 
-def _measure(asker: Asker) -> Line:
+def _measure(asker: Asker, protocol: int) -> Line:
     trip = asker.round_trip_s()
-    return Line(trip, asker.bytes_per_s(up=True, round_trip_s=trip), asker.bytes_per_s(up=False, round_trip_s=trip))
+    up, down = (asker.bytes_per_s(up=up, round_trip_s=trip) for up in (True, False))
+    return Line(trip, up, down, protocol)
 
 
 def _speed(line: Line | None) -> list[Finding]:

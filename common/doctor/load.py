@@ -7,7 +7,7 @@ from salus.common.job import Job
 MODEL_BYTES = 4  # of a parameter, towards the site
 ENTRY_BYTES = {"none": 4, "masking": 4, "encryption": 48}  # of an entry of the vector, towards the coordinator; at most
 EXCHANGES = {"none": 1, "masking": 5, "encryption": 2}
-REQUESTS = 14  # one after the other in one exchange, by the protocol of before; newer ones need fewer
+REQUESTS = {1: 14, 2: 2}  # one after the other in one exchange, by version of the protocol; 2: a poll and a reply
 
 
 def bytes_of(job: Job) -> tuple[int, int]:
@@ -26,5 +26,5 @@ def seconds_of(job: Job, line: Line) -> float | None:
     if line.up_bytes_s is None or line.down_bytes_s is None:
         return None
     down, up = bytes_of(job)
-    waits = EXCHANGES.get(job.aggregation.protection, 5) * REQUESTS * line.round_trip_s
+    waits = EXCHANGES.get(job.aggregation.protection, 5) * REQUESTS[line.protocol] * line.round_trip_s
     return down / line.down_bytes_s + up / line.up_bytes_s + waits

@@ -14,6 +14,10 @@ from salus.common.roster import Roster, read_roster
 from salus.common.trust import KIT, TRUST
 
 WARN_DAYS = 30
+RENEWAL = {
+    "site": "While the daemon is connected, a new roster and certificate come by themselves. If they do not, ask the consortium.",
+    "coordinator": "Ask the consortium to issue a new roster, and install its kit: salus server join FOLDER KIT.",
+}  # before the end; after it, a member cannot connect, and installs a kit by hand
 JOIN = {"site": "salus client join", "coordinator": "salus server join"}
 
 
@@ -49,7 +53,7 @@ def membership(folder: Path, role: str, now: datetime) -> tuple[list[Finding], M
         remedy = "Ask the consortium for a new kit and install it."
         unreadable = Finding("certificate", "failed", "A certificate of the kit is damaged.", "unreadable", remedy)
         return [unreadable, skipped("roster", "The kit cannot be read.")], None
-    return [_roster(folder, role, roster, now), _certificate(certificate, now)], Membership(
+    return [_roster(folder, role, roster, now), _certificate(role, certificate, now)], Membership(
         roster, authority, certificate
     )
 
@@ -70,12 +74,12 @@ def _roster(folder: Path, role: str, roster: Roster, now: datetime) -> Finding:
         return Finding("roster", "failed", problem.problem, cause, problem.remedy, values=values)
     warning = roster.warning(now)
     if warning:
-        return Finding("roster", "notice", warning, "ends-soon", "Ask the consortium for a new kit.", values=values)
+        return Finding("roster", "notice", warning, "ends-soon", RENEWAL[role], values=values)
     text = f"Roster {roster.serial} with {len(roster.sites)} sites, valid until {roster.valid_until:%Y-%m-%d}."
     return Finding("roster", "ok", text, values=values)
 
 
-def _certificate(certificate: x509.Certificate, now: datetime) -> Finding:
+def _certificate(role: str, certificate: x509.Certificate, now: datetime) -> Finding:
     ends = certificate.not_valid_after_utc
     values = {"days_left": (ends - now).days}
     if not certificate.not_valid_before_utc <= now <= ends:
@@ -87,5 +91,5 @@ def _certificate(certificate: x509.Certificate, now: datetime) -> Finding:
         return Finding("certificate", "failed", text, "expired", remedy, values=values)
     if (ends - now).days < WARN_DAYS:
         text = f"This member's certificate ends on {ends:%Y-%m-%d}."
-        return Finding("certificate", "notice", text, "ends-soon", "Ask the consortium for a new kit.", values=values)
+        return Finding("certificate", "notice", text, "ends-soon", RENEWAL[role], values=values)
     return Finding("certificate", "ok", f"Valid until {ends:%Y-%m-%d}.", values=values)

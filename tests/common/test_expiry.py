@@ -21,7 +21,7 @@ def test_a_daemon_is_warned_a_month_before_once_a_day_and_ends_with_its_roster()
         clock.sleep(3600)
         watch.check()
     assert 1 <= len(told) <= 2
-    assert all(line.startswith("roster-ends: ") and "new kit" in line for line in told)
+    assert all(line.startswith("roster-ends: ") and "by themselves" in line for line in told)
     told.clear()
     clock.sleep(60 * 86_400)
     for _ in range(3):

@@ -1,7 +1,9 @@
 """JSON logs: nothing leaves that is not on the list, whatever an event holds."""
 
+import ast
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,8 +11,11 @@ from hypothesis import strategies as st
 
 from salus.common.allowed import KINDS, OTHER, own_files, reduced
 from salus.common.events import Event
+from salus.common.expiry import ENDED, ENDS
 from salus.common.logs import ERRORS, WARNINGS, json_line
 
+ROOT = Path(__file__).resolve().parents[2]
+EMITTING = ("emit", "_state")  # the second: of the site's daemon, which passes its argument on
 AT = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 PLANT = "Mueller^Hans /srv/pacs tok_9f8e"
 
@@ -50,6 +55,48 @@ def test_nothing_planted_leaves(kind: str, fields: dict[str, object]) -> None:
     assert text.count("\n") == 1
     assert not any(word in text for word in PLANT.split())
     assert "patients" not in text
+
+
+def constants(node: ast.expr, names: dict[str, str]) -> list[str]:
+    """Return the texts that an expression can be; empty for one that only passes on what it was given."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.IfExp():
+            return constants(node.body, names) + constants(node.orelse, names)
+        case ast.Name(id=name) if name in names:
+            return [names[name]]
+    return []
+
+
+def emitted() -> dict[str, str]:
+    """Return every kind of event in the code, with a file that emits it."""
+    found, passed_on = {}, set()
+    for path in sorted(path for part in ("server", "client", "common") for path in (ROOT / part).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        names = {
+            node.targets[0].id: node.value.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in EMITTING:
+                kinds = constants(node.args[0], names)
+                found.update(dict.fromkeys(kinds, path.name))
+                if not kinds:
+                    passed_on.add(f"{path.parent.name}/{path.name}")
+    # The kinds of these: of `RosterWatch`, the states of the link, and what the worker's own code emits.
+    assert passed_on == {"client/daemon.py", "server/daemon.py"}
+    return found | dict.fromkeys((ENDS, ENDED), "expiry.py")
+
+
+def test_every_kind_of_event_that_the_code_emits_is_on_the_list() -> None:
+    found = emitted()
+    assert len(found) > 40
+    assert {kind: path for kind, path in found.items() if kind not in KINDS} == {}
 
 
 def test_the_plants_are_in_the_log_of_the_folder_so_that_the_test_can_fail() -> None:

@@ -1,9 +1,11 @@
 """`salus doctor` at a site and at the coordinator, against a real port with the real link; no daemon is disturbed."""
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,7 +18,12 @@ from salus.client.data.sources.settings import SourceOptions
 from salus.client.doctor import examine
 from salus.client.link import FleetLink
 from salus.common.clock import Clock, ManualClock, SystemClock
+from salus.common.doctor.asking import Asker
 from salus.common.doctor.findings import FAILED_EXIT, Finding
+from salus.common.doctor.link import link_checks
+from salus.common.doctor.load import REQUESTS, seconds_of
+from salus.common.job import parse_job
+from salus.common.versions import OLDEST_PROTOCOL, PROTOCOL
 from salus.server.config import ServerFolder
 from salus.server.link import Link
 from salus.server.listen import listen_tcp
@@ -72,6 +79,25 @@ def test_a_healthy_site_passes_every_check_and_its_own_connection_is_not_touched
     assert float(str(found["clock"].values["offset_s"])) < 5
     assert int(str(found["throughput"].values["up_bytes_s"])) > 0
     assert found["newest roster"].values == {"here": 1, "coordinator": 1}
+
+
+@pytest.mark.usefixtures("link")
+def test_a_round_is_predicted_with_the_requests_of_the_version_that_both_sides_speak(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(newest: int) -> float:
+        """Return the seconds of a round that are spent waiting, on a line without limits and a second away."""
+        monkeypatch.setattr("salus.common.versions.PROTOCOL", newest)
+        site = SiteFolder.open(trial.sites[0], CLOCK)
+        with Asker(f"https://127.0.0.1:{trial.port}", site.tls(), site.node_key, CLOCK) as asker:
+            _, line = link_checks(asker, 1)
+        assert line is not None
+        far = replace(line, round_trip_s=1.0, up_bytes_s=math.inf, down_bytes_s=math.inf)
+        return seconds_of(parse_job(job_text(protection="masking")), far) or 0.0
+
+    assert waits(2) == 5 * 2
+    assert waits(1) == 5 * 14
+    assert set(REQUESTS) == set(range(OLDEST_PROTOCOL, PROTOCOL + 1)), "every version that is spoken has its number"
 
 
 @pytest.mark.usefixtures("link")
