@@ -49,7 +49,7 @@ def link_checks(asker: Asker, roster: int) -> tuple[list[Finding], Line | None]:
         answered = asker.ask()
         protocol = _protocol(answered)
         found = [_link(answered), _clock(answered), protocol, _newest(answered, roster)]
-        agreed = int(protocol.values.get("agreed", OLDEST_PROTOCOL))
+        agreed = int(str(protocol.values.get("agreed", OLDEST_PROTOCOL)))
         line = _measure(asker, agreed) if answered.said() is not None else None
     except (httpx.HTTPError, OSError, WireError) as problem:
         text = f"The coordinator's certificate arrives, but it does not answer this site ({type(problem).__name__})."
