@@ -19,6 +19,7 @@ from salus.common.files import append_line, drop_half_line
 from salus.common.segments import numbered_lines, rotate
 
 Value = str | int | float | bool | None | list[str] | list[int] | Mapping[str, object]  # of a mapping: plain JSON
+UNWRITABLE = "The event holds something that the log cannot."
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,12 @@ class Event:
     fields: Mapping[str, Value]
 
     def to_json(self) -> bytes:
-        """Return one line of the log, without the line end."""
-        return canonical_json({"at": self.at.isoformat(), "kind": self.kind, **self.fields})
+        """Return one line of the log, without the line end; a value that JSON cannot hold costs the event its fields."""
+        head = {"at": self.at.isoformat(), "kind": self.kind}
+        try:
+            return canonical_json({**self.fields, **head})
+        except ValueError:  # not a finite number, or a name of a file that is no text
+            return canonical_json({**head, "text": UNWRITABLE})
 
 
 class EventSink(Protocol):

@@ -1,11 +1,13 @@
-"""Protection of a process's memory: no core files, and no access by other processes."""
+"""Protection of a process: no core files, no access to its memory by other processes, no passwords in its environment."""
 
 import ctypes
 import functools
 import platform
 import resource
+from collections.abc import Mapping
 
 PR_SET_DUMPABLE = 4
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy")
 
 
 @functools.cache
@@ -30,3 +32,8 @@ def protect_memory() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if platform.system() == "Linux":
         prctl(PR_SET_DUMPABLE, 0)
+
+
+def without_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without proxies, whose URLs often have a password, for a program that needs no network."""
+    return {name: value for name, value in environment.items() if name.lower() not in PROXIES}

@@ -22,6 +22,7 @@ from salus.client.executors.frames import (
     REQUEST,
     STATE,
     Frame,
+    damaged,
 )
 from salus.client.executors.stopped import StoppedJobs
 from salus.common.clock import Clock
@@ -133,10 +134,14 @@ class Executor:
         run = self._started()
         self._used, self._since = True, self._clock.monotonic_s()
         try:
+            self._nothing_left(run)
             run.channel.send(Frame(REQUEST, header, blob))
             reply = self._wait(run, REPLY, job)
         except (Ended, WireError):
             raise self._lost(run, job) from None
+        except BaseException:  # its reply would be taken for that to the next request
+            self.close()
+            raise
         finally:
             self._since = self._clock.monotonic_s()
         return reply.header, reply.body
@@ -155,6 +160,9 @@ class Executor:
                 self._wait(run, STATE)
             except (Ended, WireError):
                 self._lost(run, "")
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """End the worker, if there is one; all that must survive is on disk."""
@@ -181,6 +189,13 @@ class Executor:
                 text = run.ended() or "It sent something unexpected."
                 raise self._failed(f"The site's process for work cannot start. {text}") from None
         return self._run
+
+    def _nothing_left(self, run: Run) -> None:
+        """Handle frames that came since the last reply; raises WireError for a second reply, which would answer the next request."""
+        while (frame := run.channel.receive(0.0)) is not None:
+            if frame.kind == REPLY:
+                raise damaged()
+            self._take(frame)
 
     def _wait(self, run: Run, kind: bytes, job: str = "", most_s: float = math.inf) -> Frame:
         """Handle frames until one of this kind comes; raises Ended."""
@@ -218,12 +233,15 @@ class Executor:
         elif frame.kind == PROGRESS:
             values = frame.values()
             step, percent = values.get("step"), values.get("percent")
-            if step in STEPS and isinstance(percent, int) and 0 <= percent <= 100:
+            if isinstance(step, str) and step in STEPS and isinstance(percent, int) and 0 <= percent <= 100:
                 self._listener.progress(step, percent)
         elif frame.kind == STATE:
             values = frame.values()
             self._open = values.get("open") is True
-            troubles = [str(line) for line in values.get("troubles", ())]
+            lines = values.get("troubles")
+            if not isinstance(lines, list):
+                raise damaged()
+            troubles = [str(line) for line in lines]
             self._troubled = bool(troubles)
             self._listener.troubles(troubles)
 

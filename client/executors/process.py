@@ -13,6 +13,7 @@ from typing import Protocol
 from salus.client.executors.base import START_S, NotStarted
 from salus.client.executors.channels import SocketChannel
 from salus.client.executors.frames import TO_DAEMON
+from salus.common.process import without_proxies
 
 BOOT = """\
 import json, sys
@@ -44,13 +45,17 @@ Launch = Callable[[Sequence[str], int, Mapping[str, str]], Process]
 
 
 def spawn(words: Sequence[str], descriptor: int, environment: Mapping[str, str]) -> Process:
-    """Start a worker in a new interpreter, in a session of its own: Ctrl-C in a terminal goes to the daemon only."""
+    """Start a worker in a new interpreter, in a session of its own: Ctrl-C in a terminal goes to the daemon only.
+
+    Nothing is imported from the folder in which the daemon was started (``-P``), and the environment is without the proxy,
+    whose password is nothing that a process with images needs.
+    """
     return subprocess.Popen(
-        [sys.executable, "-c", BOOT, json.dumps(sys.path), *words],
+        [sys.executable, "-P", "-c", BOOT, json.dumps(sys.path), *words],
         stdin=subprocess.DEVNULL,
         pass_fds=(descriptor,),
         start_new_session=True,
-        env={**os.environ, **environment},
+        env={**without_proxies(os.environ), **environment},
     )
 
 

@@ -3,13 +3,16 @@
     <site>/slurm/<run>/requests, replies    frames as files, see `channels.FolderChannel`
     <site>/slurm/<run>/alive                written by the daemon; a worker whose daemon is silent ends by itself
 
-The commands of Slurm get lists of arguments, and no shell sees a path or an option.
+The commands of Slurm get lists of arguments, and no shell sees a path or an option. Slurm keeps the environment of `sbatch`
+with the job, so it gets none of the proxies, whose URLs may have a password.
 """
 
 import contextlib
+import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -21,7 +24,9 @@ from salus.client.executors.channels import FolderChannel
 from salus.client.executors.frames import TO_DAEMON
 from salus.client.executors.settings import ExecutorSettings
 from salus.client.executors.worker import ALIVE
+from salus.common.errors import ConfigError
 from salus.common.files import SHARED
+from salus.common.process import without_proxies
 
 NUMBER = re.compile(r"(\d{1,18})(;[\w.-]{1,100})?")
 SCRIPT = '#!/bin/sh\nexec "$@"\n'
@@ -45,6 +50,7 @@ class SlurmBackend:
         self.start_s = 60 * settings.start_minutes
         self._runs = self._folder / SHARED
         self._runs.mkdir(mode=0o700, exist_ok=True)
+        _check_owner(self._runs)
         for left in self._runs.iterdir():  # by a daemon that was killed
             with contextlib.suppress(OSError):
                 _cancel((left / JOB).read_text())
@@ -108,6 +114,16 @@ class SlurmRun:
         shutil.rmtree(self._run, ignore_errors=True)
 
 
+def _check_owner(folder: Path) -> None:
+    """Raise ConfigError for a folder in which somebody else could put requests, replies or links."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise ConfigError(
+            f"Somebody else can write in the folder {SHARED!r} of the site.",
+            remedy="Find out who made it, and remove it; it is made again.",
+        )
+
+
 def _cancel(number: str) -> None:
     if NUMBER.fullmatch(number):
         with contextlib.suppress(NotStarted):
@@ -119,7 +135,7 @@ def _call(command: Sequence[str], *, quiet: bool = False) -> "subprocess.Complet
     try:
         return subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=COMMAND_S, stdin=subprocess.DEVNULL,
-            check=False,
+            check=False, env=without_proxies(os.environ),
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as problem:
         if quiet:

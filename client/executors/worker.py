@@ -36,7 +36,7 @@ from salus.client.executors.frames import (
 )
 from salus.common import signals
 from salus.common.errors import ConfigError, SalusError, WireError, describe, where
-from salus.common.events import EventSink, Value
+from salus.common.events import UNWRITABLE, EventSink, Value
 from salus.common.packets import Reply, Request, header_of, request_of
 from salus.common.process import prctl, protect_memory
 from salus.common.progress import Progress, Reporter
@@ -58,8 +58,11 @@ class Events:
         self._channel = channel
 
     def emit(self, kind: str, **fields: Value) -> None:
-        """Send one event; one that is too long loses its fields."""
-        frame = frame_of(EVENT, kind=kind, fields=fields)
+        """Send one event; one that is too long, or holds something that JSON cannot, loses its fields."""
+        try:
+            frame = frame_of(EVENT, kind=kind, fields=fields)
+        except ValueError:
+            frame = frame_of(EVENT, kind=kind, fields={"text": UNWRITABLE})
         if len(frame.header) > EVENT_BYTES:
             frame = frame_of(EVENT, kind=kind, fields={"text": "The event is too long for the log."})
         with contextlib.suppress(Ended):  # the daemon is gone, and this process is about to be ended for it

@@ -14,7 +14,6 @@ import re
 import sqlite3
 import ssl
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -41,7 +40,8 @@ DATABASES = (
     "coordinator.sqlite",
 )
 FILES = (*DATABASES, LOG, "site.toml", "policy.toml", "server.toml", "daemon.lock", "working.json", "admin.sock")
-FOLDERS = ("keys", "trust", "cache", "states", "starts", "checkpoints", "transcripts", "reports", "withdrawals")
+FOLDERS = ("keys", "trust", "cache", "states", "starts", "checkpoints", "transcripts", "reports")
+FROM_DATA = frozenset(("minutes", "compute_s"))  # values of checks that follow from the number of images
 WORDS = {
     "link": frozenset(("", "connected", "disconnected", "outdated", "stopped")),
     "version": frozenset(("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")),
@@ -100,7 +100,9 @@ def _findings(report: Report) -> dict[str, Any]:
             "check": finding.check if finding.check in CHECKS else OTHER,
             "status": finding.status,
             "cause": finding.cause if finding.cause in CAUSES else OTHER,
-            "values": fixed_numbers(finding.values, WORDS),
+            "values": fixed_numbers(
+                {name: value for name, value in finding.values.items() if name not in FROM_DATA}, WORDS
+            ),
         }
         for finding in report.findings
     ]
@@ -155,37 +157,38 @@ def _numeric(version: str) -> str:
     return found[0] if found else OTHER
 
 
+def magnitude(number: int) -> int:
+    """Return a size rounded up to a power of ten: exact sizes of caches and databases would count images and patients."""
+    return 10 ** len(str(number - 1)) if number > 1 else number
+
+
 def files_of(folder: Path) -> dict[str, Any]:
-    """Return sizes of the files that Salus makes, and how many others there are."""
+    """Return the magnitudes of the files that Salus makes, and whether there are others."""
     known: dict[str, Any] = {}
-    others: Counter[str] = Counter()
+    others = {"entries": False, "unreadable": False}
     for entry in folder.iterdir():
         try:
             if entry.name in FOLDERS and entry.is_dir() and not entry.is_symlink():
                 sizes = [path.lstat().st_size for path in entry.rglob("*") if path.is_file() and not path.is_symlink()]
-                known[entry.name] = {"files": len(sizes), "bytes": sum(sizes)}
+                known[entry.name] = {"bytes": magnitude(sum(sizes))}
             elif entry.name in FILES:
                 found = entry.lstat()
-                known[entry.name] = {"bytes": found.st_size, "mode": f"{found.st_mode & 0o777:o}"}
+                known[entry.name] = {"bytes": magnitude(found.st_size), "mode": f"{found.st_mode & 0o777:o}"}
             else:
-                others["entries"] += 1
+                others["entries"] = True
         except OSError:
-            others["unreadable"] += 1
-    return {"known": known, OTHER: dict(others)}
+            others["unreadable"] = True
+    return {"known": known, OTHER: others}
 
 
 def database(path: Path) -> dict[str, Any]:
-    """Return whether a database is whole, its version, and how many tables and rows it has; read beside a running daemon."""
+    """Return whether a database is whole, its version, and how many tables it has; read beside a running daemon."""
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)) as opened:
-            tables = [row[0] for row in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            rows = 0
-            for table in tables:
-                quoted = str(table).replace('"', '""')
-                rows += int(opened.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()[0])  # noqa: S608
+            tables = int(opened.execute("SELECT count(*) FROM sqlite_master WHERE type = 'table'").fetchone()[0])
             whole = opened.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
             version = int(opened.execute("PRAGMA user_version").fetchone()[0])
-            return {"readable": True, "whole": whole, "user_version": version, "tables": len(tables), "rows": rows}
+            return {"readable": True, "whole": whole, "user_version": version, "tables": tables}
     except sqlite3.Error as problem:
         name = getattr(problem, "sqlite_errorname", "")
         return {"readable": False, "problem": name if re.fullmatch(r"SQLITE_[A-Z_]{2,40}", name) else OTHER}
