@@ -191,7 +191,7 @@ class Executor:
         return self._run
 
     def _nothing_left(self, run: Run) -> None:
-        """Handle frames that came since the last reply; raises WireError for a second reply, which would answer the next request."""
+        """Handle frames that came since the last reply; raises WireError for one reply too many."""
         while (frame := run.channel.receive(0.0)) is not None:
             if frame.kind == REPLY:
                 raise damaged()

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -126,11 +125,11 @@ def _into(descriptor: int) -> object:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     stub_commands(tmp_path / "bin", monkeypatch)
     keep = f'import json, os; open({str(tmp_path / "environment")!r}, "w").write(json.dumps(dict(os.environ)))\n'
     (tmp_path / "bin" / "sbatch").write_text(f"#!{sys.executable}\n{keep}{STUBS['sbatch']}")
-    yield tmp_path
+    return tmp_path
 
 
 def test_a_cluster_does_not_get_the_password_of_a_proxy(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
