@@ -26,6 +26,9 @@ DIRECT = "/v2/link/"
 DIRECT_PROTOCOL = 2
 NUMBER = 4
 MAX_META_BYTES = 10_000
+MAX_ANSWER_BYTES = (
+    64 * 2**10
+)  # of everything but a request; it is parsed as JSON, which takes up to eighty times as much memory
 PART_BYTES = 16 * 2**20  # of a reply in one request, as in `server/link_direct.py`
 RESUMES = 20  # interruptions of one transfer, each after at least one byte has arrived
 KEEP_ALIVE_S = 50.0  # below the coordinator's 60 s: a new TLS handshake costs more than everything else
@@ -118,7 +121,7 @@ class DirectCalls:
         with translated():
             response = self._client.send(self._request("hello", body, signed), stream=True)
             try:
-                ResponseGuard()(response)
+                ResponseGuard(MAX_ANSWER_BYTES)(response)
                 response.read()
             finally:
                 response.close()
@@ -204,7 +207,7 @@ class DirectCalls:
     def _post(self, name: str, body: bytes) -> httpx.Response:
         response = self._send(name, body)
         try:
-            ResponseGuard()(response)
+            ResponseGuard(MAX_ANSWER_BYTES)(response)
             response.read()
         finally:
             response.close()

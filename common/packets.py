@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # a site at rest passes requests on as bytes, without Flower
 
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
+SAME_VERSION = "Both sides must run the same version of Salus."
 HERE = b"here"  # a site's answer to a request of kind start: it has the weights
 MESSAGE_TYPES = {
     "train": "train",
@@ -147,7 +148,7 @@ def parts_of(content: "RecordDict") -> tuple[bytes, bytes]:
     except KeyError:
         raise WireError("Expected a Salus message.", remedy="Both sides must run Salus.") from None
     if not isinstance(raw, bytes) or len(raw) > MAX_HEADER_BYTES or array.stype != BLOB_TYPE:
-        raise WireError("Expected a header and raw bytes.", remedy="Both sides must run the same version of Salus.")
+        raise WireError("Expected a header and raw bytes.", remedy=SAME_VERSION)
     return raw, array.data
 
 
@@ -175,10 +176,12 @@ def release(content: "RecordDict") -> None:
 
 
 def _parsed(raw: bytes) -> object:
+    if len(raw) > MAX_HEADER_BYTES:  # parsed JSON takes up to eighty times as much memory
+        raise WireError(f"Expected a header of at most {MAX_HEADER_BYTES} bytes.", remedy=SAME_VERSION)
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):
-        raise WireError("Expected a JSON header.", remedy="Both sides must run the same version of Salus.") from None
+        raise WireError("Expected a JSON header.", remedy=SAME_VERSION) from None
     if isinstance(header, dict):
         check_format(header.get("protocol"), PACKET_FORMAT, what="message", error=WireError)
     return header

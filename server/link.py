@@ -59,9 +59,10 @@ class Link:
         self._grids: tuple[LinkGrid, ...] = ()
         self._members = Members()
         self._mail = Mailbox(self._members, folder)
-        self.set_members(node_keys)
         clock = clock or SystemClock()
         gate = Gate(self._members, clock, mismatched)
+        self._sessions = gate.sessions
+        self.set_members(node_keys)
         probes = Probes(clock.now, clock.monotonic_s, roster)
         self._direct = DirectRoutes(gate, self._mail)
         self._fleet = FleetRoutes(factory, gate, probes, self._mail, lambda: self._grids)
@@ -86,6 +87,7 @@ class Link:
                 )
         for node in self._members.replace(node_keys, self._nodes):
             self._state.deactivate_node(node)
+            self._sessions.end(node)
             self._mail.forget_site(node)
             self._mail.ring(node)
         self._wake()

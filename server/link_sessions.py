@@ -42,6 +42,12 @@ class Sessions:
                 del self._sessions[mine.pop(0)]
         return name
 
+    def end(self, node: int) -> None:
+        """End all sessions of a site that is no longer a member; if it becomes one again, it says hello again."""
+        with self._lock:
+            for name in self._of.pop(node, ()):
+                del self._sessions[name]
+
     def find(self, name: str) -> Session | None:
         """Return a session that has not ended."""
         session = self._sessions.get(name)

@@ -182,3 +182,19 @@ def test_an_older_coordinator_is_recognised_and_nothing_else_is_taken_for_one(st
         with pytest.raises(LinkError) as caught:
             calls(lambda request, other=other: httpx.Response(404, headers=other)).hello()  # type: ignore[misc]
         assert not isinstance(caught.value, OlderCoordinator)
+
+
+@pytest.mark.parametrize("path", ["hello", "heartbeat"])
+def test_an_answer_that_is_no_request_is_small_or_not_read(path: str) -> None:
+    endless = Whole(b"[" + b"[]," * 2**20 + b"[]]")
+    coordinator = Coordinator(lambda path, body: httpx.Response(200, headers=SPOKEN, stream=endless))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        hello = request.url.path.endswith("hello")
+        return (
+            httpx.Response(200, headers=SPOKEN, stream=endless) if hello and path == "hello" else coordinator(request)
+        )
+
+    link = calls(answer)
+    with pytest.raises(LinkError, match="larger than 65536"):
+        link.hello() if path == "hello" else link.heartbeat(Progress())

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,19 @@ from hypothesis import strategies as st
 
 from salus.common.canonical import canonical_json
 from salus.common.errors import Refused, WireError
-from salus.common.packets import MAX_TEXT, Reply, Request, pack, refusal, release, unpack_reply, unpack_request
+from salus.common.packets import (
+    MAX_HEADER_BYTES,
+    MAX_TEXT,
+    Reply,
+    Request,
+    pack,
+    refusal,
+    release,
+    reply_of,
+    request_of,
+    unpack_reply,
+    unpack_request,
+)
 
 LONG = "a" * 900_000
 
@@ -82,3 +95,12 @@ def test_a_released_packet_is_free_at_once_although_flowers_records_refer_to_the
         assert array() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("read", [request_of, reply_of])
+def test_a_header_of_many_small_values_is_refused_before_it_becomes_objects(
+    read: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salus.common.packets.json.loads", lambda raw: pytest.fail("it was parsed"))
+    with pytest.raises(WireError, match="at most"):
+        read(b"[" + b"[]," * MAX_HEADER_BYTES + b"[]]")

@@ -23,7 +23,7 @@ from tests.processes import BACKSTOP_S, wait_until
 from salus.client.config import SiteFolder
 from salus.client.link import FleetLink
 from salus.client.link_fleet import FleetCalls
-from salus.common.certificates import new_node_key
+from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError, WireError
 from salus.common.objects import Incomplete, assemble
@@ -492,3 +492,14 @@ def test_progress_names_the_message_that_the_coordinator_waits_for(world: World)
             delivery = one.take()
         one.heartbeat(Progress(request=delivery.meta.message, step="training", percent=1))
         assert world.link.progress()[1].progress.request == name == asked.metadata.message_id
+
+
+def test_a_session_ends_with_the_membership_also_for_a_member_that_returns() -> None:
+    key = public_pem(new_node_key())
+    link = Link({1: key})
+    member = link._members.at(link._nodes[key])
+    assert member is not None
+    name = link._sessions.open(member, bytes(32))
+    link.set_members({})
+    link.set_members({1: key})
+    assert link._sessions.find(name) is None
