@@ -123,7 +123,8 @@ def backup(folder: Path, target: Path, clock: Clock) -> Manifest:
             f"{folder.name!r} is not the folder of a coordinator that has been started.",
             remedy="Give the folder that `salus server init` created.",
         )
-    if folder.resolve() in [target.resolve(), *target.resolve().parents]:
+    inside = {target.resolve(), *target.resolve().parents}
+    if folder.resolve() in inside or any(entry.resolve() in inside for entry in folder.iterdir() if entry.is_dir()):
         raise ConfigError("A backup cannot lie inside the folder that it is of.", remedy="Choose another folder.")
     check_new_folder(target, MANIFEST)
     made = not target.exists()
@@ -135,7 +136,7 @@ def backup(folder: Path, target: Path, clock: Clock) -> Manifest:
             jobs = _snapshot(folder, database, target / FILE, stage)
             files = {}
             for path in _files(folder, stage):
-                name = path.relative_to(stage if stage in path.parents else folder).as_posix()
+                name = _checked(path.relative_to(stage if stage in path.parents else folder).as_posix())
                 if (entry := _copied(path, target / FILES / name)) is not None:
                     files[name] = entry
         manifest = Manifest(
@@ -247,7 +248,7 @@ def _one_file(copy: Path) -> None:
 def _link(source: Path, target: Path) -> None:
     """Link every file; where the file system has no links, copy it."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.rglob("*")) if source.exists() else []:
+    for path in _below(source) if source.exists() else []:
         beside = target / path.relative_to(source)
         if path.is_file() and not _passing(path):
             beside.parent.mkdir(parents=True, exist_ok=True)
@@ -258,6 +259,17 @@ def _link(source: Path, target: Path) -> None:
                     shutil.copyfile(path, beside)
 
 
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield everything below a folder, which may itself be a link; raises StorageError for a link to a folder deeper in it."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise StorageError(
+                f"{path.name!a} in the coordinator's folder is a link to another folder, which a backup would miss.",
+                remedy="Link whole folders only, such as transcripts, or mount the other disk there.",
+            )
+        yield path
+
+
 def _passing(path: Path) -> bool:
     """Return whether a file is only there for a moment, or belongs to the running process."""
     name = path.name
@@ -265,12 +277,24 @@ def _passing(path: Path) -> bool:
 
 
 def _files(folder: Path, stage: Path) -> Iterator[Path]:
-    """Yield every file of the coordinator, of the models those that were linked."""
+    """Yield every file of the coordinator, of the models those that were linked; a folder of its own may be on another disk."""
     yield from (path for path in sorted(stage.rglob("*")) if path.is_file())
-    for path in sorted(folder.rglob("*")):
-        first = path.relative_to(folder).parts[0]
-        if first != "models" and not first.startswith(STAGE) and path.is_file() and not _passing(path):
-            yield path
+    for first in sorted(folder.iterdir()):
+        if first.name != "models" and not first.name.startswith(STAGE):
+            below = _below(first) if first.is_dir() else [first]
+            yield from (path for path in below if path.is_file() and not _passing(path))
+
+
+def _checked(name: str) -> str:
+    """Return the name of a file as the manifest can hold it."""
+    try:
+        name.encode()
+        return _relative(name)
+    except ValueError:
+        raise StorageError(
+            f"The name {name[:200]!a} in the coordinator's folder cannot be kept in a backup.",
+            remedy="Rename it, or move it elsewhere: it is not a file of Salus.",
+        ) from None
 
 
 def _copied(source: Path, target: Path) -> Entry | None:

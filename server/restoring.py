@@ -110,9 +110,12 @@ def _database(folder: Path, copy: Path, config: ServerConfig) -> Restored:
     with copy.open("rb") as reading:
         write_private(folder / FILE, reading)
     engine = open_sqlite(folder / FILE)
-    with engine.connect() as connection:
-        last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
-    numbers = restored(folder).again(last)
+    try:
+        with engine.connect() as connection:
+            last = connection.scalar(sa.select(sa.func.max(JOBS.c.number))) or 0
+        numbers = restored(folder).again(last)
+    except (sa.exc.DatabaseError, ValueError):  # whoever wrote it: no table of jobs, or numbers beyond all bounds
+        raise _damaged(FILE) from None
     numbers.write(folder)
     (folder / RESTORED).chmod(0o600)
     if config.database:

@@ -1,7 +1,9 @@
 """Backups of a coordinator: complete, private, consistent while it works; a restore overwrites nothing."""
 
 import json
+import os
 import shutil
+import sqlite3
 import stat
 import threading
 from collections.abc import Callable
@@ -189,10 +191,20 @@ def newer(backup: Path) -> None:
 
 
 def with_a_trigger(backup: Path) -> None:
-    import sqlite3
+    rewritten(backup, "CREATE TRIGGER t AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END")
 
+
+def without_jobs(backup: Path) -> None:
+    rewritten(backup, "DROP TABLE jobs")
+
+
+def with_a_last_number(backup: Path) -> None:
+    rewritten(backup, "UPDATE jobs SET number = 4611686018427387904")
+
+
+def rewritten(backup: Path, statement: str) -> None:
     with sqlite3.connect(backup / "coordinator.sqlite") as connection:
-        connection.execute("CREATE TRIGGER t AFTER INSERT ON jobs BEGIN DELETE FROM jobs; END")
+        connection.execute(statement)
     connection.close()
     entry = backups.entry_of(backup / "coordinator.sqlite").model_dump()
     edit(backup, lambda values: values.update(database=entry))
@@ -205,7 +217,7 @@ def edit(backup: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 
 HARM = (changed, missing, linked, folder_linked, other_database, incomplete, no_json, upwards, absolute,
-        the_database_twice, without_settings, newer, with_a_trigger)  # fmt: skip
+        the_database_twice, without_settings, newer, with_a_trigger, without_jobs, with_a_last_number)  # fmt: skip
 
 
 @pytest.mark.parametrize("harm", HARM, ids=lambda harm: harm.__name__)
@@ -231,6 +243,35 @@ def test_a_backup_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
         backup(tmp_path / "c", tmp_path / "b", CLOCK)
     assert not (tmp_path / "b").exists()
     assert not list((tmp_path / "c").glob(f"{backups.STAGE}*"))
+
+
+def test_folders_on_another_disk_are_in_it_and_nothing_is_missed_in_silence(tmp_path: Path) -> None:
+    store, job = coordinator(tmp_path / "c")
+    save(store, job, 1)
+    for name in ("transcripts", "models"):
+        (tmp_path / "disk" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "c" / name).rename(tmp_path / "disk" / name)
+        (tmp_path / "c" / name).symlink_to(tmp_path / "disk" / name)
+    backup(tmp_path / "c", tmp_path / "b", CLOCK)
+    restore(tmp_path / "r", tmp_path / "b")
+    assert (tmp_path / "r" / "transcripts" / f"{job}.jsonl").read_bytes() == b'{"kind":"a"}\n'
+    assert np.array_equal(Checkpoints(tmp_path / "r").load_model(job, 1, LAYOUT)[0], MODEL + 1)
+    with pytest.raises(ConfigError, match="inside"):
+        backup(tmp_path / "c", tmp_path / "disk" / "transcripts" / "b", CLOCK)
+    (tmp_path / "c" / "reports").mkdir()
+    (tmp_path / "c" / "reports" / "old").symlink_to(tmp_path / "disk")
+    with pytest.raises(StorageError, match="'old' .* a link to another folder"):
+        backup(tmp_path / "c", tmp_path / "b2", CLOCK)
+    assert not (tmp_path / "b2").exists()
+
+
+@pytest.mark.parametrize("name", [b"two\nlines", b"caf\xe9"])
+def test_a_name_that_a_backup_cannot_hold_is_said_in_one_sentence(tmp_path: Path, name: bytes) -> None:
+    coordinator(tmp_path / "c")
+    (tmp_path / "c" / os.fsdecode(name)).touch()
+    with pytest.raises(StorageError, match="cannot be kept"):
+        backup(tmp_path / "c", tmp_path / "b", CLOCK)
+    assert not (tmp_path / "b").exists()
 
 
 def test_what_a_killed_backup_has_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
