@@ -161,6 +161,11 @@ def write(bundle: Path, extras: str) -> None:
     }
     for name, text in files.items():
         (bundle / name).write_text(text)
+    write_sums(bundle)
+
+
+def write_sums(bundle: Path) -> None:
+    """Write the hashes of all files of a bundle, without which `install.sh` does nothing."""
     paths = sorted(path for path in bundle.rglob("*") if path.is_file() and path.name != "SHA256SUMS")
     (bundle / "SHA256SUMS").write_text(
         "".join(f"{sha256_of(path)}  {path.relative_to(bundle).as_posix()}\n" for path in paths)

@@ -301,3 +301,28 @@ def test_an_image_loses_tests_and_headers_and_nothing_else(tmp_path: Path) -> No
     assert finish.shrink(tmp_path) == len(gone)
     assert all((tmp_path / name).exists() for name in kept)
     assert not any((tmp_path / name).exists() for name in gone)
+
+
+@pytest.mark.parametrize("added", ["venv.py", "wheels/pip-0-py3-none-any.whl", "a link"])
+def test_a_bundle_with_a_file_that_nothing_vouches_for_is_not_installed(tmp_path: Path, added: str) -> None:
+    """The file would be imported in place of Python's own module where somebody installs from within the bundle."""
+    folder = tmp_path / "bundle"
+    (folder / "wheels").mkdir(parents=True)
+    shutil.copy(DEPLOY / "install.sh", folder)
+    bundle.write_sums(folder)
+    if added == "a link":
+        (folder / added).symlink_to("/etc")
+    else:
+        (folder / added).write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    done = subprocess.run(["sh", "install.sh", tmp_path / "salus"], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 1
+    assert "does not list" in done.stderr
+    assert not (tmp_path / "salus").exists()
+    (folder / added).unlink()
+    (tmp_path / "venv.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    whole = subprocess.run(
+        ["sh", folder / "install.sh", tmp_path / "salus"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert "does not list" not in whole.stderr
+    assert (tmp_path / "salus" / "bin" / "python").exists()
+    assert not (tmp_path / "imported").exists()
