@@ -7,6 +7,7 @@ Objects are not parsed in this process. AE titles are names and not passwords, s
 TLS with certificates on both sides, unless the operator declares the network as trusted.
 """
 
+import contextlib
 import logging
 import queue
 import socket
@@ -118,7 +119,15 @@ class _Arrived:
 
 
 class _Server(ThreadedAssociationServer):
-    """Does the TLS handshake in each caller's own thread and with a time limit, so that a silent caller blocks nobody."""
+    """Does the TLS handshake in each caller's own thread and with a time limit, so that a silent caller blocks nobody.
+
+    Attributes:
+        unfinished: connections in their handshake.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self.unfinished: set[ssl.SSLSocket] = set()
+        super().__init__(*arguments, **named)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         """Accept a connection; nothing is read from it here."""
@@ -133,10 +142,13 @@ class _Server(ThreadedAssociationServer):
         """Do the handshake, then serve; a caller without a trusted certificate is rejected."""
         try:
             if isinstance(request, ssl.SSLSocket):
+                self.unfinished.add(request)
                 request.do_handshake()
         except OSError:
             self.shutdown_request(request)
             return
+        finally:
+            self.unfinished.discard(request)
         super().process_request_thread(request, client_address)
 
 
@@ -173,7 +185,9 @@ class Receiver:
         entity.require_called_aet = True
         entity.require_calling_aet = list(self._options.senders or (self._options.called,))
         entity.maximum_associations = self._options.connections
-        entity.network_timeout = self._options.timeout_s
+        # A connection whose other end is gone without a word is closed after these, and frees its place.
+        entity.acse_timeout = min(SILENCE_S, self._options.timeout_s)  # before there is an association
+        entity.network_timeout = entity.dimse_timeout = self._options.timeout_s
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_CONN_OPEN, _bounded),
@@ -199,6 +213,9 @@ class Receiver:
         self._closed.set()
         for association in self._server.active_associations:
             association.dul.socket.close()  # an open connection must not delay the shutdown
+        for unfinished in list(self._server.unfinished):
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(unfinished, socket.SHUT_RDWR)  # nor must one that never ends its handshake
         self._server.shutdown()
 
     @property
