@@ -104,6 +104,11 @@ def _copied_ledger(folder: Path, copies: Path, clock: Clock) -> Ledger:
     return Ledger(copy, clock)
 
 
+def _duration(seconds: float) -> str:
+    """Return a time for people: minutes, or seconds below two minutes."""
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{max(1, round(seconds))} s"
+
+
 def _round(folder: Path, config: SiteConfig, catalogue: Catalogue, job: Job, line: Line | None) -> Finding:
     """Return how long a round will take here: computing, by a few steps with random numbers, and sending."""
     if (folder / WORKING).exists():
@@ -128,7 +133,7 @@ def _round(folder: Path, config: SiteConfig, catalogue: Catalogue, job: Job, lin
     parts = [f"{computing:.0f} s of training" if job.statistics is None else "reading the data"]
     parts.append(f"{sending:.0f} s of transfers" if sending is not None else "transfers, which were not measured")
     text = (
-        f"A round will take about {total / 60:.1f} minutes here: {' and '.join(parts)}; reading images for the first time is "
+        f"A round will take about {_duration(total)} here: {' and '.join(parts)}; reading images for the first time is "
         "not in it."
     )
     return Finding("round", "ok", text, values=values)

@@ -28,6 +28,15 @@ AUTHORITY, CERTIFICATE = "authority.crt", "transport.crt"
 KEEPS = "The installed kit stays in place."
 
 
+def require_settings(folder: Path, name: str, command: str) -> None:
+    """Raise ConfigError unless a folder has the settings file of the member that a command is for."""
+    if not (folder / name).exists():
+        raise ConfigError(
+            f"{folder.name!r} has no {name}: it is not the folder that `{command} init` created.",
+            remedy="Use `salus client join` for a site and `salus server join` for the coordinator.",
+        )
+
+
 def install_kit(folder: Path, kit: Kit, clock: Clock) -> Roster:
     """Check a kit against this member's keys and the installed kit, then install it atomically.
 

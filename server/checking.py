@@ -31,8 +31,8 @@ from salus.server.federation import Federation, GridFederation
 from salus.server.link import Link
 from salus.server.turns import Turns
 
-ASK_TIMEOUT_S = 10.0  # a site answers from its catalogue and ledger, without reading data
-WAIT_S = 14.0  # for the daemon's own thread; below the admin client's time limit
+ASK_TIMEOUT_S = 30.0  # a site answers from its catalogue and ledger; one at rest starts its worker first
+WAIT_S = 34.0  # for the daemon's own thread; below the admin client's time limit
 MOST_SAID = 3
 CHECK = "a check"  # what a job that waits for it reads
 

@@ -37,9 +37,10 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit that 
     """Install the consortium's kit. The first one pins the consortium's key; later ones come through the coordinator."""
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
-    from salus.common.trust import install_kit
+    from salus.common.trust import install_kit, require_settings
 
     read = read_kit(kit)
+    require_settings(folder, "site.toml", "salus client")
     roster = install_kit(folder, read, SystemClock())
     out.print(
         f"Joined [bold]{shown(roster.consortium)}[/], roster {roster.serial}, {len(roster.sites)} sites, "

@@ -19,12 +19,20 @@ def stop_job(
 
     from salus.client.config import require_site_folder
     from salus.client.executors.stopped import StoppedJobs, job_at_work
+    from salus.common.events import read_events
     from salus.common.packets import JobId
 
     require_site_folder(folder)
     named = job or job_at_work(folder)
     if not named:
-        raise ConfigError("This site works for no job now.", remedy="Name one: salus client stop-job FOLDER JOB.")
+        last = next(
+            (str(e.fields["job"]) for e in reversed(read_events(folder / "events.jsonl")) if e.fields.get("job")), ""
+        )
+        raise ConfigError(
+            "This site works for no job at this moment; between two requests of a job it waits for the next one."
+            f"{f' The last job here was {last!r}.' if last else ''}",
+            remedy=f"Name the job: salus client stop-job FOLDER {last or 'JOB'}.",
+        )
     try:
         TypeAdapter(JobId).validate_python(named)
     except ValidationError:

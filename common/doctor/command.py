@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -39,6 +40,7 @@ def register(app: typer.Typer, examiners: Mapping[str, str]) -> None:
         It may run beside the daemon and does not disturb a job. Exit code 70 if a check failed.
         """
         examine, settings_of = _examiner(folder, examiners)
+        _check_url(url)
         report: Report = examine(folder, SystemClock(), os.environ, url=url, job=job)
         if bundle is not None:
             from salus.common.doctor.bundle import write_bundle
@@ -52,6 +54,21 @@ def register(app: typer.Typer, examiners: Mapping[str, str]) -> None:
                 out.print(f"Wrote the support file {shown(bundle)}. Look into it before you send it: it is text.")
         if not report.healthy:
             raise typer.Exit(FAILED_EXIT)
+
+
+def _check_url(url: str) -> None:
+    """Raise ConfigError for a URL that no kit could name."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        valid = False
+    if not valid:
+        raise ConfigError(
+            f"Expected a URL such as https://salus.example.org:8443, got {url[:120]!r}.", remedy="Correct --url."
+        )
 
 
 def _examiner(folder: Path, examiners: Mapping[str, str]) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -46,9 +46,12 @@ def way_to(url: str, authority: x509.Certificate | None, environment: Mapping[st
         found.append(_proxy(proxy))
         if proxy is None:
             ips = tuple(addresses(target.host, target.port))
-            found.append(
-                Finding("dns", "ok", f"{target.host} is {', '.join(ips[:4])}.", values={"addresses": len(ips)})
+            text = (
+                f"{target.host} is {', '.join(ips[:4])}."
+                if ips != (target.host,)
+                else "An address needs no name server."
             )
+            found.append(Finding("dns", "ok", text, values={"addresses": len(ips)}))
         else:
             found.append(Finding("dns", "ok", f"The proxy resolves {target.host}.", values={"addresses": 0}))
         connection = within(STEP_S, lambda: dial(target, proxy), "proxy-failed" if proxy else "tcp-no-answer")

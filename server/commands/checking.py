@@ -49,7 +49,18 @@ def show_check(found: dict[str, Any], cost: str, dataset: str = "") -> None:
     if cost:
         out.print(f"Privacy cost per patient: {cost}", markup=False, highlight=False, soft_wrap=True)
     refusing = sum(1 for site in found["sites"] if site["online"] and site["problems"])
+    silent = [str(site["site"]) for site in found["sites"] if _state(site, bool(found["busy"])) == "no answer"]
+    if silent:
+        out.print(
+            f"site {', '.join(silent)}: online, but without an answer in time, which decides nothing. A site at rest first "
+            "starts its worker; ask again.",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     verdict = f"The job needs {found['needed']} sites; {refusing} of {len(found['sites'])} cannot run it."
+    if silent:
+        verdict += f" {len(silent)} did not answer."
     out.print(verdict, style=None if found["possible"] else "bold red", highlight=False, soft_wrap=True)
 
 

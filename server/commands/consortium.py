@@ -82,7 +82,7 @@ def issue(
         ),
     ] = False,
 ) -> None:
-    """Sign a new roster and write the kits; the coordinator passes them on, but for a new member's first one."""
+    """Sign a new roster and write the kits; the coordinator passes them on, except a new member's first one."""
     from salus.server.consortium import Consortium
 
     clock = SystemClock()

@@ -43,10 +43,11 @@ def join(folder: Folder, kit: Annotated[Path, typer.Argument(help="The kit file 
     from salus.common.identity import unhex
     from salus.common.kit import read_kit
     from salus.common.lock import is_running
-    from salus.common.trust import install_kit
+    from salus.common.trust import install_kit, require_settings
     from salus.server.admin_client import AdminClient
 
     read = read_kit(kit)
+    require_settings(folder, "server.toml", "salus server")
     roster = install_kit(folder, read, SystemClock())
     out.print(
         f"Joined [bold]{shown(roster.consortium)}[/] as coordinator, roster {roster.serial}, {len(roster.sites)} sites, "
@@ -88,9 +89,9 @@ def start(
     def say(event: Event) -> None:
         if not quiet:
             fields = " ".join(
-                f"{key}={value}"
+                f"{key}={_short(value)}"
                 for key, value in event.fields.items()
-                if key not in ("metrics", "figures", "subgroups")
+                if key not in ("metrics", "figures", "subgroups") and value != ""
             )
             tell(f"{event.at.astimezone():%H:%M:%S} {event.kind} {fields}")
 
@@ -105,6 +106,13 @@ def start(
         lock.close()
     if not quiet and not as_json:
         out.print("Stopped.")
+
+
+def _short(value: object) -> object:
+    """Return a field of an event for a line on the console, with times to the hundredth of a second."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{key}:{_short(inner)}" for key, inner in value.items())
+    return f"{value:.2f}" if isinstance(value, float) else value
 
 
 @app.command(epilog=example("salus server status ./coordinator"))

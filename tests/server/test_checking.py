@@ -187,6 +187,17 @@ def test_the_screen_shows_each_site_and_each_reason_once(
     assert "3 of 5 cannot run it." in shown
 
 
+def test_the_screen_says_that_a_silent_site_decides_nothing(
+    store: Checkpoints, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = asked(store, {n: Site() for n in range(1, 6)}).to_json()
+    found["sites"][1].update(source="unknown", problems=[])
+    show_check(found, "")
+    shown = capsys.readouterr().out
+    assert "site 2: online, but without an answer in time" in shown
+    assert "0 of 5 cannot run it. 1 did not answer." in shown
+
+
 def test_the_screen_fits_on_80_columns_and_breaks_no_word(
     store: Checkpoints, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """`salus consortium` as a person meets it, and as an attacker would like it to be."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,34 @@ def test_a_wrong_init_leaves_nothing_behind(tmp_path: Path) -> None:
         assert refused.returncode == 11, words
         assert len(refused.stderr.splitlines()) == 1
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kit_is_installed_by_the_command_of_its_member_only(tmp_path: Path) -> None:
+    made(tmp_path)
+    assert salus("consortium", "issue", "consortium", "kits", cwd=tmp_path).returncode == 0
+    for words in (
+        ("client", "join", "coordinator", "kits/coordinator.kit"),
+        ("server", "join", "mary", "kits/site-1.kit"),
+    ):
+        refused = salus(*words, cwd=tmp_path)
+        assert refused.returncode == 11
+        assert f"'{words[2]}' has no " in refused.stderr
+        assert "salus client join" in refused.stderr
+        assert not (tmp_path / words[2] / "trust").exists()
+
+
+def test_a_stop_between_two_requests_names_the_last_job(tmp_path: Path) -> None:
+    made(tmp_path)
+    line = {"number": 1, "at": "2026-11-27T12:00:00+00:00", "kind": "trained", "job": "long-0003", "round": 1}
+    (tmp_path / "mary" / "events.jsonl").write_text(json.dumps(line) + "\n")
+    refused = salus("client", "stop-job", "mary", cwd=tmp_path)
+    assert refused.returncode == 11
+    assert "salus client stop-job FOLDER long-0003" in refused.stderr
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:8443", "https://", "https://salus.example.org:port"])
+def test_the_doctor_refuses_an_address_that_no_kit_could_name(tmp_path: Path, url: str) -> None:
+    made(tmp_path)
+    refused = salus("doctor", "mary", "--url", url, cwd=tmp_path)
+    assert refused.returncode == 11
+    assert "Expected a URL such as https://salus.example.org:8443" in refused.stderr
