@@ -5,7 +5,7 @@ site, with the time of arrival on its own clock (`server/link.py`). A coordinato
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -42,6 +42,28 @@ class Seen:
 
     progress: Progress
     at_s: float
+
+
+def nobody() -> Mapping[int, Seen]:
+    """Return the progress of sites that report none, as in a simulation."""
+    return {}
+
+
+class Gains:
+    """Which of the reports about one request show that the work gets on.
+
+    Progress is a new step of the fixed vocabulary, or a larger whole percentage in a step; so who lies gains a bounded time.
+    """
+
+    def __init__(self) -> None:
+        self._most: dict[str, int] = {}
+
+    def new(self, said: Progress) -> bool:
+        """Return whether a report shows more than all reports before it, and remember it."""
+        if said.percent <= self._most.get(said.step, -1):
+            return False
+        self._most[said.step] = said.percent
+        return True
 
 
 class Reporter:

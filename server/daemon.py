@@ -84,7 +84,7 @@ class CoordinatorDaemon:
         self._starts = CoordinatorStarts(folder.folder / STARTS)
         self._outlines = Outlines(folder.folder / OUTLINES)
         self._membership = Membership(folder, self._link, self._events, clock)
-        self._turns = turns = Turns()
+        self._turns = turns = Turns(self._link.progress, clock)
         self._checker = Checker(lambda: folder.roster, self._link, self._checkpoints, clock, self._events, turns)
         self._reports = Reports(folder, self._checkpoints, self._events, self._history)
         self._farewells = Farewells(folder.folder, self._link, self._checkpoints, self._events, turns)

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
 from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, release, unpack_reply
-from salus.common.progress import Seen
+from salus.common.progress import Gains, Seen, nobody
 
 POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Flower's grids cannot wait, so they are polled; the link's can, see `_pause`
 POLL_SHARE = 0.05  # of the time since the last reply: so a round is at most this much longer for it
@@ -40,15 +40,10 @@ class Federation(Protocol):
         """
 
 
-def nobody() -> Mapping[int, Seen]:
-    """Return the progress of sites that report none, as in a simulation."""
-    return {}
-
-
 class Deadlines:
     """When each site's time is up.
 
-    Progress is a new step of the fixed vocabulary, or a larger whole percentage in a step; so who lies gains a bounded time.
+    What counts as progress: `Gains`. Work on another request gains no time; `late` waits for it before an exchange.
 
     Args:
         waiting: site by message.
@@ -58,14 +53,12 @@ class Deadlines:
         self._timeout_s = timeout_s
         self._until_s = dict.fromkeys(waiting.values(), now_s + timeout_s)
         self._message_of = {site: message for message, site in waiting.items()}
-        self._most: dict[tuple[int, str], int] = {}
+        self._gains = {site: Gains() for site in self._message_of}
 
     def follow(self, reports: Mapping[int, Seen], now_s: float) -> None:
         """Move the deadline of every site that got on since the last call."""
         for site, seen in reports.items():
-            said = seen.progress
-            if self._message_of.get(site) == said.request and said.percent > self._most.get((site, said.step), -1):
-                self._most[site, said.step] = said.percent
+            if self._message_of.get(site) == seen.progress.request and self._gains[site].new(seen.progress):
                 self._until_s[site] = now_s + self._timeout_s
 
     def over(self, site: int, now_s: float) -> bool:

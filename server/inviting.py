@@ -119,12 +119,12 @@ class Inviting:
         def tell(busy: dict[int, str]) -> None:
             if self._told_busy != busy:  # once, and not in every round of two jobs that alternate
                 self._told_busy = busy
-                others = sorted(set(busy.values()))
+                others = sorted(set(busy.values()) - {""})
                 self._events.emit("waiting-for-turn", job=self._job_id, sites=sorted(busy), jobs=others)
 
         while True:
             sites = self.wait(patience)
-            with self._turns.hold(self._job_id, sites, self._cancelled, tell) as turn:
+            with self._turns.hold(self._job_id, sites, self._cancelled, tell, self._job.job.round_timeout_s) as turn:
                 still = set(self._invited() or ())  # a site may have left during the wait
                 sites = tuple(site for site in sites if site in still)
                 if len(sites) >= self.needed and not self._cancelled():

@@ -234,6 +234,9 @@ class Mailbox:
             if letter.answered:
                 return
             letter.answered = True
+            seen = self._progress.get(letter.node)
+            if seen is not None and seen.progress.request == letter.identifier:  # its next poll has not come yet
+                self._progress[letter.node] = Seen(Progress(), seen.at_s)
         letter.done(letter)
 
     # --- a site's poll ---

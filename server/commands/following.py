@@ -198,7 +198,7 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
         "attempt": f"{attempt}: asked {_count(fields.get('sites', ()))}.",
         "answered": f"Round {fields.get('round')}: {site} answered.",
         "left-out": f"Round {fields.get('round')}: {site} was left out: {text}",
-        "waiting-for-turn": "Waiting until sites have finished their step of another job: "
+        "waiting-for-turn": "Waiting until sites have finished their step of another job or of an earlier attempt: "
         f"{', '.join(names.get(s, str(s)) for s in fields.get('sites', ()))}.",
         "not-asked": f"{site} is not asked: {text}",
         "abandoned": f"{attempt} was abandoned: {text}",

@@ -221,6 +221,17 @@ def test_a_reply_arrives_in_parts_and_only_what_is_signed_counts(tmp_path: Path,
     assert world.call(session, last, whole[cut:], read=False)[0] == 410
 
 
+def test_who_has_answered_is_at_rest_before_its_next_poll() -> None:
+    world = World()
+    session, answer = world.hello(), reply(b"update")
+    world.letter()
+    world.call(session, "poll")
+    world.call(session, f"reply/{NAME}/0/{len(answer)}", answer[:5])
+    assert world.mail.progress()[1].progress.request == NAME, "it has sent a part"
+    world.call(session, f"reply/{NAME}/5/{len(answer)}", answer[5:])
+    assert world.mail.progress()[1].progress.request == ""
+
+
 def test_a_reply_is_bounded_before_it_is_read() -> None:
     world = World()
     world.letter(budget=1000)
