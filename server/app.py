@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from salus.common.progress import Seen
-from salus.server.federation import Federation, GridFederation, introduce, nobody
+from salus.common.progress import Seen, nobody
+from salus.server.federation import Federation, GridFederation, introduce
 
 Directory = Callable[[], Mapping[int, int]]
 
