@@ -33,6 +33,7 @@ WAIT_S = 0.5  # between two looks at whether the operator wants the job stopped
 UNUSED_S = 60.0  # a worker that was started only to see whether it can start
 SESSION_S = 12 * 3600.0  # a protected sum is given up when the coordinator has not asked for so long
 START_S = 600.0  # for the imports and a first look at troubled data, on this machine
+START_TRIES = 3
 END_S = 2.0  # to learn how a worker has ended
 RECHECK_S = 300.0  # between two starts of a worker only to see whether data can be read again
 
@@ -47,11 +48,12 @@ class NotStarted(Refused):
     Args:
         text: for the operator.
         exit_code: of the error in the worker.
+        silent: whether it has ended without saying why, as when the machine has no memory for a moment.
     """
 
-    def __init__(self, text: str, exit_code: int = ConfigError.exit_code) -> None:
+    def __init__(self, text: str, exit_code: int = ConfigError.exit_code, *, silent: bool = False) -> None:
         super().__init__("This site cannot work now.", remedy="Its operator sees the reason in the site's log.")
-        self.text, self.exit_code = text, exit_code
+        self.text, self.exit_code, self.silent = text, exit_code, silent
 
 
 class Run(Protocol):
@@ -117,9 +119,18 @@ class Executor:
         return self._run is not None
 
     def try_start(self) -> None:
-        """Start a worker, where that costs a few seconds only, to find out what would prevent it; raises NotStarted."""
-        if self._backend.local:
-            self._started()
+        """Start a worker, where that costs a few seconds only, to find out what would prevent it; raises NotStarted.
+
+        One that ends in silence is started again, `START_TRIES` times in all.
+        """
+        for left in reversed(range(START_TRIES if self._backend.local else 0)):
+            try:
+                self._started()
+                return
+            except NotStarted as problem:
+                if not (problem.silent and left):
+                    raise
+                self._listener.event("worker-ended", {"text": problem.text})
 
     def ask(self, job: str, header: bytes, blob: bytes) -> tuple[bytes, bytes]:
         """Return header and blob of the reply to a request.
@@ -186,8 +197,9 @@ class Executor:
             try:
                 self._wait(run, READY, most_s=self._backend.start_s)
             except (Ended, WireError):
-                text = run.ended() or "It sent something unexpected."
-                raise self._failed(f"The site's process for work cannot start. {text}") from None
+                text = _end_of(run) or "It sent something unexpected."
+                self.close()
+                raise NotStarted(f"The site's process for work cannot start. {text}", silent=True) from None
         return self._run
 
     def _nothing_left(self, run: Run) -> None:
@@ -250,12 +262,17 @@ class Executor:
         return NotStarted(text, exit_code if isinstance(exit_code, int) else ConfigError.exit_code)
 
     def _lost(self, run: Run, job: str) -> Lost:
-        deadline = time.monotonic() + END_S
-        while not run.ended() and time.monotonic() < deadline:  # the end of its connection comes before its own
-            time.sleep(0.02)
-        reason = run.ended() or "It did not answer as expected."
+        reason = _end_of(run) or "It did not answer as expected."
         self.close()
         self._listener.event("worker-ended", {"job": job, "text": reason})
         return Lost(
             "This site's process for work ended before it could answer.", remedy="The next request starts another one."
         )
+
+
+def _end_of(run: Run) -> str:
+    """Return how a worker has ended, whose connection ends before itself; empty if it still runs."""
+    deadline = time.monotonic() + END_S
+    while not run.ended() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return run.ended()

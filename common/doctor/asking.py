@@ -14,6 +14,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from salus.common.clock import Clock
+from salus.common.doctor.route import RouteError, within
 from salus.common.errors import WireError
 from salus.common.link_signature import NODE, fingerprint, sign_request
 from salus.common.probe import (
@@ -27,7 +28,7 @@ from salus.common.probe import (
 )
 from salus.common.versions import OLDEST_HEADER, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 
-CALL_TIMEOUT_S = 30.0  # of silence
+CALL_TIMEOUT_S = 30.0  # of silence, and of a small question
 LONGEST_CALL_S = 120.0  # 4 MiB at 35 KiB/s
 TRIPS = 5
 SIZES = (64 * 2**10, 512 * 2**10, MAX_PADDING)
@@ -100,6 +101,13 @@ class Asker:
 
     def ask(self, send_bytes: int = 0, answer_bytes: int = 0) -> Answered:
         """Ask once; raises httpx.HTTPError or OSError if there is no answer, WireError if it is too large or too slow."""
+        longest = LONGEST_CALL_S if send_bytes or answer_bytes else CALL_TIMEOUT_S
+        try:
+            return within(longest, lambda: self._ask(send_bytes, answer_bytes), "too-slow")
+        except RouteError:
+            raise _unlike() from None
+
+    def _ask(self, send_bytes: int, answer_bytes: int) -> Answered:
         body = pack_probe(ProbeRequest(answer_bytes=answer_bytes), send_bytes)
         begun, before = self._clock.now(), self._clock.monotonic_s()
         headers = sign_request(self._key, "POST", PROBE, body, begun)
@@ -107,11 +115,8 @@ class Asker:
         with self._client.stream("POST", self._url + PROBE, content=body, headers=headers) as response:
             for part in response.iter_raw():
                 got += part
-                if len(got) > MAX_PROBE_BYTES or self._clock.monotonic_s() - before > LONGEST_CALL_S:
-                    raise WireError(
-                        "The answer is larger, or comes more slowly, than asked for.",
-                        remedy="See the coordinator's version.",
-                    )
+                if len(got) > MAX_PROBE_BYTES:
+                    raise _unlike()
             known = {name.lower(): value for name, value in response.headers.items()}
             status = response.status_code
         after, ended = self._clock.monotonic_s(), self._clock.now()
@@ -132,3 +137,9 @@ class Asker:
             if answered.seconds >= LONG_ENOUGH_S:
                 break
         return rate
+
+
+def _unlike() -> WireError:
+    return WireError(
+        "The answer is larger, or comes more slowly, than asked for.", remedy="See the coordinator's version."
+    )

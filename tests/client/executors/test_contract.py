@@ -159,6 +159,30 @@ def test_a_worker_that_cannot_start_says_why_to_the_operator_only(world: World) 
     assert world.ask(b"x") == b"xx"
 
 
+@pytest.mark.parametrize(("deaths", "starts"), [(0, True), (2, True), (3, False)])
+def test_a_worker_that_is_killed_while_the_daemon_starts_is_started_again(
+    tmp_path: Path, deaths: int, starts: bool
+) -> None:
+    begun = []
+
+    def launch(words: Sequence[str], descriptor: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        begun.append(words)
+        if len(begun) <= deaths:
+            return start(["/bin/sh", "-c", "kill -9 $$"], pass_fds=(descriptor,))
+        return light(words, descriptor, environment)
+
+    world = World(tmp_path, ProcessBackend(tmp_path, launch=launch), SystemClock())
+    if starts:
+        world.executor.try_start()
+        assert world.executor.working
+    else:
+        with pytest.raises(NotStarted) as problem:
+            world.executor.try_start()
+        assert "It was killed (SIGKILL)" in problem.value.text
+    assert [kind for kind, _ in world.events] == ["worker-ended"] * min(deaths, 2)
+    world.executor.close()
+
+
 class Idle(World):
     """A process, and a clock that moves when it is told to."""
 
