@@ -15,7 +15,7 @@ from typing import Protocol
 
 from salus.common.canonical import canonical_json
 from salus.common.clock import Clock, SystemClock
-from salus.common.files import append_line, drop_half_line
+from salus.common.files import OpenLines, append_line, drop_half_line
 from salus.common.segments import numbered_lines, rotate
 
 Value = str | int | float | bool | None | list[str] | list[int] | Mapping[str, object]  # of a mapping: plain JSON
@@ -50,7 +50,8 @@ class EventLog:
     """Writes events to a file (one JSON object per line) and passes them to listeners; a line is whole or absent.
 
     Args:
-        rotates: begin a new file when it is full, and delete the oldest ones, see `segments`; for a daemon.
+        rotates: begin a new file when it is full, and delete the oldest ones, see `segments`; for a daemon, which keeps the file
+            open. Other logs are opened for each line, because a simulation may have thousands.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class EventLog:
         clock: Clock | None = None,
         rotates: bool = False,
     ) -> None:
-        self._path, self._rotates = path, rotates
+        self._path = path
+        self._lines = OpenLines(path) if path is not None and rotates else None
         self._listeners = listeners
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -76,9 +78,11 @@ class EventLog:
             if self._path is not None:
                 try:
                     line = event.to_json()
-                    if self._rotates:
+                    if self._lines is None:
+                        append_line(self._path, line)
+                    else:
                         rotate(self._path, len(line) + 1)
-                    append_line(self._path, line)
+                        self._lines.append(line)
                 except OSError as problem:
                     with contextlib.suppress(OSError):  # standard error may be a file on the same disk
                         os.write(2, f"salus: cannot write the event log: {problem.strerror}\n".encode())

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from salus.common.errors import ConfigError, storage_error
 
 SHARED = "slurm"  # a folder beside the databases of a site whose worker runs on another machine
 
+APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 BLOCK = 65536  # bytes that are read at once from the end of a file
 
 
@@ -46,16 +48,48 @@ def append_line(path: Path, line: bytes) -> None:
     Raises:
         OSError: it cannot be written, as on a full disk; nothing of it is kept.
     """
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    number = os.open(path, APPENDING, 0o666)
     try:
-        written = os.write(number, line + b"\n")
-        if written <= len(line):  # the disk has become full in the middle
-            end = os.lseek(number, 0, os.SEEK_CUR)
-            if end == os.fstat(number).st_size:  # otherwise somebody else's line stands behind it
-                os.ftruncate(number, end - written)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        _append(number, path, line)
     finally:
         os.close(number)
+
+
+def _append(number: int, path: Path, line: bytes) -> None:
+    written = os.write(number, line + b"\n")
+    if written <= len(line):  # the disk has become full in the middle
+        end = os.lseek(number, 0, os.SEEK_CUR)
+        if end == os.fstat(number).st_size:  # otherwise somebody else's line stands behind it
+            os.ftruncate(number, end - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+class OpenLines:
+    """Appends lines as `append_line` does, to a file that stays open while it has its name; from one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._number = path, -1
+        self._is: tuple[int, int] | None = None  # which file is open: device and inode
+        self._close: Callable[[], object] = lambda: None
+
+    def append(self, line: bytes) -> None:
+        """Append a line and its end; errors as of `append_line`."""
+        try:
+            there = os.stat(self._path)
+            same = (there.st_dev, there.st_ino) == self._is
+        except FileNotFoundError:
+            same = False
+        if not same:  # not open yet, or renamed, removed or replaced meanwhile, as by `segments.rotate`
+            self._open()
+        _append(self._number, self._path, line)
+
+    def _open(self) -> None:
+        self._close()
+        self._is = None
+        number = os.open(self._path, APPENDING, 0o666)
+        self._close = weakref.finalize(self, os.close, number)
+        found = os.fstat(number)
+        self._number, self._is = number, (found.st_dev, found.st_ino)
 
 
 def drop_half_line(path: Path) -> None:

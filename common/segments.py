@@ -25,7 +25,10 @@ def rotate(path: Path, more: int, most: int = SEGMENT_BYTES, keep: int = SEGMENT
     Raises:
         OSError: the folder cannot be written to; the log is as it was.
     """
-    if not path.exists() or path.stat().st_size + more <= most:
+    try:
+        if path.stat().st_size + more <= most:
+            return
+    except FileNotFoundError:
         return
     before = segments(path)
     first = before[-1][0] + _lines(before[-1][1]) if before else 1

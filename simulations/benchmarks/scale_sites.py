@@ -86,7 +86,7 @@ def run_coordinator(folder: Path, pipe: Connection) -> None:
         signed,
         GridFederation(grid, link.directory),
         checkpoints,
-        EventLog(folder / "events.jsonl", clock=clock),
+        EventLog(folder / "events.jsonl", clock=clock, rotates=True),
         opened.roster.keys(),
         Transcript(folder / "transcript.jsonl"),
     )

@@ -1,3 +1,5 @@
+import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -43,9 +45,12 @@ def test_a_log_of_one_torn_line_becomes_empty(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_a_line_for_which_there_is_no_space_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rotates", [False, True])
+def test_a_line_for_which_there_is_no_space_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rotates: bool
+) -> None:
     path = tmp_path / "events.jsonl"
-    log = EventLog(path)
+    log = EventLog(path, rotates=rotates)
     log.emit("first")
     write = os.write
     with monkeypatch.context() as patched:
@@ -54,3 +59,49 @@ def test_a_line_for_which_there_is_no_space_leaves_nothing(tmp_path: Path, monke
     log.emit("third")
     assert [event.kind for event in read_events(path)] == ["first", "third"]
     assert len(path.read_bytes().splitlines()) == 2
+
+
+def opened(path: Path) -> int:
+    """Return how often this process has a file open, under whatever name it has now."""
+    found = path.stat()
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            seen = os.fstat(int(number))
+            count += (seen.st_dev, seen.st_ino) == (found.st_dev, found.st_ino)
+    return count
+
+
+def test_a_daemons_log_is_opened_once_and_closed_with_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, opens, real = tmp_path / "events.jsonl", list[str](), os.open
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", lambda name, *more: opens.append(str(name)) or real(name, *more))
+        log = EventLog(path, rotates=True)
+        for number in range(100):
+            log.emit("round", round=number)
+    assert opens == [str(path)]
+    assert opened(path) == 1
+    del log
+    gc.collect()
+    assert opened(path) == 0
+    assert len(read_events(path)) == 100
+
+
+def test_a_log_that_somebody_moves_removes_or_replaces_goes_on_under_its_name(tmp_path: Path) -> None:
+    path, old = tmp_path / "events.jsonl", tmp_path / "old.jsonl"
+    log = EventLog(path, rotates=True)
+    log.emit("first")
+    path.rename(old)
+    log.emit("second")
+    assert ([event.kind for event in read_events(path)], opened(old)) == (["second"], 0)
+    path.unlink()
+    log.emit("third")
+    old.replace(path)
+    log.emit("fourth")
+    assert [event.kind for event in read_events(path)] == ["first", "fourth"]
+    path.unlink()
+    path.mkdir()
+    log.emit("lost")
+    path.rmdir()
+    log.emit("fifth")
+    assert [event.kind for event in read_events(path)] == ["fifth"]
