@@ -1,13 +1,13 @@
 """The site's half of a job's strategy: what was sent beside the model, how steps are corrected, what is kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from salus.client.state import JobStates
 from salus.common.errors import Refused
-from salus.common.strategies.base import LocalRule, Sent, Strategy
+from salus.common.strategies.base import PAST, LocalRule, Sent, Strategy, past_of
 from salus.common.strategies.wire import decode_model
 from salus.common.vectors import FloatVector, Layout
 from salus.privacy.contribution import Kind, Shape
@@ -49,9 +49,23 @@ class LocalHalf:
             )
         return model, sent
 
-    def rule(self, round_: int, sent: Sent) -> LocalRule:
-        """Return how steps are taken in a round; a state that is damaged counts as lost."""
-        return self.strategy.local(self.states.load(self.job, round_), sent)
+    def rule(self, round_: int, model: FloatVector, sent: Sent) -> LocalRule:
+        """Return how steps are taken in a round; a state that is damaged, or comes from another past, counts as lost.
+
+        What the other sites received is the same, as it is part of the session; so what a site kept of it is, too, the same
+        function of each site's data. A coordinator that could change it at one site would see that site in two sums.
+
+        Raises:
+            OtherPast: the strategy needs a state that is not here.
+        """
+        own = self.states.load(self.job, round_)
+        if PAST not in own or PAST not in sent or not np.array_equal(own[PAST], sent[PAST]):
+            own = {}
+        rule = self.strategy.local(own, sent)
+        if rule.keep is None:
+            return rule
+        keep, past = rule.keep, past_of(round_, model, sent).astype(np.float64)
+        return replace(rule, keep=lambda update: {**keep(update), PAST: past})
 
     def finished(self, round_: int, rule: LocalRule, update: Update, shape: Shape) -> None:
         """Keep what the rule keeps of the clipped update, on disk before the update leaves; raises StorageError."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from salus.client.account import Account
 from salus.client.data.catalogue import Catalogue, CataloguedImage
 from salus.client.data.preparing import read_registered
 from salus.client.data.records import ImageFacts
@@ -20,7 +21,6 @@ from salus.client.data.sources.base import Source
 from salus.client.data.troubles import Finding, unreadable
 from salus.client.data.withdrawals import withdrawn
 from salus.client.measured_rows import Rows, measured_of
-from salus.client.running import Account
 from salus.client.scoring import nothing, scored
 from salus.client.using import sums_ended
 from salus.common.declaration import target_of

@@ -1,9 +1,9 @@
 """The reservation of a job with noise: its whole cost for every patient, on disk before any data are read."""
 
+from salus.client.account import Account
 from salus.client.checking import cost_of
 from salus.client.data.catalogue import Catalogue
 from salus.client.ledger.budget import Budget
-from salus.client.running import Account
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.privacy.protocol.store import SessionStore

@@ -4,25 +4,24 @@ plain      update weighted by patients, together with the statistics of the vali
 private    update of weight one and nothing else; every failure becomes a contribution without patients
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol as Interface
 
 import numpy as np
 
+from salus.client.account import Account
 from salus.client.data.loading import LocalData
 from salus.client.data.troubles import Finding
 from salus.client.data.withdrawals import REASON as WITHDRAWN
 from salus.client.grouping import GroupSums
-from salus.client.ledger.store import Ledger
 from salus.client.local_half import LocalHalf
 from salus.client.model_checks import check_first_model
 from salus.client.private_training import DoubleVector, PrivateTrainer
 from salus.client.training import Trainer, training_seed
 from salus.client.using import sums_ended
-from salus.common.errors import DataError, describe, no_space, where
+from salus.common.errors import DataError, OtherPast, describe, no_space, where
 from salus.common.events import EventSink
 from salus.common.job import Job
 from salus.common.packets import Request
@@ -37,36 +36,6 @@ from salus.privacy.contribution import Contribution, DataKind, Kind, Shape, scal
 from salus.privacy.dp.plan import Plan
 from salus.privacy.protection import Protection
 from salus.privacy.shapes import COHORT, shape_of
-
-
-@dataclass
-class Account:
-    """A job's account in a site's ledger; nothing with noise leaves the site except through `spend`.
-
-    Args:
-        name: the job's name in the ledger.
-        sent: the last contribution with local noise, by round and model; sending it again costs nothing.
-    """
-
-    plan: Plan
-    ledger: Ledger
-    name: str
-    sent: dict[tuple[int, bytes], Contribution] = field(default_factory=dict)
-
-    def spend(self, request: Request, kind: Kind, blob: bytes, make: Callable[[], Contribution]) -> Contribution:
-        """Return the result of `make` after its cost is in the ledger, on disk; a retry reuses a contribution with local noise.
-
-        Raises:
-            LedgerError: the reservation is used up.
-        """
-        key = request.round, hashlib.sha256(blob).digest()
-        if key in self.sent:
-            return self.sent[key]
-        self.ledger.commit(self.name, request.round, request.attempt, self.plan.charge(kind))
-        contribution = make()
-        if self.plan.mode == "local":
-            self.sent = {key: contribution}
-        return contribution
 
 
 class Running(Interface):
@@ -193,38 +162,51 @@ class RunningJob:
         if self.private is not None and self.account is not None:
             private, account = self.private, self.account
             private.trainer.check(model)  # before anything is spent or read
-            rule = self.local.rule(request.round, sent) if shape.kind == "train" else PLAIN
+            rule = self.local.rule(request.round, model, sent) if shape.kind == "train" else PLAIN
             return account.spend(
                 request, shape.kind, blob, lambda: self._private(private, account.plan, request, model, rule, shape)
             )
         try:
-            rule = self.local.rule(request.round, sent) if shape.kind == "train" else PLAIN
-            contribution = self._plain(request, model, rule, shape, site, late)
+            data = self._usable(late)
+            rule = self.local.rule(request.round, model, sent) if shape.kind == "train" else PLAIN
+            contribution = self._plain(request, data, model, rule, shape, site, late)
             scale_of(contribution, shape)  # raises for NaN, infinity or values beyond their bounds
             self.local.finished(request.round, rule, contribution.update, shape)
             return contribution
         except Exception as problem:
-            # A refusal would tell the coordinator something about the site's patients; that of a full disk does not.
-            if not self.protection.protects or no_space(problem):
+            # A refusal would tell the coordinator something about the site's patients; that of a full disk does not, and
+            # neither does that of a site which has usable data and lacks only what it kept.
+            if not self.protection.protects or no_space(problem) or isinstance(problem, OtherPast):
                 raise
             self._nothing(request, problem)
             size = self.trainer.task.statistics_size
             statistics = self._statistics(np.zeros(size), (0,) * len(COHORT), None, shape.kind)
             return Contribution(np.zeros(shape.parameters, np.float32), 0.0, statistics)
 
-    def _plain(
-        self, request: Request, model: FloatVector, rule: LocalRule, shape: Shape, site: int, late: DataKind
-    ) -> Contribution:
-        job, trainer, data = self.job, self.trainer, self.data
+    def _usable(self, late: DataKind) -> LocalData:
+        """Return the data of this site; raises DataError if it contributes none."""
         if self.ended:
             raise sums_ended()
-        if data is None:
+        if self.data is None:
             raise DataError("This site has no usable data for this job.", remedy="See its log.")
         if DataKind.TRAINING in late:
             raise DataError(
                 "This site contributed no training data to an earlier sum over this data set, so it contributes none now.",
                 remedy="It takes part from the next cohort_epoch on, when all operators agree on one.",
             )
+        return self.data
+
+    def _plain(
+        self,
+        request: Request,
+        data: LocalData,
+        model: FloatVector,
+        rule: LocalRule,
+        shape: Shape,
+        site: int,
+        late: DataKind,
+    ) -> Contribution:
+        job, trainer = self.job, self.trainer
         used = data.train.patients, len(data.train), sum(data.left_out.values()), int(rule.restarted)
         validated = data.validation.patients >= self.least and DataKind.VALIDATION not in late
         size = trainer.task.statistics_size

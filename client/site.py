@@ -8,9 +8,9 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
+from salus.client.account import Account
 from salus.client.canary import one_step_of, try_out
 from salus.client.checking import (
     CheckLimit,
@@ -37,7 +37,7 @@ from salus.client.private_training import PrivateTrainer
 from salus.client.refusing import refused
 from salus.client.reserving import reserve
 from salus.client.rosters import JobRosters
-from salus.client.running import Account, Private, Running, RunningJob
+from salus.client.running import Private, Running, RunningJob
 from salus.client.starting import received
 from salus.client.state import JobStates
 from salus.client.training import Trainer
@@ -202,7 +202,7 @@ class Site:
         """Return whether this site could run a job, and its declarations."""
         job, _ = self._opened(request)
         running = self._running.account.name if self._running is not None and self._running.account is not None else ""
-        ask = partial(self._question, remember=False)
+        ask = functools.partial(self._question, remember=False)
         policy, catalogue, ledger = self._policy(), self._catalogue, self._ledger
         return limited_verdict(job, policy, catalogue, ledger, len(self._newest_keys()), running, self._limit, ask)
 

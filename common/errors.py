@@ -14,6 +14,7 @@
     ├── LinkError                  31  the other side cannot be reached or refuses us
     │   └── Outdated               32  the other side speaks newer versions of the protocol only
     ├── Refused                    40  a site refuses what was asked
+    │   ├── OtherPast              47  a site without what it should have kept of earlier rounds
     │   ├── OutsideHours           46  a site that works at other hours, which are named
     │   ├── UnfitError             44  a job needs what a site's data set does not declare
     │   └── LedgerError            42  nothing is reserved, or the ledger is not valid
@@ -135,6 +136,12 @@ class Refused(SalusError):
     """A site refuses a request; it decides this before any data are read."""
 
     exit_code = 40
+
+
+class OtherPast(Refused):
+    """A site does not have what it should have kept of earlier rounds, or has it from other rounds than the coordinator's."""
+
+    exit_code = 47
 
 
 class OutsideHours(Refused):

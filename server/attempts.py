@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from salus.common.clock import Clock, SystemClock
-from salus.common.errors import LedgerError, NotOpened, ProtectionError, RoundError, SalusError
+from salus.common.errors import LedgerError, NotOpened, OtherPast, ProtectionError, RoundError, SalusError
 from salus.common.events import EventSink
 from salus.common.identity import Signed
 from salus.common.job import Job
@@ -49,6 +49,7 @@ class Attempts:
         outline: of the network; without it, the network is built.
         patience_s: how long a round may take to succeed after its first failure; None for the job's own `join_timeout_s`.
         draining: called between attempts; no further one begins when it returns True.
+        begins_again: whether a site without its own past ends the round with OtherPast; else it is a refusal like others.
         seconds: duration of the last attempt, by step.
     """
 
@@ -69,6 +70,7 @@ class Attempts:
     outline: Outline | None = None
     patience_s: float | None = None
     draining: Callable[[], bool] = lambda: False
+    begins_again: bool = False
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)
@@ -124,6 +126,9 @@ class Attempts:
                     self._note_failures(sites, total.sites, began_s)
                     return total
                 except Cancelled:
+                    raise
+                except OtherPast as lost:
+                    self.events.emit("abandoned", job=self.job_id, round=round_, attempt=attempt, text=lost.problem)
                     raise
                 except (RoundError, ProtectionError) as problem:
                     self._note_failures(sites, (), began_s)
@@ -248,6 +253,8 @@ class Attempts:
                 closed = closed or reply.error == NotOpened.__name__
                 self._starts.refused(site, reply.error)
                 self._turn.release([site])
+                if first and self.begins_again and reply.error == OtherPast.__name__:
+                    raise OtherPast(problem, remedy="")
                 if first and reply.error in DECISIONS:
                     self._decided.add(site)
                 if first and reply.error == LedgerError.__name__:

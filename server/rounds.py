@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from salus.common.errors import RoundError
+from salus.common.errors import OtherPast, RoundError
 from salus.common.strategies import strategy_of
-from salus.common.strategies.base import Mean, Sent
+from salus.common.strategies.base import Mean, Sent, State
 from salus.common.strategies.wire import encode_model
 from salus.common.sums.exact import from_limbs
 from salus.common.tasks import make_task
@@ -76,7 +76,7 @@ class JobRun:
             self.model, state = self.checkpoints.load_model(self.job_id, len(done), self.layout)
             self.events.emit("resumed", job=self.job_id, round=len(done))
         for round_ in range(len(done) + 1, self.job.job.rounds + 1):
-            total, metrics = self._round(round_, "train", self.strategy.sent(state))
+            state, (total, metrics) = self._train(round_, state)
             started = self.attempts.clock.monotonic_s()
             shape = self._shape("train")
             direction = total.mean_update(shape) * self._step_scale
@@ -125,6 +125,20 @@ class JobRun:
             self.events.emit("not-evaluated", job=self.job_id, text=NOBODY)
             return
         self.events.emit("evaluated", job=self.job_id, **self.evaluation.fields(total, shape))
+
+    def _train(self, round_: int, state: State) -> tuple[State, tuple[Sum, dict[str, object]]]:
+        """Return the coordinator's state with which a round was trained, and what `_round` returns.
+
+        If a site lacks what it should have kept, all begin again in this round, once: who says so again is left out.
+        """
+        self.attempts.begins_again = True
+        try:
+            return state, self._round(round_, "train", self.strategy.sent(state))
+        except OtherPast:
+            state = self.strategy.again(state)
+        finally:
+            self.attempts.begins_again = False
+        return state, self._round(round_, "train", self.strategy.sent(state))
 
     def _round(self, round_: int, kind: Kind, sent: Sent) -> tuple[Sum, dict[str, object]]:
         """Return the sum of one round and the metrics of the model that the sites received.

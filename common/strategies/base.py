@@ -13,12 +13,15 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from salus.common.canonical import hash_parts
 from salus.common.job import Job
 from salus.common.vectors import FloatVector
 
 Float64Vector = npt.NDArray[np.float64]
 State = Mapping[str, Float64Vector]
 Sent = Mapping[str, FloatVector]
+PAST = "past"  # name, in what is sent and what is kept, of the hash of the round from which a kept state comes
+PAST_SIZE = 32
 STEP_LEARNING_RATE = 0.3  # for noised gradients of norm about 1 with momentum 0.9; see the table in docs/results.md
 
 
@@ -30,7 +33,7 @@ class Mean:
         update: weighted mean of the sites' clipped updates, ``[parameters]``.
         sites: the sites in the sum.
         patients: number of training patients behind it; 0 with noise, where it is not known.
-        restarted: number of sites in the sum that had lost what they keep between rounds; 0 with noise.
+        restarted: number of sites in the sum that said so, see `LocalRule`.
     """
 
     update: Float64Vector
@@ -51,7 +54,7 @@ class LocalRule:
         add: added to every gradient, ``[parameters]``; None for nothing.
         pull: strength of the pull towards the parameters with which the round began.
         keep: from the clipped update, what the site keeps for the next round; None for nothing.
-        restarted: whether this site lacks what it should have kept; without noise the coordinator learns how many sites do.
+        restarted: of no use any more, see `OtherPast`; protected sums count it, so it stays.
     """
 
     steps: int | None = None
@@ -95,12 +98,16 @@ class Strategy(Protocol):
         """Return how a site takes its steps in this round.
 
         Args:
-            own: what `LocalRule.keep` returned in the latest earlier round that this site remembers; empty if there is none.
+            own: what `LocalRule.keep` returned in the latest earlier round that this site remembers; empty if there is none, or
+                if it does not come from the round whose hash was sent as `PAST`.
             sent: what the coordinator sent.
 
-        A site that lacks its own state must still take a step that is of use, and may say so with `restarted`: in a masked
-        sum without noise it cannot stay away, because every sum must be over the same contributors.
+        Raises:
+            OtherPast: the site lacks its own state; the coordinator then begins `again`.
         """
+
+    def again(self, state: State) -> State:
+        """Return the coordinator's state for the same round, in which no site needs what it kept before."""
 
 
 class OneSided:
@@ -113,6 +120,20 @@ class OneSided:
     def local(self, own: State, sent: Sent) -> LocalRule:
         """Return the plain rule."""
         return PLAIN
+
+    def again(self, state: State) -> State:
+        """Return the same state: no site keeps anything."""
+        return state
+
+
+def past_of(round_: int, model: FloatVector, sent: Sent) -> FloatVector:
+    """Return the hash of what all sites received in a round, as one number for each byte.
+
+    What was sent has the hash of the round before, so this names the whole past from which the states of the sites come.
+    """
+    beside = [part for name in sorted(sent) for part in (name, np.asarray(sent[name], dtype="<f4").tobytes())]
+    digest = hash_parts("salus/past/1", str(round_), np.asarray(model, dtype="<f4").tobytes(), *beside)
+    return np.frombuffer(digest, np.uint8).astype(np.float32)
 
 
 def learning_rate_of(job: Job) -> float:

@@ -8,6 +8,9 @@ they are summed, so a site computes c_i' from its clipped update, and the equati
 That needs the same sites with the same weights in each round. When they change, or a site has lost its c_i and says so, the
 coordinator starts again from zero control variates, and the next round is one of averaging.
 
+A c_i counts only if it comes from the round whose hash was sent (`past_of`). Otherwise a coordinator could make a single site
+forget its c_i, or have it computed from another model, and subtract two sums: what is left would be this site's own.
+
 Deviation: weights are patients up to the job's public bound, not equal; every site takes part in every round.
 """
 
@@ -16,11 +19,21 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from salus.common.errors import JobError
+from salus.common.errors import JobError, OtherPast
 from salus.common.job import Job
 from salus.common.optimizers.sgd import Settings as SgdSettings
 from salus.common.registry import settings_of
-from salus.common.strategies.base import Float64Vector, LocalRule, Mean, Sent, State, learning_rate_of
+from salus.common.strategies.base import (
+    PAST,
+    PAST_SIZE,
+    Float64Vector,
+    LocalRule,
+    Mean,
+    Sent,
+    State,
+    learning_rate_of,
+    past_of,
+)
 from salus.common.strict import Strict
 from salus.common.vectors import FloatVector
 
@@ -59,7 +72,14 @@ class Scaffold:
             )
 
     def init(self, parameters: int) -> State:
-        return {"control": np.zeros(parameters), "round": np.ones(1), "since": np.ones(1), "cohort": np.zeros(0)}
+        zeros = np.zeros(PAST_SIZE)
+        return {
+            "control": np.zeros(parameters),
+            "round": np.ones(1),
+            "since": np.ones(1),
+            "cohort": np.zeros(0),
+            PAST: zeros,
+        }
 
     def apply(self, state: State, model: FloatVector, mean: Mean) -> tuple[State, FloatVector]:
         """Return the averaged model and the next control variate, or zeros if the sites' own no longer belong to it."""
@@ -72,12 +92,20 @@ class Scaffold:
             "round": round_,
             "since": state["since"] if kept else round_,
             "cohort": cohort,
+            PAST: past_of(int(state["round"][0]), model, self.sent(state)).astype(np.float64)
+            if kept
+            else np.zeros(PAST_SIZE),
         }
         return following, (model + self._rate * mean.update).astype(np.float32)
 
     def sent(self, state: State) -> Sent:
-        """Return the control variate, the number of this round, and the round in which all control variates were zero."""
-        return {name: np.asarray(state[name], dtype=np.float32) for name in ("control", "round", "since")}
+        """Return the control variate, the number of this round, that in which all control variates were zero, and the past."""
+        whole = {PAST: np.zeros(PAST_SIZE), **state}  # a job that began with an older version has no past
+        return {name: np.asarray(whole[name], dtype=np.float32) for name in ("control", "round", "since", PAST)}
+
+    def again(self, state: State) -> State:
+        zeros = {"control": np.zeros(len(state["control"])), "cohort": np.zeros(0), PAST: np.zeros(PAST_SIZE)}
+        return {**state, **zeros, "since": state["round"]}
 
     def local(self, own: State, sent: Sent) -> LocalRule:
         round_, since = float(sent["round"][0]), float(sent["since"][0])
@@ -88,8 +116,10 @@ class Scaffold:
         elif known and len(own["control"]) == len(control):
             mine = own["control"]
         else:
-            # A plain step now. With a wrong control variate, the error would stay in the mean for all later rounds.
-            return LocalRule(steps=self._steps, restarted=True)
+            raise OtherPast(
+                "This site does not have what it should have kept of the round before.",
+                remedy="No action is needed: the coordinator begins again from zero control variates.",
+            )
 
         def keep(update: Float64Vector) -> State:
             following = mine - control - update / (self._steps * self._local_rate)

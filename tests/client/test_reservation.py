@@ -145,8 +145,8 @@ def test_statistics_read_the_patients_of_the_reservation_only(
 def test_statistics_on_everybody_in_the_data_set_are_caught(
     site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def everybody(catalogue, job, sums, patients, least, random):  # type: ignore[no-untyped-def]
-        return Measurer(catalogue, job, sums, frozenset(i.patient for i in catalogue.images("toy")), least, random)
+    def everybody(catalogue, job, sums, patients, *more):  # type: ignore[no-untyped-def]
+        return Measurer(catalogue, job, sums, frozenset(i.patient for i in catalogue.images("toy")), *more)
 
     monkeypatch.setattr(site_module, "Measurer", everybody)
     assert not measures_the_reserved_ones(site, coordinator, tmp_path)

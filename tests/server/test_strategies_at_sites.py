@@ -1,6 +1,7 @@
 """Strategies with a half at the sites, over masked sums: real sites, real training, a kill in the middle."""
 
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from tests.server.test_rounds import World
 from salus.client.model_checks import first_model
 from salus.client.running import RunningJob
 from salus.client.state import JobStates
-from salus.common.errors import Refused, WireError
+from salus.common.errors import Refused, RoundError, WireError
 from salus.common.events import Event
 from salus.common.job import Job, parse_job
+from salus.common.packets import Request
 from salus.common.strategies import strategy_of
 from salus.common.strategies.wire import decode_model, encode_model
 from salus.common.tensors import encode_tensors
-from salus.common.vectors import STATE_PREFIX
+from salus.common.vectors import STATE_PREFIX, Layout
 
 SITES = 5
 
@@ -41,6 +43,12 @@ def own_states(folder: Path, round_: int) -> list[np.ndarray]:
         (job,) = (path.name for path in place.iterdir())
         found.append(JobStates(place).load(job, round_ + 1)["control"])
     return found
+
+
+def world_layout(world: World) -> Layout:
+    running = world.sites.sites[1]._running
+    assert isinstance(running, RunningJob)
+    return running.trainer.layout
 
 
 def server_state(world: World, round_: int) -> dict[str, np.ndarray]:
@@ -94,10 +102,76 @@ def test_a_site_that_lost_what_it_kept_is_noticed_and_all_begin_again(tmp_path: 
     world.events = _Listening(lose)  # type: ignore[assignment]
     world.run()
     found = server_state(world, 5)
-    assert found["since"].tolist() == [4.0]  # one site said so in round 3, and round 4 begins again
+    assert found["since"].tolist() == [3.0]  # one site said so in round 3, and all began again in it
     assert np.allclose(found["control"], np.mean(own_states(folder, 5), axis=0), atol=2e-4)
     records = world.store.records(world.job_id)
-    assert [record["cohort"]["restarted"] for record in records] == [0, 0, 1, 0, 0]  # type: ignore[index, call-overload]
+    assert [record["cohort"]["restarted"] for record in records] == [0, 0, 0, 0, 0]  # type: ignore[index, call-overload]
+    assert len([event for event in world.events if event.kind == "abandoned"]) == 1
+
+
+@pytest.mark.parametrize(
+    "way", ["it forgets the job", "another model in the round before", "another number of a round"]
+)
+def test_two_sums_never_differ_by_what_one_site_kept(tmp_path: Path, way: str) -> None:
+    """A coordinator that changes the past of one site only would see, in the difference of two sums, this site's update."""
+    world = World(tmp_path, scaffold(rounds=3), sites=SITES)
+    asked: dict[int, tuple[Request, bytes]] = {}
+    exchange = world.sites.exchange
+
+    def noting(requests: Mapping[int, tuple[Request, bytes]], timeout_s: float) -> Iterator[object]:
+        asked.update({request.round: (request, blob) for request, blob in requests.values() if request.kind == "train"})
+        yield from exchange(requests, timeout_s)
+
+    world.sites.exchange = noting  # type: ignore[assignment, method-assign]
+    world.run()
+    site, layout = world.sites.sites[3], world_layout(world)
+    request, blob = asked[3]
+    shape = site._running.shape(request, "train")  # type: ignore[union-attr]
+    first = world.attempts.sum(3, "train", blob, shape)
+    before, earlier = asked[2]
+    sizes = {
+        name: len(vector)
+        for name, vector in strategy_of(world.job).sent(strategy_of(world.job).init(layout.size)).items()
+    }
+    model, sent = decode_model(earlier, layout, sizes)
+    forged = {
+        "it forgets the job": Request(kind="end", job_id=world.job_id, job=world.signed),
+        "another model in the round before": before.model_copy(update={"attempt": 90}),
+        "another number of a round": before.model_copy(update={"attempt": 91}),
+    }[way]
+    other = {
+        "it forgets the job": b"",
+        "another model in the round before": encode_model(layout, model + 1, {**sent, "since": sent["round"]}),
+        "another number of a round": encode_model(
+            layout, model, {**sent, "round": sent["round"] + 7, "since": sent["round"] + 7}
+        ),
+    }[way]
+    assert site.handle(forged, other)[0].kind == "ok"
+    assert site.handle(request.model_copy(update={"attempt": 92}), blob)[0].error == "OtherPast"
+    with pytest.raises(RoundError):
+        world.attempts.sum(3, "train", blob, shape)
+    assert len(first.sites) == SITES
+
+
+def test_a_site_that_contributes_nothing_does_not_say_what_it_kept(tmp_path: Path) -> None:
+    world = World(tmp_path, scaffold(rounds=2), sites=SITES)
+    asked: list[tuple[Request, bytes]] = []
+    exchange = world.sites.exchange
+
+    def noting(requests: Mapping[int, tuple[Request, bytes]], timeout_s: float) -> Iterator[object]:
+        asked.extend(pair for pair in requests.values() if pair[0].kind == "train")
+        yield from exchange(requests, timeout_s)
+
+    world.sites.exchange = noting  # type: ignore[assignment, method-assign]
+    world.run()
+    request, blob = asked[-1]
+    shutil.rmtree(tmp_path / "s3" / "states")
+    (tmp_path / "s3" / "toy.npz").unlink()
+    site = world.sites.sites[3]
+    site._running = None
+    assert (
+        site.handle(request.model_copy(update={"attempt": 90}), blob)[0].kind == "ok"
+    )  # zeros, as without data in any job
 
 
 class _Listening(list[Event]):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.builders import job_text
 
-from salus.common.errors import JobError
+from salus.common.errors import JobError, OtherPast
 from salus.common.job import Job, parse_job
 from salus.common.strategies import strategy_of
 from salus.common.strategies.base import LocalRule, Mean, State, Strategy
@@ -79,7 +79,11 @@ class Federation:
         for site in range(SITES):
             if site in without:
                 continue
-            rule = self.strategy.local(self.own.get(site, {}), sent)
+            try:
+                rule = self.strategy.local(self.own.get(site, {}), sent)
+            except OtherPast:  # all begin again, in this round
+                self.state = self.strategy.again(self.state)
+                return self.round(without, unheard)
             restarted += rule.restarted
             updates[site] = local_update(self.hospitals, site, self.model.astype(np.float64), rule)
             if rule.keep is not None:
@@ -168,9 +172,10 @@ def test_after_a_round_with_other_sites_it_begins_again_and_still_ends_at_the_op
     if how == "lost":
         del federation.own[2]
         federation.round()
+        assert federation.state["since"].tolist() == [7.0]  # all sites began again in this round
     else:
         federation.round(**{how: (2,)})
-    assert not federation.state["control"].any()  # all sites begin again in the next round
+        assert not federation.state["control"].any()  # all sites begin again in the next round
     assert federation.round() == [0, 1, 2, 3]
     assert invariant(federation, [0, 1, 2, 3])
     for _ in range(60):
@@ -197,7 +202,8 @@ def test_a_state_of_another_round_or_beginning_is_not_used() -> None:
     sent, own = federation.strategy.sent(federation.state), federation.own[1]
     assert federation.strategy.local(own, sent).corrects
     for wrong in ({}, {**own, "round": own["round"] - 1}, {**own, "since": own["since"] + 1}):
-        assert federation.strategy.local(wrong, sent) == LocalRule(steps=STEPS, restarted=True)
+        with pytest.raises(OtherPast):
+            federation.strategy.local(wrong, sent)
 
 
 @pytest.mark.parametrize(
