@@ -34,6 +34,7 @@ UNUSED_S = 60.0  # a worker that was started only to see whether it can start
 SESSION_S = 12 * 3600.0  # a protected sum is given up when the coordinator has not asked for so long
 START_S = 600.0  # for the imports and a first look at troubled data, on this machine
 START_TRIES = 3
+LOOK_S = 600.0  # for a look at troubled data
 END_S = 2.0  # to learn how a worker has ended
 RECHECK_S = 300.0  # between two starts of a worker only to see whether data can be read again
 
@@ -168,7 +169,7 @@ class Executor:
         else:
             try:
                 run.channel.send(Frame(LOOK))
-                self._wait(run, STATE)
+                self._wait(run, STATE, most_s=LOOK_S)  # nobody could stop a look that never ends
             except (Ended, WireError):
                 self._lost(run, "")
             except BaseException:
@@ -219,7 +220,7 @@ class Executor:
                 if ended:
                     raise Ended
                 if time.monotonic() - began > most_s:
-                    raise self._failed(f"The site's process for work did not start within {most_s / 60:.0f} minutes.")
+                    raise self._failed(f"The site's process for work did not answer within {most_s / 60:.0f} minutes.")
                 self._stop_if_asked(job)
             else:
                 self._take(frame)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.processes import ended, running, start, wait_until
 
-from salus.client.executors import slurm, worker
+from salus.client.executors import base, slurm, worker
 from salus.client.executors.base import SESSION_S, UNUSED_S, Backend, Executor, Listener, Lost, NotStarted
 from salus.client.executors.process import ProcessBackend
 from salus.client.executors.settings import ExecutorSettings
@@ -180,6 +180,21 @@ def test_a_worker_that_is_killed_while_the_daemon_starts_is_started_again(
             world.executor.try_start()
         assert "It was killed (SIGKILL)" in problem.value.text
     assert [kind for kind, _ in world.events] == ["worker-ended"] * min(deaths, 2)
+    world.executor.close()
+
+
+def test_a_look_that_never_ends_costs_the_worker_and_not_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "LOOK_S", 0.0)
+    world = World(tmp_path, ProcessBackend(tmp_path, launch=light), SystemClock())
+    world.ask(b"x")
+    assert world.executor.process_id is not None
+    os.kill(world.executor.process_id, signal.SIGSTOP)
+    with pytest.raises(NotStarted) as problem:
+        world.executor.look()
+    assert "did not answer within" in problem.value.text
+    assert world.ask(b"again") == b"againagain"
     world.executor.close()
 
 
