@@ -1,5 +1,6 @@
 """The report of a job: one self-contained HTML file with inline plots, readable by a hospital's board."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,10 +133,22 @@ def write_report(
         plots=round_plots(records, final),
         phases=phases(records),
         left_out=left_out,
-        incidents=[event for event in events if event.kind in INCIDENTS],
+        incidents=_incidents(events),
         sites=sites,
         card=card,
         promise=protection_of(job).promise(len(card.sites)),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
+
+
+def _incidents(events: Sequence[Event]) -> list[tuple[Event, int]]:
+    """Return what went wrong, each problem of a round once with how often it came."""
+    first: dict[tuple[object, ...], Event] = {}
+    times: Counter[tuple[object, ...]] = Counter()
+    for event in events:
+        if event.kind in INCIDENTS:
+            key = (event.kind, *(event.fields.get(name) for name in ("round", "site", "text")))
+            first.setdefault(key, event)
+            times[key] += 1
+    return [(event, times[key]) for key, event in first.items()]

@@ -115,6 +115,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         "running": running,
         "working_for": job_at_work(folder) if running else "",
         "link": links[-1].kind if running and links else "stopped",
+        "link_text": str(links[-1].fields.get("text", "")) if running and links else "",
         "last_trained": dict(last["trained"].fields) if "trained" in last else None,
         "last_refused": dict(last["refused"].fields) if "refused" in last else None,
         "roster_refused": _roster_refused(events),
@@ -153,7 +154,8 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
         yield "This site has withdrawn: it refuses every job."
     link = {
         "connected": f"The daemon is running and connected to {values['coordinator']}.",
-        "disconnected": f"The daemon is running but cannot reach {values['coordinator']}; it keeps trying.",
+        "disconnected": f"The daemon is running but not connected to {values['coordinator']}; it keeps trying. "
+        f"{values['link_text']}".rstrip(),
     }
     if values["link"] == "outdated":
         link["outdated"] = (

@@ -121,7 +121,7 @@ class MaskingCoordinator(Collecting):
         )
 
     def _ask_shares(self) -> Mapping[int, bytes]:
-        self._need(len(self._adverts), self._limits.needed, "adverts")
+        self._need(len(self._adverts), self._limits.needed, "the first messages of the sum")
         request = write_table({site: advert.to_bytes() for site, advert in self._adverts.items()})
         return dict.fromkeys(self._adverts, request)
 

@@ -10,6 +10,7 @@ from salus.client.config import init_site
 from salus.common.clock import ManualClock, SystemClock
 from salus.common.events import EventLog
 from salus.common.kit import read_kit
+from salus.common.lock import FolderLock
 from salus.common.trust import install_kit
 from salus.server.config import init_server
 from salus.server.consortium import Consortium
@@ -74,3 +75,13 @@ def test_a_refused_roster_is_an_alarm_until_a_good_one_has_come(tmp_path: Path) 
     log.emit("roster-installed", serial=2)
     assert "REFUSED" not in salus("client", "status", site).stdout
     assert json.loads(salus("client", "status", site, "--json").stdout)["roster_refused"] is None
+
+
+def test_a_site_that_is_not_connected_says_why(tmp_path: Path) -> None:
+    site = joined(tmp_path, days=365)
+    EventLog(site / "events.jsonl", clock=SystemClock()).emit("disconnected", text=f"The node key is refused. {EVIL}")
+    lock = FolderLock(site)  # as a running daemon has it
+    shown = salus("client", "status", site).stdout
+    lock.close()
+    assert "not connected to https://127.0.0.1:8443; it keeps trying. The node key is refused." in shown
+    assert "\x1b" not in shown

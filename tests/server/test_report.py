@@ -118,6 +118,14 @@ def test_a_report_says_what_a_missed_structure_counts_as_in_the_distance(tmp_pat
     assert "Hausdorff" not in text({"auc": 0.5})
 
 
+def test_a_problem_of_a_round_is_one_line_with_how_often_it_came(tmp_path: Path) -> None:
+    fields = {"round": 141, "site": 2, "text": "stopped here"}
+    text = report_of(tmp_path / "r.html", tiny_job(), [Event(datetime.now(UTC), "left-out", fields) for _ in range(7)])
+    assert text.count("stopped here") == 1
+    assert "round 141, site 2" in text
+    assert "stopped here (7 times)" in text
+
+
 def test_a_card_opens_again() -> None:
     job = tiny_job(protection="masking", privacy="")
     card = model_card("tiny-0001", job, privacy_card(job, None, {1: "A"}), evaluation_in([noisy_evaluation()]), "C")
