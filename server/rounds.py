@@ -9,7 +9,7 @@ from typing import Protocol
 
 from salus.common.errors import OtherPast, RoundError
 from salus.common.strategies import strategy_of
-from salus.common.strategies.base import Mean, Sent, State
+from salus.common.strategies.base import PAST, Mean, Sent, State
 from salus.common.strategies.wire import encode_model
 from salus.common.sums.exact import from_limbs
 from salus.common.tasks import make_task
@@ -131,9 +131,10 @@ class JobRun:
 
         If a site lacks what it should have kept, all begin again in this round, once: who says so again is left out.
         """
-        self.attempts.begins_again = True
+        sent = self.strategy.sent(state)
+        self.attempts.begins_again = PAST in sent  # of other strategies, a site that says so is left out
         try:
-            return state, self._round(round_, "train", self.strategy.sent(state))
+            return state, self._round(round_, "train", sent)
         except OtherPast:
             state = self.strategy.again(state)
         finally:

@@ -13,10 +13,10 @@ from tests.server.test_rounds import World
 from salus.client.model_checks import first_model
 from salus.client.running import RunningJob
 from salus.client.state import JobStates
-from salus.common.errors import Refused, RoundError, WireError
+from salus.common.errors import OtherPast, Refused, RoundError, WireError
 from salus.common.events import Event
 from salus.common.job import Job, parse_job
-from salus.common.packets import Request
+from salus.common.packets import Request, refusal
 from salus.common.strategies import strategy_of
 from salus.common.strategies.wire import decode_model, encode_model
 from salus.common.tensors import encode_tensors
@@ -218,3 +218,14 @@ def test_what_is_beside_the_model_is_checked_before_it_is_used(tmp_path: Path) -
     with pytest.raises(Refused, match="begins with"):
         running.local.opened(forged, "train", 1)
     running.local.opened(forged, "train", 2)
+
+
+def test_a_site_that_lies_about_what_it_kept_changes_nothing_for_other_strategies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, job_of("fedavg", 1, protection="none"), sites=SITES)
+    reply = refusal(3, OtherPast("a lie", remedy=""), "a lie")
+    monkeypatch.setattr(world.sites.sites[3], "handle", lambda request, blob: (reply, b""))
+    monkeypatch.setattr(type(strategy_of(world.job)), "again", None)  # as of a plug-in that has none
+    world.run()
+    assert [event.fields["site"] for event in world.events if event.kind == "left-out"][:1] == [3]
