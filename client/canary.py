@@ -29,7 +29,6 @@ from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protection import SiteEnd
 from salus.privacy.protocol.head import HASH_BYTES, Head
-from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import canary_hash
 from salus.privacy.protocol.store import MemoryStore
 
@@ -40,36 +39,27 @@ NO_HEAD = Head(0, bytes(HASH_BYTES))  # a canary shows nobody where a ledger is
 
 
 def try_out(site: "Site", request: Request, blob: bytes) -> tuple[bytes, SiteEnd]:
-    """Return the reply to a canary and the site's end of its session; a part of `Site`, in a file of its own.
+    """Return the reply to a canary and the site's end of its session; a part of what `Site` does.
 
     Raises:
         UnfitError: this site could not run the job, with every reason that may be told.
         SalusError: a check of the job failed.
     """
-    require(site._verdict(request))
-    job, document = site._opened(request)
-    keys = site._newest_keys()
+    require(site.verdict(request))
+    job, document = site.opened(request)
+    keys = site.newest_keys()
     check_sites(request, job, keys, site.site_id)
-    running = site._prepare(job, document, request.job_id, reserving=False)
+    running = site.prepare(job, document, request.job_id, reserving=False)
     shape = running.shape(request, "train" if job.statistics is None else "measure")
     check_public(running, blob)
     try:
         step(running, blob)
     except Exception as problem:
-        site._events.emit("canary-failed", job=job.job.name, text=describe(problem), where=where(problem))
+        site.events.emit("canary-failed", job=job.job.name, text=describe(problem), where=where(problem))
     else:
-        site._events.emit("canary", job=job.job.name)
+        site.events.emit("canary", job=job.job.name)
     session = session_of(request, canary_hash(document, shape.kind, shape.parameters, shape.statistics), blob)
-    party = SiteParty(
-        site.site_id,
-        site._identity,
-        keys,
-        MemoryStore(),
-        site._policy().min_sites,
-        site._random,
-        scope="canary",
-        head=(lambda: NO_HEAD) if job.privacy.noised else None,
-    )
+    party = site.party(keys, MemoryStore(), scope="canary", head=(lambda: NO_HEAD) if job.privacy.noised else None)
     end = running.protection.site_end(session, shape, job, party)
     return end.open(zeros(shape, noised=job.privacy.noised)), end
 

@@ -10,8 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from salus.client.account import Account
-from salus.client.canary import one_step_of, try_out
+from salus.client.canary import try_out
 from salus.client.checking import (
     CheckLimit,
     check_round,
@@ -20,49 +19,35 @@ from salus.client.checking import (
     offered,
     scope_of,
     session_of,
-    too_large,
 )
 from salus.client.data.catalogue import Catalogue
 from salus.client.data.grey_values import require_range
-from salus.client.data.loading import LocalData, Memory, local_data
-from salus.client.data.troubles import Finding, Trouble
+from salus.client.data.troubles import Trouble
 from salus.client.ending import forget
 from salus.client.ledger.store import Ledger
-from salus.client.local_half import LocalHalf
-from salus.client.measuring import Measurer, MeasuringJob
-from salus.client.model_checks import check_imprint
 from salus.client.performance import Performance
 from salus.client.policy import Policy
-from salus.client.private_training import PrivateTrainer
+from salus.client.preparing import Preparing
 from salus.client.refusing import refused
-from salus.client.reserving import reserve
 from salus.client.rosters import JobRosters
-from salus.client.running import Private, Running, RunningJob
+from salus.client.running import Running
 from salus.client.starting import received
 from salus.client.state import JobStates
-from salus.client.training import Trainer
 from salus.client.using import UseRecord, ledger_name
 from salus.client.watch import DataWatch
-from salus.common.cost import check_cost
-from salus.common.errors import IdentityError, Refused, describe, no_space, where
+from salus.common.errors import IdentityError, Refused
 from salus.common.events import EventSink
 from salus.common.fit import Verdict, require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.packets import Reply, Request
 from salus.common.progress import Reporter
-from salus.common.start.applying import first_network
 from salus.common.start.store import SiteStarts
-from salus.common.strategies import strategy_of
-from salus.common.sums import sums_of
 from salus.common.sums.questions import questions_of
-from salus.common.tasks import make_task
-from salus.common.transforms.checks import check_chain
-from salus.common.vectors import layout_of
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
-from salus.privacy.dp.plan import plan_of
 from salus.privacy.protection import SiteEnd, protection_of
 from salus.privacy.protocol.contributors import late_data
+from salus.privacy.protocol.head import Head
 from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import manifest_hash
 from salus.privacy.protocol.store import SessionStore
@@ -113,7 +98,7 @@ class Site:
         self._identity, self._keys, self._store = identity, keys, store
         self._coordinator_key = coordinator_key
         self._catalogue = catalogue
-        self._policy, self._performance, self._events, self._ledger = policy, performance, events, ledger
+        self._policy, self._performance, self.events, self._ledger = policy, performance, events, ledger
         self._cache, self._order, self._limit, self._rosters = cache, order, limit, rosters
         self._states, self._reporter = JobStates(states), reporter or Reporter()
         self._starts = SiteStarts(starts)
@@ -129,7 +114,7 @@ class Site:
             return Reply(kind="ok", site=self.site_id), self._answer(request, blob)
         except Exception as problem:
             self._open = None
-            return refused(self.site_id, request, problem, self._events), b""
+            return refused(self.site_id, request, problem, self.events), b""
 
     def _answer(self, request: Request, blob: bytes) -> bytes:
         match request.kind:
@@ -138,7 +123,7 @@ class Site:
             case "answer":
                 return self._continue(request, blob)
             case "check":
-                return self._verdict(request).encode()
+                return self.verdict(request).encode()
             case "end":
                 return self._ended(request)
             case "canary":
@@ -146,7 +131,7 @@ class Site:
                 self._open = (request.session, end)
                 return reply
             case "start":
-                return received(self._opened(request)[0], blob, self._starts, self._policy(), self._performance)
+                return received(self.opened(request)[0], blob, self._starts, self._policy(), self._performance)
             case "train" | "evaluate" | "measure":
                 return self._ask(request, blob, request.kind)
 
@@ -181,13 +166,9 @@ class Site:
     ) -> bytes:
         manifest = manifest_hash(running.document, shape.kind, shape.parameters, shape.statistics)
         self._reporter.at("protecting")
-        party = SiteParty(
-            self.site_id,
-            self._identity,
+        party = self.party(
             self._keys,
             self._store,
-            self._policy().min_sites,
-            self._random,
             # Sums with noise do not fix a cohort, so they are kept apart from those that do.
             scope=f"noised/{request.job_id}" if running.account else scope_of(running.job),
             head=self._ledger.head if running.account else None,
@@ -198,23 +179,24 @@ class Site:
         self._open = (request.session, end)
         return reply
 
-    def _verdict(self, request: Request) -> Verdict:
+    def verdict(self, request: Request) -> Verdict:
         """Return whether this site could run a job, and its declarations."""
-        job, _ = self._opened(request)
+        job, _ = self.opened(request)
         running = self._running.account.name if self._running is not None and self._running.account is not None else ""
         ask = functools.partial(self._question, remember=False)
         policy, catalogue, ledger = self._policy(), self._catalogue, self._ledger
-        return limited_verdict(job, policy, catalogue, ledger, len(self._newest_keys()), running, self._limit, ask)
+        return limited_verdict(job, policy, catalogue, ledger, len(self.newest_keys()), running, self._limit, ask)
 
-    def _newest_keys(self) -> Mapping[int, bytes]:
+    def newest_keys(self) -> Mapping[int, bytes]:
+        """Return the Ed25519 keys of the newest roster, by site id."""
         return self._rosters.trust.newest.keys() if self._rosters else self._keys
 
     def _ended(self, request: Request) -> bytes:
         """Forget a job that was aborted."""
-        job, document = self._opened(request)
+        job, document = self.opened(request)
         if self._running is not None and self._running.job_id == request.job_id:
             self._running, self._open = None, None
-        forget(request.job_id, job, document, self._ledger, self._states, self._starts, self._events)
+        forget(request.job_id, job, document, self._ledger, self._states, self._starts, self.events)
         return b""
 
     def troubles(self) -> list[Trouble]:
@@ -230,7 +212,8 @@ class Site:
         """Forget who has withdrawn, and check whether problems with data sets are resolved; called when the site is idle."""
         self._watch.recheck(self._running)
 
-    def _opened(self, request: Request) -> tuple[Job, bytes]:
+    def opened(self, request: Request) -> tuple[Job, bytes]:
+        """Return the job of a request and its document, verified with the coordinator's key."""
         if request.job is None:
             raise IdentityError("Expected a signed job with this request.", remedy="Update the coordinator.")
         self._catalogue.withdrawals.require_site()
@@ -242,7 +225,7 @@ class Site:
         In this order: signature, policy, roster, round, and whether the job fits the declaration. These refusals state
         their reason. Only then is a budget reserved, and data are read last.
         """
-        job, document = self._opened(request)
+        job, document = self.opened(request)
         policy = self._policy()
         policy.check(job)
         if self._rosters is not None:  # the keys of the roster with which this job began
@@ -263,68 +246,31 @@ class Site:
                 return known
         sent = known.account.sent if known is not None and known.account is not None and same else {}
         self._running = known = None  # free the last job's data before the next job's data are read
-        running = self._prepare(job, document, request.job_id)
+        running = self.prepare(job, document, request.job_id)
         if running.account is not None:
             running.account.sent = sent
         self._running = running
         return running
 
-    def _prepare(self, job: Job, document: bytes, job_id: str, *, reserving: bool = True) -> Running:
-        """Refuse a job that is too large for this machine, reserve its privacy cost, then read its data."""
-        check_cost(job, self._performance.job_limit_bytes(), too_large)
-        if job.statistics is None:
-            check_imprint(job, self._policy().allow_imprint_models)
-        sums = sums_of(job) if job.statistics is not None else None  # refused before anything is spent
-        protection_of(job).check(job, len(self._keys))
-        self._starts.of(job)  # refused if it has not arrived
-        plan = plan_of(job) if reserving else one_step_of(job)
-        account, patients = None, None
-        if plan is not None:
-            account = Account(plan, self._ledger, ledger_name(job_id, document))
-            patients = self._catalogue.patients(job.task.dataset)
-            if reserving:
-                budget = self._policy().budget
-                patients = reserve(account, job, budget, self._catalogue, self._store, self.site_id, self._events)
-        if sums is None:
-            return self._prepare_training(job, document, job_id, account, patients)
-        least = lambda: self._policy().min_patients_per_cell  # noqa: E731  # as it is at every step
-        measurer = Measurer(self._catalogue, job, sums, patients, least, self._random, self._reporter)
-        return MeasuringJob(job, job_id, document, protection_of(job), measurer, self._events, account)
-
-    def _prepare_training(
-        self, job: Job, document: bytes, job_id: str, account: Account | None, patients: frozenset[str] | None
-    ) -> RunningJob:
-        task = make_task(job.task)
-        check_chain(task)
-        model = first_network(job, self._starts.of(job))
-        trainer = Trainer(model, layout_of(model), task, job, self._performance, self._reporter)
-        protection = protection_of(job)
-        name = ledger_name(job_id, document).replace("/", "-")
-        local = LocalHalf(strategy_of(job), trainer.layout, self._states, name)
-        private = Private(PrivateTrainer(trainer, account.plan, self._random)) if account is not None else None
-        finding: Finding | None = None
-        loading = functools.partial(self._reporter.at, "loading")
-        memory = Memory.of(self._performance, self._cache)
-        try:
-            data: LocalData | None = local_data(self._catalogue, job, task, memory, patients, self.site_id, loading)
-        except Exception as problem:
-            finding = Finding(describe(problem))
-            self._watch.note(job.task.dataset, finding)
-            if no_space(problem) or (not protection.protects and private is None):
-                raise
-            data = None  # the site takes part without data, see `RunningJob.contribution`
-            self._events.emit("no-data", job=job.job.name, text=describe(problem), where=where(problem))
-        if data is not None:
-            self._events.emit(
-                "job-accepted",
-                job=job.job.name,
-                patients=data.train.patients,
-                images=len(data.train),
-                validation_patients=data.validation.patients,
-                left_out=data.left_out,
-            )
-        return RunningJob(
-            job, job_id, document, protection, trainer, data, self._events, account, private, local,
-            finding=finding, order=self._order, least=self._policy().least(job) if job.evaluation.subgroups else 1,
-            start=lambda: self._starts.of(job),
+    def prepare(self, job: Job, document: bytes, job_id: str, *, reserving: bool = True) -> Running:
+        """Return a verified job, ready to work; see `Preparing.job`."""
+        preparing = Preparing(
+            self.site_id, len(self._keys), self._catalogue, self._policy, self._performance, self.events, self._ledger,
+            self._store, self._states, self._starts, self._watch, self._reporter, self._random, self._cache, self._order,
         )  # fmt: skip
+        return preparing.job(job, document, job_id, reserving=reserving)
+
+    def party(
+        self,
+        keys: Mapping[int, bytes],
+        store: SessionStore,
+        *,
+        scope: str,
+        head: Callable[[], Head] | None,
+        removed: frozenset[int] = frozenset(),
+    ) -> SiteParty:
+        """Return this site's end of a protected sum; arguments as of `SiteParty`."""
+        least, random = self._policy().min_sites, self._random
+        return SiteParty(
+            self.site_id, self._identity, keys, store, least, random, scope=scope, head=head, removed=removed
+        )

@@ -20,7 +20,6 @@ from salus.common.job import Job, open_job, seal_job
 from salus.common.monitoring import Monitoring
 from salus.common.start.store import STARTS, CoordinatorStarts
 from salus.common.versions import PROTOCOL
-from salus.privacy.protection import protection_of
 from salus.server.admin import make_admin_app
 from salus.server.canary import try_out
 from salus.server.checking import Checker
@@ -34,10 +33,10 @@ from salus.server.listen import listen_tcp, listen_unix
 from salus.server.membership import Membership
 from salus.server.metrics import CoordinatorMetrics
 from salus.server.outline import OUTLINES, Outlines, outline_of
-from salus.server.participants import scope_of
 from salus.server.reporting import Reports
 from salus.server.running import Control, JobRunner
 from salus.server.scheduling import DRAINING, Place, Scheduler
+from salus.server.showing import absent_from, progress_of
 from salus.server.statistics_report import transforms_section
 from salus.server.submission import job_or_signed
 from salus.server.turns import Turns
@@ -305,24 +304,8 @@ class CoordinatorDaemon:
             "transforms": transforms_section(row.job, found) if isinstance(found, dict) else "",
             "classes": row.job.task.classes,
             "of": row.job.job.rounds,
-            "absent": self._absent(row),
-            "progress": self._progress() if row.status == "running" else [],
+            "absent": absent_from(row, self._runner, self._folder.trust, self._link, self._checkpoints),
+            "progress": progress_of(self._link) if row.status == "running" else [],
             "model": str(model) if model.exists() else None,
             "report": str(report) if report.exists() else None,
         }
-
-    def _progress(self) -> list[dict[str, Any]]:
-        """Return what each site said last about its work, without those at rest."""
-        said = sorted(self._link.progress().items())
-        found = [(site, seen.progress) for site, seen in said if seen.progress.request]
-        return [{"site": site, "step": one.step, "percent": one.percent} for site, one in found]
-
-    def _absent(self, row: JobRow) -> list[dict[str, Any]]:
-        """Return the sites that are not asked in a job now, with names and reasons."""
-        who = self._runner.participants(row.roster)
-        trust = self._folder.trust
-        names = {**trust.roster(who.roster).names(), **trust.newest.names()}
-        bound = protection_of(row.job).protects and not row.job.privacy.noised
-        cohort = self._checkpoints.cohort(scope_of(row.job)) if bound else ()
-        absent = who.absent(row.job, self._link.directory(), cohort)
-        return [{"site": site, "name": names[site], "reason": reason} for site, reason in absent.items()]

@@ -67,9 +67,11 @@ class AuditedSite(Site):
         self.sent: list[Float64Vector] = []
         self.weights: list[float] = []
 
-    def _prepare_training(self, *arguments: Any) -> RunningJob:
-        running = super()._prepare_training(*arguments)
-        self._change(self.site_id, running)
+    def prepare(self, *arguments: Any, **named: Any) -> Running:
+        """Return a job of which the data are changed."""
+        running = super().prepare(*arguments, **named)
+        if isinstance(running, RunningJob):
+            self._change(self.site_id, running)
         return running
 
     def _protect(

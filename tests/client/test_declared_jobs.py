@@ -99,7 +99,7 @@ def test_one_wrong_word_is_refused_aloud_before_anything_is_reserved_or_read(
     if wrong.count("yess"):  # names only have a nearest one where the data are labelled with names
         _declare_names(asked)
         said = ("'yess'", "'yes'")
-    monkeypatch.setattr("salus.client.site.local_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("salus.client.preparing.local_data", lambda *_: pytest.fail("data were read"))
     monkeypatch.setattr(Ledger, "reserve", lambda *_: pytest.fail("a budget was reserved"))
     job = parse_job(text)
     reply, blob = asked.ask(job, kind="measure" if sort == "statistics" else "train")
@@ -130,7 +130,7 @@ def test_a_check_reads_and_reserves_nothing_and_says_all_that_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked(tmp_path, Policy(cohort_epochs={"toy": 3}, max_rounds=1))
-    monkeypatch.setattr("salus.client.site.local_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("salus.client.preparing.local_data", lambda *_: pytest.fail("data were read"))
     verdict = asked.verdict(masked(rounds=2).model_copy())
     assert [problem.requirement for problem in verdict.problems] == ["policy", "policy", "epoch"]
     assert list(verdict.declarations) == ["toy"]
@@ -216,7 +216,7 @@ def test_single_files_that_cannot_be_read_are_counted_and_tried_again(tmp_path: 
 
 
 def test_the_operator_is_told_what_a_job_costs_of_the_budget(tmp_path: Path) -> None:
-    from salus.client.daemon import console_line
+    from salus.client.console_lines import console_line
 
     asked = Asked(tmp_path)
     assert asked.ask(parse_job(SORTS["local noise"]))[0].kind == "ok"

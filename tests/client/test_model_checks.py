@@ -93,7 +93,7 @@ def test_the_same_attack_is_refused_by_default_before_data_are_read(
 ) -> None:
     world = World(tmp_path, job_with(CLASSES), sites=5)
     allow(world)
-    monkeypatch.setattr("salus.client.site.local_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("salus.client.preparing.local_data", lambda *_: pytest.fail("data were read"))
     with pytest.raises(RoundError):
         stolen(world, CLASSES)
     texts = [str(event.fields["text"]) for event in world.events if event.kind == "left-out"]

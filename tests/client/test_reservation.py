@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.builders import tiny_job, toy_catalogue, toy_site, write_npz
 
-from salus.client import site as site_module
+from salus.client import preparing as preparing_module
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.measuring import Measurer
 from salus.client.policy import Policy
@@ -118,18 +118,18 @@ def test_training_reads_the_patients_of_the_reservation_only(site: Site, coordin
 def test_training_on_everybody_in_the_data_set_is_caught(
     site: Site, coordinator: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = site_module.local_data
-    monkeypatch.setattr(site_module, "local_data", lambda *given: right(*given[:4], None))
+    right = preparing_module.local_data
+    monkeypatch.setattr(preparing_module, "local_data", lambda *given: right(*given[:4], None))
     assert not trains_on_the_reserved_ones(site, coordinator, tmp_path)
 
 
 def measures_the_reserved_ones(site: Site, coordinator: Identity, folder: Path) -> bool:
     job = job_of("measure")
     sums = sums_of(job)
-    site._prepare(job, b"document", "tiny-0001")
+    site.prepare(job, b"document", "tiny-0001")
     reserved = len({image.patient for image in site._catalogue.images("toy")})
     grow(site, folder)
-    running = site._prepare(job, b"document", "tiny-0001")
+    running = site.prepare(job, b"document", "tiny-0001")
     plan = plan_of(job)
     assert plan is not None
     total = running.measurer.noised(1, (), plan)  # type: ignore[attr-defined]  # distributed: without this site's noise
@@ -148,7 +148,7 @@ def test_statistics_on_everybody_in_the_data_set_are_caught(
     def everybody(catalogue, job, sums, patients, *more):  # type: ignore[no-untyped-def]
         return Measurer(catalogue, job, sums, frozenset(i.patient for i in catalogue.images("toy")), *more)
 
-    monkeypatch.setattr(site_module, "Measurer", everybody)
+    monkeypatch.setattr(preparing_module, "Measurer", everybody)
     assert not measures_the_reserved_ones(site, coordinator, tmp_path)
 
 

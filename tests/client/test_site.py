@@ -1,3 +1,4 @@
+import ast
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_bad_requests_are_refused_before_data_are_read(
     def never(*_: object) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("salus.client.site.local_data", never)
+    monkeypatch.setattr("salus.client.preparing.local_data", never)
     reply, blob = site.handle(request(coordinator, **changes), model_bytes())
     assert (reply.kind, reply.error, blob) == ("refused", error, b"")
 
@@ -86,7 +87,7 @@ def test_policy_is_asked_before_data_are_read(
     tmp_path: Path, coordinator: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = toy_site(tmp_path, 1, coordinator.public_key, Policy())
-    monkeypatch.setattr("salus.client.site.local_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("salus.client.preparing.local_data", lambda *_: pytest.fail("data were read"))
     reply, _ = strict.handle(request(coordinator), model_bytes())
     assert reply.error == "Refused"
     assert "allow_unprotected" in reply.text
@@ -103,7 +104,7 @@ def test_an_unforeseen_error_shows_nothing_of_itself(
     def explode(*_: object) -> None:
         raise KeyError("patient Smith in /secret/folder")
 
-    monkeypatch.setattr("salus.client.site.local_data", explode)
+    monkeypatch.setattr("salus.client.preparing.local_data", explode)
     reply, _ = site.handle(request(coordinator), model_bytes())
     assert reply.kind == "refused"
     assert "Smith" not in reply.text + (tmp_path / "events.jsonl").read_text()
@@ -133,3 +134,17 @@ def test_a_data_set_removed_during_a_job_is_not_trained_on(site: Site, coordinat
     assert site.handle(request(coordinator), model_bytes())[0].kind == "ok"
     site._catalogue.remove("toy")
     assert site.handle(request(coordinator, round=2), model_bytes())[0].error == "DataError"
+
+
+def test_nothing_beside_the_site_uses_its_private_members() -> None:
+    """`try_out` is handed a site; what it needs of it is public."""
+    from salus.client import canary
+
+    tree = ast.parse(Path(canary.__file__).read_text())
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "site"
+    }
+    assert {"prepare", "verdict", "party"} <= used
+    assert not [name for name in used if name.startswith("_")]

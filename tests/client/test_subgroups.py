@@ -142,7 +142,7 @@ def test_results_at_single_sites_need_the_operators_consent_before_data_are_read
     found = from_entries(statistics[size + exact_size(len(COHORT)) :], running.groups, size, 50.0)
     assert found.patients.tolist() == [0, 0, found.everyone], "site 1 is not listed"
     refusing = people_site(tmp_path / "b", coordinator)
-    monkeypatch.setattr("salus.client.site.local_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("salus.client.preparing.local_data", lambda *_: pytest.fail("data were read"))
     reply, _ = refusing.handle(asked(coordinator, job, "train", 1), model_of(job))
     assert (reply.kind, reply.error) == ("refused", "Refused")
     assert "allow_site_results" in reply.text

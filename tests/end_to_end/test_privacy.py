@@ -124,7 +124,7 @@ def test_a_retry_with_distributed_noise_is_charged_and_ends_with_what_was_reserv
 
 def test_a_job_over_budget_is_refused_before_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked(tmp_path, private_job("local"), Policy.model_validate({"budget": {"epsilon": 2.0}}))
-    monkeypatch.setattr("salus.client.site.local_data", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr("salus.client.preparing.local_data", lambda *_: pytest.fail("data were read"))
     answer = asked.train()
     assert "privacy budget does not allow the job" in answer
     assert not any(letter.isdigit() for letter in answer)  # the numbers are about patients: they stay in the site's log

@@ -6,7 +6,7 @@ import pytest
 from tests.builders import job_text
 from tests.people import OPTIONS, write_people
 
-from salus.client.daemon import console_line
+from salus.client.console_lines import console_line
 from salus.client.performance import Performance
 from salus.common.events import Event, read_events
 from salus.common.job import parse_job

@@ -10,6 +10,7 @@ from tests.faults.disks import small_disk
 from tests.server.test_rounds import World
 
 from salus.client.refusing import SPACE_REFUSED
+from salus.client.running import RunningJob
 from salus.common.clock import SystemClock
 from salus.common.events import Event
 from salus.common.identity import Identity
@@ -78,14 +79,15 @@ def test_a_site_whose_disk_fills_while_it_trains_never_takes_part_without_its_da
         return once
 
     site = world.sites.sites[4]
-    prepare = site._prepare_training
+    prepare = site.prepare
 
     def prepared(*words: object) -> object:
         running = prepare(*words)  # type: ignore[arg-type]
+        assert isinstance(running, RunningJob)
         running._trained = once_full(running._trained)  # type: ignore[method-assign, assignment]
         return running
 
-    site._prepare_training = prepared  # type: ignore[method-assign, assignment]
+    site.prepare = prepared  # type: ignore[method-assign, assignment]
     world.run()
     assert next(full, False) is False, "the disk was full once"
     log = (tmp_path / "s4" / "events.jsonl").read_text()

@@ -189,7 +189,7 @@ def test_fedprox_runs_masked_and_stays_nearer_to_the_model(tmp_path: Path) -> No
     averaged = World(tmp_path / "a", job_of("fedavg", 1), sites=SITES).run()
     pulled = World(tmp_path / "b", job_of("fedprox", 1, more="proximal = 20.0"), sites=SITES).run()
     first = World(tmp_path / "c", job_of("fedavg", 1), sites=SITES)
-    running = first.sites.sites[1]._prepare(first.job, first.signed.document.encode(), "tiny-0001")
+    running = first.sites.sites[1].prepare(first.job, first.signed.document.encode(), "tiny-0001")
     assert isinstance(running, RunningJob)
     start = first_model(first.job, running.trainer.layout)
     assert np.linalg.norm(pulled - start) < 0.8 * np.linalg.norm(averaged - start)
@@ -197,7 +197,7 @@ def test_fedprox_runs_masked_and_stays_nearer_to_the_model(tmp_path: Path) -> No
 
 def test_what_is_beside_the_model_is_checked_before_it_is_used(tmp_path: Path) -> None:
     world = World(tmp_path, scaffold(), sites=SITES)
-    running = world.sites.sites[1]._prepare(world.job, world.signed.document.encode(), "tiny-0001")
+    running = world.sites.sites[1].prepare(world.job, world.signed.document.encode(), "tiny-0001")
     assert isinstance(running, RunningJob)
     layout, strategy = running.trainer.layout, strategy_of(world.job)
     sent = strategy.sent(strategy.init(layout.size))
