@@ -20,7 +20,7 @@ demo: install
 
 # One test process per logical core. `make test` reports the coverage and fails if that of privacy/ is below its floor.
 test: install
-	$(BIN)/python -m pytest -n logical --dist loadgroup --cov --cov-report=
+	$(BIN)/python -m pytest -n logical --dist loadgroup --timeout=900 --cov --cov-report=
 	$(BIN)/coverage report --format=total | sed 's/^/Coverage of all code, percent: /'
 	$(BIN)/coverage report --include='privacy/*' --fail-under=$(PRIVACY_FLOOR)
 

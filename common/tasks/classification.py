@@ -106,8 +106,8 @@ class Classification:
 
     @functools.cached_property
     def weights(self) -> torch.Tensor:
-        """The job's factor for each class, float32 ``[classes]``."""
-        return torch.tensor(getattr(self.settings, "class_weights", ()) or (1.0,) * self.classes)
+        """The job's factor for each class, float32 ``[classes]``, with values on any default device."""
+        return torch.tensor(getattr(self.settings, "class_weights", ()) or (1.0,) * self.classes, device="cpu")
 
     def target(self, label: str) -> npt.NDArray[Any] | None:
         """Return what a label means to this task, as the spec's field ``label``; None if it means nothing to it."""

@@ -36,9 +36,9 @@ class Ordinal(ImagesOrRows):
 
     @functools.cached_property
     def targets(self) -> torch.Tensor:
-        """The soft target of each grade, float64 ``[grades, grades]``."""
+        """The soft target of each grade, float64 ``[grades, grades]``, with values on any default device."""
         own = settings_of(self.settings, OrdinalSettings)
-        grades = torch.arange(self.classes, dtype=torch.float64)
+        grades = torch.arange(self.classes, dtype=torch.float64, device="cpu")
         return torch.softmax(-(grades[:, None] - grades).abs() / own.softness, dim=1)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:

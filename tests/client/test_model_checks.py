@@ -53,7 +53,7 @@ def stolen(world: World, classes: int) -> np.ndarray:
     """Return what a coordinator reads from the masked sum of one crafted round: one candidate image per output."""
     attempts = Attempts(
         world.job, world.job_id, world.signed, world.sites, world.store,
-        EventLog(listeners=(world.events.append,)), world.keys, world.transcript,
+        EventLog(listeners=(world.events.append,)), world.keys, world.transcript, patience_s=0.0,
     )  # fmt: skip
     run = JobRun(attempts)
     shape = run._shape("train")

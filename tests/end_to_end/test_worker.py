@@ -57,5 +57,5 @@ def test_an_operator_stops_a_job_and_the_others_finish_it(federation: Trial) -> 
 def test_a_site_that_works_for_nothing_must_be_told_which_job(federation: Trial) -> None:
     done = salus("client", "stop-job", federation.sites[0])
     assert done.returncode == 11
-    assert "Name one" in done.stderr
+    assert "Name the job" in done.stderr
     assert salus("client", "stop-job", federation.sites[0], "../x").returncode == 11
