@@ -4,8 +4,10 @@ Tasks, transforms and networks name their settings, so a coordinator imports the
 see a stand-in: classes can be derived from it and named in annotations; calling anything of it raises ConfigError.
 """
 
+import functools
+from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from salus.common.extras import needs_torch
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     import torch as torch
     from torch import nn as nn
     from torch.nn import functional as functional
+
+Made = TypeVar("Made")
 
 
 class _Absent(type):
@@ -51,3 +55,18 @@ except ModuleNotFoundError as missing:
         raise
     torch, nn, functional = _NoTorch("torch"), _NoTorch("torch.nn"), _NoTorch("torch.nn.functional")
     TORCH = False
+
+
+def constant(make: Callable[[Any], Made]) -> functools.cached_property[Made]:
+    """Return a property with tensors that are computed at first use and then kept.
+
+    The first use may be a check of shapes (device ``meta``) or an evaluation (inference mode). A tensor made there has no
+    values, or cannot be part of training afterwards, so these are computed with both switched off.
+    """
+
+    @functools.wraps(make)
+    def compute(owner: Any) -> Made:
+        with torch.inference_mode(False), torch.device("cpu"):
+            return make(owner)
+
+    return functools.cached_property(compute)

@@ -89,7 +89,9 @@ def finish(folder: Path, job: Job, start: Weights | None = None) -> Path:
     job_id = checkpoints.submit(signed, job.job.name)
     transcript = begin_transcript(folder / "transcripts" / f"{job_id}.jsonl", roster)
     events = EventLog(folder / "events.jsonl")
-    attempts = Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, transcript, start=start)
+    attempts = Attempts(
+        job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, transcript, start=start, patience_s=0.0
+    )
     if job.start is not None and start is not None:
         CoordinatorStarts(home / STARTS).put(job.start, start)
     run_of(attempts).run()

@@ -92,7 +92,9 @@ def run_tiny(job: Job, tiny: Tiny, folder: Path) -> dict[str, Any]:
     job_id = checkpoints.submit(signed, job.job.name)
     events = EventLog(folder / "events.jsonl")
     evaluate = split_evaluator(job, folder, CPU, tiny.start) if job.statistics is None else None
-    attempts = Attempts(job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, start=tiny.start)
+    attempts = Attempts(
+        job, job_id, signed, InOneProcess(sites), checkpoints, events, keys, start=tiny.start, patience_s=0.0
+    )
     run_of(attempts, evaluate).run()
     return dict(checkpoints.records(job_id)[-1])
 

@@ -4,7 +4,6 @@ AUC comes from histograms of the log-odds per class (Hanley and McNeil 1982: the
 scores above a negative; pairs within one bin count half). Calibration error after Naeini et al. 2015, 15 equal bins.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
@@ -23,7 +22,7 @@ from salus.common.examples import Example
 from salus.common.figures import Figures, one_against_the_rest
 from salus.common.imbalance import ImbalanceSettings
 from salus.common.job import TaskSettings
-from salus.common.optional_torch import TORCH, torch
+from salus.common.optional_torch import TORCH, constant, torch
 from salus.common.optional_torch import functional as F
 from salus.common.registry import Registry
 from salus.common.tasks.base import ONE_STEP, Said, Step, Totals, finite, full
@@ -99,15 +98,15 @@ class Classification:
         if TORCH:
             assert self.loss  # built now, so that wrong settings are refused when the job is checked
 
-    @functools.cached_property
+    @constant
     def loss(self) -> ClassLoss:
         """The loss that the job names."""
         return make_class_loss(getattr(self.settings, "class_loss", "cross-entropy"), self.settings)
 
-    @functools.cached_property
+    @constant
     def weights(self) -> torch.Tensor:
-        """The job's factor for each class, float32 ``[classes]``, with values on any default device."""
-        return torch.tensor(getattr(self.settings, "class_weights", ()) or (1.0,) * self.classes, device="cpu")
+        """The job's factor for each class, float32 ``[classes]``."""
+        return torch.tensor(getattr(self.settings, "class_weights", ()) or (1.0,) * self.classes)
 
     def target(self, label: str) -> npt.NDArray[Any] | None:
         """Return what a label means to this task, as the spec's field ``label``; None if it means nothing to it."""

@@ -4,14 +4,13 @@ Soft targets after Diaz and Marathe 2019 ("Soft Labels for Ordinal Regression"):
 softmax(-distance to k / softness). Quadratic weighted kappa after Cohen 1968.
 """
 
-import functools
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field as Key
 
 from salus.common.batch import Batch
-from salus.common.optional_torch import torch
+from salus.common.optional_torch import constant, torch
 from salus.common.registry import settings_of
 from salus.common.tasks.base import Step, Totals, full
 from salus.common.tasks.classification import ClassificationSettings
@@ -34,11 +33,11 @@ class Ordinal(ImagesOrRows):
     Settings = OrdinalSettings
     headline = ("kappa", "mean_grade_error", "auc")
 
-    @functools.cached_property
+    @constant
     def targets(self) -> torch.Tensor:
-        """The soft target of each grade, float64 ``[grades, grades]``, with values on any default device."""
+        """The soft target of each grade, float64 ``[grades, grades]``."""
         own = settings_of(self.settings, OrdinalSettings)
-        grades = torch.arange(self.classes, dtype=torch.float64, device="cpu")
+        grades = torch.arange(self.classes, dtype=torch.float64)
         return torch.softmax(-(grades[:, None] - grades).abs() / own.softness, dim=1)
 
     def losses(self, model: torch.nn.Module, batch: Batch, step: Step) -> torch.Tensor:

@@ -14,8 +14,8 @@ from pydantic import Field
 from salus.common.job import TaskSettings
 from salus.common.models.detectors.base import DetectorSettings, Found, best, centres_of, reduced
 from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors, shares
+from salus.common.optional_torch import constant, torch
 from salus.common.optional_torch import functional as F
-from salus.common.optional_torch import torch
 from salus.common.registry import settings_of
 
 FINEST = 2  # halvings of the resolution at the finest level
@@ -87,12 +87,12 @@ class AnchorDetector:
         levels = zip(levels_of(self.task), anchors_at(self.task), strict=True)
         return sum(each * math.prod(reduced(self.task.shape, halvings)) for halvings, each in levels)
 
-    @functools.cached_property
+    @constant
     def anchors(self) -> torch.Tensor:
         """All anchors, see `anchors_of`."""
         return anchors_of(self.task)
 
-    @functools.cached_property
+    @constant
     def corners(self) -> torch.Tensor:
         """All anchors as lowest and highest corner, ``[anchors, 2 dims]``."""
         centre, size = torch.split(self.anchors, self.dims, dim=1)

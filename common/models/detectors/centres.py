@@ -5,13 +5,11 @@ and the logarithm of the size in places. A peak is a place that is larger than i
 are suppressed, as for other detectors.
 """
 
-import functools
-
 from salus.common.job import TaskSettings
 from salus.common.models.detectors.base import Found, best, centres_of, reduced
 from salus.common.models.detectors.losses import BOX_WEIGHT, box_errors
+from salus.common.optional_torch import constant, torch
 from salus.common.optional_torch import functional as F
-from salus.common.optional_torch import torch
 
 HALVINGS = 2
 SIGMA = 1 / 6  # of an object's size: the heat map's width
@@ -31,7 +29,7 @@ class CentreDetector:
         self.step = 2.0**HALVINGS
         self.shape = task.shape
 
-    @functools.cached_property
+    @constant
     def places(self) -> torch.Tensor:
         """The centre of each place of the features, in places, ``[places, dims]``; the middle of the first is at 0.5."""
         return centres_of(self.shape, HALVINGS) / self.step

@@ -7,7 +7,6 @@ the other detectors, and there is one resolution only. Crowded objects of one cl
 one another, and one number for each must tell them apart.
 """
 
-import functools
 import math
 
 from salus.common.errors import JobError
@@ -24,8 +23,8 @@ from salus.common.models.detectors.base import (
 )
 from salus.common.models.detectors.centres import ALPHA, BETA, HALVINGS
 from salus.common.models.detectors.networks import RARE, with_detector
+from salus.common.optional_torch import constant, nn, torch
 from salus.common.optional_torch import functional as F
-from salus.common.optional_torch import nn, torch
 from salus.common.registry import settings_of, with_settings
 
 STEP = 2.0**HALVINGS
@@ -53,7 +52,7 @@ class CornerDetector:
         self.sides = reduced(task.shape, HALVINGS)
         self.shape = task.shape
 
-    @functools.cached_property
+    @constant
     def places(self) -> torch.Tensor:
         """The centre of each place of the features, in places, ``[places, dims]``; the middle of the first is at 0.5."""
         return centres_of(self.shape, HALVINGS) / STEP
