@@ -24,8 +24,9 @@ checks_per_hour = 1000
 epsilon = 30.0
 """
 SITES = 5
-# One for each kind of job: in one cohort epoch a data set keeps its protection and everything that selects or weighs patients.
-DATASETS = ("toy", "masked", "encrypted", "measured", "noised", "large")
+# In one cohort epoch a data set keeps its protection and everything that selects or weighs patients: one for each kind of job,
+# and one for each module whose masked jobs differ from those of others.
+DATASETS = ("toy", "masked", "encrypted", "measured", "noised", "large", "many", "worker", "failing")
 
 
 def start(words: Sequence[str], log: Path) -> Daemon:

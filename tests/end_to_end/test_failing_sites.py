@@ -23,7 +23,7 @@ def wait_for(federation: Trial, job: str, text: str) -> None:
 
 @pytest.mark.slow
 def test_a_sum_without_noise_waits_for_the_site_that_left_and_names_it(federation: Trial) -> None:
-    job = federation.submit(job_text(rounds=30, dataset="masked", protection="masking", min_sites=5))
+    job = federation.submit(job_text(rounds=30, dataset="failing", protection="masking", min_sites=5))
     federation.wait_for_round(job, 1)
     federation.stop(federation.sites[3])
     wait_for(federation, job, "site 4: offline Sums without noise over this data set are always over the same sites.")

@@ -15,7 +15,7 @@ from salus.simulations.trial import Trial
 
 
 def masked(rounds: int) -> str:
-    text = job_text(rounds=rounds, dataset="masked", protection="masking", min_sites=3, training='optimizer = "sgd"')
+    text = job_text(rounds=rounds, dataset="many", protection="masking", min_sites=3, training='optimizer = "sgd"')
     return text.replace("batch_size = 8", "batch_size = 4096")  # one batch: no order of images
 
 

@@ -20,7 +20,7 @@ def kinds(site: Path) -> list[str]:
 
 @pytest.mark.parametrize("protection", ["none", "masking"])
 def test_a_worker_that_is_killed_costs_an_attempt_and_not_the_job(federation: Trial, protection: str) -> None:
-    dataset = {"none": "toy", "masking": "masked"}[protection]
+    dataset = {"none": "toy", "masking": "worker"}[protection]
     job = federation.submit(
         job_text(rounds=4, model="cnn", training="local_epochs = 5", protection=protection, dataset=dataset)
     )
