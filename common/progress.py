@@ -1,4 +1,4 @@
-"""What a site is doing now: a step from a fixed vocabulary and a percentage, and nothing that depends on a patient.
+"""What a site is doing now: a step from a fixed vocabulary and a percentage. Its pace can tell how many images a site has.
 
 The site sends it with its heartbeat while it works on a request (`client/link.py`); the coordinator keeps the newest of each
 site, with the time of arrival on its own clock (`server/link.py`). A coordinator can wait longer for a site that reports.
