@@ -95,7 +95,7 @@ def test_no_shape_is_left_out(make: object, protection: str, place: int, monkeyp
     shapes = list(shapes_of(job))
     protection_of(job).check(job, 5)
     shapes[place] = replace(shapes[place], clip_norm_l2=1e12)
-    monkeypatch.setattr(f"salus.privacy.{protection}.protection.shapes_of", lambda _: tuple(shapes))
+    monkeypatch.setattr(f"salus.privacy.{protection}.protection.shapes_of", lambda *_: tuple(shapes))
     with pytest.raises(ProtectionError):
         protection_of(job).check(job, 5)
 

@@ -55,9 +55,7 @@ class Rubbish:
         channel = SocketChannel(end, TO_WORKER)
         channel.send(Frame(READY))
         with contextlib.suppress(Ended, OSError, ValueError):
-            while True:
-                frame = channel.receive(60.0)
-                assert frame is not None
+            while (frame := channel.receive(60.0)) is not None:
                 reply = Frame(REPLY, OK, frame.body)
                 whole = reply.head + reply.header + reply.body
                 end.sendall(self.before + whole + self.after if rubbish else whole)
