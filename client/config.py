@@ -67,6 +67,7 @@ tasks = []                  # kinds of tasks that may run; empty: every installe
 datasets = []               # data sets that may be used; empty: every registered one
 max_rounds = 1000
 min_sites = 2
+share_progress = "percent"  # "step" hides percentages, whose pace can tell how many batches this site has; see docs/rounds.md
 
 [budget]                    # what one patient may spend over all jobs together
 epsilon = 10.0

@@ -23,6 +23,7 @@ from salus.client.executors.process import ProcessBackend
 from salus.client.executors.stopped import WORKING
 from salus.client.link import FleetLink
 from salus.client.link_direct import Delivery
+from salus.client.policy import load_policy
 from salus.client.renewing import RosterReceiver
 from salus.common.clock import Clock
 from salus.common.errors import ConfigError, LinkError, Outdated, Refused, describe
@@ -101,7 +102,7 @@ class SiteDaemon:
         self._rosters = RosterReceiver(folder, clock, self._events, listener)
         self._attempts = Attempts(folder.folder / WORKING)
         self._troubles: list[str] = []
-        self._progress = Progress()
+        self._progress, self._percents = Progress(), False
         told = Listener(self._event, self._progressed, self._data_state)
         minutes = folder.config.executor.idle_minutes
         self._executor = Executor(folder.folder, backend or backend_of(folder), minutes, clock, told)
@@ -166,6 +167,7 @@ class SiteDaemon:
                 self._rosters.follow(link)
                 continue
             self._state("working")
+            self._percents = self._shares_percents()
             self._progress = Progress(request=delivery.meta.message, step="checking")
             header, blob = self._answer(delivery)
             self._progressed("sending", 0)
@@ -245,8 +247,16 @@ class SiteDaemon:
         self._events.emit(kind, **fields)
 
     def _progressed(self, step: Step, percent: int) -> None:
-        """Keep how far the work is, for the next heartbeat."""
-        self._progress = Progress(request=self._progress.request, step=step, percent=percent)
+        """Keep how far the work is, for the next heartbeat; of that, what the policy shares."""
+        shared = percent if self._percents else 0
+        self._progress = Progress(request=self._progress.request, step=step, percent=shared)
+
+    def _shares_percents(self) -> bool:
+        """Return whether the coordinator may learn percentages; a policy that cannot be read shares none."""
+        try:
+            return load_policy(self._folder.folder / "policy.toml").share_progress == "percent"
+        except ConfigError:
+            return False
 
     def _data_state(self, troubles: list[str]) -> None:
         """Report the data's state to the health service."""

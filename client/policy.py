@@ -49,6 +49,9 @@ class Policy(Strict):
         min_sites: smallest ``min_sites`` that a job may have, so that no sum is over this site alone.
         checks_per_hour: how many checks (`salus job check`, and one at every submit) about one data set this site answers in an
             hour. Every answer tells whether the patients' budget allows the job, so many of them would tell what is left.
+        share_progress: what the coordinator learns of work in progress. With ``percent`` it is the step and a whole percentage,
+            whose pace can tell how many batches this site has. With ``step`` it is only the step, and a round leaves this site
+            out when one step takes longer than the job's ``round_timeout_s``.
         budget: what one patient may spend over all jobs of one period.
     """
 
@@ -73,6 +76,7 @@ class Policy(Strict):
     checks_per_hour: Annotated[int, Field(ge=0)] = (
         30  # more than people need, and hours of work to measure a budget finely
     )
+    share_progress: Literal["percent", "step"] = "percent"  # with "step", long steps need a longer round_timeout_s
     budget: Budget = Budget()
 
     def check(self, job: Job) -> None:

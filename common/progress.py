@@ -1,4 +1,6 @@
-"""What a site is doing now: a step from a fixed vocabulary and a percentage. Its pace can tell how many images a site has.
+"""What a site is doing now: a step from a fixed vocabulary and a percentage.
+
+The pace of percentages can tell how many batches a site has; a site's policy (`share_progress`) can keep them at 0.
 
 The site sends it with its heartbeat while it works on a request (`client/link.py`); the coordinator keeps the newest of each
 site, with the time of arrival on its own clock (`server/link.py`). A coordinator can wait longer for a site that reports.

@@ -17,6 +17,7 @@ from salus.client.daemon import MAX_BEGUN, Attempts, SiteDaemon
 from salus.client.data.sources.settings import SourceOptions
 from salus.client.data.troubles import Finding
 from salus.client.executors.base import Run
+from salus.client.executors.frames import PROGRESS, frame_of
 from salus.client.executors.process import ProcessBackend
 from salus.client.link import FleetLink
 from salus.client.link_direct import Delivery, Meta
@@ -24,6 +25,7 @@ from salus.common.clock import ManualClock
 from salus.common.health import DATA
 from salus.common.kit import read_kit
 from salus.common.packets import Request, header_of, reply_of
+from salus.common.progress import Progress
 from salus.common.trust import install_kit
 from salus.common.versions import check_protocol
 from salus.simulations.trial import free_port
@@ -93,6 +95,47 @@ def test_nothing_is_answered_after_the_roster_has_ended(tmp_path: Path) -> None:
     assert "ask the consortium for a new kit" in refused.text
     assert len(lines) == 3  # that the roster has ended, and that a request was refused for it
     assert lines[-1].startswith("Refused: ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "shared"),
+    [("", 33), ('share_progress = "percent"', 33), ('share_progress = "step"', 0), ('share_progress = "all"', 0)],
+)
+def test_the_coordinator_learns_of_work_what_the_policy_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, shared: int
+) -> None:
+    clock = ManualClock(datetime(2026, 11, 1, tzinfo=UTC))
+    _, kits = found(tmp_path)
+    site = tmp_path / "site-1"
+    install_kit(site, read_kit(kits[1]), clock)
+    daemon = SiteDaemon(SiteFolder.open(site, clock), clock, backend=Nowhere())
+    (site / "policy.toml").write_text(rule)  # also while the daemon runs
+    said: list[Progress] = []
+
+    class Link:
+        """A link with one request, whose work reports a third of its training."""
+
+        def take(self) -> Delivery:
+            return Delivery(
+                Meta(message="a" * 32, type="train", run="1", node="7", group="", created=0.0, ttl=60.0), b"", b""
+            )
+
+        def answer(self, delivery: Delivery, header: bytes, blob: bytes) -> None:
+            said.append(daemon._progress)
+            daemon.stop()
+
+    def works(delivery: Delivery) -> tuple[bytes, bytes]:
+        daemon._executor._take(frame_of(PROGRESS, step="training", percent=33))
+        said.append(daemon._progress)
+        return b"", b""
+
+    monkeypatch.setattr(daemon, "_answer", works)
+    monkeypatch.setattr(daemon._rosters, "follow", lambda link: None)
+    daemon._serve(Link())  # type: ignore[arg-type]
+    assert [(one.request, one.step, one.percent) for one in said] == [
+        ("a" * 32, "training", shared),
+        ("a" * 32, "sending", 0),
+    ]
 
 
 def test_data_that_cannot_be_read_are_an_alarm_on_the_console_and_in_the_health_state(tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ def test_who_reports_progress_is_not_dropped_and_who_is_silent_afterwards_is() -
     assert isinstance(found[1], Reply)
 
 
+def test_a_site_that_shares_its_steps_only_has_the_time_for_each_step_and_a_silent_one_has_it_once() -> None:
+    steps: list[Step] = ["checking", "loading", "training", "evaluating", "protecting"]
+    found, elapsed_s = silent_after_s(lambda name, s: report(name, steps[min(4, int(s / 50))], 0), {2})
+    assert isinstance(found[2], WireError)
+    assert 260 <= elapsed_s < 262, "60 s after its last step began"
+    _, silent_s = silent_after_s(lambda name, s: report("", "waiting", 0), {2})
+    assert silent_s < 62
+
+
 @pytest.mark.parametrize(
     "said",
     [
