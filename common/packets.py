@@ -32,8 +32,9 @@ from salus.common.strict import Strict, validate
 from salus.common.versions import PACKET_FORMAT, check_format
 
 if TYPE_CHECKING:  # a site at rest passes requests on as bytes, without Flower
-    from flwr.app import RecordDict
+    from flwr.app import Message, RecordDict
 
+Packet = tuple[bytes, bytes] | WireError | None  # header and blob; why there are none; or None: the site did not answer
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
 SAME_VERSION = "Both sides must run the same version of Salus."
@@ -150,6 +151,18 @@ def parts_of(content: "RecordDict") -> tuple[bytes, bytes]:
     if not isinstance(raw, bytes) or len(raw) > MAX_HEADER_BYTES or array.stype != BLOB_TYPE:
         raise WireError("Expected a header and raw bytes.", remedy=SAME_VERSION)
     return raw, array.data
+
+
+def packet_of(message: "Message") -> Packet:
+    """Return what a site's reply says, and empty the message."""
+    if message.has_error():
+        return None
+    try:
+        return parts_of(message.content)
+    except WireError as problem:
+        return problem
+    finally:
+        release(message.content)
 
 
 def unpack_request(content: "RecordDict") -> tuple[Request, bytes]:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from salus.common.clock import Clock, SystemClock
 from salus.common.errors import SalusError, WireError
-from salus.common.packets import MESSAGE_TYPES, Reply, Request, pack, release, unpack_reply
+from salus.common.packets import MESSAGE_TYPES, Packet, Reply, Request, pack, packet_of, reply_of, unpack_reply
 from salus.common.progress import Gains, Seen, nobody
 
 POLL_S, LONGEST_POLL_S = 0.02, 0.2  # Flower's grids cannot wait, so they are polled; the link's can, see `_pause`
@@ -115,15 +115,15 @@ class GridFederation:
         withdraw = False
         deadlines = Deadlines({name: site for name, site in site_of.items() if name in waiting}, timeout_s, heard)
         while waiting and not self._cancelled():
-            arrived = list(self._grid.pull_messages(waiting))
+            arrived = self._pull(waiting)
             now_s = self._clock.monotonic_s()
             heard = now_s if arrived else heard
             while arrived:
-                message = arrived.pop()
-                asked_by = message.metadata.reply_to_message_id  # Flower's own error replies carry no site's node
+                asked_by, packet = arrived.pop()
                 waiting.discard(asked_by)
                 if asked_by in site_of:
-                    yield (site_of[asked_by], *_read(message, site_of[asked_by]))
+                    yield (site_of[asked_by], *_read(packet, site_of[asked_by]))
+                del packet
             deadlines.follow(self._progress(), now_s)
             for late in [name for name in waiting if deadlines.over(site_of[name], now_s)]:
                 waiting.discard(late)
@@ -134,6 +134,14 @@ class GridFederation:
         # Whoever has not answered when a job is cancelled was not given the time to. Nobody works on what is left.
         if withdraw or waiting:
             self._grid.push_messages([])
+
+    def _pull(self, waiting: set[str]) -> list[tuple[str, Packet]]:
+        """Return the replies that have arrived, by the request's message; the link's need not become Flower's messages."""
+        pull: Callable[[set[str]], list[tuple[str, Packet]]] | None = getattr(self._grid, "pull_packets", None)
+        if pull is not None:
+            return pull(waiting)
+        # Flower's own error replies carry no site's node.
+        return [(m.metadata.reply_to_message_id, packet_of(m)) for m in self._grid.pull_messages(waiting)]
 
     def _pause(self, seconds: float) -> None:
         """Wait until a reply has arrived, at most until it is time to look whether the job was cancelled."""
@@ -151,15 +159,16 @@ def _silent(site: int, timeout_s: float) -> WireError:
     )
 
 
-def _read(message: Message, site: int) -> tuple[Reply | SalusError, bytes]:
-    if message.has_error():
+def _read(packet: Packet, site: int) -> tuple[Reply | SalusError, bytes]:
+    if packet is None:
         return WireError(f"Site {site} did not answer.", remedy=CONTINUES), b""
+    if isinstance(packet, SalusError):
+        return packet, b""
+    header, blob = packet
     try:
-        reply, blob = unpack_reply(message.content)
+        reply = reply_of(header)
     except SalusError as problem:
         return problem, b""
-    finally:
-        release(message.content)
     if reply.site != site:
         return WireError(f"Site {site} answered as site {reply.site}.", remedy="Check that site's kit and keys."), b""
     return reply, blob

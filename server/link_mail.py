@@ -100,14 +100,11 @@ class Letter:
     delivered: bool = False
     answered: bool = False
     reply: Incoming | None = None
+    identifier: str = field(init=False)  # of the message, and the node to which it goes: Flower's own are slow to read
+    node: int = field(init=False)
 
-    @property
-    def identifier(self) -> str:
-        return self.message.metadata.message_id
-
-    @property
-    def node(self) -> int:
-        return self.message.metadata.dst_node_id
+    def __post_init__(self) -> None:
+        self.identifier, self.node = self.message.metadata.message_id, self.message.metadata.dst_node_id
 
     def prefix(self) -> bytes:
         """Return everything in front of the blob: lengths, metadata and header."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from salus.common.canonical import hash_parts, u32
 from salus.common.errors import ProtectionError
-from salus.privacy.protocol.keys import agree, derive
+from salus.privacy.protocol.keys import agree, derive, private_key
 from salus.privacy.protocol.tables import KEY_BYTES, REMEDY, SIGNATURE_BYTES
 
 HASH_BYTES = 32
@@ -55,7 +55,7 @@ class Box:
 
     def __init__(self, session: bytes, site: int, private: bytes, public: bytes) -> None:
         self._session, self._site = session, site
-        self._material = agree(private, public, who=f"site {site} or of the key holder")
+        self._material = agree(private_key(private), public, who=f"site {site} or of the key holder")
 
     def _cipher(self, chunk: int) -> ChaCha20Poly1305:
         return ChaCha20Poly1305(derive(self._session, self._material, "upload", u32(self._site), u32(chunk)))

@@ -21,6 +21,7 @@ from salus.privacy.masking.shamir import SHARE_BYTES
 from salus.privacy.prg import Mask, Words, add_masks
 from salus.privacy.protocol.collecting import LEFT_OUT, Collecting, check_order
 from salus.privacy.protocol.encoding import FixedPoint, decode
+from salus.privacy.protocol.keys import private_key
 from salus.privacy.protocol.session import Session, ids
 from salus.privacy.protocol.tables import SIGNATURE_BYTES, read_table, write_ids, write_table
 from salus.privacy.protocol.transcript import Recorder
@@ -211,8 +212,9 @@ class MaskingCoordinator(Collecting):
             private, liar = mask_key_of(dropped, self._mask_shares[dropped], self._limits.threshold, wanted)
             if liar is not None:
                 self._record("wrong-share", site=liar, of=dropped)
+            key_of_dropped = private_key(private)
             for site in survivors:
-                key = pair_mask_key(session, private, self._adverts[site].mask, dropped, site)
+                key = pair_mask_key(session, key_of_dropped, self._adverts[site].mask, dropped, site)
                 # Survivor `site` added this mask if its id is smaller; take the same sign away again.
                 masks.append(Mask(key, minus=site < dropped))
         return masks

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from salus.common.canonical import hash_parts, u32
@@ -18,7 +19,7 @@ def self_mask_key(session: bytes, seed: bytes, site: int) -> bytes:
     return derive(session, seed, "self", u32(site))
 
 
-def pair_mask_key(session: bytes, private: bytes, public: bytes, site: int, peer: int) -> bytes:
+def pair_mask_key(session: bytes, private: X25519PrivateKey, public: bytes, site: int, peer: int) -> bytes:
     """Return the key of the mask that two sites share, the same from both sides."""
     material = agree(private, public, who=f"site {peer}")
     return derive(session, material, "pair", u32(min(site, peer)), u32(max(site, peer)))
@@ -37,23 +38,21 @@ class ShareChannel:
     receiver: int
     adverts_hash: bytes
 
-    def _cipher(self, private: bytes, public: bytes, other: int) -> ChaCha20Poly1305:
-        material = agree(private, public, who=f"site {other}")
-        return ChaCha20Poly1305(derive(self.session, material, "share", u32(self.sender), u32(self.receiver)))
+    def _cipher(self, agreed: Secret) -> ChaCha20Poly1305:
+        key = derive(self.session, agreed.reveal(), "share", u32(self.sender), u32(self.receiver))
+        return ChaCha20Poly1305(key)
 
     def _associated(self) -> bytes:
         return hash_parts(self.session, u32(self.sender), u32(self.receiver), self.adverts_hash)
 
-    def seal(self, private: Secret, receiver_public: bytes, message: bytes) -> bytes:
-        """Encrypt at the sender."""
-        return self._cipher(private.reveal(), receiver_public, self.receiver).encrypt(
-            NONCE, message, self._associated()
-        )
+    def seal(self, agreed: Secret, message: bytes) -> bytes:
+        """Encrypt at the sender, who agreed on this material with the receiver (`agree`)."""
+        return self._cipher(agreed).encrypt(NONCE, message, self._associated())
 
-    def open(self, private: Secret, sender_public: bytes, box: bytes) -> bytes:
+    def open(self, agreed: Secret, box: bytes) -> bytes:
         """Decrypt at the receiver; raises ProtectionError naming the sender if it does not authenticate."""
         try:
-            return self._cipher(private.reveal(), sender_public, self.sender).decrypt(NONCE, box, self._associated())
+            return self._cipher(agreed).decrypt(NONCE, box, self._associated())
         except InvalidTag:
             raise ProtectionError(
                 f"The share from site {self.sender} to site {self.receiver} does not authenticate: it was changed, swapped, or "

@@ -22,7 +22,7 @@ from salus.privacy.prg import Mask, Words, add_masks
 from salus.privacy.protocol.consent import SiteConsent
 from salus.privacy.protocol.contributors import Statement
 from salus.privacy.protocol.encoding import FixedPoint, encode
-from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.keys import agree, private_key, public_of
 from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.secret import Secret
 from salus.privacy.protocol.session import Session, ids
@@ -151,12 +151,18 @@ class MaskingSite:
         masks = split(self._mask_key.reveal(), threshold, everyone, self._me.random)
         self._own_seed_share = Secret(seeds[self._me.site])
         self._secrets.append(self._own_seed_share)
-        said = self._statement.to_bytes()
+        said, private = self._statement.to_bytes(), private_key(self._channel.reveal())
+        self._agreed = {
+            peer: Secret(agree(private, adverts[peer].channel, who=f"site {peer}"))
+            for peer in everyone
+            if peer != self._me.site
+        }
+        self._secrets.extend(self._agreed.values())
+        self._channel.drop()
         return write_table(
             {
-                peer: self._to(peer).seal(self._channel, adverts[peer].channel, seeds[peer] + masks[peer] + said)
-                for peer in everyone
-                if peer != self._me.site
+                peer: self._to(peer).seal(agreed, seeds[peer] + masks[peer] + said)
+                for peer, agreed in self._agreed.items()
             }
         )
 
@@ -181,11 +187,12 @@ class MaskingSite:
         self._shares: dict[int, tuple[Secret, Secret]] = {}
         self._statements = {self._me.site: self._statement}
         for peer, box in boxes.items():
-            plain = self._from(peer).open(self._channel, self._adverts[peer].channel, box)
+            plain = self._from(peer).open(self._agreed[peer], box)
             pair = Secret(plain[:SHARE_BYTES]), Secret(plain[SHARE_BYTES:SECRET_BYTES])
             self._statements[peer] = Statement.from_bytes(plain[SECRET_BYTES:], peer)
             self._shares[peer] = pair
             self._secrets.extend(pair)
+            self._agreed[peer].drop()
         self._shared = shared
         words = self._words
         assert words is not None  # Safe because `open_words` set them and `_drop` ends the session.
@@ -198,7 +205,7 @@ class MaskingSite:
 
     def _masks(self, peers: list[int]) -> list[Mask]:
         session, me = self._session.id, self._me.site
-        private = self._mask_key.reveal()
+        private = private_key(self._mask_key.reveal())
         return [
             Mask(self_mask_key(session, self._seed.reveal(), me)),
             *(Mask(pair_mask_key(session, private, self._adverts[p].mask, me, p), minus=me > p) for p in peers),

@@ -16,10 +16,15 @@ def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agree(private: bytes, public: bytes, *, who: str) -> bytes:
-    """Return the X25519 agreement; raises ProtectionError naming `who` for a public key of low order."""
+def private_key(raw: bytes) -> X25519PrivateKey:
+    """Return a private key to agree with; reading one costs as much as an agreement, so read it once for many."""
+    return X25519PrivateKey.from_private_bytes(raw)
+
+
+def agree(private: X25519PrivateKey, public: bytes, *, who: str) -> bytes:
+    """Return the X25519 agreement, 32 bytes; raises ProtectionError naming `who` for a public key of low order."""
     try:
-        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError:
         raise ProtectionError(f"The X25519 key of {who} has low order.", remedy="Leave that site out.") from None
 

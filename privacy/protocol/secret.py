@@ -22,8 +22,7 @@ class Secret:
 
     def drop(self) -> None:
         """Overwrite and drop the bytes."""
-        for place in range(len(self._value)):
-            self._value[place] = 0
+        self._value[:] = bytes(len(self._value))
         self._value = bytearray()
 
     def __repr__(self) -> str:

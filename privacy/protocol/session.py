@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from salus.common.canonical import hash_parts, u32, u64
 
@@ -45,7 +46,7 @@ class Session:
     model_hash: bytes
     roster: tuple[int, ...]
 
-    @property
+    @cached_property
     def id(self) -> bytes:
         """The session id, 32 bytes; two parties that disagree on anything above hold different ids."""
         return hash_parts(

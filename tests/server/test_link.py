@@ -6,9 +6,10 @@ For version 1 this is also the contract with Flower's unpublished parts.
 import contextlib
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
@@ -27,7 +28,7 @@ from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError, WireError
 from salus.common.objects import Incomplete, assemble
-from salus.common.packets import Reply, Request, pack
+from salus.common.packets import Reply, Request, pack, packet_of, reply_of
 from salus.common.progress import Progress
 from salus.common.versions import OLDEST_HEADER, PROTOCOL, PROTOCOL_HEADER
 from salus.server.config import ServerFolder
@@ -38,6 +39,7 @@ from salus.simulations.benchmarks.link import echo
 from salus.simulations.trial import Trial
 
 CLOCK = SystemClock()
+Found = TypeVar("Found")
 REQUEST = Request(kind="hello")
 
 
@@ -178,6 +180,30 @@ def test_a_site_whose_reply_was_lost_gets_the_message_again_when_it_connects_aga
         replies: list[Message] = []
         wait_until(lambda: bool(replies.extend(world.grid.pull_messages(waiting)) or replies), "the reply")
         assert not replies[0].has_error()
+
+
+def test_packets_are_what_the_messages_of_flower_say(world: World) -> None:
+    """A round takes replies as packets; Flower's own code takes the same replies as messages."""
+
+    def replies(of: Callable[[list[str]], Iterable[Found]]) -> Found:
+        asked = list(world.grid.push_messages([Message(pack(REQUEST, b"work"), node, "query.hello")]))
+        thread = serve(one, 1, 1)
+        found: list[Found] = []
+        wait_until(lambda: bool(found.extend(of(asked)) or found), "the reply")
+        thread.join()
+        return found[0]
+
+    with world.connect(1) as one:
+        one.activate()
+        node = world.link.directory()[1]
+        message = replies(world.grid.pull_messages)
+        name, packet = replies(lambda asked: world.grid.pull_packets(set(asked)))
+    assert len(name) == len(message.metadata.reply_to_message_id)
+    said = packet_of(message)
+    assert isinstance(packet, tuple)
+    assert isinstance(said, tuple)
+    assert packet[1] == said[1]
+    assert reply_of(packet[0]).model_dump(exclude={"nonce"}) == reply_of(said[0]).model_dump(exclude={"nonce"})
 
 
 def test_an_answered_message_is_not_taken_twice_after_a_reconnection(world: World) -> None:

@@ -20,6 +20,7 @@ from salus.privacy.protocol.contributors import Consent
 from salus.privacy.protocol.head import Head
 from salus.privacy.protocol.parameters import may_follow, thresholds
 from salus.privacy.protocol.party import SiteParty
+from salus.privacy.protocol.secret import Secret
 from salus.privacy.protocol.session import Session, ids, manifest_hash
 from salus.privacy.protocol.store import MemoryStore
 from salus.privacy.protocol.tables import read_table, write_ids, write_table
@@ -388,6 +389,23 @@ def test_a_ledger_head_of_another_session_or_site_is_refused() -> None:
     consents = world.answers(requests)
     refused(lambda: world.coordinator.receive(1, consents[1][:64]), "signed ledger head of site 1")
     refused(lambda: world.coordinator.receive(1, consents[1][:64] + consents[2][64:]), "head of site 1 is not signed")
+
+
+def test_keys_of_the_share_channels_are_dropped_as_soon_as_the_shares_are_read() -> None:
+    world = World(5)
+    requests = world.exchange(world.adverts())
+    site = world.sites[1]
+    replies = world.answers(requests)
+    refused_to_show(site._channel)
+    assert len({agreed.reveal() for agreed in site._agreed.values()}) == 4  # one with each of the others
+    world.answers(world.exchange(replies))
+    for agreed in site._agreed.values():
+        refused_to_show(agreed)
+
+
+def refused_to_show(secret: Secret) -> None:
+    with pytest.raises(ValueError, match="dropped"):
+        secret.reveal()
 
 
 def test_secrets_do_not_print_themselves_and_are_dropped() -> None:

@@ -185,9 +185,9 @@ def test_a_lying_site_that_equivocates_closes_sums_but_never_opens_one_below_the
     for peer in (1, 2, 3):
         channel: ShareChannel = liar._to(peer)
         plain = ShareChannel(channel.session, 6, peer, channel.adverts_hash)
-        shares = world.sites[peer]._from(6).open(world.sites[peer]._channel, liar._advert.channel, table[peer])
+        shares = world.sites[peer]._from(6).open(world.sites[peer]._agreed[6], table[peer])
         said = Statement(DataKind.TRAINING, 0).to_bytes()
-        table[peer] = plain.seal(liar._channel, world.sites[peer]._advert.channel, shares[:132] + said)
+        table[peer] = plain.seal(liar._agreed[peer], shares[:132] + said)
     lists = world.exchange(world.answers(world.exchange({**replies, 6: write_table(table)})))
     assert lists is not None
     consents = {6: identity(6).sign_raw(consent_statement(world.session.id, ids(set(world.keys))))}

@@ -10,7 +10,7 @@ from salus.privacy.contribution import DataKind
 from salus.privacy.masking.keys import ShareChannel
 from salus.privacy.masking.messages import BOX_BYTES, Advert, adverts_hash
 from salus.privacy.protocol.contributors import Statement
-from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.keys import agree, private_key, public_of
 from salus.privacy.protocol.secret import Secret
 
 FILE = Path(__file__).parent / "vectors" / "statements.json"
@@ -38,6 +38,11 @@ def test_adverts_hash_begins_with_its_name(v: dict[str, Any]) -> None:
         assert public_of(bytes.fromhex(keys["channel_private"])) == adverts[int(site)].channel
 
 
+def agreed(own: dict[str, str], other: dict[str, str]) -> Secret:
+    private = private_key(bytes.fromhex(own["channel_private"]))
+    return Secret(agree(private, bytes.fromhex(other["channel_public"]), who="the other"))
+
+
 def test_a_box_with_its_associated_data_and_statement(v: dict[str, Any]) -> None:
     box = v["box"]
     channel = ShareChannel(
@@ -48,12 +53,8 @@ def test_a_box_with_its_associated_data_and_statement(v: dict[str, Any]) -> None
     said = Statement(DataKind.TRAINING | DataKind.VALIDATION, box["statement"]["minimum"])
     assert said.to_bytes().hex() == box["statement"]["bytes"]
     plain = bytes.fromhex(box["seed_share"] + box["mask_share"]) + said.to_bytes()
-    sealed = channel.seal(
-        Secret(bytes.fromhex(sender["channel_private"])), bytes.fromhex(receiver["channel_public"]), plain
-    )
+    sealed = channel.seal(agreed(sender, receiver), plain)
     assert sealed.hex() == box["sealed"]
     assert len(sealed) == BOX_BYTES
-    opened = channel.open(
-        Secret(bytes.fromhex(receiver["channel_private"])), bytes.fromhex(sender["channel_public"]), sealed
-    )
+    opened = channel.open(agreed(receiver, sender), sealed)
     assert Statement.from_bytes(opened[132:], box["sender"]) == said

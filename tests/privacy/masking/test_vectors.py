@@ -17,7 +17,7 @@ from salus.privacy.masking.shamir import combine
 from salus.privacy.masking.site import MaskingSite
 from salus.privacy.prg import keystream
 from salus.privacy.protocol.encoding import FixedPoint
-from salus.privacy.protocol.keys import public_of
+from salus.privacy.protocol.keys import private_key, public_of
 from salus.privacy.protocol.parameters import thresholds
 from salus.privacy.protocol.party import SiteParty
 from salus.privacy.protocol.session import Session
@@ -74,7 +74,7 @@ def test_keys(v: dict[str, Any]) -> None:
     for pair, key in v["pair_mask_keys"].items():
         i, j = (int(part) for part in pair.split("-"))
         for a, b in ((i, j), (j, i)):
-            private = bytes.fromhex(v["sites"][str(a)]["x25519_mask_private"])
+            private = private_key(bytes.fromhex(v["sites"][str(a)]["x25519_mask_private"]))
             public = bytes.fromhex(v["sites"][str(b)]["x25519_mask_public"])
             assert pair_mask_key(session, private, public, a, b).hex() == key
 
