@@ -209,7 +209,7 @@ def _cost_of(text: str) -> str:
 
 @app.command("list", epilog=example("salus job list ./coordinator"))
 def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List all jobs; one that waits shows its place in the queue and, below the table, why."""
+    """List all jobs; below the table stands why one waits, or how one ended, such as "Aborted: ...", if there is more to say."""
     from salus.server.admin_client import AdminClient
 
     rows = AdminClient(folder).get("/jobs")
@@ -223,7 +223,12 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
         )
         for r in rows:
             if r["reason"]:  # below the table, so that ids are not broken
-                out.print(f"{shown(r['job'])}: {shown(r['reason'])}", highlight=False, soft_wrap=True)
+                out.print(f"{shown(r['job'])}: {shown(_reason(r))}", highlight=False, soft_wrap=True)
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Return why a job waits, or how it ended and why."""
+    return str(row["reason"]) if row["place"] else f"{str(row['status']).capitalize()}: {row['reason']}"
 
 
 def _status(row: dict[str, Any]) -> str:

@@ -122,10 +122,20 @@ def test_the_list_of_jobs_breaks_no_id_and_gives_each_reason(
 ) -> None:
     monkeypatch.setattr(out, "width", 80)
     row = {"job": "pneumonia-private-of-paediatrics-0001", "status": "failed", "submitted_at": "2026-01-02T03:04:05.6"}
-    monkeypatch.setattr(admin_client.AdminClient, "get", lambda self, path: [row | {"reason": "too few sites " * 9}])
+    failed = row | {"reason": "too few sites " * 9, "place": None}
+    monkeypatch.setattr(admin_client.AdminClient, "get", lambda self, path: [failed])
     listed = salus("job", "list", "c").stdout
     assert f"│ {row['job']} │ failed │ 2026-01-02 03:04:05 │" in listed
-    assert f"{row['job']}: too few sites too few" in listed
+    assert f"{row['job']}: Failed: too few sites too few" in listed
+
+
+@pytest.mark.parametrize("status", ["aborted", "finished"])
+def test_the_list_says_of_a_job_that_has_ended_how_and_not_that_it_waits(
+    coordinator: list[str], monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    row = {"job": "tiny-0001", "status": status, "submitted_at": "2026-01-02T03:04:05.6", "place": None}
+    monkeypatch.setattr(admin_client.AdminClient, "get", lambda self, path: [row | {"reason": "Its models are gone."}])
+    assert f"tiny-0001: {status.capitalize()}: Its models are gone." in salus("job", "list", "c").stdout
 
 
 def test_the_list_of_jobs_shows_the_place_in_the_queue(coordinator: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
