@@ -115,6 +115,8 @@ def translate(error: BaseException) -> LinkError:
                 "The coordinator refuses this site's node key, or has restarted.",
                 remedy="Check that this site is on the coordinator's roster, and that both clocks are right.",
             )
+        if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            return LinkError("The coordinator stops.", remedy="The site connects again when it is started.")
         return LinkError(f"The coordinator answered with status {error.response.status_code}.", remedy="See its log.")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return LinkError(

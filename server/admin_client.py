@@ -44,6 +44,11 @@ class AdminClient:
             raise LinkError(
                 "The coordinator's daemon does not answer.", remedy="Start it with `salus server start FOLDER`."
             ) from None
+        if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
+            raise LinkError(
+                "The coordinator's daemon stops.",
+                remedy="Start it again, see what it has done, and repeat the command.",
+            )
         values = response.json()
         if response.status_code == 400:
             raise _as_error(values)

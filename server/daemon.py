@@ -139,6 +139,7 @@ class CoordinatorDaemon:
             if self._health is not None:
                 self._health.close()
             admin.close()
+            self._link.close()
             hospitals.close()
             self._checkpoints.close()
             (self._folder.folder / ADMIN_SOCKET).unlink(missing_ok=True)

@@ -22,7 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from salus.common.clock import Clock, SystemClock
 from salus.common.progress import Seen
-from salus.server.link_auth import Gate
+from salus.common.versions import PROTOCOL
+from salus.server.link_auth import STOPS, Gate, refuse
 from salus.server.link_direct import DIRECT, DirectRoutes
 from salus.server.link_fleet import FleetRoutes
 from salus.server.link_fleet_run import FleetRun
@@ -69,10 +70,16 @@ class Link:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; the ASGI app."""
-        if scope["type"] == "http" and scope["path"].startswith(DIRECT):
+        if self._mail.closed:
+            await refuse(send, STOPS, PROTOCOL)
+        elif scope["type"] == "http" and scope["path"].startswith(DIRECT):
             await self._direct(scope, receive, send)
         else:
             await self._fleet.app(scope, receive, send)
+
+    def close(self) -> None:
+        """Answer every poll that waits, and every call from now on, with 503: the coordinator stops."""
+        self._mail.close()
 
     def set_members(self, node_keys: Mapping[int, str]) -> None:
         """Make the sites with these node keys the members, from now on.

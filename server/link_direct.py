@@ -33,6 +33,7 @@ from salus.server.link_auth import (
     MAX_CALL_BYTES,
     NOT_FOUND,
     OTHER_BODY,
+    STOPS,
     Admitted,
     Gate,
     Refusal,
@@ -129,7 +130,9 @@ class DirectRoutes:
             self._mail.heard(node, poll.progress)
         if call == "poll":
             letter = await self._wait(node, poll.held, receive)
-            if letter is not None:
+            if self._mail.closed:
+                await refuse(send, STOPS, DIRECT_PROTOCOL)
+            elif letter is not None:
                 await _send_letter(send, letter, 0)
             else:
                 await send({"type": "http.response.start", "status": 204, "headers": [_STATED]})

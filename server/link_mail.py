@@ -143,6 +143,15 @@ class Mailbox:
         self._waiting: dict[int, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
         self._heard_s: dict[int, float] = {}
         self._progress: dict[int, Seen] = {}
+        self.closed = False
+
+    def close(self) -> None:
+        """End every poll that waits, and any later one at once."""
+        self.closed = True
+        with self._lock:
+            nodes = list(self._waiting)
+        for node in nodes:
+            self.ring(node)
 
     # --- sites ---
 
@@ -244,6 +253,8 @@ class Mailbox:
         with self._lock:
             older = self._waiting.get(node)
             self._waiting[node] = (asyncio.get_running_loop(), event)
+            if self.closed:
+                event.set()
         if older is not None:
             older[0].call_soon_threadsafe(older[1].set)
         return event

@@ -1,5 +1,6 @@
 """Serving an ASGI app in a thread, on a TLS port or on a private socket file."""
 
+import asyncio
 import os
 import socket
 import ssl
@@ -8,13 +9,44 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from salus.common.errors import ConfigError
+from salus.common.versions import PROTOCOL
 from salus.server.door import Door, GuardedProtocol, Limits
+from salus.server.link_auth import STOPS, refuse
+from salus.server.link_members import CONNECTION
 
 START_TIMEOUT_S = 20.0
 BACKLOG = 2048
+END_S = 2.0  # for the answers to cancelled requests
+
+
+def ending_well(app: ASGIApp) -> ASGIApp:
+    """Return an app that answers what is still open with `STOPS` when its server stops.
+
+    An answer that has begun cannot be taken back: its connection is closed.
+    """
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        except asyncio.CancelledError:  # only a server that stops cancels a request
+            if begun:
+                scope["state"][CONNECTION].abort()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            else:
+                await refuse(send, STOPS, PROTOCOL)
+
+    return serve
 
 
 class _Server(uvicorn.Server):
@@ -44,6 +76,11 @@ class _Server(uvicorn.Server):
         self.servers = [door]  # type: ignore[list-item]
         self.started = True
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.server_state.tasks:  # they were cancelled, and end as `ending_well` says
+            await asyncio.wait(self.server_state.tasks, timeout=END_S)
+
 
 class Listener:
     """A running server; `close` stops it.
@@ -62,7 +99,7 @@ class Listener:
         limits: Limits | None = None,
     ) -> None:
         config = uvicorn.Config(
-            app,
+            ending_well(app),
             interface="asgi3",
             proxy_headers=False,
             loop="asyncio",

@@ -7,11 +7,13 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from tests.builders import job_text
 
 from salus.client.config import SiteFolder
@@ -19,6 +21,7 @@ from salus.client.link import FleetLink
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError
 from salus.server.config import ServerFolder
+from salus.server.daemon import is_news
 from salus.server.door import Door, Limits
 from salus.server.link import Link
 from salus.server.listen import Listener, listen_tcp
@@ -197,6 +200,39 @@ def test_the_admin_app_is_served_without_tls(tmp_path: Path) -> None:
         assert b"fine" in answer
     finally:
         listener.close()
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["an upload", "an answer that has begun"])
+def test_a_server_that_stops_ends_open_requests_without_a_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, begun: bool
+) -> None:
+    from salus.server.listen import listen_unix
+
+    inside = threading.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        inside.set()
+        while True:  # the rest of the body never comes
+            assert (await receive())["type"] == "http.request"
+
+    listener = listen_unix(app, tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(WAIT_S)
+        client.connect(str(tmp_path / "s"))
+        client.sendall(b"POST /x HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf")
+        assert inside.wait(WAIT_S)
+        listener.close()
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+    if not begun:
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert answer.endswith(b'{"detail": "The coordinator stops"}')
+    assert [record for record in caplog.records if is_news(record) and record.levelname == "ERROR"] == []
 
 
 def test_answers_are_not_held_back_by_the_kernel() -> None:

@@ -146,6 +146,31 @@ def test_a_long_poll_waits_for_its_message(world: World) -> None:
         assert got[0] is not None
 
 
+def test_a_poll_that_waits_while_the_coordinator_stops_is_answered_and_says_so(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = world.connect(1)
+    one.activate()
+    found: list[str] = []
+
+    def poll() -> None:
+        try:
+            found.append(str(one.receive()))
+            one.receive()
+        except LinkError as problem:
+            found.append(str(problem))
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    wait_until(lambda: world.link._mail._waiting, "a poll that waits")
+    world.link.close()  # as the daemon does before it closes the port
+    thread.join()
+    world.listener.close()
+    said = "The coordinator stops. The site connects again when it is started."
+    assert found == ([said] if world.protocol == 2 else ["None", said])
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_site_that_took_a_message_and_died_gets_it_again_when_it_comes_back(world: World) -> None:
     first = world.connect(1)
     first.activate()
