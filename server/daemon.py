@@ -40,6 +40,7 @@ from salus.server.showing import absent_from, progress_of
 from salus.server.statistics_report import transforms_section
 from salus.server.submission import job_or_signed
 from salus.server.turns import Turns
+from salus.server.wishes import Wishes
 
 IDLE_POLL_S = 0.2
 ENDED = ("finished", "aborted")
@@ -91,7 +92,10 @@ class CoordinatorDaemon:
             folder, self._link, self._checkpoints, self._events, self._reports, self._starts, turns, self._aborted,
             self._membership.waiting,
         )  # fmt: skip
-        self._scheduler = Scheduler(self._checkpoints, self._run_job, folder.config.max_running_jobs, self._dates.valid)
+        self._scheduler = Scheduler(
+            self._checkpoints, self._run_job, folder.config.max_running_jobs, self._dates.valid,
+            Wishes(folder.folder), self._end,
+        )  # fmt: skip
         self._stop = threading.Event()
         self._health: Monitoring | None = None
         self._trouble = ""
@@ -172,6 +176,13 @@ class CoordinatorDaemon:
 
     def _job_states(self) -> list[str]:
         return [row.status for row in self._checkpoints.jobs()]
+
+    def _end(self, job_id: str, status: str) -> None:
+        """End a job that does not run."""
+        if status == "aborted":
+            self._aborted(self._checkpoints.job(job_id))
+        else:
+            self._checkpoints.set_status(job_id, status)
 
     def _aborted(self, row: JobRow) -> None:
         """End a job for good, when it has stopped."""
@@ -265,10 +276,7 @@ class CoordinatorDaemon:
         row = self._checkpoints.job(job_id)
         if row.status in ENDED:
             raise JobError(f"The job {job_id!r} is {row.status}.", remedy="There is nothing to abort.")
-        runs = self._scheduler.end(job_id, "aborted")
-        if not runs:
-            self._aborted(row)
-        return runs
+        return self._scheduler.end(job_id, "aborted")
 
     def resume(self, job_id: str) -> int:
         """Queue a failed or cancelled job again; returns the number of its finished rounds."""

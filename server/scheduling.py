@@ -16,9 +16,10 @@ from functools import lru_cache
 
 from salus.common.errors import StorageError
 from salus.common.job import job_from_canonical
-from salus.server.checkpoints import Checkpoints, JobRow
+from salus.server.checkpoints import ACTIVE, Checkpoints, JobRow
 from salus.server.database import DatabaseTaken
 from salus.server.participants import scope_of
+from salus.server.wishes import Wishes
 
 DRAINING = "draining"  # the round in progress ends, and the job is paused
 
@@ -98,15 +99,23 @@ class Scheduler:
             the job is not to blame and continues when the machine can write again.
         limit: most jobs that run at once.
         valid: whether this coordinator may take part now.
+        wishes: how the admin wishes jobs to end.
+        end: ends a job that does not run with the status that the admin wishes.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, run: Callable[[JobRow], None], limit: int, valid: Callable[[], bool]
+        self,
+        checkpoints: Checkpoints,
+        run: Callable[[JobRow], None],
+        limit: int,
+        valid: Callable[[], bool],
+        wishes: Wishes,
+        end: Callable[[str, str], None],
     ) -> None:
         self._checkpoints, self._run, self._limit, self._valid = checkpoints, run, limit, valid
+        self._wishes, self._end = wishes, end
         self._lock, self._dates = threading.Lock(), threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
-        self._wishes: dict[str, str] = {}  # the status with which the admin ends a job, by job
         self._problems: list[Exception] = []
         self._stopped = self._taken = False
 
@@ -132,13 +141,22 @@ class Scheduler:
         self._taken = False
         if not self.valid():
             return
-        for row in self._plan().due:
-            if row.job_id in self._wishes:  # it ended because of the machine in the same moment
-                self._checkpoints.set_status(row.job_id, self.wish(row.job_id))
-                continue
+        for row in self._next().due:
             self._checkpoints.check_writable(row.job_id)
             before()
             self._begin(row)
+
+    def _next(self) -> Plan:
+        """Return what happens next, after ending the jobs whose run ended before the admin's wish was carried out."""
+        found = self._plan()
+        ended = [row.job_id for row in (*found.due, *(p.row for p in found.queue)) if self._wishes.get(row.job_id)]
+        for job_id in ended:
+            self._carry_out(job_id)
+        return self._plan() if ended else found
+
+    def _carry_out(self, job_id: str) -> None:
+        self._end(job_id, self.wish(job_id))
+        self._wishes.carried_out(job_id)
 
     def _plan(self) -> Plan:
         return plan(self._checkpoints.active(), self.running(), self._limit)
@@ -146,7 +164,7 @@ class Scheduler:
     def _begin(self, row: JobRow) -> None:
         thread = threading.Thread(target=self._thread, args=(row,), name=row.job_id, daemon=True)
         with self._lock:
-            if self._stopped or row.job_id in self._wishes:
+            if self._stopped or self._wishes.get(row.job_id):
                 return
             self._threads[row.job_id] = thread
         thread.start()
@@ -154,6 +172,8 @@ class Scheduler:
     def _thread(self, row: JobRow) -> None:
         try:
             self._run(row)
+            if self._checkpoints.job(row.job_id).status not in ACTIVE:
+                self._wishes.carried_out(row.job_id)
         except (StorageError, OSError) as problem:
             with self._lock:
                 self._problems.append(problem)
@@ -181,7 +201,7 @@ class Scheduler:
 
     def wish(self, job_id: str) -> str:
         """Return the status with which the admin ends a job that has stopped; empty if it continues later."""
-        wish = self._wishes.get(job_id, "")
+        wish = self._wishes.get(job_id)
         return "paused" if wish == DRAINING else wish
 
     def valid(self) -> bool:
@@ -194,14 +214,17 @@ class Scheduler:
 
         Args:
             wish: the status with which it ends, ``cancelled``, ``paused`` or ``aborted``; or `DRAINING`, to pause it after the
-                round in progress. A later wish replaces an earlier one.
+                round in progress. A later wish replaces an earlier one. It is on disk when this returns.
+
+        Raises:
+            StorageError: it cannot be written; a job that runs stops all the same.
         """
         self._checkpoints.job(job_id)
         with self._lock:  # from here on it does not begin
-            self._wishes[job_id] = wish
+            self._wishes.put(job_id, wish)
             runs = job_id in self._threads
         if not runs:
-            self._checkpoints.set_status(job_id, self.wish(job_id))
+            self._carry_out(job_id)
         return runs
 
     def cancel(self, job_id: str) -> None:
@@ -211,7 +234,7 @@ class Scheduler:
     def reopen(self, job_id: str) -> None:
         """Queue a failed, cancelled or paused job again."""
         self._checkpoints.reopen(job_id)
-        self._wishes.pop(job_id, None)
+        self._wishes.forget(job_id)
 
     def stop(self) -> None:
         """Let every job end at its next step; callable from a signal handler."""

@@ -20,6 +20,7 @@ from salus.server.config import ServerConfig, ServerFolder
 from salus.server.daemon import IDLE_POLL_S, CoordinatorDaemon
 from salus.server.database import DatabaseGone, DatabaseTaken, open_engine, patient
 from salus.server.scheduling import Scheduler
+from salus.server.wishes import Wishes
 from salus.simulations.trial import Trial
 
 
@@ -173,7 +174,7 @@ def test_a_second_coordinator_on_the_same_database_waits_and_takes_over_when_the
     first.claim()
     with pytest.raises(DatabaseTaken, match="Another coordinator"):
         second.claim()
-    jobs = Scheduler(second, lambda row: None, 4, lambda: True)
+    jobs = Scheduler(second, lambda row: None, 4, lambda: True, Wishes(tmp_path), second.set_status)
     with pytest.raises(DatabaseTaken):
         jobs.begin_due()
     assert jobs.must_end("any")

@@ -10,7 +10,8 @@ from salus.common.errors import StorageError
 from salus.common.identity import Identity
 from salus.common.job import parse_job, seal_job
 from salus.server.checkpoints import Checkpoints, JobRow
-from salus.server.scheduling import Scheduler, plan
+from salus.server.scheduling import DRAINING, Scheduler, plan
+from salus.server.wishes import FOLDER, Wishes
 
 KEY = Identity.generate()
 NOISED = 'noise = "local"\nepsilon = 8.0\ndelta = 1e-3\npatients_per_site = 20'
@@ -66,7 +67,12 @@ class World:
         self.begun: dict[str, threading.Event] = {}
         self.go: dict[str, threading.Event] = {}
         self.problems: dict[str, Exception] = {}
-        self.scheduler = Scheduler(self.store, self.run, limit, lambda: True)
+        self.ended: list[tuple[str, str]] = []
+        self.scheduler = Scheduler(self.store, self.run, limit, lambda: True, Wishes(folder), self.end)
+
+    def end(self, job_id: str, status: str) -> None:
+        self.ended.append((job_id, status))
+        self.store.set_status(job_id, status)
 
     def submit(self, dataset: str) -> str:
         job = self.store.submit(seal_job(parse_job(job_text(dataset=dataset)), KEY), "tiny")
@@ -154,7 +160,7 @@ def test_a_job_that_was_cancelled_while_the_machine_ended_it_does_not_begin_agai
     world.problems[job] = OSError(28, "full")
     world.scheduler.begin_due()
     assert world.begun[job].wait(60)
-    world.scheduler._wishes[job] = "cancelled"
+    world.scheduler._wishes.put(job, "cancelled")
     world.go[job].set()
     world.scheduler.join()
     with pytest.raises(OSError, match="full"):
@@ -174,3 +180,42 @@ def test_a_cancelled_job_can_be_queued_again(world: World) -> None:
     world.scheduler.begin_due()
     world.scheduler.join()
     assert world.status() == ["finished"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "status"), [("aborted", "aborted"), (DRAINING, "paused"), ("cancelled", "cancelled"), ("later", "paused")]
+)
+def test_a_coordinator_that_is_killed_before_a_job_has_stopped_ends_it_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: str, status: str
+) -> None:
+    killed = World(tmp_path)
+    job, other = killed.submit("x"), killed.submit("x")
+    killed.scheduler.begin_due()
+    assert killed.begun[job].wait(60)
+    monkeypatch.setattr(killed.scheduler, "must_end", lambda job_id: False)  # it never comes to that
+    assert killed.scheduler.end(job, wish)
+    again = World(tmp_path)  # the database and the folder are as `kill -9` leaves them
+    again.begun, again.go = {other: threading.Event()}, {other: threading.Event()}
+    assert again.status() == ["running", "waiting"]
+    again.go[other].set()
+    again.scheduler.begin_due()
+    assert again.begun[other].wait(60), "the other one begins at once"
+    again.scheduler.join()
+    assert again.ended == [(job, status)]
+    assert again.status() == [status, "finished"]
+    assert list((tmp_path / FOLDER).iterdir()) == []
+    killed.go[job].set()
+    killed.scheduler.join()
+
+
+def test_a_wish_that_the_disk_does_not_take_counts_until_a_restart_and_the_admin_is_told(
+    world: World, tmp_path: Path
+) -> None:
+    job = world.submit("x")
+    world.scheduler.begin_due()
+    assert world.begun[job].wait(60)
+    (tmp_path / FOLDER).write_text("no folder can be made here")
+    with pytest.raises(StorageError, match=r"will stop, but .* give the command again"):
+        world.scheduler.end(job, "aborted")
+    world.scheduler.join()
+    assert world.status() == ["aborted"]
