@@ -20,11 +20,11 @@ from salus.client.measuring import MeasuringJob
 from salus.client.model_checks import check_first_model
 from salus.client.running import Running, RunningJob
 from salus.common.errors import UnfitError, describe, where
-from salus.common.fit import Verdict
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.strategies.base import LocalRule
 from salus.common.sums.state import state_from_bytes
+from salus.common.verdict import Verdict
 from salus.privacy.contribution import Contribution, DataKind, Shape
 from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protection import SiteEnd

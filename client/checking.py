@@ -16,9 +16,10 @@ from salus.common.clock import Clock
 from salus.common.declaration import Declaration
 from salus.common.errors import Refused, SalusError, describe
 from salus.common.files import write_whole
-from salus.common.fit import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict, problems_of
+from salus.common.fit import problems_of
 from salus.common.job import Job
 from salus.common.packets import Request
+from salus.common.verdict import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement, Verdict
 from salus.privacy.contribution import Kind
 from salus.privacy.dp.accounting import epsilon
 from salus.privacy.dp.plan import Plan, plan_of
@@ -109,7 +110,7 @@ def verdict_on(job: Job, policy: Policy, catalogue: Catalogue, ledger: Ledger, s
                 ledger.merge(catalogue.merges.all())
                 if not ledger.allows(catalogue.patients(job.task.dataset), plan, policy.budget):
                     problems.append(_problem("budget", NO_BUDGET))
-    return Verdict(problems=tuple(problems[:MAX_PROBLEMS]), declarations=declarations)
+    return Verdict(problems=tuple(problems[:MAX_PROBLEMS]), declarations=declarations).fitting(job.task.dataset)
 
 
 def limited_verdict(

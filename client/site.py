@@ -37,13 +37,14 @@ from salus.client.using import UseRecord, ledger_name
 from salus.client.watch import DataWatch
 from salus.common.errors import IdentityError, Refused
 from salus.common.events import EventSink
-from salus.common.fit import Verdict, require_fit
+from salus.common.fit import require_fit
 from salus.common.identity import Identity
 from salus.common.job import Job, open_job
 from salus.common.packets import Reply, Request
 from salus.common.progress import Reporter
 from salus.common.start.store import SiteStarts
 from salus.common.sums.questions import questions_of
+from salus.common.verdict import Verdict
 from salus.privacy.contribution import Contribution, DataKind, Kind, Shape
 from salus.privacy.protection import SiteEnd, protection_of
 from salus.privacy.protocol.contributors import late_data

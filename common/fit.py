@@ -6,83 +6,19 @@ also limits the job's classes and columns: a job cannot add classes that no site
 
 import difflib
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Literal
 
-from pydantic import Field
-
-from salus.common.canonical import canonical_json
 from salus.common.declaration import Declaration, target_of
-from salus.common.errors import JobError, UnfitError, WireError
+from salus.common.errors import JobError, UnfitError
 from salus.common.job import Job, TaskSettings
 from salus.common.outcomes import CENSORED
-from salus.common.strict import Strict, validate
 from salus.common.sums import SUMS
 from salus.common.tasks import TASKS
 from salus.common.transforms import kind_of
+from salus.common.verdict import MAX_PROBLEMS, MAX_TEXT, Problem, Requirement
 
-Requirement = Literal[
-    "data set",
-    "labels",
-    "annotations",
-    "classes",
-    "images",
-    "modality",
-    "columns",
-    "patients",
-    "policy",
-    "epoch",
-    "budget",
-    "protection",
-]
-MAX_TEXT = 600
-MAX_PROBLEMS = 40
 MAX_LISTED = 8
 MOST_COMPARED = 1000  # names among which the nearest is looked for
-MAX_VERDICT_BYTES = 4 * 2**20
-
-
-class Problem(Strict):
-    """One requirement of a job that a site does not meet, as a sentence that both sides may read."""
-
-    requirement: Requirement
-    text: Annotated[str, Field(max_length=MAX_TEXT)]
-
-
-class Verdict(Strict):
-    """A site's answer whether it could run a job; nothing in it depends on one patient.
-
-    It tells without numbers whether the privacy budget allows the job, like a refusal.
-
-    Args:
-        declarations: declarations of the data sets that the site policy allows, by name; None for one that is not declared yet.
-    """
-
-    problems: Annotated[tuple[Problem, ...], Field(max_length=MAX_PROBLEMS)] = ()
-    declarations: Annotated[dict[str, Declaration | None], Field(default_factory=dict, max_length=1000)]
-
-    @property
-    def fits(self) -> bool:
-        """Whether the site could run the job."""
-        return not self.problems
-
-    def encode(self) -> bytes:
-        """Return the encoded verdict."""
-        return canonical_json(self.model_dump(mode="json"))
-
-
-def read_verdict(data: bytes) -> Verdict:
-    """Return what `Verdict.encode` wrote; raises WireError for anything else."""
-    try:
-        if len(data) > MAX_VERDICT_BYTES:
-            raise ValueError
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        raise WireError(
-            "Expected a verdict on a job.", remedy="Both sides must run the same version of Salus."
-        ) from None
-    return validate(Verdict, values, error=WireError, what="verdict")
 
 
 def require_fit(job: Job, declarations: Mapping[str, Declaration | None]) -> None:

@@ -20,6 +20,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from salus.common.errors import WireError
 
 MAX_OBJECTS = 20_000  # 5 MiB each: 100 GB, more than any model
+MAX_ARRAY_BYTES = (
+    256 * 2**10
+)  # what describes an array: the numbers of its chunks; as JSON it takes eighty times as much memory
 
 
 class Incomplete(Exception):
@@ -82,6 +85,9 @@ def _expanded_bytes(content: bytes, parts: dict[str, bytes]) -> int:
     kind, children, _ = get_object_head_values_from_object_content(content)
     if kind != Array.__qualname__:
         return 0
-    chunks = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+    body = get_object_body(content, Array)
+    if len(body) > MAX_ARRAY_BYTES:
+        raise WireError(f"Expected an array's description of at most {MAX_ARRAY_BYTES} bytes.", remedy="It is ignored.")
+    chunks = json.loads(body)["arraychunk_ids"]
     sizes = [len(parts[name]) for name in children if name]
     return sum(sizes[index] for index in chunks)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # a site at rest passes requests on as bytes, without Flower
 Packet = tuple[bytes, bytes] | WireError | None  # header and blob; why there are none; or None: the site did not answer
 BLOB_TYPE = "salus.raw/1"
 MAX_HEADER_BYTES = 1_000_000
+MAX_REPLY_BYTES = 16 * 2**10  # of a reply's header: a text of `MAX_TEXT` characters, and names
 SAME_VERSION = "Both sides must run the same version of Salus."
 HERE = b"here"  # a site's answer to a request of kind start: it has the weights
 MESSAGE_TYPES = {
@@ -125,7 +126,7 @@ def request_of(raw: bytes) -> Request:
 
 def reply_of(raw: bytes) -> Reply:
     """Return a reply from the bytes of its header; raises WireError for anything else."""
-    return validate(Reply, _parsed(raw), error=WireError, what="reply", received=True)
+    return validate(Reply, _parsed(raw, MAX_REPLY_BYTES), error=WireError, what="reply", received=True)
 
 
 def pack(header: Request | Reply, blob: bytes = b"") -> "RecordDict":
@@ -188,9 +189,9 @@ def release(content: "RecordDict") -> None:
     content.clear()
 
 
-def _parsed(raw: bytes) -> object:
-    if len(raw) > MAX_HEADER_BYTES:  # parsed JSON takes up to eighty times as much memory
-        raise WireError(f"Expected a header of at most {MAX_HEADER_BYTES} bytes.", remedy=SAME_VERSION)
+def _parsed(raw: bytes, most: int = MAX_HEADER_BYTES) -> object:
+    if len(raw) > most:  # parsed JSON takes up to eighty times as much memory
+        raise WireError(f"Expected a header of at most {most} bytes.", remedy=SAME_VERSION)
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError):

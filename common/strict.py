@@ -17,6 +17,7 @@ from salus.common.errors import SalusError
 from salus.common.plain_errors import place_of, sentence_of
 from salus.common.versions import UPGRADE, check_format
 
+MOST_EXPLAINED = 1000  # mistakes; a description of each takes a thousand bytes
 MAX_FILE_BYTES = 1_000_000  # a settings file is text written by hand; anything larger is a mistake or an attack
 
 
@@ -87,6 +88,31 @@ def read_text(path: Path, *, error: type[SalusError], what: str, most: int = MAX
         raise error(f"Cannot read the {what} {path.name or str(path)!r}: {reason}.", remedy="Check the path.") from None
 
 
+def values_in(data: bytes) -> int:
+    """Return a bound on the number of values in JSON text, which decides the memory that they take when they are parsed."""
+    return 1 + sum(map(data.count, (b"[", b"{", b",", b":")))
+
+
+def parse_json(data: bytes, most_bytes: int, most_values: int, *, error: type[SalusError], what: str) -> Any:
+    """Return received JSON as plain values.
+
+    Args:
+        most_bytes, most_values: parsed values take up to a hundred times as much memory as their text, so more are not parsed.
+
+    Raises:
+        error: too large, or not JSON.
+    """
+    if len(data) > most_bytes or values_in(data) > most_values:
+        raise error(
+            f"Expected a {what} of at most {most_bytes} bytes and {most_values} values.",
+            remedy="Both sides must run versions of Salus that work together.",
+        )
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise error(f"Expected a {what}.", remedy="Both sides must run the same version of Salus.") from None
+
+
 def validate(
     model: type[M],
     values: Any,
@@ -136,6 +162,8 @@ def _explain(
     lines = []
     if received:
         remedy = "Ask the side that sent it to make it again."
+    if problems.error_count() > MOST_EXPLAINED:
+        raise error(f"The {what} is not valid: it has {problems.error_count()} mistakes.", remedy=remedy) from None
     found = problems.errors()
     if received:  # what the other side's version explains comes first
         found.sort(key=lambda problem: problem["type"] != "extra_forbidden")

@@ -19,12 +19,13 @@ from salus.common.clock import Clock
 from salus.common.declaration import Declaration
 from salus.common.errors import SalusError, UnfitError, describe
 from salus.common.events import EventSink
-from salus.common.fit import MAX_TEXT, Problem, problems_of, read_verdict
+from salus.common.fit import problems_of
 from salus.common.identity import Signed
 from salus.common.job import Job
 from salus.common.packets import Request
 from salus.common.roster import Roster
 from salus.common.strict import Strict
+from salus.common.verdict import MAX_TEXT, Problem, read_verdict
 from salus.privacy.protection import key_holder_of, protection_of
 from salus.server.checkpoints import Checkpoints
 from salus.server.federation import Federation, GridFederation

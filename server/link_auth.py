@@ -28,6 +28,7 @@ from salus.server.probe import Probes
 MAX_BODY_BYTES = 8 * 2**20  # Flower cuts arrays into chunks of 5 MiB
 MAX_TREE_BYTES = 4 * 2**20  # names of as many objects as a reply may have
 MAX_CALL_BYTES = 64 * 2**10  # everything else: a node id, a name
+MAX_POLL_BYTES = 8 * 2**10  # of version 2: the names of at most 64 requests, and what the site does
 OTHER_VERSION = 426  # Upgrade Required
 MOST_REPORTED = 10
 FLEET = "/v1/fleet/"

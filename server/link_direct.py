@@ -30,7 +30,7 @@ from salus.common.progress import Progress
 from salus.common.strict import Strict
 from salus.common.versions import PROTOCOL_HEADER
 from salus.server.link_auth import (
-    MAX_CALL_BYTES,
+    MAX_POLL_BYTES,
     NOT_FOUND,
     OTHER_BODY,
     STOPS,
@@ -80,7 +80,7 @@ class DirectRoutes:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call = scope["path"].removeprefix(DIRECT)
         reply, rest = _REPLY.fullmatch(call), _REQUEST.fullmatch(call)
-        limit = PART_BYTES if reply else MAX_CALL_BYTES if rest or call in _CALLS else None
+        limit = PART_BYTES if reply else MAX_POLL_BYTES if rest or call in _CALLS else None
         admitted = self._gate.admit(scope, headers_of(scope), limit, DIRECT_PROTOCOL)
         if isinstance(admitted, Refusal):
             await refuse(send, admitted, DIRECT_PROTOCOL)

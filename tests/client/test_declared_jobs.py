@@ -13,12 +13,12 @@ from salus.client.policy import Policy
 from salus.client.site import Site
 from salus.common.clock import ManualClock, SystemClock
 from salus.common.events import read_events
-from salus.common.fit import Verdict, read_verdict
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
 from salus.common.packets import Reply, Request
 from salus.common.vectors import layout_of, read_parameters
+from salus.common.verdict import Verdict, read_verdict
 
 NOISED = 'noise = "local"\nepsilon = 4.0\nsampling_rate = 0.5\npatients_per_site = 16'
 OPEN = Policy(allow_unprotected=True, allow_without_noise=True, key_holders=(2,), budget=Budget(epsilon=100.0))

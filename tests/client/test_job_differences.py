@@ -13,9 +13,9 @@ from salus.client.site import Site
 from salus.client.training import training_seed
 from salus.common.errors import RoundError
 from salus.common.events import EventLog
-from salus.common.fit import read_verdict
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.packets import Request
+from salus.common.verdict import read_verdict
 from salus.privacy.protocol.store import MemoryStore
 from salus.server.attempts import Attempts
 from salus.server.rounds import JobRun

@@ -14,7 +14,6 @@ from salus.client.policy import Policy
 from salus.client.running import RunningJob
 from salus.client.site import Site
 from salus.common.events import read_events
-from salus.common.fit import read_verdict
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
@@ -22,6 +21,7 @@ from salus.common.packets import Reply, Request
 from salus.common.sums import sums_of
 from salus.common.sums.base import norm_of
 from salus.common.vectors import layout_of, read_parameters
+from salus.common.verdict import read_verdict
 from salus.privacy.dp.plan import Plan, plan_of
 from salus.privacy.protocol.head import Head
 from salus.privacy.protocol.store import MemoryStore

@@ -16,7 +16,6 @@ from salus.client.private_training import PrivateTrainer
 from salus.client.running import RunningJob
 from salus.client.site import Site
 from salus.client.training import Trainer
-from salus.common.fit import read_verdict
 from salus.common.identity import Identity
 from salus.common.job import Job, parse_job, seal_job
 from salus.common.models import build_model
@@ -26,6 +25,7 @@ from salus.common.subgroups.exact import from_entries, grouped_size
 from salus.common.sums.exact import exact_size, from_limbs, to_limbs
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
+from salus.common.verdict import read_verdict
 from salus.privacy.dp.plan import plan_of
 from salus.privacy.shapes import COHORT
 

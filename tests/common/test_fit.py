@@ -7,9 +7,10 @@ from tests.builders import tiny_job
 
 from salus.common.declaration import Declaration, DeclaredColumn, DeclaredTarget
 from salus.common.errors import UnfitError, WireError
-from salus.common.fit import MAX_PROBLEMS, Verdict, problems_of, read_verdict, require_fit
+from salus.common.fit import problems_of, require_fit
 from salus.common.job import Job, parse_job
 from salus.common.tasks.classification import Classification
+from salus.common.verdict import MAX_PROBLEMS, Verdict, read_verdict
 
 IMAGES = Declaration(kind="images", classes=("no", "yes"), dimensions=(2,), channels=(1,), modalities=("DX",))
 TABLE = Declaration(

@@ -12,9 +12,11 @@ from salus.common.canonical import canonical_json
 from salus.common.errors import Refused, WireError
 from salus.common.packets import (
     MAX_HEADER_BYTES,
+    MAX_REPLY_BYTES,
     MAX_TEXT,
     Reply,
     Request,
+    header_of,
     pack,
     refusal,
     release,
@@ -104,3 +106,12 @@ def test_a_header_of_many_small_values_is_refused_before_it_becomes_objects(
     monkeypatch.setattr("salus.common.packets.json.loads", lambda raw: pytest.fail("it was parsed"))
     with pytest.raises(WireError, match="at most"):
         read(b"[" + b"[]," * MAX_HEADER_BYTES + b"[]]")
+
+
+def test_the_longest_honest_reply_fits_and_a_longer_header_is_not_parsed() -> None:
+    longest = refusal(10_000, Refused("", remedy=""), "\U0001f600" * MAX_TEXT)
+    assert reply_of(header_of(longest)) == longest
+    assert reply_of(header_of(refusal(1, Refused("", remedy=""), '"' * MAX_TEXT))).text == '"' * MAX_TEXT
+    for size, match in (MAX_REPLY_BYTES, "JSON"), (MAX_REPLY_BYTES + 1, f"at most {MAX_REPLY_BYTES} bytes"):
+        with pytest.raises(WireError, match=match):
+            reply_of(b"[" * size)

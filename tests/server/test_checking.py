@@ -12,11 +12,12 @@ from salus.common.clock import ManualClock
 from salus.common.console import out
 from salus.common.declaration import Declaration
 from salus.common.errors import LinkError, SalusError, UnfitError
-from salus.common.fit import Verdict, problems_of
+from salus.common.fit import problems_of
 from salus.common.identity import Identity
 from salus.common.job import Job, seal_job
 from salus.common.packets import Reply, Request
 from salus.common.roster import Roster, RosterSite
+from salus.common.verdict import Verdict
 from salus.server.checking import Check, ask_sites, remember_sites
 from salus.server.checkpoints import Checkpoints
 from salus.server.commands.checking import show_check

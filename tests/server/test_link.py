@@ -27,7 +27,7 @@ from salus.client.link_fleet import FleetCalls
 from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import SystemClock
 from salus.common.errors import LinkError, WireError
-from salus.common.objects import Incomplete, assemble
+from salus.common.objects import MAX_ARRAY_BYTES, Incomplete, assemble
 from salus.common.packets import Reply, Request, pack, packet_of, reply_of
 from salus.common.progress import Progress
 from salus.common.versions import OLDEST_HEADER, PROTOCOL, PROTOCOL_HEADER
@@ -375,6 +375,9 @@ def test_an_array_that_grows_when_it_is_built_is_refused() -> None:
     parts = {get_object_id(bomb): bomb, chunk.object_id: chunk.deflate()}
     with pytest.raises(WireError, match="agreed size"):
         assemble(get_object_id(bomb), parts.get, 1_000_000)
+    large = add_header_to_object_body(b'{"a":[' + b"[]," * MAX_ARRAY_BYTES + b"[]]}", head)
+    with pytest.raises(WireError, match=f"description of at most {MAX_ARRAY_BYTES} bytes"):
+        assemble(get_object_id(large), {**parts, get_object_id(large): large}.get, 10_000_000)
     with pytest.raises(Incomplete):
         assemble("0" * 64, parts.get, 1_000_000)
     with pytest.raises(WireError, match="names"):

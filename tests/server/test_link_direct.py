@@ -22,8 +22,8 @@ from salus.common.link_signature import (
     sign_request,
 )
 from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
-from salus.server.link_auth import Gate
-from salus.server.link_direct import DIRECT, DirectRoutes
+from salus.server.link_auth import MAX_POLL_BYTES, Gate
+from salus.server.link_direct import DIRECT, MAX_HELD, DirectRoutes
 from salus.server.link_mail import SMALL_BYTES, Letter, Mailbox
 from salus.server.link_members import Members
 
@@ -320,3 +320,11 @@ def test_a_newer_poll_of_a_site_ends_the_older_one() -> None:
         return first, second
 
     assert asyncio.run(both())[0] is None
+
+
+def test_a_poll_that_holds_all_that_it_may_fits_and_a_larger_body_is_not_read() -> None:
+    world = World()
+    session = world.hello()
+    most = {"held": ["f" * 64] * MAX_HELD, "progress": {"request": "f" * 64, "step": "evaluating", "percent": 100}}
+    assert world.call(session, "poll", json.dumps(most).encode())[0] == 204
+    assert world.call(session, "poll", b" " * (MAX_POLL_BYTES + 1), read=False)[0] == 413
