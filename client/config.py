@@ -52,6 +52,7 @@ max_job_memory_mb = 0    # a job that needs more memory is refused; 0: three qua
 [executor]
 kind = "process"         # process | slurm; work for jobs runs in a process of its own, which ends when there is none
 idle_minutes = 10.0      # without a request, until it ends and its memory is free
+stuck_minutes = 120.0    # without any sign of it while it works, until it is ended; 0: never
 memory_mb = 0            # most memory of that process; 0: no limit
 gpu_share = 1.0          # the part of a GPU's memory that it may use
 hours = []               # local hours in which it begins to work, such as ["20:00-06:00"]; empty: always

@@ -104,8 +104,10 @@ class SiteDaemon:
         self._troubles: list[str] = []
         self._progress, self._percents = Progress(), False
         told = Listener(self._event, self._progressed, self._data_state)
-        minutes = folder.config.executor.idle_minutes
-        self._executor = Executor(folder.folder, backend or backend_of(folder), minutes, clock, told)
+        settings = folder.config.executor
+        self._executor = Executor(
+            folder.folder, backend or backend_of(folder), settings.idle_minutes, clock, told, settings.stuck_minutes
+        )
         self._stop = threading.Event()
         text = metrics.text if metrics is not None else bytes
         self._health = Monitoring(folder.config.health_port, folder.config.monitoring, text)

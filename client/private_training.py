@@ -209,6 +209,7 @@ class PrivateTrainer:
             yield self._batch(parts, places)
 
     def _batch(self, parts: Sequence[Batch], places: int) -> Grid:
+        self._trainer.reporter.goes_on()
         batch, patients = grid(parts, self._rows_for(places), places)
         return batch.to(self._trainer.device), patients.to(self._trainer.device)
 

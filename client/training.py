@@ -78,6 +78,7 @@ class Trainer:
 
     def _losses(self, batch: Batch) -> torch.Tensor:
         """Return the losses of the present model in the first step of the task."""
+        self.reporter.goes_on()
         return self.task.losses(self.model, batch.to(self.device), self.task.steps[0])
 
     def step(

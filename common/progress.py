@@ -7,6 +7,7 @@ site, with the time of arrival on its own clock (`server/link.py`). A coordinato
 """
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
@@ -20,6 +21,7 @@ Step = Literal[
 ]
 STEPS: tuple[Step, ...] = get_args(Step)
 MAX_REQUEST = 64
+REPEAT_S = 60.0
 Report = Callable[[float], None]  # takes the share that is done, from 0 to 1
 SILENT: Report = lambda done: None  # noqa: E731
 
@@ -72,11 +74,17 @@ class Reporter:
     """Where the code that works on a request says how far it is; may be used from any thread.
 
     Args:
-        tell: called with each change of step or percentage, from the thread that reports it.
+        tell: called with each change of step or percentage, and with the same one again at most once in `REPEAT_S` while the
+            work goes on; from the thread that reports it.
+        now_s: a clock that never goes back, in seconds.
     """
 
-    def __init__(self, tell: Callable[[Progress], None] = lambda progress: None) -> None:
-        self._tell = tell
+    def __init__(
+        self,
+        tell: Callable[[Progress], None] = lambda progress: None,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tell, self._now_s, self._told_s = tell, now_s, float("-inf")
         self._lock = threading.Lock()
         self._current = Progress()
 
@@ -93,12 +101,20 @@ class Reporter:
         """Report the step and the share of it that is done, from 0 to 1."""
         self._set(Progress(request=self._current.request, step=step, percent=int(100 * min(1.0, max(0.0, done)))))
 
+    def goes_on(self) -> None:
+        """Report that the work goes on, in between: a part of a percentage may take hours."""
+        self._set(self._current)
+
     def end(self) -> None:
         """Report that no request is being worked on."""
         self._set(Progress())
 
     def _set(self, progress: Progress) -> None:
+        now_s = self._now_s()
         with self._lock:
-            changed, self._current = progress != self._current, progress
-        if changed:
+            told = progress != self._current or now_s - self._told_s >= REPEAT_S
+            self._current = progress
+            if told:
+                self._told_s = now_s
+        if told:
             self._tell(progress)

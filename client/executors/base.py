@@ -100,10 +100,24 @@ class Listener:
 
 
 class Executor:
-    """One worker at a time, for one site; used by one thread."""
+    """One worker at a time, for one site; used by one thread.
 
-    def __init__(self, folder: Path, backend: Backend, idle_minutes: float, clock: Clock, listener: Listener) -> None:
+    Args:
+        idle_minutes: without a request, until it ends.
+        stuck_minutes: without any sign of it in the middle of a request, until it is ended; 0: never.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: Backend,
+        idle_minutes: float,
+        clock: Clock,
+        listener: Listener,
+        stuck_minutes: float = 0.0,
+    ) -> None:
         self._backend, self._idle_s, self._clock, self._listener = backend, 60 * idle_minutes, clock, listener
+        self._stuck_minutes = stuck_minutes
         self._stopped = StoppedJobs(folder)
         self._run: Run | None = None
         self._since = clock.monotonic_s()
@@ -140,7 +154,7 @@ class Executor:
             job: id of the request's job; empty if it has none.
 
         Raises:
-            Refused: the job was stopped, the worker cannot start, or it has ended without a reply.
+            Refused: the job was stopped, the worker cannot start, or it has ended without a reply or was ended as stuck.
         """
         self._stopped.check(job)
         run = self._started()
@@ -212,7 +226,7 @@ class Executor:
 
     def _wait(self, run: Run, kind: bytes, job: str = "", most_s: float = math.inf) -> Frame:
         """Handle frames until one of this kind comes; raises Ended."""
-        began = time.monotonic()
+        began, heard_s = time.monotonic(), self._clock.monotonic_s()
         while True:
             ended = run.ended()  # before the look for a frame, so that its last ones are read
             frame = run.channel.receive(0.0 if ended else WAIT_S)
@@ -222,7 +236,9 @@ class Executor:
                 if time.monotonic() - began > most_s:
                     raise self._failed(f"The site's process for work did not answer within {most_s / 60:.0f} minutes.")
                 self._stop_if_asked(job)
+                self._end_if_stuck(job, heard_s)
             else:
+                heard_s = self._clock.monotonic_s()
                 self._take(frame)
                 if frame.kind == kind:
                     return frame
@@ -233,6 +249,20 @@ class Executor:
         except Refused:
             self.close()
             raise
+
+    def _end_if_stuck(self, job: str, heard_s: float) -> None:
+        minutes = self._stuck_minutes
+        if not minutes or self._clock.monotonic_s() - heard_s < 60 * minutes:
+            return
+        self.close()
+        text = (
+            f"It gave no sign for {minutes:g} minutes while it worked, and was ended: see stuck_minutes in site.toml."
+        )
+        self._listener.event("worker-ended", {"job": job, "text": text})
+        raise Lost(
+            f"This site's process for work gave no sign for {minutes:g} minutes and was ended.",
+            remedy="The next request starts another one; the site's operator sees more in its log.",
+        )
 
     def _take(self, frame: Frame) -> None:
         if frame.kind == FAILED:

@@ -18,6 +18,8 @@ class ExecutorSettings(Strict):
     Args:
         kind: ``process``: a child process on this machine. ``slurm``: a job on a cluster that shares the site's folder.
         idle_minutes: minutes without a request after which the process for work ends and its memory is free.
+        stuck_minutes: minutes without any sign of that process in the middle of a request after which it is ended and the request
+            refused; it gives one with each batch, at most once a minute. 0: never.
         memory_mb: memory in MB that this process may allocate, from 1024; what needs more fails there. 0: no limit.
         gpu_share: the part of each GPU's memory that it may use.
         hours: local hours in which it begins to work, such as ``["20:00-06:00"]``; empty: always.
@@ -29,6 +31,9 @@ class ExecutorSettings(Strict):
     kind: Literal["process", "slurm"] = "process"
     idle_minutes: Annotated[float, Field(ge=0, le=10_080)] = (
         10.0  # starting takes seconds, preparing data may take minutes
+    )
+    stuck_minutes: Annotated[float, Field(ge=0, le=10_080)] = (
+        120.0  # twice the time after which a round goes on without it
     )
     memory_mb: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     gpu_share: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -23,6 +23,7 @@ from salus.common.errors import DataError
 from salus.common.estimates import Estimate
 from salus.common.job import Job
 from salus.common.models import build_model
+from salus.common.progress import REPEAT_S, Progress, Reporter
 from salus.common.tasks import make_task
 from salus.common.vectors import layout_of, read_parameters
 from salus.privacy.dp import gaussian as gaussian_module
@@ -156,7 +157,9 @@ def test_one_patient_moves_a_step_by_the_clip_norm_at_most_and_many_images_count
     job = job_of("distributed")
     task = make_task(job.task)
     model = build_model(job.task, 0)
-    trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"))
+    signs: list[Progress] = []
+    reporter = Reporter(signs.append, iter(range(0, 10**6, int(REPEAT_S))).__next__)
+    trainer = Trainer(model, layout_of(model), task, job, Performance(device="cpu"), reporter=reporter)
     plan = plan_of(job)
     assert plan is not None
     everybody = Plan("distributed", plan.noise_multiplier, 0.0, 1.0, 1, 1, 5.0, 1e-5)
@@ -164,6 +167,7 @@ def test_one_patient_moves_a_step_by_the_clip_norm_at_most_and_many_images_count
     private = PrivateTrainer(trainer, everybody, os.urandom)
     start = read_parameters(model, trainer.layout)
     many = private.direction(start, data)
+    assert signs, "each batch is a sign of the work, so that nobody takes it for stuck"
     data.by_patient = lambda: [list(range(len(data)))]  # type: ignore[method-assign]
     one = private.direction(start, data)
     assert np.linalg.norm(one) <= 1.0 + 1e-5

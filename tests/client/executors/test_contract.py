@@ -15,6 +15,7 @@ from tests.processes import ended, running, start, wait_until
 
 from salus.client.executors import base, slurm, worker
 from salus.client.executors.base import SESSION_S, UNUSED_S, Backend, Executor, Listener, Lost, NotStarted
+from salus.client.executors.frames import EVENT, PROGRESS, REPLY, Frame, frame_of
 from salus.client.executors.process import ProcessBackend
 from salus.client.executors.settings import ExecutorSettings
 from salus.client.executors.slurm import SlurmBackend
@@ -62,7 +63,9 @@ def light(words: Sequence[str], descriptor: int, environment: Mapping[str, str])
 class World:
     """An executor with what it told."""
 
-    def __init__(self, folder: Path, backend: Backend, clock: ManualClock | SystemClock) -> None:
+    def __init__(
+        self, folder: Path, backend: Backend, clock: ManualClock | SystemClock, stuck_minutes: float = 0.0
+    ) -> None:
         self.folder, self.events = folder, list[tuple[str, object]]()
         self.steps = list[tuple[str, int]]()
         listener = Listener(
@@ -70,7 +73,7 @@ class World:
             lambda step, percent: self.steps.append((step, percent)),
             lambda _: None,
         )
-        self.executor = Executor(folder, backend, MINUTES, clock, listener)
+        self.executor = Executor(folder, backend, MINUTES, clock, listener, stuck_minutes)
 
     def ask(self, blob: bytes, job: str = "job-1") -> bytes:
         header, answer = self.executor.ask(job, header_of(Request(kind="train", job_id=job, round=2)), blob)
@@ -201,9 +204,9 @@ def test_a_look_that_never_ends_costs_the_worker_and_not_the_daemon(
 class Idle(World):
     """A process, and a clock that moves when it is told to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stuck_minutes: float = 0.0) -> None:
         self.clock = ManualClock(datetime(2026, 11, 27, tzinfo=UTC))
-        super().__init__(folder, ProcessBackend(folder, launch=light), self.clock)
+        super().__init__(folder, ProcessBackend(folder, launch=light), self.clock, stuck_minutes)
 
     def after(self, seconds_s: float) -> bool:
         self.clock.sleep(seconds_s)
@@ -224,6 +227,67 @@ def test_a_worker_ends_when_nobody_asks_and_is_kept_while_a_session_is_open(tmp_
     world.ask(b"x")
     assert not world.after(60 * MINUTES)
     assert world.seen("starts") == 3
+
+
+def test_a_worker_that_hangs_in_a_request_is_ended_and_the_next_request_starts_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look of the daemon takes a minute of the clock, from the moment at which the work hangs."""
+    monkeypatch.setattr(base, "WAIT_S", 0.01)
+    world = Idle(tmp_path, stuck_minutes=30.0)
+    monkeypatch.setattr(world.executor._stopped, "check", lambda job: world.clock.sleep(60.0 * world.seen("hangs")))
+    assert world.ask(b"first") == b"firstfirst"
+    pid = world.executor.process_id
+    with pytest.raises(Lost, match="gave no sign for 30 minutes and was ended"):
+        world.ask(b"hang")
+    assert pid is not None
+    assert ended(pid)
+    assert [kind for kind, _ in world.events] == ["worker-ended"]
+    assert "stuck_minutes in site.toml" in str(world.events[0])
+    (tmp_path / "hangs").unlink()
+    assert world.ask(b"again") == b"againagain"
+    world.executor.close()
+
+
+@pytest.mark.parametrize(("minutes", "waits"), [(30.0, 29), (0.0, 5000)])
+def test_a_worker_that_gives_signs_is_left_alone_and_without_a_limit_any_is(
+    tmp_path: Path, minutes: float, waits: int
+) -> None:
+    """Between two signs pass `waits` minutes, whichever the sign is."""
+    clock = ManualClock(datetime(2026, 11, 27, tzinfo=UTC))
+    signs = [frame_of(PROGRESS, step="training", percent=7)] * 3 + [frame_of(EVENT, kind="trained", fields={})]
+
+    class Slow:
+        """A worker of which one frame arrives after each wait."""
+
+        local, start_s, process_id = False, 0.0, None
+
+        def __init__(self) -> None:
+            self.channel, self.frames = self, [None, *(part for sign in signs for part in (sign, None)), Frame(REPLY)]
+
+        def start(self) -> "Slow":
+            return self
+
+        def ended(self) -> str:
+            return ""
+
+        def kill(self) -> None:
+            raise AssertionError("It was ended.")
+
+        def send(self, frame: Frame) -> None:
+            pass
+
+        def receive(self, wait_s: float) -> Frame | None:
+            if not wait_s:
+                return None  # nothing is left of an earlier request
+            frame = self.frames.pop(0)
+            clock.sleep(0.0 if frame else 60.0 * waits)
+            return frame
+
+    world = World(tmp_path, Slow(), clock, minutes)  # type: ignore[arg-type]
+    world.executor._run = Slow()  # type: ignore[assignment]
+    assert world.executor.ask("job-1", b"", b"") == (b"", b"")
+    assert world.steps == [("training", 7)] * 3
 
 
 DAEMON = """
