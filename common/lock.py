@@ -29,11 +29,15 @@ class FolderLock:
 
 
 def is_running(folder: Path) -> bool:
-    """Return whether a daemon holds the lock of this folder."""
+    """Return whether a daemon holds the lock of this folder; makes no file there."""
     try:
-        FolderLock(folder).close()
-    except ConfigError:
-        return True
+        handle = os.open(folder / NAME, os.O_RDONLY)
     except OSError:
         return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
     return False

@@ -10,8 +10,8 @@ FAILED_EXIT = 70  # of `salus doctor` when a check failed; no other command ends
 Status = Literal["ok", "notice", "failed", "skipped"]
 # In the order in which they are shown. Only these words and those of `CAUSES` go into a support file.
 CHECKS = (
-    "folder", "policy", "certificate", "roster", "dns", "proxy", "connection", "tls", "link", "clock", "protocol",
-    "newest roster", "round trip", "throughput", "daemon", "sites", "storage", "memory", "descriptors", "gpu", "data",
+    "folder", "files", "policy", "certificate", "roster", "dns", "proxy", "connection", "tls", "link", "clock",
+    "protocol", "newest roster", "round trip", "throughput", "daemon", "sites", "storage", "memory", "descriptors", "gpu", "data",
     "job", "round",
 )  # fmt: skip
 CAUSES = (
@@ -20,8 +20,9 @@ CAUSES = (
     "proxy-forbids", "proxy-failed", "proxy-unknown-kind", "not-tls", "tls-failed", "intercepted", "other-certificate",
     "wrong-host", "closed", "not-on-roster", "clock-wrong", "clock-off", "older-coordinator", "older-site",
     "other-protocol", "answer-not-understood", "older-roster", "newer-roster", "slow", "not-running", "waits",
-    "not-connected", "port-taken", "cannot-listen", "full", "nearly-full", "read-only", "low", "too-low", "none-found",
-    "driver", "torch-without-gpu", "trouble", "no-data", "refused", "job-invalid", "too-few-sites", "not-measured",
+    "not-connected", "port-taken", "cannot-listen", "other-owner", "not-allowed", "full", "nearly-full", "read-only",
+    "low", "too-low", "none-found", "driver", "torch-without-gpu", "trouble", "no-data",
+    "refused", "job-invalid", "too-few-sites", "not-measured",
 )  # fmt: skip
 
 

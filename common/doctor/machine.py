@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from salus.common.doctor.findings import Finding
+from salus.common.doctor.owners import owners
 
 GIB = 2**30
 FULL_BYTES, NEARLY_FULL_BYTES = GIB // 2, 5 * GIB  # a checkpoint of a large model; a cache and some models
@@ -17,12 +18,12 @@ FEW_INODES = 1000
 
 
 def machine(folder: Path, role: str, device: str) -> list[Finding]:
-    """Return the findings about this machine.
+    """Return the findings about this machine, and about whose the folder's files are.
 
     Args:
         device: the setting ``device`` of a site; empty for a coordinator, which needs no GPU.
     """
-    found = [storage(folder), memory(), descriptors(role)]
+    found = [owners(folder), storage(folder), memory(), descriptors(role)]
     return [*found, gpu(device)] if device else found
 
 
