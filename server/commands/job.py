@@ -228,7 +228,7 @@ def list_(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="
 
 def _reason(row: dict[str, Any]) -> str:
     """Return why a job waits, or how it ended and why."""
-    return str(row["reason"]) if row["place"] else f"{str(row['status']).capitalize()}: {row['reason']}"
+    return str(row["reason"]) if row.get("place") else f"{str(row['status']).capitalize()}: {row['reason']}"
 
 
 def _status(row: dict[str, Any]) -> str:
