@@ -16,7 +16,7 @@ from salus.common.events import Event
 
 OTHER = "other"
 KINDS = frozenset((
-    "abandoned", "answered", "attempt", "connected", "connections-refused", "contributed-nothing", "data-mended",
+    "abandoned", "answered", "attempt", "clock-differs", "connected", "connections-refused", "contributed-nothing", "data-mended",
     "data-trouble", "disconnected", "disk", "evaluated", "failed", "predicted", "repeated", "sent", "canary", "canary-failed",
     "job-aborted", "not-told", "job-accepted", "job-ended", "left-out", "listening", "measured",
     "no-data", "no-report", "not-asked", "not-checked", "not-evaluated", "not-measured", "outdated",

@@ -72,6 +72,22 @@ def signed_body(
     return digest
 
 
+def ahead_s(
+    key: ec.EllipticCurvePublicKey, method: str, path: str, headers: Mapping[str, str], now: datetime
+) -> float | None:
+    """Return by how many seconds the clock that signed a request is ahead of `now`, negative if it is behind.
+
+    None within the tolerance, and for a signature that is not valid at its own time either.
+    """
+    try:
+        stated = datetime.fromisoformat(headers.get(TIME, "")[:MAX_VALUE])
+        ahead = (stated - now).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    wrong = abs(ahead) > TOLERANCE_S and signed_body(key, method, path, headers, stated)
+    return ahead if wrong else None
+
+
 def public_bytes(key: X25519PrivateKey) -> bytes:
     """Return the public half of a fresh key, 32 bytes."""
     return key.public_key().public_bytes_raw()

@@ -14,9 +14,10 @@ from salus.common.allowed import reduced
 from salus.common.events import Event
 
 LogFormat = Literal["text", "json"]
-WARNINGS = frozenset(
-    ("disconnected", "outdated", "refused", "abandoned", "left-out", "not-asked", "roster-ends", "protocol-mismatch")
-)
+WARNINGS = frozenset((
+    "disconnected", "outdated", "refused", "abandoned", "left-out", "not-asked", "roster-ends", "protocol-mismatch",
+    "clock-differs",
+))  # fmt: skip
 ERRORS = frozenset(
     ("unexpected", "storage-failed", "roster-ended", "data-trouble", "no-report", "contributed-nothing", "worker-ended")
 )

@@ -49,6 +49,7 @@ class Attempts:
         outline: of the network; without it, the network is built.
         patience_s: how long a round may take to succeed after its first failure; None for the job's own `join_timeout_s`.
         draining: called between attempts; no further one begins when it returns True.
+        evaluated: whether the finished model was evaluated before a crash; that sum is not made again.
         begins_again: whether a site without its own past ends the round with OtherPast; else it is a refusal like others.
         seconds: duration of the last attempt, by step.
     """
@@ -71,6 +72,7 @@ class Attempts:
     patience_s: float | None = None
     draining: Callable[[], bool] = lambda: False
     begins_again: bool = False
+    evaluated: bool = False
 
     def __post_init__(self) -> None:
         self.protection = protection_of(self.job)

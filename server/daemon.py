@@ -73,6 +73,7 @@ class CoordinatorDaemon:
             mismatched=self._other_protocol,
             roster=lambda: folder.trust.newest.serial,
             folder=folder.folder,
+            wrong_clock=lambda site, text: self._events.emit("clock-differs", site=site, text=text),
         )
         self._checkpoints = Checkpoints(folder.folder, folder.engine())
         log = folder.folder / "events.jsonl"

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from salus.common.clock import Clock, SystemClock
 from salus.common.progress import Seen
 from salus.common.versions import PROTOCOL
+from salus.server import link_mail
 from salus.server.link_auth import STOPS, Gate, refuse
 from salus.server.link_direct import DIRECT, DirectRoutes
 from salus.server.link_fleet import FleetRoutes
@@ -39,7 +40,7 @@ class Link:
     Args:
         node_keys: PEM public key of each site's node, by site id.
         clock: clock that the time in a request's signature is checked against.
-        mismatched: see `Gate`.
+        mismatched, wrong_clock: see `Gate`.
         roster: returns the serial of the coordinator's newest roster, for `salus doctor` at a site.
         folder: where large replies are kept until they are used; None for the system's folder for temporary files.
     """
@@ -51,6 +52,7 @@ class Link:
         mismatched: Callable[[int], None] = lambda version: None,
         roster: Callable[[], int] = lambda: 0,
         folder: Path | None = None,
+        wrong_clock: Callable[[int, str], None] = lambda site, text: None,
     ) -> None:
         factory = LinkStateFactory(
             FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), ObjectStoreFactory(FLWR_IN_MEMORY_DB_NAME)
@@ -61,7 +63,7 @@ class Link:
         self._members = Members()
         self._mail = Mailbox(self._members, folder)
         clock = clock or SystemClock()
-        gate = Gate(self._members, clock, mismatched)
+        gate = Gate(self._members, clock, mismatched, wrong_clock)
         self._sessions = gate.sessions
         self.set_members(node_keys)
         probes = Probes(clock.now, clock.monotonic_s, roster)
@@ -138,7 +140,9 @@ class Link:
             grid.wake()
 
     def _online_in_fleet(self) -> set[int]:
-        return {info.node_id for info in self._state.get_node_info(statuses=["online"])}
+        # Flower compares times of day: after a clock was set back, a site that is gone would count as online until that time.
+        found = {info.node_id for info in self._state.get_node_info(statuses=["online"])}
+        return {node for node in found if self._members.silent_s(node) <= link_mail.PRESENT_S}
 
     def _present(self) -> set[int]:
         nodes = self._online_in_fleet() | self._mail.present()

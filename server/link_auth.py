@@ -21,6 +21,7 @@ from salus.common.errors import LinkError
 from salus.common.link_signature import NODE, SESSION, maced_body, signed_body
 from salus.common.probe import MAX_PROBE_BYTES, PROBE
 from salus.common.versions import OLDEST_HEADER, PROTOCOL, PROTOCOL_HEADER, check_protocol
+from salus.server.link_clocks import WrongClocks
 from salus.server.link_members import Member, Members
 from salus.server.link_sessions import Sessions
 from salus.server.probe import Probes
@@ -81,13 +82,19 @@ class Gate:
     Args:
         mismatched: called with a protocol version that a caller states and that this side does not speak, once for each; 0
             for none. The caller is not known, because the version is checked before the signature.
+        wrong_clock: called with a site and a sentence when its requests are refused because its clock differs.
     """
 
     def __init__(
-        self, members: Members, clock: Clock, mismatched: Callable[[int], None] = lambda version: None
+        self,
+        members: Members,
+        clock: Clock,
+        mismatched: Callable[[int], None] = lambda version: None,
+        wrong_clock: Callable[[int, str], None] = lambda site, text: None,
     ) -> None:
         self._members, self._clock, self._mismatched = members, clock, mismatched
         self._reported: set[int] = set()
+        self._wrong_clocks = WrongClocks(clock, wrong_clock)
         self.sessions = Sessions()
 
     def admit(self, scope: Scope, headers: Headers, limit: int | None, protocol: int) -> Admitted | Refusal:
@@ -118,6 +125,8 @@ class Gate:
             return UNSIGNED
         statement = scope["method"], scope["path"], headers, self._clock.now()
         digest = maced_body(session.key, *statement) if session else signed_body(member.key, *statement)
+        if not digest and not session:  # after a refusal in a session, a site says hello
+            self._wrong_clocks.look(member, scope["method"], scope["path"], headers)
         if not digest or not self._members.heard(scope, member):
             return UNSIGNED
         return Admitted(member, length, digest)

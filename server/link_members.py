@@ -5,7 +5,9 @@ longer one is closed at once, together with the long poll that waits on it.
 """
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +46,7 @@ class Members:
     def __init__(self, node_of: Mapping[str, int] | None = None, node_keys: Mapping[int, str] | None = None) -> None:
         self._lock = threading.Lock()
         self._heard: WeakKeyDictionary[Any, tuple[asyncio.AbstractEventLoop, int]] = WeakKeyDictionary()
+        self._last_s: dict[int, float] = {}
         self._by_name: dict[str, Member] = {}
         self._by_bytes: dict[bytes, Member] = {}
         self._by_node: dict[int, Member] = {}
@@ -86,5 +89,11 @@ class Members:
         with self._lock:
             if connection is not None:
                 self._heard[connection] = (asyncio.get_running_loop(), member.node)
+            self._last_s[member.node] = time.monotonic()
             present = self._by_node.get(member.node)
             return present is not None and present.pem == member.pem
+
+    def silent_s(self, node: int) -> float:
+        """Return the seconds since the last signed request of a member."""
+        with self._lock:
+            return time.monotonic() - self._last_s.get(node, -math.inf)

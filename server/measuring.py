@@ -82,7 +82,12 @@ class StatisticsRun:
         assert self.job.statistics is not None  # Safe because only jobs with statistics are run here.
         attempts, job_id = self.attempts, self.attempts.job_id
         model = attempts.checkpoints.records(job_id)[-1].get("model")
-        if not self.job.statistics.held_out or not isinstance(self.sums, Evaluated) or not isinstance(model, dict):
+        if (
+            attempts.evaluated
+            or not self.job.statistics.held_out
+            or not isinstance(self.sums, Evaluated)
+            or not isinstance(model, dict)
+        ):
             return
         shape = scored_shape(self.job, self.sums)
         try:

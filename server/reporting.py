@@ -38,6 +38,10 @@ class Reports:
             return not isinstance(problem, OSError | StorageError)
         return True
 
+    def evaluated(self, job_id: str) -> bool:
+        """Return whether a job's model was evaluated at the sites, by the events that are left."""
+        return any(event.kind == "evaluated" for _, event in self._history.of(job_id))
+
     def write_late(self) -> None:
         """Write the reports for which there was no space when their jobs finished.
 

@@ -111,7 +111,7 @@ class JobRun:
 
     def _final_metrics(self) -> None:
         """Evaluate the final model at the sites; a failure here does not fail the job, whose model is complete."""
-        if self.job.privacy.noised and self.job.privacy.evaluation_share == 0:
+        if self.attempts.evaluated or (self.job.privacy.noised and self.job.privacy.evaluation_share == 0):
             return
         try:
             total, _ = self._round(self.job.job.rounds + 1, "evaluate", {})

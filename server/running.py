@@ -133,6 +133,7 @@ class JobRunner:
             start=self._starts.of(row.job) if outline is None else outline.start,
             turns=self._turns,
             outline=outline,
+            evaluated=self._reports.evaluated(row.job_id),
         )
         run_of(attempts).run()
         keep_model(attempts, self._folder.identity)

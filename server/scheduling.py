@@ -159,7 +159,8 @@ class Scheduler:
         self._wishes.carried_out(job_id)
 
     def _plan(self) -> Plan:
-        return plan(self._checkpoints.active(), self.running(), self._limit)
+        running = self.running()  # first: a job that ends while the records are read must not begin again
+        return plan(self._checkpoints.active(), running, self._limit)
 
     def _begin(self, row: JobRow) -> None:
         thread = threading.Thread(target=self._thread, args=(row,), name=row.job_id, daemon=True)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -92,17 +93,37 @@ def salus(*words: object, cwd: Path | None = None) -> "subprocess.CompletedProce
     )  # fmt: skip
 
 
+@contextlib.contextmanager
+def forked_by(server: forkserver.ForkServer | None) -> Iterator[None]:
+    """Let another server than the usual one fork the processes that are started in the block."""
+    usual = forkserver.connect_to_new_process
+    if server is not None:
+        forkserver.connect_to_new_process = server.connect_to_new_process
+    try:
+        yield
+    finally:
+        forkserver.connect_to_new_process = usual
+
+
 class Forked:
     """A `salus` daemon without the start of an interpreter; see `salus.simulations.trial.Daemon`.
 
     Args:
         before: called in the new process before anything else; a function of a module, or a `functools.partial` of one.
+        server: forks the process; None for the usual one.
     """
 
-    def __init__(self, words: Sequence[str], log: Path, before: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        log: Path,
+        before: Callable[[], None] | None = None,
+        server: forkserver.ForkServer | None = None,
+    ) -> None:
         ends, self._lifeline = FORKED.Pipe(duplex=False)
         self._process = FORKED.Process(target=_daemon, args=(words, log, ends, before), daemon=True)
-        self._process.start()
+        with forked_by(server):
+            self._process.start()
         ends.close()
 
     @property

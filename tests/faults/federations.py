@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.builders import write_npz
+from tests.faults.clocks import Clocks
 from tests.faults.networks import Network, enter, in_place_of
 from tests.processes import Forked
 
@@ -30,13 +31,22 @@ def hosts(sites: int) -> list[str]:
     return [COORDINATOR, *(f"s{number}" for number in range(1, sites + 1))]
 
 
-def begin(namespace: str, limits: Mapping[str, object], names: Path | None = None) -> None:
-    """Move a new process into a namespace and set limits: values by name, as ``salus.client.link_direct:CALL_TIMEOUT_S``.
+def begin(
+    namespace: str,
+    limits: Mapping[str, object],
+    names: Path | None = None,
+    clock: Callable[[], None] | None = None,
+) -> None:
+    """Move a new process into a namespace, if one is named, and set limits, by name: ``salus.client.daemon:HEARTBEAT_S``.
 
     Args:
         names: takes the place of ``/etc/hosts``, for this process; no other name can be resolved then.
+        clock: gives the process a clock.
     """
-    enter(namespace)
+    if clock is not None:
+        clock()
+    if namespace:
+        enter(namespace)
     if names is not None:
         nobody = names.with_suffix(".resolv")
         nobody.write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
@@ -52,14 +62,15 @@ def begin(namespace: str, limits: Mapping[str, object], names: Path | None = Non
 
 
 def launcher(
-    net: Network, limits: Mapping[str, object], names: Path | None = None
+    net: Network, limits: Mapping[str, object], names: Path | None = None, clocks: Clocks | None = None
 ) -> Callable[[Sequence[str], Path], Daemon]:
     """Return what starts each daemon on its own host."""
 
     def start(words: Sequence[str], log: Path) -> Daemon:
         member = Path(words[2]).name
         host = COORDINATOR if member == "coordinator" else f"s{member.removeprefix('site-')}"
-        return Forked(words, log, partial(begin, net.namespace(host), dict(limits), names))
+        clock, server = (clocks.given(member), clocks.server) if clocks is not None else (None, None)
+        return Forked(words, log, partial(begin, net.namespace(host), dict(limits), names, clock), server)
 
     return start
 
@@ -74,19 +85,21 @@ def federation(
     host: str = "",
     emptied: bool = False,
     names: Path | None = None,
+    clocks: Clocks | None = None,
 ) -> Trial:
     """Return a federation whose daemons are not started yet.
 
     Args:
         host: name of the coordinator; empty for its address.
         names: takes the place of ``/etc/hosts``.
+        clocks: gives every member a clock that can be stepped.
         emptied: the folder was emptied before, and members' folders may be mounted in it.
     """
     if not emptied:
         empty(folder)
     members = [f"Site {number}" for number in range(1, len(net.hosts))]
     found = host or net.address(COORDINATOR)
-    trial = Trial(folder, members, policy=POLICY, launcher=launcher(net, limits, names), host=found)
+    trial = Trial(folder, members, policy=POLICY, launcher=launcher(net, limits, names, clocks), host=found)
     for number, site in enumerate(trial.sites, start=1):
         data = write_npz(site / "toy.npz", seed=number, images=images)
         for name in datasets:

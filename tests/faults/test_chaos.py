@@ -6,7 +6,6 @@ the model of the undisturbed run, up to the random rounding of masked sums. A se
 its ledgers must hold.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,17 +16,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.builders import job_text
-from tests.cli import salus
+from tests.faults.checks import check_job, check_ledgers, found
 from tests.faults.disks import Disk, small_disk
 from tests.faults.federations import SHORT, federation, hosts
 from tests.faults.networks import Network, network
 
-from salus.client.config import open_ledger
-from salus.common.clock import SystemClock
 from salus.common.errors import SalusError
-from salus.common.events import read_events
-from salus.server.config import ServerFolder
-from salus.server.transcripts import verify_file
 from salus.simulations.trial import Trial, empty
 
 SITES, ROUNDS, NOISY_ROUNDS = 8, 20, 3
@@ -60,8 +54,7 @@ class World:
 
     def count(self, member: Path, kind: str) -> int:
         """Return how often an event stands in a member's log."""
-        log = member / "events.jsonl"
-        return sum(event.kind == kind for event in read_events(log)) if log.exists() else 0
+        return len(found(member, kind))
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +169,7 @@ def test_a_job_survives_chaos_and_ends_with_the_same_model(world: World, seed: i
         progress(world, draw.randint(1, 2))
         fault(world, draw)
     for submitted, rounds in ((job, ROUNDS), (noisy, NOISY_ROUNDS)):
-        result = trial.wait_for(submitted)
-        assert result["status"] == "finished", (seed, [fault.__name__ for fault in chosen], result["reason"])
-        assert [record["round"] for record in result["rounds"]] == list(range(1, rounds + 1))
-        check_transcript(world, submitted, rounds)
+        check_job(trial, submitted, rounds)
     result = trial.wait_for(job)
     for site in trial.sites:
         assert world.count(site, "contributed-nothing") == 0, site.name
@@ -190,29 +180,10 @@ def test_a_job_survives_chaos_and_ends_with_the_same_model(world: World, seed: i
     assert difference(world.undisturbed, load_file(path)) < ROUNDING
     before = load_file(path.with_name(f"round-{ROUNDS - 1:05d}.safetensors"))
     assert difference(world.undisturbed, before) > ROUNDING, "the comparison would notice one round"
-    for site in trial.sites:
-        open_ledger(site, SystemClock()).verify()
-        assert salus("ledger", "verify", site).returncode == 0
+    check_ledgers(trial)
     trial.wait_online(SITES)
 
 
 def difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
     assert one.keys() == other.keys()
     return max(float(np.abs(one[name] - other[name]).max()) for name in one)
-
-
-def check_transcript(world: World, job: str, rounds: int) -> None:
-    """Check that the transcript verifies, that each round and the evaluation were summed once, and nobody consented twice."""
-    path = world.trial.coordinator / "transcripts" / f"{job}.jsonl"
-    key = ServerFolder.open(world.trial.coordinator, SystemClock()).trust.consortium_key
-    verified = verify_file(path, key).verified
-    consented: set[int] = set()
-    for entry in map(json.loads, path.read_text().splitlines()):
-        if entry["kind"] == "session":
-            consented = set()
-        elif entry["kind"] == "consent":
-            assert entry["site"] not in consented, "a site consented twice in one session"
-            consented.add(entry["site"])
-    assert consented, "the transcript has consents"
-    assert [line["round"] for line in verified.sums] == list(range(1, rounds + 2))
-    assert salus("verify", path, "--kit", world.trial.folder / "kits" / "site-1.kit").returncode == 0

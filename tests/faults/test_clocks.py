@@ -1,56 +1,108 @@
 """Wall clocks that are wrong, or are set while daemons run."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.builders import job_text, write_npz
-from tests.faults.clocks import SteppedClock
+from tests.faults.checks import check_job, check_ledgers, found
+from tests.faults.clocks import DAY_S, HOUR_S, Clocks, clocks
+from tests.faults.federations import POLICY, SHORT, begin
 from tests.processes import Forked
 
-from salus.client.config import open_catalogue
+from salus.client.config import open_catalogue, open_ledger
 from salus.client.data.sources.settings import SourceOptions
-from salus.common.events import read_events
+from salus.client.ledger.budget import Budget
+from salus.common.clock import SystemClock
 from salus.simulations.trial import Daemon, Trial, empty
 
-POLICY = "allow_unprotected = true\nallow_without_noise = true\n"
-HOUR = 3600
+ROUNDS = 3
+JOB = job_text(
+    rounds=ROUNDS,
+    min_sites=4,
+    protection="masking",
+    privacy='noise = "local"\nepsilon = 2.0\ndelta = 1e-4',
+).replace("max_patients = 50", "")
+LIMITS = {**SHORT, "salus.server.link_clocks:TELL_EVERY_S": 1.0}  # 3600
+Stepped = tuple[Trial, Clocks]
 
 
-@pytest.fixture
-def stepped(tmp_path: Path) -> Iterator[tuple[Trial, SteppedClock]]:
-    """A federation of three sites; the first one's clock can be stepped."""
-    clock = SteppedClock(tmp_path)
+@pytest.fixture(scope="module")
+def stepped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stepped]:
+    """A federation of five sites, whose clocks can be stepped, and whose links notice silence soon."""
+    folder = tmp_path_factory.mktemp("clocks")
+    with clocks(folder) as steps:
 
-    def start(words: Sequence[str], log: Path) -> Daemon:
-        return clock.launch(words, log) if log.parent.name == "site-1" else Forked(words, log)
+        def start(words: Sequence[str], log: Path) -> Daemon:
+            return Forked(words, log, partial(begin, "", LIMITS, None, steps.given(log.parent.name)), steps.server)
 
-    folder = tmp_path / "t"
-    empty(folder)
-    trial = Trial(folder, ["One", "Two", "Three"], policy=POLICY, launcher=start)
-    for number, site in enumerate(trial.sites, start=1):
-        open_catalogue(site).add("toy", "medmnist", write_npz(site / "toy.npz", seed=number), SourceOptions())
-    with trial:
-        trial.start_all()
-        yield trial, clock
+        empty(folder / "t")
+        trial = Trial(folder / "t", [f"Site {n}" for n in range(1, 6)], policy=POLICY, launcher=start)
+        for number, site in enumerate(trial.sites, start=1):
+            data = write_npz(site / "toy.npz", seed=number)
+            open_catalogue(site).add("toy", "medmnist", data, SourceOptions())
+        with trial:
+            trial.start_all()
+            yield trial, steps
 
 
-def last(site: Path, kind: str) -> str:
+def last(member: Path, kind: str) -> str:
     """Return the text of the newest event of a kind."""
-    found = [event for event in read_events(site / "events.jsonl") if event.kind == kind]
-    return str(found[-1].fields["text"]) if found else ""
+    events = found(member, kind)
+    return str(events[-1].fields["text"]) if events else ""
 
 
-def test_a_site_whose_clock_is_set_wrong_is_refused_says_so_and_comes_back(
-    stepped: tuple[Trial, SteppedClock],
+def spent(site: Path) -> float:
+    """Return the most that a patient of a site has spent by now."""
+    budget = Budget(epsilon=30.0)
+    return max((group.epsilon(budget.delta) for group in open_ledger(site, SystemClock()).groups(budget)), default=0.0)
+
+
+slowly = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("seconds", [-HOUR_S, slowly(-DAY_S), slowly(HOUR_S)])
+def test_a_site_whose_clock_is_set_wrong_in_a_job_is_refused_says_so_and_comes_back(
+    stepped: Stepped, seconds: int
 ) -> None:
-    trial, clock = stepped
-    site = trial.sites[0]
-    clock.step(HOUR)
-    trial._wait(lambda: "both clocks" in last(site, "disconnected") or None, "the site to be refused", 600)
-    job = trial.submit(job_text(rounds=2))
-    assert trial.wait_for(job)["status"] == "finished", "the others go on"
-    clock.step(0)
-    trial.wait_online(3)
-    again = trial.wait_for(trial.submit(job_text(rounds=2)))
-    assert [record["sites"] for record in again["rounds"]] == [[1, 2, 3]] * 2
+    trial, steps = stepped
+    site, job = trial.sites[0], trial.submit(JOB)
+    trial.wait_for_round(job, 1)
+    before, told = len(found(site, "disconnected")), len(found(trial.coordinator, "clock-differs"))
+    steps.step(seconds, site.name)
+    trial._wait(lambda: len(found(trial.coordinator, "clock-differs")) > told or None, "the coordinator to say so", 600)
+    assert last(trial.coordinator, "clock-differs").startswith("The clock of site 1 is ")
+    trial._wait(lambda: len(found(site, "disconnected")) > before or None, "the site to be refused", 600)
+    trial._wait(lambda: "both clocks" in last(site, "disconnected") or None, "the site to say so", 600)
+    check_job(trial, job, ROUNDS)  # the others go on
+    known = spent(site)
+    assert known > 0
+    steps.step(0, site.name)
+    trial.wait_online(5)
+    job = trial.submit(JOB.replace(f"rounds = {ROUNDS}", "rounds = 1"))
+    check_job(trial, job, 1)
+    assert trial.wait_for(job)["rounds"][0]["sites"] == [1, 2, 3, 4, 5]
+    assert spent(site) > known, "what was spent before counts"
+    check_ledgers(trial)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [-HOUR_S, -DAY_S, DAY_S])
+def test_a_coordinator_whose_clock_is_set_wrong_in_a_job_waits_and_goes_on_when_it_is_right(
+    stepped: Stepped, seconds: int
+) -> None:
+    trial, steps = stepped
+    job = trial.submit(JOB)
+    trial.wait_for_round(job, 1)
+    told = len(found(trial.coordinator, "clock-differs"))
+    steps.step(seconds, "coordinator")
+    for site in trial.sites:
+        trial._wait(lambda site=site: "both clocks" in last(site, "disconnected") or None, "a site to be refused", 600)
+    said = found(trial.coordinator, "clock-differs")[told:]
+    assert {event.fields["site"] for event in said} == {1, 2, 3, 4, 5}
+    assert all("it is this machine's" in str(event.fields["text"]) for event in said)
+    steps.step(0, "coordinator")
+    check_job(trial, job, ROUNDS)
+    trial.wait_online(5)
+    check_ledgers(trial)

@@ -31,6 +31,7 @@ from salus.common.objects import MAX_ARRAY_BYTES, Incomplete, assemble
 from salus.common.packets import Reply, Request, pack, packet_of, reply_of
 from salus.common.progress import Progress
 from salus.common.versions import OLDEST_HEADER, PROTOCOL, PROTOCOL_HEADER
+from salus.server import link_mail
 from salus.server.config import ServerFolder
 from salus.server.federation import GridFederation
 from salus.server.link import Link, LinkGrid
@@ -188,6 +189,19 @@ def test_a_site_that_took_a_message_and_died_gets_it_again_when_it_comes_back(wo
         thread.join()
         assert len(replies) == 1
         assert not replies[0].has_error(), replies[0]
+
+
+def test_a_site_is_offline_after_a_silence_that_is_not_measured_by_the_time_of_day(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = world.connect(1)
+    site.activate()
+    assert set(world.link.directory()) == {1}
+    site._direct.close()
+    if site._fleet is not None:
+        site._fleet.close()  # as above; Flower counts it as online until a time of day, which a clock set back puts off
+    monkeypatch.setattr(link_mail, "PRESENT_S", 0.0)
+    assert world.link.directory() == {}
 
 
 def test_a_site_whose_reply_was_lost_gets_the_message_again_when_it_connects_again(world: World) -> None:

@@ -18,7 +18,8 @@ from salus.common.certificates import new_node_key, public_pem
 from salus.common.clock import ManualClock
 from salus.common.link_signature import TOLERANCE_S, sign_request
 from salus.common.versions import PROTOCOL, PROTOCOL_HEADER
-from salus.server.link_auth import MAX_BODY_BYTES, MOST_REPORTED, Gate, SignedRequests
+from salus.server.link_auth import MAX_BODY_BYTES, MOST_REPORTED, Admitted, Gate, SignedRequests
+from salus.server.link_clocks import TELL_EVERY_S
 from salus.server.link_members import Members
 
 KEY, OTHER = new_node_key(), new_node_key()
@@ -190,3 +191,23 @@ def test_a_connection_that_ends_within_the_body_reaches_nobody() -> None:
     raw = [(name.encode(), value.encode()) for name, value in head().items()]
     scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": raw}
     asyncio.run(SignedRequests(nobody, gate())(scope, gone, nobody))
+
+
+def test_a_wrong_clock_is_told_once_an_hour_and_nobody_else_can_accuse_a_site() -> None:
+    clock, told = ManualClock(NOW), list[str]()
+    asked = Gate(Members(node_keys={1: public_pem(KEY)}), clock, wrong_clock=lambda site, text: told.append(text))
+    scope = {"type": "http", "method": "POST", "path": PATH, "query_string": b"", "headers": []}
+
+    def call(ahead: timedelta, **changes: object) -> bool:
+        headers = head(now=clock.now() + ahead, **changes)  # type: ignore[arg-type]
+        return isinstance(asked.admit(scope, headers, MAX_BODY_BYTES, 1), Admitted)
+
+    assert call(timedelta(seconds=TOLERANCE_S - 1))
+    assert not call(timedelta(days=1), key=OTHER)
+    assert not told
+    for _ in range(3):
+        assert not call(timedelta(hours=-1))
+    assert [text.partition("this machine's")[0] for text in told] == ["The clock of site 1 is 1:00:00 behind "]
+    clock.sleep(TELL_EVERY_S)
+    assert not call(timedelta(days=1))
+    assert "1 day, 0:00:00 ahead of" in told[1]

@@ -73,7 +73,7 @@ class World:
         self.transcript = Transcript(folder / "transcript.jsonl")
         self.clock = ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
 
-    def run(self) -> np.ndarray:
+    def run(self, *, evaluated: bool = False) -> np.ndarray:
         events = EventLog(listeners=(self.events.append,))
         attempts = Attempts(
             self.job,
@@ -86,6 +86,7 @@ class World:
             self.transcript,
             cancelled=lambda: self.cancelled,
             clock=self.clock,
+            evaluated=evaluated,
         )
         self.attempts = attempts
         return JobRun(attempts).run()
@@ -122,6 +123,13 @@ def test_a_job_learns_and_its_rounds_are_recorded(tmp_path: Path) -> None:
     assert all(record["sites"] == [1, 2, 3] for record in records)
     final = next(event for event in world.events if event.kind == "evaluated").fields["metrics"]
     assert final["auc"] > 0.95  # type: ignore[index, call-overload, operator]
+
+
+def test_a_model_that_was_evaluated_before_a_crash_is_not_evaluated_again(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=1))
+    world.run()
+    world.run(evaluated=True)
+    assert [kind for kind, _, _ in world.sites.asked].count("evaluate") == 3, "each site once"
 
 
 @pytest.mark.parametrize("how", ["silent", "error", "garbage"])

@@ -125,6 +125,27 @@ def test_a_waiting_job_begins_when_the_one_over_its_data_ends(world: World) -> N
     assert world.status() == ["finished", "running"], "stopped, to be resumed at the next start"
 
 
+def test_a_job_that_ends_while_the_queue_is_read_does_not_begin_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, active = world.submit("x"), world.store.active
+    world.scheduler.begin_due()
+    assert world.begun[job].wait(60)
+    world.begun[job].clear()
+
+    def read_before_it_ends() -> list[JobRow]:
+        rows = active()
+        world.go[job].set()
+        world.scheduler.join()
+        return rows
+
+    monkeypatch.setattr(world.store, "active", read_before_it_ends)
+    world.scheduler.begin_due()
+    world.scheduler.join()
+    assert not world.begun[job].is_set()
+    assert world.status() == ["finished"]
+
+
 def test_after_a_crash_all_running_jobs_are_resumed(world: World, tmp_path: Path) -> None:
     jobs = [world.submit("x"), world.submit("y"), world.submit("x")]
     world.scheduler.begin_due()
