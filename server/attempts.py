@@ -168,12 +168,21 @@ class Attempts:
             self._advertised = set()
         elif kind == "advert":
             self._advertised.add(fields["site"])
-        elif kind == "survivors" and not self.job.privacy.noised:
-            self._check_cohort(set(fields["sites"]))
-            self.record(kind, **fields)
-            self.checkpoints.set_cohort(self._inviting.scope, fields["sites"])
-            return
+        elif kind == "survivors":
+            if not self.job.privacy.noised:
+                self._check_cohort(set(fields["sites"]))
+            self._check_enough(len(fields["sites"]))
         self.record(kind, **fields)
+        if kind == "survivors" and not self.job.privacy.noised:
+            self.checkpoints.set_cohort(self._inviting.scope, fields["sites"])
+
+    def _check_enough(self, sites: int) -> None:
+        """Refuse a sum over fewer sites than the job wants before it is opened, not only afterwards."""
+        if sites < self._inviting.needed:
+            raise ProtectionError(
+                f"Expected at least {self._inviting.needed} sites in a sum of this job, got {sites}; nothing was opened.",
+                remedy="Wait for more sites.",
+            )
 
     def _check_cohort(self, survivors: set[int]) -> None:
         """Refuse a sum over other sites than before, or a first one without a site that began it; nothing is announced then.

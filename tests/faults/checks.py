@@ -29,7 +29,8 @@ def check_job(trial: Trial, job: str, rounds: int, again: Collection[int] = ()) 
         again: rounds that may have been summed again, because the first sum was lost before it was stored.
     """
     result = trial.wait_for(job)
-    assert result["status"] == "finished", result["reason"]
+    said = [event.fields["text"] for event in found(trial.coordinator, "left-out", job)]
+    assert result["status"] == "finished", (result["reason"], said[-5:])
     assert [record["round"] for record in result["rounds"]] == list(range(1, rounds + 1))
     check_transcript(trial, job, rounds, again)
 

@@ -29,13 +29,14 @@ class State:
     """What the lines do now."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._read = path, 0
+        self._path, self._read = path, (0, 0)
         self.delay_s, self.loss, self.twice = 0.0, 0.0, 0.0
         self.cut: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
         """Read the file if it is another one; it is replaced as a whole."""
-        found = os.stat(self._path).st_ino
+        about = os.stat(self._path)
+        found = about.st_ino, about.st_mtime_ns  # the number of a file that was replaced is given to a later one
         if found != self._read:
             values = json.loads(self._path.read_text())
             self._read = found

@@ -1,5 +1,6 @@
 """Rounds over sites in this process: the real site code, no network, and sites that misbehave."""
 
+import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from salus.server.checkpoints import Checkpoints
 from salus.server.inviting import Cancelled, Inviting
 from salus.server.rounds import JobRun
 from salus.server.transcripts import Transcript
+
+NOISE = 'noise = "local"\nepsilon = 3.0\npatients_per_site = 40'
 
 
 class Here:
@@ -130,6 +133,19 @@ def test_a_model_that_was_evaluated_before_a_crash_is_not_evaluated_again(tmp_pa
     world.run()
     world.run(evaluated=True)
     assert [kind for kind, _, _ in world.sites.asked].count("evaluate") == 3, "each site once"
+
+
+def test_with_noise_no_sum_over_fewer_sites_than_the_job_wants_is_opened(tmp_path: Path) -> None:
+    world = World(tmp_path, tiny_job(rounds=1, min_sites=5, protection="masking", privacy=NOISE), sites=5)
+    world.sites.broken[2] = "error"
+    world.mend_at_s(0.1)
+    world.run()
+    entries = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
+    assert [len(entry["sites"]) for entry in entries if entry["kind"] == "sum"] == [5, 5], (
+        "the round and the evaluation"
+    )
+    text = next(str(event.fields["text"]) for event in world.events if event.kind == "abandoned")
+    assert text.startswith("Expected at least 5 sites in a sum of this job, got 4; nothing was opened.")
 
 
 @pytest.mark.parametrize("how", ["silent", "error", "garbage"])
