@@ -160,13 +160,18 @@ class Checkpoints:
             )
 
     def begin(self, job_id: str, roster: str) -> str:
-        """Record that a job is running and with which roster; return the roster with which it first began."""
+        """Record that a job is running and with which roster; return the roster of its first attempt, or this one before it."""
         with self._engine.begin() as connection:
-            first = sa.and_(JOBS.c.job_id == job_id, JOBS.c.roster == "")
-            connection.execute(JOBS.update().where(first).values(roster=roster))
-            running = sa.and_(JOBS.c.job_id == job_id, JOBS.c.status.in_(ACTIVE))
-            connection.execute(JOBS.update().where(running).values(status="running", reason=""))
+            mine, unasked = JOBS.c.job_id == job_id, ~sa.exists().where(ATTEMPTS.c.job_id == job_id)
+            connection.execute(JOBS.update().where(mine, sa.or_(JOBS.c.roster == "", unasked)).values(roster=roster))
+            connection.execute(JOBS.update().where(mine, JOBS.c.status.in_(ACTIVE)).values(status="running", reason=""))
         return self.job(job_id).roster
+
+    @patient
+    def attempted(self, job_id: str) -> bool:
+        """Return whether any site was asked for a sum of a job; before that, its roster may be replaced."""
+        with self._engine.connect() as connection:
+            return bool(connection.scalar(sa.select(sa.exists().where(ATTEMPTS.c.job_id == job_id))))
 
     @patient
     def begin_attempt(self, job_id: str, round_: int) -> int:

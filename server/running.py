@@ -115,7 +115,10 @@ class JobRunner:
         return participants(trust.roster(began), lambda: self._folder.roster, began, self._waiting)
 
     def _work(self, row: JobRow, federation: Federation, who: Participants, control: Control) -> None:
-        transcript = Transcript(self._folder.folder / "transcripts" / f"{row.job_id}.jsonl")
+        path = self._folder.folder / "transcripts" / f"{row.job_id}.jsonl"
+        if not self._checkpoints.attempted(row.job_id):
+            path.unlink(missing_ok=True)  # it has nothing but a roster, which may have been replaced since
+        transcript = Transcript(path)
         transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
         outline = self._outlines.of(row.job)
         attempts = Attempts(
@@ -129,7 +132,7 @@ class JobRunner:
             transcript,
             who,
             cancelled=control.must_end,
-            draining=control.must_pause,
+            draining=lambda: control.must_pause() or self._replaced(row.job_id, who.roster),
             start=self._starts.of(row.job) if outline is None else outline.start,
             turns=self._turns,
             outline=outline,
@@ -137,6 +140,10 @@ class JobRunner:
         )
         run_of(attempts).run()
         keep_model(attempts, self._folder.identity)
+
+    def _replaced(self, job_id: str, roster: str) -> bool:
+        """Whether a job that has asked no site yet waits with a roster that was replaced: it begins again with the newest."""
+        return roster != self._folder.trust.digest and not self._checkpoints.attempted(job_id)
 
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
         if status == "finished" and not self._reports.write(job_id):

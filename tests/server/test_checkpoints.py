@@ -137,10 +137,14 @@ def test_the_first_cohort_of_a_scope_stays(opened: Open) -> None:
     assert opened().cohort("toy/1") == (1, 3)
 
 
-def test_a_job_keeps_the_roster_with_which_it_began(opened: Open) -> None:
+def test_a_job_keeps_the_roster_of_its_first_attempt(opened: Open) -> None:
     store, job = submitted(opened)
+    assert not store.attempted(job)
     assert store.begin(job, "first") == "first"
-    assert opened().begin(job, "second") == "first"
+    assert opened().begin(job, "second") == "second", "no site has been asked yet"
+    store.begin_attempt(job, 1)
+    assert store.attempted(job)
+    assert opened().begin(job, "third") == "second"
     assert store.job(job).status == "running"
 
 
