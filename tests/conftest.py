@@ -11,6 +11,7 @@ os.environ |= {"COLUMNS": "200", "NO_COLOR": "1"}  # before rich reads them: tab
 settings.register_profile("salus", deadline=None, max_examples=60)  # machines are shared: time says nothing
 settings.load_profile("salus")
 
+SLOW = Path(__file__).with_name("slow.txt")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -47,9 +48,31 @@ def private_package(private_run: Path) -> Path:
     return export(private_run, private_run.parent / "package")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one test process, because its fixtures start servers; a group of several files goes before."""
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of `slow.txt`, and keep a file's tests in one process: its fixtures start servers.
+
+    A group of several files goes before.
+    """
+    mark_slow(items, whole=not any("::" in word for word in config.args))
     for item in items:
         if not any(item.iter_markers("xdist_group")):
             name = "federation" if "federation" in getattr(item, "fixturenames", ()) else str(item.path)
             item.add_marker(pytest.mark.xdist_group(name))
+
+
+def mark_slow(items: list[pytest.Item], *, whole: bool) -> None:
+    """Mark each test that `slow.txt` names, with or without its parameters.
+
+    Args:
+        whole: whether each file was collected whole, so that a line that names no test of its file is an error.
+    """
+    listed = {line.strip() for line in SLOW.read_text().splitlines() if line.strip() and not line.startswith("#")}
+    files, found = {item.nodeid.split("::")[0] for item in items}, set()
+    for item in items:
+        for name in {item.nodeid, item.nodeid.split("[")[0]} & listed:
+            item.add_marker(pytest.mark.slow)
+            found.add(name)
+    missing = sorted(name for name in listed - found if name.split("::")[0] in files)
+    if whole and missing:
+        raise pytest.UsageError(f"tests/slow.txt names a test that does not exist: {missing[0]}")

@@ -47,7 +47,7 @@ def check_transcript(trial: Trial, job: str, rounds: int, again: Collection[int]
         elif entry["kind"] == "consent":
             assert entry["site"] not in consented, "a site consented twice in one session"
             consented.add(entry["site"])
-    assert consented, "the transcript has consents"
+    assert consented, "the last session was given up: after the evaluation, none may begin"
     summed = [line["round"] for line in verified.sums]
     assert sorted({*summed}) == list(range(1, rounds + 2))
     assert {number for number in summed if summed.count(number) > 1} <= {*again}, "a round was summed twice"
