@@ -19,6 +19,7 @@ from salus.common.packets import Request
 from salus.server.checkpoints import Checkpoints, JobRow
 from salus.server.federation import GridFederation
 from salus.server.link import Link
+from salus.server.transcripts import has
 from salus.server.turns import Turns
 
 FOLDER = "farewells"
@@ -60,8 +61,8 @@ class Farewells:
         """Delete what this coordinator keeps of a job."""
         shutil.rmtree(self._folder / "models" / job_id, ignore_errors=True)
         transcript = self._folder / "transcripts" / f"{job_id}.jsonl"
-        if transcript.exists() and b'"kind":"consent"' not in transcript.read_bytes():
-            transcript.unlink()
+        if not has(transcript, "consent"):
+            transcript.unlink(missing_ok=True)
 
     def pending(self) -> dict[str, list[int]]:
         """Return the sites that have not been told, by job."""

@@ -21,7 +21,7 @@ from salus.server.outline import OUTLINES, Outlines
 from salus.server.participants import Participants, participants
 from salus.server.reporting import NO_REPORT, Reports
 from salus.server.rounds import run_of
-from salus.server.transcripts import Transcript
+from salus.server.transcripts import opened
 from salus.server.turns import Turns
 
 
@@ -116,9 +116,7 @@ class JobRunner:
 
     def _work(self, row: JobRow, federation: Federation, who: Participants, control: Control) -> None:
         path = self._folder.folder / "transcripts" / f"{row.job_id}.jsonl"
-        if not self._checkpoints.attempted(row.job_id):
-            path.unlink(missing_ok=True)  # it has nothing but a roster, which may have been replaced since
-        transcript = Transcript(path)
+        transcript = opened(path, self._checkpoints.attempted(row.job_id))
         transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
         outline = self._outlines.of(row.job)
         attempts = Attempts(

@@ -34,6 +34,24 @@ class Transcript:
             raise storage_error(problem) or problem from None
 
 
+def opened(path: Path, attempted: bool) -> Transcript:
+    """Open the transcript of a job that begins or continues.
+
+    Args:
+        attempted: whether the records say that a site was asked for a sum. If none was, a transcript that has only a roster
+            is begun anew, because the roster may have been replaced since. One with a session is never deleted, whatever the
+            records say: they may have been restored from a backup.
+    """
+    if not attempted and not has(path, "session"):
+        path.unlink(missing_ok=True)
+    return Transcript(path)
+
+
+def has(path: Path, kind: str) -> bool:
+    """Return whether a transcript has an entry of this kind; False if there is no transcript."""
+    return path.exists() and f'"kind":"{kind}"'.encode() in path.read_bytes()
+
+
 def verify_file(path: Path, consortium_key: bytes) -> Checked:
     """Verify a transcript file; see `verify_bytes`."""
     return verify_bytes(_bytes_of(path), path.name, consortium_key)

@@ -16,7 +16,7 @@ from salus.common.errors import ConfigError, IdentityError, ProtectionError
 from salus.common.identity import Identity
 from salus.common.roster import Roster, RosterCoordinator, RosterSite, seal_roster
 from salus.privacy.records.transcripts import ROSTER
-from salus.server.transcripts import Transcript, verify_file
+from salus.server.transcripts import Transcript, opened, verify_file
 
 CONSORTIUM = Identity.generate()
 
@@ -149,3 +149,17 @@ def test_a_transcript_without_a_finished_sum_is_not_called_valid(
     begun = salus("verify", tmp_path / "begun.jsonl", "--kit", "k")
     assert begun.returncode == 41
     assert "no finished sum" in begun.stderr
+
+
+def test_a_transcript_is_begun_anew_only_while_it_has_no_session(tmp_path: Path) -> None:
+    path = tmp_path / "job.jsonl"
+    opened(path, attempted=False)("roster", signed={"old": 1})
+    opened(path, attempted=False)("roster", signed={"new": 1})
+    assert path.read_text().count('"kind":"roster"') == 1
+    assert "new" in path.read_text()
+    Transcript(path)("session", round=1)
+    before = path.read_bytes()
+    opened(path, attempted=False)  # the records were restored from an older backup
+    assert path.read_bytes() == before
+    opened(path, attempted=True)
+    assert path.read_bytes() == before
