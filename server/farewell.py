@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from salus.common.errors import SalusError, describe
+from salus.common.errors import RoundError, SalusError, describe
 from salus.common.events import EventSink
 from salus.common.files import write_whole
 from salus.common.packets import Request
@@ -68,7 +68,13 @@ class Farewells:
         """Return the sites that have not been told, by job."""
         with self._lock:
             found = {path.stem: json.loads(path.read_text()) for path in (self._folder / FOLDER).glob("*.json")}
-        return {job: sites for job, sites in sorted(found.items()) if self._checkpoints.job(job).status == "aborted"}
+        return {job: sites for job, sites in sorted(found.items()) if self._is_aborted(job)}
+
+    def _is_aborted(self, job_id: str) -> bool:
+        try:
+            return self._checkpoints.job(job_id).status == "aborted"
+        except RoundError:  # a database that was restored may not have it
+            return False
 
     def look(self, stopped: Callable[[], bool]) -> None:
         """Tell the sites that are online and free, in a thread of its own; returns at once."""

@@ -115,6 +115,7 @@ class Scheduler:
         self._checkpoints, self._run, self._limit, self._valid = checkpoints, run, limit, valid
         self._wishes, self._end = wishes, end
         self._lock, self._dates = threading.Lock(), threading.Lock()
+        self._ending = threading.Lock()  # one command or look at the queue at a time ends jobs, or opens one again
         self._threads: dict[str, threading.Thread] = {}
         self._problems: list[Exception] = []
         self._stopped = self._taken = False
@@ -151,7 +152,11 @@ class Scheduler:
         found = self._plan()
         ended = [row.job_id for row in (*found.due, *(p.row for p in found.queue)) if self._wishes.get(row.job_id)]
         for job_id in ended:
-            self._carry_out(job_id)
+            with self._ending:
+                if (
+                    self._wishes.get(job_id) and self._checkpoints.job(job_id).status in ACTIVE
+                ):  # not ended or resumed meanwhile
+                    self._carry_out(job_id)
         return self._plan() if ended else found
 
     def _carry_out(self, job_id: str) -> None:
@@ -221,11 +226,12 @@ class Scheduler:
             StorageError: it cannot be written; a job that runs stops all the same.
         """
         self._checkpoints.job(job_id)
-        with self._lock:  # from here on it does not begin
-            self._wishes.put(job_id, wish)
-            runs = job_id in self._threads
-        if not runs:
-            self._carry_out(job_id)
+        with self._ending:
+            with self._lock:  # from here on it does not begin
+                self._wishes.put(job_id, wish)
+                runs = job_id in self._threads
+            if not runs:
+                self._carry_out(job_id)
         return runs
 
     def cancel(self, job_id: str) -> None:
@@ -234,8 +240,9 @@ class Scheduler:
 
     def reopen(self, job_id: str) -> None:
         """Queue a failed, cancelled or paused job again."""
-        self._checkpoints.reopen(job_id)
-        self._wishes.forget(job_id)
+        with self._ending:
+            self._checkpoints.reopen(job_id)
+            self._wishes.forget(job_id)
 
     def stop(self) -> None:
         """Let every job end at its next step; callable from a signal handler."""

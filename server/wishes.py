@@ -56,7 +56,10 @@ class Wishes:
 
 
 def _read(path: Path) -> str:
-    """Return the wish in a file; of another version, or damaged, it is a pause: the admin can let the job go on."""
-    with path.open("rb") as file:
-        found = file.read(MOST_BYTES).decode(errors="replace")
+    """Return the wish in a file; of another version, damaged or closed, it is a pause: the admin can let the job go on."""
+    try:
+        with path.open("rb") as file:
+            found = file.read(MOST_BYTES).decode(errors="replace")
+    except OSError:
+        found = ""
     return found if found in KNOWN else "paused"

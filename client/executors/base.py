@@ -236,7 +236,8 @@ class Executor:
                 if time.monotonic() - began > most_s:
                     raise self._failed(f"The site's process for work did not answer within {most_s / 60:.0f} minutes.")
                 self._stop_if_asked(job)
-                self._end_if_stuck(job, heard_s)
+                if math.isinf(most_s):  # a cluster's queue has a limit of its own
+                    self._end_if_stuck(job, heard_s)
             else:
                 heard_s = self._clock.monotonic_s()
                 self._take(frame)

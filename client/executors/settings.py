@@ -10,6 +10,7 @@ from salus.common.strict import Strict
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_=:.,/@%+-]{1,200}$")]  # of a Slurm option; passed without a shell
 LEAST_MB = 1024  # the libraries alone take half of it
+LEAST_STUCK_MINUTES = 5.0  # the process for work gives a sign once a minute at most
 
 
 class ExecutorSettings(Strict):
@@ -19,7 +20,7 @@ class ExecutorSettings(Strict):
         kind: ``process``: a child process on this machine. ``slurm``: a job on a cluster that shares the site's folder.
         idle_minutes: minutes without a request after which the process for work ends and its memory is free.
         stuck_minutes: minutes without any sign of that process in the middle of a request after which it is ended and the request
-            refused; it gives one with each batch, at most once a minute. 0: never.
+            refused; it gives one with each batch, at most once a minute. From 5; 0: never.
         memory_mb: memory in MB that this process may allocate, from 1024; what needs more fails there. 0: no limit.
         gpu_share: the part of each GPU's memory that it may use.
         hours: local hours in which it begins to work, such as ``["20:00-06:00"]``; empty: always.
@@ -48,6 +49,13 @@ class ExecutorSettings(Strict):
         if 0 < memory_mb < LEAST_MB:
             raise ValueError(f"expected 0 or at least {LEAST_MB}")
         return memory_mb
+
+    @field_validator("stuck_minutes")
+    @classmethod
+    def _stuck(cls, stuck_minutes: float) -> float:
+        if 0 < stuck_minutes < LEAST_STUCK_MINUTES:
+            raise ValueError(f"expected 0 or at least {LEAST_STUCK_MINUTES:g}")
+        return stuck_minutes
 
     @field_validator("hours")
     @classmethod

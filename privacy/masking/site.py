@@ -152,12 +152,11 @@ class MaskingSite:
         self._own_seed_share = Secret(seeds[self._me.site])
         self._secrets.append(self._own_seed_share)
         said, private = self._statement.to_bytes(), private_key(self._channel.reveal())
-        self._agreed = {
-            peer: Secret(agree(private, adverts[peer].channel, who=f"site {peer}"))
-            for peer in everyone
-            if peer != self._me.site
-        }
-        self._secrets.extend(self._agreed.values())
+        self._agreed: dict[int, Secret] = {}
+        for peer in everyone:
+            if peer != self._me.site:
+                self._agreed[peer] = Secret(agree(private, adverts[peer].channel, who=f"site {peer}"))
+                self._secrets.append(self._agreed[peer])  # at once: the next key may be refused
         self._channel.drop()
         return write_table(
             {

@@ -181,9 +181,9 @@ def test_a_job_that_was_cancelled_while_the_machine_ended_it_does_not_begin_agai
     world.problems[job] = OSError(28, "full")
     world.scheduler.begin_due()
     assert world.begun[job].wait(60)
-    world.scheduler._wishes.put(job, "cancelled")
-    world.go[job].set()
+    world.go[job].set()  # first: it must not see the wish and stop by itself
     world.scheduler.join()
+    world.scheduler._wishes.put(job, "cancelled")
     with pytest.raises(OSError, match="full"):
         world.scheduler.begin_due()
     world.scheduler.begin_due()
@@ -240,3 +240,43 @@ def test_a_wish_that_the_disk_does_not_take_counts_until_a_restart_and_the_admin
         world.scheduler.end(job, "aborted")
     world.scheduler.join()
     assert world.status() == ["aborted"]
+
+
+def test_a_job_that_the_admin_ends_while_the_queue_is_read_is_not_ended_twice(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second abort would be refused, in the thread that serves everything else."""
+    job, active = world.submit("x"), world.store.active
+
+    def read() -> list[JobRow]:
+        rows = active()
+        monkeypatch.setattr(world.store, "active", active)
+        assert not world.scheduler.end(job, "aborted")
+        return rows
+
+    monkeypatch.setattr(world.store, "active", read)
+    world.scheduler.begin_due()
+    assert world.ended == [(job, "aborted")]
+    assert world.scheduler.running() == ()
+
+
+def test_a_job_that_is_resumed_while_the_queue_is_read_is_not_ended_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, reopen = world.submit("x"), world.store.reopen
+    world.scheduler.end(job, "paused")
+    looking = threading.Thread(target=world.scheduler.begin_due)
+
+    def open_again(job_id: str) -> None:
+        reopen(job_id)
+        looking.start()
+        looking.join(0.2)  # it waits for the whole command, or has ended the job again
+
+    monkeypatch.setattr(world.store, "reopen", open_again)
+    world.scheduler.reopen(job)
+    looking.join()
+    assert world.ended == [(job, "paused")]
+    assert world.begun[job].wait(60)
+    world.go[job].set()
+    world.scheduler.join()
+    assert world.status() == ["finished"]

@@ -1,5 +1,6 @@
 """A coordinator whose machine cannot write keeps running, loses nothing, says so once, and goes on when it can write again."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from salus.common.identity import Identity
 from salus.common.job import seal_job
 from salus.common.models import build_model
 from salus.common.vectors import layout_of, read_parameters
+from salus.server import running
 from salus.server.checkpoints import Checkpoints
 from salus.server.config import ServerFolder
 from salus.server.daemon import IDLE_POLL_S, STORAGE_RETRY_S, CoordinatorDaemon
+from salus.server.inviting import Cancelled
+from salus.server.transcripts import Transcript
 from salus.simulations.trial import Trial
 
 
@@ -86,6 +90,27 @@ def test_an_error_of_the_code_still_fails_the_job(trial: Trial, monkeypatch: pyt
     coordinator._look_for_work(IDLE_POLL_S)
     coordinator._scheduler.join()
     assert [row.status for row, _ in coordinator.jobs()] == ["failed"]
+
+
+def test_a_database_from_before_a_job_does_not_cost_its_transcript(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sites' signatures outlive a database that was restored without them."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Cancelled("", remedy="")
+
+    monkeypatch.setattr(running, "Attempts", stop)
+    coordinator = daemon(trial, [])
+    job_id = coordinator.submit(job_text(), anyway=True)
+    transcript = Transcript(trial.coordinator / "transcripts" / f"{job_id}.jsonl")
+    file, lines = trial.coordinator / "transcripts" / f"{job_id}.jsonl", []
+    for kind in ("roster", "session"):
+        transcript(kind)
+        coordinator._look_for_work(IDLE_POLL_S)
+        coordinator._scheduler.join()
+        lines.append([json.loads(line)["kind"] for line in file.read_text().splitlines()])
+    assert lines == [["transcript", "roster"], ["transcript", "roster", "session", "roster"]]
 
 
 def test_a_model_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,3 +62,17 @@ def test_a_job_that_goes_on_has_no_wish_left(tmp_path: Path) -> None:
     assert Wishes(tmp_path).get("tiny-0001") == "paused"
     wishes.forget("tiny-0001")
     assert wishes.get("tiny-0001") == Wishes(tmp_path).get("tiny-0001") == ""
+
+
+def test_a_wish_that_cannot_be_read_is_a_pause(tmp_path: Path) -> None:
+    (tmp_path / FOLDER / "tiny-0001.wish").mkdir(parents=True)
+    assert Wishes(tmp_path).get("tiny-0001") == "paused"
+
+
+def test_a_farewell_of_a_job_that_a_restored_database_does_not_have_stops_nothing(trial: Trial) -> None:
+    coordinator = daemon(trial, [])
+    job = coordinator.submit(job_text(), anyway=True)
+    coordinator.abort(job)
+    told = (trial.coordinator / FAREWELLS / f"{job}.json").rename(trial.coordinator / FAREWELLS / "tiny-0099.json")
+    assert coordinator._look_for_work(IDLE_POLL_S) == IDLE_POLL_S
+    assert told.exists()

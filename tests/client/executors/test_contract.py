@@ -15,7 +15,7 @@ from tests.processes import ended, running, start, wait_until
 
 from salus.client.executors import base, slurm, worker
 from salus.client.executors.base import SESSION_S, UNUSED_S, Backend, Executor, Listener, Lost, NotStarted
-from salus.client.executors.frames import EVENT, PROGRESS, REPLY, Frame, frame_of
+from salus.client.executors.frames import EVENT, PROGRESS, READY, REPLY, Frame, frame_of
 from salus.client.executors.process import ProcessBackend
 from salus.client.executors.settings import ExecutorSettings
 from salus.client.executors.slurm import SlurmBackend
@@ -288,6 +288,40 @@ def test_a_worker_that_gives_signs_is_left_alone_and_without_a_limit_any_is(
     world.executor._run = Slow()  # type: ignore[assignment]
     assert world.executor.ask("job-1", b"", b"") == (b"", b"")
     assert world.steps == [("training", 7)] * 3
+
+
+def test_a_wait_in_a_cluster_s_queue_is_not_work_that_hangs(tmp_path: Path) -> None:
+    clock = ManualClock(datetime(2026, 11, 27, tzinfo=UTC))
+
+    class Queued:
+        """A worker that is ready after a day in a queue, and answers at once."""
+
+        local, start_s, process_id = False, 7 * 86_400.0, None
+
+        def __init__(self) -> None:
+            self.channel, self.frames = self, [*[None] * 24, Frame(READY), Frame(REPLY)]
+
+        def start(self) -> "Queued":
+            return self
+
+        def ended(self) -> str:
+            return ""
+
+        def kill(self) -> None:
+            raise AssertionError("It was ended.")
+
+        def send(self, frame: Frame) -> None:
+            pass
+
+        def receive(self, wait_s: float) -> Frame | None:
+            if not wait_s:
+                return None  # nothing is left of an earlier request
+            frame = self.frames.pop(0)
+            clock.sleep(0.0 if frame else 3600.0)
+            return frame
+
+    world = World(tmp_path, Queued(), clock, stuck_minutes=120.0)  # type: ignore[arg-type]
+    assert world.executor.ask("job-1", b"", b"") == (b"", b"")
 
 
 DAEMON = """

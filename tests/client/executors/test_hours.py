@@ -47,7 +47,8 @@ def test_only_what_begins_work_waits_and_the_time_is_named(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "text", ['hours = ["24:00-06:00"]', 'hours = ["8-9"]', 'hours = ["08:00-08:00"]', "memory_mb = 1"]
+    "text",
+    ['hours = ["24:00-06:00"]', 'hours = ["8-9"]', 'hours = ["08:00-08:00"]', "memory_mb = 1", "stuck_minutes = 1.0"],
 )
 def test_settings_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(ConfigError):

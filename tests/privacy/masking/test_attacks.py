@@ -403,6 +403,30 @@ def test_keys_of_the_share_channels_are_dropped_as_soon_as_the_shares_are_read()
         refused_to_show(agreed)
 
 
+def test_keys_of_the_share_channels_are_dropped_when_a_later_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Secret] = []
+
+    class Seen(Secret):
+        __slots__ = ()
+
+        def __init__(self, value: bytes) -> None:
+            super().__init__(value)
+            made.append(self)
+
+    monkeypatch.setattr("salus.privacy.masking.site.Secret", Seen)
+    world = World(5)
+    adverts = table(world)
+    accomplice = Advert(bytes(32), os.urandom(32), b"")
+    signature = identity(5).sign_raw(accomplice.statement(world.session.id, 5))
+    adverts[5] = Advert(accomplice.channel, accomplice.mask, signature).to_bytes()
+    made.clear()
+    site = world.sites[1]
+    refused(lambda: site.answer(write_table(adverts)), "key of site 5 has low order")
+    assert len(made) == 4, "its own share, and one with each of the sites 2, 3 and 4"
+    for secret in [*made, *site._secrets]:
+        refused_to_show(secret)
+
+
 def refused_to_show(secret: Secret) -> None:
     with pytest.raises(ValueError, match="dropped"):
         secret.reveal()
