@@ -51,8 +51,8 @@ max_job_memory_mb = 0    # a job that needs more memory is refused; 0: three qua
 
 [executor]
 kind = "process"         # process | slurm; work for jobs runs in a process of its own, which ends when there is none
-idle_minutes = 10.0      # without a request, until it ends and its memory is free
-stuck_minutes = 120.0    # without any sign of it while it works, until it is ended; 0: never
+idle_minutes = 10.0      # the process ends after so long without a request, and its memory is free
+stuck_minutes = 120.0    # the process is ended if it shows no progress for so long during a request; 0: never
 memory_mb = 0            # most memory of that process; 0: no limit
 gpu_share = 1.0          # the part of a GPU's memory that it may use
 hours = []               # local hours in which it begins to work, such as ["20:00-06:00"]; empty: always
@@ -62,12 +62,12 @@ POLICY_TEMPLATE = """\
 format = 1                  # of this file
 allow_unprotected = false   # true lets the coordinator read this site's own update
 allow_without_noise = false # true accepts jobs without differential privacy for patients
-allow_distributed_noise = true
+allow_distributed_noise = true  # the sites share the noise: privacy then needs enough honest sites
 key_holders = []            # sites that may hold the key of encrypted jobs; they can read this site's update
 tasks = []                  # kinds of tasks that may run; empty: every installed one
 datasets = []               # data sets that may be used; empty: every registered one
-max_rounds = 1000
-min_sites = 2
+max_rounds = 1000           # most rounds of a job
+min_sites = 2               # fewest sites that a job may combine
 share_progress = "percent"  # "step" hides percentages, whose pace can tell how many batches this site has; see docs/rounds.md
 
 [budget]                    # what one patient may spend over all jobs together

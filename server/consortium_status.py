@@ -25,10 +25,15 @@ def status_of(consortium: Consortium, fetched: Mapping[int, Fetched], now: datet
     coordinator = None
     if state.coordinator is not None:
         key = roster.coordinator.public_key if roster else None
-        coordinator = {**_member(state.coordinator, key, roster), "url": state.coordinator.url}
+        coordinator = {**_member(state.coordinator, key, roster, state.serial), "url": state.coordinator.url}
     keys = {site.id: site.public_key for site in roster.sites} if roster else {}
     sites = [
-        {"site": m.id, **_member(m.request, keys.get(m.id), roster), **_fetched(fetched.get(m.id))} for m in state.sites
+        {
+            "site": m.id,
+            **_member(m.request, keys.get(m.id), roster, state.serial),
+            **_fetched(fetched.get(m.id)),
+        }
+        for m in state.sites
     ]
     members = {member.id for member in state.sites}
     removed = [{"site": s.id, "name": s.name} for s in roster.sites if s.id not in members] if roster else []
@@ -72,14 +77,16 @@ def to_do(values: Mapping[str, Any], roster: Roster | None, authority_until: dat
     return found
 
 
-def _member(request: MemberRequest, listed: str | None, roster: Roster | None) -> dict[str, Any]:
+def _member(request: MemberRequest, listed: str | None, roster: Roster | None, issued: int) -> dict[str, Any]:
     state = LISTED if listed == request.public_key else ADDED if listed is None else REKEYED
+    if roster is None:
+        state = "unknown" if issued else "not yet"
     key = unhex(request.public_key)
     return {
         "name": request.name,
         "fingerprint": fingerprint(key),
         "words": fingerprint_words(key),
-        "roster": state if roster else "unknown",
+        "roster": state,
     }
 
 

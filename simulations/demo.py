@@ -85,7 +85,7 @@ def run_demo(folder: Path, *, rounds: int, sites: int) -> Path:
     out.print(f"Report: {shown(report.resolve())}", soft_wrap=True)
     right = write_pictures(folder / "pictures.html", folder / "new-patients", job, Path(result["model"]))
     out.print(f"Look:   {shown((folder / 'pictures.html').resolve())}", soft_wrap=True)
-    out.print(f"The model is right about {right} of {PATIENTS} new patients.", markup=False)
+    out.print(f"The model classifies {right} of {PATIENTS} new patients correctly.", markup=False)
     out.print(
         f"Done in {time.monotonic() - started:.0f} s. The coordinator saw only masked vectors and their noised sum. "
         f"Every patient has differential privacy: epsilon {job.privacy.epsilon:g} for the whole job, evaluation included."

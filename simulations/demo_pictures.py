@@ -55,7 +55,13 @@ def write_pictures(page: Path, folder: Path, job: Job, model_path: Path) -> int:
     write_page(
         page,
         "What the demo's model sees",
-        f"{len(records)} phantom patients drawn after training. The model is right about {right} of them.",
-        [Section("New patients", "The true class, then the model's probability of a lesion.", pictures=pictures)],
+        f"{len(records)} phantom patients drawn after training. The model classifies {right} of them correctly.",
+        [
+            Section(
+                "New patients",
+                "The true class, then the model's probability of a lesion. Above 50% it predicts a lesion.",
+                pictures=pictures,
+            )
+        ],
     )
     return right

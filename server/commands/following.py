@@ -1,7 +1,7 @@
 """`salus job watch | show | events`: follow a job; `stopping` has the commands that stop or resume it."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -198,7 +198,7 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
         "attempt": f"{attempt}: asked {_count(fields.get('sites', ()))}.",
         "answered": f"Round {fields.get('round')}: {site} answered.",
         "left-out": f"Round {fields.get('round')}: {site} was left out: {text}",
-        "waiting-for-turn": "Waiting until sites have finished their step of another job or of an earlier attempt: "
+        "waiting-for-turn": f"Waiting until sites have finished {_earlier(fields.get('jobs', ()))}: "
         f"{', '.join(names.get(s, str(s)) for s in fields.get('sites', ()))}.",
         "not-asked": f"{site} is not asked: {text}",
         "abandoned": f"{attempt} was abandoned: {text}",
@@ -209,6 +209,11 @@ def in_words(event: Mapping[str, Any], names: Mapping[int, str]) -> str:
         "job-ended": f"The job {ended(str(fields.get('status')))}. {text}".strip(),
     }
     return words.get(str(event["kind"]), f"{event['kind']}: {text}")
+
+
+def _earlier(jobs: Collection[str]) -> str:
+    """Return what busy sites are waited for: steps of other jobs, or what they were asked before, such as a check."""
+    return f"their step of {', '.join(jobs)}" if jobs else "what they were asked before"
 
 
 def ended(status: str) -> str:

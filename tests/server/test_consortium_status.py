@@ -32,6 +32,7 @@ def test_status_says_what_the_next_roster_changes_and_who_has_fetched_the_newest
     before = status_of(consortium, {}, NOW)
     assert before["to_do"] == ["No roster has been issued yet: salus consortium issue."]
     assert (before["serial"], before["valid_until"]) == (0, None)
+    assert {member["roster"] for member in (before["coordinator"], *before["sites"])} == {"not yet"}
     consortium.issue(tmp_path / "kits", days=365)
     issued = status_of(consortium, {}, NOW)
     assert issued["to_do"] == []

@@ -46,6 +46,9 @@ def test_events_read_as_sentences() -> None:
         "Round 1: site 3 ([red]River[/]) was left out: its policy allows 2 rounds",
     ]
     assert in_words(EVENTS[6], NAMES) == "Round 1 of 3 is done. auc 0.750"
+    busy = [in_words(event(9, "waiting-for-turn", sites=[1], jobs=jobs), NAMES) for jobs in (["other-0001"], [])]
+    assert busy[0].startswith("Waiting until sites have finished their step of other-0001: site 1 ")
+    assert busy[1].startswith("Waiting until sites have finished what they were asked before: site 1 ")
     assert in_words(event(9, "something-new", text="of a later version"), NAMES) == "something-new: of a later version"
 
 

@@ -153,6 +153,7 @@ def test_the_report_is_one_file_that_fetches_nothing_and_escapes_names(tmp_path:
     assert "http" not in text.replace("http-equiv", "")
     assert "<script>x" not in text
     assert "&lt;b&gt;gone" in text
+    assert "only the site's operator can read it" in text
     assert "round 1" in text
     assert "round site" not in " ".join(text.split())  # it was not asked in any round
     assert "Not protected" in text
