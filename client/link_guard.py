@@ -116,7 +116,7 @@ def translate(error: BaseException) -> LinkError:
                 remedy="Check that this site is on the coordinator's roster, and that both clocks are right.",
             )
         if error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-            return LinkError("The coordinator stops.", remedy="The site connects again when it is started.")
+            return LinkError("The coordinator is stopping.", remedy="The site connects again when it is started.")
         return LinkError(f"The coordinator answered with status {error.response.status_code}.", remedy="See its log.")
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return LinkError(

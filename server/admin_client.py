@@ -46,7 +46,7 @@ class AdminClient:
             ) from None
         if response.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             raise LinkError(
-                "The coordinator's daemon stops.",
+                "The coordinator's daemon is stopping.",
                 remedy="Start it again, see what it has done, and repeat the command.",
             )
         values = response.json()

@@ -68,7 +68,7 @@ class Admitted:
 UNSIGNED = Refusal(401, "The request is not signed by the node key of a site on the roster, or a clock is wrong")
 OTHER_BODY = Refusal(401, "The body is not the one that was signed")
 NOT_FOUND = Refusal(404, "Not found")
-STOPS = Refusal(503, "The coordinator stops")
+STOPS = Refusal(503, "The coordinator is stopping")
 
 
 def headers_of(scope: Scope) -> Headers:

@@ -147,7 +147,7 @@ class LinkGrid(RunGrid):
         return [_reply_to(letter.message, packet) for letter, packet in self._pull(set(message_ids))]
 
     def pull_packets(self, wanted: set[str]) -> list[tuple[str, Packet]]:
-        """Return the same as `pull_messages`, with the name of the request, and not as Flower's messages: half the time."""
+        """Return the same as `pull_messages`, with the name of the request, without making Flower's messages."""
         return [(letter.identifier, packet) for letter, packet in self._pull(wanted)]
 
     def _pull(self, wanted: set[str]) -> list[tuple[Letter, Packet]]:

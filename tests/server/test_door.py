@@ -231,7 +231,7 @@ def test_a_server_that_stops_ends_open_requests_without_a_traceback(
             answer = b"".join(iter(lambda: client.recv(4096), b""))
     if not begun:
         assert answer.startswith(b"HTTP/1.1 503 ")
-        assert answer.endswith(b'{"detail": "The coordinator stops"}')
+        assert answer.endswith(b'{"detail": "The coordinator is stopping"}')
     assert [record for record in caplog.records if is_news(record) and record.levelname == "ERROR"] == []
 
 

@@ -167,7 +167,7 @@ def test_a_poll_that_waits_while_the_coordinator_stops_is_answered_and_says_so(
     world.link.close()  # as the daemon does before it closes the port
     thread.join()
     world.listener.close()
-    said = "The coordinator stops. The site connects again when it is started."
+    said = "The coordinator is stopping. The site connects again when it is started."
     assert found == ([said] if world.protocol == 2 else ["None", said])
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 

@@ -249,6 +249,35 @@ def test_a_worker_that_hangs_in_a_request_is_ended_and_the_next_request_starts_a
     world.executor.close()
 
 
+class Paced:
+    """A worker from which these come one after the other: a frame, or None for a wait of `wait_s` seconds of the clock."""
+
+    local, process_id = False, None
+
+    def __init__(self, clock: ManualClock, wait_s: float, frames: Sequence[Frame | None], start_s: float = 0.0) -> None:
+        self.channel, self.start_s = self, start_s
+        self._clock, self._wait_s, self._frames = clock, wait_s, list(frames)
+
+    def start(self) -> "Paced":
+        return self
+
+    def ended(self) -> str:
+        return ""
+
+    def kill(self) -> None:
+        raise AssertionError("It was ended.")
+
+    def send(self, frame: Frame) -> None:
+        pass
+
+    def receive(self, wait_s: float) -> Frame | None:
+        if not wait_s:
+            return None  # nothing is left of an earlier request
+        frame = self._frames.pop(0)
+        self._clock.sleep(0.0 if frame else self._wait_s)
+        return frame
+
+
 @pytest.mark.parametrize(("minutes", "waits"), [(30.0, 29), (0.0, 5000)])
 def test_a_worker_that_gives_signs_is_left_alone_and_without_a_limit_any_is(
     tmp_path: Path, minutes: float, waits: int
@@ -257,70 +286,19 @@ def test_a_worker_that_gives_signs_is_left_alone_and_without_a_limit_any_is(
     clock = ManualClock(datetime(2026, 11, 27, tzinfo=UTC))
     signs = [frame_of(PROGRESS, step="training", percent=7)] * 3 + [frame_of(EVENT, kind="trained", fields={})]
 
-    class Slow:
-        """A worker of which one frame arrives after each wait."""
-
-        local, start_s, process_id = False, 0.0, None
-
-        def __init__(self) -> None:
-            self.channel, self.frames = self, [None, *(part for sign in signs for part in (sign, None)), Frame(REPLY)]
-
-        def start(self) -> "Slow":
-            return self
-
-        def ended(self) -> str:
-            return ""
-
-        def kill(self) -> None:
-            raise AssertionError("It was ended.")
-
-        def send(self, frame: Frame) -> None:
-            pass
-
-        def receive(self, wait_s: float) -> Frame | None:
-            if not wait_s:
-                return None  # nothing is left of an earlier request
-            frame = self.frames.pop(0)
-            clock.sleep(0.0 if frame else 60.0 * waits)
-            return frame
-
-    world = World(tmp_path, Slow(), clock, minutes)  # type: ignore[arg-type]
-    world.executor._run = Slow()  # type: ignore[assignment]
+    frames = [None, *(part for sign in signs for part in (sign, None)), Frame(REPLY)]
+    slow = Paced(clock, 60.0 * waits, frames)
+    world = World(tmp_path, slow, clock, minutes)  # type: ignore[arg-type]
+    world.executor._run = slow  # type: ignore[assignment]
     assert world.executor.ask("job-1", b"", b"") == (b"", b"")
     assert world.steps == [("training", 7)] * 3
 
 
 def test_a_wait_in_a_cluster_s_queue_is_not_work_that_hangs(tmp_path: Path) -> None:
+    """It is ready after a day in the queue, and answers at once."""
     clock = ManualClock(datetime(2026, 11, 27, tzinfo=UTC))
-
-    class Queued:
-        """A worker that is ready after a day in a queue, and answers at once."""
-
-        local, start_s, process_id = False, 7 * 86_400.0, None
-
-        def __init__(self) -> None:
-            self.channel, self.frames = self, [*[None] * 24, Frame(READY), Frame(REPLY)]
-
-        def start(self) -> "Queued":
-            return self
-
-        def ended(self) -> str:
-            return ""
-
-        def kill(self) -> None:
-            raise AssertionError("It was ended.")
-
-        def send(self, frame: Frame) -> None:
-            pass
-
-        def receive(self, wait_s: float) -> Frame | None:
-            if not wait_s:
-                return None  # nothing is left of an earlier request
-            frame = self.frames.pop(0)
-            clock.sleep(0.0 if frame else 3600.0)
-            return frame
-
-    world = World(tmp_path, Queued(), clock, stuck_minutes=120.0)  # type: ignore[arg-type]
+    queued = Paced(clock, 3600.0, [*[None] * 24, Frame(READY), Frame(REPLY)], start_s=7 * 86_400.0)
+    world = World(tmp_path, queued, clock, stuck_minutes=120.0)  # type: ignore[arg-type]
     assert world.executor.ask("job-1", b"", b"") == (b"", b"")
 
 
