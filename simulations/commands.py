@@ -223,7 +223,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Folder for all files; an old demo in it is removed first.")] = Path(
         "salus-demo"
     ),
-    rounds: Annotated[int, typer.Option(min=1, max=200, help="Number of training rounds.")] = 45,
+    rounds: Annotated[int, typer.Option(min=1, max=200, help="Number of training rounds.")] = 30,
     sites: Annotated[
         int, typer.Option(min=5, max=8, help="Number of phantom hospitals; a masked sum needs at least five.")
     ] = 5,
