@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from flwr.app import Context, RecordDict
 
@@ -21,7 +22,7 @@ from salus.server.outline import OUTLINES, Outlines
 from salus.server.participants import Participants, participants
 from salus.server.reporting import NO_REPORT, Reports
 from salus.server.rounds import run_of
-from salus.server.transcripts import opened
+from salus.server.transcripts import began_with, opened
 from salus.server.turns import Turns
 
 
@@ -79,7 +80,8 @@ class JobRunner:
         """
         grid = self._link.begin_run()
         try:
-            who = self.participants(self._checkpoints.begin(row.job_id, self._folder.trust.digest))
+            roster = began_with(self._transcript(row.job_id)) or self._folder.trust.digest
+            who = self.participants(self._checkpoints.begin(row.job_id, roster))
             self._events.emit("started", job=row.job_id, rounds=row.job.job.rounds)
             app = make_server_app(
                 lambda federation: self._work(row, federation, who, control),
@@ -115,8 +117,7 @@ class JobRunner:
         return participants(trust.roster(began), lambda: self._folder.roster, began, self._waiting)
 
     def _work(self, row: JobRow, federation: Federation, who: Participants, control: Control) -> None:
-        path = self._folder.folder / "transcripts" / f"{row.job_id}.jsonl"
-        transcript = opened(path, self._checkpoints.attempted(row.job_id))
+        transcript = opened(self._transcript(row.job_id), self._checkpoints.attempted(row.job_id))
         transcript(ROSTER, signed=self._folder.trust.signed(who.roster).model_dump(mode="json"))
         outline = self._outlines.of(row.job)
         attempts = Attempts(
@@ -141,7 +142,11 @@ class JobRunner:
 
     def _replaced(self, job_id: str, roster: str) -> bool:
         """Whether a job that has asked no site yet waits with a roster that was replaced: it begins again with the newest."""
-        return roster != self._folder.trust.digest and not self._checkpoints.attempted(job_id)
+        waits = roster != self._folder.trust.digest and not self._checkpoints.attempted(job_id)
+        return waits and not began_with(self._transcript(job_id))
+
+    def _transcript(self, job_id: str) -> Path:
+        return self._folder.folder / "transcripts" / f"{job_id}.jsonl"
 
     def _end(self, job_id: str, status: str, reason: str = "") -> None:
         if status == "finished" and not self._reports.write(job_id):

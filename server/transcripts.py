@@ -11,8 +11,9 @@ from typing import Any
 from salus.common.canonical import canonical_json
 from salus.common.errors import ConfigError, storage_error
 from salus.common.files import append_line, drop_half_line
+from salus.common.roster import roster_hash
 from salus.privacy.protocol.transcript import Verified
-from salus.privacy.records.transcripts import FORMAT, HEAD, Checked, verify_bytes
+from salus.privacy.records.transcripts import FORMAT, HEAD, Checked, roster_in, verify_bytes
 from salus.privacy.records.transcripts import verify_entries as _verify_entries
 
 
@@ -45,6 +46,17 @@ def opened(path: Path, attempted: bool) -> Transcript:
     if not attempted and not has(path, "session"):
         path.unlink(missing_ok=True)
     return Transcript(path)
+
+
+def began_with(path: Path) -> str:
+    """Return the hash of the roster of a transcript with a session; empty before any site was asked for a sum.
+
+    A job keeps this roster, whatever the records say: they may have been restored from a backup.
+
+    Raises:
+        ProtectionError: the transcript does not begin with one roster.
+    """
+    return roster_hash(roster_in(path.read_bytes(), path.name)) if has(path, "session") else ""
 
 
 def has(path: Path, kind: str) -> bool:
