@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from salus.client.executors.channels import Channel, Ended
+from salus.client.executors.channels import Channel, Ended, NotTaken
 from salus.client.executors.frames import (
     EVENT,
     FAILED,
@@ -163,6 +163,8 @@ class Executor:
             self._nothing_left(run)
             run.channel.send(Frame(REQUEST, header, blob))
             reply = self._wait(run, REPLY, job)
+        except NotTaken:
+            raise self._stuck(job) from None
         except (Ended, WireError):
             raise self._lost(run, job) from None
         except BaseException:  # its reply would be taken for that to the next request
@@ -208,6 +210,7 @@ class Executor:
             self.close()
         if self._run is None:
             self._run = run = self._backend.start()
+            run.channel.limit(60 * self._stuck_minutes)
             self._since = self._clock.monotonic_s()
             try:
                 self._wait(run, READY, most_s=self._backend.start_s)
@@ -252,15 +255,17 @@ class Executor:
             raise
 
     def _end_if_stuck(self, job: str, heard_s: float) -> None:
+        if self._stuck_minutes and self._clock.monotonic_s() - heard_s >= 60 * self._stuck_minutes:
+            raise self._stuck(job)
+
+    def _stuck(self, job: str) -> Lost:
         minutes = self._stuck_minutes
-        if not minutes or self._clock.monotonic_s() - heard_s < 60 * minutes:
-            return
         self.close()
         text = (
             f"It gave no sign for {minutes:g} minutes while it worked, and was ended: see stuck_minutes in site.toml."
         )
         self._listener.event("worker-ended", {"job": job, "text": text})
-        raise Lost(
+        return Lost(
             f"This site's process for work gave no sign for {minutes:g} minutes and was ended.",
             remedy="The next request starts another one; the site's operator sees more in its log.",
         )

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Mapping
@@ -21,8 +22,15 @@ class Ended(Exception):
     """The other side has gone."""
 
 
+class NotTaken(Ended):
+    """The other side takes nothing, for longer than it may."""
+
+
 class Channel(Protocol):
     """One end."""
+
+    def limit(self, send_s: float) -> None:
+        """Let a frame of which the other side takes nothing for so many seconds fail with NotTaken; 0: never."""
 
     def send(self, frame: Frame) -> None:
         """Send a frame; raises Ended if nobody can receive it."""
@@ -54,11 +62,19 @@ class SocketChannel:
         self._got = bytearray()
         self._frame: tuple[bytes, int, int] | None = None
 
+    def limit(self, send_s: float) -> None:
+        whole = int(send_s)
+        # The kernel's own limit: it counts from the last byte taken, and leaves receiving alone.
+        limit = struct.pack("@ll", whole, int(1e6 * (send_s - whole)))
+        self._end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
     def send(self, frame: Frame) -> None:
         try:
             with self._sending:
                 self._end.sendall(frame.head + frame.header)
                 self._end.sendall(memoryview(frame.body))
+        except BlockingIOError:
+            raise NotTaken from None
         except OSError:
             raise Ended from None
 
@@ -110,6 +126,9 @@ class FolderChannel:
         self._out, self._in, self._known = outgoing, incoming, known
         self._sent = self._received = 0
         self._sending = threading.Lock()
+
+    def limit(self, send_s: float) -> None:
+        """A folder takes every frame at once."""
 
     def send(self, frame: Frame) -> None:
         with self._sending:

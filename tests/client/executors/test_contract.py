@@ -249,6 +249,21 @@ def test_a_worker_that_hangs_in_a_request_is_ended_and_the_next_request_starts_a
     world.executor.close()
 
 
+def test_a_worker_that_stops_reading_is_ended_and_the_next_request_starts_another(tmp_path: Path) -> None:
+    """It is stopped by the machine, and the request is larger than what the kernel keeps for it."""
+    world = Idle(tmp_path, stuck_minutes=0.01)
+    assert world.ask(b"first") == b"firstfirst"
+    pid = world.executor.process_id
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(Lost, match="gave no sign"):
+        world.ask(bytes(8 * 2**20))
+    assert ended(pid)
+    assert "stuck_minutes in site.toml" in str(world.events[-1])
+    assert world.ask(b"again") == b"againagain"
+    world.executor.close()
+
+
 class Paced:
     """A worker from which these come one after the other: a frame, or None for a wait of `wait_s` seconds of the clock."""
 
@@ -266,6 +281,9 @@ class Paced:
 
     def kill(self) -> None:
         raise AssertionError("It was ended.")
+
+    def limit(self, send_s: float) -> None:
+        pass
 
     def send(self, frame: Frame) -> None:
         pass
