@@ -28,7 +28,7 @@ from salus.common.subgroups.base import Groups
 from salus.common.tasks.steps import noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import LARGEST_PARAMETER, FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.calls import OtherCalls
-from salus.privacy.dp.checks import checked_clipper, independent_rows, steps_under_noise, without_dropout
+from salus.privacy.dp.checks import checked_clipper, drawn_anew, independent_rows, steps_under_noise, without_dropout
 from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.patients import Patients, alone, grid, places_of
@@ -222,7 +222,7 @@ class PrivateTrainer:
 
     def _independent(self, rows: int, places: int) -> bool:
         trainer = self._trainer
-        clipper = self._clipper.of_copy(without_dropout(trainer.model))
+        clipper = self._clipper.of_copy(drawn_anew(without_dropout(trainer.model)))
         with torch.random.fork_rng(devices=[]):
             try:
                 return independent_rows(clipper, trainer.task, rows, places, trainer.device)

@@ -167,8 +167,8 @@ def independent_rows(clipper: Clipper, task: Task, rows: int, places: int, devic
     almost surely; the choice of instructions depends on sizes, not on values.
 
     Args:
-        clipper: clipper for a network without dropout. Its parameters are the job's: crafted ones that pass nothing on for random
-            inputs hide a difference, which this does not exclude.
+        clipper: clipper for a network without dropout and with parameters of the check's own (`drawn_anew`): crafted ones that
+            pass nothing on for random inputs would hide a difference.
         rows, places: size of the batch, see `patients.grid`.
     """
     batch = example_batch(task.spec, rows * places).to(device)
