@@ -48,4 +48,6 @@ def _data(catalogue: Catalogue) -> Finding:
         return Finding("data", "failed", text, "trouble", "See `salus dataset check`.", values=values)
     if not names:
         return Finding("data", "notice", "No data set is registered.", "no-data", "Register one: salus dataset add.")
-    return Finding("data", "ok", f"{len(names)} data sets, without open problems.", values=values)
+    return Finding(
+        "data", "ok", f"{len(names)} data set{'s' * (len(names) > 1)}, without open problems.", values=values
+    )

@@ -1,5 +1,6 @@
 """`salus client`: create a site, join a consortium, run the daemon, show its status."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -128,7 +129,7 @@ def status(folder: Folder, as_json: Annotated[bool, typer.Option("--json", help=
         listed = [{"dataset": t.dataset, "since": t.since, "problem": t.problem} for t in troubles]
         emit_json({**values, "troubles": listed})
     else:
-        for sentence in _sentences(values, last):
+        for sentence in _sentences(values, last, shlex.quote(str(folder))):
             out.print(sentence, markup=False, highlight=False, soft_wrap=True)
         if values["warning"]:
             out.print(values["warning"], style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -147,8 +148,8 @@ def _roster_refused(events: Sequence[Event]) -> str | None:
     return str(last.fields.get("text")) if last is not None and last.kind == "roster-refused" else None
 
 
-def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Iterator[str]:
-    """Yield the lines of `status`."""
+def _sentences(values: Mapping[str, object], last: Mapping[str, Event], folder: str) -> Iterator[str]:
+    """Yield the lines of `status`; the folder is named as the operator did."""
     yield f"Site {values['site']}, {values['name']}, of {values['consortium']}."
     if values["withdrawn"]:
         yield "This site has withdrawn: it refuses every job."
@@ -163,9 +164,9 @@ def _sentences(values: Mapping[str, object], last: Mapping[str, Event]) -> Itera
             "for its upgrade. Install the newest version and start the daemon again."
         )
     running = link.get(str(values["link"]), "The daemon is running but has not connected yet.")
-    yield running if values["running"] else "The daemon is not running. Start it: salus client start FOLDER."
+    yield running if values["running"] else f"The daemon is not running. Start it: salus client start {folder}"
     if values["working_for"]:
-        yield f"It works for job {values['working_for']} now. To stop that here: salus client stop-job FOLDER."
+        yield f"It works for job {values['working_for']} now. To stop that here: salus client stop-job {folder}"
     for job in _listed(values["stopped_jobs"]):
         yield f"Job {job} is stopped at this site."
     yield f"Roster {values['roster']} is valid until {str(values['roster_valid_until'])[:10]}."

@@ -28,11 +28,12 @@ def joined(folder: Path, *, days: int) -> Path:
 
 
 def test_a_new_site_is_told_what_to_do(tmp_path: Path) -> None:
-    shown = salus("client", "status", joined(tmp_path, days=365))
+    site = joined(tmp_path, days=365)
+    shown = salus("client", "status", site)
     assert shown.returncode == 0
     assert shown.stdout.splitlines()[:2] == [
         "Site 1, St. Mary, of Test.",
-        "The daemon is not running. Start it: salus client start FOLDER.",
+        f"The daemon is not running. Start it: salus client start {site}",
     ]
     assert "No training has run here yet." in shown.stdout
     assert "new kit" not in shown.stdout
