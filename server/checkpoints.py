@@ -70,11 +70,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, engine: sa.Engine | None = None) -> None:
-        self._folder = folder
-        self._engine = engine or open_engine(folder)
+        self._folder, self._engine = folder, engine or open_engine(folder)
         self._claim = Claim(self._engine)
         self._restored = restored(folder)
         self._numbers = threading.Lock()  # a job's number is the next one
+        self._cohorts: dict[str, tuple[int, ...]] = {}  # read several times a sum, and never changed
         self.stopping = threading.Event()  # set when nobody should wait for the database any longer
         self._room_bytes = LEAST_ROOM_BYTES  # grows with the models, so that a job stops before a model no longer fits
 
@@ -190,8 +190,7 @@ class Checkpoints:
             StorageError: it cannot; nothing was changed.
         """
         with self._engine.begin() as connection:
-            mine = JOBS.c.job_id == job_id
-            connection.execute(JOBS.update().where(mine).values(reason=JOBS.c.reason))  # a write that changes nothing
+            connection.execute(JOBS.update().where(JOBS.c.job_id == job_id).values(reason=JOBS.c.reason))  # no change
         for name in (f"models/{job_id}", "transcripts", "reports"):
             probe = self._folder / name / ".probe"
             try:
@@ -208,17 +207,18 @@ class Checkpoints:
     @patient
     def set_cohort(self, scope: str, sites: Sequence[int]) -> None:
         """Store the sites for which a sum over a data set is announced; the first set of a scope is kept."""
-        row = {"scope": scope, "sites": json.dumps(sorted(sites))}
         with self._engine.begin() as connection:
             if connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope)) is None:
-                connection.execute(COHORTS.insert().values(row))
+                connection.execute(COHORTS.insert().values(scope=scope, sites=json.dumps(sorted(sites))))
 
     @patient
     def cohort(self, scope: str) -> tuple[int, ...]:
         """Return the sites of a scope's sums, empty before the first."""
-        with self._engine.connect() as connection:
-            sites = connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope))
-        return tuple(json.loads(sites)) if sites else ()
+        if not (known := self._cohorts.get(scope, ())):
+            with self._engine.connect() as connection:
+                sites = connection.scalar(sa.select(COHORTS.c.sites).where(COHORTS.c.scope == scope))
+            known = self._cohorts[scope] = tuple(json.loads(sites)) if sites else ()
+        return known
 
     def put_declarations(self, site_key: str, declared: Mapping[str, Declaration | None], at: str) -> None:
         """Store what a site has declared, for checks while it cannot be asked."""

@@ -134,6 +134,7 @@ def test_the_first_cohort_of_a_scope_stays(opened: Open) -> None:
     assert store.cohort("toy/1") == ()
     store.set_cohort("toy/1", [3, 1])
     store.set_cohort("toy/1", [1, 2, 3])
+    assert [store.cohort("toy/1") for _ in range(2)] == [(1, 3)] * 2
     assert opened().cohort("toy/1") == (1, 3)
 
 
