@@ -1,5 +1,6 @@
 """Restores a coordinator from a backup into a new folder, after every hash was compared."""
 
+import io
 import os
 import shutil
 import sqlite3
@@ -10,10 +11,11 @@ import sqlalchemy as sa
 from salus.common.errors import ConfigError, StorageError, storage_error
 from salus.common.files import check_new_folder
 from salus.common.sqlite import open_sqlite
-from salus.common.strict import load_json, load_toml
+from salus.common.strict import load_json, parse_toml, read_text
 from salus.server.backup import FILES, MANIFEST, Entry, Manifest, entry_of, move_rows, write_private
 from salus.server.config import ServerConfig
 from salus.server.database import FILE, open_engine
+from salus.server.moving import WHAT, with_database
 from salus.server.restored import FILE as RESTORED
 from salus.server.restored import Restored, restored
 from salus.server.tables import JOBS, METADATA
@@ -22,11 +24,15 @@ SETTINGS = "server.toml"
 MOST_BYTES = 256 * 2**20  # of a manifest with a million files
 
 
-def restore(folder: Path, source: Path) -> tuple[Manifest, Restored]:
+def restore(folder: Path, source: Path, database: str = "", password_file: str = "") -> tuple[Manifest, Restored]:
     """Restore a backup into a new folder, and into PostgreSQL if its settings name it.
 
     Guarantees: nothing that exists is overwritten. The settings are written last, so a folder that was not restored to the end
     is no coordinator's folder.
+
+    Args:
+        database: another one than the backup's settings name, see `with_database`; empty for that one.
+        password_file: of that database.
 
     Raises:
         ConfigError: the folder is not new, the database has jobs already, or there is no backup.
@@ -34,14 +40,21 @@ def restore(folder: Path, source: Path) -> tuple[Manifest, Restored]:
     """
     manifest = read_manifest(source)
     check_new_folder(folder, SETTINGS, "keys")
-    config = load_toml(ServerConfig, source / FILES / SETTINGS, error=ConfigError, what="server file")
+    settings = read_text(source / FILES / SETTINGS, error=ConfigError, what=WHAT)
+    if moved := bool(database or password_file):
+        settings = with_database(settings, database, password_file)
+    config = parse_toml(ServerConfig, settings, error=ConfigError, what=WHAT)
     made = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        for name, entry in sorted(manifest.files.items(), key=lambda item: item[0] == SETTINGS):
-            if name == SETTINGS:
-                numbers = _database(folder, source / FILE, config)
-            _copy(source / FILES / name, folder / name, entry)
+        for name, entry in sorted(manifest.files.items()):
+            if name != SETTINGS:
+                _copy(source / FILES / name, folder / name, entry)
+        numbers = _database(folder, source / FILE, config)
+        if moved:
+            write_private(folder / SETTINGS, io.BytesIO(settings.encode()))
+        else:
+            _copy(source / FILES / SETTINGS, folder / SETTINGS, manifest.files[SETTINGS])
     except BaseException as problem:
         _remove(folder, itself=made)
         if isinstance(problem, OSError):
@@ -124,7 +137,7 @@ def _database(folder: Path, copy: Path, config: ServerConfig) -> Restored:
             with elsewhere.connect() as connection:
                 if connection.scalar(sa.select(sa.func.count()).select_from(JOBS)):
                     raise ConfigError(
-                        "The database that server.toml of the backup names has jobs already; nothing is overwritten.",
+                        "The database has jobs already; nothing is overwritten.",
                         remedy="Create an empty database of that name, or rename the old one.",
                     )
             move_rows(engine, elsewhere)

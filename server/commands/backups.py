@@ -40,11 +40,24 @@ def backup(folder: Folder, target: Annotated[Path, typer.Argument(help="A new fo
 def restore(
     folder: Annotated[Path, typer.Argument(help="A new folder for the coordinator.")],
     source: Annotated[Path, typer.Argument(metavar="BACKUP", help="The folder of the backup.")],
+    database: Annotated[
+        str,
+        typer.Option(
+            help="Move the jobs to another database: the URL of an empty PostgreSQL database, without the password, or "
+            '"sqlite" for a file in the folder. Without it, where the backup has them.'
+        ),
+    ] = "",
+    database_password_file: Annotated[
+        str,
+        typer.Option(
+            help="File with that database's password, as an absolute path; without it, the variable SALUS_DATABASE_PASSWORD."
+        ),
+    ] = "",
 ) -> None:
     """Restore a coordinator from a backup, after every hash was compared; nothing that exists is overwritten."""
     from salus.server.restoring import restore as bring_back
 
-    manifest, numbers = bring_back(folder, source)
+    manifest, numbers = bring_back(folder, source, database, database_password_file)
     running = [job for job, saved in manifest.jobs.items() if saved.status in ("waiting", "running")]
     out.print(
         f"Restored {len(manifest.jobs)} jobs as of {manifest.made:%Y-%m-%d %H:%M} UTC to {folder}; "
