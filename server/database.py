@@ -4,6 +4,7 @@ Models, transcripts and reports are files in either case. A database that cannot
 is: the jobs wait and continue when it is back. No message holds the URL, the user or the password.
 """
 
+import logging
 import os
 import threading
 import time
@@ -107,6 +108,7 @@ def open_engine(folder: Path, url: str = "", password_file: str = "") -> sa.Engi
 
 def _postgres(folder: Path, text: str, password_file: str) -> sa.Engine:
     required("psycopg", extra="postgres", what="A database in PostgreSQL")
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)  # its warnings name the server, the database and the user
     url = check_url(text)
     engine = sa.create_engine(
         url,
@@ -150,10 +152,10 @@ def _password(folder: Path, password_file: str) -> str:
         return os.environ.get(PASSWORD, "")
     try:
         return (folder / password_file).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # also a path with a zero byte
         raise ConfigError(
             "The file of database_password_file in server.toml cannot be read.",
-            remedy="Correct the path, and let the user who runs the coordinator read it.",
+            remedy="Correct the path, absolute or from the coordinator's folder, and let the coordinator's user read it.",
         ) from None
 
 
@@ -208,8 +210,8 @@ class Claim:
         if taken:
             self.end()
             raise DatabaseTaken(
-                "Another coordinator uses the PostgreSQL database.",
-                remedy="Stop it, or give this one its own database.",
+                "Another coordinator or restore uses the PostgreSQL database.",
+                remedy="Stop it, or name another database.",
             )
 
     def end(self) -> None:

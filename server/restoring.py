@@ -14,7 +14,7 @@ from salus.common.sqlite import open_sqlite
 from salus.common.strict import load_json, parse_toml, read_text
 from salus.server.backup import FILES, MANIFEST, Entry, Manifest, entry_of, move_rows, write_private
 from salus.server.config import ServerConfig
-from salus.server.database import FILE, open_engine
+from salus.server.database import FILE, Claim, open_engine
 from salus.server.moving import WHAT, with_database
 from salus.server.restored import FILE as RESTORED
 from salus.server.restored import Restored, restored
@@ -35,8 +35,9 @@ def restore(folder: Path, source: Path, database: str = "", password_file: str =
         password_file: of that database.
 
     Raises:
-        ConfigError: the folder is not new, the database has jobs already, or there is no backup.
-        StorageError: the backup is incomplete or damaged, or something cannot be read or written.
+        ConfigError: the folder is not new, the database is not empty, or there is no backup.
+        StorageError: another process uses the database, the backup is incomplete or damaged, or something cannot be read or
+            written.
     """
     manifest = read_manifest(source)
     check_new_folder(folder, SETTINGS, "keys")
@@ -131,23 +132,32 @@ def _database(folder: Path, copy: Path, config: ServerConfig) -> Restored:
         raise _damaged(FILE) from None
     numbers.write(folder)
     (folder / RESTORED).chmod(0o600)
-    if config.database:
-        elsewhere = open_engine(folder, config.database, config.database_password_file)
-        try:
-            with elsewhere.connect() as connection:
-                if connection.scalar(sa.select(sa.func.count()).select_from(JOBS)):
-                    raise ConfigError(
-                        "The database has jobs already; nothing is overwritten.",
-                        remedy="Create an empty database of that name, or rename the old one.",
-                    )
-            move_rows(engine, elsewhere)
-        finally:
-            elsewhere.dispose()
-    engine.dispose()
+    try:
+        if config.database:
+            _move(engine, open_engine(folder, config.database, config.database_password_file))
+    finally:
+        engine.dispose()
     if config.database:
         for left in folder.glob(f"{FILE}*"):
             left.unlink()
     return numbers
+
+
+def _move(engine: sa.Engine, elsewhere: sa.Engine) -> None:
+    """Move all rows into an empty database, which no coordinator and no other restore uses meanwhile."""
+    claim = Claim(elsewhere)
+    try:
+        claim.hold()
+        with elsewhere.connect() as connection:
+            if any(connection.execute(sa.select(table).limit(1)).first() for table in METADATA.sorted_tables):
+                raise ConfigError(
+                    "The database is not empty; nothing is overwritten.",
+                    remedy="Create an empty database of that name, or rename the old one.",
+                )
+        move_rows(engine, elsewhere)
+    finally:
+        claim.end()
+        elsewhere.dispose()
 
 
 def _remove(folder: Path, *, itself: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from salus.common.canonical import canonical_json
-from salus.common.errors import ConfigError, storage_error
+from salus.common.errors import ConfigError, ProtectionError, storage_error
 from salus.common.files import append_line, drop_half_line
 from salus.common.roster import roster_hash
 from salus.privacy.protocol.transcript import Verified
@@ -53,10 +53,21 @@ def began_with(path: Path) -> str:
 
     A job keeps this roster, whatever the records say: they may have been restored from a backup.
 
+    An incomplete last line, left by a loss of power, is not looked at: `Transcript` removes it.
+
     Raises:
-        ProtectionError: the transcript does not begin with one roster.
+        ProtectionError: the transcript is damaged, or does not begin with one roster.
     """
-    return roster_hash(roster_in(path.read_bytes(), path.name)) if has(path, "session") else ""
+    if not has(path, "session"):
+        return ""
+    data = path.read_bytes()
+    try:
+        return roster_hash(roster_in(data[: data.rfind(b"\n") + 1], path.name))
+    except (ConfigError, ProtectionError) as problem:
+        raise ProtectionError(
+            f"The job cannot continue: its transcript is damaged. {problem.problem}",
+            remedy="Put the file back from a backup and resume the job, or abort it and submit a new one.",
+        ) from None
 
 
 def has(path: Path, kind: str) -> bool:

@@ -25,7 +25,7 @@ def backup(folder: Folder, target: Annotated[Path, typer.Argument(help="A new fo
     size = sum(entry.bytes for entry in manifest.files.values()) + manifest.database.bytes
     active = sum(job.status in UNFINISHED for job in manifest.jobs.values())
     out.print(
-        f"Backed up {len(manifest.jobs)} jobs, {active} of them unfinished, and {len(manifest.files)} files "
+        f"Backed up {_jobs(len(manifest.jobs))} ({active} unfinished) and {len(manifest.files)} files "
         f"({size / 1e6:.1f} MB) to {target}.",
         soft_wrap=True,
         markup=False,
@@ -60,8 +60,8 @@ def restore(
     manifest, numbers = bring_back(folder, source, database, database_password_file)
     running = [job for job, saved in manifest.jobs.items() if saved.status in ("waiting", "running")]
     out.print(
-        f"Restored {len(manifest.jobs)} jobs as of {manifest.made:%Y-%m-%d %H:%M} UTC to {folder}; "
-        f"{len(running)} of them continue when the coordinator starts.",
+        f"Restored {_jobs(len(manifest.jobs))} as of {manifest.made:%Y-%m-%d %H:%M} UTC to {folder}; "
+        f"{_jobs(len(running))} will continue when the coordinator starts.",
         soft_wrap=True,
         markup=False,
     )
@@ -76,3 +76,7 @@ def restore(
         f"salus server start {shown(folder)}",
         soft_wrap=True,
     )
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"

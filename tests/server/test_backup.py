@@ -26,6 +26,7 @@ from salus.server import backup as backups
 from salus.server.backup import FILES, MANIFEST, backup
 from salus.server.checkpoints import Checkpoints
 from salus.server.config import database_of
+from salus.server.database import Claim, DatabaseTaken, open_engine
 from salus.server.restoring import restore
 
 CLOCK = ManualClock(datetime(2026, 11, 27, tzinfo=UTC))
@@ -296,7 +297,7 @@ def test_from_postgresql_and_back_into_an_empty_database_only(tmp_path: Path, po
     save(store, job, 1)
     store.set_cohort("toy/1", [1, 2])
     backup(tmp_path / "c", tmp_path / "b", CLOCK)
-    with pytest.raises(ConfigError, match="has jobs already"):
+    with pytest.raises(ConfigError, match="is not empty"):
         restore(tmp_path / "r", tmp_path / "b")
     assert not (tmp_path / "r").exists()
     rows, records = store.jobs(), store.records(job)
@@ -312,16 +313,47 @@ def test_from_postgresql_and_back_into_an_empty_database_only(tmp_path: Path, po
     again.close()
 
 
+def test_a_database_that_is_in_use_or_has_any_record_gets_no_jobs(tmp_path: Path, postgres: Postgres) -> None:
+    """Two restores at once, or one beside a coordinator without jobs, ended as unexpected errors."""
+    url = postgres.url(postgres.new_database())
+    password = str(tmp_path / "c" / "database.password")
+    store, _ = coordinator(tmp_path / "c")
+    store.close()
+    backup(tmp_path / "c", tmp_path / "b", CLOCK)
+    engine = open_engine(tmp_path, url, password)
+    claim = Claim(engine)
+    claim.hold()
+    with pytest.raises(DatabaseTaken, match="or restore uses"):
+        restore(tmp_path / "r", tmp_path / "b", url, password)
+    claim.end()
+    there = Checkpoints(tmp_path, engine)
+    there.set_cohort("toy/1", [1, 2])
+    with pytest.raises(ConfigError, match="is not empty"):
+        restore(tmp_path / "r", tmp_path / "b", url, password)
+    assert not there.jobs()
+    assert not (tmp_path / "r").exists()
+    there.close()
+
+
+def test_a_backup_is_never_overwritten(tmp_path: Path) -> None:
+    coordinator(tmp_path / "c")
+    backup(tmp_path / "c", tmp_path / "b", CLOCK)
+    before = tree(tmp_path / "b")
+    with pytest.raises(ConfigError, match="There is a backup in 'b' already"):
+        backup(tmp_path / "c", tmp_path / "b", CLOCK)
+    assert tree(tmp_path / "b") == before
+
+
 def test_the_commands_say_what_the_backup_holds_and_what_a_restore_means(tmp_path: Path) -> None:
     coordinator(tmp_path / "c")
     made = salus("server", "backup", tmp_path / "c", tmp_path / "b")
     assert made.returncode == 0, made.stderr
-    assert "1 jobs, 1 of them unfinished" in made.stdout
+    assert "1 job (1 unfinished)" in made.stdout
     assert "secret keys" in made.stdout
     back = salus("server", "restore", tmp_path / "r", tmp_path / "b")
     assert back.returncode == 0, back.stderr
     assert "Never start two coordinators" in back.stdout
-    assert "1 of them continue" in back.stdout
+    assert "1 job will continue" in back.stdout
     refused = salus("server", "restore", tmp_path / "r", tmp_path / "b")
     assert refused.returncode == 11
     assert len(refused.stderr.strip().splitlines()) == 1

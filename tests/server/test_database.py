@@ -20,6 +20,7 @@ from salus.server.config import ServerConfig, ServerFolder
 from salus.server.daemon import IDLE_POLL_S, CoordinatorDaemon
 from salus.server.database import DatabaseGone, DatabaseTaken, open_engine, patient
 from salus.server.scheduling import Scheduler
+from salus.server.tables import COHORTS
 from salus.server.wishes import Wishes
 from salus.simulations.trial import Trial
 
@@ -216,3 +217,14 @@ def test_a_coordinator_whose_database_is_gone_says_so_keeps_its_jobs_and_goes_on
     assert PASSWORD not in log + str(daemon.status())
     assert "127.0.0.1" not in log
     daemon._checkpoints.close()
+
+
+def test_the_driver_logs_nothing_that_names_the_server_or_the_user(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = open_engine(tmp_path, url)
+    rows = [{"scope": str(number % 2), "sites": "1" * 100_000} for number in range(100)]
+    with pytest.raises(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(COHORTS.insert(), rows)
+    engine.dispose()
+    assert not caplog.text

@@ -73,14 +73,28 @@ def test_only_the_lines_of_the_database_change() -> None:
     assert tomllib.loads(with_database(TEXT, SQLITE, "")) == {"port": 8443, "monitoring": {"http_port": 9100}}
 
 
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029"])
+def test_a_comment_is_not_cut_where_only_some_programs_end_a_line(mark: str) -> None:
+    text = f"# kept{mark}database = 1\nport = 8443\n"
+    assert with_database(text, SQLITE, "") == text
+    assert with_database(text, URL, "").startswith(text)
+
+
+def test_a_password_file_may_have_any_name() -> None:
+    name = "/run/\U0001f511\x7fä"
+    assert tomllib.loads(with_database(TEXT, URL, name))["database_password_file"] == name
+
+
 @pytest.mark.parametrize(
     ("text", "database", "password_file", "said"),
     [
-        (TEXT, "postgresql://salus@host/db", "", "USER@HOST/DATABASE"),
+        (TEXT, "postgresql://salus@host/db", "", "USER@HOST/DATABASE. Correct --database"),
         (TEXT, "postgresql+psycopg://salus:word@host/db", "", "the password belongs into"),
         (TEXT, SQLITE, "password", "is for a PostgreSQL database"),
         (TEXT, "", "password", "is for a PostgreSQL database"),
-        ('port = 8443\n"database" = "postgresql+psycopg://old@host/db"\n', URL, "", "server file|its own"),
+        ('port = 8443\n"database" = "postgresql+psycopg://old@host/db"\n', URL, "", "not on a line of its own"),
+        ('port = 8443\ndatabase = """\\\n  postgresql+psycopg://old@host/db"""\n', URL, "", "not on a line of its own"),
+        (TEXT, URL, "/\udcff", "new server file"),
         ('port = 8443\n"database" = "postgresql+psycopg://old@host/db"\n', SQLITE, "", "not on a line of its own"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 from tests.builders import tiny_job
 from tests.server.test_transcripts import CONSORTIUM, roster_of
 
+from salus.common.errors import ProtectionError
 from salus.common.identity import Identity
 from salus.common.job import seal_job
 from salus.common.roster import roster_hash, seal_roster
@@ -16,7 +17,7 @@ from salus.server.checkpoints import Checkpoints
 from salus.server.inviting import Cancelled
 from salus.server.participants import Participants
 from salus.server.running import Control, JobRunner
-from salus.server.transcripts import Transcript
+from salus.server.transcripts import Transcript, began_with
 
 OLD, NEW = (seal_roster(roster_of({1: bytes(32)}, serial=serial), CONSORTIUM) for serial in (1, 2))
 STOP = Control(must_end=lambda: True, must_pause=lambda: True, wish=lambda: "")
@@ -55,3 +56,32 @@ def test_a_job_whose_records_are_older_than_its_transcript_keeps_the_transcripts
     assert runner.began == [roster_hash(expected)]
     assert runner._replaced(job_id, roster_hash(OLD)) != asked
     checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"), [(b'{"kind":"up', ""), (b"\xff\xfe", ""), (b"\n", "damaged"), (b'{"kind":1}\n', "damaged")]
+)
+def test_a_loss_of_power_in_the_middle_of_an_entry_fails_no_job_and_damage_is_named(
+    tmp_path: Path, end: bytes, expected: str
+) -> None:
+    path = tmp_path / "transcripts" / "tiny-0001.jsonl"
+    transcript = Transcript(path)
+    transcript(ROSTER, signed=OLD.model_dump(mode="json"))
+    transcript("session", round=0)
+    with path.open("ab") as file:
+        file.write(end)
+    if expected:
+        with pytest.raises(ProtectionError, match=f"its transcript is {expected}.*from a backup"):
+            began_with(path)
+    else:
+        assert began_with(path) == roster_hash(OLD)
+
+
+def test_a_transcript_that_begins_with_two_rosters_ends_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "transcripts" / "tiny-0001.jsonl"
+    transcript = Transcript(path)
+    for roster in (OLD, NEW):
+        transcript(ROSTER, signed=roster.model_dump(mode="json"))
+    transcript("session", round=0)
+    with pytest.raises(ProtectionError, match="several rosters"):
+        began_with(path)
