@@ -28,16 +28,18 @@ from salus.common.subgroups.base import Groups
 from salus.common.tasks.steps import noise_alone, stepping, trained_by, with_noise
 from salus.common.vectors import LARGEST_PARAMETER, FloatVector, read_parameters, write_parameters
 from salus.privacy.dp.calls import OtherCalls
-from salus.privacy.dp.checks import checked_clipper, drawn_anew, independent_rows, steps_under_noise, without_dropout
+from salus.privacy.dp.checks import checked_clipper, steps_under_noise
 from salus.privacy.dp.clipped import LARGEST_NORM
 from salus.privacy.dp.gaussian import noised
 from salus.privacy.dp.patients import Patients, alone, grid, places_of
 from salus.privacy.dp.plan import Plan, sensitivity_l2
+from salus.privacy.dp.rows import independent_rows
 from salus.privacy.dp.sampling import capped, poisson_sample
 from salus.privacy.randomness import Random, Stream
 
 MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more rows per pass save little time, and unused rows cost time
 Grid = tuple[Batch, Patients]
+_INDEPENDENT: dict[tuple[str, str, int, int, str], bool] = {}  # by what it depends on, for all jobs of this process
 SECRET_BYTES = 32  # from which the random transforms of one step follow
 DoubleVector = npt.NDArray[np.float64]
 
@@ -222,12 +224,19 @@ class PrivateTrainer:
 
     def _independent(self, rows: int, places: int) -> bool:
         trainer = self._trainer
-        clipper = self._clipper.of_copy(drawn_anew(without_dropout(trainer.model)))
-        with torch.random.fork_rng(devices=[]):
-            try:
-                return independent_rows(clipper, trainer.task, rows, places, trainer.device)
-            except OtherCalls:
-                return False  # the task's inputs to the network are other ones, in the last bits, for a single image
+        where = f"{trainer.device} {torch.get_num_threads()}"
+        size = (trainer.job.task.model_dump_json(), type(self._clipper).__name__, rows, places, where)
+        if size not in _INDEPENDENT:
+            with torch.random.fork_rng(devices=[]):
+                try:
+                    _INDEPENDENT[size] = independent_rows(
+                        self._clipper, trainer.model, trainer.task, rows, places, trainer.device
+                    )
+                except (
+                    OtherCalls
+                ):  # the task's inputs to the network are other ones, in the last bits, for a single image
+                    _INDEPENDENT[size] = False
+        return _INDEPENDENT[size]
 
     def clipped(self, batch: Batch, patients: Patients) -> list[torch.Tensor]:
         """Return the clipped sum of a batch, to time it; nothing of it may leave the site without noise."""

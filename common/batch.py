@@ -100,13 +100,13 @@ def empty_batch(spec: Spec, count: int) -> Batch:
     return Batch({name: torch.empty(count, *field.shape, dtype=DTYPES[field.dtype]) for name, field in spec.items()})
 
 
-def example_batch(spec: Spec, count: int) -> Batch:
-    """Return random items of a spec, always the same, for checks that must not read data.
+def example_batch(spec: Spec, count: int, seed: int = EXAMPLE_SEED) -> Batch:
+    """Return random items of a spec, the same for a seed, for checks that must not read data.
 
     Floating-point fields are standard normal, integer fields uniform, and every entry of a ``.there`` field is 0 or 1 with
     equal chance.
     """
-    generator = torch.Generator().manual_seed(EXAMPLE_SEED)
+    generator = torch.Generator().manual_seed(seed)
     fields: dict[str, torch.Tensor] = {}
     for name, field in spec.items():
         size = (count, *field.shape)

@@ -116,13 +116,13 @@ def without_dropout(model: nn.Module) -> nn.Module:
     return trial
 
 
-def drawn_anew(model: nn.Module) -> nn.Module:
-    """Give a network parameters of this check's own, and return it; frozen ones, too.
+def drawn_anew(model: nn.Module, seed: int = DRAW_SEED) -> nn.Module:
+    """Give a network parameters of a check's own, and return it; frozen ones, too.
 
     What is zero in the given ones, such as the second factor of an adapter, is not. Matrices are drawn as He et al. 2015 (arXiv
     1502.01852) do, so that deep networks neither fade nor explode.
     """
-    draw = torch.Generator().manual_seed(DRAW_SEED)
+    draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = torch.randn(parameter.shape, generator=draw)
@@ -157,41 +157,3 @@ def _agrees(clipper: Clipper, model: nn.Module, loss: Loss, batch: Batch, patien
     size = torch.stack([a.norm() for a in expected.gradients]).norm().clamp(min=1e-12)
     norms = (expected.norms_l2 - found.norms_l2).abs().max() / expected.norms_l2.max().clamp(min=1e-12)
     return bool(error / size < TOLERANCE) and bool(norms < TOLERANCE)
-
-
-def independent_rows(clipper: Clipper, task: Task, rows: int, places: int, device: torch.device) -> bool:
-    """Return whether, on this machine, a row's norm is bitwise independent of its position and of the other rows.
-
-    A library may compute the rows of one batch with different instructions. If so, patients must be computed separately,
-    because a crafted network can amplify a difference in the last bit. Random inputs show a different order of additions
-    almost surely; the choice of instructions depends on sizes, not on values.
-
-    Args:
-        clipper: clipper for a network without dropout and with parameters of the check's own (`drawn_anew`): crafted ones that
-            pass nothing on for random inputs would hide a difference.
-        rows, places: size of the batch, see `patients.grid`.
-    """
-    batch = example_batch(task.spec, rows * places).to(device)
-    patients = Patients(torch.full((rows,), places), places).to(device)
-    order = torch.arange(len(batch), device=device)
-
-    def norms(tried: Batch) -> torch.Tensor:
-        return clipper.clipped_sum(tried, patients, 1.0).norms_l2
-
-    alone = norms(batch)
-    for shift in {1, rows // 2} - {0, rows}:
-        moved = norms(batch.rows(order.roll(shift * places)))
-        if not torch.equal(moved, alone.roll(shift)):
-            return False
-    odd = torch.arange(rows, device=device).repeat_interleave(places) % 2 == 1
-    found = norms(Batch({name: _strange(field, odd, places) for name, field in batch.fields.items()}))
-    return torch.equal(found[::2], alone[::2])
-
-
-def _strange(field: torch.Tensor, odd: torch.Tensor, places: int) -> torch.Tensor:
-    """Return a field with other values in the odd rows, in the first of them NaN."""
-    field = field.clone()
-    field[odd] = field[odd] * -3 if field.is_floating_point() else field[odd].flip(0)
-    if field.is_floating_point():
-        field[odd.nonzero()[:places, 0]] = float("nan")
-    return field

@@ -43,7 +43,7 @@ class Clipper(Protocol):
 
         Guarantees: each patient contributes a vector of norm at most ``clip_norm_l2`` (up to float32 rounding), whatever the
         images; a patient whose gradient is not finite, or larger than 1e18, contributes nothing. A patient's contribution does
-        not depend on the other rows if the network's rows do not (`checks.independent_rows`). The sum is in double precision.
+        not depend on the other rows if the network's rows do not (`rows.independent_rows`). The sum is in double precision.
         """
 
 

@@ -215,6 +215,7 @@ def test_a_patients_part_has_the_same_bits_whoever_else_is_sampled(monkeypatch: 
 
 
 def test_where_rows_depend_on_each_other_patients_are_computed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(private_training, "_INDEPENDENT", {})
     monkeypatch.setattr(private_training, "independent_rows", lambda *_: False)
     private = private_of(job_of(), rate=1.0)
     data = Recorded([0, 0, 1, 2])
@@ -228,27 +229,6 @@ def test_where_rows_depend_on_each_other_patients_are_computed_alone(monkeypatch
     monkeypatch.setattr(private._clipper, "clipped_sum", recorded)
     private.direction(read_parameters(private._trainer.model, private._trainer.layout), data)  # type: ignore[arg-type]
     assert sorted(sizes) == [(1, 1), (1, 1), (1, 2)]
-
-
-def test_whether_rows_depend_on_each_other_is_tried_with_parameters_of_the_checks_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Crafted ones that pass nothing on, such as zeros, would hide it; the job's own stay as they are."""
-    private = private_of(job_of(), rate=1.0)
-    with torch.no_grad():
-        for parameter in private._trainer.model.parameters():
-            parameter.zero_()
-    tried: list[torch.Tensor] = []
-
-    def seen(clipper: Any, *_: Any) -> bool:
-        tried.extend(parameter.detach() for parameter in clipper._model.parameters())
-        return True
-
-    monkeypatch.setattr(private_training, "independent_rows", seen)
-    assert private._rows_for(1) > 1
-    assert tried
-    assert all(bool((parameter != 0).all()) for parameter in tried)
-    assert not any(bool(parameter.any()) for parameter in private._trainer.model.parameters())
 
 
 def test_a_task_whose_inputs_differ_for_a_single_image_gets_passes_of_one_patient(
@@ -269,6 +249,7 @@ def test_a_task_whose_inputs_differ_for_a_single_image_gets_passes_of_one_patien
 
     monkeypatch.setattr(task, "infer", uneven)
     private._rows.clear()
+    monkeypatch.setattr(private_training, "_INDEPENDENT", {})
     assert np.allclose(private.direction(start, data), expected, atol=1e-6)  # type: ignore[arg-type]
     assert private._rows == {1: 1}
     assert not private.left_out

@@ -1,5 +1,6 @@
 """What one patient adds depends on that patient alone: not on who shares the batch, how many there are, or its own row."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -13,12 +14,12 @@ from salus.common.batch import Batch, example_batch, joined
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
 from salus.common.tasks import make_task
-from salus.common.tasks.base import Task
-from salus.privacy.dp.checks import independent_rows
+from salus.privacy.dp.checks import drawn_anew
 from salus.privacy.dp.clipped import LARGEST_NORM, ClippedSum, clip_factors
 from salus.privacy.dp.clipping import VmapClipper, make_clipper
 from salus.privacy.dp.fast import FastClipper
 from salus.privacy.dp.patients import Patients, alone, grid, places_of
+from salus.privacy.dp.rows import INTEGERS, _digest, independent_rows, tries_of
 
 ROWS, CLIP = 8, 0.5
 CPU = torch.device("cpu")
@@ -143,10 +144,12 @@ def library_moves_bits(model: nn.Module, images: torch.Tensor, shifts: tuple[int
     )
 
 
-def rows_of_this_machine(clipper: FastClipper, task: Task) -> int:
+@functools.cache
+def rows_of_this_machine() -> int:
     """Return a batch size whose rows are independent on this processor; for another one the trainer takes patients singly."""
+    model, task = build_model(task_settings("cnn"), 0), make_task(task_settings("cnn"))
     for rows in (ROWS, 2 * ROWS, 4 * ROWS):
-        if independent_rows(clipper, task, rows, 1, CPU):
+        if independent_rows(FastClipper(model, loss), model, task, rows, 1, CPU):
             return rows
     pytest.skip("on this processor torch computes the rows of a batch with different instructions, whatever its size")
 
@@ -158,8 +161,13 @@ def test_every_rows_norm_is_the_same_to_the_last_bit_wherever_it_stands(model: s
     task = make_task(task_settings(model))
     network = build_model(task.settings, 0)
     shifts = (places, ROWS // places // 2 * places)
-    moved = library_moves_bits(network, example_batch(task.spec, ROWS)["image"], shifts)
-    assert independent_rows(make_clipper(network, loss), task, ROWS // places, places, CPU) or moved
+    moved = any(
+        library_moves_bits(
+            drawn_anew(build_model(task.settings, 0), seed), example_batch(task.spec, ROWS, seed)["image"], shifts
+        )
+        for seed in range(tries_of(network))
+    )
+    assert independent_rows(make_clipper(network, loss), network, task, ROWS // places, places, CPU) or moved
 
 
 @settings(max_examples=12, deadline=None)
@@ -171,8 +179,8 @@ def test_every_rows_norm_is_the_same_to_the_last_bit_wherever_it_stands(model: s
 def test_a_patients_clipped_gradient_depends_on_nobody_else(order: list[int], kept: set[int], scale: float) -> None:
     """Patient 0 with any others in any order: its norm is the same to the last bit, and so are its part of the sum's norms."""
     torch.manual_seed(0)
-    clipper = FastClipper(build_model(task_settings("cnn"), 0), loss)
-    rows = rows_of_this_machine(clipper, make_task(task_settings("cnn")))
+    network = build_model(task_settings("cnn"), 0)
+    clipper, rows = FastClipper(network, loss), rows_of_this_machine()
     parts = parts_of(ROWS)
     parts = [part if place == 0 else scaled(part, scale) for place, part in enumerate(parts)]
     alone = clipper.clipped_sum(*grid(parts[:1], rows, 1), CLIP)
@@ -207,10 +215,51 @@ class FirstRowFaster(FastClipper):
         return found
 
 
+class Half(nn.Linear):
+    """A library whose last rows are computed in another order, which shows in the rounded norms of few tries only."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = super().forward(x)
+        low = found.detach().view(torch.int32) % 8 == 0  # one number in eight is rounded otherwise
+        moved = torch.where(low, found * (1 + 2.0**-23), found)
+        return torch.cat([found[:-1], moved[-1:]])
+
+
 def test_rows_that_depend_on_their_place_or_on_other_rows_are_found() -> None:
     task = make_task(task_settings("logistic"))
-    assert not independent_rows(FastClipper(Shared(), loss), task, ROWS, 1, CPU)
-    assert not independent_rows(FirstRowFaster(build_model(task.settings, 0), loss), task, ROWS, 1, CPU)
+    for network, kind in (
+        (Shared(), FastClipper),
+        (build_model(task.settings, 0), FirstRowFaster),
+        (nn.Sequential(nn.Flatten(), Half(256, 2)), FastClipper),
+    ):
+        assert not independent_rows(kind(network, loss), network, task, 2 * ROWS, 1, CPU)
+
+
+def test_parameters_that_pass_nothing_on_hide_no_row_that_depends_on_another() -> None:
+    """As a crafted start, or a logistic regression that begins with zeros; the network stays as it is."""
+    task, network = make_task(task_settings("logistic")), Shared()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert not independent_rows(FastClipper(network, loss), network, task, ROWS, 1, CPU)
+    assert not any(bool(parameter.any()) for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("type_", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_digest_changes_with_every_bit_and_with_every_place(type_: torch.dtype) -> None:
+    values = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(1)).to(type_)
+    known = _digest(values, 3)
+    assert known.shape == (3,)
+    assert len(set(known.tolist())) == 3
+    assert torch.equal(_digest(values.repeat_interleave(2, 0)[::2], 3), known)
+    for place in range(10):
+        for bit in range(8 * values.element_size() - 1):
+            other = values.clone()
+            flat = other[1].view(-1).view(INTEGERS[values.element_size()])
+            flat[place] ^= 1 << bit
+            assert (_digest(other, 3) == known).tolist() == [True, False, True]
+    swapped = values[:, :, [1, 0, 2, 3, 4]]
+    assert not (_digest(swapped, 3) == known).any()
 
 
 def test_a_loss_that_fails_for_one_image_costs_its_patient_only() -> None:
