@@ -126,11 +126,6 @@ def backup(folder: Path, target: Path, clock: Clock) -> Manifest:
     inside = {target.resolve(), *target.resolve().parents}
     if folder.resolve() in inside or any(entry.resolve() in inside for entry in folder.iterdir() if entry.is_dir()):
         raise ConfigError("A backup cannot lie inside the folder that it is of.", remedy="Choose another folder.")
-    if (target / MANIFEST).exists():
-        raise ConfigError(
-            f"There is a backup in {target.name!r} already, which is never overwritten.",
-            remedy="Choose another folder.",
-        )
     check_new_folder(target)
     made = not target.exists()
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
