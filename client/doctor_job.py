@@ -20,7 +20,7 @@ from salus.client.executors.stopped import WORKING
 from salus.client.ledger.store import Ledger
 from salus.client.performance import Performance
 from salus.client.policy import load_policy
-from salus.client.private_training import PrivateTrainer, batch_rows
+from salus.client.private_training import PrivateTrainer
 from salus.client.training import Trainer
 from salus.common.batch import example_batch
 from salus.common.clock import Clock
@@ -153,7 +153,7 @@ def compute_seconds(job: Job, performance: Performance, catalogue: Catalogue) ->
     plan = plan_of(job)
     if plan is not None:
         private = PrivateTrainer(trainer, plan, os.urandom)
-        rows = batch_rows(job, trainer.device)
+        rows = private.rows_for(1)
         some = with_noise(example_batch(task.spec, rows), task.spec, torch.Generator().manual_seed(0))
         batch, layout = grid([some.rows(slice(n, n + 1)) for n in range(rows)], rows, 1)
         batch, layout = batch.to(trainer.device), layout.to(trainer.device)

@@ -204,7 +204,7 @@ class PrivateTrainer:
             places = places_of(len(part), self._privacy.images_per_patient * data.copies)
             mine = waiting.setdefault(places, [])
             mine.append(part)
-            if len(mine) == self._rows_for(places):
+            if len(mine) == self.rows_for(places):
                 yield self._batch(mine, places)
                 del waiting[places]
         for places, parts in waiting.items():
@@ -212,14 +212,18 @@ class PrivateTrainer:
 
     def _batch(self, parts: Sequence[Batch], places: int) -> Grid:
         self._trainer.reporter.goes_on()
-        batch, patients = grid(parts, self._rows_for(places), places)
+        batch, patients = grid(parts, self.rows_for(places), places)
         return batch.to(self._trainer.device), patients.to(self._trainer.device)
 
-    def _rows_for(self, places: int) -> int:
+    def rows_for(self, places: int) -> int:
         """Return how many patients with this many rows share a batch, from public numbers and this machine."""
         if places not in self._rows:
+            most = most_rows(self._trainer.job, self._trainer.device) // places
             rows = max(1, batch_rows(self._trainer.job, self._trainer.device) // places)
-            self._rows[places] = rows if rows == 1 or self._independent(rows, places) else 1
+            # Where some rows depend on each other, larger batches often have none that do; their free rows cost some time.
+            while rows > 1 and not self._independent(rows, places):
+                rows = 2 * rows if 2 * rows <= most else 1
+            self._rows[places] = rows
         return self._rows[places]
 
     def _independent(self, rows: int, places: int) -> bool:
@@ -278,5 +282,9 @@ def batch_rows(job: Job, device: torch.device) -> int:
     """Return how many images share a pass through the network: about a quarter of an expected sample, so that few rows stay
     free, at most the job's batch, and no more than the device computes efficiently."""
     expected = job.privacy.sampling_rate * job.privacy.patients_per_site
-    efficient = MOST_ROWS_CPU if device.type == "cpu" else MOST_ROWS
-    return min(job.training.batch_size, efficient, 1 << max(0, round(math.log2(max(1.0, expected / 4)))))
+    return min(most_rows(job, device), 1 << max(0, round(math.log2(max(1.0, expected / 4)))))
+
+
+def most_rows(job: Job, device: torch.device) -> int:
+    """Return how many images may share a pass: the job's batch, and what the device computes efficiently."""
+    return min(job.training.batch_size, MOST_ROWS_CPU if device.type == "cpu" else MOST_ROWS)

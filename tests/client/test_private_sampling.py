@@ -231,6 +231,25 @@ def test_where_rows_depend_on_each_other_patients_are_computed_alone(monkeypatch
     assert sorted(sizes) == [(1, 1), (1, 1), (1, 2)]
 
 
+def test_where_the_rows_of_a_small_batch_depend_on_each_other_a_larger_one_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At most the job's batch, because a larger one may not fit into memory."""
+    tried: list[int] = []
+
+    def from_16_on(clipper: Any, model: Any, task: Any, rows: int, places: int, device: Any) -> bool:
+        tried.append(rows)
+        return rows >= 16
+
+    monkeypatch.setattr(private_training, "_INDEPENDENT", {})
+    monkeypatch.setattr(private_training, "independent_rows", from_16_on)
+    few = job_of().privacy.model_copy(update={"sampling_rate": 0.05})  # 15 expected patients
+    private = private_of(job_of().model_copy(update={"privacy": few}))
+    assert (private.rows_for(1), tried) == (16, [4, 8, 16])
+    private = private_of(job_of(batch_size=15).model_copy(update={"privacy": few}))
+    assert private.rows_for(1) == 1
+
+
 def test_a_task_whose_inputs_differ_for_a_single_image_gets_passes_of_one_patient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
