@@ -96,9 +96,14 @@ def test_a_coordinator_whose_clock_is_set_wrong_in_a_job_waits_and_goes_on_when_
     job = trial.submit(JOB)
     trial.wait_for_round(job, 1)
     told = len(found(trial.coordinator, "clock-differs"))
+    before = {site: len(found(site, "disconnected")) for site in trial.sites}
     steps.step(seconds, "coordinator")
+
+    def refused(site: Path) -> bool | None:
+        return (len(found(site, "disconnected")) > before[site] and "both clocks" in last(site, "disconnected")) or None
+
     for site in trial.sites:
-        trial._wait(lambda site=site: "both clocks" in last(site, "disconnected") or None, "a site to be refused", 600)
+        trial._wait(partial(refused, site), "a site to be refused", 600)
     said = found(trial.coordinator, "clock-differs")[told:]
     assert {event.fields["site"] for event in said} == {1, 2, 3, 4, 5}
     assert all("it is this machine's" in str(event.fields["text"]) for event in said)
