@@ -56,7 +56,7 @@ class VmapClipper:
 
     def of_copy(self, model: nn.Module) -> "VmapClipper":
         """See `Clipper`."""
-        return type(self)(model, self._loss)
+        return VmapClipper(model, self._loss)
 
     def clipped_sum(self, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
         """See `Clipper`."""

@@ -23,7 +23,7 @@ class FastClipper:
 
     def of_copy(self, model: nn.Module) -> "FastClipper":
         """See `Clipper`."""
-        return type(self)(model, self._loss)
+        return FastClipper(model, self._loss)
 
     def clipped_sum(self, batch: Batch, patients: Patients, clip_norm_l2: float) -> ClippedSum:
         """See `Clipper`.
