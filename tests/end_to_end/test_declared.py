@@ -151,8 +151,13 @@ def test_while_a_job_runs_what_was_declared_before_is_used_and_said(
     running = federation.submit(job_text(rounds=500, model="cnn"))
     federation.wait_for_round(running, 1)
     try:
-        found = json.loads(salus("job", "check", federation.coordinator, path, "--json").stdout)
-        assert found["busy"] == running
+        found: dict[str, Any] = {}
+
+        def at_work() -> bool:  # between two rounds a check may ask the sites
+            found.update(json.loads(salus("job", "check", federation.coordinator, path, "--json").stdout))
+            return bool(found["busy"] == running)
+
+        wait_until(at_work, "a check meets the job in a round")
         assert {site["source"] for site in found["sites"]} == {"remembered"}
         wrong = written(tmp_path, IMAGES.replace('"pneumonia"', '"pnuemonia"'))
         refused = salus("job", "submit", federation.coordinator, wrong)
