@@ -30,6 +30,7 @@ TRIES, TRIES_LARGE = (
     3,
 )  # a difference in half of the tries is missed once in 256 networks; in nine of ten, once in 1000
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+AT_ONCE = 2**22  # numbers of 8 bytes, so that a large volume's values do not need three times their memory
 FACTOR = 0x1E3779B97F4A7C15  # odd, so that no changed bit is lost; it spreads the positions over 64 bits
 
 
@@ -99,9 +100,14 @@ def _digests(layers: Sequence[nn.Module], rows: int) -> Iterator[list[torch.Tens
 
 def _digest(values: torch.Tensor, rows: int) -> torch.Tensor:
     """Return a number for each row that changes with any bit, ``[rows]`` int64; whole numbers, so that no order changes it."""
-    bits = values.contiguous().view(INTEGERS[values.element_size()]).reshape(rows, -1).long()
-    factors = (2 * torch.arange(bits.shape[1], device=bits.device) + 1) * FACTOR
-    return (bits * factors).sum(1)
+    bits = values.contiguous().view(INTEGERS[values.element_size()]).reshape(rows, -1)
+    total = torch.zeros(rows, dtype=torch.int64, device=bits.device)
+    step = max(1, AT_ONCE // rows)
+    for first in range(0, bits.shape[1], step):
+        part = bits[:, first : first + step].long()
+        places = torch.arange(first, first + part.shape[1], device=bits.device)
+        total += (part * ((2 * places + 1) * FACTOR)).sum(1)
+    return total
 
 
 def _strange(field: torch.Tensor, odd: torch.Tensor, places: int) -> torch.Tensor:

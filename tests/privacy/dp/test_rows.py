@@ -14,6 +14,7 @@ from salus.common.batch import Batch, example_batch, joined
 from salus.common.job import TaskSettings
 from salus.common.models import build_model
 from salus.common.tasks import make_task
+from salus.privacy.dp import rows as rows_module
 from salus.privacy.dp.checks import drawn_anew
 from salus.privacy.dp.clipped import LARGEST_NORM, ClippedSum, clip_factors
 from salus.privacy.dp.clipping import VmapClipper, make_clipper
@@ -249,11 +250,18 @@ def test_parameters_that_pass_nothing_on_hide_no_row_that_depends_on_another() -
 
 
 @pytest.mark.parametrize("type_", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_a_digest_changes_with_every_bit_and_with_every_place(type_: torch.dtype) -> None:
+@pytest.mark.parametrize("at_once", [1, 12, 2**22])
+def test_a_digest_changes_with_every_bit_and_with_every_place(
+    type_: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "AT_ONCE", at_once)
     values = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(1)).to(type_)
     known = _digest(values, 3)
     assert known.shape == (3,)
     assert len(set(known.tolist())) == 3
+    monkeypatch.setattr(rows_module, "AT_ONCE", 2**22)
+    assert torch.equal(_digest(values, 3), known)
+    monkeypatch.setattr(rows_module, "AT_ONCE", at_once)
     assert torch.equal(_digest(values.repeat_interleave(2, 0)[::2], 3), known)
     for place in range(10):
         for bit in range(8 * values.element_size() - 1):
