@@ -25,7 +25,7 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
-# The same tests; measuring takes half as long again. It fails if the coverage of privacy/ is below its floor.
+# The same tests; measuring takes half as much processor time again. It fails if the coverage of privacy/ is below its floor.
 coverage: install
 	$(BIN)/python -m pytest -n logical --dist loadgroup --timeout=900 --cov --cov-report=
 	$(BIN)/coverage report

@@ -39,6 +39,7 @@ from salus.privacy.randomness import Random, Stream
 
 MOST_ROWS, MOST_ROWS_CPU = 64, 16  # more rows per pass save little time, and unused rows cost time
 Grid = tuple[Batch, Patients]
+MOST_KNOWN = 256  # a process for work may see many jobs
 _INDEPENDENT: dict[tuple[str, str, int, int, str], bool] = {}  # by what it depends on, for all jobs of this process
 SECRET_BYTES = 32  # from which the random transforms of one step follow
 DoubleVector = npt.NDArray[np.float64]
@@ -231,15 +232,14 @@ class PrivateTrainer:
         where = f"{trainer.device} {torch.get_num_threads()}"
         size = (trainer.job.task.model_dump_json(), type(self._clipper).__name__, rows, places, where)
         if size not in _INDEPENDENT:
-            with torch.random.fork_rng(devices=[]):
+            if len(_INDEPENDENT) >= MOST_KNOWN:
+                _INDEPENDENT.clear()
+            with torch.random.fork_rng(devices=[]), stepping(trainer.model, self._step):
                 try:
-                    _INDEPENDENT[size] = independent_rows(
-                        self._clipper, trainer.model, trainer.task, rows, places, trainer.device
-                    )
-                except (
-                    OtherCalls
-                ):  # the task's inputs to the network are other ones, in the last bits, for a single image
-                    _INDEPENDENT[size] = False
+                    found = independent_rows(self._clipper, trainer.model, trainer.task, rows, places, trainer.device)
+                except OtherCalls:  # the inputs to the network are other ones, in the last bits, for a single image
+                    found = False
+            _INDEPENDENT[size] = found
         return _INDEPENDENT[size]
 
     def clipped(self, batch: Batch, patients: Patients) -> list[torch.Tensor]:

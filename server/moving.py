@@ -34,10 +34,8 @@ def with_database(text: str, database: str, password_file: str) -> str:
     validate(
         ServerConfig, expected, error=ConfigError, what=f"new {WHAT}", remedy="Correct --database or its password file."
     )
-    lines, new = (
-        text.removesuffix("\n").split("\n"),
-        [f"{key} = {_quoted(value)}" for key, value in values.items() if value],
-    )
+    lines = text.removesuffix("\n").split("\n")
+    new = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
     top = next((place for place, line in enumerate(lines) if TABLE.match(line)), len(lines))
     kept = [line for line in lines[:top] if not KEYS.match(line)]
     changed = "\n".join([*kept, *new, *lines[top:]]) + "\n"
